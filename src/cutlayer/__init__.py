@@ -1,0 +1,39 @@
+"""Fine-tune a transformer across devices that cannot hold it, over links that cannot carry it.
+
+The verbs of the command line are functions here: `simulate`, `resume` and `compare` take a `Job`
+(or what `load_job` reads from YAML) and return what they measured.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutlayer.errors import CutlayerError as CutlayerError
+    from cutlayer.job import Job as Job
+    from cutlayer.job import dump_job as dump_job
+    from cutlayer.job import load_job as load_job
+    from cutlayer.run.compare import compare as compare
+    from cutlayer.run.simulate import Result as Result
+    from cutlayer.run.simulate import resume as resume
+    from cutlayer.run.simulate import simulate as simulate
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CutlayerError": "cutlayer.errors",
+    "Job": "cutlayer.job",
+    "Result": "cutlayer.run.simulate",
+    "compare": "cutlayer.run.compare",
+    "dump_job": "cutlayer.job",
+    "load_job": "cutlayer.job",
+    "resume": "cutlayer.run.simulate",
+    "simulate": "cutlayer.run.simulate",
+}
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds: only what is used is imported.
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'cutlayer' has no attribute {name!r}")

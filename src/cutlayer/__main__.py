@@ -1,0 +1,5 @@
+"""`python -m cutlayer`."""
+
+from cutlayer.cli import main
+
+main()

@@ -1,0 +1,25 @@
+"""Every error a user can cause: one sentence that names the field, the value and the remedy."""
+
+
+class CutlayerError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+
+class JobError(CutlayerError):
+    """A job that cannot be run as written."""
+
+
+class ModelError(CutlayerError):
+    """A model that cannot be found, read or cut."""
+
+
+class DataError(CutlayerError):
+    """Data that cannot be found, read or divided."""
+
+
+class FrameError(CutlayerError):
+    """Bytes that are not a frame, or not the frame that was due."""
+
+
+class RunError(CutlayerError):
+    """A run that cannot go on: a folder that cannot be written, a loss that is not a number."""

@@ -1,0 +1,278 @@
+"""What to run: a typed job, the same thing as a Python object and as a YAML file."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cutlayer import methods
+from cutlayer.errors import JobError
+from cutlayer.methods.spec import Method, Quantizer, Section, Tokens
+
+__all__ = [
+    "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition", "Quantizer", "Tokens",
+    "Training", "change_job", "dump_job", "load_job", "make_job",
+]  # fmt: skip
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Lora(Section):
+    """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers.
+
+    targets: module name endings as in PEFT's `target_modules`, or "auto" for queries and values.
+    side: which blocks carry adapters: before the cut (device), after it (server), or both.
+    """
+
+    rank: Count = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    side: Literal["both", "device", "server"] = "both"
+
+
+class Model(Section):
+    """The pretrained transformer and where it is cut.
+
+    path: "demo" (bundled), a local checkpoint folder, or a Hugging Face hub name.
+    image_size: pixels a side; None is the checkpoint's own. max_tokens bounds a text.
+    cut: blocks on the device: 0 leaves it the embedding only, the model's depth leaves the server
+    the final norm and the head.
+    """
+
+    path: Annotated[str, Field(min_length=1)] = "demo"
+    weights: Literal["pretrained", "random"] = "pretrained"
+    image_size: Count | None = None
+    max_tokens: Annotated[int, Field(ge=2)] = 64
+    cut: Annotated[int, Field(ge=0)] = 2
+    lora: Lora = Lora()
+
+
+class Partition(Section):
+    """How the training samples are divided among the devices.
+
+    kind: iid; dirichlet (each class's shares drawn from Dir(alpha)); labels (each device holds
+    `labels_per_device` classes); powerlaw (sizes fall as rank^-exponent, classes as in iid).
+    """
+
+    kind: Literal["iid", "dirichlet", "labels", "powerlaw"] = "dirichlet"
+    alpha: Annotated[float, Field(gt=0)] = 0.5
+    labels_per_device: Count = 2
+    exponent: Annotated[float, Field(gt=0)] = 1.5
+    min_samples: Count = 1
+
+
+class Data(Section):
+    """Where samples come from and how they are divided.
+
+    source: demo (bundled Fashion-MNIST subset), hub (a Hugging Face dataset by name or folder),
+    parquet, folder (one subfolder of images a class), table (CSV or JSONL of texts).
+    """
+
+    source: Literal["demo", "hub", "parquet", "folder", "table"] = "demo"
+    path: str | None = None
+    test_path: str | None = None
+    input_column: str | None = None
+    label_column: str = "label"
+    train_samples: Count | None = None
+    test_samples: Count | None = None
+    partition: Partition = Partition()
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> Self:
+        if self.source != "demo" and not self.path:
+            raise ValueError(f"path is missing: source {self.source!r} needs data.path")
+        return self
+
+
+class Devices(Section):
+    """The fleet: how many devices there are and how many take part in a round."""
+
+    count: Count = 10
+    per_round: Count | None = None
+
+    @model_validator(mode="after")
+    def _cohort_fits(self) -> Self:
+        if self.per_round is not None and self.per_round > self.count:
+            raise ValueError(
+                f"per_round is {self.per_round} but there are {self.count} devices: "
+                f"take per_round up to {self.count} or raise devices.count"
+            )
+        return self
+
+    @property
+    def cohort(self) -> int:
+        """Devices in a round."""
+        return self.per_round or self.count
+
+
+class Training(Section):
+    """How long and how fast to train.
+
+    batch_size: samples of one device in one step.
+    pool: devices whose batches are computed in one pass through the backbone; it changes speed
+    and memory, not the result (beyond float rounding).
+    evaluate_every: rounds between evaluations of the aggregated model; the last is always one.
+    """
+
+    rounds: Count = 5
+    local_epochs: Count = 1
+    batch_size: Count = 16
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    pool: Count = 4
+    evaluate_every: Count = 1
+    compute: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _momentum_has_sgd(self) -> Self:
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(
+                f"momentum is {self.momentum} with optimizer {self.optimizer!r}: "
+                "take optimizer sgd, or leave momentum at 0"
+            )
+        return self
+
+
+class Job(Section):
+    """One run: model, data, devices, method and training, and the seed of all its randomness."""
+
+    model: Model = Model()
+    data: Data = Data()
+    devices: Devices = Devices()
+    method: Method = methods.find("sflora")
+    training: Training = Training()
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_method(cls, values: Any) -> Any:
+        """Let `method` be a name, or a name and the settings that differ from its preset."""
+        if not isinstance(values, dict) or "method" not in values:
+            return values
+        method = values["method"]
+        if isinstance(method, str):
+            method = {"name": method}
+        if isinstance(method, dict):
+            preset = methods.find(str(method.get("name", "sflora"))).model_dump()
+            method = _merged(preset, method)
+        return {**values, "method": method}
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, section by section."""
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def make_job(values: dict[str, Any]) -> Job:
+    """A validated job from plain values. Raises JobError with one sentence for the first fault."""
+    try:
+        return Job.model_validate(values)
+    except ValidationError as error:
+        raise JobError(_sentence(error)) from None
+
+
+def load_job(source: str | Path | None, settings: tuple[str, ...] | list[str] = ()) -> Job:
+    """A job from a YAML file (None: the defaults), with `section.field=value` settings on top.
+
+    Raises JobError for an unreadable file, an unknown field or an impossible value.
+    """
+    values = _read_yaml(Path(source)) if source is not None else {}
+    for setting in settings:
+        _set(values, setting)
+    return make_job(values)
+
+
+def dump_job(job: Job) -> str:
+    """The job as YAML, every field written out; `load_job` reads it back to an equal job."""
+    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
+
+
+def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
+    """`job` with `section.field=value` settings applied."""
+    values = job.model_dump(mode="json")
+    for setting in settings:
+        _set(values, setting)
+    return make_job(values)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise JobError(f"job: there is no file {path}: give the path of a YAML job") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"job: cannot read {path} ({error}): give a YAML text file") from None
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise JobError(
+            f"job: {path}{line} is not YAML: {getattr(error, 'problem', error)}"
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise JobError(
+            f"job: {path} holds a {type(values).__name__}: write sections, as model: ..."
+        )
+    return values
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Put `section.field=value` into `values`."""
+    path, equals, text = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise JobError(f"--set: {setting!r} is not section.field=value, as in training.rounds=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    for key in keys[:-1]:
+        below = values.get(key)
+        if key == "method" and isinstance(below, str):
+            below = {"name": below}
+        values[key] = dict(below) if isinstance(below, dict) else {}
+        values = values[key]
+    if keys == ["method"]:
+        value = {"name": value}
+    elif keys[-1] == "name" and keys[:-1] == ["method"]:
+        values.clear()  # another method: its own preset, not the settings of the last
+    values[keys[-1]] = value
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """The field names of the section at `location` of a job."""
+    section: Any = Job
+    for key in location:
+        field = section.model_fields.get(key) if hasattr(section, "model_fields") else None
+        section = field.annotation if field else None
+    return list(section.model_fields) if hasattr(section, "model_fields") else []
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first fault as one sentence: the field, the value and what would be right."""
+    fault = error.errors()[0]
+    # Choices of a union add names that are no fields, as in model.image_size.int.
+    loc = fault["loc"]
+    location = tuple(key for i, key in enumerate(loc) if key in _fields(loc[:i])) or loc[:1]
+    if fault["type"] == "extra_forbidden":
+        location = loc
+        known = _fields(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return f"{'.'.join(map(str, location))}: there is no such field; {remedy}"
+    path = ".".join(map(str, location)) or "job"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return f"{path}: {message}"
+    message = message[0].lower() + message[1:]
+    return f"{path}: {fault['input']!r} will not do: {message}"

@@ -1,0 +1,43 @@
+"""Published methods by name, each in one short file, and the way to name one's own."""
+
+import importlib
+from types import ModuleType
+
+from cutlayer.errors import JobError
+from cutlayer.methods.spec import Method
+
+# The order is that of the table `cutlayer methods`: references first.
+NAMES = ("centralized", "local-lora", "fedlora", "split-lora", "sflora", "tsflora")
+
+
+def find(name: str) -> Method:
+    """The method called `name`, or the `Method` object at `package.module:OBJECT`.
+
+    Raises JobError when there is no such method.
+    """
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            method = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise JobError(f"method.name: cannot import {name!r} ({error})") from None
+        if not isinstance(method, Method):
+            raise JobError(f"method.name: {name!r} is a {type(method).__name__}, not a Method")
+        return method.model_copy(update={"name": name})
+    if name not in NAMES:
+        raise JobError(
+            f"method.name: no method is called {name!r}: take one of {', '.join(NAMES)}, "
+            "or package.module:OBJECT for your own"
+        )
+    method = _module(name).METHOD
+    assert isinstance(method, Method)
+    return method
+
+
+def summary(name: str) -> str:
+    """The first line of the docstring of a published method's file."""
+    return (_module(name).__doc__ or "").strip().splitlines()[0]
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"cutlayer.methods.{name.replace('-', '_')}")

@@ -1,0 +1,10 @@
+"""FedAvg of LoRA adapters: each device trains the whole model, only adapters travel.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data"
+(arXiv 1602.05629), with the trained weights being LoRA's A and B and the classification head.
+A and B are averaged apart, as the baselines of TSFLora and ST-SFLora do.
+"""
+
+from cutlayer.methods.spec import Method
+
+METHOD = Method(name="fedlora", split=False)

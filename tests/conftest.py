@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared(name: str) -> Path:
+    path = SHARED / name
+    if not path.is_dir():
+        pytest.skip(f"needs {name}/ beside the checkout in ../shared, which is not there")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder of real pretrained models."""
+    return _shared("models")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets."""
+    return _shared("data")
