@@ -1,0 +1,115 @@
+r"""The envelope of every message: a bounded prefix and typed header, then raw bytes.
+
+Layout, all numbers little-endian:
+
+    offset  size  field
+    0       4     magic, b"\x93CUT"
+    4       1     version, 1
+    5       1     kind: 1 activations, 2 gradient, 3 adapter
+    6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
+    10      8     b, the body's length in bytes
+    18      4     CRC-32 of bytes 0-17, the header and the body
+    22      h     header: one msgpack array, the fields of the kind's header struct in order
+    22+h    b     body, whose layout is the kind's (see `codec`)
+
+The frame ends there: its length is exactly 22 + h + b. Reading checks the sizes before anything
+is allocated, then the checksum, then the header's types and bounds; the body is not copied.
+"""
+
+import struct
+import zlib
+from typing import TypeVar
+
+import msgspec
+
+from cutlayer.errors import FrameError
+
+MAGIC = b"\x93CUT"
+VERSION = 1
+KINDS = {"activations": 1, "gradient": 2, "adapter": 3}
+MAX_HEADER_BYTES = 2**17
+DEFAULT_MAX_BYTES = 2**28
+
+_PREFIX = struct.Struct("<4sBBIQ")
+_CHECKSUM = struct.Struct("<I")
+_HEAD_BYTES = _PREFIX.size + _CHECKSUM.size
+
+Bytes = bytes | bytearray | memoryview
+Header = TypeVar("Header", bound=msgspec.Struct)
+
+
+def pack(kind: str, header: msgspec.Struct, body: Bytes) -> bytes:
+    """One frame of a known `kind`.
+
+    Raises FrameError where the header could not be read back: a value outside its bounds, or more
+    than MAX_HEADER_BYTES.
+    """
+    packed = msgspec.msgpack.encode(header)
+    if len(packed) > MAX_HEADER_BYTES:
+        raise FrameError(
+            f"the header of a frame of {kind} takes {len(packed)} bytes, above the limit of "
+            f"{MAX_HEADER_BYTES}: send fewer or shorter names"
+        )
+    _read_header(packed, type(header))
+    prefix = _PREFIX.pack(MAGIC, VERSION, KINDS[kind], len(packed), len(body))
+    checksum = zlib.crc32(body, zlib.crc32(packed, zlib.crc32(prefix)))
+    return b"".join((prefix, _CHECKSUM.pack(checksum), packed, body))
+
+
+def kind_of(frame: Bytes) -> str:
+    """The kind a frame says it is, from its prefix alone. Raises FrameError."""
+    if len(frame) < _HEAD_BYTES:
+        raise FrameError(f"{len(frame)} bytes are too few for a frame: have it sent again")
+    magic, version, number, _, _ = _PREFIX.unpack_from(frame)
+    if magic != MAGIC:
+        raise FrameError("the bytes are no frame of cutlayer: check what the other side sends")
+    if version != VERSION:
+        raise FrameError(
+            f"the frame has version {version}, not {VERSION}: run the same cutlayer on both sides"
+        )
+    for kind, known in KINDS.items():
+        if number == known:
+            return kind
+    raise FrameError(f"the frame is of unknown kind {number}: run the same cutlayer on both sides")
+
+
+def unpack(
+    frame: Bytes, kind: str, header_type: type[Header], max_bytes: int = DEFAULT_MAX_BYTES
+) -> tuple[Header, memoryview]:
+    """The typed header and the body (a view into `frame`) of a frame of `kind`.
+
+    max_bytes bounds the whole frame. Raises FrameError for anything but one intact frame.
+    """
+    if len(frame) > max_bytes:
+        raise FrameError(
+            f"the frame takes {len(frame)} bytes, above max_bytes {max_bytes}: raise it, or send "
+            "smaller batches"
+        )
+    found = kind_of(frame)
+    if found != kind:
+        raise FrameError(f"a frame of {found} came where one of {kind} was due")
+    _, _, _, header_bytes, body_bytes = _PREFIX.unpack_from(frame)
+    if header_bytes > MAX_HEADER_BYTES:
+        raise FrameError(
+            f"the frame declares a header of {header_bytes} bytes, above the limit of "
+            f"{MAX_HEADER_BYTES}: have it sent again"
+        )
+    declared = _HEAD_BYTES + header_bytes + body_bytes
+    if declared != len(frame):
+        raise FrameError(
+            f"the frame declares {declared} bytes but has {len(frame)}: have it sent again"
+        )
+    view = memoryview(frame)
+    (checksum,) = _CHECKSUM.unpack_from(frame, _PREFIX.size)
+    rest = view[_HEAD_BYTES:]
+    if zlib.crc32(rest, zlib.crc32(view[: _PREFIX.size])) != checksum:
+        raise FrameError("the frame was damaged (its checksum is wrong): have it sent again")
+    return _read_header(rest[:header_bytes], header_type), rest[header_bytes:]
+
+
+def _read_header(packed: Bytes, header_type: type[Header]) -> Header:
+    try:
+        return msgspec.msgpack.decode(packed, type=header_type)
+    # UnicodeDecodeError, RecursionError and the like are as much a bad header as a wrong type.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FrameError(f"the frame's header is not valid: {error}") from None
