@@ -1,0 +1,84 @@
+"""Labelled images or texts in memory, and the seeded, class-stratified ways of taking a part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled samples.
+
+    inputs: uint8 [n, C, H, W] with C = 1 (grey) or 3 (RGB), or n texts.
+    labels: int64 [n], each an index into `classes`.
+    """
+
+    inputs: torch.Tensor | list[str]
+    labels: Indices
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels):
+            raise ValueError(f"{len(self.inputs)} inputs for {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def modality(self) -> Literal["image", "text"]:
+        """What a sample is."""
+        return "text" if isinstance(self.inputs, list) else "image"
+
+    def subset(self, indices: Indices | Sequence[int]) -> Dataset:
+        """The samples at `indices`, in that order, with the same classes."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        inputs: torch.Tensor | list[str]
+        if isinstance(self.inputs, list):
+            inputs = [self.inputs[i] for i in chosen]
+        else:
+            inputs = self.inputs[torch.from_numpy(chosen)]
+        return Dataset(inputs, self.labels[chosen], self.classes)
+
+
+def largest_remainder(weights: npt.ArrayLike, total: int) -> Indices:
+    """Whole numbers that add up to `total`, in proportion to `weights` (ties: the earlier)."""
+    weights = np.asarray(weights, dtype=np.float64)
+    exact = total * weights / weights.sum() if weights.any() else np.zeros_like(weights)
+    whole: Indices = np.floor(exact).astype(np.int64)
+    left = total - int(whole.sum())
+    whole[np.argsort(whole - exact, kind="stable")[:left]] += 1
+    return whole
+
+
+def stratified(labels: Indices, size: int, rng: np.random.Generator) -> Indices:
+    """Sorted indices of `size` samples, the classes in proportion.
+
+    Every class keeps at least one sample when `size` is not below the number of classes.
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    least = 1 if size >= len(present) else 0
+    quotas = least + largest_remainder(counts - least, size - least * len(present))
+    return _take(labels, present, quotas, rng)
+
+
+def holdout(labels: Indices, share: float, rng: np.random.Generator) -> Indices:
+    """Sorted indices of `share` of every class, rounded; one sample of a class always stays out."""
+    present, counts = np.unique(labels, return_counts=True)
+    quotas = np.minimum(np.rint(share * counts).astype(np.int64), counts - 1)
+    return _take(labels, present, quotas, rng)
+
+
+def _take(labels: Indices, present: Indices, quotas: Indices, rng: np.random.Generator) -> Indices:
+    taken = [
+        rng.permutation(np.flatnonzero(labels == label))[:quota]
+        for label, quota in zip(present, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(taken)).astype(np.int64)

@@ -1,0 +1,80 @@
+"""The record of a run: one row a round, in a file that grows line by line."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cutlayer.errors import RunError
+
+FILE = "rounds.jsonl"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One round as measured.
+
+    Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
+    adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
+    accuracy_through_cut: with the job's tokens and bits, as device and server would serve
+    together (last round only); accuracy: the unsplit model with the exported adapter.
+    device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
+    seconds: wall clock by stage.
+    """
+
+    round: int
+    cohort: list[int]
+    samples: int
+    loss: float
+    traffic: dict[int, list[int]]
+    seconds: dict[str, float]
+    device_loss: dict[int, float]
+    accuracy: float | None = None
+    test_loss: float | None = None
+    accuracy_through_cut: float | None = None
+    device_accuracy: list[float] = field(default_factory=list)
+
+    @property
+    def up_bytes(self) -> int:
+        """Bytes from all devices to the server."""
+        return sum(t[0] + t[3] for t in self.traffic.values())
+
+    @property
+    def down_bytes(self) -> int:
+        """Bytes from the server to all devices."""
+        return sum(t[1] + t[2] for t in self.traffic.values())
+
+    def to_json(self) -> str:
+        """One line of the record's file."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Row":
+        """The row of a line. Raises ValueError or TypeError for anything else."""
+        values: dict[str, Any] = json.loads(line)
+        for key in ("traffic", "device_loss"):
+            values[key] = {int(device): value for device, value in values[key].items()}
+        return cls(**values)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rounds of a run, in order; a line cut short by a crash is left out.
+
+    Raises RunError when the folder holds no record.
+    """
+    path = folder / FILE
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RunError(
+            f"run folder: cannot read {path} ({error.strerror}): give the folder of a run"
+        ) from None
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(Row.from_json(line))
+        except (ValueError, TypeError, KeyError):
+            if number == len(lines) - 1:
+                break
+            raise RunError(f"run folder: line {number + 1} of {path} is not a round") from None
+    return rows

@@ -1,0 +1,87 @@
+"""What all figures share: colours, markers, sizes, and how a figure becomes a file."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutlayer.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, the yellow left out: it is too light for lines on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+GREY = "#777777"
+DPI = 150
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.handlelength": 3.4,
+    "savefig.dpi": "figure",
+}
+
+
+@contextmanager
+def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
+    """A figure that is written to `path`, whole or not at all, when the block ends."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        yield figure
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(stream.getvalue())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise RunError(
+            f"the figure {path} cannot be written ({error.strerror}): free the space or name "
+            "another folder"
+        ) from None
+
+
+def legend(figure: Figure) -> None:
+    """Below the axes, where it hides nothing."""
+    if any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
+        figure.legend(loc="outside lower center", ncols=3)
+
+
+def plain_log(axes: Axes) -> None:
+    """Plain numbers (0.5, 20, 1,000) on a logarithmic x axis; nothing on a linear one."""
+    if axes.get_xscale() != "log":
+        return
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    few = high / low < 100
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def digits(value: float) -> str:
+    """Three significant digits, with thousands separated: 0.0123, 1.23, 123, 12,345."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"

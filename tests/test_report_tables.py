@@ -1,0 +1,64 @@
+"""The terminal's and the report's table hold the same aligned cells, with units in the header."""
+
+import io
+
+from rich.console import Console
+
+from cutlayer.report.tables import Column, markdown, render
+
+COLUMNS = [
+    Column("method", "method", "text"),
+    Column("accuracy", "accuracy", "percent"),
+    Column("up", "up a round", "bytes"),
+    Column("flops", "device", "flops"),
+    Column("ratio", "less than sflora", "ratio"),
+    Column("rounds", "rounds", "count"),
+]
+ROWS = [
+    {"method": "sflora", "accuracy": 0.8125, "up": 12_345_678_900, "flops": 2.5e9, "ratio": 1.0},
+    {"method": "a|b [bold]", "accuracy": [0.7, 0.8], "up": 1_540_000, "rounds": 12},
+    {"method": None, "accuracy": float("nan"), "up": 0, "ratio": 15.437, "rounds": 1200},
+]
+
+
+def test_markdown_has_units_aligned_numbers_and_escaped_bars():
+    assert markdown(ROWS, COLUMNS) == (
+        "| method      |        accuracy (%) | up a round (MB) | device (GFLOP) "
+        "| less than sflora (x) | rounds |\n"
+        "| ----------- | ------------------: | --------------: | -------------: "
+        "| -------------------: | -----: |\n"
+        "| sflora      |                81.2 |        12,345.7 |            2.5 "
+        "|                  1.0 |      - |\n"
+        "| a\\|b [bold] | 75.0 (70.0 to 80.0) |             1.5 |              - "
+        "|                    - |     12 |\n"
+        "| -           |                   - |             0.0 |              - "
+        "|                 15.4 |  1,200 |\n"
+    )
+
+
+def test_rich_prints_the_same_cells():
+    stream = io.StringIO()
+    Console(file=stream, width=160, color_system=None).print(render(ROWS, COLUMNS, "Compared"))
+    printed = stream.getvalue()
+    assert "Compared" in printed
+    assert "a|b [bold]" in printed  # no markup
+    source = [line.replace("\\|", "!").strip("|") for line in markdown(ROWS, COLUMNS).splitlines()]
+    for line in [source[0], *source[2:]]:
+        for cell in line.split("|"):
+            assert cell.strip().replace("!", "|") in printed
+
+
+def test_small_numbers_keep_two_digits_and_tiny_ones_three_decimals():
+    column = [Column("x", "x")]
+    last = [markdown([{"x": x}], column).split("|")[-2].strip() for x in (0.5, 0.042, 1e-6, 420.0)]
+    assert last == ["0.50", "0.042", "0.000", "420"]
+
+
+def test_seeds_that_agree_show_no_range():
+    table = markdown([{"a": [0.5, 0.5]}], [Column("a", "a", "percent")])
+    assert table.splitlines()[-1].split() == ["|", "50.0", "|"]
+    assert "| - |" in " ".join(markdown([{"a": []}], [Column("a", "a", "percent")]).split())
+
+
+def test_a_table_without_rows_is_its_header():
+    assert markdown([], [Column("a", "abc")]) == "| abc |\n| --: |\n"
