@@ -1,0 +1,99 @@
+"""Files that are whole or not there: atomic writes, and the state a run resumes from."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from cutlayer.errors import RunError
+from cutlayer.model.lora import Adapter
+
+_GLOBAL = "global"
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn failures to write below a run folder into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise RunError(
+                f"run folder: the disk of {folder} is full: free some space, then continue with "
+                f"cutlayer simulate --resume {folder}"
+            ) from None
+        reason = error.strerror or str(error)
+        raise RunError(
+            f"run folder: cannot write in {folder} ({reason}): give another folder with --out"
+        ) from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class State:
+    """What a run needs to go on after `rounds` rounds: everything else follows from the seed.
+
+    adapter: the global adapter. kept: adapters of devices that keep their own, by device.
+    """
+
+    rounds: int
+    adapter: Adapter
+    kept: dict[int, Adapter] = field(default_factory=dict)
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write a state as one safetensors file, atomically."""
+    owners = {_GLOBAL: state.adapter, **{str(k): a for k, a in state.kept.items()}}
+    tensors = {
+        f"{owner}/{name}": tensor.detach().cpu().contiguous()
+        for owner, adapter in owners.items()
+        for name, tensor in adapter.items()
+    }
+    write_atomically(path, save(tensors, metadata={"rounds": str(state.rounds)}))
+
+
+def load_state(path: Path) -> State:
+    """Read a state. Raises RunError when there is none or it is damaged."""
+    owners: dict[str, Adapter] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            rounds = int(file.metadata()["rounds"])
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                owner, _, name = key.partition("/")
+                owners.setdefault(owner, {})[name] = file.get_tensor(key)
+    except FileNotFoundError:
+        raise RunError(
+            f"--resume: {path.parent} has no finished round to resume from: "
+            "start it again without --resume"
+        ) from None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"--resume: {path} is damaged ({error}): start the run again in a new folder"
+        ) from None
+    adapter = owners.pop(_GLOBAL)
+    return State(rounds, adapter, {int(owner): kept for owner, kept in owners.items()})
+
+
+def same_adapter(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters are equal bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

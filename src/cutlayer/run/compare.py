@@ -1,0 +1,170 @@
+"""Several methods on the same devices, data and seed: one table and one set of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutlayer import methods
+from cutlayer.errors import JobError, RunError
+from cutlayer.job import Job, change_job
+from cutlayer.model.families import ModelSpec
+from cutlayer.report import plots, tables
+from cutlayer.report.tables import Column
+from cutlayer.run.checkpoint import write_atomically, writing
+from cutlayer.run.costs import round_costs
+from cutlayer.run.progress import Progress
+from cutlayer.run.setup import load_parts
+from cutlayer.run.simulate import Result, curve_of, new_folder, simulate
+from cutlayer.train.check import check
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    Column("method", "method", "text"),
+    Column("accuracy", "accuracy", "percent"),
+    Column("through_cut", "through the cut", "percent"),
+    Column("up", "up a round", "bytes"),
+    Column("down", "down a round", "bytes"),
+    Column("total", "total", "bytes"),
+    Column("ratio", "against sflora", "ratio"),
+    Column("memory", "device memory", "bytes"),
+    Column("device_flops", "device a round", "flops"),
+    Column("server_flops", "server a round", "flops"),
+)
+NOTES = """\
+accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
+through the cut: of device and server together, with the method's tokens and bits.
+up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
+against sflora: bytes of sflora at 32 bits over this method's, both measured in this comparison.
+device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
+"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison: a label and the job it stands for."""
+
+    label: str
+    job: Job
+
+
+def entries(job: Job, texts: Sequence[str]) -> list[Entry]:
+    """The jobs of `name field=value ...` texts, as in `tsflora tokens.keep=24 uplink.bits=4`.
+
+    A method that the job itself names keeps the job's settings of it. Raises JobError.
+    """
+    found = []
+    for text in texts:
+        name, *settings = text.split()
+        if name == job.method.name:
+            entry = job
+        else:
+            methods.find(name)  # an unknown name is refused before anything runs
+            entry = change_job(job, [f"method={name}"])
+        entry = change_job(entry, [f"method.{setting}" for setting in settings])
+        found.append(Entry(text.strip(), entry))
+    labels = [entry.label for entry in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise JobError(f"--methods: {label!r} stands there twice: name each method once")
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished runs side by side."""
+
+    folder: Path
+    labels: list[str]
+    results: list[Result]
+    rows: list[dict[str, Any]]
+
+    def table(self) -> "Table":
+        """The table for a terminal."""
+        return tables.render(self.rows, COLUMNS)
+
+    def where(self) -> list[str]:
+        """Where everything lies, a line each."""
+        lines = [f"table    {self.folder / 'comparison.md'}"]
+        lines += [f"figure   {path}" for path in sorted((self.folder / "figures").iterdir())]
+        return lines + [
+            f"adapter  {result.adapter_folder}  ({label})"
+            for label, result in zip(self.labels, self.results, strict=True)
+        ]
+
+
+def compare(
+    job: Job,
+    texts: Sequence[str],
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Run each method of `texts` (see `entries`) on the job's devices, data and seed.
+
+    out: a folder that gets one run folder a method, comparison.md and figures (None: a new one
+    below runs/). Raises JobError, DataError, ModelError or RunError.
+    """
+    found = entries(job, texts)
+    folder = Path(out) if out is not None else new_folder("compare")
+    if (folder / "comparison.md").exists():
+        raise RunError(f"--out: {folder} already holds a comparison: give another folder")
+    parts = load_parts(job)
+    for entry in found:
+        check(entry.job, parts.model.spec)
+    results = [
+        simulate(entry.job, folder / _folder_name(entry.label), progress=progress, parts=parts)
+        for entry in found
+    ]
+    rows = _rows(found, results, parts.model.spec)
+    with writing(folder):
+        (folder / "figures").mkdir(exist_ok=True)
+        _draw(folder / "figures", found, results)
+        plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+        text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
+        write_atomically(folder / "comparison.md", text.encode())
+    return Comparison(folder, [entry.label for entry in found], results, rows)
+
+
+def _folder_name(label: str) -> str:
+    return "-".join(label.replace("=", "").replace(":", ".").replace("/", ".").split())
+
+
+def _rows(
+    found: Sequence[Entry], results: Sequence[Result], spec: ModelSpec
+) -> list[dict[str, Any]]:
+    totals = {
+        entry.label: r.up_bytes + r.down_bytes for entry, r in zip(found, results, strict=True)
+    }
+    reference = next((totals[e.label] for e in found if e.job.method == methods.find("sflora")), 0)
+    rows = []
+    for entry, result in zip(found, results, strict=True):
+        rounds, total = len(result.rows), totals[entry.label]
+        costs = round_costs(entry.job, spec, result.rows)
+        rows.append(
+            {
+                "method": entry.label,
+                "accuracy": result.accuracy,
+                "through_cut": result.rows[-1].accuracy_through_cut,
+                "up": result.up_bytes / rounds,
+                "down": result.down_bytes / rounds,
+                "total": total,
+                "ratio": reference / total if reference and total else None,
+                "memory": costs.device_memory_bytes,
+                "device_flops": costs.device_flops,
+                "server_flops": costs.server_flops,
+            }
+        )
+    return rows
+
+
+def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:
+    curves = {e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}
+    traffic = [
+        plots.Traffic(entry.label, result.up_bytes, result.down_bytes)
+        for entry, result in zip(found, results, strict=True)
+    ]
+    plots.accuracy_by_round(curves, folder / "accuracy-by-round.png")
+    plots.accuracy_by_megabyte(curves, folder / "accuracy-by-megabyte.png")
+    plots.bytes_by_method(traffic, folder / "bytes-by-method.png")

@@ -1,0 +1,85 @@
+"""Everything a run needs before its first round, made from a job."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.data.partition import partition
+from cutlayer.data.sources import load
+from cutlayer.errors import JobError
+from cutlayer.job import Job
+from cutlayer.model.cut import CutModel
+from cutlayer.model.families import describe
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter
+from cutlayer.model.weights import load_model
+from cutlayer.seeds import derive
+from cutlayer.train.check import check
+from cutlayer.train.device import Device
+from cutlayer.train.round import draw_cohort
+from cutlayer.train.server import Server
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all methods of a comparison share: the frozen model, the data and who holds what.
+
+    shares: sample indices of each device [M]. counts: samples by device and class [M, C].
+    """
+
+    model: CutModel
+    preprocess: Preprocessor
+    train: Dataset
+    test: Dataset
+    shares: list[np.ndarray]
+    counts: np.ndarray
+
+
+def load_parts(job: Job) -> Parts:
+    """Check the job against its model's config, then load data and model.
+
+    Raises JobError, DataError or ModelError.
+    """
+    check(job, describe(job.model, num_classes=1))  # the classes are only known with the data
+    train, test = load(job.data, job.seed)
+    shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
+    classes = len(train.classes)
+    counts = np.stack([np.bincount(train.labels[share], minlength=classes) for share in shares])
+    model = load_model(job.model, classes, job.seed).to(compute_device(job))
+    return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
+
+
+def compute_device(job: Job) -> torch.device:
+    """The torch device a job asks for. Raises JobError when it is not there."""
+    there = torch.cuda.is_available()
+    if job.training.compute == "cuda" and not there:
+        raise JobError(
+            "training.compute: 'cuda' was asked for but torch sees no GPU: take 'cpu' or 'auto'"
+        )
+    return torch.device("cuda" if there and job.training.compute != "cpu" else "cpu")
+
+
+def first_adapter(job: Job, model: CutModel) -> Adapter:
+    """The adapter every device starts from."""
+    return model.new_adapter(derive(job.seed, "adapter"))
+
+
+def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
+    """The server with its global adapter."""
+    return Server(job, parts.model, adapter)
+
+
+def make_device(job: Job, parts: Parts, index: int) -> Device:
+    """Device `index` with its share of the data; all of it when one party holds the data."""
+    data = parts.train if job.method.pooled else parts.train.subset(parts.shares[index])
+    return Device(index, data, job, parts.model, parts.preprocess)
+
+
+def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
+    """Samples a pooled party trains on: those a cohort of this round would hold."""
+    if not job.method.pooled:
+        return None
+    split = job.model_copy(update={"method": job.method.model_copy(update={"pooled": False})})
+    return sum(len(parts.shares[index]) for index in draw_cohort(split, round))

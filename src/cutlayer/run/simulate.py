@@ -1,0 +1,249 @@
+"""A job on one machine: every device and the server in one process, resumable after any stop."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cutlayer.errors import RunError
+from cutlayer.job import Job, dump_job, load_job
+from cutlayer.model.export import save_adapter
+from cutlayer.model.lora import Adapter
+from cutlayer.report import plots
+from cutlayer.report.record import FILE, Row, read_rows
+from cutlayer.run.checkpoint import State, load_state, save_state, write_atomically, writing
+from cutlayer.run.progress import Progress, Silent
+from cutlayer.run.setup import (
+    Parts,
+    first_adapter,
+    load_parts,
+    make_device,
+    make_server,
+    samples_a_round,
+)
+from cutlayer.train.device import Device
+from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
+from cutlayer.train.round import RoundResult, draw_cohort, train_round
+
+JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: where it lies and what it measured."""
+
+    folder: Path
+    job: Job
+    rows: list[Row]
+    adapter: Adapter
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy on the held-out set after the last round."""
+        accuracy = self.rows[-1].accuracy
+        assert accuracy is not None  # the last round is always evaluated
+        return accuracy
+
+    @property
+    def up_bytes(self) -> int:
+        """Bytes from the devices to the server over the whole run."""
+        return sum(row.up_bytes for row in self.rows)
+
+    @property
+    def down_bytes(self) -> int:
+        """Bytes from the server to the devices over the whole run."""
+        return sum(row.down_bytes for row in self.rows)
+
+    @property
+    def adapter_folder(self) -> Path:
+        """The trained adapter in PEFT's format."""
+        return self.folder / ADAPTER_FOLDER
+
+
+def simulate(
+    job: Job,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    parts: Parts | None = None,
+) -> Result:
+    """Train `job` and write its run folder.
+
+    out: the run folder (None: a new one below runs/). resume: go on after the last finished round
+    of `out`, to the adapter an uninterrupted run would have reached. parts: model and data loaded
+    before, by `load_parts` of a job with the same model, data, devices and seed.
+    Raises JobError, DataError, ModelError or RunError, each with one sentence.
+    """
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    if not resume and (folder / JOB_FILE).exists():
+        raise RunError(
+            f"run folder: {folder} already holds a run: give another with --out, or continue it "
+            f"with cutlayer simulate --resume {folder}"
+        )
+    parts = parts or load_parts(job)
+    progress = progress or Silent()
+    state, rows = _open(folder, job, parts, resume)
+    progress.started(job, folder, state.rounds)
+    devices: dict[int, Device] = {}
+    for round in range(state.rounds, job.training.rounds):
+        result = _train(job, parts, state, devices, round, progress)
+        row = _measure(job, parts, state, result)
+        rows.append(row)
+        with writing(folder):
+            _append(folder / FILE, row)
+            save_state(folder / STATE_FILE, state)
+        progress.round_done(row)
+    with writing(folder):
+        _export(folder / ADAPTER_FOLDER, job, parts, state)
+        _draw(folder, job, rows)
+    progress.finished()
+    return Result(folder, job, rows, state.adapter)
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> Result:
+    """Go on with the run in `folder` after its last finished round."""
+    folder = Path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
+    return simulate(load_job(folder / JOB_FILE), folder, resume=True, progress=progress)
+
+
+def new_folder(name: str) -> Path:
+    """A folder below runs/ named by the time and `name`, not yet made."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / f"{stamp}-{name.replace(':', '.')}"
+    folder, number = base, 1
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _open(folder: Path, job: Job, parts: Parts, resume: bool) -> tuple[State, list[Row]]:
+    """Make the run folder, or read how far the run in it came."""
+    if resume and (folder / STATE_FILE).exists():
+        state = load_state(folder / STATE_FILE)
+        rows = read_rows(folder)[: state.rounds]
+        if len(rows) < state.rounds:
+            raise RunError(
+                f"--resume: {folder / FILE} has {len(rows)} rounds but {STATE_FILE} comes from "
+                f"round {state.rounds}: start the run again in a new folder"
+            )
+        with writing(folder):  # a round recorded but not committed is run again
+            write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
+        return state, rows
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / JOB_FILE, dump_job(job).encode())
+        write_atomically(folder / FILE, b"")
+        (folder / "figures").mkdir(exist_ok=True)
+        plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+    return State(0, first_adapter(job, parts.model)), []
+
+
+def _train(
+    job: Job,
+    parts: Parts,
+    state: State,
+    devices: dict[int, Device],
+    round: int,
+    progress: Progress,
+) -> RoundResult:
+    """Train one round; `state` is then that of the round's end."""
+    cohort = []
+    for index in draw_cohort(job, round):
+        if index not in devices:
+            devices[index] = make_device(job, parts, index)
+        device = devices[index]
+        device.samples_a_round = samples_a_round(job, parts, round)
+        if job.method.aggregate == "none":
+            device.adapter = _copy(state.kept.get(index, state.adapter))
+        cohort.append(device)
+    server = make_server(job, parts, state.adapter)
+    result = train_round(job, round, cohort, server, progress.step_done)
+    state.rounds, state.adapter = round + 1, server.adapter
+    if job.method.pooled:
+        state.adapter = _copy(cohort[0].adapter)
+    elif job.method.aggregate == "none":
+        state.kept |= {device.id: _copy(device.adapter) for device in cohort}
+    return result
+
+
+def _copy(adapter: Adapter) -> Adapter:
+    return {name: tensor.detach().clone() for name, tensor in adapter.items()}
+
+
+def _measure(job: Job, parts: Parts, state: State, result: RoundResult) -> Row:
+    """The round's row, with an evaluation where one is due."""
+    last = state.rounds == job.training.rounds
+    accuracy = test_loss = through_cut = None
+    device_accuracy: list[float] = []
+    if last or state.rounds % job.training.evaluate_every == 0:
+        with result.watch.timed("evaluate"):
+            evaluations = _evaluate(job, parts, state)
+            accuracy = float(np.mean([e.accuracy for e in evaluations]))
+            test_loss = float(np.mean([e.loss for e in evaluations]))
+            device_accuracy = [
+                evaluations[index % len(evaluations)].on_mix(counts)
+                for index, counts in enumerate(parts.counts)
+            ]
+            method = job.method
+            if last and method.split and (method.tokens.keep or method.uplink.bits < 32):
+                through_cut = evaluate_through_cut(
+                    job, parts.model, parts.preprocess, state.adapter, parts.test
+                ).accuracy
+    return Row(
+        round=result.round,
+        cohort=result.cohort,
+        samples=result.samples,
+        loss=result.loss,
+        traffic={
+            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
+            for device, t in result.traffic.items()
+        },
+        seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},
+        device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
+        accuracy=accuracy,
+        test_loss=test_loss,
+        accuracy_through_cut=through_cut,
+        device_accuracy=device_accuracy,
+    )
+
+
+def _evaluate(job: Job, parts: Parts, state: State) -> list[Evaluation]:
+    """The aggregated model's evaluation, or each device's own where nothing is aggregated."""
+    adapters = [state.adapter]
+    if job.method.aggregate == "none" and not job.method.pooled:
+        adapters = [state.kept.get(i, state.adapter) for i in range(job.devices.count)]
+    return [evaluate(parts.model, parts.preprocess, a, parts.test) for a in adapters]
+
+
+def _export(folder: Path, job: Job, parts: Parts, state: State) -> None:
+    """The global adapter, or one for each device where each keeps its own, in PEFT's format."""
+    if job.method.aggregate == "none" and not job.method.pooled:
+        for index, adapter in sorted(state.kept.items()):
+            save_adapter(adapter, parts.model, folder / f"device-{index:04d}")
+    else:
+        save_adapter(state.adapter, parts.model, folder)
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a") as file:
+        file.write(row.to_json() + "\n")
+
+
+def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
+    curves = {job.method.name: [curve_of(rows)]}
+    plots.accuracy_by_round(curves, folder / "figures" / "accuracy-by-round.png")
+    if sum(row.up_bytes + row.down_bytes for row in rows):
+        plots.accuracy_by_megabyte(curves, folder / "figures" / "accuracy-by-megabyte.png")
+
+
+def curve_of(rows: list[Row]) -> plots.Curve:
+    """Accuracy by round and by megabytes sent so far, in the rounds that were evaluated."""
+    megabytes = np.cumsum([(row.up_bytes + row.down_bytes) / 1e6 for row in rows])
+    points = [(r.round + 1, mb, r.accuracy) for r, mb in zip(rows, megabytes, strict=True)]
+    kept = [(n, float(mb), a) for n, mb, a in points if a is not None]
+    return plots.Curve(*(list(column) for column in zip(*kept, strict=True)))

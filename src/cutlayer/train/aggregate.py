@@ -1,0 +1,27 @@
+"""Averages of adapters."""
+
+from collections.abc import Sequence
+
+import torch
+
+from cutlayer.model.lora import Adapter
+
+
+def weighted_average(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    """FedAvg (arXiv 1602.05629): sum_n rho_n w_n with rho_n = weight_n / sum of weights.
+
+    Each tensor is averaged over the adapters that hold it, so that adapters of different cuts
+    join into one. Sums run in float64 in the given order.
+    """
+    names = dict.fromkeys(name for adapter in adapters for name in adapter)
+    return {name: _average(name, adapters, weights) for name in names}
+
+
+def _average(name: str, adapters: Sequence[Adapter], weights: Sequence[float]) -> torch.Tensor:
+    holders = [(a[name], w) for a, w in zip(adapters, weights, strict=True) if name in a]
+    total = sum(weight for _, weight in holders)
+    first = holders[0][0]
+    mean = torch.zeros_like(first, dtype=torch.float64)
+    for tensor, weight in holders:
+        mean += tensor.detach().double() * (weight / total)
+    return mean.to(first.dtype)

@@ -1,0 +1,98 @@
+"""How good a trained model is: on the held-out set, and on each device's own mix of labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.job import Job
+from cutlayer.model.cut import CutModel
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter, Segment
+from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.device import shorten
+from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy and mean cross-entropy on a data set, and accuracy class by class [C]."""
+
+    accuracy: float
+    loss: float
+    by_class: tuple[float, ...]
+
+    def on_mix(self, counts: np.ndarray) -> float:
+        """Accuracy expected under another mix of labels. counts [C]: samples of each class."""
+        present = counts > 0
+        weights = counts[present] / counts[present].sum()
+        return float(np.dot(weights, np.asarray(self.by_class)[present]))
+
+
+def evaluate(
+    model: CutModel, preprocess: Preprocessor, adapter: Adapter, data: Dataset, batch: int = 128
+) -> Evaluation:
+    """Evaluate the unsplit model with `adapter` on `data`, as an exported adapter would serve."""
+
+    def logits_of(part: Dataset, start: int) -> torch.Tensor:
+        return model.forward(_inputs(model, preprocess, part), [Segment(adapter, len(part))])
+
+    return _score(logits_of, data, batch)
+
+
+def evaluate_through_cut(
+    job: Job,
+    model: CutModel,
+    preprocess: Preprocessor,
+    adapter: Adapter,
+    data: Dataset,
+    batch: int = 128,
+) -> Evaluation:
+    """Evaluate as a device and a server would serve together: with the job's tokens and bits."""
+    method, cut = job.method, job.model.cut
+
+    def logits_of(part: Dataset, start: int) -> torch.Tensor:
+        route = [Segment(adapter, len(part))]
+        score = method.tokens.score if method.tokens.keep is not None else None
+        inputs = _inputs(model, preprocess, part)
+        activations = model.device_forward(inputs, cut, route, score=score)
+        sent, mask = shorten(activations, slice(None), method.tokens, model.spec.prefix)
+        labels = torch.from_numpy(part.labels)
+        message = ActivationsMessage(0, 0, 0, sent, mask, labels, len(part.classes))
+        received = decode_activations(
+            encode_activations(
+                message,
+                method.uplink,
+                rng=torch_rng(job.seed, "evaluate", start),
+                rotation_seed=derive(job.seed, "rotation"),
+            )
+        )
+        mask = received.mask.to(model.compute) if received.mask is not None else None
+        return model.server_forward(received.hidden.to(model.compute), mask, cut, route)
+
+    return _score(logits_of, data, batch)
+
+
+def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[str, torch.Tensor]:
+    return {k: v.to(model.compute) for k, v in preprocess(part.inputs).items()}
+
+
+def _score(
+    logits_of: Callable[[Dataset, int], torch.Tensor], data: Dataset, batch: int
+) -> Evaluation:
+    classes = len(data.classes)
+    right, count, loss = np.zeros(classes), np.zeros(classes), 0.0
+    with torch.no_grad():
+        for start in range(0, len(data), batch):
+            part = data.subset(np.arange(start, min(start + batch, len(data))))
+            logits = logits_of(part, start).float().cpu()
+            labels = torch.from_numpy(part.labels)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            hits = (logits.argmax(1) == labels).numpy()
+            right += np.bincount(part.labels, weights=hits, minlength=classes)
+            count += np.bincount(part.labels, minlength=classes)
+    by_class = np.divide(right, count, out=np.zeros(classes), where=count > 0)
+    return Evaluation(right.sum() / len(data), loss / len(data), tuple(by_class.tolist()))

@@ -1,0 +1,38 @@
+"""Small jobs and comparisons that several tests use."""
+
+from typing import Any
+
+import torch
+
+from cutlayer.job import Job, change_job, make_job
+from cutlayer.model.lora import Adapter
+
+
+def small_job(*settings: str, method: str = "sflora", **sections: Any) -> Job:
+    """Four devices, a few images of the demo and two rounds: seconds of training."""
+    job = make_job(
+        {
+            "data": {"train_samples": 120, "test_samples": 50, "partition": {"min_samples": 8}},
+            "devices": {"count": 4},
+            "training": {"rounds": 2, "batch_size": 8, "pool": 1},
+            "method": method,
+            **sections,
+        }
+    )
+    return change_job(job, settings)
+
+
+def largest_difference(one: Adapter, other: Adapter) -> float:
+    """Of two adapters with the same names."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def moved(before: Adapter, after: Adapter) -> float:
+    """How far the largest value of an adapter moved."""
+    return largest_difference({k: v.detach() for k, v in before.items()}, after)
+
+
+def equal(one: Adapter, other: Adapter) -> bool:
+    """Whether two adapters agree bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
