@@ -32,7 +32,7 @@ class StopAfter(Silent):
 
 
 def without_times(rows: list[Row]) -> list[dict]:
-    return [{**vars(row), "seconds": None} for row in rows]
+    return [{**vars(row), "seconds": None, "cpu_seconds": None} for row in rows]
 
 
 @pytest.mark.parametrize("method", ["tsflora", "local-lora"])

@@ -19,7 +19,7 @@ class Row:
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
-    seconds: wall clock by stage.
+    seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
     """
 
     round: int
@@ -28,6 +28,7 @@ class Row:
     loss: float
     traffic: dict[int, list[int]]
     seconds: dict[str, float]
+    cpu_seconds: float
     device_loss: dict[int, float]
     accuracy: float | None = None
     test_loss: float | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cutlayer.data.dataset import Dataset
-from cutlayer.data.partition import partition
+from cutlayer.data.partition import label_counts, partition
 from cutlayer.data.sources import load
 from cutlayer.errors import JobError
 from cutlayer.job import Job
@@ -42,11 +42,11 @@ def load_parts(job: Job) -> Parts:
 
     Raises JobError, DataError or ModelError.
     """
-    check(job, describe(job.model, num_classes=1))  # the classes are only known with the data
+    check(job, describe(job.model))
     train, test = load(job.data, job.seed)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
-    counts = np.stack([np.bincount(train.labels[share], minlength=classes) for share in shares])
+    counts = label_counts(train.labels, shares, classes)
     model = load_model(job.model, classes, job.seed).to(compute_device(job))
     return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
 

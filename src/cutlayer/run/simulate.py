@@ -204,6 +204,7 @@ def _measure(job: Job, parts: Parts, state: State, result: RoundResult) -> Row:
             for device, t in result.traffic.items()
         },
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},
+        cpu_seconds=round(result.cpu_seconds, 3),
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
         accuracy=accuracy,
         test_loss=test_loss,

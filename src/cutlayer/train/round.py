@@ -1,5 +1,6 @@
 """One round of training: the only training loop, for every method, simulated or networked."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,10 @@ class Traffic:
 
 @dataclass
 class RoundResult:
-    """What one round did: losses by device and step, traffic, and seconds by stage."""
+    """What one round did: losses by device and step, traffic, and time.
+
+    watch holds wall-clock seconds by stage; cpu_seconds is processor time of the whole round.
+    """
 
     round: int
     cohort: list[int]
@@ -42,6 +46,7 @@ class RoundResult:
     losses: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
     watch: Stopwatch = field(default_factory=Stopwatch)
+    cpu_seconds: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -77,7 +82,7 @@ def train_round(
     steps = _steps_of(job, devices)
     sequential = job.method.order == "sequential"
     turns = [[device] for device in devices] if sequential else [list(devices)]
-    done = 0
+    done, start = 0, time.process_time()
     for turn in turns:
         _begin(round, turn, server, result)
         for step in range(max(device.steps for device in turn)):
@@ -86,6 +91,7 @@ def train_round(
             if on_step:
                 on_step(result, done, steps)
         _end(turn, server, result)
+    result.cpu_seconds = time.process_time() - start
     return result
 
 

@@ -1,0 +1,136 @@
+"""From samples of a data set to what a model reads: normalised pixels or token ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutlayer.errors import ModelError
+from cutlayer.model.families import ModelSpec
+from cutlayer.model.files import find_file, read_json
+
+# Luma of ITU-R BT.601, as Pillow's conversion to grey.
+LUMA = (0.299, 0.587, 0.114)
+
+
+class Preprocessor:
+    """Prepares samples for the model of `spec`.
+
+    Images: uint8 [B,C,H,W], resized to the model's square (aspect ratio not kept; antialiased
+    bilinear), grey and RGB turned into each other where the model needs it, normalised by the
+    checkpoint's preprocessor_config.json or else the family's mean and deviation.
+    Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
+    batch and cut at max_tokens.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._tokenizer: Any = None
+        if spec.modality == "text":
+            self._tokenizer = _tokenizer(spec)
+        else:
+            self._scale, self._shift = _normalisation(spec)
+
+    def __call__(self, inputs: Tensor | list[str]) -> dict[str, Tensor]:
+        """{"pixel_values": float32 [B,C,S,S]} or {"input_ids", "attention_mask": int64 [B,T]}.
+
+        Raises ModelError when the inputs are of the other modality or cannot be converted.
+        """
+        if isinstance(inputs, Tensor):
+            return {"pixel_values": self._pixels(inputs)}
+        if self._tokenizer is None:
+            raise ModelError(
+                f"model.path: {self.spec.path} reads images but the data holds texts: "
+                "take a text model, or a data source of images"
+            )
+        tokens = self._tokenizer(
+            inputs,
+            padding="longest",
+            truncation=True,
+            max_length=self.spec.max_tokens,
+            return_tensors="pt",
+        )
+        return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        if self._tokenizer is not None:
+            raise ModelError(
+                f"model.path: {self.spec.path} reads texts but the data holds images: "
+                "take an image model, or a data source of texts"
+            )
+        pixels = _with_channels(images.float(), self.spec.channels)
+        size = (self.spec.image_size, self.spec.image_size)
+        if tuple(pixels.shape[-2:]) != size:
+            pixels = F.interpolate(
+                pixels, size=size, mode="bilinear", antialias=True, align_corners=False
+            )
+        return pixels * self._scale.to(pixels.device) + self._shift.to(pixels.device)
+
+
+def _with_channels(pixels: Tensor, channels: int) -> Tensor:
+    """pixels [B,C,H,W] with C = `channels`."""
+    have = pixels.shape[1]
+    if have == channels:
+        return pixels
+    if have == 1:
+        return pixels.expand(-1, channels, -1, -1)
+    if have == 3 and channels == 1:
+        luma = torch.tensor(LUMA, device=pixels.device)[:, None, None]
+        return (pixels * luma).sum(1, keepdim=True)
+    raise ModelError(
+        f"data: images of {have} channels do not fit a model of {channels}: "
+        "convert them to grey or RGB"
+    )
+
+
+def _normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """scale and shift [C,1,1] that take pixels 0 ... 255 to what the model was trained on."""
+    config = read_json(spec.path, "preprocessor_config.json") or {}
+    mean = _per_channel(config.get("image_mean", spec.parts.mean), spec, "image_mean")
+    std = _per_channel(config.get("image_std", spec.parts.std), spec, "image_std")
+    if config.get("do_normalize") is False:
+        mean, std = torch.zeros_like(mean), torch.ones_like(std)
+    if not bool((std > 0).all()):
+        raise ModelError(
+            f"model.path: image_std of {spec.path} is not positive: "
+            "restore preprocessor_config.json"
+        )
+    return (1 / (255 * std))[:, None, None], (-mean / std)[:, None, None]
+
+
+def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
+    """One number a channel; a grey model without its own takes the mean over RGB."""
+    try:
+        numbers = torch.tensor([float(value) for value in values], dtype=torch.float32)
+    except (TypeError, ValueError):
+        numbers = torch.empty(0)
+    if len(numbers) == 3 and spec.channels == 1:
+        numbers = numbers.mean(0, keepdim=True)
+    if len(numbers) != spec.channels:
+        raise ModelError(
+            f"model.path: {field} of {spec.path} is {values!r}, not {spec.channels} numbers: "
+            "restore preprocessor_config.json"
+        )
+    return numbers
+
+
+def _tokenizer(spec: ModelSpec) -> Any:
+    from transformers import AutoTokenizer
+
+    file = find_file(spec.path, "tokenizer.json") or find_file(spec.path, "vocab.txt")
+    if file is None:
+        raise ModelError(
+            f"model.path: {spec.path} has neither tokenizer.json nor vocab.txt: "
+            "give a checkpoint with its tokenizer"
+        )
+    find_file(spec.path, "tokenizer_config.json")  # beside it, where the hub has one
+    try:
+        return AutoTokenizer.from_pretrained(str(file.parent))
+    except Exception as error:  # tokenizers raises bare Exception for a corrupt file
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model.path: the tokenizer of {spec.path} cannot be read ({reason}): restore its files"
+        ) from None

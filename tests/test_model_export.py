@@ -1,0 +1,122 @@
+"""Exported adapters are PEFT's: PeftModel loads them and gives the same logits."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from cutlayer.errors import ModelError
+from cutlayer.model import export
+from cutlayer.model.export import load_adapter, save_adapter
+from cutlayer.model.lora import Segment
+from cutlayer.model.weights import load_model
+from tiny_models import (
+    CLASSES,
+    hugging_face,
+    inputs_of,
+    random_adapter,
+    settings,
+    unsplit_logits,
+    with_peft,
+    write,
+)
+
+BATCH = 3
+
+
+@pytest.mark.parametrize("side", ["both", "device", "server"])
+@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers", "bert"])
+def test_peft_loads_the_export_and_gives_the_same_logits(
+    tmp_path: Path, family: str, side: str
+) -> None:
+    from peft import PeftModel
+
+    path = write(tmp_path / "base", family)
+    model = load_model(settings(path, 1, {"side": side}), CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    inputs = inputs_of(model, BATCH)
+    with torch.no_grad():
+        expected = model(inputs, [Segment(adapter, BATCH)])
+        base = unsplit_logits(hugging_face(model), model, inputs)
+        folder = save_adapter(adapter, model, tmp_path / "adapter")
+        loaded = PeftModel.from_pretrained(hugging_face(model), folder).eval()
+        found = unsplit_logits(loaded, model, inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(base, expected, atol=1e-2)
+
+
+def test_keys_and_config_are_those_that_peft_writes(tmp_path: Path) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    with_peft(model, adapter).save_pretrained(tmp_path / "theirs")
+    save_adapter(adapter, model, tmp_path / "ours")
+    tensors = []
+    for name in ("ours", "theirs"):
+        with safe_open(tmp_path / name / export.WEIGHTS, framework="pt") as file:
+            tensors.append({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
+    ours, theirs = (
+        json.loads((tmp_path / name / export.CONFIG).read_text()) for name in ("ours", "theirs")
+    )
+    for key in ("peft_type", "r", "lora_alpha", "lora_dropout", "modules_to_save", "bias"):
+        assert ours[key] == theirs[key], key
+    assert sorted(ours["target_modules"]) == sorted(theirs["target_modules"])
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    model = load_model(settings(write(tmp_path / "base", "dinov2")), CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    found = load_adapter(save_adapter(adapter, model, tmp_path / "adapter"), model)
+    assert found.keys() == adapter.keys()
+    assert all(torch.equal(found[key], adapter[key]) for key in adapter)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "base", "vit")
+    model = load_model(settings(path), CLASSES, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter")
+    for change, message in (
+        ({"lora": {"rank": 2}}, "has shape"),
+        ({"lora": {"targets": ("k_proj",)}}, "lacks|has an unknown tensor"),
+        ({"lora": {"alpha": 7.0}}, r"model\.lora\.alpha: 7\.0 but"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_adapter(folder, load_model(settings(path, **change), CLASSES, 0))
+    with pytest.raises(ModelError, match="lacks"):
+        save_adapter({}, model, tmp_path / "empty")
+    assert not (tmp_path / "empty").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "no config"])
+def test_a_damaged_export_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter")
+    file = folder / export.WEIGHTS
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut short":
+        file.write_bytes(file.read_bytes()[:-10])
+    else:
+        (folder / export.CONFIG).unlink()
+    with pytest.raises(ModelError, match="adapter: ") as caught:
+        load_adapter(folder, model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_save_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_adapter(random_adapter(model, 1), model, folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

@@ -1,0 +1,141 @@
+"""Tiny random checkpoints of every family, and the unsplit PEFT models they are compared with."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutlayer.job import Lora, Model
+from cutlayer.model.cut import CutModel
+from cutlayer.model.families import FAMILIES
+from cutlayer.model.lora import Adapter
+
+CLASSES = 5
+DEPTH = 3
+VISION = {
+    "hidden_size": 24,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 3,
+    "image_size": 16,
+    "patch_size": 4,
+    "num_channels": 3,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "vit": {**VISION, "intermediate_size": 40},
+    "deit": {**VISION, "intermediate_size": 40},
+    "dinov2": {**VISION, "mlp_ratio": 2},
+    "dinov2_with_registers": {**VISION, "mlp_ratio": 2, "num_register_tokens": 3},
+    "bert": {
+        "vocab_size": 60,
+        "hidden_size": 24,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "max_position_embeddings": 20,
+    },
+}
+# DINOv2-giant's gated MLP, whose checkpoints need more than new names.
+SWIGLU = {"mlp_ratio": 2, "use_swiglu_ffn": True}
+
+
+def build(family: str, **overrides: Any) -> nn.Module:
+    """A Hugging Face classification model whose every tensor is random."""
+    names = FAMILIES[family]
+    package = importlib.import_module(names.module)
+    config = getattr(package, names.config)(**{**CONFIGS[family], **overrides})
+    config.num_labels = CLASSES
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = getattr(package, names.architecture)(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    return model.eval()
+
+
+def write(folder: Path, family: str, **overrides: Any) -> Path:
+    """A checkpoint folder of a tiny `family` model."""
+    build(family, **overrides).save_pretrained(folder)
+    return folder
+
+
+def settings(
+    path: Path | str, cut: int = 1, lora: dict[str, Any] | None = None, **more: Any
+) -> Model:
+    """The job's model section for a checkpoint."""
+    chosen = Lora(**{"rank": 4, "alpha": 6.0, **(lora or {})})
+    return Model(path=str(path), cut=cut, lora=chosen, **{"max_tokens": 12, **more})
+
+
+def random_adapter(model: CutModel, seed: int) -> Adapter:
+    """An adapter in training: no tensor of it is zero."""
+    adapter = model.new_adapter(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for key, value in adapter.items():
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
+        adapter[key] = (value + 0.1 * noise).to(value.dtype).requires_grad_(True)
+    return adapter
+
+
+def inputs_of(model: CutModel, batch: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random images, or random texts of different lengths, padded."""
+    spec = model.spec
+    generator = torch.Generator().manual_seed(seed)
+    if spec.modality == "image":
+        shape = (batch, spec.channels, spec.image_size, spec.image_size)
+        return {"pixel_values": torch.randn(shape, generator=generator).to(model.dtype)}
+    ids = torch.randint(1, spec.vocabulary, (batch, spec.max_tokens), generator=generator)
+    lengths = torch.randint(3, spec.max_tokens + 1, (batch,), generator=generator)
+    lengths[0] = spec.max_tokens
+    mask = (torch.arange(spec.max_tokens)[None] < lengths[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def labels_of(batch: int) -> Tensor:
+    """Labels that take every class in turn."""
+    return torch.arange(batch) % CLASSES
+
+
+def hugging_face(model: CutModel) -> nn.Module:
+    """The whole classification model by `from_pretrained`, as a user of PEFT has it."""
+    names = model.spec.parts
+    package = importlib.import_module(names.module)
+    architecture = getattr(package, names.architecture)
+    return architecture.from_pretrained(
+        model.spec.path, num_labels=model.spec.num_classes, dtype=model.dtype
+    ).eval()
+
+
+def with_peft(model: CutModel, adapter: Adapter) -> nn.Module:
+    """The unsplit PEFT model that holds the values of `adapter`."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=model.spec.lora.rank,
+        lora_alpha=model.spec.lora.alpha,
+        target_modules=list(model.spec.targets),
+        modules_to_save=["classifier"],
+    )
+    whole = get_peft_model(hugging_face(model), config)
+    named = dict(whole.named_parameters())
+    with torch.no_grad():
+        for key, value in adapter.items():
+            named[peft_name(key)].copy_(value)
+    return whole.eval()
+
+
+def peft_name(key: str) -> str:
+    """The parameter in a PeftModel that an adapter's key stands for."""
+    path, _, leaf = key.rpartition(".")
+    middle = "modules_to_save.default" if path == "classifier" else "default"
+    return f"base_model.model.{path}.{middle}.{leaf}"
+
+
+def unsplit_logits(whole: nn.Module, model: CutModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Logits of a whole Hugging Face model, which may need to be told to interpolate."""
+    more = {"interpolate_pos_encoding": True} if model.spec.parts.asks_to_interpolate else {}
+    return whole(**inputs, **more).logits
