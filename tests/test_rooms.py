@@ -8,10 +8,11 @@ import pytest
 import cutlayer
 
 ROOT = Path(cutlayer.__file__).parent
-BASE = {"errors", "seeds"}
+BASE = {"errors", "files", "seeds"}
 SETTINGS = BASE | {"methods", "job"}
 MAY_IMPORT = {
     "errors": set(),
+    "files": set(),
     "seeds": set(),
     "methods": BASE,
     "job": BASE | {"methods"},
@@ -19,6 +20,8 @@ MAY_IMPORT = {
     "wire": SETTINGS,
     "data": SETTINGS,
     "report": SETTINGS,
+    "world": SETTINGS,
+    "allocate": SETTINGS,
     "train": SETTINGS | {"model", "wire", "data"},
     "run": SETTINGS | {"model", "wire", "data", "report", "train"},
     "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run"},

@@ -97,8 +97,8 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            help="Methods, separated by commas, each with settings after it, as in "
-            "'sflora, tsflora tokens.keep=24 uplink.bits=4'."
+            help="Methods, separated by commas, each with settings after it and a label before "
+            "it if you like, as in 'sflora, small = tsflora tokens.keep=24 uplink.bits=4'."
         ),
     ] = "sflora, tsflora",
     settings: Settings = None,

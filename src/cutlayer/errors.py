@@ -17,9 +17,17 @@ class DataError(CutlayerError):
     """Data that cannot be found, read or divided."""
 
 
+class WorldError(CutlayerError):
+    """A fleet, a trace or a place that the simulated world cannot use."""
+
+
 class FrameError(CutlayerError):
     """Bytes that are not a frame, or not the frame that was due."""
 
 
 class RunError(CutlayerError):
     """A run that cannot go on: a folder that cannot be written, a loss that is not a number."""
+
+
+class AllocationError(CutlayerError):
+    """A round that no bandwidth, power, tokens, bits or cut can serve as asked."""

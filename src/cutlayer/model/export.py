@@ -1,13 +1,13 @@
 """Adapters on disk in PEFT's format, written and read without importing peft."""
 
 import json
-import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
+from cutlayer.files import write_atomically
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import HEAD, Adapter
 
@@ -42,8 +42,8 @@ def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    _write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     return folder
 
 
@@ -94,17 +94,3 @@ def _check(adapter: Adapter, model: CutModel, what: str) -> None:
 def _target_modules(model: CutModel) -> list[str]:
     """The job's own name endings if all that they take carries LoRA, else the full names."""
     return list(model.spec.targets if model.spec.lora.side == "both" else model.layers)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of `data` at `path`, or what was there before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutlayer.errors import RunError
+from cutlayer.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +39,10 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
-    """A figure that is written to `path`, whole or not at all, when the block ends."""
+    """A figure that is written to `path`, whole or not at all, when the block ends.
+
+    Raises OSError where it cannot be written.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -49,22 +51,16 @@ def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[
         yield figure
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(stream.getvalue())
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"the figure {path} cannot be written ({error.strerror}): free the space or name "
-            "another folder"
-        ) from None
+    write_atomically(path, stream.getvalue())
 
 
 def legend(figure: Figure) -> None:
-    """Below the axes, where it hides nothing."""
-    if any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
-        figure.legend(loc="outside lower center", ncols=3)
+    """Below the axes, where it hides nothing, in as many columns as the width holds."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    if labels:
+        # About 12 letters an inch; a line's sample takes the room of nine.
+        columns = int(12 * figure.get_figwidth() / (max(map(len, labels)) + 9))
+        figure.legend(loc="outside lower center", ncols=min(3, max(1, columns)))
 
 
 def plain_log(axes: Axes) -> None:

@@ -21,6 +21,7 @@ _SCALES: dict[Kind, tuple[float, str]] = {
     "ratio": (1.0, "x"),
 }
 MISSING = "-"
+_LABEL = 24
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,20 @@ def render(rows: Sequence[Row], columns: Sequence[Column], title: str | None = N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
-    for column in columns:
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=0)
+    grid = [_cells(rows, column) for column in columns]
+    for column, cells in zip(columns, grid, strict=True):
         left = column.kind == "text"
+        # Numbers and the words of headers stay whole; long texts may break.
+        words = column.header.split() + [cell[:_LABEL] if left else cell for cell in cells]
         table.add_column(
             Text(column.header),
             justify="left" if left else "right",
             vertical="bottom",
             overflow="fold",
+            width=max(map(len, words)),
         )
-    for line in zip(*(_cells(rows, column) for column in columns), strict=True):
+    for line in zip(*grid, strict=True):
         table.add_row(*(Text(cell) for cell in line))
     return table
 

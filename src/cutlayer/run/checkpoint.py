@@ -1,18 +1,16 @@
-"""Files that are whole or not there: atomic writes, and the state a run resumes from."""
+"""The state a run resumes from, and what is said when its folder cannot be written."""
 
 import errno
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import RunError
+from cutlayer.files import write_atomically
 from cutlayer.model.lora import Adapter
 
 _GLOBAL = "global"
@@ -33,20 +31,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise RunError(
             f"run folder: cannot write in {folder} ({reason}): give another folder with --out"
         ) from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 @dataclass
@@ -92,8 +76,3 @@ def load_state(path: Path) -> State:
         ) from None
     adapter = owners.pop(_GLOBAL)
     return State(rounds, adapter, {int(owner): kept for owner, kept in owners.items()})
-
-
-def same_adapter(one: Adapter, other: Adapter) -> bool:
-    """Whether two adapters are equal bit for bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

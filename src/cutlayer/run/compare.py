@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer import methods
 from cutlayer.errors import JobError, RunError
+from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import ModelSpec
 from cutlayer.report import plots, tables
 from cutlayer.report.tables import Column
-from cutlayer.run.checkpoint import write_atomically, writing
+from cutlayer.run.checkpoint import writing
 from cutlayer.run.costs import round_costs
 from cutlayer.run.progress import Progress
 from cutlayer.run.setup import load_parts
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 COLUMNS = (
     Column("method", "method", "text"),
     Column("accuracy", "accuracy", "percent"),
-    Column("through_cut", "through the cut", "percent"),
+    Column("through_cut", "through cut", "percent"),
     Column("up", "up a round", "bytes"),
     Column("down", "down a round", "bytes"),
     Column("total", "total", "bytes"),
-    Column("ratio", "against sflora", "ratio"),
+    Column("ratio", "saving", "ratio"),
     Column("memory", "device memory", "bytes"),
     Column("device_flops", "device a round", "flops"),
     Column("server_flops", "server a round", "flops"),
 )
 NOTES = """\
 accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
-through the cut: of device and server together, with the method's tokens and bits.
+through cut: of device and server together, with the method's tokens and bits.
 up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
-against sflora: bytes of sflora at 32 bits over this method's, both measured in this comparison.
+saving: bytes of sflora at 32 bits over this method's, both measured in this comparison.
 device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
 """
 
@@ -51,25 +52,39 @@ class Entry:
 
 
 def entries(job: Job, texts: Sequence[str]) -> list[Entry]:
-    """The jobs of `name field=value ...` texts, as in `tsflora tokens.keep=24 uplink.bits=4`.
+    """The jobs of texts such as `tsflora tokens.keep=24 uplink.bits=4`: a name and settings.
 
-    A method that the job itself names keeps the job's settings of it. Raises JobError.
+    `label = name ...` gives a line a label of its own. A method that the job itself names keeps
+    the job's settings of it. Raises JobError.
     """
     found = []
     for text in texts:
-        name, *settings = text.split()
+        if not text.strip():
+            raise JobError(
+                "--methods: a name is missing: separate names by single commas, as in "
+                "'sflora, tsflora'"
+            )
+        label, name, *settings = _words(text)
         if name == job.method.name:
             entry = job
         else:
             methods.find(name)  # an unknown name is refused before anything runs
             entry = change_job(job, [f"method={name}"])
         entry = change_job(entry, [f"method.{setting}" for setting in settings])
-        found.append(Entry(text.strip(), entry))
+        found.append(Entry(label, entry))
     labels = [entry.label for entry in found]
     for label in labels:
         if labels.count(label) > 1:
             raise JobError(f"--methods: {label!r} stands there twice: name each method once")
     return found
+
+
+def _words(text: str) -> list[str]:
+    """The label, the name and the settings of one method's text."""
+    words = text.split()
+    if len(words) > 2 and words[1] == "=":
+        return [words[0], *words[2:]]
+    return [" ".join(words), *words]
 
 
 @dataclass(frozen=True)
@@ -82,8 +97,8 @@ class Comparison:
     rows: list[dict[str, Any]]
 
     def table(self) -> "Table":
-        """The table for a terminal."""
-        return tables.render(self.rows, COLUMNS)
+        """The table for a terminal of 80 columns; comparison.md has a column more."""
+        return tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"])
 
     def where(self) -> list[str]:
         """Where everything lies, a line each."""

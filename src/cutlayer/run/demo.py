@@ -9,7 +9,7 @@ from cutlayer.run.progress import Progress
 METHODS = (
     "sflora",
     "tsflora",
-    "tsflora tokens.keep=24 uplink.bits=4 downlink.bits=4",
+    "tsflora-24x4 = tsflora tokens.keep=24 uplink.bits=4 downlink.bits=4",
 )
 
 
@@ -18,8 +18,8 @@ def demo_job(seed: int = 0) -> Job:
     return make_job(
         {
             "seed": seed,
-            "data": {"train_samples": 2000, "partition": {"alpha": 0.3, "min_samples": 16}},
-            "training": {"rounds": 4},
+            "data": {"train_samples": 1500, "partition": {"alpha": 0.3, "min_samples": 16}},
+            "training": {"rounds": 4, "batch_size": 8, "lr": 3e-3},
         }
     )
 

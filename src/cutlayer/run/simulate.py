@@ -1,18 +1,20 @@
 """A job on one machine: every device and the server in one process, resumable after any stop."""
 
 import datetime
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cutlayer.errors import RunError
+from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
 from cutlayer.report import plots
 from cutlayer.report.record import FILE, Row, read_rows
-from cutlayer.run.checkpoint import State, load_state, save_state, write_atomically, writing
+from cutlayer.run.checkpoint import State, load_state, save_state, writing
 from cutlayer.run.progress import Progress, Silent
 from cutlayer.run.setup import (
     Parts,
@@ -233,6 +235,8 @@ def _export(folder: Path, job: Job, parts: Parts, state: State) -> None:
 def _append(path: Path, row: Row) -> None:
     with path.open("a") as file:
         file.write(row.to_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
