@@ -1,9 +1,14 @@
 """Random numbers that belong to a thing (device, round, purpose), not to the order of execution."""
 
+from __future__ import annotations
+
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *key: int | str) -> int:
@@ -20,4 +25,6 @@ def numpy_rng(seed: int, *key: int | str) -> np.random.Generator:
 
 def torch_rng(seed: int, *key: int | str) -> torch.Generator:
     """A CPU torch generator for `(seed, *key)`."""
+    import torch  # takes seconds; planning needs no tensors
+
     return torch.Generator().manual_seed(derive(seed, *key))

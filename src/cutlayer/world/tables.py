@@ -1,0 +1,98 @@
+"""Tables of numbers from CSV files, refused with the row and the column that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cutlayer.errors import WorldError
+from cutlayer.world.units import Array, Flags
+
+MAX_FILE_BYTES = 512 * 2**20
+"""Larger traces are refused: they are read into memory whole."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of finite numbers [rows] and the line of the file each row came from."""
+
+    where: str
+    columns: dict[str, Array]
+    lines: list[int]
+
+    def refuse(self, column: str, bad: Flags, remedy: str) -> None:
+        """Raise WorldError for the first row where `bad` is set, if there is one."""
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise WorldError(
+                f"{self.where}, line {self.lines[row]}: {column} is "
+                f"{self.columns[column][row]:g}: {remedy}"
+            )
+
+
+def read_table(path: str | Path, wanted: Sequence[str], field: str) -> Table:
+    """The `wanted` columns of a CSV file with a header line; others are ignored.
+
+    field: the job's field that names the file, for messages. Raises WorldError for a file that
+    cannot be read, a missing column, no rows, or a value that is not a finite number.
+    """
+    file = checked_file(path, field)
+    where = f"{field}: {file.name}"
+    rows: list[list[float]] = []
+    lines: list[int] = []
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream)
+            header = [name.strip() for name in next(reader, [])]
+            missing = [name for name in wanted if name not in header]
+            if missing:
+                raise WorldError(
+                    f"{where} has no column {missing[0]}: its first line must name the columns "
+                    f"{', '.join(wanted)}"
+                )
+            places = [header.index(name) for name in wanted]
+            for cells in reader:
+                if not cells:
+                    continue
+                rows.append(_numbers(cells, places, wanted, f"{where}, line {reader.line_num}"))
+                lines.append(reader.line_num)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise WorldError(f"{where} cannot be read ({error}): give a CSV text file") from None
+    if not rows:
+        raise WorldError(f"{where} has no rows below its header: add at least one")
+    values = np.array(rows, dtype=np.float64)
+    columns = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(wanted)}
+    return Table(where, columns, lines)
+
+
+def checked_file(path: str | Path, field: str) -> Path:
+    """The path of a file that exists and is not too large. Raises WorldError."""
+    file = Path(path)
+    if not file.is_file():
+        raise WorldError(f"{field}: there is no file {file}: give the path of one")
+    size = file.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise WorldError(
+            f"{field}: {file.name} has {size / 2**20:.0f} MiB, more than the "
+            f"{MAX_FILE_BYTES // 2**20} that are read: cut it or write fewer steps a second"
+        )
+    return file
+
+
+def _numbers(cells: list[str], places: list[int], wanted: Sequence[str], where: str) -> list[float]:
+    numbers = []
+    for place, name in zip(places, wanted, strict=True):
+        text = cells[place].strip() if place < len(cells) else ""
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise WorldError(f"{where}: {name} is {text!r}: write a finite number")
+        numbers.append(number)
+    return numbers

@@ -1,0 +1,133 @@
+"""What a round takes and when it happened: durations in, a timeline out, all in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.errors import WorldError
+from cutlayer.world.units import Array, Flags, Indices, array
+
+Stage = Literal[
+    "broadcast", "forward", "uplink", "server", "downlink", "backward", "upload", "aggregation"
+]
+STAGES: tuple[Stage, ...] = (
+    "broadcast", "forward", "uplink", "server", "downlink", "backward", "upload", "aggregation",
+)  # fmt: skip
+STEP_STAGES: tuple[Stage, ...] = ("forward", "uplink", "server", "downlink", "backward")
+
+
+@dataclass(frozen=True)
+class Durations:
+    """What each stage takes on each of M devices, arrays [M] in seconds.
+
+    forward_s to backward_s are of one step; upload_s is the adapter's. steps: int [M], 1 or more.
+    one_way: no gradient returns, and downlink and backward do not take place.
+    Infinity means never (a rate of 0). Build it with `durations`.
+    """
+
+    broadcast_s: Array
+    forward_s: Array
+    uplink_s: Array
+    server_s: Array
+    downlink_s: Array
+    backward_s: Array
+    upload_s: Array
+    steps: Indices
+    aggregation_s: float
+    one_way: bool
+
+
+class Span(NamedTuple):
+    """One stage of one device, for pictures."""
+
+    stage: Stage
+    step: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A round of M devices.
+
+    start_s, end_s: by stage, [S, M] for the five stages of a step (S: most steps of any device)
+    and [1, M] for broadcast, upload and aggregation; NaN where a stage did not take place.
+    finish_s: [M] when all of a device's part had arrived and was computed; infinite for never.
+    late: [M] finished after the deadline, or never: not part of the aggregate.
+    duration_s: of the round, aggregation included. The server waits for the last device; with
+    late ones, until the deadline (without a deadline: for ever).
+    """
+
+    start_s: dict[Stage, Array]
+    end_s: dict[Stage, Array]
+    finish_s: Array
+    late: Flags
+    duration_s: float
+
+    def busy_s(self, stage: Stage) -> Array:
+        """Seconds each device spent in a stage, all steps together [M]."""
+        with np.errstate(invalid="ignore"):  # a stage that never starts never ends
+            return array(np.nansum(self.end_s[stage] - self.start_s[stage], axis=0))
+
+    def spans(self, device: int) -> list[Span]:
+        """The stages of a device that took place and took time, by start."""
+        found = [
+            Span(stage, step, float(start), float(end))
+            for stage in STAGES
+            for step, (start, end) in enumerate(
+                zip(self.start_s[stage][:, device], self.end_s[stage][:, device], strict=True)
+            )
+            if end > start
+        ]
+        return sorted(found, key=lambda span: (span.start_s, span.end_s))
+
+
+def durations(
+    devices: int,
+    *,
+    broadcast_s: npt.ArrayLike = 0.0,
+    forward_s: npt.ArrayLike = 0.0,
+    uplink_s: npt.ArrayLike = 0.0,
+    server_s: npt.ArrayLike = 0.0,
+    downlink_s: npt.ArrayLike = 0.0,
+    backward_s: npt.ArrayLike = 0.0,
+    upload_s: npt.ArrayLike = 0.0,
+    steps: npt.ArrayLike = 1,
+    aggregation_s: float = 0.0,
+    one_way: bool = False,
+) -> Durations:
+    """Durations of M devices from arrays [M] or one number for all; left out: takes no time.
+
+    Raises WorldError for a negative or undefined duration, and for a device without a step.
+    """
+    given = {
+        "broadcast_s": broadcast_s, "forward_s": forward_s, "uplink_s": uplink_s,
+        "server_s": server_s, "downlink_s": downlink_s, "backward_s": backward_s,
+        "upload_s": upload_s, "aggregation_s": np.full(devices, aggregation_s),
+    }  # fmt: skip
+    arrays = {}
+    for name, value in given.items():
+        spread = np.broadcast_to(array(value), (devices,))
+        bad = ~(spread >= 0)
+        if bad.any():
+            device = int(np.argmax(bad))
+            raise WorldError(
+                f"clock: {name} of device {device} is {spread[device]:g}: durations are 0 or more"
+            )
+        arrays[name] = spread
+    del arrays["aggregation_s"]
+    counts = np.broadcast_to(np.asarray(steps, dtype=np.int64), (devices,))
+    if (counts < 1).any():
+        device = int(np.argmax(counts < 1))
+        raise WorldError(
+            f"clock: device {device} has {counts[device]} steps: leave devices without data out"
+        )
+    if one_way and (arrays["downlink_s"].any() or arrays["backward_s"].any()):
+        raise WorldError(
+            "clock: downlink_s and backward_s take time in a one-way round: set them to 0"
+        )
+    return Durations(**arrays, steps=counts, aggregation_s=aggregation_s, one_way=one_way)

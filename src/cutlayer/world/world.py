@@ -1,0 +1,200 @@
+"""One round's world: where every device is, what its radio carries, how long it stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.errors import WorldError
+from cutlayer.seeds import numpy_rng
+from cutlayer.world import channel, mobility, pathloss
+from cutlayer.world.fleet import Fleet, make_fleet
+from cutlayer.world.settings import WorldSettings
+from cutlayer.world.traces import read_positions, read_rates
+from cutlayer.world.units import Array, Flags, array, ratio
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """M devices in one round; arrays [M].
+
+    x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: time left in coverage,
+    infinite at rest, 0 outside. line_of_sight: always set for log-distance. path_loss_db: without
+    shadowing. gain_up, gain_down: h, received over sent power: path loss, shadowing, antennas and
+    fading. uplink_bps, downlink_bps: at power_max_w and server_power_w if the bandwidth is split
+    equally, or the trace's.
+    """
+
+    x_m: Array
+    y_m: Array
+    distance_m: Array
+    speed_mps: Array
+    in_coverage: Flags
+    stay_s: Array
+    line_of_sight: Flags
+    path_loss_db: Array
+    shadowing_db: Array
+    gain_up: Array
+    gain_down: Array
+    uplink_bps: Array
+    downlink_bps: Array
+
+    def take(self, indices: npt.ArrayLike) -> WorldState:
+        """The devices at `indices`, in that order."""
+        return WorldState(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+
+class World:
+    """The world of a run: fleet, movement and radio, drawn from `seed`.
+
+    devices: M. The same settings, devices, seed, round and time give the same state, in any
+    order of asking. Files are read here; raises WorldError for what cannot be used.
+    """
+
+    def __init__(self, settings: WorldSettings, devices: int, seed: int) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.fleet: Fleet = make_fleet(settings.fleet, devices, seed)
+        self.radio = channel.Radio(
+            noise_w_per_hz=channel.noise_w_per_hz(
+                settings.noise_dbm_per_hz, settings.noise_figure_db
+            ),
+            snr_gap=float(ratio(settings.snr_gap_db)),
+            max_bps_per_hz=settings.max_bps_per_hz,
+        )
+        move = settings.mobility
+        self._highway = (
+            mobility.make_highway(move, devices, seed) if move.kind == "highway" else None
+        )
+        self._positions = read_positions(move.path, devices) if move.path else None
+        self._rates = read_rates(settings.rates_path, devices) if settings.rates_path else None
+
+    def state(self, round: int, time_s: float, sharing: int | None = None) -> WorldState:
+        """The world in `round`, which starts at `time_s` of virtual time.
+
+        sharing: devices that split the bandwidth equally; None: those in coverage. Fading belongs
+        to the round; shadowing and line of sight to settings.shadowing_rounds rounds; places to
+        the time. Raises WorldError when a trace does not reach that time.
+        """
+        settings, devices = self.settings, self.fleet.devices
+        motion = self._motion(round, time_s)
+        distance = np.hypot(motion.x_m, motion.y_m)
+        covered = motion.present & (distance <= settings.coverage_m)
+        clear = self._line_of_sight(round, distance)
+        loss = self._path_loss_db(distance, clear)
+        shadow = self._shadowing_db(round, clear)
+        antennas = settings.server_gain_dbi + settings.device_gain_dbi
+        gain_up = channel.power_gain(loss + shadow, antennas, self._fading(round, "up"))
+        gain_down = gain_up
+        if not settings.reciprocal:
+            gain_down = channel.power_gain(loss + shadow, antennas, self._fading(round, "down"))
+        if self._rates is not None:
+            uplink, downlink = self._rates.at(time_s)
+        else:
+            among = int(covered.sum()) if sharing is None else sharing
+            share = settings.bandwidth_hz / max(among, 1)
+            uplink = self.radio.rate_bps(share, self.fleet.power_max_w, gain_up)
+            # The server splits its power as it splits the band.
+            power = settings.server_power_w / max(among, 1)
+            downlink = self.radio.rate_bps(share, power, gain_down)
+        return WorldState(
+            x_m=motion.x_m,
+            y_m=motion.y_m,
+            distance_m=distance,
+            speed_mps=motion.speed_mps,
+            in_coverage=covered,
+            stay_s=np.where(covered, self._stay_s(motion, distance), 0.0),
+            line_of_sight=clear,
+            path_loss_db=loss,
+            shadowing_db=shadow,
+            gain_up=gain_up,
+            gain_down=gain_down,
+            uplink_bps=uplink,
+            downlink_bps=np.broadcast_to(downlink, (devices,)),
+        )
+
+    def check_coverage(self, state: WorldState, cohort: npt.ArrayLike) -> None:
+        """Raise WorldError for the first device of `cohort` that is out of coverage."""
+        for device in np.asarray(cohort, dtype=np.int64):
+            if not state.in_coverage[device]:
+                raise WorldError(
+                    f"device {device} is {state.distance_m[device]:.0f} m from the server, or not "
+                    f"on the road, and world.coverage_m is {self.settings.coverage_m:g}: widen "
+                    "the coverage or leave the device out"
+                )
+
+    def _motion(self, round: int, time_s: float) -> mobility.Motion:
+        settings = self.settings
+        if self._highway is not None:
+            return self._highway.at(time_s)
+        if self._positions is not None:
+            move = settings.mobility
+            there = self._positions.at(time_s + move.start_s)
+            return there.seen_from(move.server_x_m, move.server_y_m)
+        if settings.mobility.kind == "redraw":
+            return mobility.redrawn(
+                settings.fleet, settings.mobility, self.fleet.devices, self.seed, round
+            )
+        return mobility.standing(self.fleet)
+
+    def _stay_s(self, motion: mobility.Motion, distance: Array) -> Array:
+        settings = self.settings
+        if settings.mobility.stay == "radial":
+            stay = mobility.radial_stay_s(distance, motion.speed_mps, settings.coverage_m)
+        else:
+            stay = mobility.straight_stay_s(motion, settings.coverage_m)
+        return stay if settings.max_stay_s is None else np.minimum(stay, settings.max_stay_s)
+
+    def _line_of_sight(self, round: int, distance: Array) -> Flags:
+        settings = self.settings
+        if settings.path_loss == "log-distance" or settings.line_of_sight == "always":
+            return np.ones(len(distance), dtype=bool)
+        if settings.line_of_sight == "never":
+            return np.zeros(len(distance), dtype=bool)
+        # One number a device and block: who comes nearer can only gain its line of sight.
+        part = numpy_rng(self.seed, self._block(round), "line of sight").random(len(distance))
+        return part < pathloss.line_of_sight_probability(settings.path_loss, distance)
+
+    def _path_loss_db(self, distance: Array, clear: Flags) -> Array:
+        settings = self.settings
+        if settings.path_loss == "log-distance":
+            return pathloss.log_distance_db(
+                distance,
+                settings.carrier_hz,
+                settings.exponent,
+                settings.reference_m,
+                settings.reference_loss_db,
+            )
+        return pathloss.urban_db(
+            settings.path_loss,
+            distance,
+            clear,
+            settings.carrier_hz,
+            settings.server_height_m,
+            settings.device_height_m,
+        )
+
+    def _shadowing_db(self, round: int, clear: Flags) -> Array:
+        settings = self.settings
+        std = array(settings.shadowing_db or 0.0)
+        if settings.shadowing_db is None and settings.path_loss != "log-distance":
+            std = pathloss.shadowing_std_db(settings.path_loss, clear)
+        if not std.any():
+            return np.zeros(len(clear))
+        rng = numpy_rng(self.seed, self._block(round), "shadowing")
+        return std * rng.standard_normal(len(clear))
+
+    def _fading(self, round: int, way: str) -> Array:
+        settings, devices = self.settings, self.fleet.devices
+        rng = numpy_rng(self.seed, round, "fading", way)
+        if settings.fading == "rayleigh":
+            return channel.rayleigh(rng, devices)
+        if settings.fading == "rician":
+            return channel.rician(rng, devices, settings.rician_k_db)
+        return np.ones(devices)
+
+    def _block(self, round: int) -> int:
+        rounds = self.settings.shadowing_rounds
+        return 0 if rounds is None else round // rounds

@@ -1,0 +1,217 @@
+"""Stages of a round start and end when they would on real devices."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cutlayer.errors import WorldError
+from cutlayer.world.clock import parallel, sequential
+from cutlayer.world.timeline import STAGES, STEP_STAGES, durations
+
+
+def test_one_step_of_one_device_is_the_sum_of_its_stages():
+    times = durations(
+        1, broadcast_s=1, forward_s=2, uplink_s=3, server_s=4, downlink_s=5, backward_s=6,
+        upload_s=7, aggregation_s=8,
+    )  # fmt: skip
+    for line in (parallel(times), sequential(times), parallel(times, "pooled")):
+        spans = line.spans(0)
+        assert [span.stage for span in spans] == list(STAGES)
+        assert [span.start_s for span in spans] == [0, 1, 3, 6, 10, 15, 21, 28]
+        assert line.duration_s == 36
+        assert line.finish_s.tolist() == [28]
+
+
+def test_side_by_side_a_round_lasts_as_long_as_its_slowest_device():
+    times = durations(3, forward_s=[1, 5, 2], uplink_s=1, downlink_s=1, backward_s=[2, 1, 1])
+    line = parallel(times)
+    assert line.finish_s.tolist() == [5, 8, 5]
+    assert line.duration_s == 8
+
+
+def test_one_after_another_a_round_lasts_as_long_as_all_together():
+    times = durations(
+        2, broadcast_s=1, forward_s=[1, 5], uplink_s=1, server_s=2, upload_s=3, steps=[2, 1]
+    )
+    line = sequential(times)
+    assert line.finish_s.tolist() == [1 + 2 * 4 + 3, 12 + 1 + 8 + 3]
+    assert line.start_s["broadcast"][0].tolist() == [0, 12]
+    assert line.duration_s == 24
+
+
+def test_a_queue_serves_in_order_of_arrival():
+    times = durations(3, uplink_s=[3, 1, 2], server_s=[10, 5, 1], downlink_s=1)
+    line = parallel(times, "fifo")
+    assert line.start_s["server"][0].tolist() == [7, 1, 6]
+    assert line.finish_s.tolist() == [18, 7, 8]
+
+
+def test_a_pool_waits_for_the_last_and_works_for_all_at_once():
+    times = durations(2, uplink_s=[1, 4], server_s=[2, 3], steps=[2, 1])
+    line = parallel(times, "pooled")
+    assert line.start_s["server"][:, 0].tolist() == [4, 10]  # second step: device 0 alone
+    assert line.end_s["server"][:, 0].tolist() == [9, 12]
+    assert math.isnan(line.start_s["server"][1, 1])
+
+
+def test_an_unlimited_server_makes_nobody_wait():
+    times = durations(2, uplink_s=[1, 1], server_s=[2, 3])
+    assert parallel(times, "unlimited").finish_s.tolist() == [3, 4]
+
+
+def test_one_way_devices_compute_while_they_send():
+    times = durations(1, forward_s=2, uplink_s=3, steps=3, one_way=True)
+    line = parallel(times)
+    assert line.start_s["forward"][:, 0].tolist() == [0, 2, 4]
+    assert line.start_s["uplink"][:, 0].tolist() == [2, 5, 8]
+    assert line.finish_s.tolist() == [11]
+    assert np.isnan(line.start_s["backward"]).all()
+    assert line.busy_s("uplink").tolist() == [9]
+
+
+def test_one_way_with_one_step_is_st_sfloras_delay():
+    broadcast, forward, uplink = 0.5, np.array([1.0, 2.0]), np.array([4.0, 1.0])
+    times = durations(2, broadcast_s=broadcast, forward_s=forward, uplink_s=uplink, one_way=True)
+    assert parallel(times).duration_s == (broadcast + forward + uplink).max()
+
+
+def test_a_deadline_marks_the_late_and_ends_the_round():
+    times = durations(3, forward_s=[1, 5, 9], aggregation_s=1)
+    line = parallel(times, deadline_s=6)
+    assert line.late.tolist() == [False, False, True]
+    assert line.duration_s == 7
+    assert math.isnan(line.start_s["aggregation"][0, 2])
+    assert parallel(times, deadline_s=9).late.any() == False  # noqa: E712
+    assert parallel(times, deadline_s=30).duration_s == 10
+
+
+def test_a_pool_does_not_wait_for_those_who_cannot_make_the_deadline():
+    times = durations(2, uplink_s=[1, 50], server_s=1, steps=2)
+    line = parallel(times, "pooled", deadline_s=10)
+    assert line.late.tolist() == [False, True]
+    assert line.finish_s[0] == 4
+    # The one left out sends its first batch and gets no answer to go on with.
+    assert [span.stage for span in line.spans(1)] == ["uplink"]
+    assert np.isnan(line.start_s["forward"][1, 1])
+
+
+@pytest.mark.parametrize("server", ["fifo", "pooled", "unlimited"])
+@pytest.mark.parametrize("one_way", [True, False])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_device_without_a_link_is_late_and_holds_nobody_up(server, one_way, steps):
+    times = durations(2, uplink_s=[math.inf, 1], server_s=1, steps=steps, one_way=one_way)
+    line = parallel(times, server, deadline_s=20)
+    assert line.late.tolist() == [True, False]
+    assert line.finish_s[1] < 10
+    assert line.duration_s == 20
+    assert math.isinf(parallel(times, server).duration_s)
+    assert sequential(times, deadline_s=20).late.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"uplink_s": [1, -1]}, "uplink_s of device 1 is -1"),
+        ({"server_s": math.nan}, "server_s of device 0 is nan"),
+        ({"aggregation_s": -2}, "aggregation_s of device 0 is -2"),
+        ({"steps": [1, 0]}, "device 1 has 0 steps"),
+        ({"backward_s": 1, "one_way": True}, "one-way round"),
+    ],
+)
+def test_impossible_durations_are_refused(values, message):
+    with pytest.raises(WorldError, match=message):
+        durations(2, **values)
+
+
+def simulate(times, server):
+    """Finish times by an event loop with no cleverness: always the earliest possible start."""
+    count = len(times.steps)
+    device = times.broadcast_s.astype(float).tolist()  # the device's processor is free
+    radio = list(device)
+    chain = [0.0] * count  # the last batch of this device was served
+    jobs = []
+    for m in range(count):
+        for step in range(times.steps[m] if times.one_way else 1):
+            device[m] += times.forward_s[m]
+            radio[m] = max(device[m], radio[m]) + times.uplink_s[m]
+            jobs.append((radio[m], step, m))
+    free, finish = 0.0, [0.0] * count
+    while jobs:
+        jobs.sort()
+        arrived, step, m = jobs.pop(0)
+        start = max(arrived, free) if server == "fifo" else max(arrived, chain[m])
+        end = start + times.server_s[m]
+        free = chain[m] = end
+        if times.one_way:
+            finish[m] = end
+            continue
+        ready = end + times.downlink_s[m] + times.backward_s[m]
+        if step + 1 < times.steps[m]:
+            jobs.append((ready + times.forward_s[m] + times.uplink_s[m], step + 1, m))
+        finish[m] = ready
+    sent = radio if times.one_way else finish
+    return np.maximum(finish, np.array(sent) + times.upload_s)
+
+
+tenths = st.integers(0, 40).map(lambda n: n / 8)  # exact in binary: no rounding to forgive
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.data(),
+    count=st.integers(1, 6),
+    one_way=st.booleans(),
+    most=st.integers(1, 4),
+    server=st.sampled_from(["fifo", "unlimited"]),
+)
+def test_a_timeline_is_that_of_an_event_by_event_simulation(data, count, one_way, most, server):
+    def draw():
+        return data.draw(st.lists(tenths, min_size=count, max_size=count))
+
+    back = [0.0] * count if one_way else None
+    times = durations(
+        count, broadcast_s=draw(), forward_s=draw(), uplink_s=draw(), server_s=draw(),
+        downlink_s=back or draw(), backward_s=back or draw(), upload_s=draw(),
+        steps=data.draw(st.lists(st.integers(1, most), min_size=count, max_size=count)),
+        one_way=one_way,
+    )  # fmt: skip
+    line = parallel(times, server)
+    assert line.finish_s.tolist() == simulate(times, server).tolist()
+    check_order(times, line)
+    check_order(times, parallel(times, "pooled"))
+    check_order(times, sequential(times))
+
+
+def check_order(times, line):
+    """Stages last as long as they should, none starts before what it needs has ended."""
+    stages = STEP_STAGES[:3] if times.one_way else STEP_STAGES
+    for m, steps in enumerate(times.steps):
+        begun = line.end_s["broadcast"][0, m]
+        free = dict.fromkeys(stages, begun)  # a device's every part does one thing at a time
+        for step in range(steps):
+            ready = begun if times.one_way else max(free.values())
+            for stage in stages:
+                assert line.start_s[stage][step, m] >= max(ready, free[stage])
+                ready = free[stage] = line.end_s[stage][step, m]
+        last = free["uplink"] if times.one_way else ready
+        assert line.start_s["upload"][0, m] >= last
+        for stage in stages:
+            assert np.isnan(line.start_s[stage][steps:, m]).all()
+            if stage != "server":
+                takes = steps * getattr(times, f"{stage}_s")[m]
+                assert line.busy_s(stage)[m] == pytest.approx(takes)
+    assert line.duration_s == line.finish_s.max()
+    assert not line.late.any()
+
+
+def test_a_queue_of_a_hundred_thousand_is_served_one_by_one():
+    rng = np.random.default_rng(0)
+    times = durations(100_000, uplink_s=rng.random(100_000), server_s=rng.random(100_000) / 1e5)
+    line = parallel(times)
+    order = np.argsort(line.start_s["server"][0])
+    starts, ends = line.start_s["server"][0][order], line.end_s["server"][0][order]
+    assert (starts[1:] >= ends[:-1] - 1e-9).all()
+    assert (starts >= line.end_s["uplink"][0][order]).all()
