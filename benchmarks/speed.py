@@ -67,7 +67,7 @@ def one_round(job: Job, parts: Parts, round: int) -> Timing:
             device.adapter = first_adapter(job, parts.model)
     result = train_round(job, round, devices, server)
     seconds = sum(result.watch.seconds.values())
-    return Timing(result.samples / seconds, result.watch.seconds.get("wire", 0.0) / seconds)
+    return Timing(sum(result.samples.values()) / seconds, result.watch.seconds.get("wire", 0.0) / seconds)
 
 
 def measure(job: Job, rounds: int) -> list[dict]:

@@ -1,7 +1,6 @@
 """Speed and size of the wire: MB/s encoded and decoded by setting, on shapes of training steps.
 
-Run `python benchmarks/wire.py [--threads N]`. MB are those of the float32 tensor, 4 B T D / 10^6;
-times are medians. A step's wire time is encode + decode of the activations and of the gradient.
+python benchmarks/wire.py [--threads N] [--write]
 """
 
 import argparse
@@ -9,34 +8,77 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from cutlayer.methods.spec import Quantizer
+from cutlayer.report import tables
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from environment import describe
 
 SHAPES = ((32, 50, 384), (32, 50, 128), (16, 50, 128))
+
+
+REPORTS = Path(__file__).parent / "reports"
+COLUMNS = (
+    tables.Column("bits", "bits", "count"),
+    tables.Column("levels", "levels", "text"),
+    tables.Column("rounding", "rounding", "text"),
+    tables.Column("rotate", "rotated", "text"),
+    tables.Column("entropy", "entropy", "text"),
+    tables.Column("encode", "encode MB/s"),
+    tables.Column("decode", "decode MB/s"),
+    tables.Column("milliseconds", "both, ms"),
+    tables.Column("ratio", "smaller", "ratio"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1, help="torch's CPU threads")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of each setting")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/reports/wire.md")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    text = TEXT.format(environment=describe(), **vars(options))
     for shape in SHAPES:
-        message = batch(*shape)
-        megabytes = 4 * message.hidden.numel() / 1e6
-        print(f"\n{list(shape)}, {megabytes:.2f} MB, {arguments.threads} thread(s)")
-        print("bits levels   rounding   rotate entropy  enc MB/s  dec MB/s  enc+dec ms   smaller")
-        for quantizer in settings():
-            encode, decode, size = measure(message, quantizer, arguments.repeats)
-            print(
-                f"{quantizer.bits:4} {quantizer.levels:8} {quantizer.rounding:10} "
-                f"{'yes' if quantizer.rotate else 'no':6} {quantizer.entropy:7} "
-                f"{megabytes / encode:9.0f} {megabytes / decode:9.0f} "
-                f"{1e3 * (encode + decode):11.2f} {1e6 * megabytes / size:8.2f}x"
-            )
+        rows = [row(batch(*shape), quantizer, options.repeats) for quantizer in settings()]
+        text += f"\n## {list(shape)}\n\n{tables.markdown(rows, COLUMNS)}"
+    print(text)
+    if options.write:
+        REPORTS.mkdir(exist_ok=True)
+        (REPORTS / "wire.md").write_text(text)
+
+
+TEXT = """\
+# Speed and size of the wire
+
+{environment}
+
+Activations [B, T, D] of a batch, with outlier channels as pretrained transformers have them,
+encoded to frames and decoded, {threads} thread(s), medians of {repeats} calls. MB are those of the
+float32 tensor; *smaller*: float32 bytes over the frame's, headers and labels included. A training
+step encodes and decodes twice: activations up, gradients down.
+
+    python benchmarks/wire.py --threads {threads} --repeats {repeats} --write
+"""
+
+
+def row(message: ActivationsMessage, quantizer: Quantizer, repeats: int) -> dict:
+    megabytes = 4 * message.hidden.numel() / 1e6
+    encode, decode, size = measure(message, quantizer, repeats)
+    return {
+        "bits": quantizer.bits,
+        "levels": quantizer.levels if quantizer.bits <= 8 else None,
+        "rounding": quantizer.rounding if quantizer.bits <= 8 else None,
+        "rotate": "yes" if quantizer.rotate else "no",
+        "entropy": quantizer.entropy,
+        "encode": megabytes / encode,
+        "decode": megabytes / decode,
+        "milliseconds": 1e3 * (encode + decode),
+        "ratio": 1e6 * megabytes / size,
+    }
 
 
 def batch(B: int, T: int, D: int) -> ActivationsMessage:

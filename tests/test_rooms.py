@@ -15,15 +15,15 @@ MAY_IMPORT = {
     "files": set(),
     "seeds": set(),
     "methods": BASE,
-    "job": BASE | {"methods"},
+    "job": BASE | {"methods", "world"},
     "model": SETTINGS,
     "wire": SETTINGS,
     "data": SETTINGS,
     "report": SETTINGS,
-    "world": SETTINGS,
+    "world": BASE | {"methods"},
     "allocate": SETTINGS,
     "train": SETTINGS | {"model", "wire", "data"},
-    "run": SETTINGS | {"model", "wire", "data", "report", "train"},
+    "run": SETTINGS | {"model", "wire", "data", "world", "report", "train"},
     "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run"},
 }
 

@@ -155,7 +155,8 @@ def _say(line: str) -> None:
 
 
 def _show(comparison: "Comparison") -> None:
-    console.print(comparison.table())
+    for table in comparison.tables():
+        console.print(table)
     for line in comparison.where():
         _say(line)
 

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 from cutlayer import methods
 from cutlayer.errors import JobError
 from cutlayer.methods.spec import Method, Quantizer, Section, Tokens
+from cutlayer.world.settings import WorldSettings
 
 __all__ = [
     "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition", "Quantizer", "Tokens",
-    "Training", "change_job", "dump_job", "load_job", "make_job",
+    "Training", "WorldSettings", "change_job", "dump_job", "load_job", "make_job",
 ]  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
@@ -139,13 +140,17 @@ class Training(Section):
 
 
 class Job(Section):
-    """One run: model, data, devices, method and training, and the seed of all its randomness."""
+    """One run: model, data, devices, method and training, and the seed of all its randomness.
+
+    world: the radio, energy and mobility world that times the run; None for no world.
+    """
 
     model: Model = Model()
     data: Data = Data()
     devices: Devices = Devices()
     method: Method = methods.find("sflora")
     training: Training = Training()
+    world: WorldSettings | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="before")
@@ -253,9 +258,12 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     """The field names of the section at `location` of a job."""
     section: Any = Job
     for key in location:
-        field = section.model_fields.get(key) if hasattr(section, "model_fields") else None
-        section = field.annotation if field else None
-    return list(section.model_fields) if hasattr(section, "model_fields") else []
+        field = section.model_fields.get(key)
+        kinds = [field.annotation, *get_args(field.annotation)] if field else []
+        section = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if section is None:
+            return []
+    return list(section.model_fields)
 
 
 def _sentence(error: ValidationError) -> str:

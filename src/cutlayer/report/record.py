@@ -19,6 +19,8 @@ class Row:
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
+    late: devices whose training came too late for the average. virtual_s, joules: the round's
+    duration and each device's energy in the job's world; None and empty without one.
     seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
     """
 
@@ -34,6 +36,9 @@ class Row:
     test_loss: float | None = None
     accuracy_through_cut: float | None = None
     device_accuracy: list[float] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    virtual_s: float | None = None
+    joules: dict[int, float] = field(default_factory=dict)
 
     @property
     def up_bytes(self) -> int:
@@ -53,7 +58,7 @@ class Row:
     def from_json(cls, line: str) -> "Row":
         """The row of a line. Raises ValueError or TypeError for anything else."""
         values: dict[str, Any] = json.loads(line)
-        for key in ("traffic", "device_loss"):
+        for key in ("traffic", "device_loss", "joules"):
             values[key] = {int(device): value for device, value in values[key].items()}
         return cls(**values)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from cutlayer import methods
@@ -33,6 +34,13 @@ COLUMNS = (
     Column("memory", "device memory", "bytes"),
     Column("device_flops", "device a round", "flops"),
     Column("server_flops", "server a round", "flops"),
+)
+WORLD_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("virtual_s", "a round", "seconds"),
+    Column("total_s", "in all", "seconds"),
+    Column("joules", "devices a round J"),
+    Column("late", "late device rounds", "count"),
 )
 NOTES = """\
 accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
@@ -96,9 +104,12 @@ class Comparison:
     results: list[Result]
     rows: list[dict[str, Any]]
 
-    def table(self) -> "Table":
-        """The table for a terminal of 80 columns; comparison.md has a column more."""
-        return tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"])
+    def tables(self) -> list["Table"]:
+        """The tables for a terminal of 80 columns; comparison.md has a column more."""
+        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"])]
+        if self.rows[0]["virtual_s"] is not None:
+            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
+        return shown
 
     def where(self) -> list[str]:
         """Where everything lies, a line each."""
@@ -138,6 +149,8 @@ def compare(
         _draw(folder / "figures", found, results)
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
         text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
+        if job.world is not None:
+            text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}"
         write_atomically(folder / "comparison.md", text.encode())
     return Comparison(folder, [entry.label for entry in found], results, rows)
 
@@ -169,9 +182,23 @@ def _rows(
                 "memory": costs.device_memory_bytes,
                 "device_flops": costs.device_flops,
                 "server_flops": costs.server_flops,
+                **_in_world(result),
             }
         )
     return rows
+
+
+def _in_world(result: Result) -> dict[str, Any]:
+    """Virtual seconds and joules of a run; None where the job has no world."""
+    seconds = [row.virtual_s for row in result.rows if row.virtual_s is not None]
+    if not seconds:
+        return {"virtual_s": None, "total_s": None, "joules": None, "late": None}
+    return {
+        "virtual_s": mean(seconds),
+        "total_s": sum(seconds),
+        "joules": mean(sum(row.joules.values()) for row in result.rows),
+        "late": sum(len(row.late) for row in result.rows),
+    }
 
 
 def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:

@@ -30,7 +30,7 @@ def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
     memory = memory_bytes(device, spec, job.training.batch_size, _states(job.training))
     if not method.split:
         return RoundCosts(memory, each * _flops(device), None)
-    server = server_cost(spec, cut, _tokens_sent(job, spec))
+    server = server_cost(spec, cut, tokens_sent(job, spec))
     return RoundCosts(memory, each * _flops(device), samples * _flops(server))
 
 
@@ -43,7 +43,8 @@ def _states(training: Training) -> int:
     return 2 if training.optimizer == "adamw" else int(training.momentum > 0)
 
 
-def _tokens_sent(job: Job, spec: ModelSpec) -> int:
+def tokens_sent(job: Job, spec: ModelSpec) -> int:
+    """Tokens of a sample that cross the cut, prefix and merged token included."""
     tokens = job.method.tokens
     if tokens.keep is None or tokens.keep >= spec.patches:
         return spec.tokens

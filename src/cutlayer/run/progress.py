@@ -116,6 +116,11 @@ class OnConsole:
             f"  up {row.up_bytes / 1e6:7.2f} MB  down {row.down_bytes / 1e6:7.2f} MB"
             f"  {sum(row.seconds.values()):6.1f} s"
         )
+        if row.virtual_s is not None:
+            late = f", too late: {', '.join(map(str, row.late))}" if row.late else ""
+            self._say(
+                f"    in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J{late}"
+            )
 
     def finished(self) -> None:
         """Take the bar away."""

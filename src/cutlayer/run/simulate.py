@@ -24,6 +24,7 @@ from cutlayer.run.setup import (
     make_server,
     samples_a_round,
 )
+from cutlayer.run.virtual import VirtualClock
 from cutlayer.train.device import Device
 from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
 from cutlayer.train.round import RoundResult, draw_cohort, train_round
@@ -67,31 +68,64 @@ def simulate(
     job: Job,
     out: str | Path | None = None,
     *,
-    resume: bool = False,
     progress: Progress | None = None,
     parts: Parts | None = None,
 ) -> Result:
     """Train `job` and write its run folder.
 
-    out: the run folder (None: a new one below runs/). resume: go on after the last finished round
-    of `out`, to the adapter an uninterrupted run would have reached. parts: model and data loaded
-    before, by `load_parts` of a job with the same model, data, devices and seed.
-    Raises JobError, DataError, ModelError or RunError, each with one sentence.
+    out: the run folder (None: a new one below runs/). parts: model and data loaded before, by
+    `load_parts` of a job with the same model, data, devices and seed.
+    Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
     """
     folder = Path(out) if out is not None else new_folder(job.method.name)
-    if not resume and (folder / JOB_FILE).exists():
+    if (folder / JOB_FILE).exists():
         raise RunError(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer simulate --resume {folder}"
         )
     parts = parts or load_parts(job)
+    _begin(folder, job, parts)
+    return _run(folder, job, parts, State(0, first_adapter(job, parts.model)), [], progress)
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> Result:
+    """Go on with the run in `folder` after its last finished round.
+
+    It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.
+    """
+    folder = Path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
+    job = load_job(folder / JOB_FILE)
+    parts = load_parts(job)
+    if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
+        _begin(folder, job, parts)
+        return _run(folder, job, parts, State(0, first_adapter(job, parts.model)), [], progress)
+    state = load_state(folder / STATE_FILE)
+    rows = read_rows(folder)[: state.rounds]
+    if len(rows) < state.rounds:
+        raise RunError(
+            f"--resume: {folder / FILE} has {len(rows)} rounds but {STATE_FILE} comes from round "
+            f"{state.rounds}: start the run again in a new folder"
+        )
+    with writing(folder):  # a round recorded but not committed is run again
+        write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
+    return _run(folder, job, parts, state, rows, progress)
+
+
+def _run(
+    folder: Path, job: Job, parts: Parts, state: State, rows: list[Row], progress: Progress | None
+) -> Result:
+    """Train the rounds that are left, committing each."""
     progress = progress or Silent()
-    state, rows = _open(folder, job, parts, resume)
     progress.started(job, folder, state.rounds)
+    clock = None
+    if job.world is not None:
+        clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     devices: dict[int, Device] = {}
     for round in range(state.rounds, job.training.rounds):
-        result = _train(job, parts, state, devices, round, progress)
-        row = _measure(job, parts, state, result)
+        result = _train(job, parts, state, devices, round, clock, progress)
+        row = _measure(job, parts, state, result, clock)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
@@ -102,14 +136,6 @@ def simulate(
         _draw(folder, job, rows)
     progress.finished()
     return Result(folder, job, rows, state.adapter)
-
-
-def resume(folder: str | Path, progress: Progress | None = None) -> Result:
-    """Go on with the run in `folder` after its last finished round."""
-    folder = Path(folder)
-    if not (folder / JOB_FILE).is_file():
-        raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
-    return simulate(load_job(folder / JOB_FILE), folder, resume=True, progress=progress)
 
 
 def new_folder(name: str) -> Path:
@@ -123,26 +149,14 @@ def new_folder(name: str) -> Path:
     return folder
 
 
-def _open(folder: Path, job: Job, parts: Parts, resume: bool) -> tuple[State, list[Row]]:
-    """Make the run folder, or read how far the run in it came."""
-    if resume and (folder / STATE_FILE).exists():
-        state = load_state(folder / STATE_FILE)
-        rows = read_rows(folder)[: state.rounds]
-        if len(rows) < state.rounds:
-            raise RunError(
-                f"--resume: {folder / FILE} has {len(rows)} rounds but {STATE_FILE} comes from "
-                f"round {state.rounds}: start the run again in a new folder"
-            )
-        with writing(folder):  # a round recorded but not committed is run again
-            write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
-        return state, rows
+def _begin(folder: Path, job: Job, parts: Parts) -> None:
+    """Make the run folder, with the job and the picture of who holds what."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
         write_atomically(folder / FILE, b"")
         (folder / "figures").mkdir(exist_ok=True)
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
-    return State(0, first_adapter(job, parts.model)), []
 
 
 def _train(
@@ -151,11 +165,13 @@ def _train(
     state: State,
     devices: dict[int, Device],
     round: int,
+    clock: VirtualClock | None,
     progress: Progress,
 ) -> RoundResult:
     """Train one round; `state` is then that of the round's end."""
+    drawn = draw_cohort(job, round)
     cohort = []
-    for index in draw_cohort(job, round):
+    for index in clock.covered(round, drawn) if clock else drawn:
         if index not in devices:
             devices[index] = make_device(job, parts, index)
         device = devices[index]
@@ -164,7 +180,9 @@ def _train(
             device.adapter = _copy(state.kept.get(index, state.adapter))
         cohort.append(device)
     server = make_server(job, parts, state.adapter)
-    result = train_round(job, round, cohort, server, progress.step_done)
+    result = train_round(
+        job, round, cohort, server, progress.step_done, clock.find_late if clock else None
+    )
     state.rounds, state.adapter = round + 1, server.adapter
     if job.method.pooled:
         state.adapter = _copy(cohort[0].adapter)
@@ -177,8 +195,13 @@ def _copy(adapter: Adapter) -> Adapter:
     return {name: tensor.detach().clone() for name, tensor in adapter.items()}
 
 
-def _measure(job: Job, parts: Parts, state: State, result: RoundResult) -> Row:
-    """The round's row, with an evaluation where one is due."""
+def _measure(
+    job: Job, parts: Parts, state: State, result: RoundResult, clock: VirtualClock | None
+) -> Row:
+    """The round's row, with an evaluation where one is due; the virtual clock moves on."""
+    virtual_s = None
+    if clock is not None:
+        virtual_s = clock.timeline(result).duration_s
     last = state.rounds == job.training.rounds
     accuracy = test_loss = through_cut = None
     device_accuracy: list[float] = []
@@ -196,10 +219,10 @@ def _measure(job: Job, parts: Parts, state: State, result: RoundResult) -> Row:
                 through_cut = evaluate_through_cut(
                     job, parts.model, parts.preprocess, state.adapter, parts.test
                 ).accuracy
-    return Row(
+    row = Row(
         round=result.round,
         cohort=result.cohort,
-        samples=result.samples,
+        samples=sum(result.samples.values()),
         loss=result.loss,
         traffic={
             device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
@@ -212,7 +235,13 @@ def _measure(job: Job, parts: Parts, state: State, result: RoundResult) -> Row:
         test_loss=test_loss,
         accuracy_through_cut=through_cut,
         device_accuracy=device_accuracy,
+        late=result.late,
+        virtual_s=virtual_s,
+        joules=clock.joules(result) if clock else {},
     )
+    if clock is not None:
+        clock.now_s += virtual_s or 0.0
+    return row
 
 
 def _evaluate(job: Job, parts: Parts, state: State) -> list[Evaluation]:

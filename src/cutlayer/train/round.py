@@ -37,14 +37,17 @@ class Traffic:
 class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
-    watch holds wall-clock seconds by stage; cpu_seconds is processor time of the whole round.
+    samples: those each device trained on, all epochs together. late: devices whose training was
+    not taken into the average. watch holds wall-clock seconds by stage; cpu_seconds is processor
+    time of the whole round.
     """
 
     round: int
     cohort: list[int]
-    samples: int = 0
+    samples: dict[int, int] = field(default_factory=dict)
     losses: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
+    late: list[int] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
     cpu_seconds: float = 0.0
 
@@ -57,6 +60,9 @@ class RoundResult:
 
 OnStep = Callable[[RoundResult, int, int], None]
 """Called after each step with the round so far, the steps done and the steps there are."""
+
+FindLate = Callable[[RoundResult, Sequence[int]], Sequence[int]]
+"""Which devices of a turn came too late, from the round so far, their uploads included."""
 
 
 def draw_cohort(job: Job, round: int) -> list[int]:
@@ -71,14 +77,20 @@ def draw_cohort(job: Job, round: int) -> list[int]:
 
 
 def train_round(
-    job: Job, round: int, devices: Sequence[Device], server: Server, on_step: OnStep | None = None
+    job: Job,
+    round: int,
+    devices: Sequence[Device],
+    server: Server,
+    on_step: OnStep | None = None,
+    find_late: FindLate | None = None,
 ) -> RoundResult:
     """Train one round with the cohort `devices`; the server's global adapter is then the new one.
 
     Raises RunError when a loss is not a number.
     """
     result = RoundResult(round, [device.id for device in devices])
-    result.samples = job.training.local_epochs * sum(device.samples for device in devices)
+    epochs = job.training.local_epochs
+    result.samples = {device.id: epochs * device.samples for device in devices}
     steps = _steps_of(job, devices)
     sequential = job.method.order == "sequential"
     turns = [[device] for device in devices] if sequential else [list(devices)]
@@ -90,7 +102,7 @@ def train_round(
             done += 1
             if on_step:
                 on_step(result, done, steps)
-        _end(turn, server, result)
+        _end(turn, server, result, find_late)
     result.cpu_seconds = time.process_time() - start
     return result
 
@@ -150,11 +162,18 @@ def _through_the_cut(
     return losses
 
 
-def _end(devices: Sequence[Device], server: Server, result: RoundResult) -> None:
-    if _keeps_adapter(server):
-        return
+def _end(
+    devices: Sequence[Device], server: Server, result: RoundResult, find_late: FindLate | None
+) -> None:
+    """Send adapters up and average those that are in time; late ones are not trained on."""
     with result.watch.timed("adapters"):
-        frames = [device.upload() for device in devices]
-        for device, frame in zip(devices, frames, strict=True):
-            result.traffic[device.id].adapter_up += len(frame)
-        server.collect(frames)
+        frames = {}
+        if not _keeps_adapter(server):
+            frames = {device.id: device.upload() for device in devices}
+        for device, frame in frames.items():
+            result.traffic[device].adapter_up += len(frame)
+        if find_late is not None:
+            result.late += find_late(result, [device.id for device in devices])
+        in_time = [frame for device, frame in frames.items() if device not in result.late]
+        if in_time:
+            server.collect(in_time)
