@@ -59,7 +59,8 @@ class Row:
         """The row of a line. Raises ValueError or TypeError for anything else."""
         values: dict[str, Any] = json.loads(line)
         for key in ("traffic", "device_loss", "joules"):
-            values[key] = {int(device): value for device, value in values[key].items()}
+            # A record of a run without a world may lack what the world measures.
+            values[key] = {int(device): value for device, value in values.get(key, {}).items()}
         return cls(**values)
 
 
