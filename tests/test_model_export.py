@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from cutlayer import files
 from cutlayer.errors import ModelError
 from cutlayer.model import export
 from cutlayer.model.export import load_adapter, save_adapter
@@ -116,7 +117,7 @@ def test_a_failed_save_leaves_what_was_there(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         save_adapter(random_adapter(model, 1), model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
