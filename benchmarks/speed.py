@@ -133,7 +133,7 @@ TEXT = """\
 
 {environment}
 
-20 devices, cut 2, LoRA rank 8, batches of 8 a device, float32, 50 tokens, {threads} threads.
+20 devices, cut 2, LoRA rank 8, batches of 8 a device, float32, 50 tokens, {threads} thread(s).
 Variants took turns; figures are medians of {rounds} rounds, evaluation left out.
 *against centralized*: median of the ratios to the centralized round beside it. *wire's share*:
 encoding and decoding, both directions, of the time of a round.
