@@ -1,0 +1,183 @@
+"""ASFV: cut, vehicles, bandwidth and power for the least latency (arXiv 2405.18707).
+
+Vehicle m with cut c is done after T = fixed_m(c) + S_m(c) / R_m: forward and backward on both
+sides and the downlink are fixed, S is all it sends (activations and its part of the model). It
+takes part only if T is within its stay time and its compute and upload energy within its cap.
+
+The paper alternates between the blocks. Here [I] a round time tau is tried: each vehicle then
+takes the cut that needs the least bandwidth (by enumeration; the power is the least upload's,
+see `shared`), and n vehicles fit if and only if the n smallest needs sum to at most W_tot. Needs
+fall as tau grows, so bisection on tau finds the shortest round for the best n vehicles, jointly
+optimal in cut, selection, bandwidth and power.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.problem import device_array, positive
+from cutlayer.allocate.shared import (
+    Bools,
+    Floats,
+    Ints,
+    least_bandwidth,
+    least_feasible,
+    power_in_time,
+    rate,
+)
+from cutlayer.errors import AllocationError
+
+
+@dataclass(frozen=True, eq=False)
+class VehicleProblem:
+    """M vehicles and C cuts.
+
+    gain, power_max_w, energy_max_j (inf for none; compute and upload together), time_max_s (stay
+    time left, inf for none): [M] or one number. fixed_time_s, upload_bits, compute_energy_j:
+    [M, C] or what broadcasts to it. bandwidth_total_hz, noise_w_per_hz.
+    """
+
+    gain: Floats
+    power_max_w: Floats
+    energy_max_j: Floats
+    time_max_s: Floats
+    fixed_time_s: Floats
+    upload_bits: Floats
+    compute_energy_j: Floats
+    bandwidth_total_hz: float
+    noise_w_per_hz: float
+
+    def __post_init__(self) -> None:
+        shape = np.broadcast_shapes(
+            *(np.shape(a) for a in (self.fixed_time_s, self.upload_bits, self.compute_energy_j)),
+            (np.size(self.gain), 1),
+        )
+        for name, zero, inf in (
+            ("gain", False, False),
+            ("power_max_w", False, False),
+            ("energy_max_j", False, True),
+            ("time_max_s", True, True),
+        ):
+            array = device_array(name, getattr(self, name), shape[0], zero=zero, inf=inf)
+            object.__setattr__(self, name, array)
+        for name in ("fixed_time_s", "upload_bits", "compute_energy_j"):
+            table = np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float64), shape)
+            good = (table >= 0) & np.isfinite(table)
+            if not good.all():
+                m, c = (int(i) for i in np.argwhere(~good)[0])
+                raise AllocationError(
+                    f"{name} of device {m} at option {c} is {table[m, c]:g}: it must be 0 or more "
+                    "and finite"
+                )
+            object.__setattr__(self, name, table)
+        positive("bandwidth_total_hz", self.bandwidth_total_hz)
+        positive("noise_w_per_hz", self.noise_w_per_hz)
+
+    def needed_hz(self, round_time_s: float) -> Floats:
+        """[M, C] least bandwidth in Hz; inf where the cut cannot be done in time and energy."""
+        limit = np.minimum(round_time_s, self.time_max_s)[:, None]
+        left = np.maximum(self.energy_max_j[:, None] - self.compute_energy_j, 0.0)
+        return least_bandwidth(
+            self.upload_bits,
+            limit - self.fixed_time_s,
+            self.power_max_w[:, None],
+            left,
+            (self.gain / self.noise_w_per_hz)[:, None],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class VehiclePlan:
+    """cut [M] (index of the option, -1 where left out), takes_part [M], bandwidth_hz, power_w,
+    time_s (all of it), energy_j (all of it) [M], 0 where left out; round_time_s = max time_s.
+    """
+
+    cut: Ints
+    takes_part: Bools
+    bandwidth_hz: Floats
+    power_w: Floats
+    time_s: Floats
+    energy_j: Floats
+    round_time_s: float
+
+
+def vehicles_possible(problem: VehicleProblem) -> int:
+    """The most vehicles that can finish within their stay times together."""
+    need = np.sort(problem.needed_hz(np.inf).min(axis=1))
+    return int(np.searchsorted(np.cumsum(need), problem.bandwidth_total_hz, side="right"))
+
+
+def solve(problem: VehicleProblem, vehicles: int | None = None) -> VehiclePlan:
+    """The shortest round with `vehicles` of them (by default as many as can finish at all).
+
+    AllocationError where so many cannot; the sentence names the vehicle that comes next and the
+    bandwidth it would take.
+    """
+    M, band = len(problem.gain), problem.bandwidth_total_hz
+    possible = vehicles_possible(problem)
+    count = possible if vehicles is None else vehicles
+    if not 1 <= count <= possible:
+        raise AllocationError(_too_many(problem, count, possible))
+
+    def excess(times: npt.NDArray[np.float64]) -> Floats:
+        needs = [np.sort(problem.needed_hz(t).min(axis=1))[:count].sum() for t in times]
+        return np.array(needs) / band - 1
+
+    top = float(problem.time_max_s.max())
+    # The vehicle that is last of the quickest would need so long with the band to itself.
+    speed = rate(band, problem.power_max_w, problem.gain / problem.noise_w_per_hz)
+    alone = (problem.fixed_time_s + problem.upload_bits / speed[:, None]).min(axis=1)
+    low = high = min(top, max(1e-12, float(np.sort(alone)[count - 1])))
+    while excess(np.array([high]))[0] > 0 and high < top:
+        high = min(high * 2, top)
+    tau = float(least_feasible(excess, np.array([low]), np.array([high]))[0])
+
+    need = problem.needed_hz(tau)
+    cut = need.argmin(axis=1)
+    rows = np.arange(M)
+    chosen = np.zeros(M, dtype=np.bool_)
+    chosen[np.argsort(need.min(axis=1), kind="stable")[:count]] = True
+    fixed = problem.fixed_time_s[rows, cut]
+    air = np.minimum(tau, problem.time_max_s) - fixed
+    compute = problem.compute_energy_j[rows, cut]
+    power = power_in_time(air, problem.power_max_w, np.maximum(problem.energy_max_j - compute, 0))
+    sends = chosen & (problem.upload_bits[rows, cut] > 0)
+    air, power = np.where(sends, air, 0.0), np.where(sends, power, 0.0)
+    time = np.where(chosen, fixed + air, 0.0)
+    return VehiclePlan(
+        cut=np.where(chosen, cut, -1).astype(np.int64),
+        takes_part=chosen,
+        bandwidth_hz=np.where(chosen, need[rows, cut], 0.0),
+        power_w=power,
+        time_s=time,
+        energy_j=np.where(chosen, compute + power * air, 0.0),
+        round_time_s=float(time.max()),
+    )
+
+
+def _too_many(problem: VehicleProblem, count: int, possible: int) -> str:
+    if count < 1 and possible > 0:
+        return f"vehicles is {count}: at least one must take part"
+    need = problem.needed_hz(np.inf).min(axis=1)
+    order = np.argsort(need, kind="stable")
+    m = int(order[min(max(possible, 0), len(order) - 1)])
+    start = f"{possible} of {len(need)} vehicles can finish, {max(count, 1)} are wanted: "
+    if not np.isfinite(need[m]):
+        spent = float((problem.energy_max_j[m] - problem.compute_energy_j[m]).max())
+        slack = float((problem.time_max_s[m] - problem.fixed_time_s[m]).max())
+        if slack <= 0:
+            least = float(problem.fixed_time_s[m].min())
+            return start + (
+                f"vehicle {m} stays {problem.time_max_s[m]:.6g} s and computes for {least:.6g} s "
+                "at least"
+            )
+        return start + (
+            f"vehicle {m} has {max(spent, 0.0):.6g} J and {slack:.6g} s left for its upload, too "
+            "little for every cut at any bandwidth"
+        )
+    total = float(need[order[: possible + 1]].sum())
+    return start + (
+        f"vehicle {m} too would take bandwidth_total_hz of {total:.6g}, which is "
+        f"{problem.bandwidth_total_hz:.6g}"
+    )

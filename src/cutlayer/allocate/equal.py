@@ -1,0 +1,54 @@
+"""The baseline: every device the same bandwidth and tokens, at the largest power it may use."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
+from cutlayer.allocate.shared import Bools, power_under_energy
+from cutlayer.errors import AllocationError
+
+
+def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPlan:
+    """W_tot / M each, `tokens` kept ([M] or one number; K_min by default), the largest power.
+
+    Standing times are not looked at: `takes_part` tells who is late. AllocationError where no
+    power sends the tokens within the energy cap.
+    """
+    M = problem.devices
+    kept = np.broadcast_to(
+        np.asarray(problem.tokens_min if tokens is None else tokens, dtype=np.int64), (M,)
+    ).copy()
+    if not ((kept >= problem.tokens_min) & (kept <= problem.tokens_max)).all():
+        raise AllocationError(
+            f"tokens are {kept.min()} to {kept.max()}: they must be {problem.tokens_min} to "
+            f"{problem.tokens_max}"
+        )
+    bandwidth = np.full(M, problem.bandwidth_total_hz / M)
+    cap = power_under_energy(
+        problem.payload_bits(kept), bandwidth, problem.energy_max_j, problem.link
+    )
+    if (cap <= 0).any():
+        m = int(np.argmin(cap))
+        raise AllocationError(
+            f"energy_max_j of device {m} is {problem.energy_max_j[m]:.6g}: no power sends "
+            f"{kept[m]} tokens with it"
+        )
+    return plan_of(problem, kept, bandwidth, np.minimum(problem.power_max_w, cap))
+
+
+def takes_part(problem: TokenProblem, plan: TokenPlan | None = None) -> Bools:
+    """[M] whether T_0 + T_U is within the standing time (arXiv 2605.26120).
+
+    The test comes before the allocation that decides T_U: without `plan` it takes equal
+    bandwidth, K_min and the largest power under the energy cap [I]; with it, the plan's uploads.
+    """
+    if plan is not None:
+        late: Bools = plan.time_s > problem.upload_max_s * (1 + 1e-9)
+        return ~late
+    share = problem.bandwidth_total_hz / problem.devices
+    payload = problem.payload_bits(problem.tokens_min)
+    cap = power_under_energy(payload, share, problem.energy_max_j, problem.link)
+    power = np.minimum(problem.power_max_w, cap)
+    needed = share * np.log2(1 + power * problem.link / share) * problem.upload_max_s
+    enough: Bools = (power > 0) & (problem.upload_max_s > 0) & (payload <= needed * (1 + 1e-12))
+    return enough

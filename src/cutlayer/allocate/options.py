@@ -1,0 +1,232 @@
+"""What `auto` chooses from: cuts, tokens and bits with their measured quality and their costs."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cutlayer.allocate.problem import device_array, positive
+from cutlayer.allocate.shared import LN2, Bools, Floats, Ints, least_bandwidth
+from cutlayer.allocate.uploads import Uploads, fastest, only
+from cutlayer.errors import AllocationError
+
+
+@dataclass(frozen=True, eq=False)
+class OptionProblem:
+    """M devices; C cuts, K token counts and Q bit widths.
+
+    Of devices, [M] or one number: gain; power_max_w; energy_max_j, compute and upload (inf for
+    none); time_max_s, stay time or deadline of the round (inf for none); fixed_time_s, whatever
+    the option (broadcast, say); flops_per_s; joules_per_flop; memory_max_bytes (inf for none);
+    downlink_bps (inf: free).
+    Of options, [C, K, Q] or what broadcasts to it: quality, measured; device_flops; payload_bits,
+    all that is sent up; memory_bytes on the device; server_time_s; downlink_bits.
+    quality_min: the least that will do. bandwidth_total_hz, noise_w_per_hz: of the uplink.
+    """
+
+    gain: Floats
+    power_max_w: Floats
+    energy_max_j: Floats
+    time_max_s: Floats
+    fixed_time_s: Floats
+    flops_per_s: Floats
+    joules_per_flop: Floats
+    memory_max_bytes: Floats
+    downlink_bps: Floats
+    quality: Floats
+    device_flops: Floats
+    payload_bits: Floats
+    memory_bytes: Floats
+    server_time_s: Floats
+    downlink_bits: Floats
+    quality_min: float
+    bandwidth_total_hz: float
+    noise_w_per_hz: float
+
+    def __post_init__(self) -> None:
+        M = np.size(self.gain)
+        for name, zero, inf in (
+            ("gain", False, False),
+            ("power_max_w", False, False),
+            ("energy_max_j", False, True),
+            ("time_max_s", False, True),
+            ("fixed_time_s", True, False),
+            ("flops_per_s", False, False),
+            ("joules_per_flop", True, False),
+            ("memory_max_bytes", True, True),
+            ("downlink_bps", False, True),
+        ):
+            array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
+            object.__setattr__(self, name, array)
+        quality = np.asarray(self.quality, dtype=np.float64)
+        if quality.ndim != 3 or np.isnan(quality).any():
+            raise AllocationError(
+                f"quality has shape {quality.shape}: it must be numbers for cuts, tokens and bits"
+            )
+        object.__setattr__(self, "quality", quality)
+        for name in OPTION_COSTS:
+            table = np.broadcast_to(
+                np.asarray(getattr(self, name), dtype=np.float64), quality.shape
+            )
+            good = (table >= 0) & np.isfinite(table)
+            if not good.all():
+                where = tuple(int(i) for i in np.argwhere(~good)[0])
+                raise AllocationError(
+                    f"{name} at cut, tokens, bits {where} is {table[where]:g}: it must be 0 or "
+                    "more and finite"
+                )
+            object.__setattr__(self, name, table)
+        positive("bandwidth_total_hz", self.bandwidth_total_hz)
+        positive("noise_w_per_hz", self.noise_w_per_hz)
+
+
+OPTION_COSTS = ("device_flops", "payload_bits", "downlink_bits", "server_time_s", "memory_bytes")
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The O options left for the m devices left.
+
+    index [O]: into the flattened quality table. link, limit_s, power_max_w, energy_max_j [m];
+    payload_bits [O]; fixed_s, compute_energy_j [m, O]; able [m, O]: memory suffices.
+    """
+
+    index: Ints
+    link: Floats
+    limit_s: Floats
+    power_max_w: Floats
+    energy_max_j: Floats
+    payload_bits: Floats
+    fixed_s: Floats
+    compute_energy_j: Floats
+    able: Bools
+    band_hz: float
+
+    def needed_hz(self, round_time_s: float) -> Floats:
+        """[m, O] least bandwidth in Hz; inf where memory, energy or time rule the option out."""
+        left = self.energy_max_j[:, None] - self.compute_energy_j
+        air = np.minimum(round_time_s, self.limit_s)[:, None] - self.fixed_s
+        need = least_bandwidth(
+            self.payload_bits,
+            air,
+            self.power_max_w[:, None],
+            np.maximum(left, 0.0),
+            self.link[:, None],
+        )
+        return np.where(self.able & (left >= 0) & (air >= 0), need, np.inf)
+
+    def uploads(self, choice: Ints) -> Uploads:
+        """The uploads of the options chosen [m]."""
+        rows = np.arange(len(choice))
+        return Uploads(
+            payload_bits=self.payload_bits[choice],
+            fixed_s=self.fixed_s[rows, choice],
+            limit_s=self.limit_s,
+            power_max_w=self.power_max_w,
+            energy_max_j=np.maximum(self.energy_max_j - self.compute_energy_j[rows, choice], 0.0),
+            link=self.link,
+            band_hz=self.band_hz,
+        )
+
+
+def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
+    """The options worth looking at, and the indices of the devices that can take part.
+
+    With `drop`, devices without any option are left out, and then, while the band is too narrow
+    at the longest round, the one that needs most of it. AllocationError otherwise, or if none is
+    left.
+    """
+    index = _worth_trying(problem)
+    flat = {name: getattr(problem, name).ravel()[index] for name in OPTION_COSTS}
+    options = Options(
+        index=index,
+        link=problem.gain / problem.noise_w_per_hz,
+        limit_s=problem.time_max_s,
+        power_max_w=problem.power_max_w,
+        energy_max_j=problem.energy_max_j,
+        payload_bits=flat["payload_bits"],
+        fixed_s=problem.fixed_time_s[:, None]
+        + flat["device_flops"] / problem.flops_per_s[:, None]
+        + flat["downlink_bits"] / problem.downlink_bps[:, None]
+        + flat["server_time_s"],
+        compute_energy_j=flat["device_flops"] * problem.joules_per_flop[:, None],
+        able=flat["memory_bytes"] <= problem.memory_max_bytes[:, None],
+        band_hz=problem.bandwidth_total_hz,
+    )
+    need = options.needed_hz(np.inf).min(axis=1)
+    members = np.flatnonzero(need <= options.band_hz)
+    if not drop and len(members) < len(need):
+        m = int(np.argmax(~(need <= options.band_hz)))
+        raise AllocationError(_reason(options, m, problem, float(flat["memory_bytes"].min())))
+    order = members[np.argsort(need[members], kind="stable")]
+    fit = int(np.searchsorted(np.cumsum(need[order]), options.band_hz, side="right"))
+    if not drop and fit < len(order):
+        raise AllocationError(
+            f"bandwidth_total_hz is {options.band_hz:.6g}: within their time limits the "
+            f"{len(order)} devices need {need.sum():.6g} Hz, device {order[-1]} the most of it "
+            f"({need[order[-1]]:.6g} Hz)"
+        )
+    members = np.sort(order[:fit])
+    if not len(members):
+        raise AllocationError(
+            "no device can take part: "
+            + _reason(options, int(np.argmin(need)), problem, float(flat["memory_bytes"].min()))
+        )
+    return _only(options, members), members
+
+
+def _worth_trying(problem: OptionProblem) -> Ints:
+    """Flat indices of the options of enough quality that no other such option dominates."""
+    quality = problem.quality.ravel()
+    enough = np.flatnonzero(quality >= problem.quality_min)
+    if not len(enough):
+        best = tuple(int(i) for i in np.unravel_index(quality.argmax(), problem.quality.shape))
+        raise AllocationError(
+            f"quality_min is {problem.quality_min:g}: the best measured is {quality.max():.6g}, "
+            f"at cut, tokens, bits {best}"
+        )
+    # Best quality first, so that of equal costs the better one stays.
+    enough = enough[np.argsort(-quality[enough], kind="stable")]
+    costs = np.stack([getattr(problem, name).ravel()[enough] for name in OPTION_COSTS], axis=1)
+    kept: list[int] = []
+    for i in np.lexsort((np.arange(len(costs)), costs.sum(axis=1))):
+        if not (costs[kept] <= costs[i]).all(axis=1).any():
+            kept.append(int(i))
+    return np.sort(enough[kept])
+
+
+def _only(options: Options, members: Ints) -> Options:
+    names = (
+        "link",
+        "limit_s",
+        "power_max_w",
+        "energy_max_j",
+        "fixed_s",
+        "compute_energy_j",
+        "able",
+    )
+    return replace(options, **{name: getattr(options, name)[members] for name in names})
+
+
+def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float) -> str:
+    """Why device m has no option, and what would do."""
+    if not options.able[m].any():
+        return (
+            f"memory_max_bytes of device {m} is {problem.memory_max_bytes[m]:.6g}: the options of "
+            f"enough quality take {least_bytes:.6g} and more"
+        )
+    able = np.flatnonzero(options.able[m])
+    least = options.compute_energy_j[m] + options.payload_bits * LN2 / options.link[m]
+    if not (least[able] < options.energy_max_j[m]).any():
+        return (
+            f"energy_max_j of device {m} is {options.energy_max_j[m]:.6g}: the options of enough "
+            f"quality take more than {least[able].min():.6g} J"
+        )
+    one = _only(options, np.array([m]))
+    times = []
+    for choice in able[least[able] < options.energy_max_j[m]]:
+        uploads = only(one.uploads(np.array([choice])), np.array([0]))
+        times.append(fastest(replace(uploads, limit_s=np.array([np.inf]))))
+    return (
+        f"time_max_s of device {m} is {options.limit_s[m]:.6g}: with the whole band to itself it "
+        f"needs {min(times):.6g} s at the quickest option of enough quality"
+    )

@@ -1,0 +1,241 @@
+"""Bandwidth and power for uploads of known size: the shortest round, and the cheapest one.
+
+Device m sends S_m bits after fixed_s_m seconds of other work and has to be done by the end of
+the round tau and by its own time limit, so t_m = min(tau, limit_m) - fixed_m is its air time. It
+uses all of t_m: less power over a longer time sends the same bits with less energy,
+
+    e(W, t) = (W t / link)(2^(S / (W t)) - 1)   joules,
+
+falling and convex in W. Its power and energy limits are a least bandwidth, `least_bandwidth`.
+
+- Shortest round: bandwidth needed falls with tau, so bisection on its sum is exact.
+- Least energy in a given round: de/dW = -(t / link) h(x), h(x) = (x - 1) e^x + 1,
+  x = S ln2 / (W t). A price nu per Hz gives h(x) = nu link / t for each device alone, and
+  bisection on nu makes the sum W_tot. Exact, the problem being convex.
+- Least weighted time and energy: with W = e^a, t = e^b, tau = e^c, e(W, t) is
+  sum_k>0 (S ln2)^k e^((1-k)(a+b)) / (k! link), a sum of exponentials of linear forms; so are
+  the limits and t + fixed <= tau. The problem is a geometric program: the least energy is convex
+  in ln tau, and one search on the sign of the derivative finds the optimum. [I]
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from cutlayer.allocate.shared import (
+    LN2,
+    Bools,
+    Floats,
+    Ints,
+    bend,
+    least_bandwidth,
+    least_feasible,
+    marginal_rate,
+    power_for_deadline,
+    power_in_time,
+    rate,
+)
+from cutlayer.errors import AllocationError
+
+
+@dataclass(frozen=True, eq=False)
+class Uploads:
+    """payload_bits, fixed_s, limit_s, power_max_w, energy_max_j, link: [M]; band_hz in all.
+
+    limit_s: end of the stay, counted from the round's start; inf for none. energy_max_j: for the
+    upload alone; inf for none. link: h / N0 in Hz per watt.
+    """
+
+    payload_bits: Floats
+    fixed_s: Floats
+    limit_s: Floats
+    power_max_w: Floats
+    energy_max_j: Floats
+    link: Floats
+    band_hz: float
+
+    def air_time(self, round_time_s: float) -> Floats:
+        """t_m [M] in seconds; not above 0 where nothing is left."""
+        return np.minimum(round_time_s, self.limit_s) - self.fixed_s
+
+    def needed_hz(self, round_time_s: float) -> Floats:
+        """The least bandwidth [M] in Hz for this round time."""
+        return least_bandwidth(
+            self.payload_bits,
+            self.air_time(round_time_s),
+            self.power_max_w,
+            self.energy_max_j,
+            self.link,
+        )
+
+
+def only(uploads: Uploads, devices: Ints) -> Uploads:
+    """The uploads of these devices alone, with all of the band."""
+    names = [field.name for field in fields(uploads) if field.name != "band_hz"]
+    return replace(uploads, **{name: getattr(uploads, name)[devices] for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """bandwidth_hz, power_w, upload_s, energy_j: [M]; round_time_s; price_j_per_hz = nu."""
+
+    bandwidth_hz: Floats
+    power_w: Floats
+    upload_s: Floats
+    energy_j: Floats
+    round_time_s: float
+    price_j_per_hz: float
+
+
+def energy_slope(x: Floats) -> Floats:
+    """h(x) = (x - 1) e^x + 1 = e^x bend(x), for x >= 0."""
+    with np.errstate(over="ignore"):
+        value: Floats = np.exp(x) * bend(x)
+    return value
+
+
+def energy_slope_inverse(value: Floats) -> Floats:
+    """x > 0 with h(x) = value, by Newton on ln h, which is concave; 0 counts as 1e-290."""
+    target = np.clip(value, 1e-290, 1e290)
+    goal = np.log(target)
+    x = np.minimum(np.sqrt(2 * target), 1 + np.log1p(target))
+    for _ in range(5):
+        height = bend(x)
+        x = np.maximum(x - (x + np.log(height) - goal) * height / x, x / 8)
+    result: Floats = x
+    return result
+
+
+def fastest(uploads: Uploads) -> float:
+    """The shortest round in seconds, exact; AllocationError where not even the limits do."""
+    require_room(uploads)
+    alone = rate(uploads.band_hz, uploads.power_max_w, uploads.link)
+    low = max(float((uploads.fixed_s + uploads.payload_bits / alone).max()), 1e-12)
+    top = float(uploads.limit_s.max())
+    high = min(low, top)
+    while uploads.needed_hz(high).sum() > uploads.band_hz and high < top:
+        high = min(high * 2, top)
+
+    def excess(times: Floats) -> Floats:
+        return np.array([uploads.needed_hz(t).sum() / uploads.band_hz - 1 for t in times])
+
+    return float(
+        least_feasible(excess, np.array([min(high, max(low, 1e-12))]), np.array([high]))[0]
+    )
+
+
+def in_time(uploads: Uploads, round_time_s: float) -> Shares:
+    """The split of the band that spends the least energy in all within this round time."""
+    sends = uploads.payload_bits > 0
+    if not sends.all():
+        return _padded(uploads, sends, round_time_s)
+    floor = uploads.needed_hz(round_time_s)
+    air = uploads.air_time(round_time_s)
+    nats = uploads.payload_bits * LN2
+    band = uploads.band_hz
+
+    def width(price: Floats) -> Floats:
+        x = energy_slope_inverse(price[:, None] * uploads.link / air)
+        bandwidth: Floats = np.maximum(floor, nats / (x * air))
+        return bandwidth
+
+    def excess(price: Floats) -> Floats:
+        used: Floats = width(price).sum(axis=1)
+        return used / band - 1
+
+    # At the low price some device alone asks for the band; at the high one all have their floors.
+    low = energy_slope(nats / (band * air)) * air / uploads.link
+    high = energy_slope(nats / (floor * air)) * air / uploads.link
+    price = least_feasible(excess, np.array([low.min()]), np.array([high.max()]), tolerance=1e-10)
+    bandwidth = width(price)[0]
+    bandwidth = bandwidth * min(1.0, band / float(bandwidth.sum()))
+    bandwidth = np.maximum(bandwidth, floor)
+    power = power_for_deadline(uploads.payload_bits, air, bandwidth, uploads.link)
+    limit = power_in_time(air, uploads.power_max_w, uploads.energy_max_j)
+    power = np.where(power > limit * (1 - 1e-9), limit, power)
+    return Shares(bandwidth, power, air, power * air, round_time_s, float(price[0]))
+
+
+def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
+    """`in_time` of the devices that send at all, zeros for the others."""
+    index = np.flatnonzero(sends)
+    wide = np.zeros((4, len(sends)))
+    price = 0.0
+    if len(index):
+        shares = in_time(only(uploads, index), round_time_s)
+        wide[:, index] = shares.bandwidth_hz, shares.power_w, shares.upload_s, shares.energy_j
+        price = shares.price_j_per_hz
+    return Shares(wide[0], wide[1], wide[2], wide[3], round_time_s, price)
+
+
+def cheapest(uploads: Uploads, time_weight: float, energy_weight: float) -> Shares:
+    """The least time_weight * tau + energy_weight * sum of energies (per second, per joule)."""
+    shortest = fastest(uploads)
+    if energy_weight <= 0:
+        return in_time(uploads, shortest)
+    first = in_time(uploads, shortest)
+    longest = float(uploads.limit_s.max())
+    if time_weight > 0:
+        bound = shortest + energy_weight * float(first.energy_j.sum()) / time_weight
+        longest = min(longest, bound)
+    if not np.isfinite(longest):
+        raise AllocationError(
+            "the time weight is 0 and no device has a time limit: the least energy then takes "
+            "for ever; give a time limit or a time weight above 0"
+        )
+    if longest <= shortest * (1 + 1e-12):
+        return first
+
+    def excess(times: Floats) -> Floats:
+        slopes = [time_weight + energy_weight * _energy_growth(uploads, t) for t in times]
+        scale = max(time_weight, energy_weight * float(first.energy_j.sum()) / longest)
+        growth: Floats = np.array(slopes) / scale
+        return -growth
+
+    best = least_feasible(excess, np.array([shortest]), np.array([longest]), tolerance=1e-7)
+    return in_time(uploads, float(best[0]))
+
+
+def _energy_growth(uploads: Uploads, round_time_s: float) -> float:
+    """d(least energy)/d tau in watts, by the envelope theorem; never above 0."""
+    shares = in_time(uploads, round_time_s)
+    width, air = shares.bandwidth_hz, shares.upload_s
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = uploads.payload_bits * LN2 / (width * air)
+        snr = shares.power_w * uploads.link / width
+    free = -width / uploads.link * energy_slope(x)
+    # Where the floor binds, energy is p_max t or E_max, and the floor's fall is worth the price.
+    at_power = uploads.energy_max_j >= uploads.power_max_w * air
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fall = np.where(at_power, uploads.payload_bits / (air**2 * marginal_rate(snr)), width / air)
+    bound = np.where(at_power, uploads.power_max_w, 0.0) - shares.price_j_per_hz * fall
+    floor = uploads.needed_hz(round_time_s)
+    growth = np.where(width > floor * (1 + 1e-9), free, bound)
+    growth = np.where(uploads.payload_bits > 0, growth, 0.0)
+    return float(growth[uploads.limit_s > round_time_s].sum())
+
+
+def require_room(uploads: Uploads) -> None:
+    """AllocationError naming the device and the limit in the way, if there is one."""
+    need = uploads.needed_hz(np.inf)
+    least_energy = uploads.payload_bits * LN2 / uploads.link
+    if (lacking := ~(need <= uploads.band_hz)).any():
+        m = int(np.argmax(lacking))
+        if uploads.energy_max_j[m] <= least_energy[m]:
+            raise AllocationError(
+                f"the energy of device {m} is {uploads.energy_max_j[m]:.6g} J for its upload: "
+                f"sending {uploads.payload_bits[m]:.6g} bits takes more than "
+                f"{least_energy[m]:.6g} J over its link"
+            )
+        alone = replace(only(uploads, np.array([m])), limit_s=np.array([np.inf]))
+        raise AllocationError(
+            f"the time limit of device {m} is {uploads.limit_s[m]:.6g} s: with the whole band to "
+            f"itself it needs {fastest(alone):.6g} s"
+        )
+    if need.sum() > uploads.band_hz:
+        m = int(np.argmax(need))
+        raise AllocationError(
+            f"the bandwidth is {uploads.band_hz:.6g} Hz: within their time limits the "
+            f"{len(need)} devices need {need.sum():.6g} Hz, device {m} the most of it "
+            f"({need[m]:.6g} Hz)"
+        )
