@@ -10,7 +10,7 @@ from cutlayer import methods
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
-from cutlayer.model.families import ModelSpec
+from cutlayer.model.families import ModelSpec, describe
 from cutlayer.report import plots, tables
 from cutlayer.report.tables import Column
 from cutlayer.run.checkpoint import writing
@@ -136,9 +136,10 @@ def compare(
     folder = Path(out) if out is not None else new_folder("compare")
     if (folder / "comparison.md").exists():
         raise RunError(f"--out: {folder} already holds a comparison: give another folder")
+    spec = describe(job.model)
+    for entry in found:  # all methods, before anything is loaded
+        check(entry.job, spec)
     parts = load_parts(job)
-    for entry in found:
-        check(entry.job, parts.model.spec)
     results = [
         simulate(entry.job, folder / _folder_name(entry.label), progress=progress, parts=parts)
         for entry in found

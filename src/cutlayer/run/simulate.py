@@ -199,9 +199,7 @@ def _measure(
     job: Job, parts: Parts, state: State, result: RoundResult, clock: VirtualClock | None
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on."""
-    virtual_s = None
-    if clock is not None:
-        virtual_s = clock.timeline(result).duration_s
+    virtual_s, joules = clock.close(result) if clock else (None, {})
     last = state.rounds == job.training.rounds
     accuracy = test_loss = through_cut = None
     device_accuracy: list[float] = []
@@ -219,7 +217,7 @@ def _measure(
                 through_cut = evaluate_through_cut(
                     job, parts.model, parts.preprocess, state.adapter, parts.test
                 ).accuracy
-    row = Row(
+    return Row(
         round=result.round,
         cohort=result.cohort,
         samples=sum(result.samples.values()),
@@ -237,11 +235,8 @@ def _measure(
         device_accuracy=device_accuracy,
         late=result.late,
         virtual_s=virtual_s,
-        joules=clock.joules(result) if clock else {},
+        joules=joules,
     )
-    if clock is not None:
-        clock.now_s += virtual_s or 0.0
-    return row
 
 
 def _evaluate(job: Job, parts: Parts, state: State) -> list[Evaluation]:

@@ -30,7 +30,6 @@ class VirtualClock:
         self.job = job
         self.now_s = now_s
         self._world = World(job.world, job.devices.count, job.seed)
-        self._spec = spec
         method, cut = job.method, job.model.cut
         whole = whole_cost(spec)
         self._device = device_cost(spec, cut) if method.split else whole
@@ -57,6 +56,8 @@ class VirtualClock:
 
     def find_late(self, result: RoundResult, turn: Sequence[int]) -> list[int]:
         """The devices of a turn that missed the round's deadline or left coverage too early."""
+        if self.job.method.pooled:
+            return []
         timeline = self.timeline(result)
         late = timeline.late | (timeline.finish_s > self._state(result).stay_s)
         timed = self._timed(result)
@@ -72,14 +73,19 @@ class VirtualClock:
             return clock.sequential(self._durations(result), deadline)
         return clock.parallel(self._durations(result), deadline_s=deadline)
 
-    def joules(self, result: RoundResult) -> dict[int, float]:
-        """Energy of each device in the round."""
+    def close(self, result: RoundResult) -> tuple[float, dict[int, float]]:
+        """End a round: its seconds, by which the clock moves on, and each device's joules."""
+        timeline = self.timeline(result)
+        joules = self._joules(result, timeline)
+        self.now_s += timeline.duration_s
+        return timeline.duration_s, joules
+
+    def _joules(self, result: RoundResult, timeline: Timeline) -> dict[int, float]:
         if self.job.method.pooled:
             return {}
         assert self.job.world is not None
         timed = self._timed(result)
         fleet = self._world.fleet.take(np.asarray(timed))
-        timeline = self.timeline(result)
         samples = np.array([result.samples[device] for device in timed])
         spent = energy.round_j(
             fleet,
