@@ -17,11 +17,13 @@ from tiny_models import (
     CONFIGS,
     DEPTH,
     SWIGLU,
+    assert_same_step,
     inputs_of,
     labels_of,
     peft_name,
     random_adapter,
     settings,
+    split_step,
     unsplit_logits,
     with_peft,
     write,
@@ -29,23 +31,6 @@ from tiny_models import (
 
 BATCH = 4
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
-
-
-def _split_step(
-    model: CutModel, adapter: Adapter, inputs: dict[str, Tensor], labels: Tensor, cut: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients with nothing but activations and their gradient crossing the cut."""
-    device = {name: adapter[name] for name in model.device_names(cut)}
-    server = {name: adapter[name] for name in model.server_names(cut)}
-    assert device.keys() | server.keys() == adapter.keys()
-    sent = model.device_forward(inputs, cut, [Segment(device, len(labels))])
-    hidden = sent.hidden.detach().requires_grad_(True)
-    logits = model.server_forward(hidden, sent.mask, cut, [Segment(server, len(labels))])
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    if device:
-        sent.hidden.backward(hidden.grad)
-    return loss.detach(), {key: value.grad for key, value in adapter.items()}
 
 
 def _peft_step(
@@ -58,15 +43,6 @@ def _peft_step(
     trained = {name for name, parameter in named.items() if parameter.requires_grad}
     assert trained == {peft_name(key) for key in adapter}
     return loss.detach(), {key: named[peft_name(key)].grad for key in adapter}
-
-
-def _assert_same(
-    ours: tuple[Tensor, dict[str, Tensor]], theirs: tuple[Tensor, dict[str, Tensor]], rel: float
-) -> None:
-    torch.testing.assert_close(ours[0], theirs[0], rtol=rel, atol=0)
-    for key, expected in theirs[1].items():
-        assert expected.norm() > 0, key
-        assert (ours[1][key] - expected).norm() <= rel * expected.norm(), key
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +63,8 @@ def test_split_equals_unsplit_peft_at_every_cut(
     inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
     expected = _peft_step(model, adapter, inputs, labels)
     for cut in range(DEPTH + 1):
-        for value in adapter.values():
-            value.grad = None
-        _assert_same(_split_step(model, adapter, inputs, labels, cut), expected, TOLERANCE[dtype])
+        found = split_step(model, adapter, inputs, labels, cut)
+        assert_same_step(found, expected, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("family", [name for name in CONFIGS if name != "bert"])
@@ -102,8 +77,8 @@ def test_split_equals_unsplit_peft_at_another_image_size(
     adapter = random_adapter(model, 1)
     inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
     assert model.spec.patches == (size // 4) ** 2
-    _assert_same(
-        _split_step(model, adapter, inputs, labels, 2),
+    assert_same_step(
+        split_step(model, adapter, inputs, labels, 2),
         _peft_step(model, adapter, inputs, labels),
         1e-9,
     )
@@ -119,8 +94,8 @@ def test_lora_on_every_linear_layer_equals_peft(checkpoints: dict[str, Path], fa
     model = load_model(job, CLASSES, 0, dtype=torch.float64)
     adapter = random_adapter(model, 1)
     inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
-    _assert_same(
-        _split_step(model, adapter, inputs, labels, 1),
+    assert_same_step(
+        split_step(model, adapter, inputs, labels, 1),
         _peft_step(model, adapter, inputs, labels),
         1e-9,
     )
@@ -190,12 +165,10 @@ def test_real_dinov2_split_equals_unsplit_peft(shared_models: Path, dtype: torch
     inputs, labels = inputs_of(model, 2), labels_of(2)
     expected = _peft_step(model, adapter, inputs, labels)
     for cut in (0, 2, 12):
-        for value in adapter.values():
-            value.grad = None
-        found = _split_step(model, adapter, inputs, labels, cut)
+        found = split_step(model, adapter, inputs, labels, cut)
         if dtype == torch.float32:
             found, expected = _as_one(found), _as_one(expected)
-        _assert_same(found, expected, TOLERANCE[dtype])
+        assert_same_step(found, expected, TOLERANCE[dtype])
 
 
 def _as_one(step: tuple[Tensor, dict[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:

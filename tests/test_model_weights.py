@@ -323,4 +323,4 @@ def test_the_bundled_model_loads() -> None:
 
 
 def test_the_supported_families_are_named() -> None:
-    assert set(SUPPORTED) == set(CONFIGS)
+    assert set(SUPPORTED) == {*CONFIGS, "resnet"}

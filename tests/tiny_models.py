@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every family, and the unsplit PEFT models they are compared with."""
+"""Tiny random checkpoints of every family, and the unsplit models they are compared with."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.job import Lora, Model
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import FAMILIES
-from cutlayer.model.lora import Adapter
+from cutlayer.model.lora import Adapter, Segment
 
 CLASSES = 5
 DEPTH = 3
@@ -38,6 +39,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 20,
     },
 }
+# Three stages; images of 16 pixels are maps of 4, 4, 2 and 1 pixels a side at its five cuts.
+RESNETS: dict[str, dict[str, Any]] = {
+    "basic": {"layer_type": "basic", "hidden_sizes": [6, 8, 10], "depths": [2, 1, 1]},
+    "bottleneck": {"layer_type": "bottleneck", "hidden_sizes": [8, 12, 16], "depths": [1, 2, 1]},
+    "early": {
+        "layer_type": "bottleneck",
+        "hidden_sizes": [8, 12, 16],
+        "depths": [2, 1, 1],
+        "downsample_in_first_stage": True,
+        "downsample_in_bottleneck": True,
+    },
+}
+RESNET_DEPTH = 4
 # DINOv2-giant's gated MLP, whose checkpoints need more than new names.
 SWIGLU = {"mlp_ratio": 2, "use_swiglu_ffn": True}
 
@@ -46,7 +60,7 @@ def build(family: str, **overrides: Any) -> nn.Module:
     """A Hugging Face classification model whose every tensor is random."""
     names = FAMILIES[family]
     package = importlib.import_module(names.module)
-    config = getattr(package, names.config)(**{**CONFIGS[family], **overrides})
+    config = getattr(package, names.config)(**{**CONFIGS.get(family, {}), **overrides})
     config.num_labels = CLASSES
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -54,7 +68,17 @@ def build(family: str, **overrides: Any) -> nn.Module:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.2 * torch.randn(parameter.shape))
+            for name, buffer in model.named_buffers():
+                if name.endswith(("running_mean", "running_var")):
+                    buffer.add_(torch.rand(buffer.shape))
     return model.eval()
+
+
+def write_resnet(folder: Path, kind: str = "basic", **overrides: Any) -> Path:
+    """A checkpoint folder of a tiny ResNet for images of 16 pixels."""
+    return write(
+        folder, "resnet", **{"embedding_size": 6, "image_size": 16, **RESNETS[kind], **overrides}
+    )
 
 
 def write(folder: Path, family: str, **overrides: Any) -> Path:
@@ -77,7 +101,7 @@ def random_adapter(model: CutModel, seed: int) -> Adapter:
     generator = torch.Generator().manual_seed(seed)
     for key, value in adapter.items():
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        adapter[key] = (value + 0.1 * noise).to(value.dtype).requires_grad_(True)
+        adapter[key] = (value + 0.1 * noise).to(value.dtype).requires_grad_(model.trained(key))
     return adapter
 
 
@@ -133,6 +157,51 @@ def peft_name(key: str) -> str:
     path, _, leaf = key.rpartition(".")
     middle = "modules_to_save.default" if path == "classifier" else "default"
     return f"base_model.model.{path}.{middle}.{leaf}"
+
+
+def with_weights(model: CutModel, adapter: Adapter) -> nn.Module:
+    """The unsplit Hugging Face model that holds the values of a fully trained `adapter`."""
+    whole = hugging_face(model)
+    found = whole.load_state_dict({k: v.detach() for k, v in adapter.items()}, strict=False)
+    assert not found.unexpected_keys
+    assert all(k.endswith(("num_batches_tracked", "mask_token")) for k in found.missing_keys)
+    return whole
+
+
+def split_step(
+    model: CutModel, adapter: Adapter, inputs: dict[str, Tensor], labels: Tensor, cut: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients with nothing but activations and their gradient crossing the cut."""
+    device = {name: adapter[name] for name in model.device_names(cut)}
+    server = {name: adapter[name] for name in model.server_names(cut)}
+    assert device.keys() | server.keys() == adapter.keys()
+    sent = model.device_forward(inputs, cut, [Segment(device, len(labels))])
+    hidden = sent.hidden.detach().requires_grad_(True)
+    logits = model.server_forward(hidden, sent.mask, cut, [Segment(server, len(labels))])
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    if device:
+        sent.hidden.backward(hidden.grad)
+    return loss.detach(), take_grads(adapter)
+
+
+def take_grads(adapter: Adapter) -> dict[str, Tensor]:
+    """The gradients of an adapter's tensors, which then have none."""
+    grads = {key: value.grad for key, value in adapter.items() if value.grad is not None}
+    for value in adapter.values():
+        value.grad = None
+    return grads
+
+
+def assert_same_step(
+    ours: tuple[Tensor, dict[str, Tensor]], theirs: tuple[Tensor, dict[str, Tensor]], rel: float
+) -> None:
+    """Loss and every gradient agree, relative to the norm of each."""
+    torch.testing.assert_close(ours[0], theirs[0], rtol=rel, atol=0)
+    assert ours[1].keys() == theirs[1].keys()
+    for key, expected in theirs[1].items():
+        assert expected.norm() > 0, key
+        assert (ours[1][key] - expected).norm() <= rel * expected.norm(), key
 
 
 def unsplit_logits(whole: nn.Module, model: CutModel, inputs: dict[str, Tensor]) -> Tensor:

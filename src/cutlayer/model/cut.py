@@ -1,31 +1,27 @@
-"""A pretrained transformer cut between two blocks: the device's part, the server's, or both.
+"""A pretrained model cut between two blocks: the device's part, the server's, or both.
 
-Hugging Face's own modules compute everything; here they are called piece by piece. All weights
-are frozen; what trains is in the adapters of the route (see lora.py).
+What a family computes is in its body (transformer.py, resnet.py); what of it trains is in the
+adapters of the route (lora.py, full.py). The backbone itself is one and never changes.
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model import attention, lora
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.lora import HEAD, Adapter, AdapterBank, Segment
-from cutlayer.seeds import torch_rng
+from cutlayer.model.families import ModelSpec, Train
+from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
+from cutlayer.model.transformer import Score
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
 Part = Literal["whole", "device", "server"]
-
-Score = Literal["cls", "received"]
 Route = Sequence[Segment]
 
 
@@ -42,46 +38,77 @@ class Activations:
     scores: Tensor | None
 
 
-class CutModel:
-    """One frozen backbone (or a part of it) that computes for any number of adapters.
+class Body(Protocol):
+    """The pieces of one family's model."""
 
-    module: Hugging Face's classification model. layers: the linear layers that carry LoRA, by
-    name, with (inputs, outputs); all of them, also those of a part that is not loaded.
+    def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """hidden [B,T,D] and the padding mask [B,T] or None."""
+
+    def run(self, hidden: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
+        """Blocks first ... last - 1."""
+
+    def run_scored(
+        self, hidden: Tensor, mask: Tensor | None, last: int, score: Score
+    ) -> tuple[Tensor, Tensor]:
+        """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """What follows the blocks: logits [B,C]."""
+
+
+class Weights(Protocol):
+    """What of a model trains, and how the segments of a batch bring it."""
+
+    train: Train
+    bank: AdapterBank
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of an adapter of the whole model, by key."""
+
+    def fresh(self, seed: int) -> Adapter:
+        """An adapter to start from."""
+
+    def trained(self, name: str) -> bool:
+        """Whether the adapter's tensor `name` is trained by its gradient."""
+
+    def run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:
+        """`piece` of the batch, every segment with its own adapter."""
+
+
+class CutModel:
+    """One backbone (or a part of it) that computes for any number of adapters.
+
+    module: Hugging Face's classification model. body calls its pieces, weights knows what of it
+    trains; dtype: of the backbone and of new adapters.
     """
 
     def __init__(
-        self, module: nn.Module, spec: ModelSpec, layers: dict[str, tuple[int, int]], part: Part
+        self,
+        module: nn.Module,
+        body: Body,
+        weights: Weights,
+        spec: ModelSpec,
+        part: Part,
+        dtype: torch.dtype,
     ) -> None:
-        family = spec.parts
-        self.module = module
+        self.module = module.eval()
         self.spec = spec
         self.part = part
-        self.bank = AdapterBank()
-        self._base: Any = module.get_submodule(family.base)
-        self._blocks: Any = self._base.get_submodule(family.blocks)
-        held = {"whole": (0, spec.depth + 1), "device": (0, spec.cut)}
-        first, last = held.get(part, (spec.cut, spec.depth + 1))
-        self.layers = {name: shape for name, shape in layers.items() if spec.carries_lora(name)}
-        if not self.layers:
-            raise ModelError(
-                f"model.lora.side: {spec.lora.side!r} has no blocks at cut {spec.cut} of "
-                f"{spec.depth}: move model.cut or take side both"
-            )
-        lora.attach(
-            module,
-            [name for name in self.layers if first <= spec.position(name) < last],
-            self.bank,
-            scale=spec.lora.alpha / spec.lora.rank,
-            dropout=spec.lora.dropout,
-        )
-        module.eval()
-        self._head: Any = module.get_submodule(HEAD)
-        self._probe = next(module.parameters())
+        self.dtype = dtype
+        self._body = body
+        self._weights = weights
+        # A part may hold no tensor that would tell where it is.
+        self._probe = torch.empty(0)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the backbone and of new adapters."""
-        return self._probe.dtype
+    def train(self) -> Train:
+        """LoRA adapters and the head, or every weight."""
+        return self._weights.train
+
+    @property
+    def bank(self) -> AdapterBank:
+        """The route of the batch in computation."""
+        return self._weights.bank
 
     @property
     def compute(self) -> torch.device:
@@ -91,34 +118,29 @@ class CutModel:
     def to(self, device: torch.device | str) -> CutModel:
         """Move the backbone to `device`; adapters and activations are the caller's to move."""
         self.module.to(device)
-        self._probe = next(self.module.parameters())
+        self._probe = self._probe.to(device)
         return self
 
     def new_adapter(self, seed: int) -> Adapter:
-        """A fresh adapter: A kaiming-uniform (a = sqrt 5), B zero as in PEFT; head normal(0, .02).
+        """An adapter to start from, on the model's torch device.
 
-        Every tensor is drawn from (seed, its name), so a part's tensors are those of the whole.
+        LoRA: A kaiming-uniform (a = sqrt 5), B zero as in PEFT; every tensor is drawn from (seed,
+        its name), so a part's tensors are those of the whole. Full training: a copy of the loaded
+        tensors of this part. The head is new: normal(0, 0.02), from (seed, its name).
         """
-        adapter: Adapter = {}
-        for key, shape in self.shapes().items():
-            tensor = torch.zeros(shape)
-            if key.endswith(".lora_A.weight"):
-                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=torch_rng(seed, key))
-            elif key == f"{HEAD}.weight":
-                nn.init.normal_(tensor, std=0.02, generator=torch_rng(seed, key))
-            adapter[key] = tensor.to(device=self.compute, dtype=self.dtype)
-        return adapter
+        adapter = self._weights.fresh(seed)
+        return {key: t.to(device=self.compute, dtype=self.dtype) for key, t in adapter.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each tensor of an adapter, by key."""
-        rank = self.spec.lora.rank
-        shapes: dict[str, tuple[int, ...]] = {}
-        for name, (inputs, outputs) in self.layers.items():
-            shapes[f"{name}.lora_A.weight"] = (rank, inputs)
-            shapes[f"{name}.lora_B.weight"] = (outputs, rank)
-        shapes[f"{HEAD}.weight"] = (self.spec.num_classes, self.spec.head_inputs)
-        shapes[f"{HEAD}.bias"] = (self.spec.num_classes,)
-        return shapes
+        """The shape of each tensor of an adapter of the whole model, by key."""
+        return self._weights.shapes()
+
+    def trained(self, name: str) -> bool:
+        """Whether an optimiser moves the adapter's tensor `name`.
+
+        Not so the running statistics of batch normalisation, which move in the forward pass.
+        """
+        return self._weights.trained(name)
 
     def device_names(self, cut: int) -> tuple[str, ...]:
         """The adapter's keys that the device holds when cut after block `cut`."""
@@ -135,95 +157,64 @@ class CutModel:
 
         inputs: pixel_values [B,C,H,W], or input_ids and attention_mask [B,T].
         score: "cls" ranks tokens by the CLS query's attention in the last of those blocks,
-        "received" by the mean attention of all queries. Raises ModelError for a score at cut 0.
+        "received" by the mean attention of all queries. Raises ModelError for a score at cut 0,
+        or of a model without attention.
         """
         self._check(cut)
-        if score is not None and cut == 0:
-            raise ModelError(
-                "model.cut: 0 leaves the device no attention to choose tokens by: "
-                "cut after block 1 or later, or keep all tokens"
-            )
-        hidden, mask = self._embed(inputs)
-        with self.bank.use(route, hidden.shape[0]):
+
+        def piece(batch: Batch) -> Tensors:
+            hidden, mask = self._body.embed(_present(batch))
             if score is None:
-                return Activations(self._run(hidden, mask, 0, cut), mask, None)
-            hidden = self._run(hidden, mask, 0, cut - 1)
-            block = self._blocks[cut - 1]
-            family = self.spec.parts
-            with attention.capture(
-                block.get_submodule(family.query), block.get_submodule(family.key)
-            ) as seen:
-                hidden = self._run(hidden, mask, cut - 1, cut)
-        measure = attention.cls_scores if score == "cls" else attention.received_scores
-        scores = measure(seen["q"], seen["k"], self.spec.heads, self.spec.prefix, mask)
+                return self._body.run(hidden, mask, 0, cut), mask, None
+            hidden, scores = self._body.run_scored(hidden, mask, cut, score)
+            return hidden, mask, scores
+
+        hidden, mask, scores = self._weights.run(route, self._ready(inputs), piece)
+        assert hidden is not None
         return Activations(hidden, mask, scores)
 
     def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 
-        T' may be smaller than T: tokens after the prefix may have been dropped or merged.
-        mask [B,T'] bool: False is padding.
+        T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
+        a ResNet). mask [B,T'] bool: False is padding.
         """
         self._check(cut)
-        with self.bank.use(route, hidden.shape[0]):
-            hidden = self._run(hidden, mask, cut, self.spec.depth)
-            return self._finish(hidden)
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            received = batch["hidden"]
+            assert received is not None
+            blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
+            return (self._body.finish(blocks),)
+
+        (logits,) = self._weights.run(route, {"hidden": hidden, "mask": mask}, piece)
+        assert logits is not None
+        return logits
 
     def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
         """The unsplit model: logits [B,C]."""
-        hidden, mask = self._embed(inputs)
-        with self.bank.use(route, hidden.shape[0]):
-            return self._finish(self._run(hidden, mask, 0, self.spec.depth))
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            hidden, mask = self._body.embed(_present(batch))
+            return (self._body.finish(self._body.run(hidden, mask, 0, self.spec.depth)),)
+
+        (logits,) = self._weights.run(route, self._ready(inputs), piece)
+        assert logits is not None
+        return logits
 
     __call__ = forward
 
-    def _embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """hidden [B,T,D] and the padding mask [B,T]."""
+    def _ready(self, inputs: dict[str, Tensor]) -> Batch:
+        """The inputs on the model's torch device and, pixels, in its dtype and size."""
         if self.spec.modality == "text":
-            hidden: Tensor = self._base.embeddings(input_ids=inputs["input_ids"].to(self.compute))
-            return hidden, inputs["attention_mask"].to(self.compute).bool()
+            return {key: inputs[key].to(self.compute) for key in ("input_ids", "attention_mask")}
         pixels = inputs["pixel_values"].to(device=self.compute, dtype=self.dtype)
         if pixels.shape[-1] != self.spec.image_size or pixels.shape[-2] != self.spec.image_size:
             raise ModelError(
                 f"inputs: images of {pixels.shape[-2]} x {pixels.shape[-1]} pixels do not fit a "
                 f"model loaded for {self.spec.image_size}: resize them, or set model.image_size"
             )
-        if self.spec.parts.asks_to_interpolate:
-            hidden = self._base.embeddings(pixels, interpolate_pos_encoding=True)
-        else:
-            hidden = self._base.embeddings(pixels)
-        return hidden, None
-
-    def _run(self, hidden: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
-        """Blocks first ... last - 1."""
-        full = self._attention_mask(hidden, mask) if first < last else None
-        for index in range(first, last):
-            hidden = self._blocks[index](hidden, full)
-        return hidden
-
-    def _attention_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        from transformers.masking_utils import create_bidirectional_mask
-
-        full: Tensor | None = create_bidirectional_mask(
-            config=self.module.config, inputs_embeds=hidden, attention_mask=mask
-        )
-        return full
-
-    def _finish(self, hidden: Tensor) -> Tensor:
-        """Final norm, pooling and head, as Hugging Face's classification models do."""
-        family = self.spec.parts
-        if family.norm is not None:
-            hidden = self._base.get_submodule(family.norm)(hidden)
-        if family.pool == "pooler":
-            pooled = self._base.pooler(hidden)
-        elif family.pool == "cls+mean":
-            pooled = torch.cat([hidden[:, 0], hidden[:, self.spec.prefix :].mean(dim=1)], dim=1)
-        else:
-            pooled = hidden[:, 0]
-        logits: Tensor = self._head(pooled)
-        return logits
+        return {"pixel_values": pixels}
 
     def _check(self, cut: int) -> None:
         if not 0 <= cut <= self.spec.depth:
@@ -231,3 +222,7 @@ class CutModel:
                 f"model.cut: {cut} is not within the {self.spec.depth} blocks of {self.spec.path}: "
                 f"take 0 to {self.spec.depth}"
             )
+
+
+def _present(batch: Batch) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in batch.items() if tensor is not None}

@@ -1,30 +1,85 @@
-"""Adapters on disk in PEFT's format, written and read without importing peft."""
+"""What was trained, on disk: adapters in PEFT's format, whole models in Hugging Face's.
+
+Both are read and written without importing peft.
+"""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
 from cutlayer.files import write_atomically
 from cutlayer.model.cut import CutModel
+from cutlayer.model.families import ModelSpec
+from cutlayer.model.files import find_file
 from cutlayer.model.lora import HEAD, Adapter
+from cutlayer.model.weights import SINGLE, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+# What a checkpoint holds besides what trains and computes: written as zeros, not read.
+IDLE = (".num_batches_tracked", ".mask_token")
 
 
 def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
-    """Write `adapter` so that `peft.PeftModel.from_pretrained(base, folder)` loads it.
+    """Write `adapter` so that others load it. Each file is whole or not there at all.
 
-    The base is Hugging Face's classification model of the same checkpoint and classes. Each file
-    is whole or not there at all. Returns the folder.
+    LoRA: `peft.PeftModel.from_pretrained(base, folder)`; the base is Hugging Face's classification
+    model of the same checkpoint and classes. Full training: a checkpoint of the whole model for
+    `AutoModelForImageClassification.from_pretrained(folder)` (of texts:
+    `AutoModelForSequenceClassification`), which a job's model.path can also name. Returns the
+    folder.
     Raises ModelError when the adapter is not one of this model, OSError when it cannot be written.
     """
     _check(adapter, model, "adapter")
-    tensors = {PREFIX + key: value.detach().cpu().contiguous() for key, value in adapter.items()}
+    held = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
+    files = _checkpoint(held, model.spec) if model.train == "full" else _peft(held, model)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return folder
+
+
+def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
+    """The adapter that `save_adapter` or PEFT wrote, on the model's torch device.
+
+    Raises ModelError when the files are missing or corrupt, or belong to another model.
+    """
+    full = model.train == "full"
+    file = Path(folder) / (SINGLE if full else WEIGHTS)
+    if not file.is_file():
+        raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
+    try:
+        config = json.loads(
+            (file.parent / ("config.json" if full else CONFIG)).read_text(encoding="utf-8")
+        )
+        with safe_open(file, framework="pt", device="cpu") as tensors:
+            adapter = {
+                key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
+                for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
+                if not key.endswith(IDLE)
+            }
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
+    _check(adapter, model, str(folder))
+    lora = model.spec.lora
+    if not full and config.get("lora_alpha") != lora.alpha:
+        raise ModelError(
+            f"model.lora.alpha: {lora.alpha} but {folder} was trained with "
+            f"{config.get('lora_alpha')}: take the same"
+        )
+    return adapter
+
+
+def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
+    """The files of a LoRA adapter, by name."""
     spec = model.spec
     config = {
         "peft_type": "LORA",
@@ -40,38 +95,42 @@ def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    return folder
+    tensors = {PREFIX + key: value for key, value in adapter.items()}
+    return {
+        WEIGHTS: save(tensors, metadata={"format": "pt"}),
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+    }
 
 
-def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
-    """The adapter that `save_adapter` or PEFT wrote, on the model's torch device.
+def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
+    """The files of a whole model, by name: weights, config, and what prepares its inputs."""
+    empty = skeleton(replace(spec, weights="pretrained"), 0)
+    tensors = {
+        key: torch.zeros(value.shape, dtype=value.dtype)
+        for key, value in empty.state_dict().items()
+        if key.endswith(IDLE)
+    }
+    tensors |= adapter
+    config: Any = empty.config
+    config.architectures = [spec.parts.architecture]
+    config.dtype = str(next(iter(adapter.values())).dtype).removeprefix("torch.")
+    if spec.modality == "image":
+        config.image_size = spec.image_size
+    return {
+        SINGLE: save(tensors, metadata={"format": "pt"}),
+        "config.json": config.to_json_string().encode(),
+        **_preparation(spec),
+    }
 
-    Raises ModelError when the files are missing or corrupt, or belong to another model.
-    """
-    file = Path(folder) / WEIGHTS
-    if not file.is_file():
-        raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
-    try:
-        config = json.loads((file.parent / CONFIG).read_text(encoding="utf-8"))
-        with safe_open(file, framework="pt", device="cpu") as tensors:
-            adapter = {
-                key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
-                for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
-            }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
-    _check(adapter, model, str(folder))
-    lora = model.spec.lora
-    if config.get("lora_alpha") != lora.alpha:
-        raise ModelError(
-            f"model.lora.alpha: {lora.alpha} but {folder} was trained with "
-            f"{config.get('lora_alpha')}: take the same"
-        )
-    return adapter
+
+def _preparation(spec: ModelSpec) -> dict[str, bytes]:
+    """The base's own files that a model's inputs are prepared by, as far as it has them."""
+    names = ["preprocessor_config.json"]
+    if spec.modality == "text":
+        whole = find_file(spec.path, "tokenizer.json")
+        names = ["tokenizer.json" if whole else "vocab.txt", "tokenizer_config.json"]
+    found = {name: find_file(spec.path, name) for name in names}
+    return {name: file.read_bytes() for name, file in found.items() if file is not None}
 
 
 def _check(adapter: Adapter, model: CutModel, what: str) -> None:
@@ -93,4 +152,7 @@ def _check(adapter: Adapter, model: CutModel, what: str) -> None:
 
 def _target_modules(model: CutModel) -> list[str]:
     """The job's own name endings if all that they take carries LoRA, else the full names."""
-    return list(model.spec.targets if model.spec.lora.side == "both" else model.layers)
+    if model.spec.lora.side == "both":
+        return list(model.spec.targets)
+    ending = ".lora_A.weight"
+    return [key.removesuffix(ending) for key in model.shapes() if key.endswith(ending)]

@@ -1,4 +1,4 @@
-"""What is known of each family of pretrained transformers, and of one checkpoint before loading.
+"""What is known of one checkpoint before it is loaded: its sizes, and what can be trained of it.
 
 Only config.json is read here: neither torch nor transformers is imported.
 """
@@ -11,129 +11,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutlayer.errors import ModelError
+from cutlayer.model import residual
 from cutlayer.model.files import read_json
+from cutlayer.model.names import FAMILIES, Family, Modality
+from cutlayer.model.residual import Map, Residual
 
 if TYPE_CHECKING:
     from cutlayer.job import Lora, Model
 
-Modality = Literal["image", "text"]
+__all__ = ["FAMILIES", "SUPPORTED", "Family", "ModelSpec", "Train", "check_train", "describe"]
 
-
-@dataclass(frozen=True)
-class Family:
-    """How Hugging Face names the parts of one `model_type`.
-
-    module, architecture, config: where transformers keeps the classification class.
-    base: attribute of the classification model that holds embeddings and blocks; `blocks` and
-    `norm` (None: blocks end in their own norm) are paths below it.
-    query ... down: linear layers of a block, as paths below the block.
-    prefix: tokens before the patches, registers not counted. pool: what the head reads.
-    asks_to_interpolate: the embeddings take other image sizes only with an argument.
-    """
-
-    module: str
-    architecture: str
-    config: str
-    modality: Modality
-    base: str
-    blocks: str
-    norm: str | None
-    pool: Literal["cls", "cls+mean", "pooler"]
-    prefix: int = 1
-    query: str = "attention.q_proj"
-    key: str = "attention.k_proj"
-    value: str = "attention.v_proj"
-    output: str = "attention.o_proj"
-    up: str = "mlp.fc1"
-    down: str = "mlp.fc2"
-    layer_scale: bool = False
-    asks_to_interpolate: bool = False
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    patch_size: int = 16
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-
-
-FAMILIES: dict[str, Family] = {
-    "vit": Family(
-        module="transformers.models.vit.modeling_vit",
-        architecture="ViTForImageClassification",
-        config="ViTConfig",
-        modality="image",
-        base="vit",
-        blocks="layers",
-        norm="layernorm",
-        pool="cls",
-        asks_to_interpolate=True,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    ),
-    "deit": Family(
-        module="transformers.models.deit.modeling_deit",
-        architecture="DeiTForImageClassification",
-        config="DeiTConfig",
-        modality="image",
-        base="deit",
-        blocks="layers",
-        norm="layernorm",
-        pool="cls",
-        asks_to_interpolate=True,
-        prefix=2,
-    ),
-    "dinov2": Family(
-        module="transformers.models.dinov2.modeling_dinov2",
-        architecture="Dinov2ForImageClassification",
-        config="Dinov2Config",
-        modality="image",
-        base="dinov2",
-        blocks="encoder.layer",
-        norm="layernorm",
-        pool="cls+mean",
-        layer_scale=True,
-        patch_size=14,
-    ),
-    "dinov2_with_registers": Family(
-        module="transformers.models.dinov2_with_registers.modeling_dinov2_with_registers",
-        architecture="Dinov2WithRegistersForImageClassification",
-        config="Dinov2WithRegistersConfig",
-        modality="image",
-        base="dinov2_with_registers",
-        blocks="encoder.layer",
-        norm="layernorm",
-        pool="cls+mean",
-        layer_scale=True,
-    ),
-    "bert": Family(
-        module="transformers.models.bert.modeling_bert",
-        architecture="BertForSequenceClassification",
-        config="BertConfig",
-        modality="text",
-        base="bert",
-        blocks="encoder.layer",
-        norm=None,
-        pool="pooler",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        output="attention.output.dense",
-        up="intermediate.dense",
-        down="output.dense",
-        targets=("query", "value"),
-    ),
-}
+Train = Literal["lora", "full"]
 
 SUPPORTED = tuple(FAMILIES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One checkpoint as a job uses it: sizes in tokens, features and pixels.
 
     family: the config's `model_type`. prefix: CLS, distillation and register tokens.
     patches: N, tokens besides the prefix at the chosen image size (text: at max_tokens).
     gated_mlp: the MLP is SwiGLU (three linear layers of mlp_width). head_inputs: what the
-    trained head reads. vocabulary, positions, token_types: 0 for images; image_size, patch_size
-    and channels: 0 for text.
+    trained head reads. vocabulary, positions, token_types, max_tokens: of texts; image_size,
+    patch_size and channels: of images; 0 for what a model lacks.
+    residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
+    to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
 
     family: str
@@ -141,29 +44,49 @@ class ModelSpec:
     weights: str
     modality: Modality
     depth: int
-    width: int
-    heads: int
-    mlp_width: int
-    gated_mlp: bool
-    qkv_bias: bool
-    prefix: int
-    patches: int
-    image_size: int
-    patch_size: int
-    channels: int
-    vocabulary: int
-    positions: int
-    token_types: int
-    max_tokens: int
     num_classes: int
     head_inputs: int
     cut: int
     lora: Lora
+    width: int = 0
+    heads: int = 0
+    mlp_width: int = 0
+    gated_mlp: bool = False
+    qkv_bias: bool = False
+    prefix: int = 0
+    patches: int = 0
+    image_size: int = 0
+    patch_size: int = 0
+    channels: int = 0
+    vocabulary: int = 0
+    positions: int = 0
+    token_types: int = 0
+    max_tokens: int = 0
+    residual: Residual | None = None
+
+    def __post_init__(self) -> None:
+        if self.residual is not None:
+            at = self.map_at(self.cut)
+            object.__setattr__(self, "width", at.channels)
+            object.__setattr__(self, "patches", at.tokens)
 
     @property
     def tokens(self) -> int:
         """T: all tokens of a sample, the prefix included."""
         return self.prefix + self.patches
+
+    def tokens_at(self, cut: int) -> int:
+        """Tokens of a sample that reach `cut`, the prefix included."""
+        return self.tokens if self.residual is None else self.map_at(cut).tokens
+
+    def width_at(self, cut: int) -> int:
+        """Numbers in each token that reaches `cut`."""
+        return self.width if self.residual is None else self.map_at(cut).channels
+
+    def map_at(self, cut: int) -> Map:
+        """The map of a ResNet that reaches `cut`."""
+        assert self.residual is not None
+        return self.residual.maps[cut]
 
     @property
     def parts(self) -> Family:
@@ -177,12 +100,22 @@ class ModelSpec:
 
     def block_name(self, index: int) -> str:
         """The Hugging Face module name of block `index`."""
-        return f"{self.parts.base}.{self.parts.blocks}.{index}"
+        name = index if self.residual is None else self.residual.blocks[index].name
+        return f"{self.parts.base}.{self.parts.blocks}.{name}"
 
     def position(self, name: str) -> int:
-        """The block that the module or adapter key `name` is in; the depth for all after them."""
-        path = f"{self.parts.base}.{self.parts.blocks}."
-        return int(name[len(path) :].split(".")[0]) if name.startswith(path) else self.depth
+        """The block that the module, parameter or adapter key `name` is in.
+
+        -1 for the embedding, the depth for all that comes after the blocks.
+        """
+        base = self.parts.base
+        if name.startswith(f"{base}.{self.parts.embeddings}."):
+            return -1
+        path = f"{base}.{self.parts.blocks}."
+        if not name.startswith(path):
+            return self.depth
+        below = name[len(path) :]
+        return int(below.split(".")[0]) if self.residual is None else self.residual.index(below)
 
     def carries_lora(self, name: str) -> bool:
         """Whether the job puts LoRA on the linear layer `name`, by its targets and side."""
@@ -219,23 +152,62 @@ def describe(model: Model, num_classes: int = 0) -> ModelSpec:
         raise ModelError(
             f"model.path: {model.path} is of type {kind!r}: supported are {', '.join(FAMILIES)}"
         )
+    read = _resnet if kind == "resnet" else _transformer
     try:
-        spec = _spec(kind, config, model, num_classes)
+        return read(kind, config, model, num_classes)
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"model.path: config.json of {model.path} makes no {kind} model ({error}): "
             "restore the file"
         ) from None
-    if model.cut > spec.depth:
+
+
+def check_train(spec: ModelSpec, train: Train) -> None:
+    """Raise ModelError when the model cannot be trained so: LoRA, or every weight."""
+    if train == "lora" and spec.residual is not None:
         raise ModelError(
-            f"model.cut: {model.cut} is beyond the {spec.depth} blocks of {model.path}: "
-            f"take 0 to {spec.depth}"
+            f"method.train: 'lora' finds no linear layers in {spec.path}, which is a ResNet: "
+            "set method.train to full"
         )
-    return spec
+    if train == "full" and spec.lora.side != "both":
+        raise ModelError(
+            f"model.lora.side: {spec.lora.side!r} has no meaning where method.train is full: "
+            "leave it at both (method.device frozen keeps the device's part as it is)"
+        )
 
 
-def _spec(kind: str, config: dict[str, Any], model: Model, num_classes: int) -> ModelSpec:
+def _check_cut(model: Model, depth: int) -> None:
+    if model.cut > depth:
+        raise ModelError(
+            f"model.cut: {model.cut} is beyond the {depth} blocks of {model.path}: "
+            f"take 0 to {depth}"
+        )
+
+
+def _resnet(kind: str, config: dict[str, Any], model: Model, num_classes: int) -> ModelSpec:
+    network = residual.layout(config, model.image_size)
+    depth = len(network.blocks)
+    _check_cut(model, depth)
+    return ModelSpec(
+        family=kind,
+        path=model.path,
+        weights=model.weights,
+        modality="image",
+        depth=depth,
+        num_classes=num_classes,
+        head_inputs=network.maps[-1].channels,
+        cut=model.cut,
+        lora=model.lora,
+        image_size=network.image.side,
+        channels=network.image.channels,
+        residual=network,
+    )
+
+
+def _transformer(kind: str, config: dict[str, Any], model: Model, num_classes: int) -> ModelSpec:
     family = FAMILIES[kind]
+    depth = int(config.get("num_hidden_layers", 12))
+    _check_cut(model, depth)
     width = int(config.get("hidden_size", 768))
     gated = bool(config.get("use_swiglu_ffn", False))
     mlp = int(width * config.get("mlp_ratio", 4)) if family.layer_scale else 0
@@ -260,7 +232,7 @@ def _spec(kind: str, config: dict[str, Any], model: Model, num_classes: int) -> 
         path=model.path,
         weights=model.weights,
         modality=family.modality,
-        depth=int(config.get("num_hidden_layers", 12)),
+        depth=depth,
         width=width,
         heads=int(config.get("num_attention_heads", 12)),
         mlp_width=mlp or int(config.get("intermediate_size", 3072)),

@@ -7,13 +7,13 @@ from typing import Any
 
 from cutlayer.errors import ModelError
 
-BUNDLED = {"demo": "demo-vit"}
+BUNDLED = {"demo": "demo-vit", "resnet18": "resnet18"}
 
 
 def find_file(path: str, name: str) -> Path | None:
     """The file `name` of the checkpoint `path`, downloaded first if the hub holds it.
 
-    path: a bundled name ("demo"), a local folder or a Hugging Face hub name.
+    path: a bundled name (of `BUNDLED`), a local folder or a Hugging Face hub name.
     Returns None when the checkpoint is there but has no such file.
     Raises ModelError when there is no such checkpoint or the hub cannot be reached.
     """
@@ -29,7 +29,7 @@ def find_file(path: str, name: str) -> Path | None:
     if path.startswith((".", "~")) or folder.is_absolute() or path.count("/") > 1:
         raise ModelError(
             f"model.path: there is no folder {path}: give a folder with config.json and "
-            "model.safetensors, a hub name, or demo"
+            f"model.safetensors, a hub name, or {' or '.join(BUNDLED)}"
         )
     return _download(path, name)
 

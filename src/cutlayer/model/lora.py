@@ -1,11 +1,12 @@
-"""The adapter bank: LoRA layers over one frozen backbone that take batches mixing many devices.
+"""LoRA layers over one frozen backbone that take batches mixing many devices: the adapter bank.
 
 A batch is a row of segments; each segment of samples goes through its own adapter. The frozen
 product is computed once for the whole batch, so M devices cost one backbone and M adapters.
 LoRA: Hu et al. 2021, arXiv 2106.09685; names, scale and initialisation as in PEFT.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,9 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import match_targets
+from cutlayer.model.families import ModelSpec, Train, match_targets
+from cutlayer.seeds import torch_rng
 
 Adapter = dict[str, Tensor]
+Batch = dict[str, Tensor | None]
+Tensors = tuple[Tensor | None, ...]
+Piece = Callable[[Batch], Tensors]
 HEAD = "classifier"
 
 
@@ -42,10 +47,8 @@ class AdapterBank:
     @contextmanager
     def use(self, route: Sequence[Segment], rows: int) -> Iterator[None]:
         """Send batches of `rows` samples along `route` within the `with` block."""
-        segments = _merged(route)
-        total = sum(segment.size for segment in segments)
-        if total != rows:
-            raise ModelError(f"route: its segments hold {total} samples but the batch has {rows}")
+        segments = merged(route)
+        check_covers(segments, rows)
         before, self.route = self.route, segments
         try:
             yield
@@ -110,11 +113,14 @@ class LoRALinear(nn.Module):
 
 
 class BankHead(nn.Module):
-    """The trained classification head: every segment has its own weight [C,in] and bias [C]."""
+    """The trained classification head: every segment has its own weight [C,in] and bias [C].
 
-    def __init__(self, bank: AdapterBank) -> None:
+    name: of the linear layer in Hugging Face's model, and so of its tensors in an adapter.
+    """
+
+    def __init__(self, bank: AdapterBank, name: str = HEAD) -> None:
         super().__init__()
-        self.keys = (f"{HEAD}.weight", f"{HEAD}.bias")
+        self.keys = (f"{name}.weight", f"{name}.bias")
         self.bank = bank
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,6 +133,84 @@ class BankHead(nn.Module):
             for piece, s in zip(torch.split(x, [s.size for s in route]), route, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class LoraWeights:
+    """Trains LoRA on chosen linear layers, and the head; all else is frozen.
+
+    layers: the linear layers that `model.lora.targets` takes, by name, with (inputs, outputs); all
+    of them, also those of a part that is not loaded. Raises ModelError when none is left on
+    `model.lora.side`.
+    """
+
+    train: Train = "lora"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: ModelSpec,
+        layers: dict[str, tuple[int, int]],
+        bank: AdapterBank,
+    ) -> None:
+        self.spec = spec
+        self.bank = bank
+        self.layers = {name: shape for name, shape in layers.items() if spec.carries_lora(name)}
+        if not self.layers:
+            raise ModelError(
+                f"model.lora.side: {spec.lora.side!r} has no blocks at cut {spec.cut} of "
+                f"{spec.depth}: move model.cut or take side both"
+            )
+        held = dict(module.named_modules())
+        here = [name for name in self.layers if name in held]
+        attach(module, here, self.bank, spec.lora.alpha / spec.lora.rank, spec.lora.dropout)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor of an adapter, by key."""
+        rank = self.spec.lora.rank
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, (inputs, outputs) in self.layers.items():
+            shapes[f"{name}.lora_A.weight"] = (rank, inputs)
+            shapes[f"{name}.lora_B.weight"] = (outputs, rank)
+        shapes[f"{HEAD}.weight"] = (self.spec.num_classes, self.spec.head_inputs)
+        shapes[f"{HEAD}.bias"] = (self.spec.num_classes,)
+        return shapes
+
+    def fresh(self, seed: int) -> Adapter:
+        """A kaiming-uniform (a = sqrt 5), B zero, as in PEFT; head as `fresh_head`."""
+        adapter = {key: torch.zeros(shape) for key, shape in self.shapes().items()}
+        for key, tensor in adapter.items():
+            if key.endswith(".lora_A.weight"):
+                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=torch_rng(seed, key))
+        return adapter | fresh_head(self.spec, seed)
+
+    def trained(self, name: str) -> bool:
+        """True: an adapter holds nothing else."""
+        return True
+
+    def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
+        """The whole batch at once."""
+        with self.bank.use(route, rows_of(batch)):
+            return piece(batch)
+
+
+def fresh_head(spec: ModelSpec, seed: int) -> Adapter:
+    """A new classification head: weight normal(0, 0.02), bias zero, from (seed, its name)."""
+    key = f"{spec.parts.head}.weight"
+    weight = torch.zeros(spec.num_classes, spec.head_inputs)
+    nn.init.normal_(weight, std=0.02, generator=torch_rng(seed, key))
+    return {key: weight, f"{spec.parts.head}.bias": torch.zeros(spec.num_classes)}
+
+
+def check_covers(route: Sequence[Segment], rows: int) -> None:
+    """Raise ModelError unless the segments are as long as the batch."""
+    total = sum(segment.size for segment in route)
+    if total != rows:
+        raise ModelError(f"route: its segments hold {total} samples but the batch has {rows}")
+
+
+def rows_of(batch: Batch) -> int:
+    """Samples in a batch."""
+    return next(len(tensor) for tensor in batch.values() if tensor is not None)
 
 
 def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -163,18 +247,18 @@ def attach(
     setattr(model, HEAD, BankHead(bank))
 
 
-def _merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
+def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
     """`route` without empty segments, and with neighbours on one adapter made one."""
-    merged: list[Segment] = []
+    joined: list[Segment] = []
     for segment in route:
         if segment.size == 0:
             continue
-        last = merged[-1] if merged else None
+        last = joined[-1] if joined else None
         if last and last.adapter is segment.adapter and last.rng is segment.rng is None:
-            merged[-1] = Segment(last.adapter, last.size + segment.size)
+            joined[-1] = Segment(last.adapter, last.size + segment.size)
         else:
-            merged.append(segment)
-    return tuple(merged)
+            joined.append(segment)
+    return tuple(joined)
 
 
 def _even(route: Sequence[Segment]) -> bool:

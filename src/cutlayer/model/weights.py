@@ -17,10 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.cut import CutModel, Part
-from cutlayer.model.families import ModelSpec, describe
+from cutlayer.model.cut import Body, CutModel, Part, Weights
+from cutlayer.model.families import ModelSpec, Train, check_train, describe
 from cutlayer.model.files import find_file, read_json
-from cutlayer.model.lora import HEAD, find_targets
+from cutlayer.model.full import FullWeights, whole_shapes
+from cutlayer.model.lora import HEAD, AdapterBank, LoraWeights, find_targets
+from cutlayer.model.resnet import ResNet, attach_norms
+from cutlayer.model.transformer import Transformer
 from cutlayer.seeds import derive
 
 if TYPE_CHECKING:
@@ -48,23 +51,36 @@ def load_model(
     seed: int,
     part: Part = "whole",
     dtype: torch.dtype = torch.float32,
+    train: Train = "lora",
 ) -> CutModel:
     """The model a job names, or the part of it that one side of the cut runs, on the CPU.
 
     part: "device" holds the embedding and the first `model.cut` blocks, "server" the rest; only
-    their own tensors are read. seed: draws the backbone when weights are "random".
+    their own tensors are read. seed: draws the backbone when weights are "random". train: LoRA on
+    a frozen backbone, or every weight.
     Raises ModelError for whatever is wrong with the checkpoint or the settings.
     """
     spec = describe(model, num_classes)
+    check_train(spec, train)
     module = skeleton(spec, seed)
-    layers = find_targets(module, spec.targets)
+    bank = AdapterBank()
+    attach_norms(module, bank)
+    # What trains is known by the whole model, before the other part goes.
+    layers = find_targets(module, spec.targets) if train == "lora" else {}
+    shapes = whole_shapes(module, spec)
     strip(module, spec, part)
     if spec.weights == "random":
         module.to(dtype)
     else:
         fill(module, spec, dtype)
     fit_positions(module, spec)
-    return CutModel(module, spec, layers, part)
+    weights: Weights
+    if train == "lora":
+        weights = LoraWeights(module, spec, layers, bank)
+    else:
+        weights = FullWeights(module, spec, shapes, bank, holds_head=part != "device")
+    body: Body = (ResNet if spec.residual else Transformer)(module, spec)
+    return CutModel(module, body, weights, spec, part, dtype)
 
 
 def skeleton(spec: ModelSpec, seed: int) -> nn.Module:
@@ -77,8 +93,9 @@ def skeleton(spec: ModelSpec, seed: int) -> nn.Module:
     package = importlib.import_module(family.module)
     config = package.__dict__[family.config].from_dict(read_json(spec.path, "config.json") or {})
     config.num_labels = spec.num_classes
-    config._attn_implementation = "sdpa"
-    if spec.modality == "image":
+    if spec.residual is None:
+        config._attn_implementation = "sdpa"
+    if spec.patch_size:
         # One number a side, which interpolation of positions needs.
         config.patch_size = spec.patch_size
         if not isinstance(config.image_size, int):
@@ -108,19 +125,19 @@ def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
     """
     family = spec.parts
     base: Any = model.get_submodule(family.base)
-    blocks = base.get_submodule(family.blocks)
     out = {"whole": (0, 0), "device": (spec.cut, spec.depth), "server": (0, spec.cut)}[part]
-    for index in range(*out):
-        blocks[index] = Absent(spec.block_name(index))
+    absent = [spec.block_name(index) for index in range(*out)]
     if part == "device":
-        for name in ("pooler", family.norm):
-            if name is not None and getattr(base, name, None) is not None:
-                setattr(base, name, Absent(f"{family.base}.{name}"))
+        tail = [name for name in ("pooler", family.norm) if getattr(base, name or "", None)]
+        absent += [f"{family.base}.{name}" for name in tail]
+    embeddings = getattr(base, family.embeddings)
     if part == "server":
-        base.embeddings = Absent(f"{family.base}.embeddings")
-    elif getattr(base.embeddings, "mask_token", None) is not None:
-        base.embeddings.mask_token = None  # only masked pretraining uses it
-    setattr(model, HEAD, Absent(HEAD))
+        absent.append(f"{family.base}.{family.embeddings}")
+    elif getattr(embeddings, "mask_token", None) is not None:
+        embeddings.mask_token = None  # only masked pretraining uses it
+    for name in [*absent, HEAD]:
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, Absent(name))
 
 
 def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype) -> None:
@@ -129,7 +146,7 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype) -> None:
     Raises ModelError for a file that is missing, pickled or corrupt, and for tensors that are
     missing or of another shape than config.json says.
     """
-    wanted = dict(model.named_parameters())
+    wanted = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
     for name, value in _read(model, spec, wanted):
         if value.shape != wanted[name].shape:
             raise ModelError(
@@ -137,13 +154,13 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype) -> None:
                 f"config.json asks for {list(wanted[name].shape)}: take files that belong together"
             )
         _place(model, name, value.to(dtype, copy=True))
-    missing = [name for name, value in model.named_parameters() if value.is_meta]
+    missing = [name for name, value in model.state_dict().items() if value.is_meta]
     if missing:
         raise ModelError(
             f"model.path: {spec.path} lacks {len(missing)} tensors, the first {missing[0]}: "
-            "give a complete checkpoint, or weights random"
+            "give a complete checkpoint, or take model.weights random"
         )
-    embeddings: Any = model.get_submodule(spec.parts.base).embeddings
+    embeddings = _embeddings(model, spec)
     if spec.modality == "text" and not isinstance(embeddings, Absent):
         # Buffers that no checkpoint holds.
         embeddings.position_ids = torch.arange(spec.positions)[None]
@@ -155,8 +172,8 @@ def fit_positions(model: nn.Module, spec: ModelSpec) -> None:
 
     The result is what Hugging Face computes anew for every batch at that size.
     """
-    embeddings: Any = model.get_submodule(spec.parts.base).embeddings
-    if spec.modality != "image" or isinstance(embeddings, Absent):
+    embeddings = _embeddings(model, spec)
+    if not spec.patch_size or isinstance(embeddings, Absent):
         return
     old: Tensor = embeddings.position_embeddings
     # The function reads the count of tokens from a tensor's shape; registers join later.
@@ -165,13 +182,20 @@ def fit_positions(model: nn.Module, spec: ModelSpec) -> None:
     embeddings.position_embeddings = nn.Parameter(new.detach().clone(), requires_grad=False)
 
 
+def _embeddings(model: nn.Module, spec: ModelSpec) -> Any:
+    return model.get_submodule(f"{spec.parts.base}.{spec.parts.embeddings}")
+
+
 def _place(model: nn.Module, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(path), leaf, nn.Parameter(value, requires_grad=False))
+    parent = model.get_submodule(path)
+    if leaf in dict(parent.named_parameters(recurse=False)):
+        value = nn.Parameter(value, requires_grad=False)
+    setattr(parent, leaf, value)
 
 
 def _read(
-    model: nn.Module, spec: ModelSpec, wanted: dict[str, nn.Parameter]
+    model: nn.Module, spec: ModelSpec, wanted: dict[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint's tensors that `wanted` names, under today's names, opened one by one.
 
@@ -216,7 +240,7 @@ def _files(spec: ModelSpec) -> dict[str, list[str]]:
         held = "only pickled weights, which can run code when opened" if pickled else "no weights"
         raise ModelError(
             f"model.path: {spec.path} holds {held}: give a checkpoint with {SINGLE}, "
-            "or weights random"
+            "or take model.weights random"
         )
     shards: dict[str, list[str]] = {}
     weight_map = index.get("weight_map")

@@ -1,0 +1,62 @@
+"""What a part of a residual network costs when every weight of it trains.
+
+Activations are the inputs of convolutions and norms and what ReLU gives; the means and deviations
+of a batch, which are the same few for any number of samples, are left out.
+"""
+
+from __future__ import annotations
+
+from cutlayer.model.families import ModelSpec
+from cutlayer.model.residual import Conv, Map
+from cutlayer.model.sizes import FLOAT_BYTES, Cost, Side
+
+# An index of max pooling takes as much memory as two floats.
+INDEX_FLOATS = 2
+
+
+def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: bool) -> Cost:
+    """Blocks first ... last - 1, with what the side has before or after them.
+
+    incoming: the gradient at the first block's input is wanted.
+    """
+    net = spec.residual
+    assert net is not None
+    maps = net.maps
+    parameters = forward = backward = saved = 0
+    if side != "server":
+        parameters += _parameters(net.stem)
+        forward += _flops(net.stem, net.image)
+        backward += _flops(net.stem, net.image)  # the images want no gradient
+        saved += net.image.numbers + 2 * net.stem_map.numbers + INDEX_FLOATS * maps[0].numbers
+    if first < last:
+        saved += maps[first].numbers
+    for index in range(first, last):
+        block, at = net.blocks[index], maps[index]
+        wanted = incoming or index > first or side != "server"
+        if block.shortcut is not None:
+            parameters += _parameters(block.shortcut)
+            flops = _flops(block.shortcut, at)
+            forward, backward = forward + flops, backward + flops * (1 + wanted)
+            saved += at.through(block.shortcut).numbers
+        for number, conv in enumerate(block.convs):
+            parameters += _parameters(conv)
+            flops = _flops(conv, at)
+            forward, backward = forward + flops, backward + flops * (1 + (wanted or number > 0))
+            at = at.through(conv)
+            saved += 2 * at.numbers  # what the norm reads, and what ReLU gives
+    if side != "device":
+        head = 2 * spec.head_inputs * spec.num_classes
+        wanted = incoming or first < last or side == "whole"
+        parameters += (spec.head_inputs + 1) * spec.num_classes
+        forward, backward = forward + head, backward + head * (1 + wanted)
+        saved += spec.head_inputs
+    return Cost(0, parameters, forward, backward, FLOAT_BYTES * saved)
+
+
+def _parameters(conv: Conv) -> int:
+    """The kernel, and weight, bias, mean and variance of its batch normalisation."""
+    return conv.kernel**2 * conv.inputs * conv.outputs + 4 * conv.outputs
+
+
+def _flops(conv: Conv, at: Map) -> int:
+    return 2 * conv.kernel**2 * conv.inputs * at.through(conv).numbers

@@ -1,0 +1,145 @@
+"""Full training: every segment of a batch brings its own weights to one module that computes.
+
+An adapter then holds every parameter under its Hugging Face name, and the running statistics of
+batch normalisation, so that the average of adapters is the average of whole models.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cutlayer.model.families import ModelSpec, Train
+from cutlayer.model.lora import (
+    HEAD,
+    Adapter,
+    AdapterBank,
+    BankHead,
+    Batch,
+    Piece,
+    Segment,
+    Tensors,
+    check_covers,
+    fresh_head,
+    merged,
+    rows_of,
+)
+
+Shapes = dict[str, tuple[int, ...]]
+STATISTICS = (".running_mean", ".running_var")
+
+
+class FullWeights:
+    """Trains every weight of the part that is loaded.
+
+    shapes: of the whole model's tensors, from `whole_shapes`. holds_head: the part has the head.
+    Tensors that a segment's adapter lacks are the loaded ones, frozen; the head must be its own.
+    """
+
+    train: Train = "full"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: ModelSpec,
+        shapes: Shapes,
+        bank: AdapterBank,
+        holds_head: bool,
+    ) -> None:
+        self.spec = spec
+        self.bank = bank
+        self._module = module
+        self._shapes = shapes
+        self._holds_head = holds_head
+        self._held = frozenset(_tensors(module))
+        self._normalises_batches = any(key.endswith(STATISTICS) for key in self._held)
+        setattr(module, HEAD, BankHead(bank, spec.parts.head))
+        self._swapped = _Swapped(module)
+
+    def shapes(self) -> Shapes:
+        """The shape of each tensor of an adapter, by key."""
+        return dict(self._shapes)
+
+    def fresh(self, seed: int) -> Adapter:
+        """A copy of the loaded part's tensors, and a new head if the part has the head."""
+        own = {key: tensor.clone() for key, tensor in _tensors(self._module).items()}
+        if self._holds_head:
+            own |= fresh_head(self.spec, seed)
+        return {key: own[key] for key in self._shapes if key in own}
+
+    def trained(self, name: str) -> bool:
+        """False for running statistics, which move without a gradient."""
+        return not name.endswith(STATISTICS)
+
+    def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
+        """Segment after segment, each with its own tensors in place of the module's.
+
+        Neighbours on one adapter run together, unless a batch's statistics would then be those of
+        both. Raises ModelError when the route does not cover the batch.
+        """
+        segments = [s for s in route if s.size] if self._normalises_batches else merged(route)
+        check_covers(segments, rows_of(batch))
+        parts = _split(batch, [segment.size for segment in segments])
+        results = []
+        for segment, part in zip(segments, parts, strict=True):
+            with self.bank.use([segment], segment.size):
+                results.append(self._swapped.run(self._own(segment.adapter), piece, part))
+        if len(results) == 1:
+            return results[0]
+        return tuple(_joined(column) for column in zip(*results, strict=True))
+
+    def _own(self, adapter: Adapter) -> Adapter:
+        """The tensors of `adapter` that this part computes with; statistics without a graph."""
+        return {
+            key: tensor if self.trained(key) else tensor.detach()
+            for key, tensor in adapter.items()
+            if key in self._held
+        }
+
+
+class _Swapped(nn.Module):
+    """Runs a function while other tensors stand in for those of `module`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def run(self, tensors: Adapter, piece: Piece, batch: Batch) -> Tensors:
+        """`piece(batch)` with `tensors` in the module."""
+        named = {f"module.{key}": tensor for key, tensor in tensors.items()}
+        result: Tensors = functional_call(self, named, (piece, batch), tie_weights=False)
+        return result
+
+    def forward(self, piece: Callable[[Batch], Any], batch: Batch) -> Any:
+        """What functional_call calls."""
+        return piece(batch)
+
+
+def whole_shapes(module: nn.Module, spec: ModelSpec) -> Shapes:
+    """The shape of each tensor that full training moves, from the module of the whole model."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in _tensors(module).items()}
+    shapes = {key: shape for key, shape in shapes.items() if not key.endswith(".mask_token")}
+    if spec.patch_size:  # interpolated to the job's image size once the weights are there
+        key = f"{spec.parts.base}.{spec.parts.embeddings}.position_embeddings"
+        shapes[key] = (1, spec.parts.prefix + spec.patches, spec.width)
+    return shapes
+
+
+def _tensors(module: nn.Module) -> Adapter:
+    """The module's parameters and floating-point buffers, detached."""
+    return {key: t for key, t in module.state_dict().items() if t.is_floating_point()}
+
+
+def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
+    pieces = {k: None if t is None else torch.split(t, sizes) for k, t in batch.items()}
+    return [
+        {key: None if parts is None else parts[index] for key, parts in pieces.items()}
+        for index in range(len(sizes))
+    ]
+
+
+def _joined(column: Tensors) -> Tensor | None:
+    present = [tensor for tensor in column if tensor is not None]
+    return torch.cat(present) if present else None

@@ -1,0 +1,19 @@
+"""The names and shapes of the adapter's tensors, from a model's description alone."""
+
+from cutlayer.model.families import ModelSpec
+from cutlayer.model.sizes import block_linears
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def device_shapes(spec: ModelSpec, cut: int) -> Shapes:
+    """LoRA tensors of the first `cut` blocks, as `CutModel.shapes` names them."""
+    rank = spec.lora.rank
+    shapes: Shapes = {}
+    for index in range(cut):
+        for linear in block_linears(spec):
+            name = f"{spec.block_name(index)}.{linear.path}"
+            if spec.carries_lora(name):
+                shapes[f"{name}.lora_A.weight"] = (rank, linear.inputs)
+                shapes[f"{name}.lora_B.weight"] = (linear.outputs, rank)
+    return shapes
