@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "model": SETTINGS,
     "wire": SETTINGS,
     "data": SETTINGS,
-    "report": SETTINGS,
+    "report": SETTINGS | {"allocate"},
     "world": BASE | {"methods"},
     "allocate": SETTINGS,
-    "train": SETTINGS | {"model", "wire", "data"},
-    "run": SETTINGS | {"model", "wire", "data", "world", "report", "train"},
-    "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run"},
+    "train": SETTINGS | {"model", "wire", "data", "allocate"},
+    "net": SETTINGS | {"wire"},
+    "run": SETTINGS | {"model", "wire", "data", "world", "report", "train", "allocate", "net"},
+    "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run", "net"},
 }
 
 

@@ -16,12 +16,10 @@ Messages hold CPU tensors when decoded, whatever they held when encoded.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import numpy as np
 import torch
-from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +27,8 @@ from cutlayer.errors import FrameError
 from cutlayer.methods.spec import Quantizer
 from cutlayer.wire import entropy, frame, quantize, rotate
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
+from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+from cutlayer.wire.size import body_bytes, label_bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,56 +73,6 @@ class AdapterMessage:
     tensors: dict[str, Tensor]
 
 
-_Count = Annotated[int, Meta(ge=0, le=2**53)]
-_Size = Annotated[int, Meta(ge=1, le=2**31)]
-_Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 16, 32]
-_Name = Annotated[str, Meta(min_length=1, max_length=512)]
-_Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
-
-
-class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """Base of the headers: written as bare arrays of their fields, extra fields refused."""
-
-
-class _TensorHeader(_Header, frozen=True):
-    """How the rows of a tensor were encoded; rotation is its seed, or None for none."""
-
-    bits: _Bits
-    levels: Literal["uniform", "gaussian"]
-    per: Literal["token", "tensor"]
-    rotation: _Seed | None
-    compressed: bool
-
-
-class _ActivationsHeader(_Header, frozen=True):
-    device: _Count
-    round: _Count
-    step: _Count
-    shape: tuple[_Size, _Size, _Size]
-    masked: bool
-    tensor: _TensorHeader
-    num_classes: Annotated[int, Meta(ge=1, le=2**31)]
-
-
-class _GradientHeader(_Header, frozen=True):
-    device: _Count
-    round: _Count
-    step: _Count
-    shape: tuple[_Size, _Size, _Size]
-    masked: bool
-    tensor: _TensorHeader
-    loss: float
-
-
-class _AdapterHeader(_Header, frozen=True):
-    device: _Count
-    round: _Count
-    samples: _Count
-    bits: Literal[16, 32]
-    tensors: tuple[tuple[_Name, _Shape], ...]
-
-
 def encode_activations(
     message: ActivationsMessage,
     quantizer: Quantizer,
@@ -143,7 +93,7 @@ def encode_activations(
     header, rows = _encode_rows(message.hidden, message.mask, quantizer, rng, rotation_seed, what)
     return frame.pack(
         "activations",
-        _ActivationsHeader(
+        ActivationsHeader(
             message.device,
             message.round,
             message.step,
@@ -162,12 +112,12 @@ def decode_activations(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Ac
     max_bytes bounds the frame, and the hidden states it unpacks to as float32; what is allocated
     on the way is a small multiple of it. Raises FrameError.
     """
-    header, body = frame.unpack(data, "activations", _ActivationsHeader, max_bytes)
+    header, body = frame.unpack(data, "activations", ActivationsHeader, max_bytes)
     B = header.shape[0]
-    size = -(-B * _label_bits(header.num_classes) // 8)
+    size = -(-B * label_bits(header.num_classes) // 8)
     if size > len(body):
         raise _too_short()
-    _check_room(B * (8 + _label_bits(header.num_classes)), max_bytes)
+    _check_room(B * (8 + label_bits(header.num_classes)), max_bytes)
     hidden, mask = _decode_rows(header, body[size:], max_bytes)
     labels = _unpack_labels(body[:size], B, header.num_classes)
     return ActivationsMessage(
@@ -187,7 +137,7 @@ def encode_gradient(
     header, rows = _encode_rows(message.gradient, message.mask, quantizer, rng, rotation_seed, what)
     return frame.pack(
         "gradient",
-        _GradientHeader(
+        GradientHeader(
             message.device,
             message.round,
             message.step,
@@ -202,7 +152,7 @@ def encode_gradient(
 
 def decode_gradient(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> GradientMessage:
     """The message of a frame of gradients; limits and errors as in `decode_activations`."""
-    header, body = frame.unpack(data, "gradient", _GradientHeader, max_bytes)
+    header, body = frame.unpack(data, "gradient", GradientHeader, max_bytes)
     gradient, mask = _decode_rows(header, body, max_bytes)
     return GradientMessage(header.device, header.round, header.step, gradient, header.loss, mask)
 
@@ -219,7 +169,7 @@ def encode_adapter(message: AdapterMessage, bits: Literal[16, 32]) -> bytes:
         for name, tensor in message.tensors.items()
     ]
     shapes = tuple((name, tuple(tensor.shape)) for name, tensor in message.tensors.items())
-    header = _AdapterHeader(message.device, message.round, message.samples, bits, shapes)
+    header = AdapterHeader(message.device, message.round, message.samples, bits, shapes)
     return frame.pack("adapter", header, b"".join(parts))
 
 
@@ -228,7 +178,7 @@ def decode_adapter(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Adapte
 
     max_bytes bounds the frame, and the tensors together. Raises FrameError.
     """
-    header, body = frame.unpack(data, "adapter", _AdapterHeader, max_bytes)
+    header, body = frame.unpack(data, "adapter", AdapterHeader, max_bytes)
     sizes = [math.prod(shape) for _, shape in header.tensors]
     _check_room(4 * sum(sizes), max_bytes)
     if sum(sizes) * header.bits // 8 != len(body):
@@ -264,7 +214,7 @@ def _encode_rows(
     rng: torch.Generator | None,
     rotation_seed: int,
     what: str,
-) -> tuple[_TensorHeader, bytes]:
+) -> tuple[TensorHeader, bytes]:
     rows = _cpu(x).reshape(-1, x.shape[-1])
     head = b""
     if mask is not None:
@@ -279,7 +229,7 @@ def _encode_rows(
         rows = rotate.rotate(rows, rotation)
     packed = quantize.quantize(rows, quantizer, rng, what)
     shorter = entropy.compress(packed) if quantizer.entropy == "zstd" else None
-    header = _TensorHeader(
+    header = TensorHeader(
         quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
         quantizer.levels,
         quantizer.per,
@@ -290,7 +240,7 @@ def _encode_rows(
 
 
 def _decode_rows(
-    header: _ActivationsHeader | _GradientHeader, body: memoryview, max_bytes: int
+    header: ActivationsHeader | GradientHeader, body: memoryview, max_bytes: int
 ) -> tuple[Tensor, Tensor | None]:
     B, T, D = header.shape
     _check_room(4 * B * T * D, max_bytes)
@@ -306,7 +256,7 @@ def _decode_rows(
         body = body[size:]
     tensor = header.tensor
     quantizer = Quantizer(bits=tensor.bits, levels=tensor.levels, per=tensor.per)
-    size = quantize.body_bytes(count, D, quantizer)
+    size = body_bytes(count, D, quantizer)
     packed: bytes | memoryview = body
     if tensor.compressed:
         packed = entropy.decompress(body, size)
@@ -340,17 +290,13 @@ def _too_short() -> FrameError:
     return FrameError("the frame's body is shorter than its header declares: have it sent again")
 
 
-def _label_bits(num_classes: int) -> int:
-    return (num_classes - 1).bit_length()
-
-
 def _pack_labels(labels: NDArray[np.int64], num_classes: int) -> bytes:
-    bits = labels[:, None] >> np.arange(_label_bits(num_classes)) & 1
+    bits = labels[:, None] >> np.arange(label_bits(num_classes)) & 1
     return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
 
 
 def _unpack_labels(data: memoryview, count: int, num_classes: int) -> Tensor:
-    width = _label_bits(num_classes)
+    width = label_bits(num_classes)
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=count * width, bitorder="little")
     labels = np.zeros(count, np.int64)
     for place, column in enumerate(bits.reshape(count, width).T):

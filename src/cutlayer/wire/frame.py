@@ -32,7 +32,7 @@ DEFAULT_MAX_BYTES = 2**28
 
 _PREFIX = struct.Struct("<4sBBIQ")
 _CHECKSUM = struct.Struct("<I")
-_HEAD_BYTES = _PREFIX.size + _CHECKSUM.size
+HEAD_BYTES = _PREFIX.size + _CHECKSUM.size
 
 Bytes = bytes | bytearray | memoryview
 Header = TypeVar("Header", bound=msgspec.Struct)
@@ -58,7 +58,7 @@ def pack(kind: str, header: msgspec.Struct, body: Bytes) -> bytes:
 
 def kind_of(frame: Bytes) -> str:
     """The kind a frame says it is, from its prefix alone. Raises FrameError."""
-    if len(frame) < _HEAD_BYTES:
+    if len(frame) < HEAD_BYTES:
         raise FrameError(f"{len(frame)} bytes are too few for a frame: have it sent again")
     magic, version, number, _, _ = _PREFIX.unpack_from(frame)
     if magic != MAGIC:
@@ -94,14 +94,14 @@ def unpack(
             f"the frame declares a header of {header_bytes} bytes, above the limit of "
             f"{MAX_HEADER_BYTES}: have it sent again"
         )
-    declared = _HEAD_BYTES + header_bytes + body_bytes
+    declared = HEAD_BYTES + header_bytes + body_bytes
     if declared != len(frame):
         raise FrameError(
             f"the frame declares {declared} bytes but has {len(frame)}: have it sent again"
         )
     view = memoryview(frame)
     (checksum,) = _CHECKSUM.unpack_from(frame, _PREFIX.size)
-    rest = view[_HEAD_BYTES:]
+    rest = view[HEAD_BYTES:]
     if zlib.crc32(rest, zlib.crc32(view[: _PREFIX.size])) != checksum:
         raise FrameError("the frame was damaged (its checksum is wrong): have it sent again")
     return _read_header(rest[:header_bytes], header_type), rest[header_bytes:]

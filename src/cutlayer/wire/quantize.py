@@ -34,15 +34,6 @@ _WORD = np.dtype("<u8")
 _LANES: dict[int, str] = {1: "u1", 2: "<u2", 4: "<u4"}
 
 
-def body_bytes(rows: int, width: int, quantizer: Quantizer) -> int:
-    """The exact length in bytes of what `quantize` returns for [rows, width]."""
-    if quantizer.bits > 8 or rows == 0:
-        return rows * width * quantizer.bits // 8
-    groups = rows if quantizer.per == "token" else 1
-    fields = 2 if quantizer.levels == "uniform" else 1
-    return 4 + 2 * fields * groups + -(-rows * width * quantizer.bits // 8)
-
-
 def quantize(
     x: Tensor, quantizer: Quantizer, rng: torch.Generator | None = None, what: str = "tensor"
 ) -> bytes:
