@@ -17,6 +17,7 @@ import torch
 
 from cutlayer.job import Job, change_job, make_job
 from cutlayer.report import tables
+from cutlayer.run.decide import base_decision
 from cutlayer.run.setup import (
     Parts,
     first_adapter,
@@ -25,7 +26,9 @@ from cutlayer.run.setup import (
     make_server,
     samples_a_round,
 )
-from cutlayer.train.round import draw_cohort, train_round
+from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.link import LocalLink
+from cutlayer.train.round import train_round
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -64,7 +67,8 @@ def one_round(job: Job, parts: Parts, round: int) -> Timing:
         device.samples_a_round = samples_a_round(job, parts, round)
         if job.method.aggregate == "none":
             device.adapter = first_adapter(job, parts.model)
-    result = train_round(job, round, devices, server)
+    decisions = {device.id: base_decision(job) for device in devices}
+    result = train_round(job, round, decisions, LocalLink(devices), server)
     seconds = sum(result.watch.seconds.values())
     return Timing(
         sum(result.samples.values()) / seconds, result.watch.seconds.get("wire", 0.0) / seconds

@@ -7,8 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cutlayer.report import curves as drawing
 from cutlayer.report import plots
-from cutlayer.report.plots import Curve, Point, Traffic
+from cutlayer.report.curves import Curve
+from cutlayer.report.plots import Point, Traffic
 
 
 @pytest.fixture
@@ -50,10 +52,10 @@ def test_label_map_is_drawn_for_few_and_many_devices(tmp_path, drawn, devices, c
 
 def test_curves_show_the_mean_of_common_rounds_in_percent(tmp_path, drawn):
     seeds = [
-        Curve([1, 2, 3], [10, 20, 30], [0.1, 0.3, 0.5]),
-        Curve([1, 3], [12, 36], [0.3, 0.7]),
+        Curve([1, 2, 3], [0.1, 0.3, 0.5], [10, 20, 30]),
+        Curve([1, 3], [0.3, 0.7], [12, 36]),
     ]
-    plots.accuracy_by_round({"sflora": seeds}, tmp_path / "round.png")
+    drawing.accuracy_by_round({"sflora": seeds}, tmp_path / "round.png")
     check_png(tmp_path / "round.png")
     line = drawn[0].axes[0].lines[0]
     assert line.get_xdata().tolist() == [1, 3]
@@ -62,29 +64,29 @@ def test_curves_show_the_mean_of_common_rounds_in_percent(tmp_path, drawn):
     assert (band.min(), band.max()) == pytest.approx((10, 70))
     assert "2 seeds" in drawn[0].axes[0].get_title(loc="left")
 
-    plots.accuracy_by_megabyte({"sflora": seeds}, tmp_path / "round.png")
+    drawing.accuracy_by("megabytes", {"sflora": seeds}, tmp_path / "round.png")
     assert drawn[1].axes[0].lines[0].get_xdata().tolist() == [11, 33]
 
 
 def test_methods_far_apart_get_a_logarithmic_axis_and_silent_ones_a_level_line(tmp_path, drawn):
     curves = {
-        "centralized": Curve([1, 2], [0, 0], [0.5, 0.8]),
-        "sflora": Curve([0, 1, 2], [0, 500, 1000], [0.1, 0.4, 0.7]),
-        "tsflora": Curve([1, 2], [10, 20], [0.4, 0.6]),
+        "centralized": Curve([1, 2], [0.5, 0.8], [0, 0]),
+        "sflora": Curve([0, 1, 2], [0.1, 0.4, 0.7], [0, 500, 1000]),
+        "tsflora": Curve([1, 2], [0.4, 0.6], [10, 20]),
     }
-    plots.accuracy_by_megabyte(curves, tmp_path / "mb.png")
+    drawing.accuracy_by("megabytes", curves, tmp_path / "mb.png")
     check_png(tmp_path / "mb.png")
     axes = drawn[0].axes[0]
     assert axes.get_xscale() == "log"
     level, sflora, _ = axes.lines
-    assert level.get_label() == "centralized (sends nothing)"
+    assert level.get_label() == "centralized (none)"
     assert level.get_ydata() == pytest.approx([80, 80])
     assert sflora.get_xdata().tolist() == [500, 1000]
 
 
 def test_neighbouring_curves_differ_in_colour_marker_and_line(tmp_path, drawn):
-    curves = {f"method {i}": Curve([1, 2], [1, 2], [0.1 * i, 0.2 * i]) for i in range(7)}
-    plots.accuracy_by_round(curves, tmp_path / "round.png")
+    curves = {f"method {i}": Curve([1, 2], [0.1 * i, 0.2 * i], [1, 2]) for i in range(7)}
+    drawing.accuracy_by_round(curves, tmp_path / "round.png")
     lines = drawn[0].axes[0].lines
     assert len({line.get_color() for line in lines}) == 7
     assert len({line.get_marker() for line in lines}) == 7
@@ -132,7 +134,7 @@ def test_texts_of_a_crowded_pareto_plot_do_not_overlap(tmp_path, drawn):
 def test_nothing_to_show_is_still_a_figure(tmp_path):
     plots.pareto([], tmp_path / "a.png")
     (tmp_path / "a.png").unlink()
-    plots.accuracy_by_megabyte({}, tmp_path / "a.png")
+    drawing.accuracy_by("megabytes", {}, tmp_path / "a.png")
     (tmp_path / "a.png").unlink()
     plots.bytes_by_method([], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 0

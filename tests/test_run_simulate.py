@@ -16,7 +16,7 @@ from cutlayer.job import dump_job
 from cutlayer.report.record import Row, read_rows
 from cutlayer.run.checkpoint import load_state
 from cutlayer.run.progress import Silent
-from cutlayer.train.round import RoundResult
+from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 
 

@@ -9,7 +9,7 @@ from cutlayer import simulate
 from cutlayer.errors import JobError, WorldError
 from cutlayer.job import Job, change_job
 from cutlayer.run.progress import Silent
-from cutlayer.train.round import RoundResult
+from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 
 # Ten Mbit/s and no fading: seconds that can be worked out by hand.

@@ -1,12 +1,16 @@
 """Methods that must agree do: what differs between them is only what they are named for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import tiny_models
 from cutlayer import simulate
 from cutlayer.job import Job, change_job
+from cutlayer.run.decide import base_decision
 from cutlayer.run.setup import first_adapter, load_parts, make_device, make_server
+from cutlayer.train.link import LocalLink
 from cutlayer.train.round import train_round
 from helpers import equal, largest_difference, moved, small_job
 
@@ -17,8 +21,8 @@ def trained(job: Job, order: list[int] | None = None) -> tuple[dict, dict]:
     first = first_adapter(job, parts.model)
     server = make_server(job, parts, dict(first))
     indices = order or list(range(job.devices.count))
-    devices = [make_device(job, parts, i) for i in indices]
-    train_round(job, 0, devices, server)
+    link = LocalLink(make_device(job, parts, i) for i in indices)
+    train_round(job, 0, dict.fromkeys(indices, base_decision(job)), link, server)
     return first, server.adapter
 
 
@@ -97,3 +101,45 @@ def test_a_device_without_adapters_gets_no_gradients(tmp_path: Path) -> None:
     activations, gradients, *_ = result.rows[0].traffic[0]
     assert activations > 0
     assert gradients == 0
+
+
+FULL = ("method.train=full", "training.optimizer=sgd", "training.lr=0.02", "training.rounds=1")
+
+
+def resnet_job(tmp_path: Path, method: str = "sflora") -> Job:
+    path = tiny_models.write_resnet(tmp_path / "resnet", num_channels=1)
+    model = {"path": str(path), "image_size": 28, "weights": "random"}
+    return small_job(*FULL, method=method, model=model)
+
+
+def test_a_fully_trained_resnet_is_split_anywhere_with_one_result(tmp_path: Path) -> None:
+    # Split federated learning of every weight, whatever the cuts, is federated averaging.
+    _, whole = trained(resnet_job(tmp_path, method="fedlora"))
+    cuts = [0, 2, 1, 3]
+    job = resnet_job(tmp_path)
+    parts = load_parts(job)
+    first = first_adapter(job, parts.model)
+    server = make_server(job, parts, dict(first))
+    link = LocalLink(make_device(job, parts, i) for i in range(4))
+    decisions = {i: replace(base_decision(job), cut=cuts[i]) for i in range(4)}
+    train_round(job, 0, decisions, link, server)
+    assert moved(first, whole) > 1e-3
+    assert largest_difference(whole, server.adapter) < 1e-5
+
+
+def test_full_training_moves_the_backbone_and_sends_it(tmp_path: Path) -> None:
+    lora = simulate(small_job("training.rounds=1", method="fedlora"), tmp_path / "lora")
+    full = simulate(small_job(*FULL, method="fedlora"), tmp_path / "full")
+    assert full.up_bytes > 10 * lora.up_bytes
+    assert any("patch_embeddings" in name for name in full.adapter)
+
+
+def test_sflam_in_full_trains_both_sides_of_the_embedding(tmp_path: Path) -> None:
+    job = small_job(*FULL, method="sflam", world={"reference_loss_db": 75.0})
+    result = simulate(job, tmp_path / "run")
+    start = first_adapter(job, load_parts(job).model)
+    assert all(t[1] > 0 and t[3] > 0 for t in result.rows[0].traffic.values())
+    for part in ("patch_embeddings", "layers.3", "classifier"):
+        names = [name for name in start if part in name]
+        assert names
+        assert any((start[name] - result.adapter[name]).abs().max() > 0 for name in names)

@@ -31,3 +31,15 @@ class RunError(CutlayerError):
 
 class AllocationError(CutlayerError):
     """A round that no bandwidth, power, tokens, bits or cut can serve as asked."""
+
+
+class KeysError(CutlayerError):
+    """A folder of keys that cannot be made, read or used."""
+
+
+class NetworkError(CutlayerError):
+    """A connection that cannot be made, that was refused or that has ended."""
+
+
+class RefusedError(NetworkError):
+    """A connection that the other side will not have, however often it is tried."""

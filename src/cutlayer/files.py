@@ -4,14 +4,16 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
-    Raises OSError, and leaves nothing behind then.
+    mode: the file's permissions, less the umask; nobody can read more in between. Raises OSError,
+    and leaves nothing behind then.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with part.open("wb") as file:
+        part.unlink(missing_ok=True)
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -9,12 +9,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from cutlayer import methods
 from cutlayer.errors import JobError
-from cutlayer.methods.spec import Method, Quantizer, Section, Tokens
+from cutlayer.methods.spec import Allocation, Method, Quantizer, Section, Tokens
 from cutlayer.world.settings import WorldSettings
 
 __all__ = [
-    "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition", "Quantizer", "Tokens",
-    "Training", "WorldSettings", "change_job", "dump_job", "load_job", "make_job",
+    "Allocation", "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition", "Quantizer",
+    "Tokens", "Training", "WorldSettings", "change_job", "dump_job", "load_job", "make_job",
 ]  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
@@ -37,7 +37,8 @@ class Lora(Section):
 class Model(Section):
     """The pretrained transformer and where it is cut.
 
-    path: "demo" (bundled), a local checkpoint folder, or a Hugging Face hub name.
+    path: "demo" (bundled), "resnet18" (bundled without weights), a local checkpoint folder, or a
+    Hugging Face hub name.
     image_size: pixels a side; None is the checkpoint's own. max_tokens bounds a text.
     cut: blocks on the device: 0 leaves it the embedding only, the model's depth leaves the server
     the final norm and the head.
@@ -89,10 +90,15 @@ class Data(Section):
 
 
 class Devices(Section):
-    """The fleet: how many devices there are and how many take part in a round."""
+    """The fleet: how many devices there are and how many take part in a round.
+
+    participation: exactly per_round devices a round, or a Poisson number with that mean, at
+    least one (ST-SFLora, arXiv 2605.26120).
+    """
 
     count: Count = 10
     per_round: Count | None = None
+    participation: Literal["fixed", "poisson"] = "fixed"
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> Self:
@@ -105,7 +111,7 @@ class Devices(Section):
 
     @property
     def cohort(self) -> int:
-        """Devices in a round."""
+        """Devices in a round; the mean number where it is drawn."""
         return self.per_round or self.count
 
 
@@ -152,6 +158,11 @@ class Job(Section):
     training: Training = Training()
     world: WorldSettings | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def cut(self) -> int:
+        """Blocks on the device, where the allocation does not choose another cut."""
+        return self.model.cut if self.method.cut is None else self.method.cut
 
     @model_validator(mode="before")
     @classmethod

@@ -112,7 +112,7 @@ def solve(
         power_w=wide(shares.power_w),
         upload_s=wide(shares.upload_s),
         energy_j=wide(shares.energy_j + options.compute_energy_j[row, choice]),
-        payload_bits=wide(options.payload_bits[choice]),
+        payload_bits=wide(options.payload_bits[row, choice]),
         round_time_s=shares.round_time_s,
         objective=cost,
         lower_bound=min(lower, cost),
@@ -192,7 +192,7 @@ def _settle(options: Options, choice: Ints, weights: _Weights) -> tuple[Shares, 
     rows = np.arange(len(choice))
     energy = shares.energy_j.sum() + options.compute_energy_j[rows, choice].sum()
     cost = weights.time * shares.round_time_s + weights.energy * energy
-    return shares, float(cost + weights.bits * options.payload_bits[choice].sum())
+    return shares, float(cost + weights.bits * options.payload_bits[rows, choice].sum())
 
 
 def _at_prices(options: Options, weights: _Weights, times: Floats) -> tuple[Floats, list[Ints]]:

@@ -49,6 +49,7 @@ def takes_part(problem: TokenProblem, plan: TokenPlan | None = None) -> Bools:
     payload = problem.payload_bits(problem.tokens_min)
     cap = power_under_energy(payload, share, problem.energy_max_j, problem.link)
     power = np.minimum(problem.power_max_w, cap)
-    needed = share * np.log2(1 + power * problem.link / share) * problem.upload_max_s
-    enough: Bools = (power > 0) & (problem.upload_max_s > 0) & (payload <= needed * (1 + 1e-12))
+    speed = np.maximum(share * np.log2(1 + power * problem.link / share), 1e-300)
+    within = payload / speed <= problem.upload_max_s * (1 + 1e-12)
+    enough: Bools = (power > 0) & (problem.upload_max_s > 0) & within
     return enough

@@ -17,9 +17,10 @@ class OptionProblem:
     Of devices, [M] or one number: gain; power_max_w; energy_max_j, compute and upload (inf for
     none); time_max_s, stay time or deadline of the round (inf for none); fixed_time_s, whatever
     the option (broadcast, say); flops_per_s; joules_per_flop; memory_max_bytes (inf for none);
-    downlink_bps (inf: free).
-    Of options, [C, K, Q] or what broadcasts to it: quality, measured; device_flops; payload_bits,
-    all that is sent up; memory_bytes on the device; server_time_s; downlink_bits.
+    downlink_bps (inf: free); samples, by which the costs of a sample are multiplied.
+    Of options, [C, K, Q] or what broadcasts to it: quality, measured; of a sample: device_flops,
+    payload_bits (up), downlink_bits and server_time_s; of the round: adapter_bits (up) and
+    memory_bytes on the device.
     quality_min: the least that will do. bandwidth_total_hz, noise_w_per_hz: of the uplink.
     """
 
@@ -41,6 +42,8 @@ class OptionProblem:
     quality_min: float
     bandwidth_total_hz: float
     noise_w_per_hz: float
+    samples: Floats | float = 1.0
+    adapter_bits: Floats | float = 0.0
 
     def __post_init__(self) -> None:
         M = np.size(self.gain)
@@ -54,6 +57,7 @@ class OptionProblem:
             ("joules_per_flop", True, False),
             ("memory_max_bytes", True, True),
             ("downlink_bps", False, True),
+            ("samples", False, False),
         ):
             array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
             object.__setattr__(self, name, array)
@@ -79,7 +83,14 @@ class OptionProblem:
         positive("noise_w_per_hz", self.noise_w_per_hz)
 
 
-OPTION_COSTS = ("device_flops", "payload_bits", "downlink_bits", "server_time_s", "memory_bytes")
+OPTION_COSTS = (
+    "device_flops",
+    "payload_bits",
+    "downlink_bits",
+    "server_time_s",
+    "adapter_bits",
+    "memory_bytes",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +98,7 @@ class Options:
     """The O options left for the m devices left.
 
     index [O]: into the flattened quality table. link, limit_s, power_max_w, energy_max_j [m];
-    payload_bits [O]; fixed_s, compute_energy_j [m, O]; able [m, O]: memory suffices.
+    payload_bits, fixed_s, compute_energy_j [m, O], of the round; able [m, O]: memory suffices.
     """
 
     index: Ints
@@ -118,7 +129,7 @@ class Options:
         """The uploads of the options chosen [m]."""
         rows = np.arange(len(choice))
         return Uploads(
-            payload_bits=self.payload_bits[choice],
+            payload_bits=self.payload_bits[rows, choice],
             fixed_s=self.fixed_s[rows, choice],
             limit_s=self.limit_s,
             power_max_w=self.power_max_w,
@@ -137,18 +148,19 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
     """
     index = _worth_trying(problem)
     flat = {name: getattr(problem, name).ravel()[index] for name in OPTION_COSTS}
+    samples = np.asarray(problem.samples)[:, None]
     options = Options(
         index=index,
         link=problem.gain / problem.noise_w_per_hz,
         limit_s=problem.time_max_s,
         power_max_w=problem.power_max_w,
         energy_max_j=problem.energy_max_j,
-        payload_bits=flat["payload_bits"],
+        payload_bits=samples * flat["payload_bits"] + flat["adapter_bits"],
         fixed_s=problem.fixed_time_s[:, None]
-        + flat["device_flops"] / problem.flops_per_s[:, None]
-        + flat["downlink_bits"] / problem.downlink_bps[:, None]
-        + flat["server_time_s"],
-        compute_energy_j=flat["device_flops"] * problem.joules_per_flop[:, None],
+        + samples * flat["device_flops"] / problem.flops_per_s[:, None]
+        + samples * flat["downlink_bits"] / problem.downlink_bps[:, None]
+        + samples * flat["server_time_s"],
+        compute_energy_j=samples * flat["device_flops"] * problem.joules_per_flop[:, None],
         able=flat["memory_bytes"] <= problem.memory_max_bytes[:, None],
         band_hz=problem.bandwidth_total_hz,
     )
@@ -200,6 +212,7 @@ def _only(options: Options, members: Ints) -> Options:
         "limit_s",
         "power_max_w",
         "energy_max_j",
+        "payload_bits",
         "fixed_s",
         "compute_energy_j",
         "able",
@@ -215,7 +228,7 @@ def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float
             f"enough quality take {least_bytes:.6g} and more"
         )
     able = np.flatnonzero(options.able[m])
-    least = options.compute_energy_j[m] + options.payload_bits * LN2 / options.link[m]
+    least = options.compute_energy_j[m] + options.payload_bits[m] * LN2 / options.link[m]
     if not (least[able] < options.energy_max_j[m]).any():
         return (
             f"energy_max_j of device {m} is {options.energy_max_j[m]:.6g}: the options of enough "

@@ -70,7 +70,8 @@ class TokenProblem:
     be inf. time_max_s: [M] standing time left, may be inf. fixed_time_s: [M] T_0, broadcast and
     device forward. bits_per_token: [M] beta = B D q. importance: [M, N + 1], importance[m, K] =
     f_m(K), cumulative, non-decreasing and concave. bandwidth_total_hz: W_tot. noise_w_per_hz: N0.
-    tokens_min: K_min >= 1. extra_tokens: sent besides the K kept (CLS and the merged one).
+    tokens_min: K_min >= 1. extra_tokens: sent besides the K kept (CLS and the merged one, and
+    what frames add).
     A single number stands for all devices alike.
     """
 
@@ -84,7 +85,7 @@ class TokenProblem:
     bandwidth_total_hz: float
     noise_w_per_hz: float
     tokens_min: int = 1
-    extra_tokens: int = 2
+    extra_tokens: float = 2
 
     def __post_init__(self) -> None:
         curves = np.atleast_2d(np.asarray(self.importance, dtype=np.float64))

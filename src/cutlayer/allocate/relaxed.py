@@ -125,7 +125,7 @@ def clearing_price(problem: TokenProblem, s: Floats, guess: Floats | None = None
     gain = (first[:, 0] if first.size else 0.0) - problem.importance[:, problem.tokens_min]
     # No device takes a token beyond K_min above this price.
     ceiling = (s[:, None] * gain * time / problem.bits_per_token * marginal_rate(snr)).max(axis=1)
-    ceiling = np.maximum(ceiling, 1e-300) * (1 + 1e-9)
+    ceiling = np.maximum(ceiling, 1e-200) * (1 + 1e-9)
 
     def excess(price: Floats) -> Floats:
         used: Floats = answer(problem, price, s).bandwidth_hz.sum(axis=1)

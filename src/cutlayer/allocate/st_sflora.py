@@ -170,8 +170,8 @@ def _tokens(problem: TokenProblem, power: Floats, bandwidth: Floats, round_time:
     speed = rate(bandwidth, power, problem.link)
     seconds = np.minimum(problem.energy_max_j / power, np.minimum(problem.upload_max_s, round_time))
     room = seconds * speed / problem.bits_per_token
-    whole = np.floor(np.minimum(room * (1 + _FLOOR_SLACK), 2.0**60)) - problem.extra_tokens
-    result: Ints = np.minimum(whole, problem.tokens_max).astype(np.int64)
+    left = np.minimum(room * (1 + _FLOOR_SLACK), 2.0**60) - problem.extra_tokens
+    result: Ints = np.minimum(np.floor(left), problem.tokens_max).astype(np.int64)
     return result
 
 

@@ -7,7 +7,10 @@ from cutlayer.errors import JobError
 from cutlayer.methods.spec import Method
 
 # The order is that of the table `cutlayer methods`: references first.
-NAMES = ("centralized", "local-lora", "fedlora", "split-lora", "sflora", "tsflora")
+NAMES = (
+    "centralized", "local-lora", "fedlora", "split-lora", "sflora", "tsflora", "st-sflora",
+    "st-sflora-full", "sflam", "asfl", "asfv", "auto",
+)  # fmt: skip
 
 
 def find(name: str) -> Method:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,18 +24,7 @@ from cutlayer.report.style import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One run, a value for each evaluated round: the round, the megabytes (1e6 bytes) sent in
-    both directions so far, and the accuracy as a fraction."""
-
-    rounds: Sequence[int]
-    megabytes: Sequence[float]
-    accuracy: Sequence[float]
+    pass
 
 
 @dataclass(frozen=True)
@@ -55,10 +44,6 @@ class Point:
     bytes: float
     accuracy: float
     group: str = ""
-
-
-Curves = Mapping[str, Curve | Sequence[Curve]]
-"""Curves by label; several under one label are its seeds, drawn as their mean and range."""
 
 
 def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
@@ -104,43 +89,6 @@ def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path)
                         column, row, f"{count}", ha="center", va="center", color=colour, fontsize=9
                     )
         figure.colorbar(image, ax=[top, main], label="samples", fraction=0.05, pad=0.02)
-
-
-def accuracy_by_round(curves: Curves, path: Path) -> None:
-    """Accuracy of the aggregated model after each round."""
-    from matplotlib.ticker import MaxNLocator
-
-    with new_figure(path) as figure:
-        axes = figure.subplots()
-        for index, (label, (rounds, _, accuracy)) in enumerate(_means(curves)):
-            _line(axes, index, label, rounds, accuracy)
-        axes.set_xlabel("round")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        _finish_accuracy(figure, axes, "Accuracy by round", curves)
-
-
-def accuracy_by_megabyte(curves: Curves, path: Path) -> None:
-    """Accuracy against all megabytes sent so far; a method that sends none is a level line."""
-    means = _means(curves)
-    totals = [float(sent[-1]) for _, (_, sent, _) in means if sent[-1] > 0]
-    with new_figure(path) as figure:
-        axes = figure.subplots()
-        if totals and max(totals) > 8 * min(totals):
-            axes.set_xscale("log")
-        for index, (label, (_, sent, accuracy)) in enumerate(means):
-            if sent[-1] > 0:
-                started = sent > 0  # a log axis has no place for an evaluation before round 1
-                _line(axes, index, label, sent[started], accuracy[:, started])
-            else:
-                axes.axhline(
-                    100 * accuracy.mean(axis=0)[-1],
-                    color=GREY,
-                    linestyle=LINES[1 + index % (len(LINES) - 1)],
-                    label=f"{label} (sends nothing)",
-                )
-        plain_log(axes)
-        axes.set_xlabel("sent up and down so far (MB)")
-        _finish_accuracy(figure, axes, "Accuracy by megabyte sent", curves)
 
 
 def bytes_by_method(rows: Sequence[Traffic], path: Path, per: str = "in total") -> None:
@@ -242,62 +190,3 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
         if not front or point.accuracy > front[-1].accuracy:
             front.append(point)
     return front
-
-
-def _means(
-    curves: Curves,
-) -> list[
-    tuple[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]]
-]:
-    """For each label: rounds all seeds have, mean megabytes, and accuracy [seeds, rounds]."""
-    found = []
-    for label, given in curves.items():
-        seeds = [given] if isinstance(given, Curve) else list(given)
-        rounds = sorted(set.intersection(*(set(seed.rounds) for seed in seeds))) if seeds else []
-        if not rounds:
-            continue
-        picks = [[list(seed.rounds).index(number) for number in rounds] for seed in seeds]
-        sent = np.array([np.take(s.megabytes, pick) for s, pick in zip(seeds, picks, strict=True)])
-        accuracy = np.array(
-            [np.take(s.accuracy, pick) for s, pick in zip(seeds, picks, strict=True)]
-        )
-        found.append((label, (np.array(rounds), sent.mean(axis=0), accuracy)))
-    return found
-
-
-def _line(
-    axes: Axes,
-    index: int,
-    label: str,
-    x: npt.NDArray[np.float64] | npt.NDArray[np.int64],
-    accuracy: npt.NDArray[np.float64],
-) -> None:
-    colour = COLOURS[index % len(COLOURS)]
-    axes.plot(
-        x,
-        100 * accuracy.mean(axis=0),
-        color=colour,
-        marker=MARKERS[index % len(MARKERS)],
-        linestyle=LINES[index % len(LINES)],
-        markersize=6,
-        markeredgecolor="white",
-        linewidth=1.8,
-        markevery=max(1, len(x) // 12),
-        label=label,
-    )
-    if len(accuracy) > 1:
-        axes.fill_between(
-            x,
-            100 * accuracy.min(axis=0),
-            100 * accuracy.max(axis=0),
-            color=colour,
-            alpha=0.18,
-            linewidth=0,
-        )
-
-
-def _finish_accuracy(figure: Figure, axes: Axes, title: str, curves: Curves) -> None:
-    seeds = max((1 if isinstance(g, Curve) else len(g) for g in curves.values()), default=1)
-    axes.set_ylabel("accuracy (%)")
-    axes.set_title(title + (f" (mean and range of {seeds} seeds)" if seeds > 1 else ""), loc="left")
-    legend(figure)

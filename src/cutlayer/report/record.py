@@ -1,10 +1,11 @@
 """The record of a run: one row a round, in a file that grows line by line."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
 
 FILE = "rounds.jsonl"
@@ -14,19 +15,24 @@ FILE = "rounds.jsonl"
 class Row:
     """One round as measured.
 
-    Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
-    adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
+    decisions: of the devices that took part, in the order they take turns; left_out: why others
+    of the cohort did not. samples: trained on by each, all epochs together. Traffic is in bytes
+    of encoded frames, headers included, by device: [activations, gradients, adapter down, adapter
+    up]. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
-    late: devices whose training came too late for the average. virtual_s, joules: the round's
-    duration and each device's energy in the job's world; None and empty without one.
+    late: devices whose training came too late for the average; lost: those that failed.
+    virtual_s, joules: the round's duration and each device's energy in the job's world; None and
+    empty without one. planned_s: the duration that the allocation reckoned with. ste: semantic
+    transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per second;
+    ste_bound: no allocation has more. Both None where nothing measured them.
     seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
     """
 
     round: int
-    cohort: list[int]
-    samples: int
+    decisions: dict[int, Decision]
+    samples: dict[int, int]
     loss: float
     traffic: dict[int, list[int]]
     seconds: dict[str, float]
@@ -36,9 +42,19 @@ class Row:
     test_loss: float | None = None
     accuracy_through_cut: float | None = None
     device_accuracy: list[float] = field(default_factory=list)
+    left_out: dict[int, str] = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
     virtual_s: float | None = None
     joules: dict[int, float] = field(default_factory=dict)
+    planned_s: float | None = None
+    ste: float | None = None
+    ste_bound: float | None = None
+
+    @property
+    def cohort(self) -> list[int]:
+        """The devices that took part."""
+        return list(self.decisions)
 
     @property
     def up_bytes(self) -> int:
@@ -52,15 +68,17 @@ class Row:
 
     def to_json(self) -> str:
         """One line of the record's file."""
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = asdict(self)
+        values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> "Row":
         """The row of a line. Raises ValueError or TypeError for anything else."""
         values: dict[str, Any] = json.loads(line)
-        for key in ("traffic", "device_loss", "joules"):
-            # A record of a run without a world may lack what the world measures.
-            values[key] = {int(device): value for device, value in values.get(key, {}).items()}
+        for key in ("traffic", "device_loss", "joules", "samples", "decisions", "left_out"):
+            values[key] = {int(device): value for device, value in values[key].items()}
+        values["decisions"] = {d: Decision(*one) for d, one in values["decisions"].items()}
         return cls(**values)
 
 

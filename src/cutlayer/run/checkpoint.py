@@ -1,8 +1,5 @@
-"""The state a run resumes from, and what is said when its folder cannot be written."""
+"""The state a run resumes from."""
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,23 +11,6 @@ from cutlayer.files import write_atomically
 from cutlayer.model.lora import Adapter
 
 _GLOBAL = "global"
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turn failures to write below a run folder into one sentence that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(
-                f"run folder: the disk of {folder} is full: free some space, then continue with "
-                f"cutlayer simulate --resume {folder}"
-            ) from None
-        reason = error.strerror or str(error)
-        raise RunError(
-            f"run folder: cannot write in {folder} ({reason}): give another folder with --out"
-        ) from None
 
 
 @dataclass

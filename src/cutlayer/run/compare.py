@@ -13,11 +13,11 @@ from cutlayer.job import Job, change_job
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.report import plots, tables
 from cutlayer.report.tables import Column
-from cutlayer.run.checkpoint import writing
 from cutlayer.run.costs import round_costs
 from cutlayer.run.progress import Progress
 from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import Result, curve_of, new_folder, simulate
+from cutlayer.run.simulate import Result, curve_of, draw_curves, new_folder, simulate
+from cutlayer.run.writing import writing
 from cutlayer.train.check import check
 
 if TYPE_CHECKING:
@@ -39,9 +39,16 @@ WORLD_COLUMNS = (
     Column("method", "method", "text"),
     Column("virtual_s", "a round", "seconds"),
     Column("total_s", "in all", "seconds"),
+    Column("to_target_s", "to target", "seconds"),
     Column("joules", "devices a round J"),
-    Column("late", "late device rounds", "count"),
+    Column("ste", "STE 1/s"),
+    Column("dropped", "dropped", "count"),
 )
+WORLD_NOTES = """\
+to target: until {:.1f} %, the highest accuracy that every method reached, was first measured.
+STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
+all sent. dropped: turns of devices that were left out, came too late or failed.
+"""
 NOTES = """\
 accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
 through cut: of device and server together, with the method's tokens and bits.
@@ -151,7 +158,8 @@ def compare(
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
         text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
         if job.world is not None:
-            text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}"
+            text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}\n"
+            text += WORLD_NOTES.format(100 * _target(results))
         write_atomically(folder / "comparison.md", text.encode())
     return Comparison(folder, [entry.label for entry in found], results, rows)
 
@@ -167,7 +175,7 @@ def _rows(
         entry.label: r.up_bytes + r.down_bytes for entry, r in zip(found, results, strict=True)
     }
     reference = next((totals[e.label] for e in found if e.job.method == methods.find("sflora")), 0)
-    rows = []
+    rows, target = [], _target(results)
     for entry, result in zip(found, results, strict=True):
         rounds, total = len(result.rows), totals[entry.label]
         costs = round_costs(entry.job, spec, result.rows)
@@ -183,31 +191,37 @@ def _rows(
                 "memory": costs.device_memory_bytes,
                 "device_flops": costs.device_flops,
                 "server_flops": costs.server_flops,
-                **_in_world(result),
+                **_in_world(result, target),
             }
         )
     return rows
 
 
-def _in_world(result: Result) -> dict[str, Any]:
+def _in_world(result: Result, target: float) -> dict[str, Any]:
     """Virtual seconds and joules of a run; None where the job has no world."""
     seconds = [row.virtual_s for row in result.rows if row.virtual_s is not None]
     if not seconds:
-        return {"virtual_s": None, "total_s": None, "joules": None, "late": None}
+        return dict.fromkeys(column.key for column in WORLD_COLUMNS if column.key != "method")
+    efficiency = [row.ste for row in result.rows if row.ste is not None]
     return {
         "virtual_s": mean(seconds),
         "total_s": sum(seconds),
+        "to_target_s": curve_of(result.rows).amount_at(target, "seconds"),
         "joules": mean(sum(row.joules.values()) for row in result.rows),
-        "late": sum(len(row.late) for row in result.rows),
+        "ste": mean(efficiency) if efficiency else None,
+        "dropped": sum(len(r.left_out) + len(r.late) + len(r.lost) for r in result.rows),
     }
 
 
+def _target(results: Sequence[Result]) -> float:
+    """The highest accuracy that every run reached at some round."""
+    return min(max(curve_of(result.rows).accuracy) for result in results)
+
+
 def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:
-    curves = {e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}
+    draw_curves({e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}, folder)
     traffic = [
         plots.Traffic(entry.label, result.up_bytes, result.down_bytes)
         for entry, result in zip(found, results, strict=True)
     ]
-    plots.accuracy_by_round(curves, folder / "accuracy-by-round.png")
-    plots.accuracy_by_megabyte(curves, folder / "accuracy-by-megabyte.png")
     plots.bytes_by_method(traffic, folder / "bytes-by-method.png")

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 from cutlayer.job import Job
 from cutlayer.report.record import Row
-from cutlayer.train.round import RoundResult
+from cutlayer.train.result import RoundResult
 
 
 class Progress(Protocol):

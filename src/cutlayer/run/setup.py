@@ -1,6 +1,6 @@
 """Everything a run needs before its first round, made from a job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
 from cutlayer.train.check import check
+from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.device import Device
-from cutlayer.train.round import draw_cohort
 from cutlayer.train.server import Server
 
 
@@ -47,8 +47,20 @@ def load_parts(job: Job) -> Parts:
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
     counts = label_counts(train.labels, shares, classes)
-    model = load_model(job.model, classes, job.seed).to(compute_device(job))
+    model = _load(job, classes)
     return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
+
+
+def parts_for(job: Job, parts: Parts) -> Parts:
+    """`parts` for another method of the same job: its model where the method trains otherwise."""
+    if parts.model.train == job.method.train:
+        return parts
+    return replace(parts, model=_load(job, len(parts.train.classes)))
+
+
+def _load(job: Job, classes: int) -> CutModel:
+    model = load_model(job.model, classes, job.seed, train=job.method.train)
+    return model.to(compute_device(job))
 
 
 def compute_device(job: Job) -> torch.device:

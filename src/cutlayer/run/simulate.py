@@ -1,20 +1,25 @@
 """A job on one machine: every device and the server in one process, resumable after any stop."""
 
 import datetime
+import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
-from cutlayer.report import plots
+from cutlayer.report import curves, plots
 from cutlayer.report.record import FILE, Row, read_rows
-from cutlayer.run.checkpoint import State, load_state, save_state, writing
+from cutlayer.run.calibration import Calibration, calibration_for
+from cutlayer.run.checkpoint import State, load_state, save_state
+from cutlayer.run.decide import decide
 from cutlayer.run.progress import Progress, Silent
 from cutlayer.run.setup import (
     Parts,
@@ -22,12 +27,18 @@ from cutlayer.run.setup import (
     load_parts,
     make_device,
     make_server,
+    parts_for,
     samples_a_round,
 )
+from cutlayer.run.situation import Allotment
 from cutlayer.run.virtual import VirtualClock
+from cutlayer.run.writing import writing
+from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.device import Device
 from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
-from cutlayer.train.round import RoundResult, draw_cohort, train_round
+from cutlayer.train.link import LocalLink
+from cutlayer.train.result import RoundResult
+from cutlayer.train.round import train_round
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
 
@@ -83,7 +94,7 @@ def simulate(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer simulate --resume {folder}"
         )
-    parts = parts or load_parts(job)
+    parts = parts_for(job, parts) if parts else load_parts(job)
     _begin(folder, job, parts)
     return _run(folder, job, parts, State(0, first_adapter(job, parts.model)), [], progress)
 
@@ -122,10 +133,11 @@ def _run(
     clock = None
     if job.world is not None:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
+    calibration = calibration_of(job)
     devices: dict[int, Device] = {}
     for round in range(state.rounds, job.training.rounds):
-        result = _train(job, parts, state, devices, round, clock, progress)
-        row = _measure(job, parts, state, result, clock)
+        result, allotment = _train(job, parts, state, devices, round, clock, calibration, progress)
+        row = _measure(job, parts, state, result, allotment, clock)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
@@ -136,6 +148,18 @@ def _run(
         _draw(folder, job, rows)
     progress.finished()
     return Result(folder, job, rows, state.adapter)
+
+
+def calibration_of(job: Job) -> Calibration | None:
+    """The job's calibration where its allocator wants one; measured now if it never was."""
+    if job.method.allocation.solver != "auto":
+        return None
+    found = calibration_for(job)
+    if found is None:
+        from cutlayer.run.calibrate import calibrate
+
+        found = calibrate(job)
+    return found
 
 
 def new_folder(name: str) -> Path:
@@ -166,9 +190,10 @@ def _train(
     devices: dict[int, Device],
     round: int,
     clock: VirtualClock | None,
+    calibration: Calibration | None,
     progress: Progress,
-) -> RoundResult:
-    """Train one round; `state` is then that of the round's end."""
+) -> tuple[RoundResult, Allotment]:
+    """Decide and train one round; `state` is then that of the round's end."""
     drawn = draw_cohort(job, round)
     cohort = []
     for index in clock.covered(round, drawn) if clock else drawn:
@@ -179,16 +204,20 @@ def _train(
         if job.method.aggregate == "none":
             device.adapter = _copy(state.kept.get(index, state.adapter))
         cohort.append(device)
-    server = make_server(job, parts, state.adapter)
+    link, server = LocalLink(cohort), make_server(job, parts, state.adapter)
+    samples = {device.id: device.samples for device in cohort}
+    classes = len(parts.train.classes)
+    allotment = decide(job, round, samples, classes, link, clock, calibration)
+    find_late = clock.find_late if clock else None
     result = train_round(
-        job, round, cohort, server, progress.step_done, clock.find_late if clock else None
+        job, round, allotment.decisions, link, server, progress.step_done, find_late
     )
     state.rounds, state.adapter = round + 1, server.adapter
     if job.method.pooled:
         state.adapter = _copy(cohort[0].adapter)
     elif job.method.aggregate == "none":
-        state.kept |= {device.id: _copy(device.adapter) for device in cohort}
-    return result
+        state.kept |= {device: _copy(link.devices[device].adapter) for device in result.cohort}
+    return result, allotment
 
 
 def _copy(adapter: Adapter) -> Adapter:
@@ -196,7 +225,12 @@ def _copy(adapter: Adapter) -> Adapter:
 
 
 def _measure(
-    job: Job, parts: Parts, state: State, result: RoundResult, clock: VirtualClock | None
+    job: Job,
+    parts: Parts,
+    state: State,
+    result: RoundResult,
+    allotment: Allotment,
+    clock: VirtualClock | None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on."""
     virtual_s, joules = clock.close(result) if clock else (None, {})
@@ -212,15 +246,16 @@ def _measure(
                 evaluations[index % len(evaluations)].on_mix(counts)
                 for index, counts in enumerate(parts.counts)
             ]
-            method = job.method
-            if last and method.split and (method.tokens.keep or method.uplink.bits < 32):
+            one = typical(result.decisions.values())
+            if last and job.method.split and (one.tokens or one.bits_up < 32):
                 through_cut = evaluate_through_cut(
-                    job, parts.model, parts.preprocess, state.adapter, parts.test
+                    job, one, parts.model, parts.preprocess, state.adapter, parts.test
                 ).accuracy
     return Row(
         round=result.round,
-        cohort=result.cohort,
-        samples=sum(result.samples.values()),
+        decisions=result.decisions,
+        left_out=allotment.left_out,
+        samples=result.samples,
         loss=result.loss,
         traffic={
             device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
@@ -234,9 +269,23 @@ def _measure(
         accuracy_through_cut=through_cut,
         device_accuracy=device_accuracy,
         late=result.late,
+        lost=result.lost,
         virtual_s=virtual_s,
         joules=joules,
+        planned_s=allotment.planned_s,
+        ste=allotment.ste,
+        ste_bound=allotment.ste_bound,
     )
+
+
+def typical(decisions: Iterable[Decision]) -> Decision:
+    """The decision in the middle of a round's, from the fewest tokens and bits to the most."""
+
+    def size(one: Decision) -> float:
+        return one.bits_up * (math.inf if one.tokens is None else one.tokens)
+
+    ranked = sorted(decisions, key=size)
+    return ranked[len(ranked) // 2]
 
 
 def _evaluate(job: Job, parts: Parts, state: State) -> list[Evaluation]:
@@ -264,15 +313,29 @@ def _append(path: Path, row: Row) -> None:
 
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
-    curves = {job.method.name: [curve_of(rows)]}
-    plots.accuracy_by_round(curves, folder / "figures" / "accuracy-by-round.png")
-    if sum(row.up_bytes + row.down_bytes for row in rows):
-        plots.accuracy_by_megabyte(curves, folder / "figures" / "accuracy-by-megabyte.png")
+    draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
 
 
-def curve_of(rows: list[Row]) -> plots.Curve:
-    """Accuracy by round and by megabytes sent so far, in the rounds that were evaluated."""
+def draw_curves(found: Mapping[str, Sequence[curves.Curve]], folder: Path) -> None:
+    """Accuracy by round and by all that the runs spent."""
+    curves.accuracy_by_round(found, folder / "accuracy-by-round.png")
+    every = [curve for given in found.values() for curve in given]
+    for amount in curves.AMOUNTS:
+        # Runs without a world have no seconds; a lone local method sends nothing.
+        if any(sum(getattr(curve, amount)) for curve in every):
+            curves.accuracy_by(amount, found, folder / f"accuracy-by-{amount[:-1]}.png")
+
+
+def curve_of(rows: list[Row]) -> curves.Curve:
+    """Accuracy by round and by what was spent so far, in the rounds that were evaluated."""
     megabytes = np.cumsum([(row.up_bytes + row.down_bytes) / 1e6 for row in rows])
-    points = [(r.round + 1, mb, r.accuracy) for r, mb in zip(rows, megabytes, strict=True)]
-    kept = [(n, float(mb), a) for n, mb, a in points if a is not None]
-    return plots.Curve(*(list(column) for column in zip(*kept, strict=True)))
+    seconds = np.cumsum([row.virtual_s or 0.0 for row in rows])
+    joules = np.cumsum([sum(row.joules.values()) for row in rows])
+    kept = [i for i, row in enumerate(rows) if row.accuracy is not None]
+    return curves.Curve(
+        [rows[i].round + 1 for i in kept],
+        [float(rows[i].accuracy or 0.0) for i in kept],
+        megabytes[kept].tolist(),
+        seconds[kept].tolist(),
+        joules[kept].tolist(),
+    )

@@ -1,16 +1,16 @@
 """What a run would take in its world: virtual seconds and joules, from the bytes it really sent."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from cutlayer.job import Job
-from cutlayer.model.cost import device_cost, server_cost, whole_cost
 from cutlayer.model.families import ModelSpec
-from cutlayer.run.costs import tokens_sent
-from cutlayer.train.round import RoundResult
+from cutlayer.run.costs import device_part, flops, server_part
+from cutlayer.run.loads import Loads
+from cutlayer.run.situation import Measures, Situation
+from cutlayer.train.result import RoundResult
 from cutlayer.world import clock, energy
-from cutlayer.world.fleet import Fleet
 from cutlayer.world.timeline import Durations, Timeline, durations
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
@@ -19,27 +19,18 @@ from cutlayer.world.world import World, WorldState
 class VirtualClock:
     """Times the rounds of a run, one after another.
 
-    Bandwidth is split equally over the cohort and devices send at their largest power. Broadcast
-    goes at the rate of the cohort's worst gain (ST-SFLora, arXiv 2605.26120); activations,
-    gradients and adapters take the bytes of their frames.
+    Devices send with the bandwidth and power decided for them; the downlink is split equally, and
+    broadcast goes at the rate of the cohort's worst gain (ST-SFLora, arXiv 2605.26120).
+    Activations, gradients and adapters take the bytes of their frames.
     now_s: virtual seconds since the run began.
     """
 
     def __init__(self, job: Job, spec: ModelSpec, now_s: float = 0.0) -> None:
         assert job.world is not None
         self.job = job
+        self.spec = spec
         self.now_s = now_s
-        self._world = World(job.world, job.devices.count, job.seed)
-        method, cut = job.method, job.model.cut
-        whole = whole_cost(spec)
-        self._device = device_cost(spec, cut) if method.split else whole
-        if method.pooled:
-            self._server_flops = whole.forward_flops + whole.backward_flops
-        elif method.split:
-            server = server_cost(spec, cut, tokens_sent(job, spec))
-            self._server_flops = server.forward_flops + server.backward_flops
-        else:
-            self._server_flops = 0
+        self.world = World(job.world, job.devices.count, job.seed)
 
     def covered(self, round: int, cohort: Sequence[int]) -> list[int]:
         """The devices of a cohort that are in coverage when the round starts.
@@ -48,27 +39,44 @@ class VirtualClock:
         """
         if self.job.method.pooled:
             return list(cohort)
-        state = self._world.state(round, self.now_s, sharing=len(cohort))
+        state = self.world.state(round, self.now_s)
         found = [device for device in cohort if state.in_coverage[device]]
         if not found:
-            self._world.check_coverage(state, cohort)
+            self.world.check_coverage(state, cohort)
         return found
+
+    def situation(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> Situation:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        numbers = np.fromiter(samples, dtype=np.int64)
+        state = self._state(round, numbers)
+        held = np.fromiter(samples.values(), dtype=np.float64)
+        return Situation(
+            job=self.job,
+            devices=tuple(samples),
+            loads=Loads(self.job, self.spec, classes, held),
+            fleet=self.world.fleet.take(numbers),
+            state=state,
+            world=self.world,
+            measures=measures,
+        )
 
     def find_late(self, result: RoundResult, turn: Sequence[int]) -> list[int]:
         """The devices of a turn that missed the round's deadline or left coverage too early."""
         if self.job.method.pooled:
             return []
-        timeline = self.timeline(result)
-        late = timeline.late | (timeline.finish_s > self._state(result).stay_s)
-        timed = self._timed(result)
+        timeline, timed = self.timeline(result), _timed(result)
+        late = timeline.late | (timeline.finish_s > self._state(result.round, timed).stay_s)
         return [
-            device for device, missed in zip(timed, late, strict=True) if missed and device in turn
+            int(device)
+            for device, missed in zip(timed, late, strict=True)
+            if missed and device in turn
         ]
 
     def timeline(self, result: RoundResult) -> Timeline:
         """When each stage of the round happened, by device in the order of the cohort."""
-        assert self.job.world is not None
-        deadline = self.job.world.deadline_s
+        deadline = self.world.settings.deadline_s
         if self.job.method.order == "sequential":
             return clock.sequential(self._durations(result), deadline)
         return clock.parallel(self._durations(result), deadline_s=deadline)
@@ -83,74 +91,88 @@ class VirtualClock:
     def _joules(self, result: RoundResult, timeline: Timeline) -> dict[int, float]:
         if self.job.method.pooled:
             return {}
-        assert self.job.world is not None
-        timed = self._timed(result)
-        fleet = self._world.fleet.take(np.asarray(timed))
+        timed = _timed(result)
         samples = np.array([result.samples[device] for device in timed])
+        parts = [device_part(self.job, self.spec, result.decisions[d].cut) for d in timed]
         spent = energy.round_j(
-            fleet,
-            self.job.world.energy,
-            fleet.power_max_w,
+            self.world.fleet.take(timed),
+            self.world.settings.energy,
+            np.array([result.decisions[device].power_w or 0.0 for device in timed]),
             timeline.busy_s("uplink") + timeline.busy_s("upload"),
-            samples * self._device.forward_flops,
-            samples * self._device.backward_flops,
+            samples * np.array([part.forward_flops for part in parts]),
+            samples * np.array([part.backward_flops for part in parts]),
         )
-        return dict(zip(timed, spent.tolist(), strict=True))
+        return dict(zip(timed.tolist(), spent.tolist(), strict=True))
 
-    def _timed(self, result: RoundResult) -> list[int]:
-        """The devices that have trained so far, in the order of the cohort."""
-        return [device for device in result.cohort if result.losses.get(device)]
+    def _state(self, round: int, devices: np.ndarray) -> WorldState:
+        """The world for some devices of a round.
 
-    def _state(self, result: RoundResult) -> WorldState:
-        state = self._world.state(result.round, self.now_s, sharing=self._sharing(result))
-        return state.take(np.asarray(self._timed(result)))
-
-    def _sharing(self, result: RoundResult) -> int:
-        """Devices that split the band: those of the round, or the one whose turn it is."""
-        return 1 if self.job.method.order == "sequential" else len(result.cohort)
+        Devices that take turns have the whole band. A trace's rates are taken as those of an
+        equal share among all of a cohort, whoever of it takes part.
+        """
+        sharing = len(devices)
+        if self.world.settings.rates_path:
+            sharing = self.job.devices.cohort
+        if self.job.method.order == "sequential":
+            sharing = 1
+        return self.world.state(round, self.now_s, sharing).take(devices)
 
     def _durations(self, result: RoundResult) -> Durations:
-        timed = self._timed(result)
+        timed = _timed(result)
         steps = np.array([len(result.losses[device]) for device in timed])
         a_step = np.array([result.samples[device] for device in timed]) / steps
-        server_s = self._server_s(a_step)
+        decisions = [result.decisions[device] for device in timed]
+        served = [flops(server_part(self.job, self.spec, one.cut, one.tokens)) for one in decisions]
+        server_s = self._server_s(a_step * np.array(served))
         if self.job.method.pooled:
             return durations(1, server_s=server_s, steps=steps, one_way=True)
-        fleet: Fleet = self._world.fleet.take(np.asarray(timed))
-        state = self._state(result)
+        fleet = self.world.fleet.take(timed)
+        state = self._state(result.round, np.array(result.cohort)).take(
+            [result.cohort.index(device) for device in timed]
+        )
+        uplink_bps = self.world.uplink_bps(
+            state,
+            np.array([one.bandwidth_hz or 0.0 for one in decisions]),
+            np.array([one.power_w or 0.0 for one in decisions]),
+        )
+        parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
         traffic = [result.traffic[device] for device in timed]
         sent = np.array([t.activations for t in traffic]) / steps
         returned = np.array([t.gradients for t in traffic]) / steps
         one_way = self.job.method.split and not returned.any()
+        backward = np.array([0 if one_way else part.backward_flops for part in parts])
         return durations(
             len(timed),
             broadcast_s=self._broadcast_s(max(t.adapter_down for t in traffic), state),
-            forward_s=energy.compute_s(a_step * self._device.forward_flops, fleet),
-            uplink_s=_seconds(sent, state.uplink_bps),
+            forward_s=energy.compute_s(
+                a_step * np.array([part.forward_flops for part in parts]), fleet
+            ),
+            uplink_s=_seconds(sent, uplink_bps),
             server_s=server_s,
             downlink_s=_seconds(returned, state.downlink_bps),
-            backward_s=energy.compute_s(
-                a_step * (0 if one_way else self._device.backward_flops), fleet
-            ),
-            upload_s=_seconds(np.array([t.adapter_up for t in traffic]), state.uplink_bps),
+            backward_s=energy.compute_s(a_step * backward, fleet),
+            upload_s=_seconds(np.array([t.adapter_up for t in traffic]), uplink_bps),
             steps=steps,
             one_way=one_way,
         )
 
     def _broadcast_s(self, size: int, state: WorldState) -> float:
-        assert self.job.world is not None
-        settings = self.job.world
+        settings = self.world.settings
         if not size:
             return 0.0
-        rate = self._world.radio.broadcast_bps(
+        rate = self.world.radio.broadcast_bps(
             settings.bandwidth_hz, settings.server_power_w, state.gain_down
         )
         return 8 * size / rate
 
-    def _server_s(self, a_step: Array) -> Array:
-        assert self.job.world is not None
-        speed = self.job.world.server_flops
-        return a_step * self._server_flops / speed if speed else np.zeros(len(a_step))
+    def _server_s(self, work: Array) -> Array:
+        speed = self.world.settings.server_flops
+        return work / speed if speed else np.zeros(len(work))
+
+
+def _timed(result: RoundResult) -> np.ndarray:
+    """The devices that have trained so far, in the order of the cohort."""
+    return np.array([device for device in result.cohort if result.losses.get(device)], dtype=int)
 
 
 def _seconds(size_bytes: Array, rate_bps: Array) -> Array:

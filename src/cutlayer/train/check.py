@@ -2,13 +2,27 @@
 
 from cutlayer.errors import JobError
 from cutlayer.job import Job
-from cutlayer.model.families import ModelSpec
+from cutlayer.model.families import ModelSpec, check_train
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that the model cannot meet."""
-    method, keep = job.method, job.method.tokens.keep
-    if not method.split or keep is None:
+    """Raise JobError for the first setting of the method that model or world cannot meet."""
+    check_train(spec, job.method.train)
+    if job.method.split:
+        _check_tokens(job, spec)
+        _check_cuts(job, spec)
+    _check_allocation(job)
+
+
+def _check_tokens(job: Job, spec: ModelSpec) -> None:
+    keep = job.method.tokens.keep
+    ranks = job.method.allocation.solver in ("st-sflora", "exact")
+    if spec.residual is not None and (ranks or keep is not None):
+        raise JobError(
+            f"method.tokens.keep: nothing ranks the positions of {job.model.path}, which is a "
+            "ResNet: take null, and an allocation.solver that chooses no tokens"
+        )
+    if keep is None:
         return
     if keep > spec.patches:
         raise JobError(
@@ -16,8 +30,46 @@ def check(job: Job, spec: ModelSpec) -> None:
             f"{job.model.path} (besides {spec.prefix} that always cross): take 1 to "
             f"{spec.patches}, or null for all"
         )
-    if job.model.cut == 0:
+    if job.cut == 0:
         raise JobError(
             "model.cut: 0 leaves no block on the device to score tokens with: take model.cut of 1 "
             "or more, or method.tokens.keep null"
+        )
+
+
+def _check_cuts(job: Job, spec: ModelSpec) -> None:
+    named = {"method.cut": [job.cut], "method.allocation.cuts": job.method.allocation.cuts}
+    for field, cuts in named.items():
+        for cut in cuts:
+            if cut > spec.depth:
+                raise JobError(
+                    f"{field}: {cut} is beyond the {spec.depth} blocks of {job.model.path}: take "
+                    f"0 to {spec.depth}"
+                )
+    moves = job.cut != job.model.cut or job.method.allocation.solver in ("asfl", "asfv", "auto")
+    if moves and job.model.lora.side != "both":
+        raise JobError(
+            f"model.lora.side: {job.model.lora.side!r} is settled by model.cut, but method "
+            f"{job.method.name} cuts elsewhere: take side both, or method.device frozen"
+        )
+
+
+def _check_allocation(job: Job) -> None:
+    solver = job.method.allocation.solver
+    if solver == "equal" or job.method.pooled:
+        return
+    if job.world is None:
+        raise JobError(
+            f"method.allocation.solver: {solver!r} allocates a radio, but the job has no world: "
+            "add a world section (--set world={} takes its defaults), or take solver equal"
+        )
+    if job.method.order == "sequential":
+        raise JobError(
+            f"method.allocation.solver: {solver!r} shares the band among devices side by side, "
+            "but method.order is sequential: take order parallel, or solver equal"
+        )
+    if job.world.max_bps_per_hz is not None and solver != "asfl":
+        raise JobError(
+            f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that {solver!r} does "
+            "not know: leave it out, or take method.allocation.solver equal"
         )

@@ -1,7 +1,7 @@
 """A device: its data, its adapter, and what it computes in a round.
 
-The functions take lists of devices, since devices that share a machine (a simulator) share one
-pass through the backbone; a real device is a list of one.
+The functions take lists of devices with one cut, since devices that share a machine (a simulator)
+share one pass through the backbone; a real device is a list of one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import RunError
-from cutlayer.job import Job, Tokens
+from cutlayer.job import Job, Quantizer, Tokens
 from cutlayer.model.cut import Activations, CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
@@ -36,7 +37,8 @@ class Device:
     """One device of a fleet.
 
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
-    method does not split. samples_a_round bounds the samples of an epoch (None: all it has).
+    method does not split; none where the device is frozen. samples_a_round bounds the samples of
+    an epoch (None: all it has). decision: the round's, from `begin`.
     """
 
     id: int
@@ -47,39 +49,56 @@ class Device:
     adapter: Adapter = field(default_factory=dict)
     samples_a_round: int | None = None
     round: int = -1
+    decision: Decision = Decision(0)  # noqa: RUF009 - frozen
     _optimizer: torch.optim.Optimizer | None = None
     _batches: list[np.ndarray] = field(default_factory=list)
     _sent: torch.Tensor | None = None
 
-    def begin(self, round: int, frame: bytes | None) -> None:
+    def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
         if frame is not None:
             received = decode_adapter(frame).tensors
             self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
-        self.round = round
-        for tensor in self.adapter.values():
-            tensor.requires_grad_(True)
-        trained = list(self.adapter.values())
+        self.round, self.decision = round, decision
+        trained = []
+        for name, tensor in self.adapter.items():
+            if self.model.trained(name):
+                trained.append(tensor.requires_grad_(True))
         self._optimizer = make_optimizer(trained, self.job.training) if trained else None
-        self._batches = list(self._draw_batches())
+        self._batches = list(self._draw_batches(round))
 
-    def _draw_batches(self) -> Iterator[np.ndarray]:
+    def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         training = self.job.training
         for epoch in range(training.local_epochs):
-            order = numpy_rng(self.job.seed, self.id, self.round, "batches", epoch)
+            order = numpy_rng(self.job.seed, self.id, round, "batches", epoch)
             indices = order.permutation(len(self.data))[: self.samples_a_round]
             for start in range(0, len(indices), training.batch_size):
                 yield indices[start : start + training.batch_size]
 
+    def first_batch(self, round: int) -> Dataset:
+        """The samples of the first step of a round that has not begun yet."""
+        return self.data.subset(next(self._draw_batches(round)))
+
     @property
     def steps(self) -> int:
-        """Batches of this round."""
-        return len(self._batches)
+        """Batches of a round."""
+        training = self.job.training
+        return training.local_epochs * -(-self.samples // training.batch_size)
 
     @property
     def samples(self) -> int:
         """Samples the device trains on in one epoch: its weight in the average."""
         return min(len(self.data), self.samples_a_round or len(self.data))
+
+    @property
+    def tokens(self) -> Tokens:
+        """Which tokens cross the cut this round."""
+        return self.job.method.tokens.model_copy(update={"keep": self.decision.tokens})
+
+    @property
+    def uplink(self) -> Quantizer:
+        """How activations become bits this round."""
+        return self.job.method.uplink.model_copy(update={"bits": self.decision.bits_up})
 
     def segment(self, step: int) -> Segment:
         """The device's rows in a batch that mixes devices."""
@@ -107,19 +126,19 @@ class Device:
 def forward(devices: Sequence[Device], step: int, watch: Stopwatch) -> list[bytes]:
     """One batch of each device through its blocks, to one frame of activations a device."""
     first = devices[0]
-    method, cut = first.job.method, first.job.model.cut
     batches = [device.batch(step) for device in devices]
+    selecting = any(device.decision.tokens is not None for device in devices)
     activations = first.model.device_forward(
-        _inputs(first, batches),
-        cut,
+        batch_inputs(first, batches),
+        first.decision.cut,
         [device.segment(step) for device in devices],
-        score=method.tokens.score if method.tokens.keep is not None else None,
+        score=first.job.method.tokens.score if selecting else None,
     )
     frames, start = [], 0
     for device, batch in zip(devices, batches, strict=True):
         rows = slice(start, start + len(batch))
         start += len(batch)
-        sent, mask = shorten(activations, rows, method.tokens, first.model.spec.prefix)
+        sent, mask = shorten(activations, rows, device.tokens, first.model.spec.prefix)
         device._sent = sent
         message = ActivationsMessage(
             device.id,
@@ -134,7 +153,7 @@ def forward(devices: Sequence[Device], step: int, watch: Stopwatch) -> list[byte
             frames.append(
                 encode_activations(
                     message,
-                    method.uplink,
+                    device.uplink,
                     rng=torch_rng(device.job.seed, device.id, device.round, "uplink", step),
                     rotation_seed=derive(device.job.seed, "rotation"),
                 )
@@ -174,7 +193,7 @@ def train_whole(devices: Sequence[Device], step: int) -> list[float]:
     first = devices[0]
     batches = [device.batch(step) for device in devices]
     logits = first.model.forward(
-        _inputs(first, batches), [device.segment(step) for device in devices]
+        batch_inputs(first, batches), [device.segment(step) for device in devices]
     )
     losses = losses_by_device(logits, [torch.from_numpy(batch.labels) for batch in batches])
     values = [loss.item() for loss in losses]
@@ -204,7 +223,7 @@ def check_finite(loss: float, device: int, round: int, step: int) -> None:
         )
 
 
-def _inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
+def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
     """Several batches as one, ready for the model."""
     raw = [batch.inputs for batch in batches]
     joined: torch.Tensor | list[str]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
@@ -45,27 +46,33 @@ def evaluate(
 
 def evaluate_through_cut(
     job: Job,
+    decision: Decision,
     model: CutModel,
     preprocess: Preprocessor,
     adapter: Adapter,
     data: Dataset,
     batch: int = 128,
 ) -> Evaluation:
-    """Evaluate as a device and a server would serve together: with the job's tokens and bits."""
-    method, cut = job.method, job.model.cut
+    """Evaluate as a device and a server would serve together, with one decision's tokens and bits.
+
+    decision: of cut, tokens and bits.
+    """
+    cut = decision.cut
+    tokens = job.method.tokens.model_copy(update={"keep": decision.tokens})
+    uplink = job.method.uplink.model_copy(update={"bits": decision.bits_up})
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         route = [Segment(adapter, len(part))]
-        score = method.tokens.score if method.tokens.keep is not None else None
+        score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
-        sent, mask = shorten(activations, slice(None), method.tokens, model.spec.prefix)
+        sent, mask = shorten(activations, slice(None), tokens, model.spec.prefix)
         labels = torch.from_numpy(part.labels)
         message = ActivationsMessage(0, 0, 0, sent, mask, labels, len(part.classes))
         received = decode_activations(
             encode_activations(
                 message,
-                method.uplink,
+                uplink,
                 rng=torch_rng(job.seed, "evaluate", start),
                 rotation_seed=derive(job.seed, "rotation"),
             )

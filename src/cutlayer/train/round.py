@@ -2,61 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
-from cutlayer.seeds import numpy_rng
-from cutlayer.train import device as on_device
-from cutlayer.train.device import Device
+from cutlayer.train.link import Link, Started
+from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
-from cutlayer.train.stopwatch import Stopwatch
-
-
-@dataclass
-class Traffic:
-    """Bytes of the frames of one device in one round, by what they carry."""
-
-    activations: int = 0
-    gradients: int = 0
-    adapter_down: int = 0
-    adapter_up: int = 0
-
-    @property
-    def up(self) -> int:
-        """Bytes from the device to the server."""
-        return self.activations + self.adapter_up
-
-    @property
-    def down(self) -> int:
-        """Bytes from the server to the device."""
-        return self.gradients + self.adapter_down
-
-
-@dataclass
-class RoundResult:
-    """What one round did: losses by device and step, traffic, and time.
-
-    samples: those each device trained on, all epochs together. late: devices whose training was
-    not taken into the average. watch holds wall-clock seconds by stage; cpu_seconds is processor
-    time of the whole round.
-    """
-
-    round: int
-    cohort: list[int]
-    samples: dict[int, int] = field(default_factory=dict)
-    losses: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
-    traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
-    late: list[int] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    cpu_seconds: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        """Mean training loss over all batches of the round."""
-        values = [value for losses in self.losses.values() for value in losses]
-        return sum(values) / len(values)
-
 
 OnStep = Callable[[RoundResult, int, int], None]
 """Called after each step with the round so far, the steps done and the steps there are."""
@@ -65,115 +18,145 @@ FindLate = Callable[[RoundResult, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
 
 
-def draw_cohort(job: Job, round: int) -> list[int]:
-    """The devices of a round, in the order they take turns: uniform without replacement.
-
-    When one party holds all the data there is one device, number 0.
-    """
-    if job.method.pooled:
-        return [0]
-    rng = numpy_rng(job.seed, round, "cohort")
-    return [int(i) for i in rng.permutation(job.devices.count)[: job.devices.cohort]]
-
-
 def train_round(
     job: Job,
     round: int,
-    devices: Sequence[Device],
+    decisions: Mapping[int, Decision],
+    link: Link,
     server: Server,
     on_step: OnStep | None = None,
     find_late: FindLate | None = None,
 ) -> RoundResult:
-    """Train one round with the cohort `devices`; the server's global adapter is then the new one.
+    """Train one round with the devices of `decisions`; the server then has the new adapter.
 
     Raises RunError when a loss is not a number.
     """
-    result = RoundResult(round, [device.id for device in devices])
-    epochs = job.training.local_epochs
-    result.samples = {device.id: epochs * device.samples for device in devices}
-    steps = _steps_of(job, devices)
+    result = RoundResult(round, dict(decisions))
     sequential = job.method.order == "sequential"
-    turns = [[device] for device in devices] if sequential else [list(devices)]
-    done, start = 0, time.process_time()
-    for turn in turns:
-        _begin(round, turn, server, result)
-        for step in range(max(device.steps for device in turn)):
-            _train_step(step, [d for d in turn if step < d.steps], server, result)
-            done += 1
-            if on_step:
-                on_step(result, done, steps)
-        _end(turn, server, result, find_late)
+    turns = [[device] for device in decisions] if sequential else [list(decisions)]
+    start = time.process_time()
+    for number, turn in enumerate(turns):
+        _Turn(turn, (number, len(turns)), link, server, result, on_step).run(find_late)
     result.cpu_seconds = time.process_time() - start
     return result
 
 
-def _steps_of(job: Job, devices: Sequence[Device]) -> int:
-    """Steps of a round, before its batches are drawn."""
-    size, epochs = job.training.batch_size, job.training.local_epochs
-    counts = [epochs * -(-device.samples // size) for device in devices]
-    return sum(counts) if job.method.order == "sequential" else max(counts)
+@dataclass
+class _Turn:
+    """Devices that train side by side: all of a round, or one where they take turns.
 
+    place: the turn's number and how many there are.
+    """
 
-def _keeps_adapter(server: Server) -> bool:
-    """Whether devices keep what they trained, so that no adapter travels."""
-    return server.job.method.aggregate == "none"
+    devices: list[int]
+    place: tuple[int, int]
+    link: Link
+    server: Server
+    result: RoundResult
+    on_step: OnStep | None
 
+    def run(self, find_late: FindLate | None) -> None:
+        """Train, send adapters up, and average those in time: late ones are not trained on."""
+        method, result = self.server.job.method, self.result
+        started = self._train()
+        frames = self._upload(started)
+        late = list(find_late(result, list(started))) if find_late else []
+        result.late += late
+        in_time = {device: one.samples for device, one in started.items() if device not in late}
+        if late and in_time and method.split and method.server_adapter != "averaged":
+            # What late ones did to the one adapter cannot be taken out: train again without them.
+            decisions = {device: result.decisions[device] for device in in_time}
+            scratch = RoundResult(result.round, decisions)
+            replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
+        elif in_time and method.aggregate != "none":
+            with result.watch.timed("adapters"):
+                self.server.collect(frames, in_time)
 
-def _begin(round: int, devices: Sequence[Device], server: Server, result: RoundResult) -> None:
-    with result.watch.timed("adapters"):
-        server.begin([device.id for device in devices])
-        for device in devices:
-            frame = None
-            if not _keeps_adapter(server):
-                frame = server.broadcast(device.id, round)
-                result.traffic[device.id].adapter_down += len(frame)
-            device.begin(round, frame)
+    def _train(self) -> dict[int, Started]:
+        """All steps of the turn; returns the devices that came through."""
+        with self.result.watch.timed("adapters"):
+            started = self._begin()
+        steps = max((one.steps for one in started.values()), default=0)
+        for step in range(steps):
+            at_it = [device for device, one in started.items() if step < one.steps]
+            for pool in self._pools(at_it):
+                for device in self._train_pool(step, pool):
+                    self.result.lost.append(device)
+                    del started[device]
+            with self.result.watch.timed("server"):
+                self.server.update()
+            if self.on_step:
+                number, turns = self.place
+                self.on_step(self.result, number * steps + step + 1, turns * steps)
+        return started
 
-
-def _train_step(step: int, devices: Sequence[Device], server: Server, result: RoundResult) -> None:
-    pool = server.job.training.pool
-    for start in range(0, len(devices), pool):
-        pooled = devices[start : start + pool]
-        if server.job.method.split:
-            losses = _through_the_cut(step, pooled, server, result)
-        else:
-            with result.watch.timed("device"):
-                losses = on_device.train_whole(pooled, step)
-        for device, loss in zip(pooled, losses, strict=True):
-            result.losses[device.id].append(loss)
-    with result.watch.timed("server"):
-        server.update()
-
-
-def _through_the_cut(
-    step: int, devices: Sequence[Device], server: Server, result: RoundResult
-) -> list[float]:
-    with result.watch.timed("device"):
-        frames = on_device.forward(devices, step, result.watch)
-    with result.watch.timed("server"):
-        replies, losses = server.step(frames, result.watch)
-    if replies:
-        with result.watch.timed("device"):
-            on_device.backward(devices, replies, result.watch)
-    for i, device in enumerate(devices):
-        traffic = result.traffic[device.id]
-        traffic.activations += len(frames[i])
-        traffic.gradients += len(replies[i]) if replies else 0
-    return losses
-
-
-def _end(
-    devices: Sequence[Device], server: Server, result: RoundResult, find_late: FindLate | None
-) -> None:
-    """Send adapters up and average those that are in time; late ones are not trained on."""
-    with result.watch.timed("adapters"):
+    def _begin(self) -> dict[int, Started]:
+        result, server = self.result, self.server
+        decisions = {device: result.decisions[device] for device in self.devices}
+        server.begin(decisions)
         frames = {}
-        if not _keeps_adapter(server):
-            frames = {device.id: device.upload() for device in devices}
+        if server.job.method.aggregate != "none":
+            for device, decision in decisions.items():
+                frame = server.broadcast(device, result.round, decision)
+                if frame is not None:
+                    frames[device] = frame
+                    result.traffic[device].adapter_down += len(frame)
+        started = self.link.begin(result.round, decisions, frames)
+        result.lost += [device for device in self.devices if device not in started]
+        epochs = server.job.training.local_epochs
+        result.samples |= {device: epochs * one.samples for device, one in started.items()}
+        return started
+
+    def _pools(self, devices: Sequence[int]) -> Iterator[list[int]]:
+        """Devices that share a pass through the backbone: of one cut."""
+        size = self.server.job.training.pool
+        by_cut = defaultdict(list)
+        for device in devices:
+            by_cut[self.result.decisions[device].cut].append(device)
+        for alike in by_cut.values():
+            for start in range(0, len(alike), size):
+                yield alike[start : start + size]
+
+    def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
+        """One batch of each device; returns the devices that failed."""
+        if self.server.job.method.split:
+            losses = self._through_the_cut(step, devices)
+        else:
+            with self.result.watch.timed("device"):
+                losses = self.link.train_whole(step, devices)
+        for device, loss in losses.items():
+            self.result.losses[device].append(loss)
+        return [device for device in devices if device not in losses]
+
+    def _through_the_cut(self, step: int, devices: Sequence[int]) -> dict[int, float]:
+        result = self.result
+        with result.watch.timed("device"):
+            frames = self.link.forward(step, devices, result.watch)
+        if not frames:
+            return {}
+        with result.watch.timed("server"):
+            replies, losses = self.server.step(list(frames.values()), result.watch)
+        returned = dict(zip(frames, replies, strict=True)) if replies else {}
+        if returned:
+            with result.watch.timed("device"):
+                self.link.backward(returned, result.watch)
         for device, frame in frames.items():
-            result.traffic[device].adapter_up += len(frame)
-        if find_late is not None:
-            result.late += find_late(result, [device.id for device in devices])
-        in_time = [frame for device, frame in frames.items() if device not in result.late]
-        if in_time:
-            server.collect(in_time)
+            result.traffic[device].activations += len(frame)
+            result.traffic[device].gradients += len(returned.get(device, b""))
+        return dict(zip(frames, losses, strict=True))
+
+    def _upload(self, started: dict[int, Started]) -> dict[int, bytes]:
+        """Uploads of the devices that train something; one that fails is taken out of `started`."""
+        server, result = self.server, self.result
+        if server.job.method.aggregate == "none":
+            return {}
+        training = [d for d in started if server.device_names(result.decisions[d])]
+        with result.watch.timed("adapters"):
+            frames = self.link.upload(training)
+        for device in training:
+            if device in frames:
+                result.traffic[device].adapter_up += len(frames[device])
+            else:
+                result.lost.append(device)
+                del started[device]
+        return frames

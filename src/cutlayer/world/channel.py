@@ -64,6 +64,13 @@ class Radio:
             efficiency = np.minimum(efficiency, self.max_bps_per_hz)
         return array(width * efficiency)
 
+    def gain_for(
+        self, rate_bps: npt.ArrayLike, bandwidth_hz: float, power_w: npt.ArrayLike
+    ) -> Array:
+        """The gain h at which a bandwidth and power carry a rate: `rate_bps` turned round."""
+        snr = np.expm1(array(rate_bps) / bandwidth_hz * np.log(2))
+        return array(snr * self.snr_gap * self.noise_w_per_hz * bandwidth_hz / array(power_w))
+
     def broadcast_bps(self, bandwidth_hz: float, power_w: float, gain: Array) -> float:
         """Rate of one message for all of `gain` [M]: that of the worst (ST-SFLora's R_DL)."""
         return float(self.rate_bps(bandwidth_hz, power_w, gain.min()))

@@ -24,7 +24,7 @@ class WorldState:
     infinite at rest, 0 outside. line_of_sight: always set for log-distance. path_loss_db: without
     shadowing. gain_up, gain_down: h, received over sent power: path loss, shadowing, antennas and
     fading. uplink_bps, downlink_bps: at power_max_w and server_power_w if the bandwidth is split
-    equally, or the trace's.
+    equally, or the trace's; gain_up is then the one that gives the trace's rate.
     """
 
     x_m: Array
@@ -62,7 +62,8 @@ class World:
                 settings.noise_dbm_per_hz, settings.noise_figure_db
             ),
             snr_gap=float(ratio(settings.snr_gap_db)),
-            max_bps_per_hz=settings.max_bps_per_hz,
+            # A trace's rates are what was measured: no cap of ours comes on top.
+            max_bps_per_hz=None if settings.rates_path else settings.max_bps_per_hz,
         )
         move = settings.mobility
         self._highway = (
@@ -90,11 +91,12 @@ class World:
         gain_down = gain_up
         if not settings.reciprocal:
             gain_down = channel.power_gain(loss + shadow, antennas, self._fading(round, "down"))
+        among = int(covered.sum()) if sharing is None else sharing
+        share = settings.bandwidth_hz / max(among, 1)
         if self._rates is not None:
             uplink, downlink = self._rates.at(time_s)
+            gain_up = self.radio.gain_for(uplink, share, self.fleet.power_max_w)
         else:
-            among = int(covered.sum()) if sharing is None else sharing
-            share = settings.bandwidth_hz / max(among, 1)
             uplink = self.radio.rate_bps(share, self.fleet.power_max_w, gain_up)
             # The server splits its power as it splits the band.
             power = settings.server_power_w / max(among, 1)
@@ -114,6 +116,12 @@ class World:
             uplink_bps=uplink,
             downlink_bps=np.broadcast_to(downlink, (devices,)),
         )
+
+    def uplink_bps(
+        self, state: WorldState, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike
+    ) -> Array:
+        """The rates [M] at bandwidths and powers that an allocator chose."""
+        return self.radio.rate_bps(bandwidth_hz, power_w, state.gain_up)
 
     def check_coverage(self, state: WorldState, cohort: npt.ArrayLike) -> None:
         """Raise WorldError for the first device of `cohort` that is out of coverage."""
