@@ -296,16 +296,26 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_work(
 
 def test_the_grid_spreads_over_the_models_depth_and_tokens(vit: Path) -> None:
     spec = describe(job_on(vit).model)
-    assert choose_grid(spec).cuts == (1, 2)
+    assert choose_grid(spec).cuts == (0, 1, 2)
     deep = dataclasses.replace(spec, depth=12, patches=196, cut=2)
     grid = choose_grid(deep)
-    assert grid.cuts == (1, 2, 3, 6, 9)
+    assert grid.cuts == (0, 1, 2, 3, 6, 9)
     assert grid.tokens == (16, 27, 44, 73, 119, 196)
     assert grid.bits == (2, 4, 8, 32)
-    assert choose_grid(dataclasses.replace(deep, cut=5)).cuts == (1, 2, 3, 5, 6, 9)
+    assert choose_grid(dataclasses.replace(deep, cut=5)).cuts == (0, 1, 2, 3, 5, 6, 9)
     assert choose_grid(deep, [4, 0], [None], [4]).cuts == (0, 4)
     assert choose_grid(deep, [4], [8, None], [4]).tokens == (8, 196)
     assert choose_grid(deep, [4], [8], [4]).bits == (4, 32)
+
+
+def test_at_the_embedding_only_all_tokens_can_be_measured(vit: Path) -> None:
+    found = calibrate(job_on(vit), samples=8, cuts=[0, 1], tokens=[4, None], bits=[4])
+    assert np.isnan(found.agreement[0, 0]).all()
+    assert not np.isnan(found.agreement[0, 1]).any()
+    assert not np.isnan(found.agreement[1]).any()
+    assert found.quality()[0].tolist() == [[0.0, 0.0], [found.agreement[0, 1, 0], 1.0]]
+    again = calibration_for(job_on(vit))
+    assert np.array_equal(again.agreement, found.agreement, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +325,6 @@ def test_the_grid_spreads_over_the_models_depth_and_tokens(vit: Path) -> None:
         ({"tokens": [17]}, "tokens: 17 of the 16 tokens"),
         ({"tokens": [0]}, "tokens: 0 of the 16 tokens"),
         ({"cuts": [4]}, "cuts: 4 is not within the 3 blocks"),
-        ({"cuts": [0, 1], "tokens": [4, None]}, "leaves the device no attention"),
-        ({"cuts": [0]}, "leaves the device no attention"),
         ({"samples": 20}, "take 1 to 10"),
         ({"samples": 0}, "samples: 0"),
         ({"adapter": "nowhere"}, "there is no nowhere"),
@@ -470,7 +478,6 @@ def test_the_verb_prints_a_table_and_says_where_the_record_is(
         (["--tokens", "8,,all"], "--tokens: '' is no whole number"),
         (["--bits", "9"], "bits: 9 bits cannot be packed"),
         (["--samples", "9999"], "samples: 9999 cannot be taken"),
-        (["--cuts", "0"], "cuts: 0 leaves the device no attention"),
         (["nowhere.yaml"], "there is no file nowhere.yaml"),
     ],
 )

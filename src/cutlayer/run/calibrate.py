@@ -99,9 +99,9 @@ def choose_grid(
 ) -> Grid:
     """The grid asked for, with all tokens and 32 bits added.
 
-    By default: the job's own cut, cuts after blocks 1 and 2 and after each quarter of the depth,
-    short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to N; 2, 4,
-    8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
+    By default: the job's own cut, cuts after the embedding, blocks 1 and 2 and each quarter of the
+    depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
+    N; 2, 4, 8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
     """
     if not spec.heads:
         raise JobError(
@@ -110,7 +110,7 @@ def choose_grid(
     depth, N = spec.depth, spec.patches
     if cuts is None:
         quarters = (math.floor(depth * quarter / 4 + 0.5) for quarter in (1, 2, 3))
-        cuts = [cut for cut in (1, 2, *quarters, spec.cut) if 0 < cut < depth] or [1]
+        cuts = [cut for cut in (0, 1, 2, *quarters, spec.cut) if 0 <= cut < depth]
     if tokens is None:
         tokens = [max(1, round(N * 12 ** (step / 5 - 1))) for step in range(6)]
     kept = {N if count is None else count for count in tokens}
@@ -119,11 +119,6 @@ def choose_grid(
         if not 0 <= cut <= depth:
             raise JobError(
                 f"cuts: {cut} is not within the {depth} blocks of {spec.path}: take 0 to {depth}"
-            )
-        if cut == 0 and kept != {N}:
-            raise JobError(
-                "cuts: 0 leaves the device no attention to choose tokens by: leave 0 out, or "
-                "take all tokens only"
             )
     for count in kept:
         if not 1 <= count <= N:

@@ -67,7 +67,8 @@ class Calibration:
     agreement [C, K, Q]: share of samples whose predicted class is that of the uncompressed model.
     divergence [C, K, Q]: mean KL divergence of the predictions from the uncompressed ones, nats.
     accuracy [C, K, Q]: on the labels. bytes_per_sample [C, K, Q]: of frames of `batch_size`
-    samples, headers and labels included.
+    samples, headers and labels included. All four are NaN (null on disk) at cut 0 with fewer
+    than all tokens: no block there ranks them.
     importance, importance_low, importance_high: by cut from 1 on, [N + 1]: the share of a sample's
     scores that its K best tokens hold, as the mean over samples (ST-SFLora's rank-wise importance,
     arXiv 2605.26120, over the batch size), the 10th and the 90th percentile.
@@ -113,7 +114,7 @@ class Calibration:
             raise ValueError(f"bits {list(self.bits)} do not end with 32")
         shape = (len(self.cuts), len(self.tokens), len(self.bits))
         for name in ("agreement", "divergence", "accuracy", "bytes_per_sample"):
-            _check_table(name, getattr(self, name), shape)
+            _check_table(name, getattr(self, name), shape, self.cuts)
         for name in ("importance", "importance_low", "importance_high"):
             _check_cuts(name, getattr(self, name), {cut for cut in self.cuts if cut})
             for cut, curve in getattr(self, name).items():
@@ -122,23 +123,27 @@ class Calibration:
             _check_cuts(name, getattr(self, name), {0, *self.cuts})
 
     def quality(self, measure: Measure = "agreement") -> Floats:
-        """How much survives, [C, K, Q] from 0 to 1, where 1 is all.
+        """How much survives, [C, K, Q] from 0 to 1, where 1 is all; 0 for what cannot be.
 
         agreement: as measured; divergence: exp(-KL); accuracy: over that of the uncompressed
         model, 1 at most.
         """
         if measure == "agreement":
-            return self.agreement.copy()
+            return np.nan_to_num(self.agreement)
         if measure == "divergence":
-            return np.exp(-self.divergence)
+            return np.nan_to_num(np.exp(-self.divergence))
         whole = self.accuracy[:, -1:, -1:]
         ratio = np.divide(self.accuracy, whole, out=np.ones_like(self.accuracy), where=whole > 0)
-        return np.minimum(ratio, 1.0)
+        return np.nan_to_num(np.minimum(ratio, 1.0))
 
 
-def _check_table(name: str, table: Floats, shape: tuple[int, ...]) -> None:
+def _check_table(name: str, table: Floats, shape: tuple[int, ...], cuts: tuple[int, ...]) -> None:
     top = 1.0 if name in ("agreement", "accuracy") else np.finfo(np.float64).max
-    if table.shape != shape or not ((table >= 0) & (table <= top)).all():
+    impossible = np.zeros(shape, dtype=np.bool_)
+    if 0 in cuts:
+        impossible[cuts.index(0), :-1] = True
+    fits = table.shape == shape and (np.isnan(table) == impossible).all()
+    if not fits or not ((table >= 0) & (table <= top) | impossible).all():
         raise ValueError(f"{name} is no table {list(shape)} of numbers from 0 to {top:g}")
 
 
@@ -236,7 +241,7 @@ def read_calibration(path: str | Path) -> Calibration:
 def write_calibration(calibration: Calibration, path: str | Path) -> Path:
     """Write the record as JSON, whole or not at all. Returns the path; raises RunError."""
     path = Path(path)
-    fields = msgspec.to_builtins(calibration, enc_hook=lambda array: array.tolist(), str_keys=True)
+    fields = msgspec.to_builtins(calibration, enc_hook=_plain, str_keys=True)
     lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
     make_folder(path)
     with _writing(path):
@@ -259,6 +264,10 @@ def _writing(path: Path) -> Iterator[None]:
             f"calibration: cannot write {path} ({error.strerror}): give another file with --out, "
             "or another cache folder in CUTLAYER_CACHE"
         ) from None
+
+
+def _plain(values: Floats) -> Any:
+    return np.where(np.isnan(values), None, values).tolist()
 
 
 def _array(values: object) -> Floats:

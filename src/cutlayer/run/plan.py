@@ -256,7 +256,7 @@ class FromCalibration:
         if cut not in by_cut:
             raise AllocationError(
                 f"model.cut: {cut} was not calibrated, only {', '.join(map(str, by_cut))}: run "
-                f"cutlayer calibrate --cuts {cut}, or take one of these"
+                "cutlayer calibrate with this job, or take one of these"
             )
         return by_cut[cut]
 
