@@ -1,7 +1,7 @@
 """Fine-tune a transformer across devices that cannot hold it, over links that cannot carry it.
 
-The verbs of the command line are functions here: `simulate`, `resume` and `compare` take a `Job`
-(or what `load_job` reads from YAML) and return what they measured.
+The verbs of the command line are functions here: `simulate`, `resume`, `compare`, `plan` and
+`calibrate` take a `Job` (or what `load_job` reads from YAML) and return what they measured.
 """
 
 from importlib import import_module
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from cutlayer.job import Job as Job
     from cutlayer.job import dump_job as dump_job
     from cutlayer.job import load_job as load_job
+    from cutlayer.run.calibrate import calibrate as calibrate
     from cutlayer.run.compare import compare as compare
+    from cutlayer.run.plan import plan as plan
     from cutlayer.run.simulate import Result as Result
     from cutlayer.run.simulate import resume as resume
     from cutlayer.run.simulate import simulate as simulate
@@ -23,9 +25,11 @@ _HOME = {
     "CutlayerError": "cutlayer.errors",
     "Job": "cutlayer.job",
     "Result": "cutlayer.run.simulate",
+    "calibrate": "cutlayer.run.calibrate",
     "compare": "cutlayer.run.compare",
     "dump_job": "cutlayer.job",
     "load_job": "cutlayer.job",
+    "plan": "cutlayer.run.plan",
     "resume": "cutlayer.run.simulate",
     "simulate": "cutlayer.run.simulate",
 }
