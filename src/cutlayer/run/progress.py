@@ -20,6 +20,9 @@ class Progress(Protocol):
     def started(self, job: Job, folder: Path, rounds_done: int) -> None:
         """The run begins, or goes on after `rounds_done` rounds."""
 
+    def say(self, line: str) -> None:
+        """Tell what goes on besides training."""
+
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
         """`done` of the `steps` of a round are done."""
 
@@ -34,6 +37,9 @@ class Silent:
     """Says nothing."""
 
     def started(self, job: Job, folder: Path, rounds_done: int) -> None:
+        """Nothing."""
+
+    def say(self, line: str) -> None:
         """Nothing."""
 
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
@@ -91,6 +97,10 @@ class OnConsole:
             "starting", total=self._rounds, completed=rounds_done, now=""
         )
 
+    def say(self, line: str) -> None:
+        """Print the line."""
+        self._say(escape(line))
+
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
         """Move the bar."""
         if self._task is None or self._bar.disable:
@@ -117,9 +127,13 @@ class OnConsole:
             f"  {sum(row.seconds.values()):6.1f} s"
         )
         if row.virtual_s is not None:
-            late = f", too late: {', '.join(map(str, row.late))}" if row.late else ""
+            dropped = {"left out": row.left_out, "too late": row.late, "failed": row.lost}
+            missing = [
+                f", {why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who
+            ]
             self._say(
-                f"    in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J{late}"
+                f"    in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"
+                f"{''.join(missing)}"
             )
 
     def finished(self) -> None:

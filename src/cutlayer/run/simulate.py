@@ -133,7 +133,7 @@ def _run(
     clock = None
     if job.world is not None:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
-    calibration = calibration_of(job)
+    calibration = calibration_of(job, progress)
     devices: dict[int, Device] = {}
     for round in range(state.rounds, job.training.rounds):
         result, allotment = _train(job, parts, state, devices, round, clock, calibration, progress)
@@ -150,7 +150,7 @@ def _run(
     return Result(folder, job, rows, state.adapter)
 
 
-def calibration_of(job: Job) -> Calibration | None:
+def calibration_of(job: Job, progress: Progress) -> Calibration | None:
     """The job's calibration where its allocator wants one; measured now if it never was."""
     if job.method.allocation.solver != "auto":
         return None
@@ -158,6 +158,7 @@ def calibration_of(job: Job) -> Calibration | None:
     if found is None:
         from cutlayer.run.calibrate import calibrate
 
+        progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
         found = calibrate(job)
     return found
 
