@@ -109,12 +109,17 @@ def test_a_job_that_cannot_be_planned_is_one_sentence(settings: list[str], sente
     assert "\n" not in str(error.value)
 
 
-def test_the_command_prints_the_plan_and_refuses_a_sweep_to_a_folder(tmp_path: Path) -> None:
-    run = CliRunner().invoke(app, ["plan", "--set", "devices.count=3", "--set", "method=asfv"])
+def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path) -> None:
+    three = ["plan", "--set", "devices.count=3", "--set", "method=asfv"]
+    run = CliRunner().invoke(app, three)
     assert run.exit_code == 0
     assert "3 of 3 devices take part" in run.stdout
-    both = ["plan", "--sweep", "world.bandwidth_hz=1e6", "--out", str(tmp_path)]
-    assert CliRunner().invoke(app, both).exit_code == 2
+    sweep = [*three, "--sweep", "world.bandwidth_hz=1e6,1e8", "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, sweep).exit_code == 0
+    with (tmp_path / "out" / "sweep.csv").open() as file:
+        slow, fast = csv.DictReader(file)
+    assert float(slow["round_s"]) > float(fast["round_s"])
+    assert (tmp_path / "out" / "sweep.png").stat().st_size > 0
 
 
 def test_a_job_without_a_world_is_planned_in_the_default_one() -> None:

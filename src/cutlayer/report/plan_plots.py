@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cutlayer.report.style import COLOURS, GREY, legend, new_figure
+from cutlayer.report.style import COLOURS, GREY, legend, new_figure, plain_log
 
 STAGE_COLOURS = {
     "broadcast": COLOURS[5],
@@ -96,3 +96,51 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         grid[0].set_title(
             "Who gets what" + (f"; all: {', '.join(same)}" if same else ""), loc="left"
         )
+
+
+def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What plans come to against the value that was swept; gaps where there is no plan.
+
+    rows: of `run.plan.sweep`.
+    """
+    panels = {
+        "round_s": "round (s)",
+        "joules": "devices (J)",
+        "sent": "up (bytes)",
+        "ste": "STE (1/s)",
+        "devices": "devices",
+        "tokens": "mean tokens",
+        "bits": "mean bits",
+        "cut": "mean cut",
+    }
+    drawn = [key for key in panels if len({row.get(key) for row in rows}) > 1]
+    texts = [row["value"] for row in rows]
+    numbers = _numbers(texts)
+    with new_figure(path, height=1.4 + 1.5 * max(1, len(drawn))) as figure:
+        grid = figure.subplots(max(1, len(drawn)), 1, sharex=True, squeeze=False)[:, 0]
+        for index, (axes, key) in enumerate(zip(grid, drawn, strict=False)):
+            values = [float("nan") if row.get(key) is None else row[key] for row in rows]
+            axes.plot(
+                numbers or range(len(rows)),
+                values,
+                color=COLOURS[index % len(COLOURS)],
+                marker="o",
+                linewidth=1.6,
+            )
+            axes.set_ylabel(panels[key], fontsize=9)
+            axes.margins(y=0.15)
+        if not numbers:
+            grid[-1].set_xticks(range(len(rows)), texts)
+        elif min(numbers) > 0 and max(numbers) > 20 * min(numbers):
+            grid[-1].set_xscale("log")
+            plain_log(grid[-1])
+        grid[-1].set_xlabel(rows[0]["field"])
+        grid[0].set_title("One round, planned", loc="left")
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    """The values as numbers; none where one of them is not."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return []

@@ -140,7 +140,11 @@ class Plan:
             lines.append(f"semantic transmission efficiency {self.allotment.ste:.4g} 1/s{most}")
         if self.allotment.note:
             lines.append(f"{self.job.method.allocation.solver}: {self.allotment.note}")
-        lines += [f"device {d}: {why}" for d, why in sorted(self.allotment.left_out.items())]
+        reasons: dict[str, list[int]] = {}
+        for device, why in sorted(self.allotment.left_out.items()):
+            reasons.setdefault(why, []).append(device)
+        for why, devices in reasons.items():
+            lines.append(f"left out {', '.join(map(str, devices))}: {why}")
         return lines
 
 
@@ -208,17 +212,31 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
     """Write plan.csv and pictures of the round and of who got what; returns their paths."""
     from cutlayer.report import plan_plots
 
-    names = [column.key for column in COLUMNS]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names)
-    writer.writeheader()
-    writer.writerows(found.rows())
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "plan.csv", text.getvalue().encode())
+        _write_csv(found.rows(), COLUMNS, folder / "plan.csv")
         plan_plots.gantt(found.timeline, list(found.allotment.decisions), folder / "round.png")
         plan_plots.shares(found.rows(), folder / "shares.png")
     return [folder / name for name in ("plan.csv", "round.png", "shares.png")]
+
+
+def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Write sweep.csv and the curves of a sweep; returns their paths."""
+    from cutlayer.report import plan_plots
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(rows, (*SWEEP_COLUMNS, Column("why", "why", "text")), folder / "sweep.csv")
+        plan_plots.sweep(rows, folder / "sweep.png")
+    return [folder / name for name in ("sweep.csv", "sweep.png")]
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], columns: Sequence[Column], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [column.key for column in columns], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 class FromCalibration:
