@@ -267,7 +267,9 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _plain(values: Floats) -> Any:
-    return np.where(np.isnan(values), None, values).tolist()
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None  # JSON has no NaN
+    return plain.tolist()
 
 
 def _array(values: object) -> Floats:
