@@ -15,10 +15,12 @@ from statistics import mean
 
 from cutlayer.job import Job, make_job
 from cutlayer.report import curves, tables
+from cutlayer.report.curves import curve_of
 from cutlayer.report.record import Row, read_rows
 from cutlayer.run.progress import Silent
+from cutlayer.run.result import STATE_FILE
 from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import STATE_FILE, curve_of, resume, simulate
+from cutlayer.run.simulate import resume, simulate
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -88,6 +90,7 @@ class Lines(Silent):
     """A line a round."""
 
     def round_done(self, row: Row) -> None:
+        """Print it."""
         print(row.round, f"{row.loss:.3f}", row.accuracy, row.virtual_s, flush=True)
 
 
@@ -111,7 +114,9 @@ def report(options: argparse.Namespace) -> None:
             targets=" and ".join(f"{100 * target:.1f} %" for target in targets),
             verdict=(
                 "In both seeds `auto` reaches the target in less virtual time than every other "
-                "method." if not lost else f"`auto` is not the first everywhere: {'; '.join(lost)}."
+                "method."
+                if not lost
+                else f"`auto` is not the first everywhere: {'; '.join(lost)}."
             ),
             **vars(options),
         )

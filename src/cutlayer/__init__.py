@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cutlayer.run.calibrate import calibrate as calibrate
     from cutlayer.run.compare import compare as compare
     from cutlayer.run.plan import plan as plan
-    from cutlayer.run.simulate import Result as Result
+    from cutlayer.run.result import Result as Result
     from cutlayer.run.simulate import resume as resume
     from cutlayer.run.simulate import simulate as simulate
 
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 _HOME = {
     "CutlayerError": "cutlayer.errors",
     "Job": "cutlayer.job",
-    "Result": "cutlayer.run.simulate",
+    "Result": "cutlayer.run.result",
     "calibrate": "cutlayer.run.calibrate",
     "compare": "cutlayer.run.compare",
     "dump_job": "cutlayer.job",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.report.record import Row
 from cutlayer.report.style import COLOURS, GREY, LINES, MARKERS, legend, new_figure, plain_log
 
 if TYPE_CHECKING:
@@ -43,8 +44,33 @@ class Curve:
         return None
 
 
+def curve_of(rows: Sequence[Row]) -> Curve:
+    """Accuracy by round and by what was spent so far, in the rounds that were evaluated."""
+    megabytes = np.cumsum([(row.up_bytes + row.down_bytes) / 1e6 for row in rows])
+    seconds = np.cumsum([row.virtual_s or 0.0 for row in rows])
+    joules = np.cumsum([sum(row.joules.values()) for row in rows])
+    kept = [i for i, row in enumerate(rows) if row.accuracy is not None]
+    return Curve(
+        [rows[i].round + 1 for i in kept],
+        [float(rows[i].accuracy or 0.0) for i in kept],
+        megabytes[kept].tolist(),
+        seconds[kept].tolist(),
+        joules[kept].tolist(),
+    )
+
+
 Curves = Mapping[str, Curve | Sequence[Curve]]
 """Curves by label; several under one label are its seeds, drawn as their mean and range."""
+
+
+def draw_curves(found: Mapping[str, Sequence[Curve]], folder: Path) -> None:
+    """Accuracy by round and by all that the runs spent."""
+    accuracy_by_round(found, folder / "accuracy-by-round.png")
+    every = [curve for given in found.values() for curve in given]
+    for amount in AMOUNTS:
+        # Runs without a world have no seconds; a lone local method sends nothing.
+        if any(sum(getattr(curve, amount)) for curve in every):
+            accuracy_by(amount, found, folder / f"accuracy-by-{amount[:-1]}.png")
 
 
 def accuracy_by_round(curves: Curves, path: Path) -> None:
@@ -53,7 +79,7 @@ def accuracy_by_round(curves: Curves, path: Path) -> None:
 
     with new_figure(path) as figure:
         axes = figure.subplots()
-        for index, (label, rounds, _, accuracy) in enumerate(_means(curves, "megabytes")):
+        for index, (label, rounds, _, accuracy) in enumerate(means(curves, "megabytes")):
             _line(axes, index, label, rounds, accuracy)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
@@ -62,13 +88,13 @@ def accuracy_by_round(curves: Curves, path: Path) -> None:
 
 def accuracy_by(amount: Amount, curves: Curves, path: Path) -> None:
     """Accuracy against all that was spent so far; a method that spends none is a level line."""
-    means = _means(curves, amount)
-    totals = [float(spent[-1]) for _, _, spent, _ in means if spent[-1] > 0]
+    found = means(curves, amount)
+    totals = [float(spent[-1]) for _, _, spent, _ in found if spent[-1] > 0]
     with new_figure(path) as figure:
         axes = figure.subplots()
         if totals and max(totals) > 8 * min(totals):
             axes.set_xscale("log")
-        for index, (label, _, spent, accuracy) in enumerate(means):
+        for index, (label, _, spent, accuracy) in enumerate(found):
             if spent[-1] > 0:
                 started = spent > 0  # a log axis has no place for an evaluation before round 1
                 _line(axes, index, label, spent[started], accuracy[:, started])
@@ -85,7 +111,7 @@ def accuracy_by(amount: Amount, curves: Curves, path: Path) -> None:
         _finish(figure, axes, title, curves)
 
 
-def _means(
+def means(
     curves: Curves, amount: Amount
 ) -> list[tuple[str, npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
     """For each label: rounds all seeds have, mean amount spent, and accuracy [seeds, rounds]."""

@@ -72,8 +72,9 @@ class Bench:
     """A model with an adapter, a grid, the samples, and what they have given so far.
 
     plain [n, C] and logits [*grid, n, C]: uncompressed, and through each cell. sent [*grid]: bytes
-    of all frames. Both are NaN at cut 0 with fewer than all tokens, which nothing there ranks. scores {cut: [n, N]}: each sample's, falling. squares, low, high {cut: [n]}: mean
-    square, least and largest of a sample's activations.
+    of all frames. Both are NaN at cut 0 with fewer than all tokens, which nothing there ranks.
+    scores {cut: [n, N]}: each sample's, falling. squares, low, high {cut: [n]}: mean square, least
+    and largest of a sample's activations.
     """
 
     def __init__(

@@ -12,11 +12,13 @@ from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.report import plots, tables
+from cutlayer.report.curves import curve_of, draw_curves
 from cutlayer.report.tables import Column
 from cutlayer.run.costs import round_costs
 from cutlayer.run.progress import Progress
+from cutlayer.run.result import Result, new_folder
 from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import Result, curve_of, draw_curves, new_folder, simulate
+from cutlayer.run.simulate import simulate
 from cutlayer.run.writing import writing
 from cutlayer.train.check import check
 
