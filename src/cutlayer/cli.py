@@ -13,6 +13,8 @@ from rich.table import Table
 
 from cutlayer import __version__
 from cutlayer.errors import CutlayerError
+from cutlayer.net.keys_cli import app as keys
+from cutlayer.run.generator_cli import app as generator
 
 if TYPE_CHECKING:
     from cutlayer.run.compare import Comparison
@@ -26,6 +28,8 @@ app = typer.Typer(
     help="Fine-tune a large transformer across devices that cannot hold it, "
     "over links that cannot carry it.",
 )
+app.add_typer(keys, name="keys")
+app.add_typer(generator, name="generator")
 console = Console()
 
 JobFile = Annotated[
@@ -112,6 +116,89 @@ def compare(
         _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
 
 
+@app.command()
+def calibrate(
+    job: JobFile = None,
+    settings: Settings = None,
+    samples: Annotated[int, typer.Option(help="Samples of the training split.")] = 128,
+    cuts: Annotated[str | None, typer.Option(help="Cuts, as in 1,2,4.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens kept, as in 8,16,all.")] = None,
+    bits: Annotated[str | None, typer.Option(help="Bits, as in 2,4,8.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of a trained adapter to measure with.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the record too.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="A PNG file for a figure.")] = None,
+) -> None:
+    """Measure how much of a model's output survives each cut, number of tokens and bits."""
+    from cutlayer.job import load_job
+    from cutlayer.run import calibration_view as view
+    from cutlayer.run.calibration import cache_file, write_calibration
+
+    chosen = load_job(job, settings or [])
+    grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
+    widths = view.numbers("--bits", bits)
+    try:
+        with view.bar(console) as progress:
+            from cutlayer.run.calibrate import calibrate
+
+            found = calibrate(
+                chosen,
+                samples=samples,
+                cuts=grid[0],
+                tokens=grid[1],
+                bits=widths,
+                adapter=adapter,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        _fail("stopped: nothing was stored", status=130)
+    console.print(view.table(found))
+    for line in view.sentences(found):
+        _say(line)
+    _say(f"record   {cache_file(found.subject)}")
+    if out:
+        _say(f"record   {write_calibration(found, out)}")
+    if figure:
+        view.draw(found, figure)
+        _say(f"figure   {figure}")
+
+
+@app.command()
+def plan(
+    job: JobFile = None,
+    settings: Settings = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6."
+        ),
+    ] = None,
+    round: Annotated[int, typer.Option(min=0, help="The round to plan.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
+    ] = None,
+) -> None:
+    """Solve only the allocation: who takes part and with what, and what a round takes."""
+    from cutlayer.job import load_job
+    from cutlayer.run import plan as plans
+
+    asked = plans.in_a_world(load_job(job, settings or []))
+    written: list[Path] = []
+    if sweep:
+        rows = plans.sweep(asked, sweep)
+        console.print(plans.sweep_table(rows))
+        written = plans.write_sweep(rows, out) if out else []
+    else:
+        found = plans.plan(asked, round)
+        console.print(found.table())
+        for sentence in found.sentences():
+            _say(sentence)
+        written = plans.write_plan(found, out) if out else []
+    for path in written:
+        _say(f"written  {path}")
+
+
 @app.command("methods")
 def list_methods() -> None:
     """The methods a job can name."""
@@ -129,6 +216,7 @@ def list_models() -> None:
     _list(
         {
             "demo": "the bundled ViT for 28 x 28 grey images, 49 tokens + CLS",
+            "resnet18": "ResNet-18 with random weights and nine cuts, for method.train full",
             "a folder": checkpoints,
             "a name": f"the Hugging Face hub's name of {checkpoints}",
         }

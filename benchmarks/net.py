@@ -1,0 +1,127 @@
+"""Exchanges over loopback under mutual TLS 1.3: time of one, throughput, bytes on the wire.
+
+python benchmarks/net.py [--repeats N]
+
+The device is a process of its own; between it and the server stands a relay that counts bytes,
+except while times are taken.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cutlayer.errors import NetworkError
+from cutlayer.net import keys
+from cutlayer.net.client import connect
+from cutlayer.net.connection import Connection
+from cutlayer.net.identity import load_device, load_server
+from cutlayer.net.limits import Lane
+from cutlayer.net.listener import Listener, listen
+from cutlayer.net.messages import Hello
+from environment import describe
+
+LARGE = 16 * 2**20
+SIZES = (4096, 2**16, 2**20, 2**23)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=2000, help="exchanges of 4 kB")
+    parser.add_argument("--device", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.device:
+        folder, port = options.device
+        asyncio.run(be_device(Path(folder), int(port)))
+    else:
+        print(describe())
+        with tempfile.TemporaryDirectory() as folder:
+            asyncio.run(be_server(Path(folder) / "keys", options.repeats))
+
+
+async def be_device(folder: Path, port: int) -> None:
+    """Echo every frame until the server is done."""
+    device = await connect(
+        f"127.0.0.1:{port}", Hello(version="1", job="00", samples=1), load_device(folder)
+    )
+    try:
+        while True:
+            await device.send(Lane.UP, await device.receive(Lane.DOWN))
+    except NetworkError:
+        return
+
+
+async def be_server(folder: Path, repeats: int) -> None:
+    keys.init(folder)
+    keys.add_server(folder, ["127.0.0.1"])
+    bundle = keys.add_device(folder, "device")
+    listener = await listen("127.0.0.1:0", lambda name, said: None, load_server(folder))
+    await exchanges(listener, bundle, repeats)
+    await overhead(listener, bundle)
+    await listener.close("done", final=True)
+
+
+async def exchanges(listener: Listener, bundle: Path, repeats: int) -> None:
+    process = start(bundle, listener.port)
+    connection = await listener.accept()
+    median, slow = await timed(connection, 4096, repeats)
+    print(f"4 kB there and back: median {1e3 * median:.2f} ms, 99th centile {1e3 * slow:.2f} ms")
+    median, _ = await timed(connection, LARGE, 20)
+    print(f"16 MiB there and back: {2 * LARGE / median / 1e6:.0f} MB/s")
+    await connection.close("done", final=True)
+    await asyncio.to_thread(process.wait)
+
+
+async def timed(connection: Connection, size: int, repeats: int) -> tuple[float, float]:
+    """Median and 99th centile of the seconds of an exchange."""
+    frame = os.urandom(size)
+    seconds = []
+    for i in range(repeats + repeats // 10):
+        start_s = time.perf_counter()
+        await connection.send(Lane.DOWN, frame)
+        await connection.receive(Lane.UP)
+        if i >= repeats // 10:
+            seconds.append(time.perf_counter() - start_s)
+    return statistics.median(seconds), sorted(seconds)[int(0.99 * repeats)]
+
+
+async def overhead(listener: Listener, bundle: Path) -> None:
+    """Bytes of TCP payload that frames take both ways, beyond their own."""
+    passed = [0]
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(2**16):
+            passed[0] += len(chunk)
+            writer.write(chunk)
+            await writer.drain()
+        writer.close()
+
+    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to = await asyncio.open_connection("127.0.0.1", listener.port)
+        await asyncio.gather(relay(reader, to[1]), relay(to[0], writer), return_exceptions=True)
+
+    server = await asyncio.start_server(both, "127.0.0.1", 0)
+    process = start(bundle, server.sockets[0].getsockname()[1])
+    connection = await listener.accept()
+    print(f"handshakes and greeting: {passed[0]} bytes")
+    for size in SIZES:
+        before = passed[0]
+        await timed(connection, size, 10)
+        each = (passed[0] - before) / 22
+        print(f"a frame of {size} bytes takes {each:.0f} ({100 * (each / size - 1):.2f} % more)")
+    await connection.close("done", final=True)
+    await asyncio.to_thread(process.wait)
+    server.close()
+
+
+def start(bundle: Path, port: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, __file__, "--device", str(bundle), str(port)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What a connection may cost: sizes, times and counts, and the gRPC settings that follow."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SERVICE = "cutlayer.Link"
+SESSION_KEY = "cutlayer-session"
+
+
+class Lane(StrEnum):
+    """The streams of a connection; none waits for another.
+
+    CONTROL carries messages both ways. UP carries frames from the device: activations and trained
+    adapters. DOWN carries frames to it: gradients and broadcast adapters.
+    """
+
+    CONTROL = "control"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that both sides keep and that each holds the other to.
+
+    max_frame_bytes: of one frame. frames_in_flight: frames sent on a lane and not yet taken by the
+    other side. max_message_bytes, messages_in_flight: the same for messages. chunk_bytes: a frame
+    travels in pieces of this size. hello_s: from connecting to being ready. stall_s: a frame that
+    has begun must go on within it. heartbeat_s: the device's pings. idle_s: silence after which
+    the other side counts as dead. max_connections: devices on one server.
+    """
+
+    max_frame_bytes: int = 2**28
+    frames_in_flight: int = 2
+    max_message_bytes: int = 2**20 + 2**12
+    messages_in_flight: int = 32
+    chunk_bytes: int = 2**17
+    hello_s: float = 15.0
+    stall_s: float = 60.0
+    heartbeat_s: float = 15.0
+    idle_s: float = 60.0
+    max_connections: int = 4096
+
+    def window(self, lane: Lane, by_server: bool) -> int:
+        """How many frames one side takes on a lane before it gives way again."""
+        if lane is Lane.CONTROL:
+            return self.messages_in_flight
+        return self.frames_in_flight if (lane is Lane.UP) == by_server else 0
+
+    def size(self, lane: Lane) -> int:
+        """The largest frame of a lane, in bytes."""
+        return self.max_message_bytes if lane is Lane.CONTROL else self.max_frame_bytes
+
+
+Options = list[tuple[str, int]]
+
+
+def server_options(limits: Limits) -> Options:
+    """Settings of a gRPC server."""
+    return [
+        *_common(limits),
+        # A second server on the port is an error, not a partner.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", len(Lane) + 1),
+        # Connections that replace one another, and those still in their handshake, come on top.
+        ("grpc.max_allowed_incoming_connections", 2 * limits.max_connections + 64),
+        ("grpc.server_handshake_timeout_ms", _milliseconds(limits.hello_s)),
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_s)),
+        # Devices ping as often as `client_options` says; a little more is no attack.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(limits.idle_s / 6)),
+    ]
+
+
+def client_options(limits: Limits) -> Options:
+    """Settings of a gRPC channel."""
+    return [
+        *_common(limits),
+        # Otherwise channels of one process share a connection, and its waiting after a failure.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+def _common(limits: Limits) -> Options:
+    largest = limits.chunk_bytes + 64
+    return [
+        ("grpc.max_receive_message_length", largest),
+        ("grpc.max_send_message_length", largest),
+        ("grpc.max_metadata_size", 8192),
+        ("grpc.absolute_max_metadata_size", 16384),
+        ("grpc.keepalive_time_ms", _milliseconds(limits.idle_s / 2)),
+        ("grpc.keepalive_timeout_ms", _milliseconds(limits.idle_s / 4)),
+        ("grpc.keepalive_permit_without_calls", 0),
+    ]
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(1000 * seconds))

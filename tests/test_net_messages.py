@@ -1,0 +1,104 @@
+"""Control messages: they survive, have bounds, and anything else is one error."""
+
+import random
+import tracemalloc
+
+import msgspec
+import pytest
+
+from cutlayer.errors import NetworkError
+from cutlayer.net import messages
+from cutlayer.net.messages import (
+    Bye,
+    Hello,
+    Measured,
+    Message,
+    Ping,
+    Pong,
+    RoundBegin,
+    RoundEnd,
+    StepDone,
+    Welcome,
+)
+
+HELLO = Hello(
+    version="0.1.0",
+    job="0f" * 32,
+    samples=600,
+    device="cam-1",
+    processor="Cortex-A76",
+    cores=4,
+    memory_bytes=2**33,
+    flops_per_s=5e9,
+    labels=[10, 0, 3],
+)
+EXAMPLES: list[Message] = [
+    HELLO,
+    Welcome("ab12"),
+    Measured(uplink_bps=2e7),
+    RoundBegin(3, cut=2, steps=5, tokens=24, bits_up=4, bandwidth_hz=1e6, power_w=0.2),
+    StepDone(3, 4, loss=1.5),
+    RoundEnd(3, late=True),
+    Ping(1, b"xyz", 7),
+    Pong(1, b"1234567"),
+    Bye("the data is gone"),
+]
+
+
+def test_every_message_survives() -> None:
+    assert {type(example) for example in EXAMPLES} == set(messages.KINDS)
+    for example in EXAMPLES:
+        assert messages.decode(messages.encode(example)) == example
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"device": "../../etc"},
+        {"device": "x" * 64},
+        {"job": "not hex"},
+        {"samples": -1},
+        {"flops_per_s": 0.0},
+        {"flops_per_s": float("inf")},
+        {"flops_per_s": float("nan")},
+        {"labels": [-1]},
+        {"labels": [1] * 65537},
+        {"processor": "x" * 513},
+        {"cores": 0},
+        {"surplus": 1},
+    ],
+)
+def test_a_value_outside_its_bounds_is_refused(changed: dict[str, object]) -> None:
+    fields = {"type": "hello", **msgspec.structs.asdict(HELLO), **changed}
+    with pytest.raises(NetworkError, match="message"):
+        messages.decode(msgspec.msgpack.encode(fields))
+
+
+def test_a_list_that_declares_billions_takes_no_memory() -> None:
+    whole = messages.encode(msgspec.structs.replace(HELLO, labels=[]))
+    head, empty = whole[:-1], whole[-1:]
+    assert empty == b"\x90"
+    tracemalloc.start()
+    try:
+        with pytest.raises(NetworkError):
+            messages.decode(head + b"\xdd\xff\xff\xff\xff")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_mutated_messages_are_messages_or_one_error() -> None:
+    rng = random.Random(7)
+    encoded = [messages.encode(example) for example in EXAMPLES]
+    refused = 0
+    for _ in range(5000):
+        message = bytearray(rng.choice(encoded))
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(message))
+            message[place : place + rng.randint(0, 2)] = rng.randbytes(rng.randint(1, 3))
+        try:
+            messages.decode(bytes(message))
+        except NetworkError:
+            refused += 1
+    assert 1000 < refused < 5000
