@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cutlayer.allocate.problem import device_array, positive
 from cutlayer.allocate.shared import (
+    LN2,
     Bools,
     Floats,
     Ints,
@@ -164,17 +165,24 @@ def _too_many(problem: VehicleProblem, count: int, possible: int) -> str:
     m = int(order[min(max(possible, 0), len(order) - 1)])
     start = f"{possible} of {len(need)} vehicles can finish, {max(count, 1)} are wanted: "
     if not np.isfinite(need[m]):
-        spent = float((problem.energy_max_j[m] - problem.compute_energy_j[m]).max())
+        least = problem.compute_energy_j[m] + (
+            problem.upload_bits[m] * LN2 * problem.noise_w_per_hz / problem.gain[m]
+        )
         slack = float((problem.time_max_s[m] - problem.fixed_time_s[m]).max())
         if slack <= 0:
-            least = float(problem.fixed_time_s[m].min())
+            computes = float(problem.fixed_time_s[m].min())
             return start + (
-                f"vehicle {m} stays {problem.time_max_s[m]:.6g} s and computes for {least:.6g} s "
-                "at least"
+                f"vehicle {m} stays {problem.time_max_s[m]:.6g} s and computes for {computes:.6g} "
+                "s at least"
+            )
+        if not (least < problem.energy_max_j[m]).any():
+            return start + (
+                f"energy_max_j of vehicle {m} is {problem.energy_max_j[m]:.6g}: every cut takes "
+                f"more than {least.min():.6g} J"
             )
         return start + (
-            f"vehicle {m} has {max(spent, 0.0):.6g} J and {slack:.6g} s left for its upload, too "
-            "little for every cut at any bandwidth"
+            f"vehicle {m} has {slack:.6g} s left for its upload, too little at every cut, within "
+            "its power and energy, at any bandwidth"
         )
     total = float(need[order[: possible + 1]].sum())
     return start + (
