@@ -1,12 +1,12 @@
 """ST-SFLora's tokens, bandwidth and power (arXiv 2605.26120), as published and solved exactly."""
 
+import numpy as np
+
 from cutlayer.allocate import equal, exact, st_sflora
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, require_feasible
 from cutlayer.errors import AllocationError
 from cutlayer.run.situation import Allotment, Situation
-
-_TOO_LATE = "with equal bandwidth its {} tokens would arrive after its standing time"
 
 
 def solve_as_published(now: Situation) -> Allotment:
@@ -57,17 +57,16 @@ def _who_takes_part(now: Situation) -> tuple[Situation, TokenProblem, dict[int, 
     if not able.any():
         require_feasible(problem)
         raise AllocationError(
-            "no device can take part: " + _TOO_LATE.format(problem.tokens_min).replace("its", "the")
+            f"no device can take part: at an equal share of {now.bandwidth_hz:g} Hz none sends "
+            f"{problem.tokens_min} tokens within its standing time; raise world.bandwidth_hz, or "
+            "lower method.allocation.tokens_min"
         )
-    left_out = {
-        device: _TOO_LATE.format(problem.tokens_min)
-        for device, takes_part in zip(now.devices, able, strict=True)
-        if not takes_part
-    }
-    if left_out:
-        now = now.take(int(i) for i in able.nonzero()[0])
-        problem = token_problem(now)
-    return now, problem, left_out
+    if able.all():
+        return now, problem, {}
+    why = f"at an equal share its {problem.tokens_min} tokens would miss its standing time"
+    left_out = {now.devices[place]: why for place in np.flatnonzero(~able)}
+    now = now.take(int(place) for place in np.flatnonzero(able))
+    return now, token_problem(now), left_out
 
 
 def _allotment(
