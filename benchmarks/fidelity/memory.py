@@ -1,0 +1,149 @@
+"""Device memory of ST-SFLora's Table II: each method's device measured in a process of its own.
+
+    python -m benchmarks.fidelity.memory METHOD MODEL
+
+runs one batch of a device through the code a real one runs (load its part of the model, forward,
+backward where the method has one, the optimiser's step) and prints by how many bytes the process
+grew at its peak since everything was imported.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.fidelity.page import Claim, Section, table
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.job import Job, make_job
+from cutlayer.methods.spec import Quantizer
+from cutlayer.model.cut import CutModel
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.weights import load_model
+from cutlayer.run.decide import base_decision
+from cutlayer.train import device as on_device
+from cutlayer.train.device import Device
+from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.wire.codec import (
+    AdapterMessage,
+    GradientMessage,
+    decode_activations,
+    encode_adapter,
+    encode_gradient,
+)
+
+METHODS = ("fedlora", "split-lora", "sflora", "st-sflora-full", "st-sflora")
+PAPER_GB = {
+    "fedlora": 9.0, "split-lora": 2.3, "sflora": 2.3, "st-sflora-full": 1.4, "st-sflora": 1.4,
+}  # fmt: skip
+BATCH, KEPT, CLASSES, SIZE = 64, 64, 100, 224
+TIMES = 3
+
+
+def section(model: Path) -> Section:
+    """Three processes a method; the middle one counts."""
+    found = {method: sorted(_measure(method, model) for _ in range(TIMES)) for method in METHODS}
+    mib = {method: [value / 2**20 for value in values] for method, values in found.items()}
+    middle = {method: values[TIMES // 2] for method, values in mib.items()}
+    ordered = middle["st-sflora"] < middle["split-lora"] < middle["fedlora"]
+    rows = [
+        {"method": method, "paper": PAPER_GB[method], "measured": mib[method]} for method in METHODS
+    ]
+    return Section(
+        title="Device memory",
+        text=(
+            f"One batch of {BATCH} images of {SIZE} x {SIZE} pixels on DINOv2-small, cut after "
+            "block 2, LoRA rank 8 on queries and values, AdamW, float32 on the processor. By how "
+            "much a device's process grew at its peak since everything was imported, read from "
+            f"the kernel (VmHWM), the mean and range of {TIMES} processes a method."
+        ),
+        claims=(
+            Claim(
+                "st-sflora < split-lora < fedlora",
+                "1.4 < 2.3 < 9.0 GB",
+                f"{middle['st-sflora']:.0f} < {middle['split-lora']:.0f} < "
+                f"{middle['fedlora']:.0f} MiB" + ("" if ordered else ": not in this order"),
+                "another model and no GPU: of ViT-B the paper gives the memory of a GPU, which "
+                "holds its kernels' workspace as well",
+            ),
+        ),
+        details=table(
+            rows,
+            ("method", "method", "text"),
+            ("paper", "paper, ViT-B/16 (GB)", "number"),
+            ("measured", "measured, DINOv2-small (MiB)", "number"),
+        ),
+    )
+
+
+def _measure(method: str, model: Path) -> int:
+    command = [sys.executable, "-m", "benchmarks.fidelity.memory", method, str(model)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return int(json.loads(text.splitlines()[-1])["bytes"])
+
+
+def _job(method: str, model: str) -> Job:
+    return make_job(
+        {
+            "model": {"path": model, "image_size": SIZE, "cut": 2},
+            "method": method,
+            "training": {"batch_size": BATCH},
+        }
+    )
+
+
+def one_batch(method: str, path: str) -> None:
+    """What a device does with its first batch in a round."""
+    job = _job(method, path)
+    model = load_model(job.model, CLASSES, 0, part="device" if job.method.split else "whole")
+    decision = base_decision(job)
+    if method == "st-sflora":
+        decision = type(decision)(decision.cut, KEPT)
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (BATCH, 3, 32, 32), dtype=np.uint8))
+    labels = rng.integers(0, CLASSES, BATCH)
+    data = Dataset(images, labels, tuple(str(c) for c in range(CLASSES)))
+    device = Device(0, data, job, model, Preprocessor(model.spec))
+    device.begin(0, decision, _adapter(job, model))
+    if not job.method.split:
+        on_device.train_whole([device], 0)
+        return
+    frames = on_device.forward([device], 0, Stopwatch())
+    if device.adapter:
+        hidden = decode_activations(frames[0]).hidden
+        gradient = GradientMessage(0, 0, 0, torch.zeros_like(hidden), 0.0)
+        reply = encode_gradient(gradient, Quantizer(bits=32, entropy="none"))
+        on_device.backward([device], [reply], Stopwatch())
+
+
+def _adapter(job: Job, model: CutModel) -> bytes | None:
+    """The broadcast of a round; None where a device trains nothing."""
+    if job.method.device == "frozen":
+        return None
+    adapter = model.new_adapter(0)
+    names = model.device_names(job.cut) if job.method.split else tuple(adapter)
+    return encode_adapter(AdapterMessage(0, 0, 0, {n: adapter[n] for n in names}), 32)
+
+
+def _peak_bytes() -> int:
+    """The most this process ever held: VmHWM, since rusage also counts the parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise SystemExit("VmHWM is not in /proc/self/status: measure on Linux")
+
+
+def main() -> None:
+    """One method in this process; prints a line of JSON."""
+    method, path = sys.argv[1:]
+    from transformers import AutoModelForImageClassification  # noqa: F401 - before the baseline
+
+    before = _peak_bytes()
+    one_batch(method, path)
+    print(json.dumps({"method": method, "bytes": _peak_bytes() - before}))
+
+
+if __name__ == "__main__":
+    main()
