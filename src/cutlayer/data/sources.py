@@ -80,6 +80,25 @@ def load(data: Data, seed: int) -> tuple[Dataset, Dataset]:
     )
 
 
+def load_own(data: Data, classes: tuple[str, ...], side: int) -> Dataset:
+    """All training samples that `data` names, labelled by classes that are known already.
+
+    side: images larger than these pixels a side are made that small. Raises DataError.
+    """
+    rows, _ = _READERS[data.source](data)
+    if not len(rows):
+        raise DataError(f"{rows.origin} holds no samples: name data that has some")
+    labels = numbered(rows, [rows.label(i) for i in range(len(rows))], classes)
+    index = np.arange(len(rows))
+    if rows.text:
+        return Dataset(rows.texts(index), labels, classes)
+    sizes, grey = images.look(rows.items(index))
+    size = images.common_size(sizes)
+    if max(size) > side:
+        size = (side, side)
+    return Dataset(images.stack(rows.items(index), size, grey), labels, classes)
+
+
 def _texts(
     train: Rows, index: Indices, test: Rows, test_index: Indices
 ) -> tuple[list[str], list[str]]:
