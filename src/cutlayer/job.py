@@ -9,12 +9,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from cutlayer import methods
 from cutlayer.errors import JobError
+from cutlayer.methods.augment import Augment
 from cutlayer.methods.spec import Allocation, Method, Quantizer, Section, Tokens
 from cutlayer.world.settings import WorldSettings
 
 __all__ = [
-    "Allocation", "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition", "Quantizer",
-    "Tokens", "Training", "WorldSettings", "change_job", "dump_job", "load_job", "make_job",
+    "Allocation", "Augment", "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition",
+    "Quantizer", "Tokens", "Training", "WorldSettings", "change_job", "dump_job", "load_job",
+    "make_job",
 ]  # fmt: skip
 
 Count = Annotated[int, Field(ge=1)]
@@ -149,6 +151,7 @@ class Job(Section):
     """One run: model, data, devices, method and training, and the seed of all its randomness.
 
     world: the radio, energy and mobility world that times the run; None for no world.
+    augment: generated data that the server trains on too; None for none.
     """
 
     model: Model = Model()
@@ -157,12 +160,19 @@ class Job(Section):
     method: Method = methods.find("sflora")
     training: Training = Training()
     world: WorldSettings | None = None
+    augment: Augment | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def cut(self) -> int:
         """Blocks on the device, where the allocation does not choose another cut."""
         return self.model.cut if self.method.cut is None else self.method.cut
+
+    @property
+    def generated(self) -> Augment | None:
+        """The generated data that the server trains on; None where the method goes without."""
+        averages = self.method.aggregate == "fedavg" and not self.method.pooled
+        return self.augment if averages and self.method.augmented is not False else None
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from cutlayer.methods.spec import Method
 # The order is that of the table `cutlayer methods`: references first.
 NAMES = (
     "centralized", "local-lora", "fedlora", "split-lora", "sflora", "tsflora", "st-sflora",
-    "st-sflora-full", "sflam", "asfl", "asfv", "auto",
+    "st-sflora-full", "sflam", "asfl", "asfv", "auto", "genfl", "genfv",
 )  # fmt: skip
 
 

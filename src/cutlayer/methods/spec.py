@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Bits = Annotated[int, Field(ge=1, le=32)]
-SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto")
+SCORES = ("cls", "received")
+SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
 
 
 class Section(BaseModel):
@@ -20,12 +21,22 @@ class Tokens(Section):
     keep: tokens kept per sample, besides CLS and registers; None keeps all.
     rest: what becomes of the others: one attention-weighted token, or nothing.
     score: attention of the CLS query, or the mean attention a token receives from all queries
-    (for models without CLS).
+    (for models without CLS), or `package.module:FUNCTION` for one's own (see model/attention.py).
     """
 
     keep: Annotated[int, Field(ge=1)] | None = None
     rest: Literal["merge", "drop"] = "merge"
-    score: Literal["cls", "received"] = "cls"
+    score: str = "cls"
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, score: str) -> str:
+        if score not in SCORES and ":" not in score:
+            raise ValueError(
+                f"no score is called {score!r}: take one of {', '.join(SCORES)}, or "
+                "package.module:FUNCTION for your own"
+            )
+        return score
 
 
 class Quantizer(Section):
@@ -77,6 +88,7 @@ class Allocation(Section):
     quality_min: share of predictions that must survive the cut (auto), measured by
     `cutlayer calibrate`. time_weight, energy_weight, bytes_weight: what auto minimises, per
     second, joule and byte.
+    emd_max: the largest EMD between a device's labels and all (genfv); 2 takes any.
     """
 
     solver: str = "equal"
@@ -91,6 +103,7 @@ class Allocation(Section):
     time_weight: Annotated[float, Field(ge=0)] = 1.0
     energy_weight: Annotated[float, Field(ge=0)] = 0.0
     bytes_weight: Annotated[float, Field(ge=0)] = 0.0
+    emd_max: Annotated[float, Field(ge=0, le=2)] = 2.0
 
     @field_validator("solver")
     @classmethod
@@ -123,6 +136,8 @@ class Method(Section):
     after another's (in-turn).
     aggregate: sample-weighted average of the devices' adapters, or none (each keeps its own).
     pooled: one party holds all the data (the centralized reference).
+    augmented: the server trains on generated data too, as the job's `augment` section says; None:
+    if there is one and adapters are averaged.
     """
 
     name: str
@@ -134,6 +149,7 @@ class Method(Section):
     server_adapter: Literal["averaged", "shared", "in-turn"] = "averaged"
     aggregate: Literal["fedavg", "none"] = "fedavg"
     pooled: bool = False
+    augmented: bool | None = None
     tokens: Tokens = Tokens()
     uplink: Quantizer = Quantizer()
     downlink: Quantizer = Quantizer()

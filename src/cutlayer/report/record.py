@@ -27,6 +27,11 @@ class Row:
     empty without one. planned_s: the duration that the allocation reckoned with. ste: semantic
     transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per second;
     ste_bound: no allocation has more. Both None where nothing measured them.
+    generated: images that the server generated and trained on, by class [C], with their weight in
+    the new adapter, the seconds of the server (of drawing one: generated_image_s) in the job's
+    world, and the mean loss (None for no images); all None where the method goes without.
+    overhead_bytes: what a real network took beyond the frames, up and down: messages, chunks and
+    credits; None in a simulation.
     seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
     """
 
@@ -50,6 +55,12 @@ class Row:
     planned_s: float | None = None
     ste: float | None = None
     ste_bound: float | None = None
+    generated: list[int] | None = None
+    generated_weight: float | None = None
+    generated_s: float | None = None
+    generated_image_s: float | None = None
+    generated_loss: float | None = None
+    overhead_bytes: list[int] | None = None
 
     @property
     def cohort(self) -> list[int]:

@@ -1,10 +1,11 @@
 """What a method asks of a device and of the server, by the cost model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import mean
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job, Training
 from cutlayer.model.cost import Cost, device_cost, memory_bytes, server_cost, whole_cost
 from cutlayer.model.families import ModelSpec
@@ -52,6 +53,16 @@ def flops(cost: Cost | None) -> int:
     return cost.forward_flops + cost.backward_flops if cost else 0
 
 
+def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]) -> int:
+    """Of the server's training on one generated sample, all epochs of a round together.
+
+    Both parts of the model, at the earliest of the round's cuts; drawing it is not counted.
+    """
+    cut = min(one.cut for one in decisions.values())
+    parts = [device_part(job, spec, cut), server_part(job, spec, cut, None)]
+    return job.training.local_epochs * sum(map(flops, parts))
+
+
 def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
     """What a device holds at its peak."""
     part = device_part(job, spec, cut)
@@ -81,13 +92,16 @@ def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
             device += samples * flops(device_part(job, spec, decision.cut))
             server += samples * flops(server_part(job, spec, decision.cut, decision.tokens))
             memory = max(memory, device_memory_bytes(job, spec, decision.cut))
+        if row.generated:
+            server += sum(row.generated) * generated_flops(job, spec, row.decisions)
         on_device.append(device)
         on_server.append(server)
         devices += len(row.decisions)
     if job.method.pooled:
         return RoundCosts(None, None, mean(on_server))
     each = sum(on_device) / max(devices, 1)
-    return RoundCosts(memory, each, mean(on_server) if job.method.split else None)
+    serves = job.method.split or any(sum(row.generated or ()) for row in rows)
+    return RoundCosts(memory, each, mean(on_server) if serves else None)
 
 
 def _states(training: Training) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from cutlayer.run.situation import Allotment, Floats
 from cutlayer.run.virtual import VirtualClock
 
 if TYPE_CHECKING:
+    from cutlayer.train.labels import SharedLabels
     from cutlayer.train.link import Link
     from cutlayer.train.measure import Measured
 
@@ -34,17 +36,21 @@ def decide(
     link: Link,
     clock: VirtualClock | None,
     calibration: Calibration | None = None,
+    labels: SharedLabels | None = None,
 ) -> Allotment:
     """The decisions of a round.
 
     samples: of an epoch, of each device that could take part, in the order they take turns.
     clock: None without a world. calibration: for allocators that choose by measured quality.
+    labels: what devices shared of theirs, for allocators that choose by them.
     Raises AllocationError where nobody can take part, or only at limits that it names.
     """
     if clock is None or job.method.pooled:
         return Allotment(dict.fromkeys(samples, base_decision(job)))
     measures = FromDevices(job, round, link, calibration)
     now = clock.situation(round, samples, classes, measures)
+    if labels is not None:
+        now = replace(now, label_emd=labels.distances(now.devices))
     allotment = allocators.find(job.method.allocation.solver)(now)
     if not allotment.decisions:
         device, reason = next(iter(allotment.left_out.items()))

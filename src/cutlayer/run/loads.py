@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +43,8 @@ class Loads:
         )
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] sent back; 0 where a device has nothing to train before the cut."""
-        if not self.trains_on_device(cut):
+        """[m] sent back; 0 without a split, or with nothing to train before the cut."""
+        if not self.job.method.split or not self.trains_on_device(cut):
             return np.zeros(len(self.samples))
         quantizer = self.job.method.downlink.model_copy(update={"bits": bits})
         sent, width = self._shape(cut, tokens)
@@ -56,10 +57,13 @@ class Loads:
         if method.aggregate == "none" or not self.trains_on_device(cut):
             return 0.0
         part = device_part(self.job, self.spec, cut)
-        if method.split and method.train == "lora":
-            shapes = list(device_shapes(self.spec, cut).items())
-        else:  # beside whole models names weigh nothing
-            shapes = [("weights", (part.adapter_parameters,))]
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        if method.train == "lora":
+            shapes += device_shapes(self.spec, cut if method.split else self.spec.depth).items()
+        # Without a split that is all but the head; beside whole models names weigh nothing.
+        rest = part.adapter_parameters - sum(prod(shape) for _, shape in shapes)
+        if rest:
+            shapes.append(("classifier.weight", (rest,)))
         return 8.0 * adapter_bytes(shapes, method.adapter_bits)
 
     def trains_on_device(self, cut: int) -> bool:

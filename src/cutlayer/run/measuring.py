@@ -68,6 +68,7 @@ def measure_round(
         planned_s=allotment.planned_s,
         ste=allotment.ste,
         ste_bound=allotment.ste_bound,
+        overhead_bytes=result.overhead_bytes,
         **_generated(result),
     )
 

@@ -53,10 +53,13 @@ class Silent:
 
 
 class OnConsole:
-    """A line a round, and in a terminal a live bar with loss, bytes and the time left."""
+    """A line a round, and in a terminal a live bar with loss, bytes and the time left.
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    verb: of the command that goes on with a run that was stopped.
+    """
+
+    def __init__(self, console: Console, verb: str = "simulate") -> None:
+        self._console, self._verb = console, verb
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=18),
@@ -135,6 +138,11 @@ class OnConsole:
                 f"    in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"
                 f"{''.join(missing)}"
             )
+        if row.generated is not None:
+            self._say(
+                f"    generated: {sum(row.generated)} images, weighing "
+                f"{row.generated_weight or 0.0:.2f} in the average"
+            )
 
     def finished(self) -> None:
         """Take the bar away."""
@@ -148,7 +156,7 @@ class OnConsole:
             return "stopped before anything was written"
         return (
             f"stopped after {self._done} of {self._rounds} rounds; go on with: "
-            f"cutlayer simulate --resume {self._folder}"
+            f"cutlayer {self._verb} --resume {self._folder}"
         )
 
     def _say(self, line: str) -> None:

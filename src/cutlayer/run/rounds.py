@@ -10,7 +10,8 @@ from cutlayer.job import Job
 from cutlayer.model.export import save_adapter
 from cutlayer.report.curves import curve_of, draw_curves
 from cutlayer.report.record import FILE, Row
-from cutlayer.run.augment import Augmenter, augmenter_for
+from cutlayer.report.selection_plot import draw_selection
+from cutlayer.run.augment import Augmenter, augmenter_for, labels_of
 from cutlayer.run.calibration import Calibration, calibration_for
 from cutlayer.run.checkpoint import State, save_state
 from cutlayer.run.decide import decide
@@ -22,7 +23,6 @@ from cutlayer.run.situation import Allotment
 from cutlayer.run.virtual import VirtualClock
 from cutlayer.run.writing import writing
 from cutlayer.train.cohort import draw_cohort
-from cutlayer.train.labels import SharedLabels, share
 from cutlayer.train.link import Link
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
@@ -64,11 +64,10 @@ def run_rounds(
     if job.world is not None:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
-    labels = share(parts.counts, job.augment.share_epsilon if job.augment else None, job.seed)
-    augmenter = augmenter_for(job, parts, labels, rows)
+    augmenter = augmenter_for(job, parts, rows)
     for round in range(state.rounds, job.training.rounds):
         result, allotment = _train(
-            job, parts, fleet, state, round, clock, calibration, labels, augmenter, progress
+            job, parts, fleet, state, round, clock, calibration, augmenter, progress
         )
         row = measure_round(job, parts, state, result, allotment, clock)
         rows.append(row)
@@ -104,7 +103,6 @@ def _train(
     round: int,
     clock: VirtualClock | None,
     calibration: Calibration | None,
-    labels: SharedLabels,
     augmenter: Augmenter | None,
     progress: Progress,
 ) -> tuple[RoundResult, Allotment]:
@@ -112,17 +110,19 @@ def _train(
     drawn = draw_cohort(job, round)
     covered = clock.covered(round, drawn) if clock else drawn
     samples = fleet.gather(round, covered, state)
+    labels = labels_of(job, parts)  # devices elsewhere may tell of theirs only as they join
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     allotment = decide(job, round, samples, classes, fleet.link, clock, calibration, labels)
     away = {device: "out of coverage" for device in drawn if device not in covered}
+    away |= {device: "not connected" for device in covered if device not in samples}
     allotment = replace(allotment, left_out=away | allotment.left_out)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, allotment.decisions, fleet.link, server, progress.step_done, find_late
     )
     if augmenter:
-        augmenter.join(state.adapter, result, server, clock)
+        augmenter.join(state.adapter, result, server, clock, labels)
     state.rounds, state.adapter = round + 1, server.adapter
     fleet.release(result, state)
     return result, allotment
@@ -146,3 +146,5 @@ def _append(path: Path, row: Row) -> None:
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
     draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
+    if job.world is not None and not job.method.pooled:
+        draw_selection(rows, job.devices.count, folder / "figures" / "selection.png")

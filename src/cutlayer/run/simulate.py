@@ -6,11 +6,12 @@ from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.report import plots
-from cutlayer.report.record import FILE, read_rows
+from cutlayer.report.record import FILE, Row, read_rows
 from cutlayer.run.checkpoint import State, load_state
 from cutlayer.run.local import LocalFleet
 from cutlayer.run.progress import Progress
 from cutlayer.run.result import JOB_FILE, STATE_FILE, Result, new_folder
+from cutlayer.run.roster import ROSTER_FILE
 from cutlayer.run.rounds import run_rounds
 from cutlayer.run.setup import Parts, first_adapter, load_parts, parts_for
 from cutlayer.run.writing import writing
@@ -36,7 +37,8 @@ def simulate(
             f"with cutlayer simulate --resume {folder}"
         )
     parts = parts_for(job, parts) if parts else load_parts(job)
-    return _from_the_start(folder, job, parts, progress)
+    state = begin_run(folder, job, parts)
+    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> Result:
@@ -45,12 +47,26 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Result:
     It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.
     """
     folder = Path(folder)
+    if (folder / ROSTER_FILE).exists():
+        raise RunError(
+            f"--resume: the devices of {folder} joined over a network: go on with "
+            f"cutlayer serve --resume {folder}"
+        )
+    job, parts, state, rows = saved_run(folder)
+    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)
+
+
+def saved_run(folder: Path) -> tuple[Job, Parts, State, list[Row]]:
+    """What a run goes on from: its job, and the state and the rows of its finished rounds.
+
+    Raises as `simulate`.
+    """
     if not (folder / JOB_FILE).is_file():
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     parts = load_parts(job)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
-        return _from_the_start(folder, job, parts, progress)
+        return job, parts, begin_run(folder, job, parts), []
     state = load_state(folder / STATE_FILE)
     rows = read_rows(folder)[: state.rounds]
     if len(rows) < state.rounds:
@@ -60,16 +76,18 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Result:
         )
     with writing(folder):  # a round recorded but not committed is run again
         write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
-    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)
+    return job, parts, state, rows
 
 
-def _from_the_start(folder: Path, job: Job, parts: Parts, progress: Progress | None) -> Result:
-    """Make the run folder, with the job and the picture of who holds what, and run all rounds."""
+def begin_run(folder: Path, job: Job, parts: Parts) -> State:
+    """Make a run folder, with the job and the picture of who holds what; the state to begin with.
+
+    Raises RunError.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
         write_atomically(folder / FILE, b"")
         (folder / "figures").mkdir(exist_ok=True)
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
-    state = State(0, first_adapter(job, parts.model))
-    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
+    return State(0, first_adapter(job, parts.model))

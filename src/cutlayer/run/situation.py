@@ -43,7 +43,8 @@ class Measures(Protocol):
 class Situation:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
-    world: for its settings and radio.
+    world: for its settings and radio. label_emd: [m] between a device's labels, as it shared
+    them, and those of the whole fleet; None where nobody shared any.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class Situation:
     state: WorldState
     world: World
     measures: Measures
+    label_emd: Floats | None = None
 
     @property
     def allocation(self) -> Allocation:
@@ -149,6 +151,7 @@ class Situation:
             loads=replace(self.loads, samples=self.loads.samples[index]),
             fleet=self.fleet.take(index),
             state=self.state.take(index),
+            label_emd=None if self.label_emd is None else self.label_emd[index],
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.run.costs import device_part, flops, server_part
+from cutlayer.run.costs import device_part, flops, generated_flops, server_part
 from cutlayer.run.loads import Loads
 from cutlayer.run.situation import Measures, Situation
 from cutlayer.train.result import RoundResult
@@ -81,12 +81,27 @@ class VirtualClock:
             return clock.sequential(self._durations(result), deadline)
         return clock.parallel(self._durations(result), deadline_s=deadline)
 
+    def idle_s(self, result: RoundResult) -> float:
+        """Seconds of the round in which the server computes nothing for devices."""
+        return _idle_s(self.timeline(result))
+
+    def generated_training_s(self, result: RoundResult) -> float:
+        """Seconds in which the server trains on one generated image, all epochs together."""
+        speed = self.world.settings.server_flops
+        return generated_flops(self.job, self.spec, result.decisions) / speed if speed else 0.0
+
     def close(self, result: RoundResult) -> tuple[float, dict[int, float]]:
-        """End a round: its seconds, by which the clock moves on, and each device's joules."""
+        """End a round: its seconds, by which the clock moves on, and each device's joules.
+
+        The server's own work on generated data fills its idle time; what is beyond comes on top.
+        """
         timeline = self.timeline(result)
         joules = self._joules(result, timeline)
-        self.now_s += timeline.duration_s
-        return timeline.duration_s, joules
+        duration = timeline.duration_s
+        if result.generated and result.generated.seconds > _idle_s(timeline):
+            duration += result.generated.seconds - _idle_s(timeline)
+        self.now_s += duration
+        return duration, joules
 
     def _joules(self, result: RoundResult, timeline: Timeline) -> dict[int, float]:
         if self.job.method.pooled:
@@ -168,6 +183,10 @@ class VirtualClock:
     def _server_s(self, work: Array) -> Array:
         speed = self.world.settings.server_flops
         return work / speed if speed else np.zeros(len(work))
+
+
+def _idle_s(timeline: Timeline) -> float:
+    return max(0.0, timeline.duration_s - float(timeline.busy_s("server").sum()))
 
 
 def _timed(result: RoundResult) -> np.ndarray:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cutlayer.errors import RunError
+from cutlayer.run.roster import ROSTER_FILE
 
 
 @contextmanager
@@ -15,9 +16,10 @@ def writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
+            verb = "serve" if (folder / ROSTER_FILE).exists() else "simulate"
             raise RunError(
                 f"run folder: the disk of {folder} is full: free some space, then continue with "
-                f"cutlayer simulate --resume {folder}"
+                f"cutlayer {verb} --resume {folder}"
             ) from None
         reason = error.strerror or str(error)
         raise RunError(

@@ -12,9 +12,14 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
+    _check_augment(job, spec)
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:
+    if ":" in job.method.tokens.score:
+        from cutlayer.model import attention  # torch, which planning otherwise goes without
+
+        attention.find(job.method.tokens.score)
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.residual is not None and (ranks or keep is not None):
@@ -72,4 +77,24 @@ def _check_allocation(job: Job) -> None:
         raise JobError(
             f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that {solver!r} does "
             "not know: leave it out, or take method.allocation.solver equal"
+        )
+
+
+def _check_augment(job: Job, spec: ModelSpec) -> None:
+    method = job.method
+    if method.augmented and job.augment is None:
+        raise JobError(
+            f"augment: method {method.name} trains on generated data, but the job has no augment "
+            "section: add one, as in augment: {generator: {source: demo}}, or take "
+            "method.augmented false"
+        )
+    if method.augmented and job.generated is None:
+        raise JobError(
+            f"method.augmented: method {method.name} averages nothing that generated data could "
+            "join: take method.augmented false"
+        )
+    if job.generated and spec.modality != "image":
+        raise JobError(
+            f"augment: {job.model.path} reads texts, and generators draw images: leave augment "
+            "out, or take method.augmented false"
         )

@@ -31,6 +31,9 @@ from cutlayer.wire.codec import (
 )
 from cutlayer.wire.tokens import select
 
+SERVER = -1
+"""The number of the device that is none: the server itself, where it trains on data."""
+
 
 @dataclass
 class Device:
@@ -217,8 +220,9 @@ def losses_by_device(logits: torch.Tensor, labels: Sequence[torch.Tensor]) -> li
 def check_finite(loss: float, device: int, round: int, step: int) -> None:
     """Raise RunError when a loss is not a number."""
     if not np.isfinite(loss):
+        who = "the generated data" if device == SERVER else f"device {device}"
         raise RunError(
-            f"training: the loss of device {device} is {loss} in round {round}, step {step}: "
+            f"training: the loss of {who} is {loss} in round {round}, step {step}: "
             "lower training.lr, or raise the bits of method.uplink and method.downlink"
         )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.errors import CutlayerError
 from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
 from cutlayer.train.measure import Measured, measure
@@ -53,6 +54,10 @@ class Link(Protocol):
         """A frame with the adapter that each device trained."""
         ...
 
+    def reject(self, device: int, fault: CutlayerError) -> None:
+        """What a device sent will not do: raise `fault`, or let go of the device."""
+        ...
+
 
 class LocalLink:
     """Devices in this process; they share the backbone and passes through it."""
@@ -96,3 +101,7 @@ class LocalLink:
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
         return {number: self.devices[number].upload() for number in devices}
+
+    def reject(self, device: int, fault: CutlayerError) -> None:
+        """Raises: a device of one's own does not fail by itself."""
+        raise fault

@@ -27,14 +27,31 @@ class Traffic:
         return self.gradients + self.adapter_down
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What the server did with generated data in one round.
+
+    counts: images by class [C]. weight: k2, of the model trained on them in the average. seconds:
+    of the server, beside what it does for devices: drawing at image_s each, and training. loss:
+    mean over their batches, None where there was no time for any.
+    """
+
+    counts: tuple[int, ...]
+    weight: float
+    seconds: float
+    image_s: float
+    loss: float | None
+
+
 @dataclass
 class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
     decisions: of the devices that took part, in the order they take turns. samples: those each
     trained on, all epochs together. late: devices whose training came too late for the average;
-    lost: those that failed on the way. watch holds wall-clock seconds by stage; cpu_seconds is
-    processor time of the whole round.
+    lost: those that failed on the way. overhead_bytes: what a network took beyond the frames, up
+    and down; None without one. generated: None without generated data. watch holds
+    wall-clock seconds by stage; cpu_seconds is processor time of the whole round.
     """
 
     round: int
@@ -46,6 +63,8 @@ class RoundResult:
     lost: list[int] = field(default_factory=list)
     watch: Stopwatch = field(default_factory=Stopwatch)
     cpu_seconds: float = 0.0
+    generated: Generated | None = None
+    overhead_bytes: list[int] | None = None
 
     @property
     def cohort(self) -> list[int]:

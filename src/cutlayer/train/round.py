@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.errors import FrameError
 from cutlayer.job import Job
+from cutlayer.model.lora import Adapter
 from cutlayer.train.link import Link, Started
 from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
@@ -29,7 +31,7 @@ def train_round(
 ) -> RoundResult:
     """Train one round with the devices of `decisions`; the server then has the new adapter.
 
-    Raises RunError when a loss is not a number.
+    Raises RunError when a loss is not a number, unless the link lets go of such a device.
     """
     result = RoundResult(round, dict(decisions))
     sequential = job.method.order == "sequential"
@@ -59,7 +61,7 @@ class _Turn:
         """Train, send adapters up, and average those in time: late ones are not trained on."""
         method, result = self.server.job.method, self.result
         started = self._train()
-        frames = self._upload(started)
+        trained = self._upload(started)
         late = list(find_late(result, list(started))) if find_late else []
         result.late += late
         in_time = {device: one.samples for device, one in started.items() if device not in late}
@@ -70,7 +72,7 @@ class _Turn:
             replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                self.server.collect(frames, in_time)
+                self.server.collect(trained, in_time)
 
     def _train(self) -> dict[int, Started]:
         """All steps of the turn; returns the devices that came through."""
@@ -93,7 +95,7 @@ class _Turn:
     def _begin(self) -> dict[int, Started]:
         result, server = self.result, self.server
         decisions = {device: result.decisions[device] for device in self.devices}
-        server.begin(decisions)
+        server.begin(result.round, decisions)
         frames = {}
         if server.job.method.aggregate != "none":
             for device, decision in decisions.items():
@@ -135,28 +137,34 @@ class _Turn:
         if not frames:
             return {}
         with result.watch.timed("server"):
-            replies, losses = self.server.step(list(frames.values()), result.watch)
-        returned = dict(zip(frames, replies, strict=True)) if replies else {}
-        if returned:
+            done = self.server.step(step, frames, result.watch)
+        for device, fault in done.faults.items():
+            self.link.reject(device, fault)
+        if done.replies:
             with result.watch.timed("device"):
-                self.link.backward(returned, result.watch)
-        for device, frame in frames.items():
-            result.traffic[device].activations += len(frame)
-            result.traffic[device].gradients += len(returned.get(device, b""))
-        return dict(zip(frames, losses, strict=True))
+                self.link.backward(done.replies, result.watch)
+        for device in done.losses:
+            result.traffic[device].activations += len(frames[device])
+            result.traffic[device].gradients += len(done.replies.get(device, b""))
+        return done.losses
 
-    def _upload(self, started: dict[int, Started]) -> dict[int, bytes]:
-        """Uploads of the devices that train something; one that fails is taken out of `started`."""
+    def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
+        """What devices that train something trained; one that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}
         training = [d for d in started if server.device_names(result.decisions[d])]
         with result.watch.timed("adapters"):
             frames = self.link.upload(training)
+            trained = {}
+            for device, frame in frames.items():
+                try:
+                    trained[device] = server.read_upload(device, frame)
+                    result.traffic[device].adapter_up += len(frame)
+                except FrameError as fault:
+                    self.link.reject(device, fault)
         for device in training:
-            if device in frames:
-                result.traffic[device].adapter_up += len(frames[device])
-            else:
+            if device not in trained:
                 result.lost.append(device)
                 del started[device]
-        return frames
+        return trained

@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.errors import FrameError
+from cutlayer.errors import CutlayerError, FrameError, RunError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
@@ -36,6 +36,18 @@ class _Trained:
     contributions: int = 0
 
 
+@dataclass
+class Stepped:
+    """What a step came to, by device: a gradient's frame if one is due, and the mean loss.
+
+    faults: why a device has none: its frame was not the one due, or its loss is not a number.
+    """
+
+    replies: dict[int, bytes] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    faults: dict[int, CutlayerError] = field(default_factory=dict)
+
+
 class Server:
     """Holds the global adapter, trains the server part, and averages.
 
@@ -46,6 +58,7 @@ class Server:
         self.job = job
         self.model = model
         self.adapter = adapter
+        self._round = -1
         self._decisions: dict[int, Decision] = {}
         self._training: dict[int, _Trained] = {}
 
@@ -67,9 +80,9 @@ class Server:
             AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
         )
 
-    def begin(self, decisions: Mapping[int, Decision]) -> None:
+    def begin(self, round: int, decisions: Mapping[int, Decision]) -> None:
         """Start a round: one server adapter for each device, or one for all."""
-        self._decisions = dict(decisions)
+        self._round, self._decisions = round, dict(decisions)
         self._training = {}
         if not self.job.method.split or not decisions:
             return
@@ -88,33 +101,66 @@ class Server:
         trained = [t.requires_grad_(True) for n, t in adapter.items() if self.model.trained(n)]
         return _Trained(adapter, make_optimizer(trained, self.job.training))
 
-    def step(self, frames: Sequence[bytes], watch: Stopwatch) -> tuple[list[bytes], list[float]]:
+    def step(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> Stepped:
         """Forward and backward of a pool of devices' activations; the devices have one cut.
 
-        Returns one gradient frame a device (none when devices train nothing) and each one's mean
-        loss. Adapters move at `update`, so pools of any size give the same step; those trained in
-        turn move after every device.
+        A device's bad frame or loss is its own: the others' results are those without it. Adapters
+        move at `update`, so pools of any size give the same step; those trained in turn move after
+        every device.
         """
+        done = Stepped()
+        messages = []
         with watch.timed("wire"):
-            messages = [decode_activations(frame) for frame in frames]
-        for message in messages:
-            if message.device not in self._training:
-                raise FrameError(
-                    f"frame: device {message.device} sent activations but is not in the cohort of "
-                    "this round: let it join the next"
-                )
-        losses: dict[int, float] = {}
-        replies: dict[int, bytes] = {}
+            for device, frame in frames.items():
+                try:
+                    messages.append(self._read(device, step, frame))
+                except FrameError as fault:
+                    done.faults[device] = fault
         for pool in self._pools(messages):
-            gradients = self._train(pool, losses)
-            for message, gradient in zip(pool, gradients, strict=True):
+            trained, gradients = self._train(pool, done)
+            for message, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
                     with watch.timed("wire"):
-                        replies[message.device] = self._reply(message, gradient, losses)
+                        self._reply(message, gradient, done)
             if self.job.method.server_adapter == "in-turn":
                 self.update()
-        order = [message.device for message in messages]
-        return [replies[d] for d in order if d in replies], [losses[d] for d in order]
+        order = [device for device in frames if device in done.losses]
+        done.losses = {device: done.losses[device] for device in order}
+        done.replies = {d: done.replies[d] for d in order if d in done.replies}
+        return done
+
+    def _read(self, device: int, step: int, frame: bytes) -> ActivationsMessage:
+        """The activations of a frame. Raises FrameError for any but those due."""
+        message = decode_activations(frame)
+        if device not in self._training:
+            raise FrameError(
+                f"frame: device {device} sent activations but is not in the cohort of this round: "
+                "let it join the next"
+            )
+        due = (device, self._round, step)
+        if (message.device, message.round, message.step) != due:
+            raise FrameError(
+                f"frame: device {device} sent activations of device {message.device}, round "
+                f"{message.round}, step {message.step} when those of round {self._round}, step "
+                f"{step} were due: run the same cutlayer on both sides"
+            )
+        spec, decision = self.model.spec, self._decisions[device]
+        shape = tuple(message.hidden.shape)
+        # One token may stand for all that were not kept.
+        most = spec.tokens_at(decision.cut) + (decision.tokens is not None)
+        fits = (
+            shape[0] <= self.job.training.batch_size
+            and (shape[1] <= most if spec.residual is None else shape[1] == most)
+            and shape[2] == spec.width_at(decision.cut)
+            and (message.mask is not None) == (spec.modality == "text")
+        )
+        if not fits or message.num_classes != spec.num_classes:
+            raise FrameError(
+                f"frame: device {device} sent activations of shape {list(shape)} in "
+                f"{message.num_classes} classes, which do not fit the model at cut "
+                f"{decision.cut}: run the same job on both sides"
+            )
+        return message
 
     def _pools(self, messages: Sequence[ActivationsMessage]) -> Iterator[list[ActivationsMessage]]:
         """Messages that one pass can take: of one length, and one by one where trained in turn."""
@@ -127,9 +173,9 @@ class Server:
         yield from alike.values()
 
     def _train(
-        self, messages: Sequence[ActivationsMessage], losses: dict[int, float]
-    ) -> list[torch.Tensor] | list[None]:
-        """Forward and backward; the gradient of each one's activations where it is wanted."""
+        self, messages: Sequence[ActivationsMessage], done: Stepped
+    ) -> tuple[Sequence[ActivationsMessage], Sequence[torch.Tensor | None]]:
+        """Forward and backward of those whose loss is a number; the gradients that are wanted."""
         job, cut = self.job, self._decisions[messages[0].device].cut
         wanted = bool(self.device_names(self._decisions[messages[0].device]))
         hidden = torch.cat([message.hidden for message in messages]).to(self.model.compute)
@@ -148,28 +194,49 @@ class Server:
             route.append(Segment(adapter, len(message.labels), rng))
         logits = self.model.server_forward(hidden, mask, cut, route)
         parts = losses_by_device(logits, [message.labels for message in messages])
-        for message, part in zip(messages, parts, strict=True):
-            losses[message.device] = part.item()
-            check_finite(part.item(), message.device, message.round, message.step)
+        losses = {m.device: part.item() for m, part in zip(messages, parts, strict=True)}
+        found = self._faults(messages, losses)
+        if found:
+            # The pass mixes devices: have it again without those.
+            done.faults |= found
+            left = [message for message in messages if message.device not in found]
+            return self._train(left, done) if left else ([], [])
+        done.losses |= losses
+        for message in messages:
             self._training[message.device].contributions += 1
         torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
         if not wanted:
-            return [None] * len(messages)
+            return messages, [None] * len(messages)
         assert hidden.grad is not None
-        return list(torch.split(hidden.grad, [len(message.labels) for message in messages]))
+        sizes = [len(message.labels) for message in messages]
+        return messages, torch.split(hidden.grad, sizes)
 
-    def _reply(
-        self, message: ActivationsMessage, gradient: torch.Tensor, losses: Mapping[int, float]
-    ) -> bytes:
+    def _faults(
+        self, messages: Sequence[ActivationsMessage], losses: Mapping[int, float]
+    ) -> dict[int, CutlayerError]:
+        found: dict[int, CutlayerError] = {}
+        for message in messages:
+            device = message.device
+            try:
+                check_finite(losses[device], device, message.round, message.step)
+            except RunError as fault:
+                found[device] = fault
+        return found
+
+    def _reply(self, message: ActivationsMessage, gradient: torch.Tensor, done: Stepped) -> None:
         """A gradient as a frame, at the bits decided for its device."""
         seed, bits = self.job.seed, self._decisions[message.device].bits_down
         device, round, step = message.device, message.round, message.step
-        return encode_gradient(
-            GradientMessage(device, round, step, gradient, losses[device], message.mask),
-            self.job.method.downlink.model_copy(update={"bits": bits}),
-            rng=torch_rng(seed, device, round, "downlink", step),
-            rotation_seed=derive(seed, "rotation"),
-        )
+        try:
+            done.replies[device] = encode_gradient(
+                GradientMessage(device, round, step, gradient, done.losses[device], message.mask),
+                self.job.method.downlink.model_copy(update={"bits": bits}),
+                rng=torch_rng(seed, device, round, "downlink", step),
+                rotation_seed=derive(seed, "rotation"),
+            )
+        except RunError as fault:  # not a number, though the loss is
+            done.faults[device] = fault
+            del done.losses[device]
 
     def update(self) -> None:
         """Move every server adapter by the mean gradient of the batches it has seen."""
@@ -184,10 +251,24 @@ class Server:
             trained.optimizer.zero_grad(set_to_none=True)
             trained.contributions = 0
 
-    def collect(self, frames: Mapping[int, bytes], samples: Mapping[int, int]) -> None:
+    def read_upload(self, device: int, frame: bytes) -> Adapter:
+        """The adapter of a device's upload. Raises FrameError for any but the one due."""
+        message = decode_adapter(frame)
+        names = self.device_names(self._decisions[device])
+        shapes = {name: self.adapter[name].shape for name in names}
+        if (message.device, message.round) != (device, self._round) or shapes != {
+            name: tensor.shape for name, tensor in message.tensors.items()
+        }:
+            raise FrameError(
+                f"frame: device {device} sent another adapter than the one it was to train in "
+                f"round {self._round}: run the same job on both sides"
+            )
+        return {name: tensor.to(self.model.compute) for name, tensor in message.tensors.items()}
+
+    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
         """Average the devices' uploads and their server adapters into the global adapter.
 
-        samples: of every device that counts, its weight; frames: uploads of those that trained.
+        samples: of every device that counts, its weight; uploads: of those that trained.
         """
         devices = sorted(samples)
         joined: list[Adapter] = []
@@ -196,13 +277,19 @@ class Server:
             if trained := self._training.get(device):
                 names = self.model.server_names(self._decisions[device].cut)
                 whole |= {name: trained.adapter[name] for name in names if name in trained.adapter}
-            if device in frames:
-                sent = decode_adapter(frames[device]).tensors
-                whole |= {name: tensor.to(self.model.compute) for name, tensor in sent.items()}
-            joined.append(whole)
+            joined.append(whole | uploads.get(device, {}))
         average = weighted_average(joined, [float(samples[device]) for device in devices])
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()
         }
         self._training = {}
+
+    def blend(self, trained: Adapter, share: float) -> None:
+        """Mix in what the server trained itself: w = (1 - share) w + share trained.
+
+        Tensors that it did not train stay.
+        """
+        mine = {name: self.adapter[name] for name in trained}
+        other = {name: trained[name].to(tensor.device) for name, tensor in mine.items()}
+        self.adapter = self.adapter | weighted_average([mine, other], [1 - share, share])

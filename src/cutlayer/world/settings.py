@@ -56,7 +56,8 @@ class MobilitySettings(Section):
     each way, the nearest road_offset_m from the server; who leaves one end enters at the other.
     Defaults: freeway of 3GPP TR 36.885, table A.1.2-1: 3 + 3 lanes of 4 m, 2 km, 140 km/h;
     server 35 m off the road.
-    path: SUMO FCD (.xml) or CSV (time_s, device, x_m, y_m, speed_mps); start_s is the trace's
+    path: SUMO FCD (.xml), CSV (time_s, device, x_m, y_m, speed_mps), or "demo" (bundled: 20
+    vehicles for 600 s on a highway with the server at (0, 0), by SUMO); start_s is the trace's
     time at which the run starts; server_x_m, server_y_m is the server's place in it.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +126,13 @@ def read_positions(path: str | Path, devices: int) -> PositionTrace:
 
     SUMO's vehicles become devices 0, 1, ... in the order in which they first appear; those after
     the first `devices` are left out. Coordinates must be metres, not SUMO's geo option.
+    "demo" is the bundled trace of 20 vehicles on a highway (cutlayer world sumo wrote it).
     Raises WorldError for what cannot be used, and when there are fewer vehicles than devices.
     """
+    if path == "demo":
+        bundled = importlib.resources.files("cutlayer.assets") / "highway-trace.csv"
+        with importlib.resources.as_file(bundled) as file:
+            return read_positions(file, devices)
     if Path(path).suffix.lower() == ".xml":
         return _read_fcd(checked_file(path, _POSITIONS), devices)
     table = read_table(path, POSITION_COLUMNS, _POSITIONS)

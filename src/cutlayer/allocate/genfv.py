@@ -1,0 +1,87 @@
+"""GenFV: which vehicles, how the band is shared, and how much is generated (arXiv 2503.19676).
+
+The paper splits the least delay of a round into a large scale (label sharing, vehicles by speed
+and labels) and a small one (bandwidth, power, amount of generated data). Its formulas could not be
+had; all of these are the literature's standard ones [I]:
+
+- EMD_n = sum_y |p_n(y) - p_g(y)|, in [0, 2], between a vehicle's labels and those of all.
+- n takes part if EMD_n <= EMD_max and it can be done within its stay time, T_cmp + T_up <= stay.
+  T_up hangs on the bandwidth, which is shared later: here the most vehicles are taken that some
+  split of the band lets finish, by the least bandwidth that each needs.
+- Bandwidth makes all finish together, by bisection on the round's time; the power is the largest
+  that the energy allows in that time, min(p_max, E / T_up). Both at once, exactly (see `uploads`).
+- The server generates b images and trains on them while vehicles work: as many as fit,
+  b (t_gen + E_local c / f_server) <= max_n (T_cmp + T_up), so that no round becomes longer.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.shared import Bools, Floats, power_in_time
+from cutlayer.allocate.uploads import Uploads, fastest
+
+
+def mix(counts: npt.ArrayLike) -> Floats:
+    """Shares p(y) of each class, from counts [..., C]; uniform where there are none."""
+    array = np.asarray(counts, dtype=np.float64)
+    total = array.sum(axis=-1, keepdims=True)
+    even = np.full_like(array, 1 / array.shape[-1])
+    shares: Floats = np.divide(array, total, out=even, where=total > 0)
+    return shares
+
+
+def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
+    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C] [I]."""
+    distance: Floats = np.abs(mix(counts) - mix(everyone)).sum(axis=-1)
+    return distance
+
+
+def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
+    """Who takes part [M] [I]: near enough in labels, and in time together with the others.
+
+    distance: [M] EMD_n. The vehicles are those that need the least bandwidth to finish within
+    their stay times; no larger set of vehicles near enough could.
+    """
+    need = np.where(distance <= distance_max, uploads.needed_hz(np.inf), np.inf)
+    order = np.argsort(need, kind="stable")
+    # The last digits of the sum must not decide whether the band suffices.
+    fits = np.cumsum(need[order]) <= uploads.band_hz * (1 - 1e-9)
+    chosen = np.zeros(len(need), dtype=np.bool_)
+    chosen[order[fits]] = True
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Radio:
+    """bandwidth_hz, power_w, upload_s, energy_j (of the upload): [M]; round_time_s."""
+
+    bandwidth_hz: Floats
+    power_w: Floats
+    upload_s: Floats
+    energy_j: Floats
+    round_time_s: float
+
+
+def share_band(uploads: Uploads) -> Radio:
+    """Bandwidth and power of the shortest round [I]; who has to leave before it ends is done then.
+
+    AllocationError where not all can be in time.
+    """
+    time = fastest(uploads)
+    air = uploads.air_time(time)
+    power = power_in_time(air, uploads.power_max_w, uploads.energy_max_j)
+    return Radio(uploads.needed_hz(time), power, air, power * air, time)
+
+
+def generated_amount(room_s: float, image_s: float, training_s: float, most: int) -> int:
+    """b [I]: the images that the server can draw and train on in `room_s`, at most `most`.
+
+    image_s: t_gen of one. training_s: E_local c / f_server of one.
+    """
+    each = image_s + training_s
+    if most * each <= room_s:
+        return most
+    fit = int(room_s / each)
+    return fit - 1 if fit * each > room_s else fit

@@ -1,0 +1,16 @@
+"""GenFV: genfl for vehicles: who takes part, bandwidth, power and generated amount (2503.19676).
+
+Vehicles take part if their labels are near enough those of all (EMD) and they stay long enough;
+bandwidth lets them finish together at the largest power their energy allows, and the server
+generates as much as fits meanwhile. IEEE TMC 24(11), 2025. The paper gives no bound on the EMD;
+1.5 of 2 is ours. `method.augmented=false` leaves the generated data out.
+"""
+
+from cutlayer.methods.spec import Allocation, Method
+
+METHOD = Method(
+    name="genfv",
+    split=False,
+    augmented=True,
+    allocation=Allocation(solver="genfv", emd_max=1.5),
+)
