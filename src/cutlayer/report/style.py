@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +35,27 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 10,
     "legend.handlelength": 3.4,
     "savefig.dpi": "figure",
+    "pdf.fonttype": 42,  # fonts that journals accept
 }
+_FORMATS: ContextVar[tuple[str, ...]] = ContextVar("formats", default=("png",))
+
+
+@contextmanager
+def formats(*endings: str) -> Iterator[None]:
+    """Write every figure of the block in each of these formats, such as "png", "svg" or "pdf"."""
+    token = _FORMATS.set(endings)
+    try:
+        yield
+    finally:
+        _FORMATS.reset(token)
 
 
 @contextmanager
 def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
     """A figure that is written to `path`, whole or not at all, when the block ends.
 
-    Raises OSError where it cannot be written.
+    Within `formats`, to a file of each format, by its ending. Raises OSError where it cannot be
+    written.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -49,9 +63,10 @@ def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png")
-    write_atomically(path, stream.getvalue())
+        for ending in _FORMATS.get():
+            stream = io.BytesIO()
+            figure.savefig(stream, format=ending)
+            write_atomically(path.with_suffix(f".{ending}"), stream.getvalue())
 
 
 def legend(figure: Figure) -> None:

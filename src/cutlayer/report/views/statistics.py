@@ -1,0 +1,88 @@
+"""Whether two methods differ or only their seeds do: Student's t, paired or Welch's, and Holm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, variance
+
+PAIRED, WELCH = "paired t", "Welch's t"
+LEAST = 3
+"""Seeds below which nothing is said: two give a spread that is itself a guess."""
+
+
+def compare_means(
+    ours: Mapping[int, float], theirs: Mapping[int, float]
+) -> tuple[float, str] | None:
+    """The two-sided p of equal means, and the test; None with fewer than three seeds.
+
+    ours, theirs: a value by seed. A seed fixes data, devices and world, so where three or more
+    seeds are in both, their differences are tested (paired t); else Welch's t.
+    """
+    both = sorted(ours.keys() & theirs.keys())
+    if len(both) >= LEAST:
+        return _paired([ours[seed] - theirs[seed] for seed in both]), PAIRED
+    if min(len(ours), len(theirs)) < LEAST:
+        return None
+    return _welch(list(ours.values()), list(theirs.values())), WELCH
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values adjusted for being several (Holm 1979), in the order given."""
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    adjusted, largest = [0.0] * len(values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def two_sided(t: float, freedom: float) -> float:
+    """The probability of a |t| at least as large under Student's t with `freedom` degrees."""
+    if math.isinf(t):
+        return 0.0
+    return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _paired(differences: Sequence[float]) -> float:
+    spread = variance(differences)
+    if spread == 0:
+        return 1.0 if mean(differences) == 0 else 0.0
+    t = mean(differences) / math.sqrt(spread / len(differences))
+    return two_sided(t, len(differences) - 1)
+
+
+def _welch(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    a, b = variance(ours) / len(ours), variance(theirs) / len(theirs)
+    if a + b == 0:
+        return 1.0 if mean(ours) == mean(theirs) else 0.0
+    freedom = (a + b) ** 2 / (a**2 / (len(ours) - 1) + b**2 / (len(theirs) - 1))
+    return two_sided((mean(ours) - mean(theirs)) / math.sqrt(a + b), freedom)
+
+
+def _beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function, by Lentz's continued fraction."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly, its mirror does not
+        return 1 - _beta(1 - x, b, a)
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
+    c, d = 1.0, 1.0 / _away(1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 300):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for numerator in (even, odd):
+            d = 1.0 / _away(1 + numerator * d)
+            c = _away(1 + numerator / c)
+            fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front * fraction / a
+
+
+def _away(value: float) -> float:
+    """`value`, or something tiny where it is 0 and would be divided by."""
+    return value if abs(value) > 1e-300 else 1e-300
