@@ -70,7 +70,7 @@ def test_received_scores_are_the_mean_attention_received(
 def test_gradients_flow_through_the_scores(model: CutModel, score: str) -> None:
     inputs, adapter = inputs_of(model, BATCH), random_adapter(model, 0)
     route = [Segment(adapter, BATCH)]
-    found = model.device_forward(inputs, CUT, route, score=score).scores  # type: ignore[arg-type]
+    found = model.device_forward(inputs, CUT, route, score=score).scores
     weights = torch.linspace(0, 1, found.shape[1], dtype=found.dtype)
     (found * weights).sum().backward()
     q = f"{model.spec.block_name(CUT - 1)}.{model.spec.parts.query}.lora_A.weight"
@@ -95,7 +95,7 @@ def test_padding_gets_no_score(tmp_path: Path) -> None:
     padding = inputs["attention_mask"][:, model.spec.prefix :] == 0
     assert padding.any()
     for score in ("cls", "received"):
-        found = model.device_forward(inputs, CUT, route, score=score).scores  # type: ignore[arg-type]
+        found = model.device_forward(inputs, CUT, route, score=score).scores
         assert found[padding].abs().max() == 0
         torch.testing.assert_close(found.sum(1), torch.ones(BATCH))
 

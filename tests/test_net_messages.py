@@ -10,14 +10,21 @@ from cutlayer.errors import NetworkError
 from cutlayer.net import messages
 from cutlayer.net.messages import (
     Bye,
+    Done,
+    Fetch,
     Hello,
     Measured,
     Message,
+    PartFile,
     Ping,
     Pong,
+    Probe,
+    Probed,
+    Ready,
     RoundBegin,
     RoundEnd,
     StepDone,
+    Task,
     Welcome,
 )
 
@@ -35,7 +42,13 @@ HELLO = Hello(
 EXAMPLES: list[Message] = [
     HELLO,
     Welcome("ab12"),
+    Task(3, "seed: 1", "ab", ["cat", "dog"], 2, [PartFile("config.json", 7, "cd")]),
+    Fetch("model.safetensors", 4096),
+    Ready("ab", 31, labels=[1, 2]),
     Measured(uplink_bps=2e7),
+    Probe(3, 2, scored=True),
+    Probed(3, 2, 1.5, 0.25, [0.0, 0.5, 1.0]),
+    Done(),
     RoundBegin(3, cut=2, steps=5, tokens=24, bits_up=4, bandwidth_hz=1e6, power_w=0.2),
     StepDone(3, 4, loss=1.5),
     RoundEnd(3, late=True),

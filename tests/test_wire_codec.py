@@ -30,6 +30,7 @@ from cutlayer.wire.codec import (
     encode_adapter,
     encode_gradient,
 )
+from cutlayer.wire.size import body_bytes
 
 QUANTIZERS = st.builds(
     lambda bits, scheme, per, rotation, entropy: Quantizer(
@@ -207,7 +208,7 @@ def seal(kind: int, header: bytes, body: bytes) -> bytes:
 
 
 ACTIVATIONS = [3, 2, 11, [2, 3, 8], False, [8, "uniform", "token", None, False], 10]
-ACTIVATIONS_BODY = b"\x21" + bytes(quantize.body_bytes(6, 8, Quantizer(bits=8)))
+ACTIVATIONS_BODY = b"\x21" + bytes(body_bytes(6, 8, Quantizer(bits=8)))
 
 
 def forged(index: int, value: object) -> bytes:

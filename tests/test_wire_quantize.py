@@ -11,7 +11,6 @@ from torch import Tensor
 from cutlayer.errors import FrameError, RunError
 from cutlayer.methods.spec import Quantizer
 from cutlayer.wire.quantize import (
-    body_bytes,
     dequantize,
     gaussian_levels,
     pack_bits,
@@ -19,6 +18,7 @@ from cutlayer.wire.quantize import (
     unpack_bits,
 )
 from cutlayer.wire.rotate import rotate, unrotate
+from cutlayer.wire.size import body_bytes
 
 
 def through(x: Tensor, quantizer: Quantizer, seed: int = 0) -> Tensor:

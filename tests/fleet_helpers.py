@@ -1,0 +1,131 @@
+"""A server and its devices on loopback: devices as tasks of one thread, or as processes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("grpc")
+
+from cutlayer.job import Job
+from cutlayer.net.backoff import Backoff
+from cutlayer.run.events import EventLog
+from cutlayer.run.join import Place, attend
+from cutlayer.run.progress import Progress
+from cutlayer.run.remote import Patience
+from cutlayer.run.result import Result
+from cutlayer.run.serve import Desk, resume, serve
+
+QUICK = Backoff(first_s=0.05, longest_s=0.2)
+
+
+class Crowd:
+    """Devices in a thread of this process; `errors` holds why those ended that failed."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, BaseException] = {}
+        self.said: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def join(self, port: int, number: int, name: str | None = None, **place: Any) -> None:
+        name = name or f"device-{number:04d}"
+        where = Place(f"127.0.0.1:{port}", name=name, number=number, backoff=QUICK, **place)
+        asyncio.run_coroutine_threadsafe(self._start(name, where), self._loop).result()
+
+    async def _start(self, name: str, place: Place) -> None:
+        async def attended() -> None:
+            try:
+                await attend(place, self.said.append, EventLog(None))
+            except Exception as error:
+                self.errors[name] = error
+
+        self._tasks[name] = asyncio.create_task(attended())
+
+    def run(self, work: Coroutine[Any, Any, Any], then: Callable[[Any], object]) -> None:
+        """Run something beside the devices."""
+
+        async def start() -> None:
+            async def whole() -> None:
+                then(await work)
+
+            self._tasks[f"other {len(self._tasks)}"] = asyncio.create_task(whole())
+
+        asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run something beside the devices and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def leave(self, name: str) -> None:
+        self._loop.call_soon_threadsafe(self._tasks[name].cancel)
+
+    def close(self) -> None:
+        async def over() -> None:
+            _, pending = await asyncio.wait(self._tasks.values(), timeout=30)
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+        if self._tasks:
+            asyncio.run_coroutine_threadsafe(over(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+@contextmanager
+def crowd() -> Iterator[Crowd]:
+    found = Crowd()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def served(
+    job: Job,
+    out: Path,
+    devices: Callable[[int], None],
+    *,
+    progress: Progress | None = None,
+    again: bool = False,
+    port: int = 0,
+    **patience: Any,
+) -> Result:
+    """Serve a job on any free port; `devices` brings them once it is known."""
+    desk = Desk(f"127.0.0.1:{port}", patience=Patience(**patience), log=out.with_suffix(".log"))
+    if again:
+        return resume(out, desk, progress=progress, on_port=devices)
+    return serve(job, desk, out, progress=progress, on_port=devices)
+
+
+def process(port: int, number: int, *words: str) -> subprocess.Popen[bytes]:
+    """A device as a process of its own."""
+    command = [sys.executable, "-m", "cutlayer", "join", f"127.0.0.1:{port}", "--share"]
+    name = ["--name", f"device-{number:04d}", "--number", str(number)]
+    return subprocess.Popen([*command, *name, *words], stdout=subprocess.DEVNULL)
+
+
+def events(log: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of one kind in a log, so far."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("}")]
+    return [event for event in found if event["event"] == kind]
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds; fails after a time that no machine needs."""
+    end = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

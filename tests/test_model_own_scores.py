@@ -1,0 +1,105 @@
+"""A score of one's own, named in the job, chooses the tokens that cross the cut."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cutlayer import compare
+from cutlayer.errors import CutlayerError, JobError
+from cutlayer.job import make_job
+from cutlayer.model.cut import CutModel
+from cutlayer.model.lora import Segment
+from cutlayer.model.weights import load_model
+from helpers import small_job
+from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
+
+CUT = 2
+SOURCE = """
+import torch
+
+from cutlayer.model.attention import cls_scores
+
+
+def same_as_cls(q, k, heads, prefix, mask):
+    return 3 * cls_scores(q, k, heads, prefix, mask)
+
+
+def key_norm(q, k, heads, prefix, mask):
+    return k[:, prefix:].norm(dim=-1)
+
+
+def last(q, k, heads, prefix, mask):
+    return torch.arange(1.0, k.shape[1] - prefix + 1).expand(len(k), -1)
+
+
+def of_all_tokens(q, k, heads, prefix, mask):
+    return k.norm(dim=-1)
+
+
+def below_zero(q, k, heads, prefix, mask):
+    return -k[:, prefix:].norm(dim=-1)
+
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_scores.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_scores", raising=False)
+
+
+@pytest.fixture(params=["vit", "bert"])
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> CutModel:
+    path = write(tmp_path / "checkpoint", request.param)
+    return load_model(settings(path, CUT), CLASSES, 0, dtype=torch.float64)
+
+
+def scores_of(model: CutModel, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    route = [Segment(random_adapter(model, seed=1), 3)]
+    found = model.device_forward(inputs_of(model, 3), CUT, route, score=f"own_scores:{name}")
+    assert found.scores is not None
+    return found.scores, found.mask
+
+
+def test_scores_are_rows_of_sum_one_and_zero_at_padding(model: CutModel) -> None:
+    scores, mask = scores_of(model, "key_norm")
+    torch.testing.assert_close(scores.sum(1), torch.ones(3, dtype=torch.float64))
+    if mask is not None:
+        assert not mask.all()
+        assert (scores[~mask[:, model.spec.prefix :]] == 0).all()
+    assert len(scores[0].unique()) > 2
+
+
+@pytest.mark.parametrize(("name", "why"), [("of_all_tokens", "shape"), ("below_zero", "below 0")])
+def test_what_is_no_score_is_refused(model: CutModel, name: str, why: str) -> None:
+    with pytest.raises(CutlayerError, match=f"own_scores:{name} gave .*{why}"):
+        scores_of(model, name)
+
+
+@pytest.mark.parametrize("score", ["own_scores:missing", "no_such_module:f", "own_scores:NUMBER"])
+def test_a_name_without_a_function_is_refused_before_training(score: str, tmp_path: Path) -> None:
+    job = small_job(f"method.tokens.score={score}", "method.tokens.keep=4", method="tsflora")
+    with pytest.raises(JobError, match=r"method\.tokens\.score"):
+        compare(job, ["own = tsflora tokens.keep=4 tokens.score=" + score], tmp_path / "out")
+
+
+def test_a_misspelt_score_names_those_there_are() -> None:
+    with pytest.raises(JobError, match="no score is called 'clz': take one of cls, received"):
+        make_job({"method": {"name": "tsflora", "tokens": {"score": "clz"}}})
+
+
+def test_a_run_with_ones_own_copy_of_a_score_is_the_run_with_that_score(tmp_path: Path) -> None:
+    methods = [
+        "tsflora tokens.keep=8",
+        "own = tsflora tokens.keep=8 tokens.score=own_scores:same_as_cls",
+        "last = tsflora tokens.keep=8 tokens.score=own_scores:last",
+    ]
+    job = small_job("training.rounds=1", "data.train_samples=80")
+    published, own, last = compare(job, methods, tmp_path / "out").results
+    assert own.rows[0].loss == pytest.approx(published.rows[0].loss, rel=1e-4)
+    assert last.rows[0].loss != pytest.approx(published.rows[0].loss, rel=1e-4)
