@@ -1,6 +1,8 @@
 """The command line: parses, calls, prints."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from cutlayer import __version__
 from cutlayer.errors import CutlayerError
 from cutlayer.net.keys_cli import app as keys
 from cutlayer.run.generator_cli import app as generator
+from cutlayer.run.network_cli import app as network
+from cutlayer.run.world_cli import app as world
 
 if TYPE_CHECKING:
     from cutlayer.run.compare import Comparison
@@ -30,6 +34,8 @@ app = typer.Typer(
 )
 app.add_typer(keys, name="keys")
 app.add_typer(generator, name="generator")
+app.add_typer(network)
+app.add_typer(world, name="world")
 console = Console()
 
 JobFile = Annotated[
@@ -199,6 +205,39 @@ def plan(
         _say(f"written  {path}")
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders of run folders (a comparison).")
+    ],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    reference: Annotated[
+        Path | None, typer.Option(help="A run that the others are measured against.")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Test images to show kept patches on; 0 for none.")
+    ] = 6,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for the figures as PNG, SVG and PDF.")
+    ] = None,
+) -> None:
+    """Write one page about runs that works offline, and figures for a paper."""
+    from cutlayer.run.report import report as write
+
+    with console.status("report") as status:
+        found = write(
+            runs,
+            out,
+            reference=reference,
+            images=images,
+            figures_folder=figures,
+            say=lambda sentence: status.update(f"report: {escape(sentence)}"),
+        )
+    _say(f"page     {found.page}")
+    for path in found.figures:
+        _say(f"figure   {path}")
+
+
 @app.command("methods")
 def list_methods() -> None:
     """The methods a job can name."""
@@ -276,6 +315,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def main() -> None:
     """Run the command line; errors are one sentence on standard error, status 2."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # What a job names by module:OBJECT may lie where the command is given. Last, to hide nothing.
+    sys.path.append(os.getcwd())
     try:
         app()
     except CutlayerError as error:

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 
+def cache_folder() -> Path:
+    """Where what can be had again is kept: $CUTLAYER_CACHE, or else ~/.cache/cutlayer."""
+    return Path(os.environ.get("CUTLAYER_CACHE") or "~/.cache/cutlayer").expanduser()
+
+
 def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 

@@ -2,16 +2,26 @@
 
 The scores rank tokens for selection (ST-SFLora, arXiv 2605.26120: softmax over the N patch keys
 of the CLS query; taken per head with the scale 1/sqrt(d_head) and averaged over heads).
+
+A score of one's own is a function that a job names by `package.module:FUNCTION`:
+(q [B,T,D], k [B,T,D], heads, prefix, mask [B,T] bool or None) -> [B,N], the larger the likelier
+to be kept, 0 or more since they also weigh the merged token.
 """
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from cutlayer.errors import JobError, ModelError
+
 QUERY_CHUNK = 64
+
+Measure = Callable[[Tensor, Tensor, int, int, Tensor | None], Tensor]
 
 
 @contextmanager
@@ -28,6 +38,46 @@ def capture(query: nn.Module, key: nn.Module) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def find(score: str) -> Measure:
+    """What scores tokens: cls, received, or the function at `package.module:FUNCTION`.
+
+    Raises JobError when there is no such function.
+    """
+    if ":" not in score:
+        return cls_scores if score == "cls" else received_scores
+    module, _, name = score.partition(":")
+    try:
+        own: Measure = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise JobError(f"method.tokens.score: cannot import {score!r} ({error})") from None
+    if not callable(own):
+        raise JobError(f"method.tokens.score: {score!r} is not a function")
+    return partial(_checked, score, own)
+
+
+def _checked(
+    name: str, own: Measure, q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | None
+) -> Tensor:
+    """A user's scores: 0 at padding, and scaled to rows of sum 1, as the others are."""
+    scores = own(q, k, heads, prefix, mask)
+    due = (q.shape[0], q.shape[1] - prefix)
+    if not isinstance(scores, Tensor) or scores.shape != due:
+        found = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ModelError(
+            f"method.tokens.score: {name} gave {found}: return a tensor of shape [B,N], here "
+            f"{list(due)}"
+        )
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, prefix:], 0.0)
+    if not (torch.isfinite(scores) & (scores >= 0)).all():
+        raise ModelError(
+            f"method.tokens.score: {name} gave a score below 0, infinite or NaN: return finite "
+            "numbers of 0 or more, as softmax or square does"
+        )
+    total = scores.sum(-1, keepdim=True)
+    return scores / total.where(total > 0, 1.0)
 
 
 def cls_scores(q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | None) -> Tensor:

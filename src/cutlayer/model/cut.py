@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from cutlayer.errors import ModelError
 from cutlayer.model.families import ModelSpec, Train
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
-from cutlayer.model.transformer import Score
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
@@ -48,7 +47,7 @@ class Body(Protocol):
         """Blocks first ... last - 1."""
 
     def run_scored(
-        self, hidden: Tensor, mask: Tensor | None, last: int, score: Score
+        self, hidden: Tensor, mask: Tensor | None, last: int, score: str
     ) -> tuple[Tensor, Tensor]:
         """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
 
@@ -151,14 +150,14 @@ class CutModel:
         return tuple(key for key in self.shapes() if self.spec.position(key) >= cut)
 
     def device_forward(
-        self, inputs: dict[str, Tensor], cut: int, route: Route, score: Score | None = None
+        self, inputs: dict[str, Tensor], cut: int, route: Route, score: str | None = None
     ) -> Activations:
         """Embedding and the first `cut` blocks.
 
         inputs: pixel_values [B,C,H,W], or input_ids and attention_mask [B,T].
         score: "cls" ranks tokens by the CLS query's attention in the last of those blocks,
-        "received" by the mean attention of all queries. Raises ModelError for a score at cut 0,
-        or of a model without attention.
+        "received" by the mean attention of all queries, `package.module:FUNCTION` by one's own.
+        Raises ModelError for a score at cut 0, or of a model without attention.
         """
         self._check(cut)
 

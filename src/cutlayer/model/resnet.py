@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cutlayer.errors import ModelError
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.lora import HEAD, AdapterBank
-from cutlayer.model.transformer import Score
 
 
 class ResNet:
@@ -40,7 +39,7 @@ class ResNet:
         return _tokens(maps)
 
     def run_scored(
-        self, hidden: Tensor, mask: Tensor | None, last: int, score: Score
+        self, hidden: Tensor, mask: Tensor | None, last: int, score: str
     ) -> tuple[Tensor, Tensor]:
         """Raises ModelError: nothing ranks the positions of a map."""
         raise ModelError(

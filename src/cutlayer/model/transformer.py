@@ -4,7 +4,7 @@ Hugging Face's own modules compute everything; here they are called piece by pie
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,6 @@ from cutlayer.errors import ModelError
 from cutlayer.model import attention
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.lora import HEAD
-
-Score = Literal["cls", "received"]
 
 
 class Transformer:
@@ -45,11 +43,11 @@ class Transformer:
         return hidden
 
     def run_scored(
-        self, hidden: Tensor, mask: Tensor | None, last: int, score: Score
+        self, hidden: Tensor, mask: Tensor | None, last: int, score: str
     ) -> tuple[Tensor, Tensor]:
         """Blocks 0 ... last - 1, and the scores [B,N] of the tokens in the last of them.
 
-        Raises ModelError when there is none.
+        score: see `Tokens.score`. Raises ModelError when there is no block to score with.
         """
         if last == 0:
             raise ModelError(
@@ -63,7 +61,7 @@ class Transformer:
             block.get_submodule(family.query), block.get_submodule(family.key)
         ) as seen:
             hidden = self.run(hidden, mask, last - 1, last)
-        measure = attention.cls_scores if score == "cls" else attention.received_scores
+        measure = attention.find(score)
         scores = measure(seen["q"], seen["k"], self.spec.heads, self.spec.prefix, mask)
         return hidden, scores
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from cutlayer.errors import NetworkError, RefusedError
@@ -39,7 +39,7 @@ async def reconnecting(
     connect: Callable[[], Awaitable[Connection]],
     backoff: Backoff | None = None,
     on_wait: OnWait | None = None,
-) -> AsyncIterator[Connection]:
+) -> AsyncGenerator[Connection, None]:
     """A live connection each time the one before is over, until the loop is left.
 
     The body of the loop may be left by `continue` as soon as it meets a NetworkError. Raises

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from cutlayer.errors import NetworkError
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_PING_BYTES = 2**20
 
 Text = Annotated[str, Meta(max_length=512)]
@@ -19,7 +19,10 @@ Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{1,128}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Rate = Annotated[float, Meta(gt=0, le=1e21)]
-Bits = Annotated[float, Meta(ge=0, le=32)]
+Number = Annotated[int, Meta(ge=0, le=2**20)]
+Cut = Annotated[int, Meta(ge=0, le=4096)]
+Bits = Annotated[int, Meta(ge=1, le=32)]
+Share = Annotated[float, Meta(ge=0, le=1e6)]
 Histogram = Annotated[list[Count], Meta(max_length=65536)]
 
 
@@ -30,14 +33,16 @@ class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
 class Hello(_Message, tag="hello"):
     """The first message of a device: what it is and can do. What it has not measured is None.
 
-    device: its name, needed where no certificate gives it. labels: samples of each class.
+    job: the digest of the job it is ready for; None: any. device: its name, needed where no
+    certificate gives it. number: the one it wants to be in the job. labels: samples of each class.
     """
 
     version: Text
-    job: Digest
-    samples: Count
+    job: Digest | None = None
+    samples: Count = 0
     protocol: int = PROTOCOL
     device: Name | None = None
+    number: Number | None = None
     processor: Text = ""
     cores: Annotated[int, Meta(ge=1, le=65536)] = 1
     memory_bytes: Count = 0
@@ -56,6 +61,49 @@ class Welcome(_Message, tag="welcome"):
     session: Digest
 
 
+class PartFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of the device's part of the model."""
+
+    name: Name
+    size: Count
+    sha256: Digest
+
+
+class Task(_Message, tag="task"):
+    """What a device needs to know and to have before it can take part.
+
+    number: the device's, in the job. job: as YAML, and its digest. classes: the names of the
+    labels. cut: the latest cut there may be. files: of the model's part before it.
+    """
+
+    number: Number
+    job: Annotated[str, Meta(max_length=2**16)]
+    digest: Digest
+    classes: Annotated[list[Text], Meta(max_length=65536)]
+    cut: Cut
+    files: Annotated[list[PartFile], Meta(max_length=32)]
+
+
+class Fetch(_Message, tag="fetch"):
+    """Asks for a file of the part from `offset` on; it comes on the lane down, in pieces."""
+
+    file: Name
+    offset: Count = 0
+
+
+class Ready(_Message, tag="ready"):
+    """The device can take part. job: the digest of the task it is ready for.
+
+    own: it trains on data that the server does not know of. labels: as in the hello, where the
+    job shares them.
+    """
+
+    job: Digest
+    samples: Annotated[int, Meta(ge=1, le=2**32)]
+    own: bool = False
+    labels: Histogram | None = None
+
+
 class Measured(_Message, tag="measured"):
     """Rates that a device measured since its hello; None leaves one as it was."""
 
@@ -67,12 +115,14 @@ class Measured(_Message, tag="measured"):
 class RoundBegin(_Message, tag="round-begin"):
     """The device takes part in a round, as decided: where it cuts, what it sends, with what radio.
 
-    tokens: those that cross the cut, CLS included (None: all). bits: of one value up and down.
+    tokens: kept of a sample besides the prefix (None: all). bits: of one value up and down.
+    adapter: a frame with the adapter to start from comes on the lane down.
     """
 
     round: Count
-    cut: Annotated[int, Meta(ge=0, le=4096)]
+    cut: Cut
     steps: Count
+    adapter: bool = False
     tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     bits_up: Bits = 32
     bits_down: Bits = 32
@@ -93,6 +143,28 @@ class RoundEnd(_Message, tag="round-end"):
 
     round: Count
     late: bool = False
+
+
+class Probe(_Message, tag="probe"):
+    """Asks what the activations of a round's first batch are like. scored: rank its tokens too."""
+
+    round: Count
+    cut: Cut
+    scored: bool = False
+
+
+class Probed(_Message, tag="probed"):
+    """The answer to a probe (see train.measure.Measured)."""
+
+    round: Count
+    cut: Cut
+    spread: Annotated[float, Meta(ge=0, le=1e38)]
+    mean_square: Annotated[float, Meta(ge=0, le=1e38)]
+    importance: Annotated[list[Share], Meta(max_length=65537)] | None = None
+
+
+class Done(_Message, tag="done"):
+    """The job is finished: the device may go."""
 
 
 class Ping(_Message, tag="ping"):
@@ -116,7 +188,10 @@ class Bye(_Message, tag="bye"):
     reason: Text = ""
 
 
-Message = Hello | Welcome | Measured | RoundBegin | StepDone | RoundEnd | Ping | Pong | Bye
+Message = (
+    Hello | Welcome | Task | Fetch | Ready | Measured | Probe | Probed | RoundBegin | StepDone
+    | RoundEnd | Done | Ping | Pong | Bye
+)  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)

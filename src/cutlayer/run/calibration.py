@@ -4,7 +4,6 @@ Reading and finding a record imports neither torch nor transformers, so that pla
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.errors import RunError
-from cutlayer.files import write_atomically
+from cutlayer.files import cache_folder, write_atomically
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.run import fingerprint
@@ -216,9 +215,8 @@ def _bundled() -> Calibration | None:
 
 
 def cache_file(subject: Subject) -> Path:
-    """Where the record of `subject` lies: below $CUTLAYER_CACHE, or else ~/.cache/cutlayer."""
-    root = os.environ.get("CUTLAYER_CACHE") or "~/.cache/cutlayer"
-    return Path(root).expanduser() / "calibration" / f"{subject.key}.json"
+    """Where the record of `subject` lies."""
+    return cache_folder() / "calibration" / f"{subject.key}.json"
 
 
 def read_calibration(path: str | Path) -> Calibration:

@@ -1,0 +1,58 @@
+"""A part of a checkpoint as a folder of its own: what a device downloads instead of the whole."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from cutlayer.files import write_atomically
+from cutlayer.model.cut import Part
+from cutlayer.model.families import describe
+from cutlayer.model.files import find_file
+from cutlayer.model.lora import AdapterBank
+from cutlayer.model.resnet import attach_norms
+from cutlayer.model.weights import SINGLE, fill, skeleton, strip
+
+if TYPE_CHECKING:
+    from cutlayer.job import Model
+
+_BESIDE = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+
+
+def write_part(folder: Path, model: "Model", seed: int, part: Part) -> list[Path]:
+    """Write the tensors of a part of `model`, and the files that a checkpoint has beside them.
+
+    `load_model` of the folder, as pretrained, holds what it holds of `model` itself, also where
+    its weights are random. The same checkpoint gives the same bytes. Raises ModelError, OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in _BESIDE:
+        source = find_file(model.path, name)
+        if source is not None:
+            write_atomically(folder / name, source.read_bytes())
+            written.append(folder / name)
+    write_atomically(folder / SINGLE, save(_tensors(model, seed, part)))
+    return [*written, folder / SINGLE]
+
+
+def _tensors(model: "Model", seed: int, part: Part) -> dict[str, torch.Tensor]:
+    spec = describe(model)
+    module = skeleton(spec, seed)
+    attach_norms(module, AdapterBank())
+    strip(module, spec, part)
+    if spec.weights != "random":
+        fill(module, spec, torch.float32)
+    return {
+        name: tensor.contiguous()
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point()
+    }

@@ -1,0 +1,332 @@
+"""A device of a network: joins a server, fetches its part of the model, and trains as it is told.
+
+The network is served by an event loop, the computing by one thread beside it, so that the server
+sees a device that computes for long as alive.
+"""
+
+import asyncio
+import math
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+from pydantic import ValidationError
+
+from cutlayer import __version__
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import CutlayerError, FrameError, NetworkError, RefusedError, RunError
+from cutlayer.job import Job
+from cutlayer.methods.spec import Method
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.weights import load_model
+from cutlayer.net.backoff import Backoff, reconnecting
+from cutlayer.net.client import connect
+from cutlayer.net.connection import Connection
+from cutlayer.net.identity import Identity
+from cutlayer.net.limits import Lane
+from cutlayer.net.measure import LinkRates, measure_link
+from cutlayer.net.messages import (
+    Done,
+    Hello,
+    Measured,
+    Probe,
+    Probed,
+    Ready,
+    RoundBegin,
+    RoundEnd,
+    StepDone,
+    Task,
+)
+from cutlayer.run.events import EventLog
+from cutlayer.run.machine import Machine, describe_machine
+from cutlayer.run.own_data import load_folder, load_share
+from cutlayer.run.parts_download import fetch_part, own_part, part_of
+from cutlayer.run.setup import compute_device
+from cutlayer.train import device as on_device
+from cutlayer.train.device import Device
+from cutlayer.train.measure import measure
+from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.wire.codec import AdapterMessage, encode_adapter
+
+Value = TypeVar("Value")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a device joins, as whom, and with what.
+
+    name: needed where there is no identity. number: the one it wants to be. data: a file or folder
+    of its own; None: the part of the job's data that its number has in a simulation. model: a
+    checkpoint on this machine instead of a download.
+    """
+
+    address: str
+    identity: Identity | None = None
+    name: str | None = None
+    number: int | None = None
+    data: Path | None = None
+    model: Path | None = None
+    backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
+
+
+def join(place: Place, say: Say = print, log: EventLog | None = None) -> None:
+    """Take part until the job is finished; comes back by itself when the connection is lost.
+
+    Raises RefusedError where the server will not have the device, and DataError, ModelError or
+    RunError where it cannot take part.
+    """
+
+    async def until_stopped() -> None:
+        attending = asyncio.current_task()
+        assert attending is not None
+        # Not an exception from a signal handler: it could strike anywhere in the event loop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, attending.cancel)
+        await attend(place, say, log or EventLog(None))
+
+    try:
+        asyncio.run(until_stopped())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def attend(place: Place, say: Say, log: EventLog) -> None:
+    """See `join`; cancelling it says goodbye to the server and leaves."""
+    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
+        await _Attendance(place, say, log, thread).run()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    task: Task
+    device: Device
+
+
+class _Attendance:
+    """One device, over all of its connections."""
+
+    def __init__(self, place: Place, say: Say, log: EventLog, thread: ThreadPoolExecutor) -> None:
+        self._place, self._say, self._log, self._thread = place, say, log, thread
+        self._machine: Machine | None = None
+        self._rates: LinkRates | None = None
+        self._prepared: _Prepared | None = None
+
+    async def run(self) -> None:
+        """Connect, again and again, until the job is done."""
+        self._machine = await self._compute(describe_machine)
+        async with aclosing(
+            reconnecting(self._connect, self._place.backoff, self._tell_wait)
+        ) as connections:
+            async for connection in connections:
+                try:
+                    if await self._take_part(connection):
+                        return
+                except (asyncio.CancelledError, CutlayerError) as error:
+                    await connection.close(str(error) or "the device stops")
+                    if isinstance(error, RefusedError) or not isinstance(error, NetworkError):
+                        raise
+
+    async def _compute(self, work: Callable[..., Value], *given: Any) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    async def _connect(self) -> Connection:
+        place, machine, rates = self._place, self._machine, self._rates
+        assert machine is not None
+        hello = Hello(
+            version=__version__,
+            job=self._prepared.task.digest if self._prepared else None,
+            samples=len(self._prepared.device.data) if self._prepared else 0,
+            device=place.name,
+            number=place.number,
+            processor=machine.processor,
+            cores=machine.cores,
+            memory_bytes=machine.memory_bytes,
+            flops_per_s=machine.flops_per_s,
+            uplink_bps=rates.uplink_bps if rates else None,
+            downlink_bps=rates.downlink_bps if rates else None,
+        )
+        return await connect(place.address, hello, place.identity)
+
+    def _tell_wait(self, error: NetworkError, seconds: float) -> None:
+        self._say(f"{error}; trying again in {seconds:.1f} s")
+        self._log.write("wait", seconds=round(seconds, 3), reason=str(error))
+
+    async def _take_part(self, connection: Connection) -> bool:
+        """Serve one connection; whether the job is done. Raises NetworkError when it is lost."""
+        task = await connection.hear()
+        if not isinstance(task, Task):
+            raise RefusedError("task: another message came first: run the same cutlayer")
+        if self._prepared is None or self._prepared.task != task:
+            self._prepared = _Prepared(task, await self._prepare(connection, task))
+        device = self._prepared.device
+        if self._rates is None:
+            self._rates = await measure_link(connection)
+            await connection.tell(
+                Measured(uplink_bps=self._rates.uplink_bps, downlink_bps=self._rates.downlink_bps)
+            )
+        await connection.tell(self._ready(task, device))
+        self._say(f"device {device.id}: ready with {len(device.data)} samples")
+        self._log.write("ready", number=device.id, samples=len(device.data))
+        while True:
+            match await connection.hear():
+                case RoundBegin() as message:
+                    try:
+                        await self._round(connection, device, message)
+                    except (FrameError, RunError) as fault:
+                        # The round is lost on this device; the next one may go well.
+                        self._say(str(fault))
+                        raise NetworkError(str(fault)) from None
+                case Probe() as message:
+                    await connection.tell(await self._compute(_probe, device, message))
+                case RoundEnd(round=round, late=late):
+                    self._say(f"round {round + 1} is over{', too late for us' if late else ''}")
+                    self._log.write("round", round=round, late=late)
+                case Done():
+                    await connection.close("the job is done")
+                    self._say("the job is done")
+                    return True
+                case message:
+                    raise NetworkError(f"message: {type(message).__name__} was not due")
+
+    async def _prepare(self, connection: Connection, task: Task) -> Device:
+        job = _read_job(task.job)
+        if self._place.model is None:
+            folder = await fetch_part(connection, task, self._tell_piece())
+        else:
+            folder = await self._compute(own_part, self._place.model, job, task)
+        return await self._compute(_make_device, self._place, job, task, folder)
+
+    def _tell_piece(self) -> Callable[[str, int, int], None]:
+        told = [0]
+
+        def tell(name: str, held: int, size: int) -> None:
+            if held == size or held - told[0] > 10e6:
+                told[0] = 0 if held == size else held
+                self._say(f"fetched {held / 1e6:.1f} of {size / 1e6:.1f} MB of {name}")
+
+        return tell
+
+    def _ready(self, task: Task, device: Device) -> Ready:
+        labels = None
+        if device.job.augment is not None:
+            labels = np.bincount(device.data.labels, minlength=len(task.classes)).tolist()
+        return Ready(task.digest, len(device.data), self._place.data is not None, labels)
+
+    async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
+        frame = await connection.receive(Lane.DOWN) if message.adapter else None
+        await self._compute(_begin, device, message, frame)
+        if not device.job.method.split:
+            for step in range(device.steps):
+                (loss,) = await self._compute(on_device.train_whole, [device], step)
+                await connection.tell(StepDone(device.round, step, loss))
+        elif _awaits_gradients(device):
+            for step in range(device.steps):
+                await connection.send(Lane.UP, await self._compute(_forward, device, step))
+                gradient = await connection.receive(Lane.DOWN)
+                await self._compute(_backward, device, gradient)
+        else:
+            await self._send_ahead(connection, device)
+        if device.adapter:
+            await connection.send(Lane.UP, await self._compute(_upload, device))
+
+    async def _send_ahead(self, connection: Connection, device: Device) -> None:
+        """All steps, with no gradient to wait for: one is computed while another is sent."""
+        sending: asyncio.Task[None] | None = None
+        try:
+            for step in range(device.steps):
+                frame = await self._compute(_forward, device, step)
+                if sending is not None:
+                    await sending
+                sending = asyncio.create_task(connection.send(Lane.UP, frame))
+            if sending is not None:
+                await sending
+        finally:
+            if sending is not None:
+                sending.cancel()
+
+
+def _read_job(text: str) -> Job:
+    """The job that a server sent. Its method is taken as it stands: no code is looked up by name.
+
+    Raises RefusedError.
+    """
+    try:
+        values = yaml.safe_load(text)
+        values["method"] = Method.model_validate(values["method"])
+        return Job.model_validate(values)
+    except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
+        raise RefusedError(
+            f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
+        ) from None
+
+
+def _make_device(place: Place, job: Job, task: Task, folder: Path) -> Device:
+    training = job.training.model_copy(update={"compute": "auto"})
+    job = job.model_copy(update={"training": training})
+    held = {"path": str(folder), "weights": "pretrained", "cut": task.cut}
+    model = load_model(
+        job.model.model_copy(update=held),
+        len(task.classes),
+        job.seed,
+        part_of(job),
+        train=job.method.train,
+    ).to(compute_device(job))
+    if place.data is not None:
+        side = model.spec.image_size
+        data = load_folder(place.data, job, tuple(task.classes), side)
+    else:
+        data = load_share(job, task.number)
+    return Device(task.number, data, job, model, Preprocessor(model.spec))
+
+
+def _begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
+    decision = Decision(
+        message.cut,
+        message.tokens,
+        message.bits_up,
+        message.bits_down,
+        message.bandwidth_hz,
+        message.power_w,
+    )
+    if frame is None:
+        device.adapter = {}  # what an earlier round trained is not trained in this one
+    device.begin(message.round, decision, frame)
+    if device.steps != message.steps:
+        raise RunError(
+            f"training: the server counts {message.steps} steps a round and this device "
+            f"{device.steps}: run the same cutlayer on both sides"
+        )
+
+
+def _awaits_gradients(device: Device) -> bool:
+    trains = device.job.method.device == "trained"
+    return trains and bool(device.model.device_names(device.decision.cut))
+
+
+def _forward(device: Device, step: int) -> bytes:
+    (frame,) = on_device.forward([device], step, Stopwatch())
+    return frame
+
+
+def _backward(device: Device, frame: bytes) -> None:
+    on_device.backward([device], [frame], Stopwatch())
+
+
+def _upload(device: Device) -> bytes:
+    if device.job.method.aggregate == "none":  # kept for the device as it is
+        return encode_adapter(AdapterMessage(device.id, device.round, 0, device.adapter), 32)
+    return device.upload()
+
+
+def _probe(device: Device, asked: Probe) -> Probed:
+    (found,) = measure([device], asked.round, asked.cut, asked.scored)
+    curve = None if found.importance is None else found.importance.tolist()
+    spread = found.spread if math.isfinite(found.spread) else 0.0
+    return Probed(asked.round, asked.cut, spread, found.mean_square, curve)

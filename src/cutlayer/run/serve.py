@@ -1,0 +1,177 @@
+"""A job over a network: this is the edge server, and devices join it."""
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cutlayer import __version__
+from cutlayer.errors import CutlayerError, JobError, RunError
+from cutlayer.job import Job, dump_job
+from cutlayer.model.part import write_part
+from cutlayer.net.identity import Identity
+from cutlayer.net.limits import Limits
+from cutlayer.net.messages import Task
+from cutlayer.report.record import Row
+from cutlayer.run.checkpoint import State
+from cutlayer.run.events import EventLog
+from cutlayer.run.fingerprint import of_parts
+from cutlayer.run.parts_download import describe_files, part_of
+from cutlayer.run.progress import Progress, Silent
+from cutlayer.run.reception import PIECE_BYTES, Offer, Reception
+from cutlayer.run.remote import Patience, RemoteFleet
+from cutlayer.run.result import JOB_FILE, Result, new_folder
+from cutlayer.run.roster import ROSTER_FILE, Roster
+from cutlayer.run.rounds import run_rounds
+from cutlayer.run.setup import Parts, load_parts
+from cutlayer.run.simulate import begin_run, saved_run
+from cutlayer.run.watched import Watched
+from cutlayer.run.writing import writing
+
+PART_FOLDER = "part"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where and how a server receives devices.
+
+    address: HOST:PORT; port 0 takes any free one. identity: None takes any device, on loopback
+    addresses only unless `insecure`. metrics: HOST:PORT for Prometheus.
+    """
+
+    address: str = "127.0.0.1:7311"
+    identity: Identity | None = None
+    insecure: bool = False
+    patience: Patience = field(default_factory=Patience)
+    metrics: str | None = None
+    log: str | Path | None = None
+
+
+def serve(
+    job: Job,
+    desk: Desk,
+    out: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    on_port: Callable[[int], None] | None = None,
+) -> Result:
+    """Train `job` with the devices that join, and write its run folder.
+
+    out: the run folder (None: a new one below runs/). on_port: told where it listens.
+    Raises as `simulate` does, and NetworkError.
+    """
+    _check(job)
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    if (folder / JOB_FILE).exists():
+        raise RunError(
+            f"run folder: {folder} already holds a run: give another with --out, or continue it "
+            f"with cutlayer serve --resume {folder}"
+        )
+    parts = load_parts(job)
+    state = begin_run(folder, job, parts)
+    return _open(folder, job, parts, state, [], desk, progress, on_port)
+
+
+def resume(
+    folder: str | Path,
+    desk: Desk,
+    *,
+    progress: Progress | None = None,
+    on_port: Callable[[int], None] | None = None,
+) -> Result:
+    """Go on with the run in `folder` after its last finished round; devices join again.
+
+    Raises as `serve`.
+    """
+    job, parts, state, rows = saved_run(Path(folder))
+    _check(job)
+    return _open(Path(folder), job, parts, state, rows, desk, progress, on_port)
+
+
+def _check(job: Job) -> None:
+    if job.method.pooled:
+        raise JobError(
+            f"method.name: {job.method.name} trains in one place, where no device takes part: run "
+            "cutlayer simulate"
+        )
+    if job.method.aggregate == "none" and job.method.split:
+        raise JobError(
+            "method.aggregate: none with method.split has parts of the server's that no device "
+            "keeps: take fedavg, or split false"
+        )
+    if job.world is not None:
+        raise JobError(
+            "world: a network has no world but its own: leave the section out (--set world=null), "
+            "or run cutlayer simulate"
+        )
+
+
+def _open(
+    folder: Path,
+    job: Job,
+    parts: Parts,
+    state: State,
+    rows: list[Row],
+    desk: Desk,
+    progress: Progress | None,
+    on_port: Callable[[int], None] | None,
+) -> Result:
+    """Receive devices and run the rounds that are left."""
+    log = EventLog(desk.log)
+    with writing(folder):
+        offer = _offer(folder / PART_FOLDER, job, parts)
+        roster = Roster(folder / ROSTER_FILE, job.devices.count)
+        roster.write()
+    reception = Reception(offer, roster, log)
+    watched = Watched(progress or Silent(), log)
+    reason, done = "the server was stopped", False
+    reception.open(desk.address, desk.identity, limits_of(job, parts), desk.insecure)
+    try:
+        log.write("listening", port=reception.listener.port, folder=str(folder))
+        if on_port is not None:
+            on_port(reception.listener.port)
+        watched.measure(reception.listener, desk.metrics)
+        fleet = RemoteFleet(job, parts, reception, desk.patience, watched)
+        result = run_rounds(folder, job, parts, fleet, state, rows, watched)
+        done = True
+    except CutlayerError as error:
+        reason = str(error)
+        raise
+    finally:
+        log.write("closing", reason="the job is done" if done else reason)
+        reception.close(reason, done)
+        watched.close()
+    shutil.rmtree(folder / PART_FOLDER)
+    return result
+
+
+def _offer(folder: Path, job: Job, parts: Parts) -> Offer:
+    """What devices are told, and the files of their part of the model in `folder`."""
+    reach = latest_cut(job, parts.model.spec.depth)
+    model = job.model.model_copy(update={"cut": reach})
+    files = describe_files(write_part(folder, model, job.seed, part_of(job)))
+    text, classes = dump_job(job), list(parts.train.classes)
+    hashes = [f"{file.name} {file.sha256}" for file in files]
+    digest = of_parts(__version__, text, *classes, reach, *hashes)
+    return Offer(Task(0, text, digest, classes, reach, files), folder)
+
+
+def latest_cut(job: Job, depth: int) -> int:
+    """The most blocks that a device of the job may have to run."""
+    if not job.method.split:
+        return depth
+    chosen = job.method.allocation
+    if chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver:
+        return max(chosen.cuts, default=depth)
+    return job.cut
+
+
+def limits_of(job: Job, parts: Parts) -> Limits:
+    """Limits of connections, with no larger frame than the job has use for."""
+    spec, batch = parts.model.spec, job.training.batch_size
+    adapter = sum(math.prod(shape) for shape in parts.model.shapes().values())
+    rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
+    # Float32 values at most; a bit a token, labels and headers are little beside them.
+    largest = 4 * max(adapter, batch * (rows + spec.tokens)) + 2**17
+    return Limits(max_frame_bytes=max(largest, PIECE_BYTES))
