@@ -181,7 +181,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
   cutlayer.charts = {
-    COLOURS, DASHES, colour, explore, extent, html, hush, isDark, line, logTicks, number, onWidth,
+    DASHES, colour, explore, extent, html, hush, isDark, line, logTicks, number, onWidth,
     palette, prepare, ramp, redraw, sayIn, shades, svg, ticks, unpack,
   };
 })();

@@ -29,7 +29,7 @@
         }));
       } }, column.title)));
     lay(rows);
-    return html("div", { class: rows.length > 25 ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    return html("div", { class: rows.length > 60 ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": caption },
       html("table", {}, html("caption", { class: "hide" }, `${caption}. Headers sort.`), html("thead", {}, html("tr", {}, heads)), body));
   }
   /** A table that is made when it is asked for. */

@@ -141,7 +141,7 @@
         svg("text", { x: box.left - 6, y: down(tick) + 4, "text-anchor": "end" }, number(tick)));
       let last = -Infinity;
       for (const tick of logTicks(x0, x1)) {
-        if (across(tick) < last) continue;
+        if (across(tick) < last || across(tick) + 3.6 * number(tick).length > width) continue;
         last = across(tick) + 7 * number(tick).length + 8;
         marks.push(svg("line", { class: "grid", x1: across(tick), x2: across(tick), y1: box.top, y2: box.bottom }),
           svg("text", { x: across(tick), y: box.bottom + 16, "text-anchor": "middle" }, number(tick)));

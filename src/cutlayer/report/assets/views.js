@@ -1,10 +1,10 @@
-// How each kind of view (report/views) is drawn into its place: (place, data, shared) by kind.
+// How kinds of views (report/views) are drawn: functions (place, data, shared), by kind.
 (() => {
   "use strict";
   const cutlayer = (globalThis.cutlayer ??= {});
   const {
-    choice, colour, explore, extent, heatmap, html, hush, legend, line, lines, number, numbers,
-    onWidth, prepare, ramp, sayIn, scatter, shades, stepper, svg, table, ticks, unpack,
+    explore, heatmap, html, hush, legend, lines, number, numbers, onWidth, prepare, sayIn, scatter,
+    svg, table, ticks, unpack,
   } = cutlayer.charts;
   const notes = (texts) => texts.map((text) => html("p", { class: "note" }, text));
 
@@ -198,7 +198,7 @@
       return { text: show(one.mean, digits) + (low === high ? "" : ` (${low} to ${high})`), value: one.mean, best: one.best };
     };
     place.append(...notes(data.notes.filter((text) => text.startsWith("Not"))),
-      table([{ title: "run" }, { title: "seeds", numeric: true }, { title: columns[0]?.title ?? "", numeric: true }, { title: "against the highest", said: true },
+      table([{ title: "run", said: true }, { title: "seeds", numeric: true }, { title: columns[0]?.title ?? "", numeric: true }, { title: "against the highest", said: true },
         ...columns.slice(1).map((column) => ({ title: column.title, numeric: true }))],
       data.rows.map((row) => [row.label, { text: String(row.seeds.length), value: row.seeds.length }, cell(row[columns[0]?.key], columns[0]?.digits),
         { text: row.verdict.text, value: row.verdict.order }, ...columns.slice(1).map((column) => cell(row[column.key], column.digits))]), "Runs side by side"),

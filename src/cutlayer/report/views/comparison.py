@@ -105,7 +105,7 @@ def pareto(lines: Sequence[Line]) -> View | None:
         "id": "pareto",
         "title": "Accuracy against bytes",
         "text": "The front joins the runs that no other beats in both"
-        + (f"; beaten: {', '.join(beaten)}." if beaten else ": here all of them."),
+        + (f"; beaten: {', '.join(beaten)}." if 0 < len(beaten) < 6 else "."),
         "data": {
             "points": [
                 {

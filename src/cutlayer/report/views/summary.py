@@ -136,7 +136,9 @@ def _figure(name: str, value: str, note: str = "") -> dict[str, str]:
 
 def _amount(name: str, value: float, unit: str, theirs: float | None) -> dict[str, str]:
     note = ""
-    if theirs and value:
+    if theirs and value and digits(theirs / value) == "1.00":
+        note = "the same"
+    elif theirs and value:
         less = theirs >= value
         note = f"{digits(theirs / value if less else value / theirs)} x "
         note += "less" if less else "more"
