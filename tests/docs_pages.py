@@ -21,6 +21,8 @@ GENERATED = {DOCS / "fidelity.md"}
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - GENERATED)]
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "fine", "bad", "poor", "film", "a")
 
+SHELL = ("sh", "bash", "console")
+
 _BLOCK = re.compile(
     r"^(?P<indent> *)(?:<!-- not run: (?P<why>[^\n]+?) -->\n+ *)?"
     r'```(?P<language>\w*)(?: +title="(?P<title>[^"\n]+)")?[^\n]*\n(?P<text>.*?)^ *```$',
@@ -39,7 +41,9 @@ class Block:
     line: int
 
     def commands(self) -> list[list[str]]:
-        """The words of each command of a block of shell, comments left out."""
+        """The words of each command, comments left out; none where the block is not of shell."""
+        if self.language not in SHELL:
+            return []
         lines = self.text.replace("\\\n", " ").splitlines()
         return [words for line in lines if (words := shlex.split(line, comments=True))]
 

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
 
 from cutlayer import cli, methods
 from cutlayer.job import Job, Method, load_job
-from docs_pages import DOCS, PAGES, ROOT, Block, blocks_of, furnish
+from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks_of, furnish
 
 SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid"}
 """Languages that are not run; with a title they become files."""
@@ -84,7 +83,7 @@ def _run(
             path = workspace / (block.title or "job.yaml")
             path.write_text(block.text)
             load_job(path)
-    elif block.language in ("sh", "bash", "console"):
+    elif block.language in SHELL:
         for words in block.commands():
             _command(words, block, monkeypatch)
     else:
@@ -107,13 +106,13 @@ def _command(words: list[str], block: Block, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def _parsed(words: list[str]) -> str:
-    """The verb of a command line; click.UsageError for an option or command there is not."""
+    """The verb of a command line; raises for an option or a command that there is not."""
     command: Any = typer.main.get_command(cli.app)
     context = command.make_context("cutlayer", list(words))
     verb, command, rest = command.resolve_command(
         context, [*context._protected_args, *context.args]
     )
-    while isinstance(command, click.Group):
+    while hasattr(command, "resolve_command"):
         context = command.make_context(verb, rest, parent=context)
         _, command, rest = command.resolve_command(
             context, [*context._protected_args, *context.args]

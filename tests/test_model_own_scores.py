@@ -2,16 +2,19 @@
 
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
 from cutlayer import compare
-from cutlayer.errors import CutlayerError, JobError
-from cutlayer.job import make_job
+from cutlayer.errors import CutlayerError, JobError, RefusedError
+from cutlayer.job import dump_job, make_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
+from cutlayer.run.join import _read_job
+from cutlayer.run.serve import Desk, serve
 from helpers import small_job
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 
@@ -86,6 +89,21 @@ def test_a_name_without_a_function_is_refused_before_training(score: str, tmp_pa
     job = small_job(f"method.tokens.score={score}", "method.tokens.keep=4", method="tsflora")
     with pytest.raises(JobError, match=r"method\.tokens\.score"):
         compare(job, ["own = tsflora tokens.keep=4 tokens.score=" + score], tmp_path / "out")
+
+
+def test_a_device_runs_no_code_that_a_server_names(tmp_path: Path) -> None:
+    (tmp_path / "harm.py").write_text("raise SystemExit('this code was run')")
+    job = small_job("method.tokens.score=harm:score", "method.tokens.keep=4", method="tsflora")
+    with pytest.raises(RefusedError, match="'harm:score', and a device runs no code"):
+        _read_job(dump_job(job))
+    assert "harm" not in sys.modules
+
+
+def test_a_server_says_so_before_it_opens(tmp_path: Path) -> None:
+    job = small_job("method.tokens.score=scores:mine", "method.tokens.keep=4", method="tsflora")
+    nobody = cast(Desk, None)
+    with pytest.raises(JobError, match=r"method\.tokens\.score: 'scores:mine' is code"):
+        serve(job, nobody, tmp_path / "run")
 
 
 def test_a_misspelt_score_names_those_there_are() -> None:

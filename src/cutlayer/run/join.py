@@ -229,8 +229,7 @@ class _Attendance:
         elif _awaits_gradients(device):
             for step in range(device.steps):
                 await connection.send(Lane.UP, await self._compute(_forward, device, step))
-                gradient = await connection.receive(Lane.DOWN)
-                await self._compute(_backward, device, gradient)
+                await self._compute(_backward, device, await connection.receive(Lane.DOWN))
         else:
             await self._send_ahead(connection, device)
         if device.adapter:
@@ -260,11 +259,18 @@ def _read_job(text: str) -> Job:
     try:
         values = yaml.safe_load(text)
         values["method"] = Method.model_validate(values["method"])
-        return Job.model_validate(values)
+        job = Job.model_validate(values)
     except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
         raise RefusedError(
             f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
         ) from None
+    score = job.method.tokens.score
+    if ":" in score:
+        raise RefusedError(
+            f"task: the server's job scores tokens by {score!r}, and a device runs no code that a "
+            "server names: take method.tokens.score cls or received"
+        )
+    return job
 
 
 def _make_device(place: Place, job: Job, task: Task, folder: Path) -> Device:

@@ -100,6 +100,11 @@ def _check(job: Job) -> None:
             "method.aggregate: none with method.split has parts of the server's that no device "
             "keeps: take fedavg, or split false"
         )
+    if ":" in job.method.tokens.score:
+        raise JobError(
+            f"method.tokens.score: {job.method.tokens.score!r} is code, and devices run none that "
+            "a server names: take cls or received, or run cutlayer simulate"
+        )
     if job.world is not None:
         raise JobError(
             "world: a network has no world but its own: leave the section out (--set world=null), "
