@@ -23,7 +23,7 @@ Number = Annotated[int, Meta(ge=0, le=2**20)]
 Cut = Annotated[int, Meta(ge=0, le=4096)]
 Bits = Annotated[int, Meta(ge=1, le=32)]
 Share = Annotated[float, Meta(ge=0, le=1e6)]
-Histogram = Annotated[list[Count], Meta(max_length=65536)]
+Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
 
 
 class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
@@ -34,7 +34,8 @@ class Hello(_Message, tag="hello"):
     """The first message of a device: what it is and can do. What it has not measured is None.
 
     job: the digest of the job it is ready for; None: any. device: its name, needed where no
-    certificate gives it. number: the one it wants to be in the job. labels: samples of each class.
+    certificate gives it. number: the one it wants to be in the job. labels: samples of each
+    class, with noise where the job asks for it.
     """
 
     version: Text

@@ -6,6 +6,7 @@ sees a device that computes for long as alive.
 
 import asyncio
 import math
+import secrets
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,7 @@ from cutlayer.run.parts_download import fetch_part, own_part, part_of
 from cutlayer.run.setup import compute_device
 from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
+from cutlayer.train.labels import histogram
 from cutlayer.train.measure import measure
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
@@ -117,6 +119,7 @@ class _Attendance:
         self._machine: Machine | None = None
         self._rates: LinkRates | None = None
         self._prepared: _Prepared | None = None
+        self._secret = secrets.randbits(63)
 
     async def run(self) -> None:
         """Connect, again and again, until the job is done."""
@@ -214,10 +217,13 @@ class _Attendance:
         return tell
 
     def _ready(self, task: Task, device: Device) -> Ready:
-        labels = None
-        if device.job.augment is not None:
-            labels = np.bincount(device.data.labels, minlength=len(task.classes)).tolist()
-        return Ready(task.digest, len(device.data), self._place.data is not None, labels)
+        labels, own, augment = None, self._place.data is not None, device.job.augment
+        if augment is not None:
+            counts = np.bincount(device.data.labels, minlength=len(task.classes))
+            # The server knows the job's seed, and could take noise of that seed off again.
+            seed = self._secret if own else device.job.seed
+            labels = histogram(counts, augment.share_epsilon, seed, device.id).tolist()
+        return Ready(task.digest, len(device.data), own, labels)
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
         frame = await connection.receive(Lane.DOWN) if message.adapter else None

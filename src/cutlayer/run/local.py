@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
+from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
 from cutlayer.run.setup import Parts, make_device, samples_a_round
 from cutlayer.train.device import Device
+from cutlayer.train.labels import SharedLabels
 from cutlayer.train.link import LocalLink
 from cutlayer.train.result import RoundResult
 
@@ -18,6 +20,7 @@ class LocalFleet:
         self.job = job
         self.parts = parts
         self.link = LocalLink([])
+        self._labels = labels_of(job, parts)
         self._devices: dict[int, Device] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: State) -> dict[int, int]:
@@ -33,6 +36,10 @@ class LocalFleet:
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}
+
+    def labels(self) -> SharedLabels:
+        """See Fleet."""
+        return self._labels
 
     def release(self, result: RoundResult, state: State) -> None:
         """See Fleet."""

@@ -13,10 +13,12 @@ from cutlayer.errors import CutlayerError, NetworkError, RunError
 from cutlayer.job import Job
 from cutlayer.net.limits import Lane
 from cutlayer.net.messages import Probe, Probed, RoundBegin, RoundEnd
+from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
 from cutlayer.run.progress import Progress
 from cutlayer.run.reception import Reception, Seat
 from cutlayer.run.setup import Parts
+from cutlayer.train.labels import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.measure import Measured
 from cutlayer.train.result import RoundResult
@@ -168,6 +170,7 @@ class RemoteFleet:
         self.job, self.parts = job, parts
         self._reception, self._patience, self._progress = reception, patience, progress
         self.link = RemoteLink(job, reception, {}, {}, patience)
+        self._labels = labels_of(job, parts)
         self._begun = False
         self._given_up: set[int] = set()
         self._carried = (0, 0)
@@ -187,6 +190,10 @@ class RemoteFleet:
         self._know(seats.values())
         self.link = RemoteLink(self.job, self._reception, seats, own, self._patience)
         return {number: seat.samples for number, seat in seats.items()}
+
+    def labels(self) -> SharedLabels:
+        """See Fleet."""
+        return self._labels
 
     def release(self, result: RoundResult, state: State) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
@@ -226,14 +233,20 @@ class RemoteFleet:
             self._reception.wait_for_change(0.5)
 
     def _know(self, seats: Iterable[Seat]) -> None:
-        """Note the labels of devices with data of their own, or (not shared) the test data's."""
-        counts = self.parts.counts
+        """Note what devices share of their labels.
+
+        Accuracies of those with data of their own are weighted by it, or (not shared) by the test
+        data's labels.
+        """
+        counts, shared = self.parts.counts, self._labels.counts
         for seat in seats:
+            labels = (seat.ready.labels if seat.ready else None) or []
+            known = len(labels) == counts.shape[1] and any(labels)
+            if known:
+                shared[seat.number] = labels
             if seat.ready is not None and seat.ready.own:
-                labels = seat.ready.labels or []
-                known = len(labels) == counts.shape[1] and any(labels)
                 tested = np.bincount(self.parts.test.labels, minlength=counts.shape[1])
-                counts[seat.number] = labels if known else tested
+                counts[seat.number] = np.rint(labels) if known else tested
 
     def _overhead(self) -> tuple[int, int]:
         """Bytes so far that carrying frames took, up and down, messages included."""

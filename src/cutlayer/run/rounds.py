@@ -11,7 +11,7 @@ from cutlayer.model.export import save_adapter
 from cutlayer.report.curves import curve_of, draw_curves
 from cutlayer.report.record import FILE, Row
 from cutlayer.report.selection_plot import draw_selection
-from cutlayer.run.augment import Augmenter, augmenter_for, labels_of
+from cutlayer.run.augment import Augmenter, augmenter_for
 from cutlayer.run.calibration import Calibration, calibration_for
 from cutlayer.run.checkpoint import State, save_state
 from cutlayer.run.decide import decide
@@ -23,6 +23,7 @@ from cutlayer.run.situation import Allotment
 from cutlayer.run.virtual import VirtualClock
 from cutlayer.run.writing import writing
 from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.labels import SharedLabels
 from cutlayer.train.link import Link
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
@@ -41,6 +42,10 @@ class Fleet(Protocol):
 
         Returns the samples of an epoch of each, in the order drawn.
         """
+        ...
+
+    def labels(self) -> SharedLabels:
+        """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
         ...
 
     def release(self, result: RoundResult, state: State) -> None:
@@ -110,7 +115,7 @@ def _train(
     drawn = draw_cohort(job, round)
     covered = clock.covered(round, drawn) if clock else drawn
     samples = fleet.gather(round, covered, state)
-    labels = labels_of(job, parts)  # devices elsewhere may tell of theirs only as they join
+    labels = fleet.labels()
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     allotment = decide(job, round, samples, classes, fleet.link, clock, calibration, labels)

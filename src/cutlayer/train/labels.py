@@ -24,7 +24,8 @@ def histogram(counts: npt.ArrayLike, epsilon: float | None, seed: int, device: i
 
     epsilon-differentially private for data sets that differ by one sample more or less: one count
     then moves by 1, the sensitivity. (For one sample exchanged for another it is 2 epsilon.)
-    Clipping at 0 afterwards costs no privacy.
+    Clipping at 0 afterwards costs no privacy. On a real network the noise of a device's own data
+    is drawn on the device from a seed that stays there; each start of the device spends epsilon.
     """
     exact = np.asarray(counts, dtype=np.float64)
     if epsilon is None:
