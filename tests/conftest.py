@@ -5,6 +5,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from browsers import browser
+
+__all__ = ["browser"]
+
 # No timing in tests: a busy machine must not fail one.
 hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

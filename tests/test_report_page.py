@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from browsers import Opened
 from cutlayer.cli import main
 from cutlayer.job import dump_job
 from cutlayer.report import page
@@ -27,7 +27,6 @@ from report_runs import made_holdings, made_patches, made_places, made_run, made
 
 WORLD = {"reference_loss_db": 75.0, "mobility": {"kind": "redraw"}}
 SMALL = {"train_samples": 60, "test_samples": 20, "partition": {"min_samples": 8}}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -210,44 +209,6 @@ def test_a_run_whose_data_are_elsewhere_is_still_reported(runs: Path, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs chromium (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-class Opened:
-    """A page in a browser, with all that it complained about and asked for."""
-
-    def __init__(self, browser: Any, file: Path, width: int = 1200, scheme: str = "light") -> None:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.page = context.new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
-
-    def _heard(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def quiet(self) -> bool:
-        """No complaint, and nothing asked for but the file and what it holds."""
-        outside = [url for url in self.asked if not url.startswith(("file:", "data:", "blob:"))]
-        assert not self.complaints
-        assert not outside
-        return True
-
-
-@pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "one.html"
     path.write_text(html_of(whole_run(devices=12, rounds=6)))
@@ -260,7 +221,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_view_is_drawn_in_every_light_and_width(
     browser: Any, one: Path, tmp_path: Path, width: int, scheme: str
 ) -> None:
-    opened = Opened(browser, one, width, scheme)
+    opened = Opened(browser, one.as_uri(), width, scheme)
     shown = opened.page
     kinds = shown.eval_on_selector_all("section", "all => all.map(one => one.dataset.kind)")
     assert len(kinds) == 9
@@ -283,7 +244,7 @@ def test_every_view_is_drawn_in_every_light_and_width(
 
 
 def test_light_and_dark_can_be_chosen_and_are_redrawn(browser: Any, one: Path) -> None:
-    opened = Opened(browser, one)
+    opened = Opened(browser, one.as_uri())
     shown = opened.page
     pixel = "document.querySelector('#run-labels canvas').toDataURL()"
     before = shown.evaluate(pixel)
@@ -294,7 +255,7 @@ def test_light_and_dark_can_be_chosen_and_are_redrawn(browser: Any, one: Path) -
 
 
 def test_one_slider_moves_all_views_of_a_round(browser: Any, one: Path) -> None:
-    opened = Opened(browser, one)
+    opened = Opened(browser, one.as_uri())
     shown = opened.page
     shown.focus("#run-gantt input[type=range]")
     shown.keyboard.press("Home")
@@ -307,7 +268,7 @@ def test_one_slider_moves_all_views_of_a_round(browser: Any, one: Path) -> None:
 
 
 def test_charts_are_read_with_arrow_keys_and_have_names(browser: Any, one: Path) -> None:
-    opened = Opened(browser, one)
+    opened = Opened(browser, one.as_uri())
     shown = opened.page
     for target in ("curves svg.chart", "labels canvas", "gantt canvas", "fleet svg.chart"):
         shown.focus(f"#run-{target}")
@@ -326,7 +287,7 @@ def test_charts_are_read_with_arrow_keys_and_have_names(browser: Any, one: Path)
 
 
 def test_tables_sort_and_numbers_open(browser: Any, one: Path) -> None:
-    opened = Opened(browser, one)
+    opened = Opened(browser, one.as_uri())
     shown = opened.page
     head = shown.locator("#run-allocation th button", has_text="energy")
     column = head.evaluate("one => one.closest('th').cellIndex")
@@ -347,7 +308,7 @@ def test_several_runs_stand_side_by_side_and_one_by_one(
     browser: Any, runs: Path, tmp_path: Path
 ) -> None:
     written = report([runs], tmp_path / "all.html", images=2)
-    opened = Opened(browser, written.page)
+    opened = Opened(browser, written.page.as_uri())
     shown = opened.page
     kinds = shown.eval_on_selector_all("section", "all => all.map(one => one.dataset.kind)")
     assert kinds[:3] == ["comparison", "curves", "pareto"]
@@ -374,7 +335,7 @@ def test_runs_that_were_not_evaluated_yet_are_drawn_without_accuracy(
     ]
     path = tmp_path / "young.html"
     path.write_text(page.render(young, lines_of(young)))
-    opened = Opened(browser, path)
+    opened = Opened(browser, path.as_uri())
     assert "not measured yet" in opened.page.text_content("#all-comparison")
     assert opened.page.locator("#all-curves figure").count() == 1
     assert opened.quiet()
@@ -384,7 +345,7 @@ def test_the_largest_run_is_drawn_and_printed(browser: Any, tmp_path: Path) -> N
     run = whole_run(devices=100, rounds=1000)
     path = tmp_path / "large.html"
     path.write_text(html_of(replace(run, rounds=run.rounds[::10])))
-    opened = Opened(browser, path)
+    opened = Opened(browser, path.as_uri())
     assert opened.page.locator("section").count() == 9
     assert opened.page.pdf(path=tmp_path / "large.pdf").startswith(b"%PDF")
     assert opened.quiet()

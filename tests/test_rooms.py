@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "train": SETTINGS | {"model", "wire", "data", "allocate"},
     "net": SETTINGS | {"wire"},
     "run": SETTINGS | {"model", "wire", "data", "world", "report", "train", "allocate", "net"},
-    "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run", "net"},
+    "dashboard": SETTINGS | {"report", "run"},
+    "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run", "net", "dashboard"},
 }
 
 

@@ -238,6 +238,26 @@ def report(
         _say(f"figure   {path}")
 
 
+@app.command()
+def dashboard(
+    runs: Annotated[
+        Path, typer.Argument(help="A folder with run folders in it, at any of three levels.")
+    ] = Path("runs"),
+    listen: Annotated[str, typer.Option(help="HOST:PORT of the page.")] = "127.0.0.1:7312",
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CUTLAYER_DASHBOARD_TOKEN",
+            help="What a browser has to give; made up where the address is not this machine's own.",
+        ),
+    ] = None,
+) -> None:
+    """Show runs in a browser while they go on; nothing is changed and nothing sent elsewhere."""
+    from cutlayer.dashboard.serve import dashboard as show
+
+    show(runs, listen=listen, token=token, say=_say)
+
+
 @app.command("methods")
 def list_methods() -> None:
     """The methods a job can name."""

@@ -78,21 +78,28 @@ def payload(
     }
 
 
-def views_of(run: Run, reference: Run | None = None, alone: bool = True) -> list[View]:
+def views_of(
+    run: Run, reference: Run | None = None, alone: bool = True, cells: int = rounds.CELLS
+) -> list[View]:
     """All views of one run, those that cannot be made as the sentence that says why.
 
-    alone: with its curves, which a comparison shows for all runs.
+    alone: with its curves, which a comparison shows for all runs. cells: see rounds.allocation.
     """
     found = [summary.headline(run, reference), summary.job(run)]
     if alone:
         found.append(curves.curves(lines_of([run])))
-    found.append(devices.labels(run.holdings) if run.holdings else _missing(run, "labels"))
-    found.append(devices.devices(run))
-    found.append(rounds.gantt(run.rounds, len(run.rows)) if run.rounds else _missing(run, "gantt"))
-    found.append(rounds.allocation(run))
-    found.append(rounds.fleet(run, run.places) if run.places else _missing(run, "fleet"))
-    found.append(patches.patches(run.patches) if run.patches else _missing(run, "patches"))
-    return found
+    labels, gantt, fleet, kept = computed_views(run)
+    return [*found, labels, devices.devices(run), gantt, rounds.allocation(run, cells), fleet, kept]
+
+
+def computed_views(run: Run) -> list[View]:
+    """Of the views of one run those that its record alone does not give: see `TITLES`."""
+    return [
+        devices.labels(run.holdings) if run.holdings else _missing(run, "labels"),
+        rounds.gantt(run.rounds, len(run.rows)) if run.rounds else _missing(run, "gantt"),
+        rounds.fleet(run, run.places) if run.places else _missing(run, "fleet"),
+        patches.patches(run.patches) if run.patches else _missing(run, "patches"),
+    ]
 
 
 def _other(reference: Run | None, run: Run) -> Run | None:

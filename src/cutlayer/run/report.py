@@ -57,9 +57,9 @@ def report(
     runs = [read_run(folder) for folder in unique]
     lines = lines_of(runs)
     chosen = next((run for run in runs if extra and run.folder.samefile(extra[0])), None)
-    base = chosen or _usual_reference(lines)
+    base = chosen or usual_reference(lines)
     detailed = _detailed(lines)
-    read = functools.lru_cache(maxsize=1)(_load)
+    read = functools.lru_cache(maxsize=1)(load_for_views)
     full = []
     for number, run in enumerate(detailed):
         say(f"{run.name}, {number + 1} of {len(detailed)}")
@@ -136,7 +136,7 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         rounds = attempt("gantt", lambda: replay.timelines(job, spec, rows, share))
     if timed and not job.method.pooled:
         places = attempt("fleet", lambda: replay.places(job, rows, share))
-    parts = attempt("labels", lambda: (read or _load)(_loads(job)))
+    parts = attempt("labels", lambda: (read or load_for_views)(_loads(job)))
     holdings = patches = None
     if parts is not None:
         holdings = Holdings(parts.train.classes, parts.counts)
@@ -161,7 +161,8 @@ def _loads(job: Job) -> str:
     return Job.model_validate({**plain, "method": {"train": job.method.train}}).model_dump_json()
 
 
-def _load(text: str) -> Any:
+def load_for_views(text: str) -> Any:
+    """The data and the model of a job's JSON: what `again` is given to load them by."""
     from cutlayer.run.setup import load_parts
 
     return load_parts(Job.model_validate_json(text))
@@ -187,7 +188,7 @@ def _patches(run: Run, parts: Any, images: int) -> Any:
     return replay.patches(run.job, parts, adapter, common, images)
 
 
-def _usual_reference(lines: Sequence[Line]) -> Run | None:
+def usual_reference(lines: Sequence[Line]) -> Run | None:
     """The sflora run of a comparison, as in `cutlayer compare`."""
     plain = [line for line in lines if line.job.method.name == "sflora"]
     return plain[0].runs[0] if len(plain) == 1 and len(lines) > 1 else None

@@ -6,17 +6,40 @@
 
   const breath = () => new Promise((go) => setTimeout(go));
 
-  /** Adds a section for each view to `parent`, one after the other, so that the first shows soon. */
-  async function lay(parent, views, prefix) {
-    const shared = new EventTarget();  // the round that all sliders of a run are at
+  /** Puts a view into its section, in place of what was there. */
+  async function fill(section, view, shared) {
+    const place = html("div", { class: "view" }), id = section.id;
+    section.dataset.kind = view.kind;
+    section.replaceChildren(html("h2", { id: `${id}-title` }, view.title), html("p", { class: "about" }, view.text), place);
+    await cutlayer.views[view.kind](place, view.data ?? {}, shared);
+  }
+  /** Adds a section for each view to `parent`, one after the other, so that the first shows soon.
+   * shared: the round that all sliders of a run are at. */
+  async function lay(parent, views, prefix, shared = new EventTarget()) {
     for (const view of views) {
-      const id = `${prefix}${view.id}`, place = html("div", { class: "view" });
-      parent.append(html("section", { id, "aria-labelledby": `${id}-title`, "data-kind": view.kind, tabindex: -1 },
-        html("h2", { id: `${id}-title` }, view.title), html("p", { class: "about" }, view.text), place));
-      await cutlayer.views[view.kind](place, view.data ?? {}, shared);
+      const id = `${prefix}${view.id}`;
+      const section = html("section", { id, "aria-labelledby": `${id}-title`, tabindex: -1 });
+      parent.append(section);
+      await fill(section, view, shared);
       await breath();
     }
   }
+  /** Light, dark or as the system has it; remembered where the browser lets it. */
+  function themes() {
+    const names = { auto: "Follow the system", light: "Light", dark: "Dark" };
+    const stored = () => { try { return localStorage.getItem("cutlayer-theme"); } catch { return null; } };
+    const dress = (value) => {
+      document.documentElement.dataset.theme = value;
+      try { localStorage.setItem("cutlayer-theme", value); } catch { /* a file may have no storage */ }
+      redraw();
+    };
+    const theme = html("select", { "aria-label": "Light or dark", class: "theme", onchange: () => dress(theme.value) },
+      Object.entries(names).map(([value, text]) => html("option", { value }, text)));
+    theme.value = stored() in names ? stored() : "auto";
+    document.documentElement.dataset.theme = theme.value;
+    return theme;
+  }
+  Object.assign(cutlayer, { fill, lay, themes });
 
   /** Lays out a report (report/page.py) below `root`. */
   cutlayer.mount = async (root, report) => {
@@ -40,20 +63,9 @@
     if (report.runs.length > 1) main.append(html("div", { class: "pick", id: "one" }, html("label", { for: "run" }, "One run in detail: "), select,
       report.more ? html("p", { class: "note" }, report.more) : ""));
     main.append(detail);
-    const themes = { auto: "Follow the system", light: "Light", dark: "Dark" };
-    const stored = () => { try { return localStorage.getItem("cutlayer-theme"); } catch { return null; } };
-    const theme = html("select", { "aria-label": "Light or dark", class: "theme", onchange: () => dress(theme.value) },
-      Object.entries(themes).map(([value, text]) => html("option", { value }, text)));
-    const dress = (value) => {
-      document.documentElement.dataset.theme = value;
-      try { localStorage.setItem("cutlayer-theme", value); } catch { /* a file may have no storage */ }
-      redraw();
-    };
-    theme.value = stored() in themes ? stored() : "auto";
-    document.documentElement.dataset.theme = theme.value;
     root.replaceChildren(
       html("a", { class: "skip", href: "#views" }, "Skip to the views"),
-      html("header", {}, html("div", {}, html("h1", {}, report.title), html("p", {}, report.about)), theme),
+      html("header", {}, html("div", {}, html("h1", {}, report.title), html("p", {}, report.about)), themes()),
       nav, main, html("footer", {}, report.foot));
     await lay(together, report.together, "all-");
     await show(0);

@@ -1,0 +1,1 @@
+"""Runs in a browser while they go on: a local, read-only web app over run folders."""

@@ -1,0 +1,104 @@
+"""Who may look: a token where one is set, and no page of another site by way of a name of ours."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "cutlayer-dashboard"
+HEADERS = {
+    # Styles of single elements are set by the page's script.
+    "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """token: None lets in whoever reaches the address. hosts: names it answers to; None: any.
+
+    A browser that is led to this address by another name (DNS rebinding) sends that name as Host.
+    """
+
+    token: str | None = None
+    hosts: frozenset[str] | None = frozenset({"localhost", "127.0.0.1", "::1"})
+
+    @property
+    def mark(self) -> str:
+        """What the cookie holds: not the token itself."""
+        return hashlib.sha256(f"{COOKIE} {self.token}".encode()).hexdigest()
+
+    def admits(self, given: str | None, cookie: str | None) -> bool:
+        """Whether a token, or the cookie that stands for it, is the right one."""
+        if self.token is None:
+            return True
+        if given is not None and hmac.compare_digest(given.encode(), self.token.encode()):
+            return True
+        return cookie is not None and hmac.compare_digest(cookie.encode(), self.mark.encode())
+
+
+class Guarded:
+    """An ASGI app behind an Access, with headers that keep a page to itself."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self.app, self.access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse with one sentence."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def dressed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        answer: ASGIApp = self._refusal(scope) or self.app
+        await answer(scope, receive, dressed)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        access = self.access
+        if access.hosts is not None and _host(headers.get("host", "")) not in access.hosts:
+            return PlainTextResponse("host: this dashboard answers to another name", 421)
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        given = query.get("token", [None])[0]
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if given is None and scheme.lower() == "bearer":
+            given = bearer
+        if not access.admits(given, _cookie(headers.get("cookie", ""))):
+            return PlainTextResponse(
+                "token: give the one that cutlayer dashboard printed, as in ?token=...", 401
+            )
+        if access.token is not None and "token" in query:
+            # Out of the address bar, and out of what the browser remembers.
+            answer = RedirectResponse(scope["path"], 303)
+            answer.set_cookie(COOKIE, access.mark, httponly=True, samesite="strict")
+            return answer
+        return None
+
+
+def _host(value: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    name = value.rpartition(":")[0] if value.rpartition(":")[2].isdigit() else value
+    return name.strip("[]").lower()
+
+
+def _cookie(value: str) -> str | None:
+    try:
+        found = SimpleCookie(value).get(COOKIE)
+    except CookieError:
+        return None
+    return found.value if found else None

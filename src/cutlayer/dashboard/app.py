@@ -1,0 +1,166 @@
+"""The web app: a page, the list of runs, one run or several, and what changes, as it changes."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from cutlayer import __version__
+from cutlayer.dashboard.access import Access, Guarded
+from cutlayer.dashboard.views import Opened
+from cutlayer.dashboard.watch import Seen, Watch
+from cutlayer.errors import CutlayerError
+from cutlayer.report.page import SCRIPTS, asset
+
+EVERY_S = 1.0
+"""Seconds between looks at the run folders, while anybody watches."""
+
+_HEARTBEAT_S = 0.5
+# The report's scripts but for the one that lays out a page on its own, and ours.
+_SCRIPTS = (*SCRIPTS, "dashboard.js")
+
+
+def make_app(
+    root: Path,
+    access: Access,
+    every_s: float = EVERY_S,
+    ending: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
+    """The dashboard of the runs below `root`. Raises RunError where there is no such folder.
+
+    ending: whether the server is about to stop, so that streams of events end by themselves.
+    """
+    return Guarded(_Dashboard(Watch(root), every_s, ending).app, access)
+
+
+class _Dashboard:
+    def __init__(self, watch: Watch, every_s: float, ending: Callable[[], bool]) -> None:
+        self._watch, self._every_s, self._ending = watch, every_s, ending
+        self._opened = Opened()
+        self._news = asyncio.Condition()
+        self._version = 0
+        self._changed: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
+        self._watchers = 0
+        # Views are made one at a time: they share what was loaded.
+        self._busy = asyncio.Lock()
+        self._looking = asyncio.Lock()
+        self.app = Starlette(
+            routes=[
+                Route("/", self._page),
+                Route("/page.css", self._file("page.css", "text/css")),
+                Route("/dashboard.css", self._file("dashboard.css", "text/css")),
+                *(Route(f"/{name}", self._file(name, "text/javascript")) for name in _SCRIPTS),
+                Route("/events", self._events),
+                Route("/run", self._views(lambda seen: self._opened.detail(seen[0]))),
+                Route("/computed", self._views(lambda seen: self._opened.computed(seen[0]))),
+                Route("/together", self._views(self._opened.together)),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        looking = asyncio.create_task(self._look_on())
+        yield
+        looking.cancel()
+
+    # What is in a folder
+
+    async def _look(self) -> None:
+        async with self._looking:
+            changed, gone = await run_in_threadpool(self._watch.look)
+        if changed or gone:
+            async with self._news:
+                self._version += 1
+                for seen in changed:
+                    self._changed[seen.name] = self._version
+                    self._gone.pop(seen.name, None)
+                for name in gone:
+                    self._gone[name] = self._version
+                    self._changed.pop(name, None)
+                self._news.notify_all()
+
+    async def _look_on(self) -> None:
+        while True:
+            if self._watchers:
+                await self._look()
+            await asyncio.sleep(self._every_s)
+
+    # What is answered
+
+    async def _page(self, request: Request) -> Response:
+        scripts = "\n".join(f'<script src="{name}" defer></script>' for name in _SCRIPTS)
+        text = asset("dashboard.html").replace("{{scripts}}", scripts)
+        text = text.replace("{{folder}}", html.escape(str(self._watch.root.resolve())))
+        text = text.replace("{{version}}", html.escape(__version__))
+        return Response(text, media_type="text/html")
+
+    def _file(self, name: str, kind: str) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            return Response(asset(name), media_type=kind)
+
+        return answer
+
+    def _views(self, make: Callable[[list[Seen]], dict[str, Any]]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            names = request.query_params.getlist("id")
+            if not names:
+                return PlainTextResponse("id: name a run of the list", 400)
+            try:
+                if any(name not in self._watch.runs for name in names):
+                    await self._look()
+                seen = [self._watch.find(name) for name in names]
+                async with self._busy:
+                    return JSONResponse(await run_in_threadpool(make, seen))
+            except CutlayerError as error:
+                return PlainTextResponse(str(error), 404)
+
+        return answer
+
+    async def _events(self, request: Request) -> Response:
+        return StreamingResponse(
+            self._told(), media_type="text/event-stream", headers={"x-accel-buffering": "no"}
+        )
+
+    async def _told(self) -> AsyncIterator[str]:
+        """First every run, then those that change, in events of one JSON object each."""
+        self._watchers += 1
+        try:
+            await self._look()
+            known = self._version
+            yield _event({"runs": [seen.told() for seen in self._watch.runs.values()], "all": True})
+            while not self._ending():
+                try:
+                    await self._newer_than(known)
+                except TimeoutError:
+                    yield ":\n\n"  # a browser that left is noticed by writing to it
+                    continue
+                news = [name for name, version in self._changed.items() if version > known]
+                gone = [name for name, version in self._gone.items() if version > known]
+                known = self._version
+                found = [self._watch.runs[name] for name in news if name in self._watch.runs]
+                yield _event({"runs": [seen.told() for seen in found], "gone": gone})
+        finally:
+            self._watchers -= 1
+
+    async def _newer_than(self, version: int) -> None:
+        """Wait until there is news. Raises TimeoutError after a while without."""
+        async with asyncio.timeout(_HEARTBEAT_S), self._news:
+            await self._news.wait_for(lambda: self._version > version)
+
+
+def _event(values: dict[str, Any]) -> str:
+    return f"data: {json.dumps(values, separators=(',', ':'), allow_nan=False)}\n\n"

@@ -1,0 +1,89 @@
+"""Opens the dashboard at an address: on loopback as it is, elsewhere only behind a token."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from cutlayer.errors import NetworkError
+
+
+def dashboard(
+    root: str | Path = "runs",
+    *,
+    listen: str = "127.0.0.1:7312",
+    token: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Show the runs below `root` in a browser, until it is stopped.
+
+    listen: HOST:PORT; port 0 takes any free one. token: asked of a browser; None: none on
+    loopback, one made up elsewhere. Raises RunError or NetworkError.
+    """
+    try:
+        import uvicorn
+
+        from cutlayer.dashboard.access import Access
+        from cutlayer.dashboard.app import make_app
+    except ModuleNotFoundError as error:
+        raise NetworkError(
+            f"dashboard: {error.name} is not installed: pip install 'cutlayer[dashboard]'"
+        ) from None
+
+    host, port = _parsed(listen)
+    local = _is_loopback(host)
+    if token is not None and len(token) < 8:
+        raise NetworkError(f"--token: {len(token)} characters are too few: take 8 or more")
+    if token is None and not local:
+        token = secrets.token_urlsafe(18)
+    hosts = frozenset({"localhost", "127.0.0.1", "::1", host}) if local else None
+    server: uvicorn.Server | None = None
+    app = make_app(
+        Path(root), Access(token, hosts), ending=lambda: bool(server and server.should_exit)
+    )
+    with _bound(host, port) as listening:
+        port = listening.getsockname()[1]
+        shown = f"[{host}]" if ":" in host else host
+        say(f"dashboard  http://{shown}:{port}/" + (f"?token={token}" if token else ""))
+        say(f"shows      {root}, as runs go on; Ctrl-C ends it")
+        if not local:
+            say("note       it goes unencrypted: put TLS before it beyond a network of your own")
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, timeout_graceful_shutdown=3
+        )
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
+
+
+def _parsed(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise NetworkError(f"--listen: {listen!r} is not HOST:PORT, as in 127.0.0.1:7312")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        raise NetworkError(
+            f"--listen: cannot listen on {host}:{port} ({error.strerror or error}): give another"
+        ) from None
+    return listening

@@ -1,0 +1,142 @@
+"""What runs there are below a folder and how far each is, found out at little cost each time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cutlayer.errors import CutlayerError, RunError
+from cutlayer.job import Job, load_job
+from cutlayer.report.follow import Summary, Tail
+from cutlayer.report.views.pack import plain
+from cutlayer.run.result import JOB_FILE
+from cutlayer.run.roster import ROSTER_FILE
+
+DEEPEST = 3
+"""Folders below the one that is watched in which runs are looked for: a comparison has its own."""
+
+# A run is silent when nothing came for this long and for this many of its own rounds.
+_SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
+
+
+@dataclass(eq=False)
+class Seen:
+    """One run folder: its job, and what its record says so far. fault: why it cannot be read."""
+
+    name: str
+    folder: Path
+    tail: Tail
+    job: Job | None = None
+    summary: Summary = field(default_factory=Summary)
+    fault: str = ""
+    changed_s: float = 0.0
+    _begun: int = 0
+    _job_written: int = 0
+
+    def look(self) -> bool:
+        """Read what is new; whether anything was. Never raises: a fault is said in the list."""
+        before = (self.summary.rounds, self._begun, self.fault, self._job_written)
+        try:
+            self._read()
+            self.fault = ""
+        except FileNotFoundError:
+            self.fault = "the record is not there (yet)"
+        except OSError as error:
+            self.fault = f"cannot be read: {error.strerror or error}"
+        except (ValueError, CutlayerError) as error:
+            self.fault = str(error)
+        return before != (self.summary.rounds, self._begun, self.fault, self._job_written)
+
+    def _read(self) -> None:
+        written = (self.folder / JOB_FILE).stat().st_mtime_ns
+        if self.job is None or written != self._job_written:
+            self._job_written = written
+            self.job = load_job(self.folder / JOB_FILE)
+        for row in self.tail.rows():
+            if self._begun != self.tail.begun:
+                self._begun, self.summary = self.tail.begun, Summary()
+            self.summary.add(row)
+        self.changed_s = self.tail.path.stat().st_mtime
+
+    @property
+    def state(self) -> str:
+        """finished, running, silent (nothing came for long), waiting (no round yet), unreadable."""
+        if self.fault or self.job is None:
+            return "unreadable"
+        if self.summary.rounds >= self.job.training.rounds:
+            return "finished"
+        patience = _SILENT_S + _SILENT_ROUNDS * self.summary.seconds
+        if time.time() - self.changed_s > patience:
+            return "silent"
+        return "running" if self.summary.rounds else "waiting"
+
+    def told(self) -> dict[str, Any]:
+        """What the list shows of the run, as JSON."""
+        job = self.job
+        return {
+            "id": self.name,
+            "state": self.state,
+            "fault": self.fault,
+            "changed_s": self.changed_s,
+            "network": (self.folder / ROSTER_FILE).exists(),
+            "method": job.method.name if job else None,
+            "model": Path(job.model.path).name if job else None,
+            "seed": job.seed if job else None,
+            "of": job.training.rounds if job else None,
+            **plain(asdict(self.summary)),
+        }
+
+
+class Watch:
+    """All runs below `root`; `look` from one thread at a time."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise RunError(
+                f"RUNS: {root} is no folder: name one that holds run folders, or start a run first"
+            )
+        self.root = root
+        self.runs: dict[str, Seen] = {}
+        self._states: dict[str, str] = {}
+
+    def find(self, name: str) -> Seen:
+        """The run of that name, which only the list gives: no path does. Raises RunError."""
+        if name not in self.runs:
+            raise RunError(f"run: there is no {name} below {self.root} now: choose one of the list")
+        return self.runs[name]
+
+    def look(self) -> tuple[list[Seen], list[str]]:
+        """The runs new or changed since the last look, and the names of those that are gone."""
+        there = {self._name(folder): folder for folder in _run_folders(self.root, DEEPEST)}
+        gone = [name for name in self.runs if name not in there]
+        for name in gone:
+            del self.runs[name], self._states[name]
+        changed = []
+        for name, folder in there.items():
+            seen = self.runs.setdefault(name, Seen(name, folder, Tail(folder)))
+            new = seen.look()
+            # Silence comes by the mere passing of time.
+            if new or self._states.get(name) != seen.state:
+                self._states[name] = seen.state
+                changed.append(seen)
+        return changed, gone
+
+    def _name(self, folder: Path) -> str:
+        relative = folder.relative_to(self.root).as_posix()
+        return folder.resolve().name if relative == "." else relative
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folders with a job in them, the given one included; runs hold no runs."""
+    try:
+        if (folder / JOB_FILE).is_file():
+            yield folder
+            return
+        below = sorted(path for path in folder.iterdir() if path.is_dir() and depth)
+    except OSError:  # gone meanwhile, or not ours to read
+        return
+    for path in below:
+        yield from _run_folders(path, depth - 1)

@@ -1,0 +1,253 @@
+// The dashboard: the list of runs, kept up to date by events, and below it one run or several.
+(() => {
+  "use strict";
+  const cutlayer = (globalThis.cutlayer ??= {});
+  const { html, number } = cutlayer.charts;
+  const STATES = {
+    running: "running", waiting: "in its first round", finished: "finished", silent: "silent", unreadable: "unreadable",
+  };
+  // No run is asked for again sooner than this many times as long as the last answer took.
+  const REST = 4, SOONEST_MS = 500;
+
+  const place = document.getElementById("dashboard");
+  const runs = new Map();  // id => what the server told of it
+  const lines = new Map();  // id => its row in the table
+  const picked = new Set();
+
+  // ---- the list ----
+  const COLUMNS = [
+    { title: "run" }, { title: "state" }, { title: "rounds", sort: (run) => run.rounds },
+    { title: "accuracy (%)", numeric: true, sort: (run) => run.accuracy ?? -1 },
+    { title: "MB", numeric: true, sort: (run) => run.up_bytes + run.down_bytes },
+    { title: "in its world (s)", numeric: true, wide: true, sort: (run) => run.virtual_s ?? -1 },
+    { title: "devices (J)", numeric: true, wide: true, sort: (run) => run.joules ?? -1 },
+    { title: "last change", wide: true, sort: (run) => -run.changed_s },
+  ];
+  const wide = (column) => (column.wide ? " wide" : "");
+  const ago = (then) => {
+    const seconds = Math.max(0, Date.now() / 1000 - then);
+    if (!then) return "-";
+    if (seconds < 100) return `${Math.round(seconds)} s ago`;
+    if (seconds < 6000) return `${Math.round(seconds / 60)} min ago`;
+    return seconds < 172800 ? `${Math.round(seconds / 3600)} h ago` : `${Math.round(seconds / 86400)} days ago`;
+  };
+  function row(run) {
+    const box = html("input", { type: "checkbox", "aria-label": `Side by side: ${run.id}`, onchange: () => {
+      box.checked ? picked.add(run.id) : picked.delete(run.id);
+      choose();
+    } });
+    box.checked = picked.has(run.id);
+    const what = run.method === null ? "" : `${run.method}, seed ${run.seed}, ${run.model}${run.network ? ", over a network" : ""}`;
+    const cells = [
+      html("td", {}, html("span", { class: `state ${run.state}`, title: run.fault }, STATES[run.state])),
+      html("td", {}, run.of === null ? "-" : [html("progress", { max: run.of, value: run.rounds, "aria-label": `${run.rounds} of ${run.of} rounds` }), `${run.rounds} / ${run.of}`]),
+      ...[run.accuracy === null ? null : 100 * run.accuracy, (run.up_bytes + run.down_bytes) / 1e6].map((value) => html("td", { class: "numeric" }, number(value))),
+      ...[run.virtual_s, run.joules].map((value) => html("td", { class: "numeric wide" }, number(value))),
+      html("td", { class: "wide", "data-then": run.changed_s }, ago(run.changed_s)),
+    ];
+    return html("tr", { "data-id": run.id, "aria-current": opened === run.id ? "true" : null },
+      html("td", { class: "pickbox" }, box),
+      html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), html("small", { class: "note" }, ` ${run.fault || what}`)), ...cells);
+  }
+  let order = [7, 1];
+  const body = html("tbody");
+  const heads = COLUMNS.map((column, i) => html("th", { scope: "col", class: (column.numeric ? "numeric" : "") + wide(column) },
+    html("button", { type: "button", onclick: () => { order = order[0] === i ? [i, -order[1]] : [i, 1]; arrange(); } }, column.title)));
+  const search = html("input", { type: "search", placeholder: "Only runs with …", "aria-label": "Only runs whose name or method has", oninput: () => arrange() });
+  const link = html("span", { class: "link", role: "status" }, "connecting");
+  const count = html("span", { class: "link" });
+  const beside = html("button", { type: "button", disabled: true, onclick: () => {
+    location.hash = [...picked].map((id) => `with=${encodeURIComponent(id)}`).join("&");
+  } }, "Side by side");
+  const choose = () => {
+    for (const id of [...picked]) if (!runs.has(id)) picked.delete(id);
+    beside.disabled = picked.size < 2;
+    beside.textContent = picked.size < 2 ? "Side by side: tick two runs" : `${picked.size} runs side by side`;
+  };
+  /** Rows in order, and only those looked for; a row that has the focus keeps it. */
+  function arrange() {
+    const focus = document.activeElement, wanted = search.value.toLowerCase();
+    const rank = COLUMNS[order[0]].sort ?? ((run) => (order[0] === 1 ? run.state : run.id));
+    const found = [...runs.values()].filter((run) => `${run.id} ${run.method} ${run.state}`.toLowerCase().includes(wanted));
+    found.sort((a, b) => {
+      const [x, y] = [rank(a), rank(b)];
+      return order[1] * (typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true })) || a.id.localeCompare(b.id, "en", { numeric: true });
+    });
+    body.replaceChildren(...found.map((run) => lines.get(run.id)));
+    heads.forEach((head, j) => (j === order[0] ? head.setAttribute("aria-sort", order[1] > 0 ? "ascending" : "descending") : head.removeAttribute("aria-sort")));
+    count.textContent = found.length === runs.size ? `${runs.size} runs` : `${found.length} of ${runs.size} runs`;
+    if (focus && focus !== document.activeElement && focus.isConnected) focus.focus({ preventScroll: true });
+  }
+  function hear(news) {
+    if (news.all) {
+      runs.clear();
+      lines.clear();
+    }
+    for (const id of news.gone ?? []) {
+      runs.delete(id);
+      lines.delete(id);
+    }
+    const known = lines.size;
+    for (const run of news.runs) {
+      runs.set(run.id, run);
+      const old = lines.get(run.id), next = row(run);
+      lines.set(run.id, next);
+      if (old?.isConnected) {
+        const focused = old.contains(document.activeElement) ? document.activeElement.tagName : null;
+        old.replaceWith(next);
+        if (focused) next.querySelector(focused.toLowerCase())?.focus({ preventScroll: true });
+      }
+    }
+    // Rows move only when there are others: what a reader looks at stays where it is.
+    if (news.all || lines.size !== known || news.gone?.length) arrange();
+    choose();
+    if (opened && !runs.has(opened)) return route();
+    if (news.runs.some((run) => run.id === opened || several.includes(run.id))) refresh();
+  }
+  setInterval(() => {
+    for (const cell of body.querySelectorAll("[data-then]")) cell.textContent = ago(Number(cell.dataset.then));
+  }, 5000);
+
+  // ---- one run, or several side by side ----
+  let opened = null, several = [], shown = { views: new Map(), shared: null, at: null };
+  let turn = 0, timer = 0, asking = false, computedFor = -1, rest = SOONEST_MS;
+  const title = html("h2", { id: "shown-title" }, "");
+  const links = html("ul", {});
+  const views = html("div", { id: "views", tabindex: -1 });
+
+  async function ask(what, ids) {
+    const answer = await fetch(`${what}?${ids.map((id) => `id=${encodeURIComponent(id)}`).join("&")}`);
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.json();
+  }
+  /** Draws the views that are other than those shown; one that is being read with keys waits. */
+  async function draw(found, mine) {
+    for (const view of found) {
+      const text = JSON.stringify(view), id = `view-${view.id}`;
+      if (shown.views.get(id) === text) continue;
+      const section = document.getElementById(id);
+      if (section && section !== document.activeElement && section.contains(document.activeElement)) {
+        section.addEventListener("focusout", () => setTimeout(refresh), { once: true });
+        continue;
+      }
+      if (section) {
+        const high = section.offsetHeight;
+        section.style.minHeight = `${high}px`;  // the page does not jump while it is drawn
+        await cutlayer.fill(section, view, shown.shared);
+        section.style.minHeight = "";
+      } else await cutlayer.lay(views, [view], "view-", shown.shared);
+      if (mine !== turn) return;
+      shown.views.set(id, text);
+    }
+    if (shown.at !== null) shown.shared.dispatchEvent(new CustomEvent("round", { detail: { round: shown.at, from: null } }));
+    const sections = [...views.querySelectorAll("section")];
+    if (links.children.length !== sections.length) links.replaceChildren(...sections.map((one) =>
+      html("li", {}, html("a", { href: `#${one.id}`, onclick: (event) => {
+        event.preventDefault();  // the address keeps naming the run
+        one.scrollIntoView();
+        one.focus({ preventScroll: true });
+      } }, one.querySelector("h2").textContent))));
+  }
+  async function show(mine) {
+    if (several.length) {
+      const found = await ask("together", several);
+      if (mine === turn) await draw(found.together, mine);
+      return;
+    }
+    const found = await ask("run", [opened]);
+    if (mine !== turn) return;
+    title.textContent = `${opened}: ${found.title}`;
+    // What is computed stays as it is until it is computed again.
+    await draw(found.views.filter((view) => !found.computed.includes(view.id) || !shown.views.has(`view-${view.id}`)), mine);
+    const done = runs.get(opened)?.state !== "running";
+    if (mine === turn && found.rounds !== computedFor && (done || computedFor < 0)) {
+      computedFor = found.rounds;
+      const more = await ask("computed", [opened]);
+      if (mine === turn) await draw(more.views, mine);
+    }
+  }
+  /** Asks again, but no more often than the server answers with ease. */
+  function refresh() {
+    if (!opened && !several.length) return;
+    if (asking || timer) {
+      asking &&= "again";
+      return;
+    }
+    timer = setTimeout(async () => {
+      const mine = turn, began = performance.now();
+      timer = 0;
+      asking = true;
+      try {
+        await show(mine);
+        note.textContent = "";
+      } catch (error) {
+        if (mine === turn) note.textContent = error.message;
+      }
+      if (mine === turn) document.documentElement.dataset.ready = `${opened ?? several.join(" ")} ${shown.views.size}`;
+      rest = Math.max(SOONEST_MS, REST * (performance.now() - began));
+      const again = asking === "again" || mine !== turn;
+      asking = false;
+      if (again) refresh();
+    }, shown.views.size ? rest : 0);
+  }
+  function route() {
+    const asked = new URLSearchParams(location.hash.slice(1));
+    const run = asked.get("run");
+    turn += 1;
+    opened = run;
+    several = run ? [] : asked.getAll("with");
+    shown = { views: new Map(), shared: new EventTarget(), at: null };
+    const mine = shown;
+    mine.shared.addEventListener("round", ({ detail }) => {
+      if (!detail.from) return;
+      mine.at = Number(detail.from.value) === Number(detail.from.max) ? null : detail.round;  // the last: follow
+    });
+    computedFor = -1;
+    views.replaceChildren();
+    links.replaceChildren();
+    delete document.documentElement.dataset.ready;
+    title.textContent = run ?? (several.length ? `${several.length} runs side by side` : "");
+    for (const [id, line] of lines) id === run ? line.setAttribute("aria-current", "true") : line.removeAttribute("aria-current");
+    note.textContent = run && runs.size && !runs.has(run) ? `There is no run ${run} now.` : "";
+    if (run && runs.size && !runs.has(run)) opened = null;
+    if (opened || several.length) {
+      refresh();
+      title.scrollIntoView();
+    }
+  }
+
+  const note = html("p", { class: "note", role: "status" });
+  place.append(
+    html("a", { class: "skip", href: "#views", onclick: (event) => { event.preventDefault(); views.focus(); } }, "Skip to the views"),
+    html("header", {}, html("div", {}, html("h1", {}, "cutlayer dashboard"), html("p", {}, `Runs in ${place.dataset.folder}`)), cutlayer.themes()),
+    html("main", {},
+      html("section", { "aria-label": "Runs" }, html("div", { class: "list" }, search, beside, count, link),
+        html("div", { class: "scroll runs", tabindex: 0, role: "region", "aria-label": "Runs" },
+          html("table", {}, html("caption", { class: "hide" }, "Runs. Headers sort."),
+            html("thead", {}, html("tr", {}, html("th", { class: "pickbox" }, html("span", { class: "hide" }, "side by side")), heads)), body))),
+      title, note, html("nav", { "aria-label": "Views" }, links), views),
+    html("footer", {}, `cutlayer ${place.dataset.version}. Read only: nothing here changes a run.`));
+
+  const source = new EventSource("events");
+  source.onmessage = (event) => {
+    const first = !runs.size;
+    link.textContent = "live";
+    link.classList.remove("lost");
+    hear(JSON.parse(event.data));
+    document.documentElement.dataset.listed = runs.size;
+    if (first) route();
+  };
+  source.onerror = () => {
+    link.textContent = "the server does not answer; trying again";
+    link.classList.add("lost");
+  };
+  addEventListener("hashchange", route);
+  addEventListener("keydown", (event) => {
+    if (event.target.matches("input, select, textarea")) return;
+    if (event.key === "/") { event.preventDefault(); search.focus(); }
+    if (event.key === "j" || event.key === "k") {
+      const all = [...body.querySelectorAll("a")], now = all.indexOf(document.activeElement);
+      all[Math.min(all.length - 1, Math.max(0, now + (event.key === "j" ? 1 : -1)))]?.focus();
+    }
+  });
+})();
