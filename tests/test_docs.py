@@ -8,6 +8,7 @@ import builtins
 import re
 import signal
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,12 @@ from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks_of, furnish
 SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid"}
 """Languages that are not run; with a title they become files."""
 
-ONLY_PARSED = {"demo": "takes minutes", "serve": "waits for devices", "join": "needs a server"}
+ONLY_PARSED = {
+    "demo": "takes minutes",
+    "serve": "waits for devices",
+    "join": "needs a server",
+    "dashboard": "serves until it is stopped",
+}
 FEWER = {
     "simulate": ["--set", "training.rounds=1"],
     "compare": ["--set", "training.rounds=1"],
@@ -99,6 +105,10 @@ def _command(words: list[str], block: Block, monkeypatch: pytest.MonkeyPatch) ->
     elif program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words[1:]) <= set(targets), f"the Makefile has no target {words[1:]}"
+    elif words[:2] == ["pip", "install"]:
+        extras = re.findall(r"cutlayer\[([\w,]+)\]", " ".join(words))
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert set(",".join(extras).split(",")) <= set(known["optional-dependencies"])
     elif program == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
     else:

@@ -239,6 +239,30 @@ def report(
 
 
 @app.command()
+def track(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    to: Annotated[str, typer.Option(help="tensorboard, mlflow or wandb.")],
+    where: Annotated[
+        str | None,
+        typer.Option(help="Folder of event files, or MLflow's tracking URI, or W&B's folder."),
+    ] = None,
+    project: Annotated[
+        str, typer.Option(help="MLflow's experiment or W&B's project.")
+    ] = "cutlayer",
+    follow: Annotated[
+        bool, typer.Option(help="Go on until the run's last round; for one run.")
+    ] = False,
+) -> None:
+    """Send the record of runs to TensorBoard, MLflow or Weights & Biases."""
+    from cutlayer.run.trackers import track as send
+
+    if follow and len(runs) > 1:
+        _fail("--follow: follows one run: name one")
+    for run in runs:
+        _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
+
+
+@app.command()
 def dashboard(
     runs: Annotated[
         Path, typer.Argument(help="A folder with run folders in it, at any of three levels.")

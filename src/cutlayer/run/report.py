@@ -89,12 +89,17 @@ def run_folders(folder: Path) -> list[Path]:
     return within
 
 
-def read_run(folder: Path) -> Run:
-    """The job and the record of a run. Raises RunError or JobError."""
+def read_job(folder: Path) -> Job:
+    """The job of a run. Raises RunError."""
     try:
-        job = load_job(folder / JOB_FILE)
+        return load_job(folder / JOB_FILE)
     except JobError as error:
         raise RunError(f"RUN: {folder / JOB_FILE} is no job this version reads: {error}") from None
+
+
+def read_run(folder: Path) -> Run:
+    """The job and the record of a run. Raises RunError."""
+    job = read_job(folder)
     rows = read_rows(folder)
     if not rows:
         raise RunError(
