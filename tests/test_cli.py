@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from cutlayer.cli import main
+from cutlayer.cli import app, main
 from cutlayer.job import dump_job
 from helpers import small_job
 
@@ -138,3 +141,27 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert "of 50 rounds; go on with: cutlayer simulate --resume" in errors
     assert "Traceback" not in errors
     assert not list(out.glob("**/.*"))  # nothing half-written
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command, groups included."""
+    group = group or typer.main.get_command(app)
+    yield path
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_help_fits_80_columns_and_describes_what_it_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(monkeypatch, *words, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    command = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    assert command.help
+    nameless = [one.name for one in command.params if not getattr(one, "help", "")]
+    assert nameless == []

@@ -17,6 +17,7 @@ from cutlayer import __version__
 from cutlayer.errors import CutlayerError
 from cutlayer.net.keys_cli import app as keys
 from cutlayer.run.generator_cli import app as generator
+from cutlayer.run.network_cli import PANEL as NETWORK
 from cutlayer.run.network_cli import app as network
 from cutlayer.run.world_cli import app as world
 
@@ -32,10 +33,12 @@ app = typer.Typer(
     help="Fine-tune a large transformer across devices that cannot hold it, "
     "over links that cannot carry it.",
 )
-app.add_typer(keys, name="keys")
-app.add_typer(generator, name="generator")
+TRAIN, PLAN, SEE = "Train", "Plan and measure", "See"
+MAKE, NAME = "Make data and vehicles", "What a job can name"
+app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
+app.add_typer(generator, name="generator", rich_help_panel=MAKE)
 app.add_typer(network)
-app.add_typer(world, name="world")
+app.add_typer(world, name="world", rich_help_panel=MAKE)
 console = Console()
 
 JobFile = Annotated[
@@ -43,7 +46,9 @@ JobFile = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting on top of the job, as in training.rounds=3."),
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="A setting on top of the job, as in training.rounds=3."
+    ),
 ]
 
 
@@ -61,7 +66,7 @@ def _main(
 ) -> None: ...
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
@@ -73,7 +78,7 @@ def demo(
         _show(run_demo(out, seed, progress))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def simulate(
     job: JobFile = None,
     settings: Settings = None,
@@ -101,7 +106,7 @@ def simulate(
     _say(f"figures  {result.folder / 'figures'}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def compare(
     job: JobFile = None,
     methods: Annotated[
@@ -122,7 +127,7 @@ def compare(
         _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
 
 
-@app.command()
+@app.command(rich_help_panel=PLAN)
 def calibrate(
     job: JobFile = None,
     settings: Settings = None,
@@ -170,7 +175,7 @@ def calibrate(
         _say(f"figure   {figure}")
 
 
-@app.command()
+@app.command(rich_help_panel=PLAN)
 def plan(
     job: JobFile = None,
     settings: Settings = None,
@@ -205,7 +210,7 @@ def plan(
         _say(f"written  {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=SEE)
 def report(
     runs: Annotated[
         list[Path], typer.Argument(help="Run folders, or folders of run folders (a comparison).")
@@ -238,7 +243,7 @@ def report(
         _say(f"figure   {path}")
 
 
-@app.command()
+@app.command(rich_help_panel=SEE)
 def track(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     to: Annotated[str, typer.Option(help="tensorboard, mlflow or wandb.")],
@@ -262,7 +267,7 @@ def track(
         _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
 
 
-@app.command()
+@app.command(rich_help_panel=SEE)
 def dashboard(
     runs: Annotated[
         Path, typer.Argument(help="A folder with run folders in it, at any of three levels.")
@@ -282,7 +287,7 @@ def dashboard(
     show(runs, listen=listen, token=token, say=_say)
 
 
-@app.command("methods")
+@app.command("methods", rich_help_panel=NAME)
 def list_methods() -> None:
     """The methods a job can name."""
     from cutlayer.methods import NAMES, summary
@@ -290,7 +295,7 @@ def list_methods() -> None:
     _list({name: summary(name) for name in NAMES})
 
 
-@app.command("models")
+@app.command("models", rich_help_panel=NAME)
 def list_models() -> None:
     """The models a job can name."""
     from cutlayer.model.families import SUPPORTED
@@ -306,7 +311,7 @@ def list_models() -> None:
     )
 
 
-@app.command("data")
+@app.command("data", rich_help_panel=NAME)
 def list_data() -> None:
     """The data sources a job can name."""
     from cutlayer.data.sources import SOURCES

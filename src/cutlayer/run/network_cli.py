@@ -13,6 +13,7 @@ app = typer.Typer()
 console = Console()
 
 PORT = 7311
+PANEL = "Over a network"
 
 Keys = Annotated[Path | None, typer.Option(help="Folder of keys, as `cutlayer keys` makes them.")]
 Log = Annotated[
@@ -20,14 +21,18 @@ Log = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def serve(
     job: Annotated[
         Path | None, typer.Argument(help="A YAML job; without one, the built-in defaults.")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting on top of the job, as in training.rounds=3."),
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A setting on top of the job, as in training.rounds=3.",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
     resume: Annotated[
@@ -35,24 +40,34 @@ def serve(
     ] = None,
     listen: Annotated[
         str | None,
-        typer.Option(help=f"HOST:PORT; with keys 0.0.0.0:{PORT}, without them 127.0.0.1:{PORT}."),
+        typer.Option(
+            metavar="ADDRESS",
+            help=f"HOST:PORT; with keys 0.0.0.0:{PORT}, without them 127.0.0.1:{PORT}.",
+        ),
     ] = None,
     keys: Keys = None,
     insecure: Annotated[
-        bool, typer.Option(help="Let anyone in who reaches the address, without keys.")
+        bool,
+        typer.Option("--insecure", help="Let anyone in who reaches the address, without keys."),
     ] = False,
     min_devices: Annotated[
         int | None,
-        typer.Option(min=1, help="Devices to begin with; else those of a round, or of the job."),
+        typer.Option(
+            min=1, metavar="N", help="Devices to begin with; else those of a round, or of the job."
+        ),
     ] = None,
     patience: Annotated[
-        float, typer.Option(min=1, help="Seconds a device may take for one answer.")
+        float, typer.Option(min=1, metavar="S", help="Seconds a device may take for one answer.")
     ] = 120.0,
     deadline: Annotated[
-        float | None, typer.Option(min=1, help="Seconds a round may take; the rest are left out.")
+        float | None,
+        typer.Option(min=1, metavar="S", help="Seconds a round may take; the rest are left out."),
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="Answer Prometheus at HOST:PORT, as in 127.0.0.1:9311.")
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Answer Prometheus at HOST:PORT, as in 127.0.0.1:9311."
+        ),
     ] = None,
     log: Log = None,
 ) -> None:
@@ -94,7 +109,7 @@ def serve(
     _say(f"adapter  {result.adapter_folder}")
 
 
-@app.command()
+@app.command(rich_help_panel=PANEL)
 def join(
     address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")],
     data: Annotated[
@@ -103,14 +118,16 @@ def join(
     ] = None,
     share: Annotated[
         bool,
-        typer.Option(help="Instead: the part of the job's own data that a simulation gives it."),
+        typer.Option(
+            "--share", help="Instead: the part of the job's own data that a simulation gives it."
+        ),
     ] = False,
     keys: Keys = None,
     name: Annotated[
         str | None, typer.Option(help="What to be called; with keys, as the certificate says.")
     ] = None,
     number: Annotated[
-        int | None, typer.Option(min=0, help="Which device of the job to be.")
+        int | None, typer.Option(min=0, metavar="N", help="Which device of the job to be.")
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The checkpoint, if it is on this machine already.")
