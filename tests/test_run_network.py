@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cutlayer import simulate
-from fleet_helpers import crowd, served
+from cutlayer.net.measure import LinkRates
+from fleet_helpers import crowd, events, served
 from helpers import equal, largest_difference, small_job
 
 
@@ -28,6 +29,50 @@ def test_noisy_labels_are_those_of_the_simulator_where_the_data_are_the_jobs(
     assert devices.errors == {}
     assert equal(alone.adapter, together.adapter)
     assert [row.generated for row in alone.rows] == [row.generated for row in together.rows]
+
+
+def test_allocators_go_by_what_devices_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([1e6, 15e6, 30e6, 90e6])
+
+    async def measured(connection: object) -> LinkRates:
+        return LinkRates(0.01, next(rates), 50e6)
+
+    monkeypatch.setattr("cutlayer.run.join.measure_link", measured)
+    cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
+    job = small_job(cuts, "training.rounds=1", method="asfl", world={})
+    with crowd() as devices:
+        found = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
+        )
+    assert devices.errors == {}
+    (row,) = found.rows
+    wanted = {1e6: 4, 15e6: 3, 30e6: 2, 90e6: 1}
+    for event in events(tmp_path / "net.log", "ready"):
+        decision = row.decisions[event["number"]]
+        assert decision.cut == wanted[event["uplink_bps"]]
+        assert event["flops_per_s"] > 1e6
+    assert row.planned_s is not None
+    assert row.virtual_s is None  # the time is real
+
+
+@pytest.mark.parametrize(
+    "method", ["split-lora", "local-lora", "st-sflora", "sflam", "asfv", "auto", "genfl", "genfv"]
+)
+def test_every_method_that_the_simulator_runs_runs_over_a_network(
+    tmp_path: Path, method: str
+) -> None:
+    augment = "augment={generator: {source: demo}, amount: 8}"
+    settings = [augment] if method.startswith("gen") else []
+    job = small_job(*settings, "training.rounds=1", method=method, world={})
+    with crowd() as devices:
+        found = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
+        )
+    assert devices.errors == {}
+    assert found.rows[0].loss > 0
+    assert not found.rows[0].lost
 
 
 @pytest.mark.parametrize("method", ["sflora", "fedlora", "tsflora", "st-sflora"])

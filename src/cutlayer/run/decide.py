@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,13 +13,22 @@ from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.run import allocators
 from cutlayer.run.calibration import Calibration
-from cutlayer.run.situation import Allotment, Floats
-from cutlayer.run.virtual import VirtualClock
+from cutlayer.run.situation import Allotment, Floats, Measures, Situation
 
 if TYPE_CHECKING:
     from cutlayer.train.labels import SharedLabels
     from cutlayer.train.link import Link
     from cutlayer.train.measure import Measured
+
+
+class Outlook(Protocol):
+    """What is known of devices and radio: of the job's world, or as measured on a network."""
+
+    def situation(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> Situation:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        ...
 
 
 def base_decision(job: Job) -> Decision:
@@ -34,21 +43,21 @@ def decide(
     samples: Mapping[int, int],
     classes: int,
     link: Link,
-    clock: VirtualClock | None,
+    outlook: Outlook | None,
     calibration: Calibration | None = None,
     labels: SharedLabels | None = None,
 ) -> Allotment:
     """The decisions of a round.
 
     samples: of an epoch, of each device that could take part, in the order they take turns.
-    clock: None without a world. calibration: for allocators that choose by measured quality.
+    outlook: None without a world. calibration: for allocators that choose by measured quality.
     labels: what devices shared of theirs, for allocators that choose by them.
     Raises AllocationError where nobody can take part, or only at limits that it names.
     """
-    if clock is None or job.method.pooled:
+    if outlook is None or job.method.pooled:
         return Allotment(dict.fromkeys(samples, base_decision(job)))
     measures = FromDevices(job, round, link, calibration)
-    now = clock.situation(round, samples, classes, measures)
+    now = outlook.situation(round, samples, classes, measures)
     if labels is not None:
         now = replace(now, label_emd=labels.distances(now.devices))
     allotment = allocators.find(job.method.allocation.solver)(now)

@@ -6,6 +6,7 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
+from cutlayer.run.decide import Outlook
 from cutlayer.run.setup import Parts, make_device, samples_a_round
 from cutlayer.train.device import Device
 from cutlayer.train.labels import SharedLabels
@@ -15,6 +16,9 @@ from cutlayer.train.result import RoundResult
 
 class LocalFleet:
     """Devices made when first drawn; they share one backbone (see rounds.Fleet)."""
+
+    real = False
+    outlook: Outlook | None = None
 
     def __init__(self, job: Job, parts: Parts) -> None:
         self.job = job

@@ -48,6 +48,12 @@ class Seat:
         assert self.ready is not None
         return self.ready.samples
 
+    @property
+    def hello(self) -> Hello:
+        """What the device said of itself, and has measured since."""
+        assert self.connection.hello is not None
+        return self.connection.hello
+
     async def next(self, answers: asyncio.Queue[Answer]) -> Answer:
         """The next answer of one kind. Raises NetworkError when the connection is over first."""
         got = asyncio.ensure_future(answers.get())
@@ -224,7 +230,17 @@ class Reception:
                     with self._changed:
                         self._present[seat.number] = seat
                         self._changed.notify_all()
-                    self._log.write("ready", device=seat.connection.name, samples=message.samples)
+                    self._log.write(
+                        "ready",
+                        device=seat.connection.name,
+                        number=seat.number,
+                        samples=message.samples,
+                        processor=seat.hello.processor,
+                        memory_bytes=seat.hello.memory_bytes,
+                        flops_per_s=seat.hello.flops_per_s,
+                        uplink_bps=seat.hello.uplink_bps,
+                        downlink_bps=seat.hello.downlink_bps,
+                    )
                 case StepDone():
                     seat.losses.put_nowait(message)
                 case Probed():

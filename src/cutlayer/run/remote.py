@@ -15,6 +15,8 @@ from cutlayer.net.limits import Lane
 from cutlayer.net.messages import Probe, Probed, RoundBegin, RoundEnd
 from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
+from cutlayer.run.decide import Outlook
+from cutlayer.run.measured import MeasuredWorld
 from cutlayer.run.progress import Progress
 from cutlayer.run.reception import Reception, Seat
 from cutlayer.run.setup import Parts
@@ -159,6 +161,8 @@ class RemoteLink:
 class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet)."""
 
+    real = True
+
     def __init__(
         self,
         job: Job,
@@ -171,6 +175,8 @@ class RemoteFleet:
         self._reception, self._patience, self._progress = reception, patience, progress
         self.link = RemoteLink(job, reception, {}, {}, patience)
         self._labels = labels_of(job, parts)
+        self._measured = MeasuredWorld(job, parts.model.spec) if job.world else None
+        self.outlook: Outlook | None = self._measured
         self._begun = False
         self._given_up: set[int] = set()
         self._carried = (0, 0)
@@ -188,6 +194,8 @@ class RemoteFleet:
         self._begun = True
         self._carried = self._overhead()
         self._know(seats.values())
+        if self._measured is not None:
+            self._measured.know({number: seat.hello for number, seat in seats.items()})
         self.link = RemoteLink(self.job, self._reception, seats, own, self._patience)
         return {number: seat.samples for number, seat in seats.items()}
 

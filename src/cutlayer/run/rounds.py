@@ -14,7 +14,7 @@ from cutlayer.report.selection_plot import draw_selection
 from cutlayer.run.augment import Augmenter, augmenter_for
 from cutlayer.run.calibration import Calibration, calibration_for
 from cutlayer.run.checkpoint import State, save_state
-from cutlayer.run.decide import decide
+from cutlayer.run.decide import Outlook, decide
 from cutlayer.run.measuring import measure_round
 from cutlayer.run.progress import Progress, Silent
 from cutlayer.run.result import ADAPTER_FOLDER, STATE_FILE, Result
@@ -30,7 +30,14 @@ from cutlayer.train.round import train_round
 
 
 class Fleet(Protocol):
-    """The devices of a run, in this process or elsewhere."""
+    """The devices of a run, in this process or elsewhere.
+
+    real: their time is that of a clock on the wall, and not of the job's world. outlook: what
+    allocators go by instead of that world.
+    """
+
+    real: bool
+    outlook: Outlook | None
 
     @property
     def link(self) -> Link:
@@ -66,7 +73,7 @@ def run_rounds(
     progress = progress or Silent()
     progress.started(job, folder, state.rounds)
     clock = None
-    if job.world is not None:
+    if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
     augmenter = augmenter_for(job, parts, rows)
@@ -118,7 +125,8 @@ def _train(
     labels = fleet.labels()
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
-    allotment = decide(job, round, samples, classes, fleet.link, clock, calibration, labels)
+    outlook = fleet.outlook if fleet.real else clock
+    allotment = decide(job, round, samples, classes, fleet.link, outlook, calibration, labels)
     away = {device: "out of coverage" for device in drawn if device not in covered}
     away |= {device: "not connected" for device in covered if device not in samples}
     allotment = replace(allotment, left_out=away | allotment.left_out)

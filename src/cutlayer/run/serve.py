@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutlayer import __version__
@@ -105,10 +105,10 @@ def _check(job: Job) -> None:
             f"method.tokens.score: {job.method.tokens.score!r} is code, and devices run none that "
             "a server names: take cls or received, or run cutlayer simulate"
         )
-    if job.world is not None:
+    if job.world is not None and (job.world.energy.forward or job.world.energy.backward):
         raise JobError(
-            "world: a network has no world but its own: leave the section out (--set world=null), "
-            "or run cutlayer simulate"
+            "world.energy: what a real device spends on computing is not measured: leave forward "
+            "and backward out, or run cutlayer simulate"
         )
 
 
@@ -137,7 +137,11 @@ def _open(
         if on_port is not None:
             on_port(reception.listener.port)
         watched.measure(reception.listener, desk.metrics)
-        fleet = RemoteFleet(job, parts, reception, desk.patience, watched)
+        patience = desk.patience
+        if job.world is not None and job.world.deadline_s is not None:
+            shorter = min(patience.round_s, job.world.deadline_s)
+            patience = replace(patience, round_s=shorter)
+        fleet = RemoteFleet(job, parts, reception, patience, watched)
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
     except CutlayerError as error:
