@@ -143,6 +143,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert not list(out.glob("**/.*"))  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["join", "127.0.0.1:1", "--share"], "grpc", r"cutlayer[device]"),
+        (["serve", "--keys", "keys"], "cryptography", "cutlayer[server]"),
+        (["keys", "init"], "cryptography", "cutlayer[server]"),
+        (["dashboard", "."], "uvicorn", "cutlayer[dashboard]"),
+        (["simulate", "--set", "data.source=parquet", "--set", "data.path=."], "pyarrow", "server"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    tmp_path: Path, words: list[str], package: str, extra: str
+) -> None:
+    code = "import sys; sys.modules[sys.argv.pop(1)] = None; from cutlayer.cli import main; main()"
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    found = subprocess.run(
+        [sys.executable, "-c", code, package, *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert f"{package} is not installed" in found.stderr
+    assert extra in found.stderr
+    assert "Traceback" not in found.stderr
+
+
 def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command, groups included."""
     group = group or typer.main.get_command(app)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cutlayer import __version__
-from cutlayer.errors import CutlayerError
+from cutlayer.errors import CutlayerError, missing_package
 from cutlayer.net.keys_cli import app as keys
 from cutlayer.run.generator_cli import app as generator
 from cutlayer.run.network_cli import PANEL as NETWORK
@@ -370,3 +370,8 @@ def main() -> None:
         app()
     except CutlayerError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        sentence = missing_package(error)
+        if sentence is None:
+            raise
+        _fail(sentence)

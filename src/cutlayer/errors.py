@@ -43,3 +43,24 @@ class NetworkError(CutlayerError):
 
 class RefusedError(NetworkError):
     """A connection that the other side will not have, however often it is tried."""
+
+
+_EXTRAS = {
+    "cryptography": "server",
+    "grpc": "server",
+    "matplotlib": "server",
+    "prometheus_client": "server",
+    "pyarrow": "server",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """The sentence for a package that comes with an extra; None for any other."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
+    if extra is None:
+        return None
+    device = " (on a device, 'cutlayer[device]')" if package in ("cryptography", "grpc") else ""
+    return f"{package} is not installed: pip install 'cutlayer[{extra}]'{device}"

@@ -23,15 +23,10 @@ def dashboard(
     listen: HOST:PORT; port 0 takes any free one. token: asked of a browser; None: none on
     loopback, one made up elsewhere. Raises RunError or NetworkError.
     """
-    try:
-        import uvicorn
+    import uvicorn
 
-        from cutlayer.dashboard.access import Access
-        from cutlayer.dashboard.app import make_app
-    except ModuleNotFoundError as error:
-        raise NetworkError(
-            f"dashboard: {error.name} is not installed: pip install 'cutlayer[dashboard]'"
-        ) from None
+    from cutlayer.dashboard.access import Access
+    from cutlayer.dashboard.app import make_app
 
     host, port = _parsed(listen)
     local = _is_loopback(host)

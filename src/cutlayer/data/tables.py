@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+from typing import TYPE_CHECKING, Any
 
 from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
 from cutlayer.job import Data
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 INPUT_COLUMNS = ("image", "img", "text", "sentence")
 """Looked for, in this order, when data.input_column is not given."""
@@ -107,6 +106,9 @@ def _split_of(relative: Path) -> str | None:
 
 
 def _parquet_rows(files: list[Path], data: Data) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet
+
     origin = _origin(files)
     try:
         columns = pa.parquet.read_schema(files[0]).names
@@ -147,6 +149,9 @@ def _text_rows(files: list[Path], data: Data) -> Rows:
 
 
 def _csv_columns(file: Path, data: Data) -> list[tuple[Any, Any, str]]:
+    import pyarrow as pa
+    import pyarrow.csv
+
     column = data.input_column or "text"
     try:
         table = pa.csv.read_csv(

@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cutlayer.errors import KeysError
-
 app = typer.Typer(
     no_args_is_help=True,
     help="Make the certificates of a fleet: init, then server, then one for each device.",
@@ -73,12 +71,8 @@ def show(keys: Folder = Path("keys")) -> None:
 
 
 def _folder() -> ModuleType:
-    try:
-        from cutlayer.net import keys
-    except ModuleNotFoundError as error:
-        raise KeysError(
-            f"keys: {error.name} is not installed: pip install 'cutlayer[net]'"
-        ) from None
+    from cutlayer.net import keys  # slow to import
+
     return keys
 
 

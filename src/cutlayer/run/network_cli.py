@@ -72,7 +72,6 @@ def serve(
     log: Log = None,
 ) -> None:
     """Train a job with the devices that join: this machine is the edge server."""
-    _check_installed()
     from cutlayer.job import load_job
     from cutlayer.net.identity import load_server
     from cutlayer.run import serve as runs
@@ -139,7 +138,6 @@ def join(
         raise NetworkError(
             "--data: name this device's samples, or say --share for its part of the job's own data"
         )
-    _check_installed()
     from cutlayer.net.identity import load_device
     from cutlayer.run.events import EventLog
     from cutlayer.run.join import Place
@@ -154,17 +152,6 @@ def join(
     except KeyboardInterrupt:
         _say("left: join again to go on")
         raise typer.Exit(130) from None
-
-
-def _check_installed() -> None:
-    for package in ("grpc", "cryptography"):
-        try:
-            __import__(package)
-        except ModuleNotFoundError:
-            raise NetworkError(
-                f"network: {package} is not installed: pip install 'cutlayer[net]' on the server, "
-                "'cutlayer[device]' on a device"
-            ) from None
 
 
 def _host_name() -> str:
