@@ -106,3 +106,18 @@ def test_an_impossible_world_is_refused() -> None:
         small_job(world={"bandwidth_hz": -1})
     with pytest.raises(JobError, match=r"world\.bandwith_hz: there is no such field; did you mean"):
         small_job(world={"bandwith_hz": 1})
+
+
+def test_every_frame_takes_the_latency_of_the_link(tmp_path: Path) -> None:
+    def lasting(latency_s: float, method: str) -> float:
+        job = small_job(
+            "training.rounds=1", "training.batch_size=16", "data.partition={kind: iid}",
+            method=method, world={"latency_s": latency_s, "fading": "none"},
+        )  # fmt: skip
+        (row,) = simulate(job, tmp_path / f"{method}-{latency_s}").rows
+        assert row.planned_s == pytest.approx(row.virtual_s, rel=1e-3)
+        return float(row.virtual_s or 0.0)
+
+    # 30 images are two batches, each there and back, between the adapter down and up.
+    assert lasting(1.5, "sflora") - lasting(0.0, "sflora") == pytest.approx(1.5 * (2 * 2 + 2))
+    assert lasting(1.5, "fedlora") - lasting(0.0, "fedlora") == pytest.approx(1.5 * 2)

@@ -33,6 +33,12 @@ class Loads:
         """[m] samples of a round, all epochs together."""
         return self.job.training.local_epochs * self.samples
 
+    @property
+    def steps(self) -> Floats:
+        """[m] batches of a round."""
+        training = self.job.training
+        return training.local_epochs * np.ceil(self.samples / training.batch_size)
+
     def activations_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] sent up through the cut."""
         quantizer = self.job.method.uplink.model_copy(update={"bits": bits})

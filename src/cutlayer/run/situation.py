@@ -123,17 +123,27 @@ class Situation:
         if not bits:
             return 0.0
         power = self.world.settings.server_power_w
-        return bits / self.world.radio.broadcast_bps(self.bandwidth_hz, power, self.state.gain_down)
+        rate = self.world.radio.broadcast_bps(self.bandwidth_hz, power, self.state.gain_down)
+        return bits / rate + self.world.settings.latency_s
 
     def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] all but the uplink: broadcast, computing on both sides and the downlink."""
+        """[m] all but the bits of the uplink: broadcast, computing on both sides, the downlink, and
+        the latency of every frame.
+        """
         loads = self.loads
         flops = loads.forward_flops(cut) + loads.backward_flops(cut)
         back = loads.gradient_bits(cut, tokens, bits)
         with np.errstate(divide="ignore", invalid="ignore"):
             downlink = np.where(back > 0, back / self.state.downlink_bps, 0.0)
         served = loads.server_flops(cut, tokens) / self.server_flops
-        return self.broadcast_s(cut) + energy.compute_s(flops, self.fleet) + served + downlink
+        work = energy.compute_s(flops, self.fleet) + served
+        return self.broadcast_s(cut) + work + downlink + self._latency_s(cut, back)
+
+    def _latency_s(self, cut: int, back_bits: Floats) -> Floats:
+        """[m] of all frames but the broadcast: activations up, gradients back, the adapter up."""
+        steps = self.loads.steps if self.job.method.split else np.zeros(len(self.devices))
+        frames = steps * np.where(back_bits > 0, 2, 1) + (self.loads.adapter_bits(cut) > 0)
+        return self.world.settings.latency_s * frames
 
     def upload_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] activations and the adapter."""

@@ -150,6 +150,7 @@ class VirtualClock:
             np.array([one.bandwidth_hz or 0.0 for one in decisions]),
             np.array([one.power_w or 0.0 for one in decisions]),
         )
+        latency_s = self.world.settings.latency_s
         parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
         traffic = [result.traffic[device] for device in timed]
         sent = np.array([t.activations for t in traffic]) / steps
@@ -162,11 +163,11 @@ class VirtualClock:
             forward_s=energy.compute_s(
                 a_step * np.array([part.forward_flops for part in parts]), fleet
             ),
-            uplink_s=_seconds(sent, uplink_bps),
+            uplink_s=_seconds(sent, uplink_bps, latency_s),
             server_s=server_s,
-            downlink_s=_seconds(returned, state.downlink_bps),
+            downlink_s=_seconds(returned, state.downlink_bps, latency_s),
             backward_s=energy.compute_s(a_step * backward, fleet),
-            upload_s=_seconds(np.array([t.adapter_up for t in traffic]), uplink_bps),
+            upload_s=_seconds(np.array([t.adapter_up for t in traffic]), uplink_bps, latency_s),
             steps=steps,
             one_way=one_way,
         )
@@ -178,7 +179,7 @@ class VirtualClock:
         rate = self.world.radio.broadcast_bps(
             settings.bandwidth_hz, settings.server_power_w, state.gain_down
         )
-        return 8 * size / rate
+        return 8 * size / rate + settings.latency_s
 
     def _server_s(self, work: Array) -> Array:
         speed = self.world.settings.server_flops
@@ -194,8 +195,8 @@ def _timed(result: RoundResult) -> np.ndarray:
     return np.array([device for device in result.cohort if result.losses.get(device)], dtype=int)
 
 
-def _seconds(size_bytes: Array, rate_bps: Array) -> Array:
-    """Seconds to send; nothing to send takes none, a dead link for ever."""
+def _seconds(size_bytes: Array, rate_bps: Array, latency_s: float) -> Array:
+    """Seconds until a frame is there; nothing to send takes none, a dead link for ever."""
     bits = 8.0 * size_bytes
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bits > 0, bits / rate_bps, 0.0)
+        return np.where(bits > 0, bits / rate_bps + latency_s, 0.0)

@@ -127,6 +127,7 @@ class WorldSettings(Section):
     reciprocal: one draw for both directions.
     server_height_m: None is TR 38.901's: 10 m (UMi), 25 m (UMa).
     rates_path: CSV (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed.
+    latency_s: of every frame one way, beyond the time that its bits take; none in the papers.
     server_power_w: broadcast power [I]. server_flops: FLOP/s of the server; None: its computing
     takes no time, as in ST-SFLora.
     coverage_m: radius L. max_stay_s: t_bar, None for no bound. deadline_s: of a round.
@@ -153,6 +154,7 @@ class WorldSettings(Section):
     server_height_m: Positive | None = None
     device_height_m: Positive = 1.5
     rates_path: str | None = None
+    latency_s: NotNegative = 0.0
     server_power_w: Positive = 1.0
     server_flops: Positive | None = None
     coverage_m: Positive = 500.0
