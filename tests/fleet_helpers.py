@@ -100,10 +100,16 @@ def served(
     progress: Progress | None = None,
     again: bool = False,
     port: int = 0,
+    virtual: bool = False,
     **patience: Any,
 ) -> Result:
     """Serve a job on any free port; `devices` brings them once it is known."""
-    desk = Desk(f"127.0.0.1:{port}", patience=Patience(**patience), log=out.with_suffix(".log"))
+    desk = Desk(
+        f"127.0.0.1:{port}",
+        patience=Patience(**patience),
+        log=out.with_suffix(".log"),
+        virtual=virtual,
+    )
     if again:
         return resume(out, desk, progress=progress, on_port=devices)
     return serve(job, desk, out, progress=progress, on_port=devices)

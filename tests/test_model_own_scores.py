@@ -13,7 +13,7 @@ from cutlayer.job import dump_job, make_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
-from cutlayer.run.join import _read_job
+from cutlayer.run.asked import read_job
 from cutlayer.run.serve import Desk, serve
 from helpers import small_job
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
@@ -95,7 +95,7 @@ def test_a_device_runs_no_code_that_a_server_names(tmp_path: Path) -> None:
     (tmp_path / "harm.py").write_text("raise SystemExit('this code was run')")
     job = small_job("method.tokens.score=harm:score", "method.tokens.keep=4", method="tsflora")
     with pytest.raises(RefusedError, match="'harm:score', and a device runs no code"):
-        _read_job(dump_job(job))
+        read_job(dump_job(job))
     assert "harm" not in sys.modules
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 
 import pytest
 
@@ -267,5 +268,37 @@ def test_a_port_in_use_is_one_sentence() -> None:
         async with site() as place:
             with pytest.raises(NetworkError, match=f"cannot listen on {place.address}"):
                 await listen(place.address, lambda name, said: None)
+
+    play(scene())
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("edge.local", "no HOST:PORT"),
+        ("127.0.0.1:99999", "no port 99999"),
+        ("127.0.0.1:x", "no HOST:PORT"),
+        ("::1:7311", "no HOST:PORT"),
+        (":7311", "no HOST:PORT"),
+    ],
+)
+def test_an_address_that_is_none_is_one_sentence_on_both_sides(address: str, why: str) -> None:
+    async def scene() -> None:
+        with pytest.raises(NetworkError, match=f"^address: .*{why}"):
+            await listen(address, lambda name, said: None)
+        with pytest.raises(RefusedError, match=f"address: .*{why}"):
+            await connect(address, Hello(version="1", device="cam-1"))
+
+    play(scene())
+
+
+def test_ipv6_works_in_brackets() -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+
+    async def scene() -> None:
+        listener = await listen("[::1]:0", lambda name, said: None)
+        await connect(f"[::1]:{listener.port}", Hello(version="1", device="cam-1"))
+        await listener.close()
 
     play(scene())

@@ -89,3 +89,25 @@ def test_a_network_ends_where_the_simulator_does(tmp_path: Path, method: str) ->
     for one, other in zip(alone.rows, together.rows, strict=True):
         assert one.traffic == other.traffic
         assert one.accuracy == other.accuracy
+
+
+@pytest.mark.parametrize("method", ["st-sflora", "asfv", "auto"])
+def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulators(
+    tmp_path: Path, method: str
+) -> None:
+    job = small_job(method=method, world={"mobility": {"kind": "redraw"}})
+    alone = simulate(job, tmp_path / "alone")
+    with crowd() as devices:
+        together = served(
+            job,
+            tmp_path / "net",
+            lambda port: [devices.join(port, n) for n in range(4)],
+            virtual=True,
+        )
+    assert devices.errors == {}
+    assert equal(alone.adapter, together.adapter)
+    for one, other in zip(alone.rows, together.rows, strict=True):
+        assert one.decisions == other.decisions
+        assert one.traffic == other.traffic
+        assert one.virtual_s == other.virtual_s
+        assert one.joules == other.joules

@@ -1,6 +1,5 @@
 """Who is let in: what a server asks of a device before it is a connection, and after."""
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 
 from cutlayer.errors import RefusedError
@@ -51,12 +50,3 @@ def name_of(hello: Hello, peer: Peer | None) -> str:
     if name is None:
         raise RefusedError("hello: it names no device, and there are no certificates: name one")
     return name
-
-
-def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is reached from this machine only."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -5,7 +5,8 @@ from typing import Any
 
 import grpc
 
-from cutlayer.errors import NetworkError
+from cutlayer.errors import NetworkError, RefusedError
+from cutlayer.net.address import split_address
 from cutlayer.net.connection import Connection
 from cutlayer.net.identity import Identity
 from cutlayer.net.limits import SERVICE, SESSION_KEY, Lane, Limits, client_options
@@ -24,6 +25,10 @@ async def connect(
     is of no use, and NetworkError otherwise.
     """
     limits = limits or Limits()
+    try:
+        split_address(address, "address", any_port=False)
+    except NetworkError as error:
+        raise RefusedError(str(error)) from None
     name = identity.name if identity else hello.device
     client = _Client(address, identity, limits, Connection(limits, False, name or ""))
     try:

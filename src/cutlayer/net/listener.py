@@ -8,7 +8,8 @@ from functools import partial
 import grpc
 
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
-from cutlayer.net.admission import Admit, check_hello, identify, is_loopback, name_of, still_good
+from cutlayer.net.address import check_free, is_loopback
+from cutlayer.net.admission import Admit, check_hello, identify, name_of, still_good
 from cutlayer.net.connection import Connection
 from cutlayer.net.identity import Identity, Peer
 from cutlayer.net.lane import Counters
@@ -84,6 +85,7 @@ class Listener:
 
     async def start(self, address: str) -> None:
         """Begin to listen. Raises NetworkError when the address cannot be had."""
+        check_free(address, "address")
         try:
             if self._identity is None:
                 self.port = self._server.add_insecure_port(address)
@@ -93,8 +95,7 @@ class Listener:
                 self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise NetworkError(
-                f"address: cannot listen on {address}: it is in use or not this machine's: "
-                "name another, as in 0.0.0.0:7311"
+                f"address: cannot listen on {address} (taken just now): name another"
             ) from None
         await self._server.start()
         self._janitor = asyncio.create_task(self._look_after())

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cutlayer.errors import NetworkError
+from cutlayer.net.address import check_free, split_address
 from cutlayer.net.listener import Listener
 
 _ROUND_S = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
@@ -39,13 +40,13 @@ class Metrics:
 
     def serve(self, address: str) -> int:
         """Answer at http://HOST:PORT/metrics; returns the port. Raises NetworkError."""
-        host, _, port = address.rpartition(":")
+        check_free(address, "--metrics")
+        host, port = split_address(address, "--metrics")
         try:
-            server, _ = start_http_server(int(port), host.strip("[]") or "127.0.0.1", self.registry)
-        except (OSError, ValueError, OverflowError) as error:
+            server, _ = start_http_server(port, host, self.registry)
+        except OSError as error:  # somebody else took it just now
             raise NetworkError(
-                f"--metrics: cannot listen on {address} ({error}): name a free address, as in "
-                "127.0.0.1:9311"
+                f"--metrics: cannot listen on {address} ({error.strerror})"
             ) from None
         self._server = server
         return int(server.server_port)

@@ -5,7 +5,6 @@ sees a device that computes for long as alive.
 """
 
 import asyncio
-import math
 import secrets
 import signal
 from collections.abc import Callable
@@ -16,16 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import yaml
-from pydantic import ValidationError
 
 from cutlayer import __version__
-from cutlayer.allocate.decision import Decision
-from cutlayer.errors import CutlayerError, FrameError, NetworkError, RefusedError, RunError
-from cutlayer.job import Job
-from cutlayer.methods.spec import Method
-from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.weights import load_model
+from cutlayer.errors import (
+    CutlayerError,
+    DataError,
+    FrameError,
+    NetworkError,
+    RefusedError,
+    RunError,
+)
 from cutlayer.net.backoff import Backoff, reconnecting
 from cutlayer.net.client import connect
 from cutlayer.net.connection import Connection
@@ -37,24 +36,20 @@ from cutlayer.net.messages import (
     Hello,
     Measured,
     Probe,
-    Probed,
     Ready,
     RoundBegin,
     RoundEnd,
     StepDone,
     Task,
 )
+from cutlayer.run import asked
 from cutlayer.run.events import EventLog
 from cutlayer.run.machine import Machine, describe_machine
-from cutlayer.run.own_data import load_folder, load_share
-from cutlayer.run.parts_download import fetch_part, own_part, part_of
-from cutlayer.run.setup import compute_device
+from cutlayer.run.own_data import check_there
+from cutlayer.run.parts_download import fetch_part, own_part
 from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
 from cutlayer.train.labels import histogram
-from cutlayer.train.measure import measure
-from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 Value = TypeVar("Value")
 Say = Callable[[str], None]
@@ -84,6 +79,9 @@ def join(place: Place, say: Say = print, log: EventLog | None = None) -> None:
     Raises RefusedError where the server will not have the device, and DataError, ModelError or
     RunError where it cannot take part.
     """
+
+    if place.data is not None:
+        check_there(place.data)
 
     async def until_stopped() -> None:
         attending = asyncio.current_task()
@@ -187,7 +185,7 @@ class _Attendance:
                         self._say(str(fault))
                         raise NetworkError(str(fault)) from None
                 case Probe() as message:
-                    await connection.tell(await self._compute(_probe, device, message))
+                    await connection.tell(await self._compute(asked.probe, device, message))
                 case RoundEnd(round=round, late=late):
                     self._say(f"round {round + 1} is over{', too late for us' if late else ''}")
                     self._log.write("round", round=round, late=late)
@@ -199,18 +197,18 @@ class _Attendance:
                     raise NetworkError(f"message: {type(message).__name__} was not due")
 
     async def _prepare(self, connection: Connection, task: Task) -> Device:
-        job = _read_job(task.job)
+        job = asked.read_job(task.job)
         if self._place.model is None:
             folder = await fetch_part(connection, task, self._tell_piece())
         else:
             folder = await self._compute(own_part, self._place.model, job, task)
-        return await self._compute(_make_device, self._place, job, task, folder)
+        return await self._compute(asked.make_device, job, task, folder, self._place.data)
 
     def _tell_piece(self) -> Callable[[str, int, int], None]:
         told = [0]
 
         def tell(name: str, held: int, size: int) -> None:
-            if held == size or held - told[0] > 10e6:
+            if size > 1e5 and (held == size or held - told[0] > 10e6):
                 told[0] = 0 if held == size else held
                 self._say(f"fetched {held / 1e6:.1f} of {size / 1e6:.1f} MB of {name}")
 
@@ -227,26 +225,26 @@ class _Attendance:
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
         frame = await connection.receive(Lane.DOWN) if message.adapter else None
-        await self._compute(_begin, device, message, frame)
+        await self._compute(asked.begin, device, message, frame)
         if not device.job.method.split:
             for step in range(device.steps):
                 (loss,) = await self._compute(on_device.train_whole, [device], step)
                 await connection.tell(StepDone(device.round, step, loss))
-        elif _awaits_gradients(device):
+        elif asked.awaits_gradients(device):
             for step in range(device.steps):
-                await connection.send(Lane.UP, await self._compute(_forward, device, step))
-                await self._compute(_backward, device, await connection.receive(Lane.DOWN))
+                await connection.send(Lane.UP, await self._compute(asked.forward, device, step))
+                await self._compute(asked.backward, device, await connection.receive(Lane.DOWN))
         else:
             await self._send_ahead(connection, device)
         if device.adapter:
-            await connection.send(Lane.UP, await self._compute(_upload, device))
+            await connection.send(Lane.UP, await self._compute(asked.upload, device))
 
     async def _send_ahead(self, connection: Connection, device: Device) -> None:
         """All steps, with no gradient to wait for: one is computed while another is sent."""
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
-                frame = await self._compute(_forward, device, step)
+                frame = await self._compute(asked.forward, device, step)
                 if sending is not None:
                     await sending
                 sending = asyncio.create_task(connection.send(Lane.UP, frame))
@@ -255,90 +253,3 @@ class _Attendance:
         finally:
             if sending is not None:
                 sending.cancel()
-
-
-def _read_job(text: str) -> Job:
-    """The job that a server sent. Its method is taken as it stands: no code is looked up by name.
-
-    Raises RefusedError.
-    """
-    try:
-        values = yaml.safe_load(text)
-        values["method"] = Method.model_validate(values["method"])
-        job = Job.model_validate(values)
-    except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
-        raise RefusedError(
-            f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
-        ) from None
-    score = job.method.tokens.score
-    if ":" in score:
-        raise RefusedError(
-            f"task: the server's job scores tokens by {score!r}, and a device runs no code that a "
-            "server names: take method.tokens.score cls or received"
-        )
-    return job
-
-
-def _make_device(place: Place, job: Job, task: Task, folder: Path) -> Device:
-    training = job.training.model_copy(update={"compute": "auto"})
-    job = job.model_copy(update={"training": training})
-    held = {"path": str(folder), "weights": "pretrained", "cut": task.cut}
-    model = load_model(
-        job.model.model_copy(update=held),
-        len(task.classes),
-        job.seed,
-        part_of(job),
-        train=job.method.train,
-    ).to(compute_device(job))
-    if place.data is not None:
-        side = model.spec.image_size
-        data = load_folder(place.data, job, tuple(task.classes), side)
-    else:
-        data = load_share(job, task.number)
-    return Device(task.number, data, job, model, Preprocessor(model.spec))
-
-
-def _begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
-    decision = Decision(
-        message.cut,
-        message.tokens,
-        message.bits_up,
-        message.bits_down,
-        message.bandwidth_hz,
-        message.power_w,
-    )
-    if frame is None:
-        device.adapter = {}  # what an earlier round trained is not trained in this one
-    device.begin(message.round, decision, frame)
-    if device.steps != message.steps:
-        raise RunError(
-            f"training: the server counts {message.steps} steps a round and this device "
-            f"{device.steps}: run the same cutlayer on both sides"
-        )
-
-
-def _awaits_gradients(device: Device) -> bool:
-    trains = device.job.method.device == "trained"
-    return trains and bool(device.model.device_names(device.decision.cut))
-
-
-def _forward(device: Device, step: int) -> bytes:
-    (frame,) = on_device.forward([device], step, Stopwatch())
-    return frame
-
-
-def _backward(device: Device, frame: bytes) -> None:
-    on_device.backward([device], [frame], Stopwatch())
-
-
-def _upload(device: Device) -> bytes:
-    if device.job.method.aggregate == "none":  # kept for the device as it is
-        return encode_adapter(AdapterMessage(device.id, device.round, 0, device.adapter), 32)
-    return device.upload()
-
-
-def _probe(device: Device, asked: Probe) -> Probed:
-    (found,) = measure([device], asked.round, asked.cut, asked.scored)
-    curve = None if found.importance is None else found.importance.tolist()
-    spread = found.spread if math.isfinite(found.spread) else 0.0
-    return Probed(asked.round, asked.cut, spread, found.mean_square, curve)

@@ -69,6 +69,12 @@ def serve(
             metavar="ADDRESS", help="Answer Prometheus at HOST:PORT, as in 127.0.0.1:9311."
         ),
     ] = None,
+    virtual: Annotated[
+        bool,
+        typer.Option(
+            "--virtual", help="Allocate and time rounds by the job's world, not by measured rates."
+        ),
+    ] = False,
     log: Log = None,
 ) -> None:
     """Train a job with the devices that join: this machine is the edge server."""
@@ -83,7 +89,7 @@ def serve(
     identity = load_server(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
     waits = Patience(min_devices, patience, round_s=deadline or math.inf)
-    desk = runs.Desk(address, identity, insecure, waits, metrics, log)
+    desk = runs.Desk(address, identity, insecure, waits, metrics, log, virtual)
 
     def told(port: int) -> None:
         host = address.rpartition(":")[0]

@@ -6,7 +6,6 @@ from typing import Literal
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.partition import partition
 from cutlayer.data.sources import load, load_own
-from cutlayer.errors import DataError
 from cutlayer.job import Data, Job
 
 _TABLES = (".csv", ".tsv", ".jsonl")
@@ -25,8 +24,7 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], side: int) -> Da
     Folders of images a class, parquet or tables, by what is there; columns as the job says. side:
     images larger than these pixels a side are made that small. Raises DataError.
     """
-    if not path.exists():
-        raise DataError(f"--data: there is no {path}: name a folder of images a class, or a table")
+    check_there(path)
     data = Data(
         source=_source(path),
         path=str(path),
@@ -34,6 +32,12 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], side: int) -> Da
         label_column=job.data.label_column,
     )
     return load_own(data, classes, side)
+
+
+def check_there(path: Path) -> None:
+    """Raise DataError where a device's samples are not."""
+    if not path.exists():
+        raise DataError(f"--data: there is no {path}: name a folder of images a class, or a table")
 
 
 def _source(path: Path) -> Literal["folder", "parquet", "table"]:

@@ -159,9 +159,10 @@ class RemoteLink:
 
 
 class RemoteFleet:
-    """Devices that have joined over the network (see rounds.Fleet)."""
+    """Devices that have joined over the network (see rounds.Fleet).
 
-    real = True
+    real: False to go by the job's world, as a simulation does.
+    """
 
     def __init__(
         self,
@@ -170,12 +171,14 @@ class RemoteFleet:
         reception: Reception,
         patience: Patience,
         progress: Progress,
+        *,
+        real: bool = True,
     ) -> None:
-        self.job, self.parts = job, parts
+        self.job, self.parts, self.real = job, parts, real
         self._reception, self._patience, self._progress = reception, patience, progress
         self.link = RemoteLink(job, reception, {}, {}, patience)
         self._labels = labels_of(job, parts)
-        self._measured = MeasuredWorld(job, parts.model.spec) if job.world else None
+        self._measured = MeasuredWorld(job, parts.model.spec) if job.world and real else None
         self.outlook: Outlook | None = self._measured
         self._begun = False
         self._given_up: set[int] = set()

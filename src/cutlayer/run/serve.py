@@ -10,6 +10,7 @@ from cutlayer import __version__
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
+from cutlayer.net.address import check_free
 from cutlayer.net.identity import Identity
 from cutlayer.net.limits import Limits
 from cutlayer.net.messages import Task
@@ -37,7 +38,8 @@ class Desk:
     """Where and how a server receives devices.
 
     address: HOST:PORT; port 0 takes any free one. identity: None takes any device, on loopback
-    addresses only unless `insecure`. metrics: HOST:PORT for Prometheus.
+    addresses only unless `insecure`. metrics: HOST:PORT for Prometheus. virtual: allocate and time
+    rounds by the job's world, as a simulation does, and not by what devices measure.
     """
 
     address: str = "127.0.0.1:7311"
@@ -46,6 +48,7 @@ class Desk:
     patience: Patience = field(default_factory=Patience)
     metrics: str | None = None
     log: str | Path | None = None
+    virtual: bool = False
 
 
 def serve(
@@ -61,7 +64,7 @@ def serve(
     out: the run folder (None: a new one below runs/). on_port: told where it listens.
     Raises as `simulate` does, and NetworkError.
     """
-    _check(job)
+    _check(job, desk)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     if (folder / JOB_FILE).exists():
         raise RunError(
@@ -85,11 +88,12 @@ def resume(
     Raises as `serve`.
     """
     job, parts, state, rows = saved_run(Path(folder))
-    _check(job)
+    _check(job, desk)
     return _open(Path(folder), job, parts, state, rows, desk, progress, on_port)
 
 
-def _check(job: Job) -> None:
+def _check(job: Job, desk: Desk) -> None:
+    """Refuse what cannot be served, before a folder is made. Raises JobError and NetworkError."""
     if job.method.pooled:
         raise JobError(
             f"method.name: {job.method.name} trains in one place, where no device takes part: run "
@@ -105,11 +109,17 @@ def _check(job: Job) -> None:
             f"method.tokens.score: {job.method.tokens.score!r} is code, and devices run none that "
             "a server names: take cls or received, or run cutlayer simulate"
         )
-    if job.world is not None and (job.world.energy.forward or job.world.energy.backward):
+    if desk.virtual and job.world is None:
+        raise JobError("--virtual: the job has no world to go by: add a world section")
+    counted = job.world is not None and (job.world.energy.forward or job.world.energy.backward)
+    if counted and not desk.virtual:
         raise JobError(
             "world.energy: what a real device spends on computing is not measured: leave forward "
-            "and backward out, or run cutlayer simulate"
+            "and backward out, or go by the job's world with --virtual"
         )
+    check_free(desk.address, "address")
+    if desk.metrics is not None:
+        check_free(desk.metrics, "--metrics")
 
 
 def _open(
@@ -138,10 +148,10 @@ def _open(
             on_port(reception.listener.port)
         watched.measure(reception.listener, desk.metrics)
         patience = desk.patience
-        if job.world is not None and job.world.deadline_s is not None:
+        if job.world is not None and job.world.deadline_s is not None and not desk.virtual:
             shorter = min(patience.round_s, job.world.deadline_s)
             patience = replace(patience, round_s=shorter)
-        fleet = RemoteFleet(job, parts, reception, patience, watched)
+        fleet = RemoteFleet(job, parts, reception, patience, watched, real=not desk.virtual)
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
     except CutlayerError as error:
