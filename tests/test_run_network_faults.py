@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from cutlayer import __version__, simulate
-from cutlayer.errors import NetworkError, RefusedError, RunError
+from cutlayer.errors import DataError, NetworkError, RefusedError, RunError
 from cutlayer.job import Quantizer
 from cutlayer.net.client import connect
 from cutlayer.net.connection import Connection
 from cutlayer.net.limits import Lane
 from cutlayer.net.messages import Hello, Ready, RoundBegin, StepDone, Task
 from cutlayer.report.record import read_rows
+from cutlayer.run.join import Place, join
 from cutlayer.run.progress import Silent
+from cutlayer.run.serve import Desk, serve
 from cutlayer.train.result import RoundResult
 from cutlayer.wire.codec import (
     ActivationsMessage,
@@ -231,6 +234,19 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
     assert "another job" in refused["lost"]
     assert "is device device-0001" in refused["twin"]
     assert "all 3 devices" in refused["surplus"]
+
+
+def test_data_that_are_not_there_are_missed_before_anything_is_connected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^--data: there is no "):
+        join(Place("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))
+
+
+def test_a_port_in_use_leaves_no_run_folder_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        desk = Desk(f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(NetworkError, match=r"^address: cannot listen on"):
+            serve(quick_job(), desk, tmp_path / "net")
+    assert not (tmp_path / "net").exists()
 
 
 def test_the_log_tells_who_came_and_went(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import tiny_models
-from cutlayer import compare
+from cutlayer import compare, simulate
 from cutlayer.job import make_job
+from helpers import equal
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "fine", "bad", "poor", "film", "a")
 TEXTS = {"praise": "a good film", "blame": "a bad poor film poor", "more praise": "fine good"}
@@ -37,3 +38,21 @@ def test_a_text_encoder_trains_through_the_cut(
     assert sflora.rows[0].loss == pytest.approx(fedlora.rows[0].loss, rel=1e-4)
     assert few.rows[0].traffic[0][0] < sflora.rows[0].traffic[0][0]
     assert all(result.rows[1].loss < result.rows[0].loss for result in comparison.results)
+
+
+def test_texts_train_over_a_network_as_in_a_simulation(
+    job_values: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    from fleet_helpers import crowd, served
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    job = make_job({**job_values, "method": {"name": "tsflora", "tokens": {"keep": 2}}})
+    alone = simulate(job, tmp_path / "alone")
+    with crowd() as devices:
+        together = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(2)]
+        )
+    assert devices.errors == {}
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]

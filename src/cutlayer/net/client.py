@@ -133,13 +133,16 @@ def _why(address: str, code: grpc.StatusCode, details: str) -> str:
     if "Connection refused" in details:
         return f"nobody listens at {address}: start the server, or name its address"
     if "handshake failed" in details or "Hostname Verification" in details:
+        detail = details.rpartition(": ")[2]
+        why = "" if detail == "OK" else f" ({detail})"
         return (
-            f"the certificate of {address} will not do ({details.rpartition(': ')[2]}): join by a "
-            "name it was made for, with keys of the same fleet"
+            f"the certificate of {address} will not do{why}: join by a name it was made for, with "
+            "keys of the same fleet"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
+        detail = details.rpartition(": ")[2].rstrip("]")
         return (
-            f"{address} went away ({details.rpartition(': ')[2]}): if it never answers, see that "
-            "both sides have keys of one fleet that are valid, or neither has"
+            f"{address} went away ({detail}): if it never answers, see that both sides have keys "
+            "of one fleet that are valid, or neither has"
         )
     return f"{address} ended it ({code.name.lower()}: {details})"

@@ -19,7 +19,6 @@ import numpy as np
 from cutlayer import __version__
 from cutlayer.errors import (
     CutlayerError,
-    DataError,
     FrameError,
     NetworkError,
     RefusedError,

@@ -6,6 +6,7 @@ from typing import Literal
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.partition import partition
 from cutlayer.data.sources import load, load_own
+from cutlayer.errors import DataError
 from cutlayer.job import Data, Job
 
 _TABLES = (".csv", ".tsv", ".jsonl")
