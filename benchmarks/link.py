@@ -311,9 +311,9 @@ TEXT = """\
 {mbps:g} Mbit/s each way, {rtt_ms:g} ms of round trip and {loss:g} % of packets lost, by
 {by}; TCP with BBR.
 The demo's ViT, 64 images a device, batches of 16; a round is the mean of {counted}, the first and
-last left out. The simulator was given the rates that devices measured as they joined, half the round
-trip as `world.latency_s`, and the one compute speed at which its round without a link takes as long
-as one over loopback here, where all processes share two cores.
+last left out. The simulator was given the rates that devices measured as they joined, half the
+round trip as `world.latency_s`, and the one compute speed at which its round without a link takes
+as long as one over loopback here, where all processes share two cores.
 
 {table}
 off by: the simulator's round against the measured one. `tsflora`'s round takes {saving:.2f} of
