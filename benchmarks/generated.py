@@ -99,6 +99,7 @@ class Part:
                     yield line, alpha, seed
 
 
+RESNET = {"path": "resnet18", "weights": "random"}
 MANY = tuple(line for line in LINES if not line.startswith("genfv, full"))
 WHOLE = tuple(line for line in LINES if "full" in line or line == "fedavg")
 SOME = (
@@ -108,7 +109,7 @@ SOME = (
 PARTS = {
     "demo": Part(MANY, (0.1, 0.3), (0, 1, 2), 800, 1000, 8, 100, 2e-3, {}),
     "cifar10": Part(SOME, (0.1,), (0, 1), 600, 400, 6, 100, 1e-3, {"image_size": 56}),
-    "resnet18": Part(WHOLE, (0.1,), (0,), 600, 400, 6, 100, 1e-3, {"path": "resnet18"}),
+    "resnet18": Part(WHOLE, (0.1,), (0,), 500, 400, 4, 100, 1e-3, RESNET),
 }
 
 
