@@ -27,6 +27,7 @@ from cutlayer.dashboard.app import make_app
 from cutlayer.job import dump_job
 from cutlayer.report import page, tables
 from cutlayer.report.views.runs import Run, lines_of
+from cutlayer.run import replay
 from environment import describe
 from report_runs import made_holdings, made_patches, made_places, made_run, made_spans
 
@@ -81,8 +82,11 @@ def opened(browser: Any, url: str, first: str, last: str) -> tuple[float, float]
 
 def large() -> Run:
     run = made_run(devices=100, rounds=1000)
+    spans = made_spans(run)
+    # As many rounds of the timeline as `cutlayer report` puts on a page.
+    every = len(spans) // (replay.MOST_SPANS // len(spans[0].place)) + 1
     return replace(
-        run, whole=49, holdings=made_holdings(run), rounds=made_spans(run),
+        run, whole=49, holdings=made_holdings(run), rounds=spans[::every],
         places=made_places(run), patches=made_patches(),
     )  # fmt: skip
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
 
@@ -86,7 +88,10 @@ class Row:
     @classmethod
     def from_json(cls, line: str) -> "Row":
         """The row of a line. Raises ValueError or TypeError for anything else."""
-        values: dict[str, Any] = json.loads(line)
+        try:
+            values: dict[str, Any] = msgspec.json.decode(line)  # long records: a third of the time
+        except msgspec.DecodeError as error:
+            raise ValueError(str(error)) from None
         for key in ("traffic", "device_loss", "joules", "samples", "decisions", "left_out"):
             values[key] = {int(device): value for device, value in values[key].items()}
         values["decisions"] = {d: Decision(*one) for d, one in values["decisions"].items()}
