@@ -120,7 +120,9 @@ class _Dashboard:
             if not names:
                 return PlainTextResponse("id: name a run of the list", 400)
             try:
-                if any(name not in self._watch.runs for name in names):
+                # One that a look has just found may not have been read yet.
+                known = [self._watch.runs.get(name) for name in names]
+                if any(seen is None or seen.job is None for seen in known):
                     await self._look()
                 seen = [self._watch.find(name) for name in names]
                 async with self._busy:

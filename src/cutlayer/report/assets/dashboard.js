@@ -235,13 +235,14 @@
     link.classList.remove("lost");
     hear(JSON.parse(event.data));
     document.documentElement.dataset.listed = runs.size;
-    if (first) route();
+    if (first && !opened && !several.length) route();
   };
   source.onerror = () => {
     link.textContent = "the server does not answer; trying again";
     link.classList.add("lost");
   };
   addEventListener("hashchange", route);
+  if (location.hash.length > 1) route();  // a run that is named needs no list
   addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, textarea")) return;
     if (event.key === "/") { event.preventDefault(); search.focus(); }
