@@ -300,8 +300,9 @@ Twenty vehicles on 2 km of highway, all of it in coverage (3GPP TR 36.885's free
 140 km/h), 50 MHz, path-loss exponent 2.5, Rayleigh fading, ST-SFLora's processors of 1.0 to 1.5
 GHz; who is not done after 60 s is left out of the round. The server computes 1 TFLOP/s and draws
 an image in the time that it takes on this machine beside other work:
-{speeds}. It draws only as many as fit beside the devices' work, so no round is longer than without: the
-virtual seconds are the same. gain: accuracy over the same method and seed without generated data.
+{speeds}. It draws only as many as fit beside the devices' work, so no round is longer than without:
+the virtual seconds are the same. gain: accuracy over the same method and seed without generated
+data.
 
 Where adapters are averaged, generated images of all classes are worth 12 to 20 points at Dirichlet
 0.1 in the mean, and 4 to 5 at 0.3, where devices lack fewer labels. From a small generator of
