@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 
 def describe() -> str:
     """Date, machine and versions."""
@@ -13,6 +15,8 @@ def describe() -> str:
         f"{name} {version(name)}" for name in ("cutlayer", "torch", "transformers")
     )
     machine = f"{os.cpu_count()} cores of {_processor()}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
     return f"{datetime.date.today()}; {machine}; {packages}, Python {platform.python_version()}."
 
 

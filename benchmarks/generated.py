@@ -10,12 +10,15 @@
 
 `split` parts CIFAR-10's training images (a folder with train.parquet and test.parquet) into three
 quarters for the generator and one for the devices. The next three train what their name says, one
-run after another; finished runs are kept, unfinished ones go on. `report` writes
-benchmarks/reports/generated.md and its figures from what there is.
+run after another or `--processes` of them at once; finished runs are kept, unfinished ones go on,
+and `--lines plain` leaves out what needs the generator. `report` writes
+benchmarks/reports/generated.md from the demo's runs and generated-cifar10.md from the others, where
+DIR has them.
 """
 
 import argparse
 import json
+import multiprocessing
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 import yaml
 
 from cutlayer.data.generate import load_generator
@@ -32,9 +36,10 @@ from cutlayer.report import tables
 from cutlayer.report.curves import accuracy_by, curve_of
 from cutlayer.report.record import Row, read_rows
 from cutlayer.report.selection_plot import draw_selection
+from cutlayer.run.augment import measured
 from cutlayer.run.progress import Silent
 from cutlayer.run.result import STATE_FILE
-from cutlayer.run.setup import load_parts, parts_for
+from cutlayer.run.setup import compute_device, load_parts
 from cutlayer.run.simulate import resume, simulate
 from environment import describe
 
@@ -108,8 +113,8 @@ SOME = (
 )  # fmt: skip
 PARTS = {
     "demo": Part(MANY, (0.1, 0.3), (0, 1, 2), 800, 1000, 8, 100, 2e-3, {}),
-    "cifar10": Part(SOME, (0.1,), (0, 1), 600, 400, 6, 100, 1e-3, {"image_size": 56}),
-    "resnet18": Part(WHOLE, (0.1,), (0,), 500, 400, 4, 100, 1e-3, RESNET),
+    "cifar10": Part(SOME, (0.1, 0.3), (0, 1, 2), 800, 1000, 8, 100, 1e-3, {"image_size": 56}),
+    "resnet18": Part(WHOLE, (0.1,), (0, 1, 2), 1600, 1000, 10, 100, 1e-3, RESNET),
 }
 
 
@@ -143,47 +148,47 @@ def job_of(name: str, run: tuple[str, float, int], options: argparse.Namespace) 
 
 
 def run_all(name: str, options: argparse.Namespace) -> None:
-    loaded: tuple[tuple[float, int], Any] | None = None
-    for line, alpha, seed in PARTS[name].runs:
-        folder = folder_of(options.runs, name, (line, alpha, seed))
-        if (folder / "adapter").is_dir():
-            continue
-        print(folder.name, flush=True)
-        if (folder / STATE_FILE).exists():
-            resume(folder, Lines())
-            continue
-        job = job_of(name, (line, alpha, seed), options)
-        if loaded is None or loaded[0] != (alpha, seed):
-            loaded = ((alpha, seed), load_parts(job))
-        parts = parts_for(job, loaded[1])
-        if job.augment is not None:
-            speed = seconds_per_image(options.runs / name / SPEED, job, parts)
-            augment = job.augment.model_copy(update={"seconds_per_image": speed})
-            job = job.model_copy(update={"augment": augment})
-        shutil.rmtree(folder, ignore_errors=True)
-        simulate(job, folder, parts=parts, progress=Lines())
+    """All runs of a part that are not there yet, `--processes` at once."""
+    runs = [run for run in PARTS[name].runs if options.lines != "plain" or LINES[run[0]][1] is None]
+    todo = [run for run in runs if not (folder_of(options.runs, name, run) / "adapter").is_dir()]
+    (options.runs / name).mkdir(parents=True, exist_ok=True)
+    drawn = [run for run in todo if LINES[run[0]][1] is not None]
+    if drawn and not (options.runs / name / SPEED).is_file():
+        measure_generator(options.runs / name / SPEED, job_of(name, drawn[0], options))
+    with multiprocessing.get_context("spawn").Pool(options.processes, maxtasksperchild=1) as pool:
+        tasks = [(name, run, options) for run in todo]
+        for folder in pool.imap_unordered(run_one, tasks, chunksize=1):
+            print(folder, flush=True)
+
+
+def run_one(task: tuple[str, tuple[str, float, int], argparse.Namespace]) -> str:
+    """One run, in a process of its own."""
+    name, run, options = task
+    folder = folder_of(options.runs, name, run)
+    torch.set_num_threads(1 if options.processes > 1 else torch.get_num_threads())
+    if (folder / STATE_FILE).exists():
+        resume(folder, Silent())
+        return folder.name
+    job = job_of(name, run, options)
+    if job.augment is not None:
+        speed = json.loads((options.runs / name / SPEED).read_text())
+        augment = job.augment.model_copy(update={"seconds_per_image": speed})
+        job = job.model_copy(update={"augment": augment})
+    shutil.rmtree(folder, ignore_errors=True)
+    simulate(job, folder, progress=Silent())
+    return folder.name
 
 
 def folder_of(runs: Path, name: str, run: tuple[str, float, int]) -> Path:
     return runs / name / "-".join(map(str, run)).replace(", ", "_").replace(" ", "_")
 
 
-def seconds_per_image(path: Path, job: Job, parts: Any) -> float:
-    """What drawing one image takes here, measured once for all runs."""
-    if not path.is_file():
-        generator = load_generator(job.augment.generator, parts.train)
-        generator.generate(np.arange(64) % len(parts.train.classes), 0)
-        path.write_text(json.dumps(generator.seconds_per_image))
-    return float(json.loads(path.read_text()))
-
-
-class Lines(Silent):
-    """A line a round."""
-
-    def round_done(self, row: Row) -> None:
-        """Print it."""
-        drawn = sum(row.generated or [])
-        print(row.round, f"{row.loss:.3f}", row.accuracy, row.virtual_s, drawn, flush=True)
+def measure_generator(path: Path, job: Job) -> None:
+    """Write what drawing one image takes here, measured once for all runs."""
+    assert job.augment is not None
+    parts = load_parts(job)
+    generator = load_generator(job.augment.generator, parts.train, compute_device(job))
+    path.write_text(json.dumps(measured(generator, job)))
 
 
 def split(options: argparse.Namespace) -> None:
@@ -206,43 +211,59 @@ COLUMNS = (
 
 
 def report(runs: Path) -> None:
-    """Write the report and its figures from the runs there are."""
-    sections, hurts = [], []
-    for name, part in PARTS.items():
-        for alpha in part.alphas:
-            found = {line: read(runs, name, line, alpha) for line in part.lines}
-            rows = [row_of(line, found) for line in part.lines]
-            hurts += filter(None, (where_it_hurts(name, alpha, row) for row in rows))
-            sections.append(
-                SECTION.format(
-                    title=TITLES[name],
-                    alpha=alpha,
-                    many=len(part.seeds),
-                    table=tables.markdown(rows, COLUMNS),
-                    **vars(part),
-                )
-            )
-            if name == "demo":
-                curves = {line: [curve_of(one) for one in seeds] for line, seeds in found.items()}
-                accuracy_by("seconds", curves, REPORTS / f"generated-{alpha}.png")
-    draw_selection(read(runs, "demo", "genfv", 0.1)[0], 20, REPORTS / "generated-selection.png")
-    judged = json.loads((runs / "evaluation" / "evaluation.json").read_text())
-    training = yaml.safe_load((runs / "generator" / "training.yaml").read_text())
-    (REPORTS / "generated.md").write_text(
-        TEXT.format(
+    """Write the reports whose runs are there, and their figures."""
+    if (runs / "demo").is_dir():
+        text = DEMO.format(environment=describe(), **sections(runs, ("demo",)))
+        (REPORTS / "generated.md").write_text(text)
+        for alpha in PARTS["demo"].alphas:
+            draw_curves("demo", alpha, runs, REPORTS / f"generated-{alpha}.png")
+        chosen = read(runs, "demo", "genfv", 0.1)[0]
+        draw_selection(chosen, 20, REPORTS / "generated-selection.png")
+    if (runs / "cifar10").is_dir():
+        judged = json.loads((runs / "evaluation" / "evaluation.json").read_text())
+        training = yaml.safe_load((runs / "generator" / "training.yaml").read_text())
+        text = CIFAR10.format(
             environment=describe(),
-            sections="\n".join(sections),
-            hurts="\n".join(hurts) or "- nowhere",
-            speeds=", ".join(
-                f"{json.loads((runs / name / SPEED).read_text()):.3f} s ({name})" for name in PARTS
-            ),
             right=100 * judged["accuracy"]["generated"],
             real=100 * judged["accuracy"]["real"],
             frechet=judged["frechet"]["generated"],
             frechet_real=judged["frechet"]["real"],
             **{f"generator_{name}": value for name, value in training.items()},
+            **sections(runs, ("cifar10", "resnet18")),
         )
-    )
+        (REPORTS / "generated-cifar10.md").write_text(text)
+        draw_curves("cifar10", 0.1, runs, REPORTS / "generated-cifar10.png")
+
+
+def sections(runs: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """What the parts showed: their tables, where generated data hurt, what an image took."""
+    tables_, hurts = [], []
+    for name in names:
+        part = PARTS[name]
+        for alpha in part.alphas:
+            found = {line: read(runs, name, line, alpha) for line in part.lines}
+            rows = [row_of(line, found) for line in part.lines]
+            hurts += filter(None, (where_it_hurts(name, alpha, row) for row in rows))
+            table = tables.markdown(rows, COLUMNS)
+            many = len(part.seeds)
+            tables_.append(
+                SECTION.format(
+                    title=TITLES[name], alpha=alpha, many=many, table=table, **vars(part)
+                )
+            )
+    seconds = [f"{json.loads((runs / name / SPEED).read_text()):.4f} s" for name in names]
+    return {
+        "sections": "\n".join(tables_),
+        "hurts": "\n".join(hurts) or "- nowhere",
+        "speeds": " and ".join(seconds),
+    }
+
+
+def draw_curves(name: str, alpha: float, runs: Path, path: Path) -> None:
+    """Accuracy by virtual second of each line of a part."""
+    lines = {line: read(runs, name, line, alpha) for line in PARTS[name].lines}
+    curves = {line: [curve_of(one) for one in seeds] for line, seeds in lines.items()}
+    accuracy_by("seconds", curves, path)
 
 
 def read(runs: Path, name: str, line: str, alpha: float) -> list[list[Row]]:
@@ -291,23 +312,29 @@ most {amount} generated images a round; mean and range over {many} seeds.
 {table}"""
 
 
-TEXT = """\
+WORLD_TEXT = """\
+Twenty vehicles on 2 km of highway, all of it in coverage (3GPP TR 36.885's freeway: 3 + 3 lanes,
+140 km/h), 50 MHz, path-loss exponent 2.5, Rayleigh fading, ST-SFLora's processors of 1.0 to 1.5
+GHz; who is not done after 60 s is left out of the round. The server computes 1 TFLOP/s and draws
+an image in the time that it takes on this machine: {speeds}. It draws only as many as fit beside
+the devices' work, so no round is longer than without: the virtual seconds are the same. gain:
+accuracy over the same method and seed without generated data. accuracy: of the exported adapter
+(or model) on the test images. `genfl` without generated data is `fedlora`; trained whole, `fedavg`.
+"""
+
+DEMO = (
+    """\
 # What generated data is worth
 
 {environment}
 
-Twenty vehicles on 2 km of highway, all of it in coverage (3GPP TR 36.885's freeway: 3 + 3 lanes,
-140 km/h), 50 MHz, path-loss exponent 2.5, Rayleigh fading, ST-SFLora's processors of 1.0 to 1.5
-GHz; who is not done after 60 s is left out of the round. The server computes 1 TFLOP/s and draws
-an image in the time that it takes on this machine beside other work:
-{speeds}. It draws only as many as fit beside the devices' work, so no round is longer than without:
-the virtual seconds are the same. gain: accuracy over the same method and seed without generated
-data.
-
+"""
+    + WORLD_TEXT
+    + """
 Where adapters are averaged, generated images of all classes are worth 12 to 20 points at Dirichlet
-0.1 in the mean, and 4 to 5 at 0.3, where devices lack fewer labels. From a small generator of
-CIFAR-10 that an hour on one core gives it is still 10 to 13. Where every weight is trained, these
-few rounds show little.
+0.1 in the mean, and 4 to 5 at 0.3, where devices lack fewer labels. Where every weight is trained,
+these few rounds show little. On CIFAR-10, with DINOv2 and ResNet-18:
+[the same on larger models](generated-cifar10.md).
 
 It hurts in `genfv` as inferred from the paper: that leaves out vehicles whose labels are far from
 all, draws only the classes that the others lack, and averages a model that knows some classes with
@@ -319,9 +346,6 @@ some seed:
 {hurts}
 
 {sections}
-accuracy: of the exported adapter (or model) on the test images. `genfl` without generated data is
-`fedlora`; trained whole, `fedavg`.
-
 ![accuracy by virtual second, Dirichlet 0.1](generated-0.1.png)
 
 ![accuracy by virtual second, Dirichlet 0.3](generated-0.3.png)
@@ -330,26 +354,50 @@ Who took part in `genfv` (demo data, Dirichlet 0.1, seed 0), and why others did 
 
 ![who took part, round by round](generated-selection.png)
 
-## The generators
+The generator is the bundled one, of whose images a classifier trained on real ones recognises
+90.6 % (`cutlayer generator evaluate --generator demo --out DIR`).
 
-Demo data: the bundled one, of whose images a classifier trained on real ones recognises 90.6 %
-(`cutlayer generator evaluate`). CIFAR-10: our own small diffusion model, trained on
-three quarters of the images, of which no device and no test has any, for {generator_steps} steps
-of {generator_batch_size} images on one core (widths {generator_widths}). A classifier recognises
+## Commands
+
+    python benchmarks/generated.py demo --runs DIR
+    python benchmarks/generated.py report --runs DIR
+"""
+)
+
+CIFAR10 = (
+    """\
+# What generated data is worth: CIFAR-10
+
+{environment}
+
+"""
+    + WORLD_TEXT
+    + """
+Worse than without in some seed:
+
+{hurts}
+
+{sections}
+![accuracy by virtual second, Dirichlet 0.1](generated-cifar10.png)
+
+## The generator
+
+Our own small diffusion model, trained on three quarters of the images, of which no device and no
+test has any, for {generator_steps} steps of {generator_batch_size} images (widths
+{generator_widths}, {generator_blocks} blocks, {generator_precision}). A classifier recognises
 {right:.1f} % of its images and {real:.1f} % of real ones; its Frechet distance in the features of
-the demo's ViT is {frechet:.2f}, that of real images {frechet_real:.2f}. A better generator needs a
-GPU.
+the demo's ViT is {frechet:.2f}, that of real images {frechet_real:.2f}.
 
 ## Commands
 
     python benchmarks/generated.py split --data CIFAR10 --runs DIR
     cutlayer generator train --data DIR/public/train.parquet --out DIR/generator
     cutlayer generator evaluate --data DIR/private --generator DIR/generator --out DIR/evaluation
-    python benchmarks/generated.py demo --runs DIR
     python benchmarks/generated.py cifar10 --runs DIR --model DINOV2
     python benchmarks/generated.py resnet18 --runs DIR
     python benchmarks/generated.py report --runs DIR
 """
+)
 
 
 def main() -> None:
@@ -360,6 +408,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="CIFAR-10: train.parquet and test.parquet")
     parser.add_argument("--model", type=Path, help="a checkpoint instead of the demo's")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once")
+    parser.add_argument("--lines", choices=("all", "plain"), default="all")
     options = parser.parse_args()
     if options.what == "split":
         split(options)

@@ -58,12 +58,12 @@ class Drawing:
         self.channels = channels
         self.image_size = image_size
         self._draw, self._batch = draw, batch
-        self._drawn, self._seconds = 0, 0.0
+        self._image_s: float | None = None
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Measured over all calls so far; None before any."""
-        return self._seconds / self._drawn if self._drawn else None
+        """Measured in the last call that drew any; None before it."""
+        return self._image_s
 
     def generate(self, labels: npt.NDArray[np.int64], seed: int) -> Tensor:
         """Images uint8 [n,C,H,W] of `labels` [n]; the same arguments give the same images."""
@@ -73,8 +73,8 @@ class Drawing:
         for first in range(0, len(wanted), self._batch):
             block = wanted[first : first + self._batch]
             images[first : first + len(block)] = resized(self._draw(block), self.image_size)
-        self._seconds += time.perf_counter() - start
-        self._drawn += len(wanted)
+        if wanted:
+            self._image_s = (time.perf_counter() - start) / len(wanted)
         return images
 
 

@@ -34,7 +34,7 @@ class Generator(Protocol):
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Measured over all calls so far; None before any."""
+        """Measured in the last call that drew any; None before it."""
 
     def generate(self, labels: npt.NDArray[np.int64], seed: int) -> Tensor:
         """Images uint8 [n,C,H,W] of `labels` [n]; the same arguments give the same images."""

@@ -37,7 +37,7 @@ def augmenter_for(job: Job, parts: Parts, rows: Sequence[Row]) -> "Augmenter | N
     image_s = job.generated.seconds_per_image
     if image_s is None and job.world is not None:
         known = [row.generated_image_s for row in rows if row.generated_image_s is not None]
-        image_s = known[0] if known else _measured(generator, job)
+        image_s = known[0] if known else measured(generator, job)
     return Augmenter(job, parts, generator, image_s or 0.0)
 
 
@@ -107,9 +107,10 @@ class Augmenter:
             )
 
 
-def _measured(generator: Generator, job: Job) -> float:
-    """Seconds that one image takes on this machine, from one batch of them."""
+def measured(generator: Generator, job: Job) -> float:
+    """Seconds that one image takes on this machine: the second batch, as the first also loads."""
     assert job.generated is not None
     labels = np.arange(job.generated.generator.batch) % len(generator.classes)
-    generator.generate(labels, derive(job.seed, "measure"))
+    for _ in range(2):
+        generator.generate(labels, derive(job.seed, "measure"))
     return generator.seconds_per_image or 0.0
