@@ -139,7 +139,13 @@ def job_of(name: str, run: tuple[str, float, int], options: argparse.Namespace) 
         },
         "devices": {"count": 20},
         "method": method,
-        "training": {"rounds": part.rounds, "batch_size": 16, "lr": part.lr, "evaluate_every": 2},
+        "training": {
+            "rounds": part.rounds,
+            "batch_size": 16,
+            "lr": part.lr,
+            "evaluate_every": 2,
+            "pool": 20,
+        },
         "world": WORLD,
     }
     if augment is not None:
