@@ -91,18 +91,23 @@ def test_a_name_without_a_function_is_refused_before_training(score: str, tmp_pa
         compare(job, ["own = tsflora tokens.keep=4 tokens.score=" + score], tmp_path / "out")
 
 
-def test_a_device_runs_no_code_that_a_server_names(tmp_path: Path) -> None:
+CODE = pytest.mark.parametrize("setting", ["method.tokens.score", "method.uplink.levels"])
+
+
+@CODE
+def test_a_device_runs_no_code_that_a_server_names(setting: str, tmp_path: Path) -> None:
     (tmp_path / "harm.py").write_text("raise SystemExit('this code was run')")
-    job = small_job("method.tokens.score=harm:score", "method.tokens.keep=4", method="tsflora")
-    with pytest.raises(RefusedError, match="'harm:score', and a device runs no code"):
+    job = small_job("method.uplink.rounding=nearest", f"{setting}=harm:own", method="tsflora")
+    with pytest.raises(RefusedError, match=f"'harm:own' as {setting}, and a device runs no code"):
         read_job(dump_job(job))
     assert "harm" not in sys.modules
 
 
-def test_a_server_says_so_before_it_opens(tmp_path: Path) -> None:
-    job = small_job("method.tokens.score=scores:mine", "method.tokens.keep=4", method="tsflora")
+@CODE
+def test_a_server_says_so_before_it_opens(setting: str, tmp_path: Path) -> None:
+    job = small_job("method.uplink.rounding=nearest", f"{setting}=own:mine", method="tsflora")
     nobody = cast(Desk, None)
-    with pytest.raises(JobError, match=r"method\.tokens\.score: 'scores:mine' is code"):
+    with pytest.raises(JobError, match=f"{setting}: 'own:mine' is code"):
         serve(job, nobody, tmp_path / "run")
 
 

@@ -22,7 +22,7 @@ SLACK = 12
 quantizers = st.builds(
     Quantizer,
     bits=st.sampled_from([1, 2, 3, 4, 8, 16, 32]),
-    levels=st.sampled_from(["uniform", "gaussian"]),
+    levels=st.sampled_from(["uniform", "gaussian", "own_levels:cubic"]),
     per=st.sampled_from(["token", "tensor"]),
     rotate=st.booleans(),
     entropy=st.just("none"),

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Bits = Annotated[int, Field(ge=1, le=32)]
 SCORES = ("cls", "received")
+LEVELS = ("uniform", "gaussian")
 SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
 
 
@@ -43,7 +44,8 @@ class Quantizer(Section):
     """How a tensor becomes bits.
 
     bits: 1-8 quantise; 16 (bfloat16) and 32 (float32) pass through.
-    levels: equal steps over the range, or Lloyd-Max levels of a Gaussian scaled by the RMS.
+    levels: equal steps over the range; Lloyd-Max levels of a Gaussian, scaled by the RMS; or
+    `package.module:FUNCTION` for one's own, scaled likewise (see wire/levels.py).
     per: one range (or RMS) for each token or for the whole tensor.
     rounding: to the nearest level, or stochastic and unbiased (uniform levels only).
     rotate: a seeded random-sign Hadamard rotation of the width first, undone after decoding.
@@ -51,7 +53,7 @@ class Quantizer(Section):
     """
 
     bits: Bits = 32
-    levels: Literal["uniform", "gaussian"] = "uniform"
+    levels: str = "uniform"
     per: Literal["token", "tensor"] = "token"
     rounding: Literal["nearest", "stochastic"] = "nearest"
     rotate: bool = False
@@ -64,12 +66,22 @@ class Quantizer(Section):
             raise ValueError(f"{bits} bits cannot be packed: take 1 to 8, 16 or 32")
         return bits
 
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, levels: str) -> str:
+        if levels not in LEVELS and ":" not in levels:
+            raise ValueError(
+                f"no levels are called {levels!r}: take one of {', '.join(LEVELS)}, or "
+                "package.module:FUNCTION for your own"
+            )
+        return levels
+
     @model_validator(mode="after")
     def _unbiased_levels(self) -> Self:
-        if self.rounding == "stochastic" and self.levels == "gaussian":
+        if self.rounding == "stochastic" and self.levels != "uniform":
             raise ValueError(
-                "rounding 'stochastic' is unbiased only between uniform levels, not 'gaussian': "
-                "set levels to 'uniform' or rounding to 'nearest'"
+                "rounding 'stochastic' is unbiased only between uniform levels, not "
+                f"{self.levels!r}: set levels to 'uniform' or rounding to 'nearest'"
             )
         return self
 
@@ -155,3 +167,12 @@ class Method(Section):
     downlink: Quantizer = Quantizer()
     adapter_bits: Literal[16, 32] = 32
     allocation: Allocation = Allocation()
+
+    @property
+    def code_on_devices(self) -> dict[str, str]:
+        """What a device would run of one's own code: the function by the setting that names it."""
+        named = {
+            "method.tokens.score": self.tokens.score,
+            "method.uplink.levels": self.uplink.levels,
+        }
+        return {setting: value for setting, value in named.items() if ":" in value}

@@ -36,11 +36,10 @@ def read_job(text: str) -> Job:
         raise RefusedError(
             f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
         ) from None
-    score = job.method.tokens.score
-    if ":" in score:
+    for setting, value in job.method.code_on_devices.items():
         raise RefusedError(
-            f"task: the server's job scores tokens by {score!r}, and a device runs no code that a "
-            "server names: take method.tokens.score cls or received"
+            f"task: the server's job names {value!r} as {setting}, and a device runs no code that "
+            "a server names: take one of the built-in ones"
         )
     return job
 

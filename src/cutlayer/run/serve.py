@@ -104,10 +104,10 @@ def _check(job: Job, desk: Desk) -> None:
             "method.aggregate: none with method.split has parts of the server's that no device "
             "keeps: take fedavg, or split false"
         )
-    if ":" in job.method.tokens.score:
+    for setting, value in job.method.code_on_devices.items():
         raise JobError(
-            f"method.tokens.score: {job.method.tokens.score!r} is code, and devices run none that "
-            "a server names: take cls or received, or run cutlayer simulate"
+            f"{setting}: {value!r} is code, and devices run none that a server names: take one of "
+            "the built-in ones, or run cutlayer simulate"
         )
     if desk.virtual and job.world is None:
         raise JobError("--virtual: the job has no world to go by: add a world section")

@@ -3,6 +3,7 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
+from cutlayer.wire.levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:
@@ -20,6 +21,8 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
         attention.find(job.method.tokens.score)
+    for side in (job.method.uplink, job.method.downlink):
+        known_levels(side.levels)
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.residual is not None and (ranks or keep is not None):

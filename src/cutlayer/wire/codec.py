@@ -28,6 +28,7 @@ from cutlayer.methods.spec import Quantizer
 from cutlayer.wire import entropy, frame, quantize, rotate
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
 from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+from cutlayer.wire.levels import pack_levels, unpack_levels
 from cutlayer.wire.size import body_bytes, label_bits
 
 
@@ -231,7 +232,7 @@ def _encode_rows(
     shorter = entropy.compress(packed) if quantizer.entropy == "zstd" else None
     header = TensorHeader(
         quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
-        quantizer.levels,
+        pack_levels(quantizer.levels, quantizer.bits),  # type: ignore[arg-type]  # or a known name
         quantizer.per,
         rotation,
         shorter is not None,
@@ -255,7 +256,11 @@ def _decode_rows(
         count = int(valid.sum())
         body = body[size:]
     tensor = header.tensor
-    quantizer = Quantizer(bits=tensor.bits, levels=tensor.levels, per=tensor.per)
+    own, name = None, tensor.levels
+    if isinstance(name, tuple):
+        # In the body such levels lie as Gaussian ones do.
+        own, name = unpack_levels(name, tensor.bits), "gaussian"
+    quantizer = Quantizer(bits=tensor.bits, levels=name, per=tensor.per)
     size = body_bytes(count, D, quantizer)
     packed: bytes | memoryview = body
     if tensor.compressed:
@@ -265,7 +270,7 @@ def _decode_rows(
             f"the frame's header declares {size} bytes of tensor but the body has {len(body)}: "
             "have it sent again"
         )
-    rows = quantize.dequantize(packed, count, D, quantizer)
+    rows = quantize.dequantize(packed, count, D, quantizer, own)
     if tensor.rotation is not None:
         rows = rotate.unrotate(rows, tensor.rotation)
         if count:

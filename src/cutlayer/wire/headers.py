@@ -9,6 +9,7 @@ _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Size = Annotated[int, Meta(ge=1, le=2**31)]
 _Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 16, 32]
+_Levels = Annotated[tuple[float, ...], Meta(min_length=2, max_length=256)]
 _Name = Annotated[str, Meta(min_length=1, max_length=512)]
 _Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
 
@@ -18,10 +19,13 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, froze
 
 
 class TensorHeader(_Header, frozen=True):
-    """How the rows of a tensor were encoded; rotation is its seed, or None for none."""
+    """How the rows of a tensor were encoded.
+
+    levels: numbers are the sender's own, 2^bits that rise. rotation: its seed, or None.
+    """
 
     bits: _Bits
-    levels: Literal["uniform", "gaussian"]
+    levels: Literal["uniform", "gaussian"] | _Levels
     per: Literal["token", "tensor"]
     rotation: _Seed | None
     compressed: bool

@@ -3,9 +3,9 @@
 A quantised body is: one float32 scale; for every group (a row, or the whole tensor) its float16
 range in units of that scale, which keeps gradients of 1e-6 within float16's reach; then the codes,
 code i in bits [q i, q i + q) of a little-endian bit stream. The range is `lo` and `hi` for uniform
-levels, the RMS for Gaussian ones: all `lo`, then all `hi`. The encoder rounds the ranges first and
-quantises with the rounded values, those the decoder will read; `lo` and `hi` are rounded outwards,
-so that every value lies between them.
+levels, the RMS for Gaussian ones and one's own: all `lo`, then all `hi`. The encoder rounds the
+ranges first and quantises with the rounded values, those the decoder will read; `lo` and `hi` are
+rounded outwards, so that every value lies between them.
 
 All this is outside the autograd graph: what is decoded is a plain tensor, and a caller who treats
 it as the value that was encoded (`decoded.requires_grad_()` on one side, `backward(decoded)` on
@@ -13,7 +13,8 @@ the other) has the straight-through gradient.
 """
 
 import math
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -22,13 +23,13 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
 from cutlayer.methods.spec import Quantizer
+from cutlayer.wire.levels import own_levels
 
 Float32 = NDArray[np.float32]
+Levels = Float32 | NDArray[np.float64]
 
 _TINY = float(np.finfo(np.float32).tiny)
 _CELLS = 4096
-# Above the outermost Gaussian level of 8 bits, 4.6.
-_REACH = np.float32(5)
 _PIECE = 2**17
 _WORD = np.dtype("<u8")
 _LANES: dict[int, str] = {1: "u1", 2: "<u2", 4: "<u4"}
@@ -51,7 +52,11 @@ def quantize(
         return y.contiguous().numpy().astype("<i2", copy=False).tobytes()
     groups = x.contiguous() if quantizer.per == "token" else x.reshape(1, -1)
     if quantizer.levels == "gaussian":
-        ranges, codes = _gaussian_codes(groups, quantizer.bits, what)
+        nearest = partial(_nearest_gaussian, bits=quantizer.bits)
+        ranges, codes = _scaled_codes(groups, gaussian_levels(quantizer.bits), what, nearest)
+    elif quantizer.levels != "uniform":
+        levels = own_levels(quantizer.levels, quantizer.bits)
+        ranges, codes = _scaled_codes(groups, levels, what, partial(_nearest, levels=levels))
     elif quantizer.rounding == "stochastic":
         if rng is None:
             raise ValueError("stochastic rounding needs a generator: pass rng")
@@ -61,9 +66,16 @@ def quantize(
     return ranges + pack_bits(codes.reshape(-1), quantizer.bits)
 
 
-def dequantize(body: bytes | memoryview, rows: int, width: int, quantizer: Quantizer) -> Tensor:
+def dequantize(
+    body: bytes | memoryview,
+    rows: int,
+    width: int,
+    quantizer: Quantizer,
+    own: NDArray[np.float32] | None = None,
+) -> Tensor:
     """The float32 tensor [rows, width] of a body that `quantize` made with the same settings.
 
+    own: the sender's levels, which take the place of the Gaussian ones.
     The caller checks len(body) == body_bytes(...). Raises FrameError where the body holds ranges
     or values that are not finite numbers.
     """
@@ -78,6 +90,7 @@ def dequantize(body: bytes | memoryview, rows: int, width: int, quantizer: Quant
         return sound(torch.from_numpy(wide.view(np.float32))).view(shape)
     groups = rows if quantizer.per == "token" else 1
     fields = 2 if quantizer.levels == "uniform" else 1
+    levels = gaussian_levels(bits) if own is None else own
     start = 4 + 2 * fields * groups
     scale = np.frombuffer(body, "<f4", 1)[0]
     relative = np.frombuffer(body, "<f2", fields * groups, 4).reshape(fields, groups)
@@ -85,7 +98,7 @@ def dequantize(body: bytes | memoryview, rows: int, width: int, quantizer: Quant
     with np.errstate(over="ignore", invalid="ignore"):
         ranges = relative.astype(np.float32) * scale
         # The span too: two finite ends can lie further apart than float32 reaches.
-        span = ranges[1] - ranges[0] if fields == 2 else ranges[0] * _REACH
+        span = ranges[1] - ranges[0] if fields == 2 else ranges[0] * _reach(levels)
     if (
         not np.isfinite(ranges).all()
         or not np.isfinite(span).all()
@@ -96,7 +109,7 @@ def dequantize(body: bytes | memoryview, rows: int, width: int, quantizer: Quant
         y = torch.from_numpy(codes.astype(np.float32)).view(groups, -1)
         y.mul_(_column(_step(ranges[0], ranges[1], bits))).add_(_column(ranges[0]))
     else:
-        table = torch.from_numpy(gaussian_levels(bits).astype(np.float32))
+        table = torch.from_numpy(levels.astype(np.float32))
         index = torch.from_numpy(codes.astype(np.int32))
         y = table.index_select(0, index).view(groups, -1).mul_(_column(ranges[0]))
     return y.view(shape)
@@ -168,12 +181,14 @@ def _uniform_codes(
     return b"".join(part.tobytes() for part in ranges), codes.numpy().astype(np.uint8)
 
 
-def _gaussian_codes(groups: Tensor, bits: int, what: str) -> tuple[bytes, NDArray[np.uint8]]:
+def _scaled_codes(
+    groups: Tensor, levels: Levels, what: str, nearest: Callable[[Tensor], NDArray[np.uint8]]
+) -> tuple[bytes, NDArray[np.uint8]]:
     norms = torch.linalg.vector_norm(groups, dim=1, dtype=torch.float64).numpy()
     rms = (norms / groups.shape[1] ** 0.5).astype(np.float32)
     scale = rms.max()
     with np.errstate(over="ignore"):
-        reach = scale * _REACH
+        reach = scale * _reach(levels)
     if not np.isfinite(norms).all() or not np.isfinite(reach):
         raise _not_finite(what)
     rms16 = (rms / (scale or np.float32(1))).astype(np.float16)
@@ -181,7 +196,16 @@ def _gaussian_codes(groups: Tensor, bits: int, what: str) -> tuple[bytes, NDArra
     inverse = np.zeros_like(rms)
     np.divide(1, rms, out=inverse, where=rms >= _TINY)
     ranges = scale.astype("<f4").tobytes() + rms16.astype("<f2").tobytes()
-    return ranges, _nearest_gaussian(groups * _column(inverse), bits)
+    return ranges, nearest(groups * _column(inverse))
+
+
+def _reach(levels: Levels) -> np.float32:
+    return np.float32(np.abs(levels).max())
+
+
+def _nearest(z: Tensor, levels: Levels) -> NDArray[np.uint8]:
+    edges = torch.from_numpy((levels[1:] + levels[:-1]) / 2)
+    return torch.bucketize(z.view(-1), edges, right=True).to(torch.uint8).numpy()
 
 
 def _nearest_gaussian(z: Tensor, bits: int) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import msgspec
 from cutlayer.methods.spec import Quantizer
 from cutlayer.wire.frame import HEAD_BYTES
 from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+from cutlayer.wire.levels import pack_levels
 
 _NUMBER = 10**5
 
@@ -60,7 +61,8 @@ def label_bits(num_classes: int) -> int:
 def _tensor(quantizer: Quantizer) -> TensorHeader:
     rotation = 2**62 if quantizer.rotate and quantizer.bits <= 8 else None
     bits = quantizer.bits
-    return TensorHeader(bits, quantizer.levels, quantizer.per, rotation, False)  # type: ignore[arg-type]
+    levels = pack_levels(quantizer.levels, bits)
+    return TensorHeader(bits, levels, quantizer.per, rotation, False)  # type: ignore[arg-type]
 
 
 def _mask(tokens: int, masked: bool) -> int:
