@@ -80,8 +80,7 @@ def test_what_is_frozen_on_devices_is_frozen_on_generated_data(tmp_path: Path) -
 def test_with_every_split_method_nothing_but_the_adapter_changes(
     method: str, tmp_path: Path
 ) -> None:
-    world = None if method == "tsflora" else WORLD
-    job = quick_job(method=method, augment=AUGMENT, world=world)
+    job = quick_job(method=method, augment=AUGMENT, world=WORLD)
     without = simulate(change_job(job, ["method.augmented=false"]), tmp_path / "without")
     with_it = simulate(job, tmp_path / "with")
     one, other = without.rows[0], with_it.rows[0]
@@ -133,10 +132,21 @@ def test_a_slower_generator_draws_fewer_images_and_no_longer_round(tmp_path: Pat
 
 
 def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
-    """A round such as training leaves it, of devices that sent and trained any amount."""
+    """A round such as training leaves it, of devices that sent and trained any amount.
+
+    Each has a cut of its own where the method's allocator chooses cuts.
+    """
     width = 50e6 / 4
+    cuts = (1, 2, 4) if job.method.allocation.solver in ("asfl", "asfv", "auto") else (2,)
     decisions = {
-        int(d): Decision(2, None, 32, 32, width * rng.uniform(0.01, 1), rng.uniform(0.01, 0.2))
+        int(d): Decision(
+            int(rng.choice(cuts)),
+            None,
+            32,
+            32,
+            width * rng.uniform(0.01, 1),
+            rng.uniform(0.01, 0.2),
+        )
         for d in rng.permutation(4)[: rng.integers(1, 5)]
     }
     result = RoundResult(int(rng.integers(100)), decisions)
@@ -154,16 +164,23 @@ def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 10**6),
-    method=st.sampled_from(["genfl", "genfv", "sflora", "split-lora", "st-sflora"]),
+    method=st.sampled_from(["genfl", "genfv", *SPLIT]),
+    train=st.sampled_from(["lora", "full"]),
     server_flops=st.sampled_from([None, 1e9, 1e11, 1e13]),
     deadline_s=st.sampled_from([None, 0.1, 3.0]),
     image_s=st.floats(0, 5),
 )
 def test_generation_makes_no_round_longer(
-    seed: int, method: str, server_flops: float | None, deadline_s: float | None, image_s: float
+    seed: int,
+    method: str,
+    train: str,
+    server_flops: float | None,
+    deadline_s: float | None,
+    image_s: float,
 ) -> None:
     world = {**WORLD, "server_flops": server_flops, "deadline_s": deadline_s}
-    job = quick_job(method=method, augment=AUGMENT, world=world)
+    settings = [f"method.train={train}"] if method in ("genfl", "genfv", "sflora") else []
+    job = quick_job(*settings, method=method, augment=AUGMENT, world=world)
     clock = VirtualClock(job, describe(job.model))
     result = random_round(np.random.default_rng(seed), job)
     before = clock.timeline(result).duration_s
