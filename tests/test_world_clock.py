@@ -57,6 +57,20 @@ def test_a_pool_waits_for_the_last_and_works_for_all_at_once():
     assert math.isnan(line.start_s["server"][1, 1])
 
 
+def test_pools_are_served_in_turn_and_their_devices_go_on_meanwhile():
+    times = durations(3, uplink_s=[1, 2, 9], server_s=1, backward_s=3, steps=2)
+    line = parallel(times, "pooled", pools=[[0, 1], [2]])
+    # The first pool's second step is there after 8 seconds, but the second pool's first is not.
+    assert line.start_s["server"].tolist() == [[2, 2, 9], [10, 10, 22]]
+    assert line.finish_s.tolist() == [15, 15, 26]
+
+
+def test_a_step_takes_as_long_as_its_own_frames():
+    times = durations(2, uplink_s=[[1, 2], [5, 1]], downlink_s=[[1, 1], [0, 4]], steps=[2, 1])
+    assert parallel(times).finish_s.tolist() == [7, 3]
+    assert parallel(times).busy_s("uplink").tolist() == [6, 2]
+
+
 def test_an_unlimited_server_makes_nobody_wait():
     times = durations(2, uplink_s=[1, 1], server_s=[2, 3])
     assert parallel(times, "unlimited").finish_s.tolist() == [3, 4]
@@ -136,7 +150,7 @@ def simulate(times, server):
     for m in range(count):
         for step in range(times.steps[m] if times.one_way else 1):
             device[m] += times.forward_s[m]
-            radio[m] = max(device[m], radio[m]) + times.uplink_s[m]
+            radio[m] = max(device[m], radio[m]) + times.uplink_s[step, m]
             jobs.append((radio[m], step, m))
     free, finish = 0.0, [0.0] * count
     while jobs:
@@ -148,9 +162,10 @@ def simulate(times, server):
         if times.one_way:
             finish[m] = end
             continue
-        ready = end + times.downlink_s[m] + times.backward_s[m]
+        ready = end + times.downlink_s[step, m] + times.backward_s[m]
         if step + 1 < times.steps[m]:
-            jobs.append((ready + times.forward_s[m] + times.uplink_s[m], step + 1, m))
+            sent = ready + times.forward_s[m] + times.uplink_s[step + 1, m]
+            jobs.append((sent, step + 1, m))
         finish[m] = ready
     sent = radio if times.one_way else finish
     return np.maximum(finish, np.array(sent) + times.upload_s)
@@ -171,12 +186,16 @@ def test_a_timeline_is_that_of_an_event_by_event_simulation(data, count, one_way
     def draw():
         return data.draw(st.lists(tenths, min_size=count, max_size=count))
 
+    steps = data.draw(st.lists(st.integers(1, most), min_size=count, max_size=count))
+
+    def draw_steps():
+        return [draw() for _ in range(max(steps))]
+
     back = [0.0] * count if one_way else None
     times = durations(
-        count, broadcast_s=draw(), forward_s=draw(), uplink_s=draw(), server_s=draw(),
-        downlink_s=back or draw(), backward_s=back or draw(), upload_s=draw(),
-        steps=data.draw(st.lists(st.integers(1, most), min_size=count, max_size=count)),
-        one_way=one_way,
+        count, broadcast_s=draw(), forward_s=draw(), uplink_s=draw_steps(), server_s=draw(),
+        downlink_s=back or draw_steps(), backward_s=back or draw(), upload_s=draw(),
+        steps=steps, one_way=one_way,
     )  # fmt: skip
     line = parallel(times, server)
     assert line.finish_s.tolist() == simulate(times, server).tolist()
@@ -201,7 +220,9 @@ def check_order(times, line):
         for stage in stages:
             assert np.isnan(line.start_s[stage][steps:, m]).all()
             if stage != "server":
-                takes = steps * getattr(times, f"{stage}_s")[m]
+                takes = getattr(times, f"{stage}_s")
+                # What is given by step is taken by step.
+                takes = takes[:steps, m].sum() if takes.ndim == 2 else steps * takes[m]
                 assert line.busy_s(stage)[m] == pytest.approx(takes)
     assert line.duration_s == line.finish_s.max()
     assert not line.late.any()

@@ -118,13 +118,12 @@ class Situation:
         return total
 
     def broadcast_s(self, cut: int) -> float:
-        """Of the adapters at the start, at the worst gain."""
+        """Of the adapters at the start, to the last device."""
         bits = self.loads.adapter_bits(cut)
         if not bits:
             return 0.0
-        power = self.world.settings.server_power_w
-        rate = self.world.radio.broadcast_bps(self.bandwidth_hz, power, self.state.gain_down)
-        return bits / rate + self.world.settings.latency_s
+        slowest = self.world.broadcast_bps(self.state).min()
+        return float(bits / slowest + self.world.settings.latency_s)
 
     def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] all but the bits of the uplink: broadcast, computing on both sides, the downlink, and

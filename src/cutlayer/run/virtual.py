@@ -9,8 +9,11 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.run.costs import device_part, flops, generated_flops, server_part
 from cutlayer.run.loads import Loads
 from cutlayer.run.situation import Measures, Situation
+from cutlayer.seeds import numpy_rng
+from cutlayer.train.cohort import make_pools
 from cutlayer.train.result import RoundResult
 from cutlayer.world import clock, energy
+from cutlayer.world.loss import lateness_s
 from cutlayer.world.timeline import Durations, Timeline, durations
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
@@ -79,7 +82,14 @@ class VirtualClock:
         deadline = self.world.settings.deadline_s
         if self.job.method.order == "sequential":
             return clock.sequential(self._durations(result), deadline)
-        return clock.parallel(self._durations(result), deadline_s=deadline)
+        place = {device: at for at, device in enumerate(_timed(result).tolist())}
+        pools = make_pools(self.job, result.decisions, list(place))
+        return clock.parallel(
+            self._durations(result),
+            self.world.settings.serving,
+            deadline,
+            [[place[device] for device in pool] for pool in pools],
+        )
 
     def idle_s(self, result: RoundResult) -> float:
         """Seconds of the round in which the server computes nothing for devices."""
@@ -135,6 +145,7 @@ class VirtualClock:
     def _durations(self, result: RoundResult) -> Durations:
         timed = _timed(result)
         steps = np.array([len(result.losses[device]) for device in timed])
+        most = int(steps.max(initial=1))
         a_step = np.array([result.samples[device] for device in timed]) / steps
         decisions = [result.decisions[device] for device in timed]
         served = [flops(server_part(self.job, self.spec, one.cut, one.tokens)) for one in decisions]
@@ -150,7 +161,6 @@ class VirtualClock:
             np.array([one.bandwidth_hz or 0.0 for one in decisions]),
             np.array([one.power_w or 0.0 for one in decisions]),
         )
-        latency_s = self.world.settings.latency_s
         parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
         traffic = [result.traffic[device] for device in timed]
         sent = np.array([t.activations for t in traffic]) / steps
@@ -159,27 +169,45 @@ class VirtualClock:
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
         return durations(
             len(timed),
-            broadcast_s=self._broadcast_s(max(t.adapter_down for t in traffic), state),
+            broadcast_s=self._frames_s(
+                result.round,
+                "broadcast",
+                np.full(len(timed), float(max(t.adapter_down for t in traffic))),
+                self.world.broadcast_bps(state),
+            )[0],
             forward_s=energy.compute_s(
                 a_step * np.array([part.forward_flops for part in parts]), fleet
             ),
-            uplink_s=_seconds(sent, uplink_bps, latency_s),
+            uplink_s=self._frames_s(result.round, "uplink", sent, uplink_bps, most),
             server_s=server_s,
-            downlink_s=_seconds(returned, state.downlink_bps, latency_s),
+            downlink_s=self._frames_s(result.round, "downlink", returned, state.downlink_bps, most),
             backward_s=energy.compute_s(a_step * backward, fleet),
-            upload_s=_seconds(np.array([t.adapter_up for t in traffic]), uplink_bps, latency_s),
+            upload_s=self._frames_s(
+                result.round,
+                "upload",
+                np.array([float(t.adapter_up) for t in traffic]),
+                uplink_bps,
+            )[0],
             steps=steps,
             one_way=one_way,
         )
 
-    def _broadcast_s(self, size: int, state: WorldState) -> float:
+    def _frames_s(
+        self, round: int, stage: str, size_bytes: Array, rate_bps: Array, steps: int = 1
+    ) -> Array:
+        """[S, M] seconds until each step's frame is there.
+
+        Nothing to send takes none, over a dead link for ever.
+        """
         settings = self.world.settings
-        if not size:
-            return 0.0
-        rate = self.world.radio.broadcast_bps(
-            settings.bandwidth_hz, settings.server_power_w, state.gain_down
-        )
-        return 8 * size / rate + settings.latency_s
+        with np.errstate(divide="ignore", invalid="ignore"):
+            whole_s = 8 * size_bytes / rate_bps + settings.latency_s
+        seconds = np.tile(np.where(size_bytes > 0, whole_s, 0.0), (steps, 1))
+        if settings.packet_loss:
+            rng = numpy_rng(self.job.seed, round, "packet loss", stage)
+            loss, round_trip_s = settings.packet_loss, 2 * settings.latency_s
+            seconds += lateness_s(rng, size_bytes, rate_bps, steps, loss, round_trip_s)
+        return seconds
 
     def _server_s(self, work: Array) -> Array:
         speed = self.world.settings.server_flops
@@ -193,10 +221,3 @@ def _idle_s(timeline: Timeline) -> float:
 def _timed(result: RoundResult) -> np.ndarray:
     """The devices that have trained so far, in the order of the cohort."""
     return np.array([device for device in result.cohort if result.losses.get(device)], dtype=int)
-
-
-def _seconds(size_bytes: Array, rate_bps: Array, latency_s: float) -> Array:
-    """Seconds until a frame is there; nothing to send takes none, a dead link for ever."""
-    bits = 8.0 * size_bytes
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(bits > 0, bits / rate_bps + latency_s, 0.0)

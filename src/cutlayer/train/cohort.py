@@ -1,5 +1,9 @@
-"""Which devices a round draws from the fleet."""
+"""Which devices a round draws from the fleet, and which of them the server takes together."""
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.seeds import numpy_rng
 
@@ -16,3 +20,18 @@ def draw_cohort(job: Job, round: int) -> list[int]:
     if job.devices.participation == "poisson":
         number = max(1, int(rng.poisson(number)))
     return [int(i) for i in order[:number]]
+
+
+def make_pools(
+    job: Job, decisions: Mapping[int, Decision], devices: Sequence[int]
+) -> list[list[int]]:
+    """Devices that share a pass through the backbone: of one cut, training.pool at most."""
+    by_cut = defaultdict(list)
+    for device in devices:
+        by_cut[decisions[device].cut].append(device)
+    size = job.training.pool
+    return [
+        alike[start : start + size]
+        for alike in by_cut.values()
+        for start in range(0, len(alike), size)
+    ]

@@ -1,14 +1,14 @@
 """One round of training: the only training loop, for every method, simulated or networked."""
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
+from cutlayer.train.cohort import make_pools
 from cutlayer.train.link import Link, Started
 from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
@@ -81,7 +81,7 @@ class _Turn:
         steps = max((one.steps for one in started.values()), default=0)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
-            for pool in self._pools(at_it):
+            for pool in make_pools(self.server.job, self.result.decisions, at_it):
                 for device in self._train_pool(step, pool):
                     self.result.lost.append(device)
                     del started[device]
@@ -108,16 +108,6 @@ class _Turn:
         epochs = server.job.training.local_epochs
         result.samples |= {device: epochs * one.samples for device, one in started.items()}
         return started
-
-    def _pools(self, devices: Sequence[int]) -> Iterator[list[int]]:
-        """Devices that share a pass through the backbone: of one cut."""
-        size = self.server.job.training.pool
-        by_cut = defaultdict(list)
-        for device in devices:
-            by_cut[self.result.decisions[device].cut].append(device)
-        for alike in by_cut.values():
-            for start in range(0, len(alike), size):
-                yield alike[start : start + size]
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
         """One batch of each device; returns the devices that failed."""

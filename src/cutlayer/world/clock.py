@@ -9,6 +9,7 @@ last, and the server takes each device's steps in order.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,21 +21,26 @@ Serving = Literal["fifo", "pooled", "unlimited"]
 
 
 def parallel(
-    times: Durations, server: Serving = "fifo", deadline_s: float | None = None
+    times: Durations,
+    server: Serving = "fifo",
+    deadline_s: float | None = None,
+    pools: Sequence[Sequence[int]] | None = None,
 ) -> Timeline:
     """A round of devices side by side.
 
-    server: fifo: one batch at a time, in order of arrival, ties by step and device. pooled: all
-    devices' batches of a step in one pass, which starts when the last of them has arrived and
-    takes the sum of their times; devices that could not make the deadline even alone are not
+    server: fifo: one batch at a time, in order of arrival, ties by step and device. pooled: the
+    batches of a step in one pass a pool, which starts when the last of its devices' has arrived
+    and takes the sum of their times; devices that could not make the deadline even alone are not
     waited for.
     unlimited: every batch at once on arrival, as in formulas that add T_srv per device.
+    pools: the devices of each pool, by position, in the order in which a step takes them; None:
+    one of all.
     """
     grid = _alone(times)
     alone = grid.finish_s()
     if server == "pooled":
         hopeful = np.isfinite(alone) & (alone <= (np.inf if deadline_s is None else deadline_s))
-        grid = _pooled(times, hopeful)
+        grid = _pooled(times, hopeful, pools or [range(len(alone))])
     elif server == "fifo":
         grid = _fifo(times, np.isfinite(alone), grid)
     return grid.timeline(deadline_s)
@@ -119,8 +125,8 @@ def _alone(times: Durations) -> _Grid:
     return grid
 
 
-def _pooled(times: Durations, hopeful: Flags) -> _Grid:
-    """One pass a step over the batches of all `hopeful` devices; others get no server time."""
+def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) -> _Grid:
+    """One pass a step and pool over the batches of `hopeful` devices; others get no server time."""
     grid = _Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -133,15 +139,18 @@ def _pooled(times: Durations, hopeful: Flags) -> _Grid:
             who = who & hopeful
         if not times.one_way:
             _forward_and_send(times, grid, step, who, ready)
-        pool = who & hopeful
-        if not pool.any():
-            continue
-        start = max(free, float(grid.end["uplink"][step, pool].max()))
-        free = start + float(times.server_s[pool].sum())
-        starts, ends = np.full(len(pool), start), np.full(len(pool), free)
-        grid.put("server", step, pool, starts, ends)
-        if not times.one_way:
-            ready = np.where(pool, _return(times, grid, step, pool, ends), ready)
+        for members in pools:
+            pool = np.zeros(len(who), dtype=bool)
+            pool[list(members)] = True
+            pool &= who & hopeful
+            if not pool.any():
+                continue
+            start = max(free, float(grid.end["uplink"][step, pool].max()))
+            free = start + float(times.server_s[pool].sum())
+            starts, ends = np.full(len(pool), start), np.full(len(pool), free)
+            grid.put("server", step, pool, starts, ends)
+            if not times.one_way:
+                ready = np.where(pool, _return(times, grid, step, pool, ends), ready)
     if not times.one_way:
         grid.add("upload", 0, hopeful, ready, times.upload_s)
     return grid
@@ -178,7 +187,7 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
         computed = begin[m] + times.forward_s[m]
         served = max(free, arrived)
         free = served + times.server_s[m]
-        received = free + times.downlink_s[m]
+        received = free + times.downlink_s[step, m]
         done = received + times.backward_s[m]
         marks = (begin[m], computed), (computed, arrived), (served, free)
         for stage, mark in zip(
@@ -187,7 +196,7 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
             grid.start[stage][step, m], grid.end[stage][step, m] = mark
         begin[m] = done
         if step + 1 < times.steps[m]:
-            sent = done + times.forward_s[m] + times.uplink_s[m]
+            sent = done + times.forward_s[m] + times.uplink_s[step + 1, m]
             heapq.heappush(waiting, (float(sent), step + 1, m))
     grid.add("upload", 0, reachable, begin, times.upload_s)
     return grid
@@ -195,11 +204,11 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
 
 def _forward_and_send(times: Durations, grid: _Grid, step: int, who: Flags, ready: Array) -> Array:
     computed = grid.add("forward", step, who, ready, times.forward_s)
-    return grid.add("uplink", step, who, computed, times.uplink_s)
+    return grid.add("uplink", step, who, computed, times.uplink_s[step])
 
 
 def _return(times: Durations, grid: _Grid, step: int, who: Flags, served: Array) -> Array:
-    received = grid.add("downlink", step, who, served, times.downlink_s)
+    received = grid.add("downlink", step, who, served, times.downlink_s[step])
     return grid.add("backward", step, who, received, times.backward_s)
 
 
@@ -210,7 +219,7 @@ def _send(times: Durations, grid: _Grid, who: Flags, ready: Array) -> None:
         here = who & (times.steps > step)
         ready = np.where(here, grid.add("forward", step, here, ready, times.forward_s), ready)
         start = np.maximum(ready, radio)
-        radio = np.where(here, grid.add("uplink", step, here, start, times.uplink_s), radio)
+        radio = np.where(here, grid.add("uplink", step, here, start, times.uplink_s[step]), radio)
     grid.add("upload", 0, who, radio, times.upload_s)
 
 

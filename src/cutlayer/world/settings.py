@@ -128,6 +128,10 @@ class WorldSettings(Section):
     server_height_m: None is TR 38.901's: 10 m (UMi), 25 m (UMa).
     rates_path: CSV (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed.
     latency_s: of every frame one way, beyond the time that its bits take; none in the papers.
+    packet_loss: share of packets lost on the way and sent again; the radio's own repeats are in its
+    rate. None in the papers. Allocators plan without it.
+    serving: fifo: the server takes batches one at a time, as they arrive, as in the papers. pooled:
+    those of `training.pool` devices in one pass, once the last has arrived, as ours does.
     server_power_w: broadcast power [I]. server_flops: FLOP/s of the server; None: its computing
     takes no time, as in ST-SFLora.
     coverage_m: radius L. max_stay_s: t_bar, None for no bound. deadline_s: of a round.
@@ -155,6 +159,8 @@ class WorldSettings(Section):
     device_height_m: Positive = 1.5
     rates_path: str | None = None
     latency_s: NotNegative = 0.0
+    packet_loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    serving: Literal["fifo", "pooled"] = "fifo"
     server_power_w: Positive = 1.0
     server_flops: Positive | None = None
     coverage_m: Positive = 500.0
@@ -183,6 +189,15 @@ class WorldSettings(Section):
             raise ValueError(
                 f"server_height_m is {self.server_height_m:g} but {name} wants more than 1.5: "
                 "raise it, or leave it out for the standard's"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _loss_takes_time(self) -> Self:
+        if self.packet_loss and not self.latency_s:
+            raise ValueError(
+                f"packet_loss is {self.packet_loss:g} but latency_s is 0: what is lost comes a "
+                "round trip later, so give latency_s half a round trip"
             )
         return self
 

@@ -24,7 +24,8 @@ STEP_STAGES: tuple[Stage, ...] = ("forward", "uplink", "server", "downlink", "ba
 class Durations:
     """What each stage takes on each of M devices, arrays [M] in seconds.
 
-    forward_s to backward_s are of one step; upload_s is the adapter's. steps: int [M], 1 or more.
+    forward_s to backward_s are of one step; uplink_s and downlink_s [S, M] of every step (S: most
+    steps of any device); upload_s is the adapter's. steps: int [M], 1 or more.
     one_way: no gradient returns, and downlink and backward do not take place.
     Infinity means never (a rate of 0). Build it with `durations`.
     """
@@ -102,6 +103,7 @@ def durations(
 ) -> Durations:
     """Durations of M devices from arrays [M] or one number for all; left out: takes no time.
 
+    uplink_s and downlink_s may be arrays [S, M], where steps differ.
     Raises WorldError for a negative or undefined duration, and for a device without a step.
     """
     given = {
@@ -109,18 +111,21 @@ def durations(
         "server_s": server_s, "downlink_s": downlink_s, "backward_s": backward_s,
         "upload_s": upload_s, "aggregation_s": np.full(devices, aggregation_s),
     }  # fmt: skip
+    counts = np.broadcast_to(np.asarray(steps, dtype=np.int64), (devices,))
+    most = int(counts.max(initial=1))
     arrays = {}
     for name, value in given.items():
-        spread = np.broadcast_to(array(value), (devices,))
+        shape = (most, devices) if name in ("uplink_s", "downlink_s") else (devices,)
+        spread = np.broadcast_to(array(value), shape)
         bad = ~(spread >= 0)
         if bad.any():
-            device = int(np.argmax(bad))
+            at = int(np.argmax(bad))
             raise WorldError(
-                f"clock: {name} of device {device} is {spread[device]:g}: durations are 0 or more"
+                f"clock: {name} of device {at % devices} is {spread.flat[at]:g}: durations are 0 "
+                "or more"
             )
         arrays[name] = spread
     del arrays["aggregation_s"]
-    counts = np.broadcast_to(np.asarray(steps, dtype=np.int64), (devices,))
     if (counts < 1).any():
         device = int(np.argmax(counts < 1))
         raise WorldError(

@@ -123,6 +123,20 @@ class World:
         """The rates [M] at bandwidths and powers that an allocator chose."""
         return self.radio.rate_bps(bandwidth_hz, power_w, state.gain_up)
 
+    def broadcast_bps(self, state: WorldState) -> Array:
+        """The rates [M] at which the devices of `state` get a message for all of them.
+
+        That of the worst gain (ST-SFLora's R_DL); over links whose rates are a trace's, each its
+        own.
+        """
+        if self._rates is not None:
+            return state.downlink_bps
+        settings = self.settings
+        worst = self.radio.broadcast_bps(
+            settings.bandwidth_hz, settings.server_power_w, state.gain_down
+        )
+        return np.full(len(state.gain_down), worst)
+
     def check_coverage(self, state: WorldState, cohort: npt.ArrayLike) -> None:
         """Raise WorldError for the first device of `cohort` that is out of coverage."""
         for device in np.asarray(cohort, dtype=np.int64):
