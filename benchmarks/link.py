@@ -7,7 +7,9 @@ that rate each way, round trip and loss. Where the kernel has `tc netem` it is a
 netem on both ends; where it has not, packets go through TUN interfaces and this program, which
 keeps rate, delay and loss itself. TCP's congestion control is BBR, which does not take loss for
 congestion. The simulator is given the rates that devices measured as they joined, half the round
-trip as latency, and compute speeds at which it takes as long as an undisturbed run over loopback.
+trip as latency, the loss, and what an undisturbed run over loopback shows of computing: a speed of
+the server at which it works as long as it did there, and one of the devices at which the round
+lasts as long.
 """
 
 import argparse
@@ -52,6 +54,8 @@ COLUMNS = (
     tables.Column("predicted", "simulated round", "seconds"),
     tables.Column("off", "off by (%)"),
     tables.Column("alone", "over loopback", "seconds"),
+    tables.Column("training", "of it training", "seconds"),
+    tables.Column("server", "and of that the server", "seconds"),
     tables.Column("megabytes", "sent a round (MB)"),
     tables.Column("rate", "measured uplinks (Mbit/s)"),
 )
@@ -76,7 +80,8 @@ class Emulator:
     stopped: bool = False
 
     def run(self) -> None:
-        """Pass packets on until stopped."""
+        """Pass packets on until stopped, ahead of all else on this machine, as a kernel would."""
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         poll = select.epoll()
         for source in self.ways:
             poll.register(source, select.EPOLLIN)
@@ -109,32 +114,28 @@ class Emulator:
                     heapq.heappush(due, (way.free_at_s + way.delay_s, count, way.out, packet))
 
 
+class LinkError(Exception):
+    """This machine does not make such a link, in iproute2's words."""
+
+
 def ip(*words: str, namespace: str | None = None) -> None:
     within = ["ip", "netns", "exec", namespace] if namespace else []
-    subprocess.run([*within, *words], check=True, capture_output=True, text=True)
+    done = subprocess.run([*within, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise LinkError(f"{' '.join(words)}: {done.stderr.strip()}")
 
 
 def has_netem() -> bool:
     """Whether the kernel knows netem; tried in a namespace of its own."""
-    ip("ip", "netns", "add", "cutlayer-try")
+    here, delay = "cutlayer-try", "tc qdisc add dev lo root netem delay 1ms"
+    ip("ip", "netns", "add", here)
     try:
-        ip(
-            "tc",
-            "qdisc",
-            "add",
-            "dev",
-            "lo",
-            "root",
-            "netem",
-            "delay",
-            "1ms",
-            namespace="cutlayer-try",
-        )
+        ip(*delay.split(), namespace=here)
         return True
-    except subprocess.CalledProcessError:
+    except LinkError:
         return False
     finally:
-        ip("ip", "netns", "del", "cutlayer-try")
+        ip("ip", "netns", "del", here)
 
 
 def tun(name: str) -> int:
@@ -238,13 +239,45 @@ def served(job: Job, folder: Path, linked: bool) -> tuple[list[Row], list[float]
     return rows, seconds, known
 
 
-def predicted(
-    job: Job, folder: Path, known: dict[int, dict], alone_s: float, rtt_s: float
-) -> float:
-    """The simulator's round for the measured rates, and compute that takes `alone_s` by itself."""
-    folder.mkdir()
+@dataclass(frozen=True)
+class Alone:
+    """A round without a link, in seconds: medians.
 
-    def lasting(flops: float, rates: dict[int, tuple[float, float]], latency_s: float) -> float:
+    training_s: of it from the first step to the last; the rest is the record, checkpoints and
+    the like. server_s: of the training what the server worked.
+    """
+
+    round_s: float
+    training_s: float
+    server_s: float
+
+    @classmethod
+    def of(cls, rows: list[Row], seconds: list[float]) -> "Alone":
+        """From rounds, the first and last left out."""
+        stages = ("device", "server", "wire")
+        spent = [[row.seconds.get(stage, 0.0) for stage in stages] for row in rows[1:-1]]
+        training_s, server_s = median(map(sum, spent)), median(sum(own) for _, *own in spent)
+        return cls(median(seconds), training_s, server_s)
+
+
+def predicted(
+    job: Job, folder: Path, known: dict[int, dict], alone: Alone, options: argparse.Namespace
+) -> float:
+    """The simulator's round for the measured rates, and computing as it was without a link.
+
+    The mean of rounds, which lose different packets. What the server does between rounds is not
+    the simulator's to time, and is added as measured.
+    """
+    folder.mkdir()
+    fast = dict.fromkeys(known, (1e12, 1e12))
+
+    def lasting(
+        flops: float,
+        server_flops: float,
+        rates: dict[int, tuple[float, float]] = fast,
+        rounds: int = 1,
+        **link: float,
+    ) -> float:
         fleet, trace = folder / "fleet.csv", folder / "rates.csv"
         with fleet.open("w", newline="") as file:
             out = csv.writer(file)
@@ -260,40 +293,47 @@ def predicted(
                 out.writerows([[time_s, number, *rate] for number, rate in rates.items()])
         world = {
             "fleet": {"path": str(fleet)},
-            "bandwidth_hz": 1e10,
+            "bandwidth_hz": 1e11,
             "rates_path": str(trace),
-            "latency_s": latency_s,
-            "server_flops": flops,
+            "serving": "pooled",
+            "server_flops": server_flops,
+            **link,
         }
         method = job.method.model_dump(mode="json")
-        timed = job_of(method, job.devices.count, 1, world)
-        name = f"{flops:.6g}-{latency_s:g}"
-        return float(simulate(timed, folder / name).rows[0].virtual_s or 0.0)
+        timed = job_of(method, job.devices.count, rounds, world)
+        name = f"{flops:.6g}-{server_flops:.6g}-{rounds}"
+        return mean(float(row.virtual_s or 0.0) for row in simulate(timed, folder / name).rows)
 
-    fast = dict.fromkeys(known, (1e10, 1e10))
-    # The time of computing is inversely proportional to speed.
-    flops = 1e9 * lasting(1e9, fast, 0.0) / alone_s
+    # The server's time is inversely proportional to its speed; the devices' overlaps with it.
+    server_flops = 1e9 * lasting(1e15, 1e9) / alone.server_s
+    low, high = 6.0, 15.0
+    while high - low > 0.005:
+        power = (low + high) / 2
+        slow = lasting(10**power, server_flops) > alone.training_s
+        low, high = (power, high) if slow else (low, power)
     rates = {n: (one["uplink_bps"], one["downlink_bps"]) for n, one in known.items()}
-    return lasting(flops, rates, rtt_s / 2)
+    latency_s, loss = options.rtt_ms / 2000, options.loss / 100
+    trained_s = lasting(10**power, server_flops, rates, 10, latency_s=latency_s, packet_loss=loss)
+    return trained_s + alone.round_s - alone.training_s
 
 
 def measure(options: argparse.Namespace, folder: Path, netem: bool) -> list[dict]:
     rows = []
     for name, method in METHODS.items():
         job = job_of(method, options.devices, options.rounds)
-        _, alone, _ = served(job, folder / f"{name}-loopback", linked=False)
+        alone = Alone.of(*served(job, folder / f"{name}-loopback", linked=False)[:2])
         with links(options, netem):
             found, seconds, known = served(job, folder / f"{name}-link", linked=True)
-        expected = predicted(
-            job, folder / f"{name}-simulated", known, median(alone), options.rtt_ms / 1000
-        )
+        expected = predicted(job, folder / f"{name}-simulated", known, alone, options)
         rows.append(
             {
                 "method": name,
                 "measured": mean(seconds),
                 "predicted": expected,
                 "off": 100 * (expected / mean(seconds) - 1),
-                "alone": median(alone),
+                "alone": alone.round_s,
+                "training": alone.training_s,
+                "server": alone.server_s,
                 "megabytes": (found[1].up_bytes + found[1].down_bytes) / 1e6,
                 "rate": [one["uplink_bps"] / 1e6 for one in known.values()],
             }
@@ -312,13 +352,14 @@ TEXT = """\
 {by}; TCP with BBR.
 The demo's ViT, 64 images a device, batches of 16; a round is the mean of {counted}, the first and
 last left out. The simulator was given the rates that devices measured as they joined, half the
-round trip as `world.latency_s`, and the one compute speed at which its round without a link takes
-as long as one over loopback here, where all processes share two cores.
+round trip as `world.latency_s`, the loss as `world.packet_loss`, `world.serving: pooled`, and two
+compute speeds: of the server, at which it works as long as over loopback here, and of the devices,
+at which training lasts as long, all processes sharing two cores. What a round takes beside training
+(record, checkpoint) is added as measured over loopback.
 
 {table}
 off by: the simulator's round against the measured one. `tsflora`'s round takes {saving:.2f} of
-`sflora`'s time. The simulator knows rates and latency, but no losses: a lost packet comes a round
-trip later, and a step waits for the last device, which weighs most where frames are small.
+`sflora`'s time.
 
     python benchmarks/link.py --devices {devices} --rounds {rounds} --write
 """
