@@ -1,12 +1,13 @@
 """A job over loopback: what the simulator runs, with the same end and the same bytes."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cutlayer import simulate
 from cutlayer.net.measure import LinkRates
-from fleet_helpers import crowd, events, served
+from fleet_helpers import crowd, events, process, served
 from helpers import equal, largest_difference, small_job
 
 
@@ -84,11 +85,28 @@ def test_a_network_ends_where_the_simulator_does(tmp_path: Path, method: str) ->
             job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
         )
     assert devices.errors == {}
-    print(largest_difference(alone.adapter, together.adapter))
     assert equal(alone.adapter, together.adapter)
     for one, other in zip(alone.rows, together.rows, strict=True):
         assert one.traffic == other.traffic
         assert one.accuracy == other.accuracy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sflora", "fedlora", "tsflora", "st-sflora"])
+def test_devices_that_are_processes_end_where_the_simulator_does(
+    tmp_path: Path, method: str
+) -> None:
+    job = small_job("method.allocation.solver=equal", method=method)
+    alone = simulate(job, tmp_path / "alone")
+    devices: list[subprocess.Popen[bytes]] = []
+    together = served(
+        job, tmp_path / "net", lambda port: devices.extend(process(port, n) for n in range(4))
+    )
+    assert [device.wait(60) for device in devices] == [0] * 4
+    assert largest_difference(alone.adapter, together.adapter) <= 1e-6
+    for one, other in zip(alone.rows, together.rows, strict=True):
+        assert one.traffic == other.traffic  # frames, to the byte
+        assert other.overhead_bytes is not None  # what carrying them took, apart
 
 
 @pytest.mark.parametrize("method", ["st-sflora", "asfv", "auto"])
