@@ -189,7 +189,7 @@ def draw(rows: list[dict[str, float]]) -> None:
         for key, label in (("median_ms", "median"), ("slow_ms", "99th centile")):
             latency.plot(count, [row[key] for row in rows], marker="o", label=label)
         latency.set_ylabel("exchange (ms)")
-        latency.set_yscale("log")
+        latency.set_ylim(bottom=0)
         latency.legend()
         for axes in (memory, latency):
             axes.set_xlabel("devices")
@@ -208,7 +208,8 @@ latencies are those of both.
 
 {table}
 of a device: what the server's memory grew by, over the number of devices. An exchange is from the
-first byte sent to the last byte received, on the device.
+first byte sent to the last byte received, on the device; of few exchanges the 99th centile is the
+slowest.
 
 ![memory and latency by number of devices](crowd.png)
 
