@@ -44,12 +44,11 @@ class Opened:
             tail, rows = self._open.pop(seen.name, (Tail(seen.folder), []))
             begun = tail.begun
             try:
-                with _uncollected():
-                    for row in tail.rows():
-                        if tail.begun != begun:
-                            begun = tail.begun
-                            rows.clear()
-                        rows.append(row)
+                for row in tail.rows():
+                    if tail.begun != begun:
+                        begun = tail.begun
+                        rows.clear()
+                    rows.append(row)
             except (OSError, ValueError) as error:
                 raise RunError(f"run: the record of {seen.name} cannot be read: {error}") from None
             self._open[seen.name] = (tail, rows)
@@ -64,13 +63,14 @@ class Opened:
         """The views of one run, as the report's page is given them; of those to be computed the
         places.
         """
-        run = self.run(seen)
-        return {
-            "title": f"{run.job.method.name}, seed {run.job.seed}",
-            "rounds": len(run.rows),
-            "computed": list(page.TITLES),
-            "views": page.views_of(replace(run, missing=_SOON), cells=_CELLS),
-        }
+        with _uncollected():
+            run = self.run(seen)
+            return {
+                "title": f"{run.job.method.name}, seed {run.job.seed}",
+                "rounds": len(run.rows),
+                "computed": list(page.TITLES),
+                "views": page.views_of(replace(run, missing=_SOON), cells=_CELLS),
+            }
 
     def computed(self, seen: Seen) -> dict[str, Any]:
         """The views to be computed, which takes seconds; asked again, those of the same round."""
@@ -86,9 +86,10 @@ class Opened:
         """The views of several runs side by side. Raises RunError for fewer than two."""
         if len(several) < 2:
             raise RunError("run: side by side are two runs or more: choose another")
-        runs = [self.run(seen) for seen in several]
-        lines = lines_of(runs)
-        return page.payload([], lines, report.usual_reference(lines))
+        with _uncollected():
+            runs = [self.run(seen) for seen in several]
+            lines = lines_of(runs)
+            return page.payload([], lines, report.usual_reference(lines))
 
 
 @contextmanager
