@@ -299,8 +299,8 @@ def test_pages_may_not_be_framed_nor_load_anything_from_elsewhere(
     ("words", "sentence"),
     [
         (["nowhere"], "RUNS: nowhere is no folder"),
-        (["--listen", "7312"], "--listen: '7312' is not HOST:PORT"),
-        (["--listen", "127.0.0.1:99999"], "is not HOST:PORT"),
+        (["--listen", "7312"], "--listen: '7312' is no HOST:PORT"),
+        (["--listen", "127.0.0.1:99999"], "there is no port 99999"),
         (["--listen", "192.0.2.1:0"], "--listen: cannot listen on 192.0.2.1:0"),
         (["--token", "short"], "--token: 5 characters are too few"),
     ],

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "train": SETTINGS | {"model", "wire", "data", "allocate"},
     "net": SETTINGS | {"wire"},
     "run": SETTINGS | {"model", "wire", "data", "world", "report", "train", "allocate", "net"},
-    "dashboard": SETTINGS | {"report", "run"},
+    "dashboard": SETTINGS | {"report", "run", "net"},
     "cli": SETTINGS | {"model", "wire", "data", "report", "train", "run", "net", "dashboard"},
 }
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from cutlayer.errors import NetworkError
+from cutlayer.net.address import is_loopback, listen_at, split_address
 
 
 def dashboard(
@@ -28,8 +27,8 @@ def dashboard(
     from cutlayer.dashboard.access import Access
     from cutlayer.dashboard.app import make_app
 
-    host, port = _parsed(listen)
-    local = _is_loopback(host)
+    host, _ = split_address(listen, "--listen")
+    local = is_loopback(listen)
     if token is not None and len(token) < 8:
         raise NetworkError(f"--token: {len(token)} characters are too few: take 8 or more")
     if token is None and not local:
@@ -39,7 +38,7 @@ def dashboard(
     app = make_app(
         Path(root), Access(token, hosts), ending=lambda: bool(server and server.should_exit)
     )
-    with _bound(host, port) as listening:
+    with listen_at(listen, "--listen") as listening:
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         say(f"dashboard  http://{shown}:{port}/" + (f"?token={token}" if token else ""))
@@ -51,34 +50,3 @@ def dashboard(
         )
         server = uvicorn.Server(config)
         server.run(sockets=[listening])
-
-
-def _parsed(listen: str) -> tuple[str, int]:
-    host, colon, port = listen.rpartition(":")
-    host = host.strip("[]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise NetworkError(f"--listen: {listen!r} is not HOST:PORT, as in 127.0.0.1:7312")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, proto)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
-    except OSError as error:
-        raise NetworkError(
-            f"--listen: cannot listen on {host}:{port} ({error.strerror or error}): give another"
-        ) from None
-    return listening

@@ -30,22 +30,32 @@ def is_loopback(address: str) -> bool:
     return ipaddress.ip_address(host).is_loopback if _is_ip(host) else host == "localhost"
 
 
-def check_free(address: str, field: str) -> None:
-    """See that one could listen at an address now. Raises NetworkError."""
+def listen_at(address: str, field: str) -> socket.socket:
+    """A socket that listens at an address. Raises NetworkError."""
     host, port = split_address(address, field)
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with socket.socket(family, kind, protocol) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(where)
-            tried.listen()
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise NetworkError(
             f"{field}: cannot listen on {address} ({error.strerror}): name another address of "
             "this machine, or a port that is free"
         ) from None
+    return listening
+
+
+def check_free(address: str, field: str) -> None:
+    """See that one could listen at an address now. Raises NetworkError."""
+    listen_at(address, field).close()
 
 
 def _is_ip(host: str) -> bool:
