@@ -69,7 +69,7 @@ def test_labels_shared_by_nobody_are_near_enough_in_a_plan() -> None:
 
 def test_nobody_near_enough_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
-        AllocationError, match=r"no device can take part in round 0: device \d: label mix: an"
+        AllocationError, match=r"no device can take part in round 1: device \d: label mix: an"
     ):
         simulate(vehicles("method.allocation.emd_max=0"), tmp_path / "run")
 

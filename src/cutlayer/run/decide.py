@@ -64,7 +64,7 @@ def decide(
     if not allotment.decisions:
         device, reason = next(iter(allotment.left_out.items()))
         raise AllocationError(
-            f"no device can take part in round {round}: device {device}: {reason}"
+            f"no device can take part in round {round + 1}: device {device}: {reason}"
         )
     ordered = {d: allotment.decisions[d] for d in samples if d in allotment.decisions}
     return Allotment(**{**vars(allotment), "decisions": ordered})

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cutlayer.errors import WorldError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.run.costs import device_part, flops, generated_flops, server_part
@@ -45,7 +46,13 @@ class VirtualClock:
         state = self.world.state(round, self.now_s)
         found = [device for device in cohort if state.in_coverage[device]]
         if not found:
-            self.world.check_coverage(state, cohort)
+            nearest = min(cohort, key=lambda device: float(state.distance_m[device]))
+            raise WorldError(
+                f"round {round + 1}: no device of its {len(cohort)} is in coverage; the nearest, "
+                f"device {nearest}, is {state.distance_m[nearest]:.0f} m from the server or not on the "
+                f"road, and world.coverage_m is {self.world.settings.coverage_m:g}: widen the "
+                "coverage, or draw more devices a round (devices.per_round)"
+            )
         return found
 
     def situation(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.errors import WorldError
 from cutlayer.seeds import numpy_rng
 from cutlayer.world import channel, mobility, pathloss
 from cutlayer.world.fleet import Fleet, make_fleet
@@ -136,16 +135,6 @@ class World:
             settings.bandwidth_hz, settings.server_power_w, state.gain_down
         )
         return np.full(len(state.gain_down), worst)
-
-    def check_coverage(self, state: WorldState, cohort: npt.ArrayLike) -> None:
-        """Raise WorldError for the first device of `cohort` that is out of coverage."""
-        for device in np.asarray(cohort, dtype=np.int64):
-            if not state.in_coverage[device]:
-                raise WorldError(
-                    f"device {device} is {state.distance_m[device]:.0f} m from the server, or not "
-                    f"on the road, and world.coverage_m is {self.settings.coverage_m:g}: widen "
-                    "the coverage or leave the device out"
-                )
 
     def _motion(self, round: int, time_s: float) -> mobility.Motion:
         settings = self.settings
