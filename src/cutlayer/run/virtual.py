@@ -49,8 +49,8 @@ class VirtualClock:
             nearest = min(cohort, key=lambda device: float(state.distance_m[device]))
             raise WorldError(
                 f"round {round + 1}: no device of its {len(cohort)} is in coverage; the nearest, "
-                f"device {nearest}, is {state.distance_m[nearest]:.0f} m from the server or not on the "
-                f"road, and world.coverage_m is {self.world.settings.coverage_m:g}: widen the "
+                f"device {nearest}, is {state.distance_m[nearest]:.0f} m from the server or not on "
+                f"the road, and world.coverage_m is {self.world.settings.coverage_m:g}: widen the "
                 "coverage, or draw more devices a round (devices.per_round)"
             )
         return found
