@@ -111,6 +111,7 @@ def made_patches(images: int = 2, side: int = 4) -> Patches:
         labels=["bag"] * images,
         ranks=ranks,
         budgets=[2, 4, 8],
+        own=4,
         predicted=[["bag", "shirt", "bag", "bag"]] * images,
     )
 

@@ -79,7 +79,9 @@ def test_patches_kept_are_those_that_would_be_sent(runs: Path) -> None:
     adapter = load_state(folder / "state.safetensors").adapter
     found = replay.patches(job, parts, adapter, cut=2, images=3)
     assert len(set(found.labels)) == 3
-    assert found.budgets == [6, 12, 24]
+    assert (found.budgets, found.own) == ([6, 12, 24], None)
+    own = replay.patches(job, parts, adapter, cut=2, images=1, keep=16)
+    assert (own.budgets, own.own) == ([6, 12, 16, 24], 16)
     count, prefix = found.ranks.shape[1], parts.model.spec.prefix
     for keep in (1, 7, 24, 48):
         tokens = job.method.tokens.model_copy(update={"keep": keep})

@@ -100,11 +100,14 @@ def places(job: Job, rows: Sequence[Row], share: int = 1) -> Places:
     )
 
 
-def patches(job: Job, parts: Parts, adapter: Adapter, cut: int, images: int) -> Patches:
+def patches(
+    job: Job, parts: Parts, adapter: Adapter, cut: int, images: int, keep: int | None = None
+) -> Patches:
     """Rank the patches of some test images, and ask the model what it sees with fewer.
 
-    cut: 1 or more. images: how many, of as many different labels as there are. Raises
-    CutlayerError where the model has no patches or no attention to rank them by.
+    cut: 1 or more. images: how many, of as many different labels as there are. keep: what the run
+    itself kept most often, which becomes one of the budgets. Raises CutlayerError where the model
+    has no patches or no attention to rank them by.
     """
     model, test = parts.model, parts.test
     if test.modality != "image":
@@ -116,13 +119,14 @@ def patches(job: Job, parts: Parts, adapter: Adapter, cut: int, images: int) -> 
     inputs = {k: v.to(model.compute) for k, v in parts.preprocess(chosen.inputs).items()}
     route = [Segment(adapter, len(chosen))]
     tokens = job.method.tokens
-    budgets = sorted({max(1, count // part) for part in (8, 4, 2)})
+    own = keep if keep is not None and keep < count else None
+    budgets = sorted({max(1, count // part) for part in (8, 4, 2)} | ({own} if own else set()))
     with torch.no_grad():
         sent = model.device_forward(inputs, cut, route, score=tokens.score)
         assert sent.scores is not None
         answers = [_answers(model, sent.hidden, cut, route)]
-        for keep in budgets:
-            short = tokens.model_copy(update={"keep": keep})
+        for budget in budgets:
+            short = tokens.model_copy(update={"keep": budget})
             kept = select(sent.hidden, sent.scores, model.spec.prefix, short)
             answers.append(_answers(model, kept.hidden, cut, route))
     order = sent.scores.sort(dim=1, descending=True, stable=True).indices
@@ -135,6 +139,7 @@ def patches(job: Job, parts: Parts, adapter: Adapter, cut: int, images: int) -> 
         labels=[chosen.classes[label] for label in chosen.labels],
         ranks=order.argsort(dim=1).cpu().numpy(),
         budgets=budgets,
+        own=own,
         predicted=[[chosen.classes[answer[i]] for answer in answers] for i in range(len(chosen))],
     )
 

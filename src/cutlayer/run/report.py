@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
@@ -181,16 +180,17 @@ def _patches(run: Run, parts: Any, images: int) -> Any:
         raise CutlayerError("no images were asked for (--images 0)")
     if not run.job.method.split:
         raise CutlayerError(f"{run.job.method.name} does not cut the model")
-    cuts = [one.cut for row in run.rows for one in row.decisions.values() if one.cut]
-    if not cuts:
+    decisions = [one for row in run.rows for one in row.decisions.values() if one.cut]
+    if not decisions:
         raise CutlayerError("the model is cut before its first block: no attention ranks patches")
     if not (run.folder / STATE_FILE).is_file():
         raise CutlayerError(f"the folder has no {STATE_FILE} with the trained adapter")
     state = load_state(run.folder / STATE_FILE)
     adapter = next(iter(state.kept.values()), state.adapter)
     adapter = {name: tensor.to(parts.model.compute) for name, tensor in adapter.items()}
-    common = int(np.bincount(cuts).argmax())
-    return replay.patches(run.job, parts, adapter, common, images)
+    cut = statistics.mode(one.cut for one in decisions)
+    keep = statistics.mode(one.tokens for one in decisions)
+    return replay.patches(run.job, parts, adapter, cut, images, keep)
 
 
 def usual_reference(lines: Sequence[Line]) -> Run | None:

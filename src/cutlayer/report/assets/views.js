@@ -131,8 +131,8 @@
   }
 
   async function patches(place, data) {
-    const count = data.side ** 2, own = data.budgets.length + 1;
-    let kept = data.budgets[data.budgets.length - 1];
+    const count = data.side ** 2, slid = data.budgets.length + 1;
+    let kept = data.own ?? data.budgets[data.budgets.length - 1];
     const slide = html("input", { type: "range", min: 1, max: count, value: kept, "aria-label": "Patches kept" });
     const out = html("output", {}, `${kept} of ${count}`);
     const pictures = await Promise.all(data.images.map(async (one) => {
@@ -141,10 +141,11 @@
       await picture.decode();
       return picture;
     }));
-    const titles = [`all ${count}`, ...data.budgets.map(String), "as set"];
+    const of = (number, text) => (number === data.own ? `${text}: this run` : text);
+    const titles = [of(null, `all ${count}`), ...data.budgets.map((number) => of(number, String(number))), "by slider"];
     const cells = [];
     const rows = data.images.map((one, i) => html("tr", {}, html("th", { scope: "row" }, one.label), titles.map((_, column) => {
-      const canvas = html("canvas", { role: "img" }), keep = () => (column === 0 ? count : column === own ? kept : data.budgets[column - 1]);
+      const canvas = html("canvas", { role: "img" }), keep = () => (column === 0 ? count : column === slid ? kept : data.budgets[column - 1]);
       const answer = one.predicted[column];
       cells.push({ canvas, keep, picture: pictures[i], one });
       return html("td", {}, canvas, answer === undefined ? null
@@ -158,7 +159,7 @@
       out.textContent = `${kept} of ${count}`;
       lay(true);
     });
-    place.append(html("div", { class: "stepper" }, html("label", {}, "as set: "), slide, out),
+    place.append(html("div", { class: "stepper" }, html("label", {}, "by slider: "), slide, out),
       html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Images and kept patches" },
         html("table", { class: "patches", style: `--columns:${titles.length}` }, html("caption", { class: "hide" }, "Patches kept, by image and number"),
           html("thead", {}, html("tr", {}, html("td", {}), titles.map((title) => html("th", { scope: "col" }, title)))), html("tbody", {}, rows))));

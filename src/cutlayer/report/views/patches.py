@@ -34,6 +34,7 @@ def patches(found: Patches) -> View:
             "side": int(count**0.5),
             "rest": found.rest,
             "budgets": list(found.budgets),
+            "own": found.own,
             "images": [
                 {
                     "source": source(image),

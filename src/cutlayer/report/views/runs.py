@@ -70,8 +70,9 @@ class Patches:
     """Which patches of B images would cross the cut.
 
     images: uint8 [B, H, W, C], C = 1 or 3. ranks [B, N]: each patch's place among the N by its
-    score, 0 the best; the patches of an image make a square. budgets: numbers kept, rising;
-    predicted [B, 1 + budgets]: the model's answer with all patches, then with each budget.
+    score, 0 the best; the patches of an image make a square. budgets: numbers kept, rising; own:
+    the one that the run itself kept, None for all. predicted [B, 1 + budgets]: the model's answer
+    with all patches, then with each budget.
     rest: what becomes of patches that are not kept, "merge" or "drop".
     """
 
@@ -82,6 +83,7 @@ class Patches:
     labels: Sequence[str]
     ranks: Ints
     budgets: Sequence[int]
+    own: int | None
     predicted: Sequence[Sequence[str]]
 
 

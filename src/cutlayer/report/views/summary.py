@@ -40,7 +40,7 @@ def headline(run: Run, reference: Run | None = None) -> View:
     beyond = [sum(row.overhead_bytes) for row in run.rows if row.overhead_bytes is not None]
     if beyond:
         figures.append(
-            _figure("beyond frames", f"{digits(sum(beyond) / 1e6)} MB", "on the network")
+            _figure("beyond frames", f"{digits(sum(beyond) / 1e3)} kB", "on the network")
         )
     drawn = sum(sum(row.generated) for row in run.rows if row.generated)
     if drawn:
