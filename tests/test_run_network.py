@@ -109,12 +109,17 @@ def test_devices_that_are_processes_end_where_the_simulator_does(
         assert other.overhead_bytes is not None  # what carrying them took, apart
 
 
-@pytest.mark.parametrize("method", ["st-sflora", "asfv", "auto"])
+@pytest.mark.parametrize(
+    ("method", "deadline_s"),
+    [("st-sflora", None), ("asfv", None), ("auto", None), ("sflora", 0.5), ("fedlora", 0.5)],
+)
 def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulators(
-    tmp_path: Path, method: str
+    tmp_path: Path, method: str, deadline_s: float | None
 ) -> None:
-    job = small_job(method=method, world={"mobility": {"kind": "redraw"}})
+    world = {"mobility": {"kind": "redraw"}, "deadline_s": deadline_s}
+    job = small_job(method=method, world=world)
     alone = simulate(job, tmp_path / "alone")
+    assert any(row.late for row in alone.rows) == bool(deadline_s)
     with crowd() as devices:
         together = served(
             job,
@@ -127,5 +132,6 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
     for one, other in zip(alone.rows, together.rows, strict=True):
         assert one.decisions == other.decisions
         assert one.traffic == other.traffic
+        assert one.late == other.late
         assert one.virtual_s == other.virtual_s
         assert one.joules == other.joules
