@@ -135,9 +135,9 @@ def _open(
     """Receive devices and run the rounds that are left."""
     log = EventLog(desk.log)
     with writing(folder):
-        offer = _offer(folder / PART_FOLDER, job, parts)
         roster = Roster(folder / ROSTER_FILE, job.devices.count)
         roster.write()
+        offer = _offer(folder / PART_FOLDER, job, parts)
     reception = Reception(offer, roster, log)
     watched = Watched(progress or Silent(), log)
     reason, done = "the server was stopped", False
