@@ -11,11 +11,15 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 
+from cutlayer.errors import FrameError
+from cutlayer.methods.spec import Quantizer
 from cutlayer.net import messages
 from cutlayer.net.chunks import Assembly, grant, split
 from cutlayer.net.limits import Lane, Limits
 from cutlayer.net.messages import Bye, Measured, Ping, StepDone
+from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from net_helpers import Site, ended, eventually, hello, play, raw_channel, raw_lane, site
 from net_http2 import PREFACE, data, post
 
@@ -117,16 +121,35 @@ async def attack_session(place: Site, rng: random.Random, count: int) -> None:
                     await rng.choice(list(lanes.values())).write(mutate(rng, rng.choice(honest)))
 
 
+async def attack_codec(place: Site, rng: random.Random, count: int) -> None:
+    """Mutated frames of activations in whole messages, decoded as a server does that trains."""
+    device, server = await place.join(f"mallory-{count}-frames")
+    hidden = torch.randn(2, 6, 16)
+    labels = torch.zeros(2, dtype=torch.int64)
+    sent = ActivationsMessage(0, 0, 0, hidden=hidden, mask=None, labels=labels, num_classes=10)
+    honest = [encode_activations(sent, Quantizer(bits=bits)) for bits in (4, 8, 32)]
+    refused = 0
+    for _ in range(count):
+        await device.send(Lane.UP, mutate(rng, rng.choice(honest)))
+        try:
+            decode_activations(await server.receive(Lane.UP))
+        except FrameError:
+            refused += 1
+    assert refused > 0.9 * count
+    await device.close("done", final=True)
+
+
 async def attack(count: int) -> None:
     async with site(LIMITS) as place, witness(place) as exchanges:
+        share = count // 5
+        # What the machinery itself takes is there after the first round.
+        await attack_codec(place, random.Random(0), 50)
 
         async def drain() -> None:
             while True:
                 await place.listener.accept()
 
         draining = asyncio.create_task(drain())
-        share = count // 4
-        # What the machinery itself takes is there after the first round.
         await attack_hello(place, random.Random(0), 50)
         await attack_session(place, random.Random(0), 50)
         held = memory_bytes()
@@ -135,11 +158,12 @@ async def attack(count: int) -> None:
             *(attack_hello(place, random.Random(seed), share) for seed in (1, 2)),
             *(attack_session(place, random.Random(seed), share) for seed in (3, 4)),
         )
+        draining.cancel()
+        await attack_codec(place, random.Random(5), share)
         assert memory_bytes() - held < 50 * 2**20
         assert exchanges[0] > seen
         await eventually(lambda: list(place.listener.connections) == ["witness"])
         assert place.listener.events["refused"] > 0
-        draining.cancel()
 
 
 def test_mutated_messages_harm_neither_the_server_nor_another_device() -> None:
