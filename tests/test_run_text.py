@@ -24,7 +24,7 @@ def job_values(tmp_path: Path) -> dict:
         "model": {"path": str(model), "max_tokens": 10, "cut": 2},
         "data": {"source": "table", "path": str(tmp_path / "texts.csv")},
         "devices": {"count": 2},
-        "training": {"rounds": 2, "batch_size": 4, "lr": 0.01},
+        "training": {"rounds": 2, "batch_size": 4, "lr": 0.01, "pool": 1},
     }
 
 
