@@ -104,6 +104,7 @@ def simulate(
     )
     _say(f"adapter  {result.adapter_folder}")
     _say(f"figures  {result.folder / 'figures'}")
+    _say(f"see it   cutlayer report {result.folder}")
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -124,10 +124,11 @@ class Comparison:
         """Where everything lies, a line each."""
         lines = [f"table    {self.folder / 'comparison.md'}"]
         lines += [f"figure   {path}" for path in sorted((self.folder / "figures").iterdir())]
-        return lines + [
+        lines += [
             f"adapter  {result.adapter_folder}  ({label})"
             for label, result in zip(self.labels, self.results, strict=True)
         ]
+        return [*lines, f"see it   cutlayer report {self.folder}"]
 
 
 def compare(

@@ -112,6 +112,7 @@ def serve(
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
     _say(f"adapter  {result.adapter_folder}")
+    _say(f"see it   cutlayer report {result.folder}")
 
 
 @app.command(rich_help_panel=PANEL)
