@@ -44,24 +44,9 @@ def _number(option: str, word: str) -> int:
 @contextmanager
 def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A live bar in a terminal, nothing elsewhere; what it yields moves it."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from cutlayer.run.bar import make_bar
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=18),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as shown:
+    with make_bar(console) as shown:
         task = shown.add_task("reading model and data", total=None)
         now = ""
 

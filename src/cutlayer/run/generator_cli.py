@@ -122,24 +122,9 @@ def _say(line: str) -> None:
 @contextmanager
 def _watched(folder: Path) -> Iterator[Progress]:
     """A live bar in a terminal; an interrupted training says how to go on with it."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from cutlayer.run.bar import make_bar
 
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=18),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
+    with make_bar(console) as bar:
         try:
             yield bar
         except KeyboardInterrupt:

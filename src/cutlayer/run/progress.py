@@ -6,11 +6,11 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import TaskID
 
 from cutlayer.job import Job
 from cutlayer.report.record import Row
+from cutlayer.run.bar import make_bar
 from cutlayer.train.result import RoundResult
 
 
@@ -60,17 +60,7 @@ class OnConsole:
 
     def __init__(self, console: Console, verb: str = "simulate") -> None:
         self._console, self._verb = console, verb
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=18),
-            TextColumn("{task.fields[now]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = make_bar(console, "now")
         self._task: TaskID | None = None
         self._folder: Path | None = None
         self._rounds = 0
