@@ -54,8 +54,9 @@ class _Dashboard:
         self._changed: dict[str, int] = {}
         self._gone: dict[str, int] = {}
         self._watchers = 0
-        # Views are made one at a time: they share what was loaded.
-        self._busy = asyncio.Lock()
+        # Views of a kind are made one at a time: those from the record alone do not wait for those
+        # that are computed from model and data.
+        self._reading, self._computing = asyncio.Lock(), asyncio.Lock()
         self._looking = asyncio.Lock()
         self.app = Starlette(
             routes=[
@@ -64,9 +65,9 @@ class _Dashboard:
                 Route("/dashboard.css", self._file("dashboard.css", "text/css")),
                 *(Route(f"/{name}", self._file(name, "text/javascript")) for name in _SCRIPTS),
                 Route("/events", self._events),
-                Route("/run", self._views(lambda seen: self._opened.detail(seen[0]))),
-                Route("/computed", self._views(lambda seen: self._opened.computed(seen[0]))),
-                Route("/together", self._views(self._opened.together)),
+                Route("/run", self._views(self._opened.detail, self._reading)),
+                Route("/computed", self._views(self._opened.computed, self._computing)),
+                Route("/together", self._views(self._opened.together, self._reading)),
             ],
             lifespan=self._lifespan,
         )
@@ -114,7 +115,9 @@ class _Dashboard:
 
         return answer
 
-    def _views(self, make: Callable[[list[Seen]], dict[str, Any]]) -> Callable[[Request], Any]:
+    def _views(
+        self, make: Callable[[list[Seen]], dict[str, Any]], busy: asyncio.Lock
+    ) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             names = request.query_params.getlist("id")
             if not names:
@@ -125,7 +128,7 @@ class _Dashboard:
                 if any(seen is None or seen.job is None for seen in known):
                     await self._look()
                 seen = [self._watch.find(name) for name in names]
-                async with self._busy:
+                async with busy:
                     return JSONResponse(await run_in_threadpool(make, seen))
             except CutlayerError as error:
                 return PlainTextResponse(str(error), 404)

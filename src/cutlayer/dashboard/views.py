@@ -31,7 +31,7 @@ class Opened:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, tuple[Tail, list[Row]]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Tail[Row], list[Row]]] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
         # Model and data of one job at a time: the next look at it is quick.
         self._load = functools.lru_cache(maxsize=1)(report.load_for_views)
@@ -41,7 +41,7 @@ class Opened:
         if seen.job is None:
             raise RunError(f"run: {seen.name} cannot be read: {seen.fault}")
         with self._lock:
-            tail, rows = self._open.pop(seen.name, (Tail(seen.folder), []))
+            tail, rows = self._open.pop(seen.name, (Tail(seen.folder, Row.from_json), []))
             begun = tail.begun
             try:
                 for row in tail.rows():
@@ -59,12 +59,12 @@ class Opened:
             raise RunError(f"run: {seen.name} has no finished round yet: its first is under way")
         return Run(seen.folder, seen.job, rows)
 
-    def detail(self, seen: Seen) -> dict[str, Any]:
-        """The views of one run, as the report's page is given them; of those to be computed the
+    def detail(self, several: Sequence[Seen]) -> dict[str, Any]:
+        """The first run's views, as the report's page is given them; of those to be computed the
         places.
         """
         with _uncollected():
-            run = self.run(seen)
+            run = self.run(several[0])
             return {
                 "title": f"{run.job.method.name}, seed {run.job.seed}",
                 "rounds": len(run.rows),
@@ -72,8 +72,9 @@ class Opened:
                 "views": page.views_of(replace(run, missing=_SOON), cells=_CELLS),
             }
 
-    def computed(self, seen: Seen) -> dict[str, Any]:
-        """The views to be computed, which takes seconds; asked again, those of the same round."""
+    def computed(self, several: Sequence[Seen]) -> dict[str, Any]:
+        """Its views to be computed, which takes seconds; asked again, those of the same round."""
+        seen = several[0]
         run = self.run(seen)
         key = (seen.name, len(run.rows))
         if key not in self._again:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import Job, load_job
-from cutlayer.report.follow import Summary, Tail
+from cutlayer.report.follow import Brief, Summary, Tail, read_brief
 from cutlayer.report.views.pack import plain
 from cutlayer.run.result import JOB_FILE
 from cutlayer.run.roster import ROSTER_FILE
@@ -28,7 +28,7 @@ class Seen:
 
     name: str
     folder: Path
-    tail: Tail
+    tail: Tail[Brief]
     job: Job | None = None
     summary: Summary = field(default_factory=Summary)
     fault: str = ""
@@ -116,7 +116,7 @@ class Watch:
             del self.runs[name], self._states[name]
         changed = []
         for name, folder in there.items():
-            seen = self.runs.setdefault(name, Seen(name, folder, Tail(folder)))
+            seen = self.runs.setdefault(name, Seen(name, folder, Tail(folder, read_brief)))
             new = seen.look()
             # Silence comes by the mere passing of time.
             if new or self._states.get(name) != seen.state:

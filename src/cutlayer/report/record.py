@@ -86,7 +86,7 @@ class Row:
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, line: str) -> "Row":
+    def from_json(cls, line: str | bytes) -> "Row":
         """The row of a line. Raises ValueError or TypeError for anything else."""
         try:
             values: dict[str, Any] = msgspec.json.decode(line)  # long records: a third of the time

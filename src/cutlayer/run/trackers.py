@@ -104,7 +104,7 @@ def _one(folder: Path) -> Path:
 
 
 def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
-    tail, last = Tail(folder), -1
+    tail, last = Tail(folder, Row.from_json), -1
     while True:
         try:
             new = list(tail.rows())
