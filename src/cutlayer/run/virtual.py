@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from cutlayer.errors import WorldError
 from cutlayer.job import Job
@@ -15,8 +16,8 @@ from cutlayer.train.cohort import make_pools
 from cutlayer.train.result import RoundResult
 from cutlayer.world import clock, energy
 from cutlayer.world.loss import lateness_s
-from cutlayer.world.timeline import Durations, Timeline, durations
-from cutlayer.world.units import Array
+from cutlayer.world.timeline import Durations, Stage, Timeline, durations
+from cutlayer.world.units import Array, Indices, array
 from cutlayer.world.world import World, WorldState
 
 
@@ -174,46 +175,49 @@ class VirtualClock:
         returned = np.array([t.gradients for t in traffic]) / steps
         one_way = self.job.method.split and not returned.any()
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
+
+        def frames_s(stage: Stage, size_bytes: npt.ArrayLike, rate_bps: Array, count: int) -> Array:
+            sizes = np.broadcast_to(array(size_bytes), rate_bps.shape)
+            return self._frames_s((result.round, stage), timed, sizes, rate_bps, count)
+
+        broadcast = max(t.adapter_down for t in traffic)
+        uploads = [t.adapter_up for t in traffic]
         return durations(
             len(timed),
-            broadcast_s=self._frames_s(
-                result.round,
-                "broadcast",
-                np.full(len(timed), float(max(t.adapter_down for t in traffic))),
-                self.world.broadcast_bps(state),
-            )[0],
+            broadcast_s=frames_s("broadcast", broadcast, self.world.broadcast_bps(state), 1)[0],
             forward_s=energy.compute_s(
                 a_step * np.array([part.forward_flops for part in parts]), fleet
             ),
-            uplink_s=self._frames_s(result.round, "uplink", sent, uplink_bps, most),
+            uplink_s=frames_s("uplink", sent, uplink_bps, most),
             server_s=server_s,
-            downlink_s=self._frames_s(result.round, "downlink", returned, state.downlink_bps, most),
+            downlink_s=frames_s("downlink", returned, state.downlink_bps, most),
             backward_s=energy.compute_s(a_step * backward, fleet),
-            upload_s=self._frames_s(
-                result.round,
-                "upload",
-                np.array([float(t.adapter_up) for t in traffic]),
-                uplink_bps,
-            )[0],
+            upload_s=frames_s("upload", uploads, uplink_bps, 1)[0],
             steps=steps,
             one_way=one_way,
         )
 
     def _frames_s(
-        self, round: int, stage: str, size_bytes: Array, rate_bps: Array, steps: int = 1
+        self, key: tuple[int, str], devices: Indices, size_bytes: Array, rate_bps: Array, count: int
     ) -> Array:
-        """[S, M] seconds until each step's frame is there.
+        """[count, M] seconds until each of `count` frames of a device is there.
 
-        Nothing to send takes none, over a dead link for ever.
+        key: round and stage. Nothing to send takes no time, over a dead link for ever.
         """
         settings = self.world.settings
         with np.errstate(divide="ignore", invalid="ignore"):
             whole_s = 8 * size_bytes / rate_bps + settings.latency_s
-        seconds = np.tile(np.where(size_bytes > 0, whole_s, 0.0), (steps, 1))
+        seconds = np.tile(np.where(size_bytes > 0, whole_s, 0.0), (count, 1))
         if settings.packet_loss:
-            rng = numpy_rng(self.job.seed, round, "packet loss", stage)
-            loss, round_trip_s = settings.packet_loss, 2 * settings.latency_s
-            seconds += lateness_s(rng, size_bytes, rate_bps, steps, loss, round_trip_s)
+            for place, device in enumerate(devices.tolist()):
+                seconds[:, place] += lateness_s(
+                    numpy_rng(self.job.seed, *key, device, "packet loss"),
+                    size_bytes[place],
+                    rate_bps[place],
+                    count,
+                    settings.packet_loss,
+                    2 * settings.latency_s,
+                )
         return seconds
 
     def _server_s(self, work: Array) -> Array:
