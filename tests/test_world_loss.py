@@ -22,8 +22,9 @@ def test_without_loss_nothing_is_late():
 
 def test_a_single_packet_waits_for_a_probe_and_then_for_each_further_loss():
     late = lateness(PACKET_BYTES, 1e6, 0.3)
-    for tries, share in ((0, 0.7), (2, 0.3 * 0.7), (3, 0.3**2 * 0.7)):
-        assert np.isclose(late, 0.1 * tries).mean() == pytest.approx(share, rel=0.05)
+    # A probe after two round trips; then a round trip and 0.2 s for each further loss.
+    for wait_s, share in ((0, 0.7), (0.2, 0.3 * 0.7), (0.5, 0.3**2 * 0.7), (0.8, 0.3**3 * 0.7)):
+        assert np.isclose(late, wait_s).mean() == pytest.approx(share, rel=0.1)
 
 
 def test_a_loss_far_from_the_end_of_a_long_frame_costs_nothing():
