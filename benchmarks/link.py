@@ -356,12 +356,12 @@ TEXT = """\
 {devices} devices, each a process in a network namespace of its own, on a link to the server of
 {mbps:g} Mbit/s each way, {rtt_ms:g} ms of round trip and {loss:g} % of packets lost, by
 {by}; TCP with BBR.
-The demo's ViT, 64 images a device, batches of 16; of {counted} rounds, the first and last left out,
-and of 20 simulated. The simulator was given the rates that devices measured as they joined, half the
-round trip as `world.latency_s`, the loss as `world.packet_loss`, `world.serving: pooled`, and two
-compute speeds: of the server, at which it works as long as over loopback here, and of the devices,
-at which training lasts as long, all processes sharing two cores. What a round takes beside training
-(record, checkpoint) is added as measured over loopback.
+The demo's ViT, 64 images a device, batches of 16; of {counted} rounds, the first and last left
+out, and of 20 simulated. The simulator was given the rates that devices measured as they joined,
+half the round trip as `world.latency_s`, the loss as `world.packet_loss`, `world.serving: pooled`,
+and two compute speeds: of the server, at which it works as long as over loopback here, and of the
+devices, at which training lasts as long, all processes sharing two cores. What a round takes beside
+training (record, checkpoint) is added as measured over loopback.
 
 {table}
 off by: the simulator's round against the measured one. `tsflora`'s round takes {saving:.2f} of
