@@ -128,8 +128,8 @@ class WorldSettings(Section):
     server_height_m: None is TR 38.901's: 10 m (UMi), 25 m (UMa).
     rates_path: CSV (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed.
     latency_s: of every frame one way, beyond the time that its bits take; none in the papers.
-    packet_loss: share of packets lost on the way and sent again; the radio's own repeats are in its
-    rate. None in the papers. Allocators plan without it.
+    packet_loss: share of packets lost on the way and sent again, by TCP with BBR (world/loss.py);
+    the radio's own repeats are in its rate. None in the papers. Allocators plan without it.
     serving: fifo: the server takes batches one at a time, as they arrive, as in the papers. pooled:
     those of `training.pool` devices in one pass, once the last has arrived, as ours does.
     server_power_w: broadcast power [I]. server_flops: FLOP/s of the server; None: its computing
