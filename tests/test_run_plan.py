@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cutlayer import simulate
 from cutlayer.cli import app
 from cutlayer.errors import AllocationError, JobError, WorldError
-from cutlayer.job import Job, change_job, load_job
+from cutlayer.job import Job, change_job, load_job, make_job
 from cutlayer.run.plan import in_a_world, plan, sweep, write_plan
 from helpers import small_job
 
@@ -126,3 +127,16 @@ def test_a_job_without_a_world_is_planned_in_the_default_one() -> None:
     assert in_a_world(load_job(None)).world is not None
     with pytest.raises(JobError, match="a plan needs one"):
         plan(load_job(None))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_link_that_is_dead_downwards_keeps_no_other_device_waiting(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    lines = [f"{s},{m},1e7,{1e7 if m else 0}" for s in (0, 10**5) for m in range(3)]
+    rates.write_text("\n".join(["time_s,device,uplink_bps,downlink_bps", *lines]))
+    world = {"rates_path": str(rates), "deadline_s": 500}
+    found = plan(make_job({"devices": {"count": 3}, "method": "fedlora", "world": world}))
+    dead = [device == 0 for device in found.allotment.decisions]
+    assert np.isinf(found.situation.broadcast_s(2)).tolist() == dead
+    assert found.timeline.late.tolist() == dead
+    assert found.timeline.finish_s[~np.array(dead)].max() < 500

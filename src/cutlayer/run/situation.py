@@ -117,17 +117,22 @@ class Situation:
             total = total + energy.compute_j(self.loads.backward_flops(cut), self.fleet)
         return total
 
-    def broadcast_s(self, cut: int) -> float:
-        """Of the adapters at the start, to the last device."""
+    def broadcast_s(self, cut: int) -> Floats:
+        """[m] of the adapters at the start."""
         bits = self.loads.adapter_bits(cut)
         if not bits:
-            return 0.0
-        slowest = self.world.broadcast_bps(self.state).min()
-        return float(bits / slowest + self.world.settings.latency_s)
+            return np.zeros(len(self.devices))
+        with np.errstate(divide="ignore"):
+            sent: Floats = bits / self.world.broadcast_bps(self.state)
+        return sent + self.world.settings.latency_s
 
     def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] all but the bits of the uplink: broadcast, computing on both sides, the downlink, and
-        the latency of every frame.
+        """[m] all but the bits of the uplink: the broadcast and what follows it."""
+        return self.broadcast_s(cut) + self.following_s(cut, tokens, bits)
+
+    def following_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
+        """[m] after the broadcast, but for the bits of the uplink: computing on both sides, the
+        downlink, and the latency of every frame.
         """
         loads = self.loads
         flops = loads.forward_flops(cut) + loads.backward_flops(cut)
@@ -136,7 +141,7 @@ class Situation:
             downlink = np.where(back > 0, back / self.state.downlink_bps, 0.0)
         served = loads.server_flops(cut, tokens) / self.server_flops
         work = energy.compute_s(flops, self.fleet) + served
-        return self.broadcast_s(cut) + work + downlink + self._latency_s(cut, back)
+        return work + downlink + self._latency_s(cut, back)
 
     def _latency_s(self, cut: int, back_bits: Floats) -> Floats:
         """[m] of all frames but the broadcast: activations up, gradients back, the adapter up."""

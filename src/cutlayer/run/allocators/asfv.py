@@ -13,8 +13,8 @@ def solve(now: Situation) -> Allotment:
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
     cuts = now.allocation.cuts or spread_cuts(now.loads.spec.depth)
     # The broadcast carries the largest device part of all.
-    broadcast = max(now.broadcast_s(cut) for cut in cuts)
-    fixed = [now.fixed_s(cut, tokens, down) - now.broadcast_s(cut) + broadcast for cut in cuts]
+    broadcast = np.max([now.broadcast_s(cut) for cut in cuts], axis=0)
+    fixed = [broadcast + now.following_s(cut, tokens, down) for cut in cuts]
     compute = [now.compute_j(cut) for cut in cuts]
     problem = asfv.VehicleProblem(
         gain=now.gain,

@@ -70,12 +70,13 @@ def _problem(
     most = now.loads.spec.patches
     shape = (len(cuts), len(tokens), len(bits))
     up, down, served = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    flops, adapter, memory, broadcast = np.zeros(shape), np.zeros(shape), np.zeros(shape), 0.0
+    flops, adapter, memory = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    broadcast = np.zeros(len(now.devices))
     for c, cut in enumerate(int(table.cuts[i]) for i in cuts):
         work = now.loads.forward_flops(cut) + now.loads.backward_flops(cut)
         flops[c] = (work / samples)[0]
         adapter[c], memory[c] = now.loads.adapter_bits(cut), now.loads.memory_bytes(cut)
-        broadcast = max(broadcast, now.broadcast_s(cut))
+        broadcast = np.maximum(broadcast, now.broadcast_s(cut))
         for k, kept in enumerate(int(table.tokens[i]) for i in tokens):
             keep = None if kept >= most else kept
             served[c, k] = (now.loads.server_flops(cut, keep) / samples)[0] / now.server_flops
@@ -88,7 +89,7 @@ def _problem(
         power_max_w=now.fleet.power_max_w,
         energy_max_j=now.energy_cap_j,
         time_max_s=now.limit_s,
-        fixed_time_s=np.full(len(now.devices), broadcast),
+        fixed_time_s=broadcast,
         flops_per_s=now.fleet.flops,
         joules_per_flop=now.joules_per_flop,
         memory_max_bytes=now.fleet.memory_bytes,
