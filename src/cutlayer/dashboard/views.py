@@ -44,11 +44,12 @@ class Opened:
             tail, rows = self._open.pop(seen.name, (Tail(seen.folder, Row.from_json), []))
             begun = tail.begun
             try:
-                for row in tail.rows():
-                    if tail.begun != begun:
-                        begun = tail.begun
-                        rows.clear()
-                    rows.append(row)
+                with _uncollected():
+                    for row in tail.rows():
+                        if tail.begun != begun:
+                            begun = tail.begun
+                            rows.clear()
+                        rows.append(row)
             except (OSError, ValueError) as error:
                 raise RunError(f"run: the record of {seen.name} cannot be read: {error}") from None
             self._open[seen.name] = (tail, rows)
@@ -95,9 +96,14 @@ class Opened:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without a search for cycles, which rows have none of: it takes as long as reading them."""
+    """Without a search for cycles, which rows have none of: it takes as long as reading them.
+
+    Within another it leaves the end to that one.
+    """
+    was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was:
+            gc.enable()
