@@ -1,9 +1,9 @@
 """What a run would take in its world: virtual seconds and joules, from the bytes it really sent."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from cutlayer.errors import WorldError
 from cutlayer.job import Job
@@ -17,7 +17,7 @@ from cutlayer.train.result import RoundResult
 from cutlayer.world import clock, energy
 from cutlayer.world.loss import lateness_s
 from cutlayer.world.timeline import Durations, Stage, Timeline, durations
-from cutlayer.world.units import Array, Indices, array
+from cutlayer.world.units import Array, Indices
 from cutlayer.world.world import World, WorldState
 
 
@@ -153,7 +153,6 @@ class VirtualClock:
     def _durations(self, result: RoundResult) -> Durations:
         timed = _timed(result)
         steps = np.array([len(result.losses[device]) for device in timed])
-        most = int(steps.max(initial=1))
         a_step = np.array([result.samples[device] for device in timed]) / steps
         decisions = [result.decisions[device] for device in timed]
         served = [flops(server_part(self.job, self.spec, one.cut, one.tokens)) for one in decisions]
@@ -176,33 +175,36 @@ class VirtualClock:
         one_way = self.job.method.split and not returned.any()
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
 
-        def frames_s(stage: Stage, size_bytes: npt.ArrayLike, rate_bps: Array, count: int) -> Array:
-            sizes = np.broadcast_to(array(size_bytes), rate_bps.shape)
-            return self._frames_s((result.round, stage), timed, sizes, rate_bps, count)
-
-        broadcast = max(t.adapter_down for t in traffic)
-        uploads = [t.adapter_up for t in traffic]
+        broadcast = np.full(len(timed), float(max(t.adapter_down for t in traffic)))
+        uploads = np.array([float(t.adapter_up) for t in traffic])
+        frames_s = partial(self._frames_s, result.round, timed)
         return durations(
             len(timed),
-            broadcast_s=frames_s("broadcast", broadcast, self.world.broadcast_bps(state), 1)[0],
+            broadcast_s=frames_s("broadcast", broadcast, self.world.broadcast_bps(state))[0],
             forward_s=energy.compute_s(
                 a_step * np.array([part.forward_flops for part in parts]), fleet
             ),
-            uplink_s=frames_s("uplink", sent, uplink_bps, most),
+            uplink_s=frames_s("uplink", sent, uplink_bps, steps.max()),
             server_s=server_s,
-            downlink_s=frames_s("downlink", returned, state.downlink_bps, most),
+            downlink_s=frames_s("downlink", returned, state.downlink_bps, steps.max()),
             backward_s=energy.compute_s(a_step * backward, fleet),
-            upload_s=frames_s("upload", uploads, uplink_bps, 1)[0],
+            upload_s=frames_s("upload", uploads, uplink_bps)[0],
             steps=steps,
             one_way=one_way,
         )
 
     def _frames_s(
-        self, key: tuple[int, str], devices: Indices, size_bytes: Array, rate_bps: Array, count: int
+        self,
+        round: int,
+        devices: Indices,
+        stage: Stage,
+        size_bytes: Array,
+        rate_bps: Array,
+        count: int = 1,
     ) -> Array:
         """[count, M] seconds until each of `count` frames of a device is there.
 
-        key: round and stage. Nothing to send takes no time, over a dead link for ever.
+        Nothing to send takes no time, over a dead link for ever.
         """
         settings = self.world.settings
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -211,7 +213,7 @@ class VirtualClock:
         if settings.packet_loss:
             for place, device in enumerate(devices.tolist()):
                 seconds[:, place] += lateness_s(
-                    numpy_rng(self.job.seed, *key, device, "packet loss"),
+                    numpy_rng(self.job.seed, round, stage, device, "packet loss"),
                     size_bytes[place],
                     rate_bps[place],
                     count,

@@ -132,6 +132,10 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
     if times.one_way:
         _send(times, grid, everyone, ready)
+    masks = np.zeros((len(pools), len(everyone)), dtype=bool)
+    for mask, members in zip(masks, pools, strict=True):
+        mask[list(members)] = True
+    masks &= hopeful
     free = 0.0
     for step in range(len(grid.end["forward"])):
         who = times.steps > step
@@ -139,10 +143,8 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
             who = who & hopeful
         if not times.one_way:
             _forward_and_send(times, grid, step, who, ready)
-        for members in pools:
-            pool = np.zeros(len(who), dtype=bool)
-            pool[list(members)] = True
-            pool &= who & hopeful
+        for mask in masks:
+            pool = mask & who
             if not pool.any():
                 continue
             start = max(free, float(grid.end["uplink"][step, pool].max()))
