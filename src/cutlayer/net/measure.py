@@ -37,8 +37,8 @@ async def measure_link(connection: Connection, tries: int = 5) -> LinkRates:
 async def _rate(ping: Callable[[int], Awaitable[float]], round_trip_s: float) -> float:
     size = 2**14
     while True:
-        taken_s = max(await ping(size) - round_trip_s, 1e-6)
+        taken_s = await ping(size) - round_trip_s
         if taken_s >= _LONG_ENOUGH_S or size >= MAX_PING_BYTES:
             again_s = [await ping(size) - round_trip_s for _ in range(_TRIES - 1)]
-            return 8 * size / max(min([taken_s, *again_s]), 1e-6)
+            return 8 * size / max(min(taken_s, *again_s), 1e-6)
         size = min(4 * size, MAX_PING_BYTES)
