@@ -131,7 +131,8 @@ def exchanges(folder: Path, repeats: int) -> list[float]:
     ):
         time.sleep(5)  # until both answer
         started = subprocess.run(run, env=environment, capture_output=True, text=True)
-        for _ in range(0 if started.returncode else 60 + 10 * repeats):
+        until = time.monotonic() + 60 + 10 * repeats
+        while started.returncode == 0 and time.monotonic() < until:
             time.sleep(1)
             if out.exists():
                 return list(json.loads(out.read_text()))

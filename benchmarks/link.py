@@ -8,7 +8,7 @@ netem on both ends; where it has not, packets go through TUN interfaces and this
 keeps rate, delay and loss itself. TCP's congestion control is BBR, which does not take loss for
 congestion. The simulator is given the rates that devices measured as they joined, half the round
 trip as latency, the loss, and what an undisturbed run over loopback shows of computing: a speed of
-the server at which it works as long as it did there, and one of the devices at which the round
+the server at which it works as long as it did there, and one of the devices at which training
 lasts as long.
 """
 
@@ -83,8 +83,7 @@ class Emulator:
     stopped: bool = False
 
     def run(self) -> None:
-        """Pass packets on until stopped, ahead of all else on this machine, as a kernel would."""
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        """Pass packets on until stopped."""
         poll = select.epoll()
         for source in self.ways:
             poll.register(source, select.EPOLLIN)
@@ -186,6 +185,9 @@ def links(options: argparse.Namespace, netem: bool) -> Iterator[None]:
             thread.start()
             stack.callback(thread.join)
             stack.callback(setattr, emulator, "stopped", True)
+            # Packets go ahead of all else on this machine, as in a kernel.
+            assert thread.native_id is not None
+            os.sched_setscheduler(thread.native_id, os.SCHED_RR, os.sched_param(1))
         yield
 
 

@@ -6,6 +6,7 @@ which makes the links: by the kernel's netem, or by itself where there is none.
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,12 @@ def test_eight_devices_behind_a_bad_link_finish_and_nobody_is_lost(
 
     options = argparse.Namespace(devices=8, mbps=20.0, rtt_ms=40.0, loss=1.0)
     job = link.job_of(link.METHODS[method], options.devices, rounds=2)
-    try:
-        netem = link.has_netem()
-        with link.links(options, netem):
-            rows, _, _ = link.served(job, tmp_path / "run", linked=True)
-    except (OSError, link.LinkError) as refused:
-        pytest.skip(f"this machine makes no links between namespaces: {refused}")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(link.links(options, link.has_netem()))
+        except (OSError, link.LinkError) as refused:
+            pytest.skip(f"this machine makes no links between namespaces: {refused}")
+        rows, _, _ = link.served(job, tmp_path / "run", linked=True)
     assert [row.lost for row in rows] == [[], []]
     assert all(len(row.decisions) == 8 for row in rows)
     assert rows[-1].accuracy is not None
