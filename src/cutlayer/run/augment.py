@@ -15,14 +15,9 @@ from cutlayer.run.setup import Parts
 from cutlayer.run.virtual import VirtualClock
 from cutlayer.seeds import derive
 from cutlayer.train.augment import Participants, find_policy, train_generated
-from cutlayer.train.labels import SharedLabels, share
+from cutlayer.train.labels import SharedLabels
 from cutlayer.train.result import Generated, RoundResult
 from cutlayer.train.server import Server
-
-
-def labels_of(job: Job, parts: Parts) -> SharedLabels:
-    """What the server knows of the devices' labels, with the noise that the job asks for."""
-    return share(parts.counts, job.augment.share_epsilon if job.augment else None, job.seed)
 
 
 def augmenter_for(job: Job, parts: Parts, rows: Sequence[Row]) -> "Augmenter | None":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,22 +13,12 @@ from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.run import allocators
 from cutlayer.run.calibration import Calibration
-from cutlayer.run.situation import Allotment, Floats, Measures, Situation
+from cutlayer.run.situation import Allotment, Floats, Outlook
 
 if TYPE_CHECKING:
     from cutlayer.train.labels import SharedLabels
     from cutlayer.train.link import Link
     from cutlayer.train.measure import Measured
-
-
-class Outlook(Protocol):
-    """What is known of devices and radio: of the job's world, or as measured on a network."""
-
-    def situation(
-        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
-    ) -> Situation:
-        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
-        ...
 
 
 def base_decision(job: Job) -> Decision:

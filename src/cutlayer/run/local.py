@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
-from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
-from cutlayer.run.decide import Outlook
-from cutlayer.run.setup import Parts, make_device, samples_a_round
+from cutlayer.run.setup import Parts, labels_of, make_device, samples_a_round
+from cutlayer.run.situation import Outlook
 from cutlayer.train.device import Device
 from cutlayer.train.labels import SharedLabels
 from cutlayer.train.link import LocalLink

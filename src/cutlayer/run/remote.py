@@ -13,13 +13,12 @@ from cutlayer.errors import CutlayerError, NetworkError, RunError
 from cutlayer.job import Job
 from cutlayer.net.limits import Lane
 from cutlayer.net.messages import Probe, Probed, RoundBegin, RoundEnd
-from cutlayer.run.augment import labels_of
 from cutlayer.run.checkpoint import State
-from cutlayer.run.decide import Outlook
 from cutlayer.run.measured import MeasuredWorld
 from cutlayer.run.progress import Progress
 from cutlayer.run.reception import Reception, Seat
-from cutlayer.run.setup import Parts
+from cutlayer.run.setup import Parts, labels_of
+from cutlayer.run.situation import Outlook
 from cutlayer.train.labels import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.measure import Measured

@@ -9,6 +9,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.report.record import Row
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
+ROSTER_FILE = "fleet.json"
 
 
 @dataclass(frozen=True)

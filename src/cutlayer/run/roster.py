@@ -7,8 +7,6 @@ from pathlib import Path
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.files import write_atomically
 
-ROSTER_FILE = "fleet.json"
-
 
 class Roster:
     """Numbers 0 ... devices - 1 by device name; a name keeps its number, and so its seeds.

@@ -14,12 +14,12 @@ from cutlayer.report.selection_plot import draw_selection
 from cutlayer.run.augment import Augmenter, augmenter_for
 from cutlayer.run.calibration import Calibration, calibration_for
 from cutlayer.run.checkpoint import State, save_state
-from cutlayer.run.decide import Outlook, decide
+from cutlayer.run.decide import decide
 from cutlayer.run.measuring import measure_round
 from cutlayer.run.progress import Progress, Silent
 from cutlayer.run.result import ADAPTER_FOLDER, STATE_FILE, Result
 from cutlayer.run.setup import Parts, make_server
-from cutlayer.run.situation import Allotment
+from cutlayer.run.situation import Allotment, Outlook
 from cutlayer.run.virtual import VirtualClock
 from cutlayer.run.writing import writing
 from cutlayer.train.cohort import draw_cohort

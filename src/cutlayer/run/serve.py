@@ -18,15 +18,15 @@ from cutlayer.report.record import Row
 from cutlayer.run.checkpoint import State
 from cutlayer.run.events import EventLog
 from cutlayer.run.fingerprint import of_parts
+from cutlayer.run.folder import begin_run, saved_run
 from cutlayer.run.parts_download import describe_files, part_of
 from cutlayer.run.progress import Progress, Silent
 from cutlayer.run.reception import PIECE_BYTES, Offer, Reception
 from cutlayer.run.remote import Patience, RemoteFleet
-from cutlayer.run.result import JOB_FILE, Result, new_folder
-from cutlayer.run.roster import ROSTER_FILE, Roster
+from cutlayer.run.result import JOB_FILE, ROSTER_FILE, Result, new_folder
+from cutlayer.run.roster import Roster
 from cutlayer.run.rounds import run_rounds
 from cutlayer.run.setup import Parts, load_parts
-from cutlayer.run.simulate import begin_run, saved_run
 from cutlayer.run.watched import Watched
 from cutlayer.run.writing import writing
 

@@ -19,6 +19,7 @@ from cutlayer.seeds import derive
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.device import Device
+from cutlayer.train.labels import SharedLabels, share
 from cutlayer.train.server import Server
 
 
@@ -95,3 +96,8 @@ def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
         return None
     split = job.model_copy(update={"method": job.method.model_copy(update={"pooled": False})})
     return sum(len(parts.shares[index]) for index in draw_cohort(split, round))
+
+
+def labels_of(job: Job, parts: Parts) -> SharedLabels:
+    """What the server knows of the devices' labels, with the noise that the job asks for."""
+    return share(parts.counts, job.augment.share_epsilon if job.augment else None, job.seed)

@@ -4,7 +4,7 @@ An allocator is a function `situation -> Allotment`; name yours in a job as
 `method.allocation.solver: package.module:FUNCTION`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -167,6 +167,16 @@ class Situation:
             state=self.state.take(index),
             label_emd=None if self.label_emd is None else self.label_emd[index],
         )
+
+
+class Outlook(Protocol):
+    """What is known of devices and radio: of the job's world, or as measured on a network."""
+
+    def situation(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> Situation:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cutlayer.errors import RunError
-from cutlayer.run.roster import ROSTER_FILE
+from cutlayer.run.result import ROSTER_FILE
 
 
 @contextmanager
