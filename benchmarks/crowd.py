@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cutlayer.drawing import tables
+from cutlayer.drawing.style import new_figure
 from cutlayer.errors import NetworkError
-from cutlayer.job import Quantizer
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import load_device, load_server
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.listener import listen
-from cutlayer.net.messages import Hello
-from cutlayer.report import tables
-from cutlayer.report.style import new_figure
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import load_device, load_server
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.listener import listen
+from cutlayer.network.transport.messages import Hello
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
     ActivationsMessage,
     GradientMessage,

@@ -31,16 +31,16 @@ import torch
 import yaml
 
 from cutlayer.data.generate import load_generator
+from cutlayer.drawing import tables
+from cutlayer.drawing.curves import accuracy_by, curve_of
+from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.job import Job, make_job
-from cutlayer.report import tables
-from cutlayer.report.curves import accuracy_by, curve_of
-from cutlayer.report.record import Row, read_rows
-from cutlayer.report.selection_plot import draw_selection
-from cutlayer.run.augment import measured
-from cutlayer.run.progress import Silent
-from cutlayer.run.result import STATE_FILE
-from cutlayer.run.setup import compute_device, load_parts
-from cutlayer.run.simulate import resume, simulate
+from cutlayer.record.folder import STATE_FILE
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.rounds.generated import measured
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import resume, simulate
+from cutlayer.train.parts import compute_device, load_parts
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

@@ -33,10 +33,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
+from cutlayer.drawing import tables
 from cutlayer.job import Job, dump_job, make_job
-from cutlayer.report import tables
-from cutlayer.report.record import Row, read_rows
-from cutlayer.run.simulate import simulate
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.simulation.simulate import simulate
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

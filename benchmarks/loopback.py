@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
+from cutlayer.drawing import tables
 from cutlayer.job import Job, make_job
-from cutlayer.net import keys
-from cutlayer.net.identity import load_server
-from cutlayer.report import tables
-from cutlayer.report.record import Row
-from cutlayer.run.progress import Silent
-from cutlayer.run.serve import Desk, serve
-from cutlayer.run.simulate import simulate
+from cutlayer.network.server.serve import Desk, serve
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.identity import load_server
+from cutlayer.record.rows import Row
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import simulate
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

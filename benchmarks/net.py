@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 
 from cutlayer.errors import NetworkError
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import load_device, load_server
-from cutlayer.net.limits import Lane
-from cutlayer.net.listener import Listener, listen
-from cutlayer.net.messages import Hello
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import load_device, load_server
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.listener import Listener, listen
+from cutlayer.network.transport.messages import Hello
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

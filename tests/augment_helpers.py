@@ -45,4 +45,4 @@ def stripes(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(settings: object, like: Dataset, device: object) -> Stripes:
         return Stripes(like.classes)
 
-    monkeypatch.setattr("cutlayer.run.augment.load_generator", load)
+    monkeypatch.setattr("cutlayer.rounds.generated.load_generator", load)

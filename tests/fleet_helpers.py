@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("grpc")
 
 from cutlayer.job import Job
-from cutlayer.net.backoff import Backoff
-from cutlayer.run.events import EventLog
-from cutlayer.run.join import Place, attend
-from cutlayer.run.progress import Progress
-from cutlayer.run.remote import Patience
-from cutlayer.run.result import Result
-from cutlayer.run.serve import Desk, resume, serve
+from cutlayer.network.device.join import Place, attend
+from cutlayer.network.server.remote_fleet import Patience
+from cutlayer.network.server.serve import Desk, resume, serve
+from cutlayer.network.transport.backoff import Backoff
+from cutlayer.network.transport.event_log import EventLog
+from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.result import Result
 
 QUICK = Backoff(first_s=0.05, longest_s=0.2)
 

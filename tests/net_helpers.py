@@ -14,13 +14,13 @@ pytest.importorskip("grpc")
 
 import grpc
 
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import Identity, load_device, load_server
-from cutlayer.net.limits import SERVICE, Lane, Limits, client_options
-from cutlayer.net.listener import Listener, listen
-from cutlayer.net.messages import Hello
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import Identity, load_device, load_server
+from cutlayer.network.transport.limits import SERVICE, Lane, Limits, client_options
+from cutlayer.network.transport.listener import Listener, listen
+from cutlayer.network.transport.messages import Hello
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ from cutlayer.allocate import equal
 from cutlayer.allocate.asfl import cut_by_rate
 from cutlayer.allocate.asfv import VehiclePlan, VehicleProblem, solve, vehicles_possible
 from cutlayer.allocate.problem import subset, violations
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
 
 

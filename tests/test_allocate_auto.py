@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from allocate_cases import NOISE, gains, limits
 from cutlayer.allocate.auto import AutoPlan, solve
 from cutlayer.allocate.options import OptionProblem
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.uploads import Uploads, cheapest
 from cutlayer.errors import AllocationError
 

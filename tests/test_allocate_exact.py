@@ -8,11 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import feasible_problems, token_problem
-from cutlayer.allocate import close, exact, st_sflora
-from cutlayer.allocate.close import survivors
+from cutlayer.allocate import close_gap, exact, st_sflora
+from cutlayer.allocate.close_gap import survivors
 from cutlayer.allocate.problem import TokenProblem, obstacles, subset, violations
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.relaxed import answer, clearing_price, least_time
-from cutlayer.allocate.shared import rate
 from cutlayer.errors import AllocationError
 
 
@@ -185,7 +185,7 @@ def test_the_best_vector_is_among_the_survivors_or_under_the_bound() -> None:
         assert grid[best].tolist() in kept.tolist()
         assert len(kept) < len(grid)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(close, "VECTORS", 0)
+            patch.setattr(close_gap, "VECTORS", 0)
             none, bound = survivors(problem, low, high, price, 0.99 * value[best])
         assert not len(none)
         assert value[best] * (1 - 1e-9) <= bound <= value[best] * 1.5

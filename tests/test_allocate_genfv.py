@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
 from cutlayer.allocate.genfv import emd, generated_amount, select, share_band
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.uploads import Uploads, only
 from cutlayer.errors import AllocationError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     bandwidth_for_rate,
     least_bandwidth,

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
-from cutlayer.allocate.shared import LN2, least_bandwidth, rate
+from cutlayer.allocate.radio_math import LN2, least_bandwidth, rate
 from cutlayer.allocate.uploads import (
     Shares,
     Uploads,

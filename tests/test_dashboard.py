@@ -28,7 +28,7 @@ from cutlayer.dashboard.app import make_app  # noqa: E402
 from cutlayer.dashboard.watch import Watch  # noqa: E402
 from cutlayer.errors import NetworkError  # noqa: E402
 from cutlayer.job import dump_job  # noqa: E402
-from cutlayer.report.record import Row  # noqa: E402
+from cutlayer.record.rows import Row  # noqa: E402
 from helpers import small_job  # noqa: E402
 from report_runs import made_job, made_rows  # noqa: E402
 

@@ -18,8 +18,8 @@ from cutlayer.data.diffusion import Diffusion
 from cutlayer.data.generate import load_generator
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError
-from cutlayer.job import Data
-from cutlayer.methods.generator import Generator
+from cutlayer.settings.data import Data
+from cutlayer.settings.generator import Generator
 
 CLASSES = ("cat", "dog")
 

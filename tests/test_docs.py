@@ -18,7 +18,8 @@ import typer
 import yaml
 
 from cutlayer import cli, methods
-from cutlayer.job import Job, Method, load_job
+from cutlayer.job import Job, load_job
+from cutlayer.settings.method import Method
 from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks_of, furnish
 
 SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid"}

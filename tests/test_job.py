@@ -7,7 +7,7 @@ import pytest
 from cutlayer import methods
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job, dump_job, load_job, make_job
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 
 @pytest.mark.parametrize("name", methods.NAMES)

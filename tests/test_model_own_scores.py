@@ -13,8 +13,8 @@ from cutlayer.job import dump_job, make_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
-from cutlayer.run.asked import read_job
-from cutlayer.run.serve import Desk, serve
+from cutlayer.network.device.device_requests import read_job
+from cutlayer.network.server.serve import Desk, serve
 from helpers import small_job
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from cutlayer.errors import FrameError
-from cutlayer.methods.spec import Quantizer
-from cutlayer.net import messages
-from cutlayer.net.chunks import Assembly, grant, split
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.messages import Bye, Measured, Ping, StepDone
+from cutlayer.network.transport import messages
+from cutlayer.network.transport.chunks import Assembly, grant, split
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.messages import Bye, Measured, Ping, StepDone
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from net_helpers import Site, ended, eventually, hello, play, raw_channel, raw_lane, site
 from net_http2 import PREFACE, data, post

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cutlayer.cli import main
 from cutlayer.errors import KeysError, RefusedError
-from cutlayer.net import certificates, keys
-from cutlayer.net.identity import Peer, Revocations, load_device, load_server
+from cutlayer.network.transport import certificates, keys
+from cutlayer.network.transport.identity import Peer, Revocations, load_device, load_server
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

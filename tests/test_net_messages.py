@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from cutlayer.errors import NetworkError
-from cutlayer.net import messages
-from cutlayer.net.messages import (
+from cutlayer.network.transport import messages
+from cutlayer.network.transport.messages import (
     Bye,
     Done,
     Fetch,

@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.net.client import connect
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.listener import listen
-from cutlayer.net.measure import measure_link
-from cutlayer.net.messages import Hello, Measured, RoundBegin, StepDone
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.link_rates import measure_link
+from cutlayer.network.transport.listener import listen
+from cutlayer.network.transport.messages import Hello, Measured, RoundBegin, StepDone
 from net_helpers import eventually, hello, play, settled, site
 
 SIZES = (0, 1, 4096, 2**17 - 9, 2**17 - 8, 2**17, 2**17 + 1, 10**6, 5 * 2**20)

@@ -14,13 +14,12 @@ import torch
 from browsers import Opened
 from cutlayer.cli import main
 from cutlayer.job import dump_job
-from cutlayer.report import page
-from cutlayer.report.views.runs import Holdings, Run, lines_of
-from cutlayer.run import replay
-from cutlayer.run.checkpoint import load_state
-from cutlayer.run.report import report
-from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import simulate
+from cutlayer.record.checkpoint import load_state
+from cutlayer.reports import page, replay
+from cutlayer.reports.build_report import report
+from cutlayer.reports.views.runs import Holdings, Run, lines_of
+from cutlayer.simulation.simulate import simulate
+from cutlayer.train.parts import load_parts
 from cutlayer.wire.tokens import select
 from helpers import small_job
 from report_runs import made_holdings, made_patches, made_places, made_run, made_spans

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cutlayer.report import curves as drawing
-from cutlayer.report import plots
-from cutlayer.report.curves import Curve
-from cutlayer.report.plots import Point, Traffic
+from cutlayer.drawing import curves as drawing
+from cutlayer.drawing import plots
+from cutlayer.drawing.curves import Curve
+from cutlayer.drawing.plots import Point, Traffic
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from cutlayer.allocate.genfv import generated_amount
 from cutlayer.errors import CutlayerError, JobError
 from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.model.families import describe
-from cutlayer.run.costs import round_costs
-from cutlayer.run.virtual import VirtualClock
-from cutlayer.train.augment import Participants
+from cutlayer.planning.method_costs import round_costs
+from cutlayer.planning.virtual_clock import VirtualClock
+from cutlayer.train.generated import Participants
 from cutlayer.train.result import Generated, RoundResult, Traffic
 from helpers import equal, largest_difference
 from test_run_world import StopAfter

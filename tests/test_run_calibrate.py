@@ -14,26 +14,27 @@ import torch
 
 import tiny_models
 from cutlayer.cli import main
+from cutlayer.data import fingerprint
 from cutlayer.data.sources import load
+from cutlayer.drawing import calibration_plot
 from cutlayer.errors import CutlayerError, JobError, RunError
-from cutlayer.job import Data, Job, change_job, make_job
+from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.cut import Segment
 from cutlayer.model.export import save_adapter
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.report import calibration_plot
-from cutlayer.run import fingerprint
-from cutlayer.run.calibrate import calibrate, choose_grid
-from cutlayer.run.calibration import (
+from cutlayer.planning.calibration.calibrate import calibrate, choose_grid
+from cutlayer.planning.calibration.linear_head import fit_head
+from cutlayer.planning.calibration.record import (
     Calibration,
     cache_file,
     calibration_for,
     read_calibration,
     write_calibration,
 )
-from cutlayer.run.linear_head import fit_head
 from cutlayer.seeds import derive
+from cutlayer.settings.data import Data
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from cutlayer.wire.tokens import select
 
@@ -242,7 +243,7 @@ def test_finding_a_record_imports_neither_torch_nor_figures() -> None:
     code = (
         "import sys\n"
         "from cutlayer.job import make_job\n"
-        "from cutlayer.run.calibration import calibration_for\n"
+        "from cutlayer.planning.calibration.record import calibration_for\n"
         "assert calibration_for(make_job({'method': 'auto'})).quality().shape[2] > 1\n"
         "for name in ('torch', 'transformers', 'matplotlib', 'pyarrow'):\n"
         "    assert name not in sys.modules, name\n"

@@ -19,12 +19,12 @@ from cutlayer.data import diffusion
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load
 from cutlayer.errors import CutlayerError, DataError, JobError, RunError
+from cutlayer.generation import scores
+from cutlayer.generation import settings as named
+from cutlayer.generation.evaluate import evaluate_generator
+from cutlayer.generation.train import batch_rows, resume_generator, train_generator
 from cutlayer.job import Job, make_job
-from cutlayer.methods.generator import Generator, GeneratorTraining
-from cutlayer.run import generator_scores as scores
-from cutlayer.run import generator_settings as named
-from cutlayer.run.generator_evaluate import evaluate_generator
-from cutlayer.run.generator_train import batch_rows, resume_generator, train_generator
+from cutlayer.settings.generator import Generator, GeneratorTraining
 from helpers import small_job
 
 TINY = GeneratorTraining(

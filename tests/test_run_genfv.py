@@ -7,10 +7,10 @@ import pytest
 
 from augment_helpers import AUGMENT, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 from cutlayer import simulate
+from cutlayer.drawing.selection_plot import selection
 from cutlayer.errors import AllocationError, WorldError
 from cutlayer.job import Job
-from cutlayer.report.selection_plot import selection
-from cutlayer.run.plan import plan
+from cutlayer.planning.plan import plan
 
 pytestmark = pytest.mark.usefixtures("stripes")
 

@@ -9,8 +9,8 @@ from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
-from cutlayer.run.simulate import resume
-from cutlayer.run.situation import Allotment, Situation
+from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import equal, largest_difference, small_job
 from test_run_world import StopAfter

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cutlayer import simulate
-from cutlayer.net.measure import LinkRates
+from cutlayer.network.transport.link_rates import LinkRates
 from fleet_helpers import crowd, events, process, served
 from helpers import equal, largest_difference, small_job
 
@@ -40,7 +40,7 @@ def test_allocators_go_by_what_devices_measured(
     async def measured(connection: object) -> LinkRates:
         return LinkRates(0.01, next(rates), 50e6)
 
-    monkeypatch.setattr("cutlayer.run.join.measure_link", measured)
+    monkeypatch.setattr("cutlayer.network.device.join.measure_link", measured)
     cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
     job = small_job(cuts, "training.rounds=1", method="asfl", world={})
     with crowd() as devices:

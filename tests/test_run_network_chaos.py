@@ -20,7 +20,7 @@ pytest.importorskip("grpc")
 
 from cutlayer import simulate
 from cutlayer.job import Job, dump_job
-from cutlayer.report.record import Row, read_rows
+from cutlayer.record.rows import Row, read_rows
 from helpers import small_job
 
 ROUNDS, DEVICES, SERVER_KILLS = 50, 12, 2

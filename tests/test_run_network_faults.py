@@ -13,15 +13,15 @@ import torch
 
 from cutlayer import __version__, simulate
 from cutlayer.errors import DataError, NetworkError, RefusedError, RunError
-from cutlayer.job import Quantizer
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.limits import Lane
-from cutlayer.net.messages import Hello, Ready, RoundBegin, StepDone, Task
-from cutlayer.report.record import read_rows
-from cutlayer.run.join import Place, join
-from cutlayer.run.progress import Silent
-from cutlayer.run.serve import Desk, serve
+from cutlayer.network.device.join import Place, join
+from cutlayer.network.server.serve import Desk, serve
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.messages import Hello, Ready, RoundBegin, StepDone, Task
+from cutlayer.record.rows import read_rows
+from cutlayer.rounds.progress import Silent
+from cutlayer.settings.method import Quantizer
 from cutlayer.train.result import RoundResult
 from cutlayer.wire.codec import (
     ActivationsMessage,

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutlayer.net.messages import Fetch
-from cutlayer.run import parts_download
+from cutlayer.network.transport.messages import Fetch
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
 

@@ -13,7 +13,7 @@ from cutlayer import simulate
 from cutlayer.cli import app
 from cutlayer.errors import AllocationError, JobError, WorldError
 from cutlayer.job import Job, change_job, load_job, make_job
-from cutlayer.run.plan import in_a_world, plan, sweep, write_plan
+from cutlayer.planning.plan import in_a_world, plan, sweep, write_plan
 from helpers import small_job
 
 METHODS = ("fedlora", "split-lora", "tsflora", "st-sflora", "sflam", "asfl", "asfv", "auto")

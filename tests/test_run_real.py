@@ -10,7 +10,7 @@ from cutlayer import compare, simulate
 from cutlayer.job import Job, make_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Segment
-from cutlayer.run.setup import load_parts
+from cutlayer.train.parts import load_parts
 
 
 def dinov2_job(models: Path, data: Path, **sections: dict) -> Job:

@@ -13,9 +13,9 @@ import cutlayer
 from cutlayer import simulate
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import dump_job
-from cutlayer.report.record import Row, read_rows
-from cutlayer.run.checkpoint import load_state
-from cutlayer.run.progress import Silent
+from cutlayer.record.checkpoint import load_state
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.rounds.progress import Silent
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 

@@ -11,8 +11,8 @@ import pytest
 from cutlayer.cli import main
 from cutlayer.errors import RunError
 from cutlayer.job import dump_job
-from cutlayer.report.record import Row
-from cutlayer.run.trackers import scalars, track
+from cutlayer.record.rows import Row
+from cutlayer.reports.trackers import scalars, track
 from report_runs import made_job, made_rows
 
 

@@ -8,7 +8,7 @@ import cutlayer
 from cutlayer import simulate
 from cutlayer.errors import JobError, WorldError
 from cutlayer.job import Job, change_job
-from cutlayer.run.progress import Silent
+from cutlayer.rounds.progress import Silent
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 

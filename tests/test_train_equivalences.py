@@ -8,9 +8,9 @@ import pytest
 import tiny_models
 from cutlayer import simulate
 from cutlayer.job import Job, change_job
-from cutlayer.run.decide import base_decision
-from cutlayer.run.setup import first_adapter, load_parts, make_device, make_server
+from cutlayer.planning.decide import base_decision
 from cutlayer.train.link import LocalLink
+from cutlayer.train.parts import first_adapter, load_parts, make_device, make_server
 from cutlayer.train.round import train_round
 from helpers import equal, largest_difference, moved, small_job
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.quantize import (
     dequantize,
     gaussian_levels,
@@ -18,7 +19,6 @@ from cutlayer.wire.quantize import (
     unpack_bits,
 )
 from cutlayer.wire.rotate import rotate, unrotate
-from cutlayer.wire.size import body_bytes
 
 
 def through(x: Tensor, quantizer: Quantizer, seed: int = 0) -> Tensor:

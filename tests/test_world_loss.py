@@ -7,9 +7,9 @@ import pytest
 
 from cutlayer.errors import JobError
 from cutlayer.job import make_job
-from cutlayer.run.plan import plan
+from cutlayer.planning.plan import plan
 from cutlayer.seeds import numpy_rng
-from cutlayer.world.loss import PACKET_BYTES, lateness_s
+from cutlayer.world.packet_loss import PACKET_BYTES, lateness_s
 
 
 def lateness(size, rate, loss, frames=20_000, round_trip_s=0.1):

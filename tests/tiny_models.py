@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cutlayer.job import Lora, Model
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import FAMILIES
 from cutlayer.model.lora import Adapter, Segment
+from cutlayer.settings.model import Lora, Model
 
 CLASSES = 5
 DEPTH = 3

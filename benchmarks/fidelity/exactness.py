@@ -12,7 +12,7 @@ from benchmarks.fidelity.page import Claim, Section, middle, table
 
 from cutlayer.allocate import equal, exact, st_sflora
 from cutlayer.allocate.problem import obstacles
-from cutlayer.allocate.shared import Floats
+from cutlayer.allocate.radio_math import Floats
 from cutlayer.seeds import numpy_rng
 
 FLEETS = (10, 100, 10_000)

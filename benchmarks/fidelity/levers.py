@@ -10,8 +10,8 @@ from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
+from cutlayer.allocate.radio_math import Floats, Ints, power_under_energy, rate
 from cutlayer.allocate.relaxed import least_time
-from cutlayer.allocate.shared import Floats, Ints, power_under_energy, rate
 from cutlayer.errors import AllocationError
 
 Solve = Callable[[TokenProblem], float]

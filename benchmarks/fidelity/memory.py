@@ -18,11 +18,11 @@ from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job, make_job
-from cutlayer.methods.spec import Quantizer
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.run.decide import base_decision
+from cutlayer.planning.decide import base_decision
+from cutlayer.settings.method import Quantizer
 from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
 from cutlayer.train.stopwatch import Stopwatch

@@ -15,13 +15,13 @@ import numpy as np
 
 from cutlayer.allocate import equal
 from cutlayer.allocate.problem import TokenProblem
-from cutlayer.allocate.shared import Floats, Ints
-from cutlayer.job import Lora, Model
+from cutlayer.allocate.radio_math import Floats, Ints
 from cutlayer.model.cost import Cost, device_cost
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.model import Lora, Model
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.energy import compute_s
-from cutlayer.world.settings import WorldSettings
 from cutlayer.world.world import World
 
 BATCH = 64

@@ -7,8 +7,8 @@ from statistics import mean
 from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.job import Job, make_job
-from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import simulate
+from cutlayer.simulation.simulate import simulate
+from cutlayer.train.parts import load_parts
 
 SEEDS = (0, 1, 2)
 KEPT = 16

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from cutlayer.job import Job as Job
     from cutlayer.job import dump_job as dump_job
     from cutlayer.job import load_job as load_job
-    from cutlayer.run.calibrate import calibrate as calibrate
-    from cutlayer.run.compare import compare as compare
-    from cutlayer.run.plan import plan as plan
-    from cutlayer.run.result import Result as Result
-    from cutlayer.run.simulate import resume as resume
-    from cutlayer.run.simulate import simulate as simulate
+    from cutlayer.planning.calibration.calibrate import calibrate as calibrate
+    from cutlayer.planning.plan import plan as plan
+    from cutlayer.rounds.result import Result as Result
+    from cutlayer.simulation.compare import compare as compare
+    from cutlayer.simulation.simulate import resume as resume
+    from cutlayer.simulation.simulate import simulate as simulate
 
 __version__ = "0.1.0"
 
 _HOME = {
     "CutlayerError": "cutlayer.errors",
     "Job": "cutlayer.job",
-    "Result": "cutlayer.run.result",
-    "calibrate": "cutlayer.run.calibrate",
-    "compare": "cutlayer.run.compare",
+    "Result": "cutlayer.rounds.result",
+    "calibrate": "cutlayer.planning.calibration.calibrate",
+    "compare": "cutlayer.simulation.compare",
     "dump_job": "cutlayer.job",
     "load_job": "cutlayer.job",
-    "plan": "cutlayer.run.plan",
-    "resume": "cutlayer.run.simulate",
-    "simulate": "cutlayer.run.simulate",
+    "plan": "cutlayer.planning.plan",
+    "resume": "cutlayer.simulation.simulate",
+    "simulate": "cutlayer.simulation.simulate",
 }
 __all__ = ["__version__", *sorted(_HOME)]
 

@@ -14,16 +14,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from cutlayer import __version__
+from cutlayer.commands.generator import app as generator
+from cutlayer.commands.keys import app as keys
+from cutlayer.commands.network import PANEL as NETWORK
+from cutlayer.commands.network import app as network
+from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
-from cutlayer.net.keys_cli import app as keys
-from cutlayer.run.generator_cli import app as generator
-from cutlayer.run.network_cli import PANEL as NETWORK
-from cutlayer.run.network_cli import app as network
-from cutlayer.run.world_cli import app as world
 
 if TYPE_CHECKING:
-    from cutlayer.run.compare import Comparison
-    from cutlayer.run.progress import OnConsole
+    from cutlayer.rounds.progress import OnConsole
+    from cutlayer.simulation.compare import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +72,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
-    from cutlayer.run.demo import run_demo
+    from cutlayer.simulation.demo import run_demo
 
     with _watched() as progress:
         _show(run_demo(out, seed, progress))
@@ -89,7 +89,7 @@ def simulate(
 ) -> None:
     """Train a job on this machine, device by device, and write its run folder."""
     from cutlayer.job import load_job
-    from cutlayer.run import simulate as runs
+    from cutlayer.simulation import simulate as runs
 
     if resume and (job or settings or out):
         _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
@@ -122,7 +122,7 @@ def compare(
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures."""
     from cutlayer.job import load_job
-    from cutlayer.run import compare as comparisons
+    from cutlayer.simulation import compare as comparisons
 
     with _watched() as progress:
         _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
@@ -144,15 +144,15 @@ def calibrate(
 ) -> None:
     """Measure how much of a model's output survives each cut, number of tokens and bits."""
     from cutlayer.job import load_job
-    from cutlayer.run import calibration_view as view
-    from cutlayer.run.calibration import cache_file, write_calibration
+    from cutlayer.planning.calibration import view
+    from cutlayer.planning.calibration.record import cache_file, write_calibration
 
     chosen = load_job(job, settings or [])
     grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
     widths = view.numbers("--bits", bits)
     try:
         with view.bar(console) as progress:
-            from cutlayer.run.calibrate import calibrate
+            from cutlayer.planning.calibration.calibrate import calibrate
 
             found = calibrate(
                 chosen,
@@ -193,7 +193,7 @@ def plan(
 ) -> None:
     """Solve only the allocation: who takes part and with what, and what a round takes."""
     from cutlayer.job import load_job
-    from cutlayer.run import plan as plans
+    from cutlayer.planning import plan as plans
 
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
@@ -228,7 +228,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one page about runs that works offline, and figures for a paper."""
-    from cutlayer.run.report import report as write
+    from cutlayer.reports.build_report import report as write
 
     with console.status("report") as status:
         found = write(
@@ -260,7 +260,7 @@ def track(
     ] = False,
 ) -> None:
     """Send the record of runs to TensorBoard, MLflow or Weights & Biases."""
-    from cutlayer.run.trackers import track as send
+    from cutlayer.reports.trackers import track as send
 
     if follow and len(runs) > 1:
         _fail("--follow: follows one run: name one")
@@ -341,7 +341,7 @@ def _show(comparison: "Comparison") -> None:
 @contextmanager
 def _watched() -> Iterator["OnConsole"]:
     """Progress on the console; an interrupted run says how to go on with it."""
-    from cutlayer.run.progress import OnConsole
+    from cutlayer.rounds.progress import OnConsole
 
     with OnConsole(console) as progress:
         try:

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.shared import Ints
+from cutlayer.allocate.radio_math import Ints
 from cutlayer.errors import AllocationError
 
 # Of the nine split points of the paper's ResNet-18.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.problem import device_array, positive
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,

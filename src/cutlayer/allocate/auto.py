@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutlayer.allocate.options import OptionProblem, Options, options_of
-from cutlayer.allocate.shared import LN2, Bools, Floats, Ints, least_feasible, rate
+from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_feasible, rate
 from cutlayer.allocate.uploads import Shares, cheapest, energy_slope_inverse
 from cutlayer.errors import AllocationError
 

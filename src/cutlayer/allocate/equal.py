@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
-from cutlayer.allocate.shared import Bools, power_under_energy
+from cutlayer.allocate.radio_math import Bools, power_under_energy
 from cutlayer.errors import AllocationError
 
 

@@ -16,10 +16,10 @@ from itertools import product
 
 import numpy as np
 
-from cutlayer.allocate.close import survivors
+from cutlayer.allocate.close_gap import survivors
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
+from cutlayer.allocate.radio_math import Floats, Ints
 from cutlayer.allocate.relaxed import Priced, answer, clearing_price, least_time
-from cutlayer.allocate.shared import Floats, Ints
 from cutlayer.allocate.st_sflora import solve as alternate
 
 # Up to so many token vectors all are tried.

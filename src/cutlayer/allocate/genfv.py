@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.shared import Bools, Floats, power_in_time
+from cutlayer.allocate.radio_math import Bools, Floats, power_in_time
 from cutlayer.allocate.uploads import Uploads, fastest
 
 

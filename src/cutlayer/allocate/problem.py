@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutlayer.allocate.problem import TokenProblem
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,

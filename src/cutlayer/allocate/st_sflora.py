@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     Bools,
     Floats,
     Ints,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,

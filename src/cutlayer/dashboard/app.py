@@ -22,7 +22,7 @@ from cutlayer.dashboard.access import Access, Guarded
 from cutlayer.dashboard.views import Opened
 from cutlayer.dashboard.watch import Seen, Watch
 from cutlayer.errors import CutlayerError
-from cutlayer.report.page import SCRIPTS, asset
+from cutlayer.reports.page import SCRIPTS, asset
 
 EVERY_S = 1.0
 """Seconds between looks at the run folders, while anybody watches."""

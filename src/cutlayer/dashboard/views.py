@@ -13,11 +13,10 @@ from typing import Any
 
 from cutlayer.dashboard.watch import Seen
 from cutlayer.errors import RunError
-from cutlayer.report import page
-from cutlayer.report.follow import Tail
-from cutlayer.report.record import Row
-from cutlayer.report.views.runs import Run, lines_of
-from cutlayer.run import report
+from cutlayer.record.rows import Row
+from cutlayer.record.tail import Tail
+from cutlayer.reports import build_report, page
+from cutlayer.reports.views.runs import Run, lines_of
 
 _OPEN = 4
 _IMAGES = 4
@@ -34,7 +33,7 @@ class Opened:
         self._open: OrderedDict[str, tuple[Tail[Row], list[Row]]] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
         # Model and data of one job at a time: the next look at it is quick.
-        self._load = functools.lru_cache(maxsize=1)(report.load_for_views)
+        self._load = functools.lru_cache(maxsize=1)(build_report.load_for_views)
 
     def run(self, seen: Seen) -> Run:
         """The run with all its rows so far. Raises RunError where it has none."""
@@ -79,7 +78,7 @@ class Opened:
         run = self.run(seen)
         key = (seen.name, len(run.rows))
         if key not in self._again:
-            self._again[key] = report.again(run, _IMAGES, 1, self._load)
+            self._again[key] = build_report.again(run, _IMAGES, 1, self._load)
             while len(self._again) > _OPEN:
                 self._again.popitem(last=False)
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}
@@ -91,7 +90,7 @@ class Opened:
         with _uncollected():
             runs = [self.run(seen) for seen in several]
             lines = lines_of(runs)
-            return page.payload([], lines, report.usual_reference(lines))
+            return page.payload([], lines, build_report.usual_reference(lines))
 
 
 @contextmanager

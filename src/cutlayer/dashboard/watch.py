@@ -10,9 +10,9 @@ from typing import Any
 
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import Job, load_job
-from cutlayer.report.follow import Brief, Summary, Tail, read_brief
-from cutlayer.report.views.pack import plain
-from cutlayer.run.result import JOB_FILE, ROSTER_FILE
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
+from cutlayer.record.tail import Brief, Summary, Tail, read_brief
+from cutlayer.reports.views.pack import plain
 
 DEEPEST = 3
 """Folders below the one that is watched in which runs are looked for: a comparison has its own."""

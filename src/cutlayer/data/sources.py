@@ -19,8 +19,8 @@ from cutlayer.data import images, tables
 from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
 from cutlayer.data.rows import Rows, class_order, numbered
 from cutlayer.errors import DataError
-from cutlayer.job import Data
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import Data
 
 HELD_OUT = 0.2
 """Share of every class held out for testing when a source has no test data."""

@@ -4,7 +4,7 @@ import importlib
 from types import ModuleType
 
 from cutlayer.errors import JobError
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 # The order is that of the table `cutlayer methods`: references first.
 NAMES = (

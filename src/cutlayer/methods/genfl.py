@@ -6,6 +6,6 @@ average blends both: w = k1 sum rho_n w_n + k2 w_a, k1 + k2 = 1 [I: k2 is half t
 papers train all of a ResNet-18: method.train full.
 """
 
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 METHOD = Method(name="genfl", split=False, augmented=True)

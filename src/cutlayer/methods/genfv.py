@@ -6,7 +6,7 @@ generates as much as fits meanwhile. IEEE TMC 24(11), 2025. The paper gives no b
 1.5 of 2 is ours. `method.augmented=false` leaves the generated data out.
 """
 
-from cutlayer.methods.spec import Allocation, Method
+from cutlayer.settings.method import Allocation, Method
 
 METHOD = Method(
     name="genfv",

@@ -6,7 +6,7 @@ algorithm sets tokens, bandwidth and power for the largest semantic transmission
 paper gives no K_min; 16 of 196 is ours.
 """
 
-from cutlayer.methods.spec import Allocation, Method, Quantizer, Tokens
+from cutlayer.settings.method import Allocation, Method, Quantizer, Tokens
 
 _PLAIN = Quantizer(bits=32, entropy="none")
 

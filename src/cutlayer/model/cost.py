@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cutlayer.model import cost_full, cost_lora, cost_resnet
 from cutlayer.model.families import ModelSpec, Train, check_train
-from cutlayer.model.sizes import FLOAT_BYTES, Cost, Side, lora_parameters
+from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side, lora_parameters
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.sizes import (
+from cutlayer.model.parameter_counts import (
     FLOAT_BYTES,
     Cost,
     Side,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.sizes import (
+from cutlayer.model.parameter_counts import (
     FLOAT_BYTES,
     Cost,
     Linear,

@@ -17,7 +17,7 @@ from cutlayer.model.names import FAMILIES, Family, Modality
 from cutlayer.model.residual import Map, Residual
 
 if TYPE_CHECKING:
-    from cutlayer.job import Lora, Model
+    from cutlayer.settings.model import Lora, Model
 
 __all__ = ["FAMILIES", "SUPPORTED", "Family", "ModelSpec", "Train", "check_train", "describe"]
 

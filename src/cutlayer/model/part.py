@@ -15,7 +15,7 @@ from cutlayer.model.resnet import attach_norms
 from cutlayer.model.weights import SINGLE, fill, skeleton, strip
 
 if TYPE_CHECKING:
-    from cutlayer.job import Model
+    from cutlayer.settings.model import Model
 
 _BESIDE = (
     "config.json",

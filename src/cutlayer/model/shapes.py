@@ -1,7 +1,7 @@
 """The names and shapes of the adapter's tensors, from a model's description alone."""
 
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.sizes import block_linears
+from cutlayer.model.parameter_counts import block_linears
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -27,7 +27,7 @@ from cutlayer.model.transformer import Transformer
 from cutlayer.seeds import derive
 
 if TYPE_CHECKING:
-    from cutlayer.job import Model
+    from cutlayer.settings.model import Model
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

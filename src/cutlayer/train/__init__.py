@@ -1,0 +1,1 @@
+"""The training loop: device, server, one round."""

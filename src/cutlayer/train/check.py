@@ -3,7 +3,7 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
-from cutlayer.wire.levels import known_levels
+from cutlayer.wire.custom_levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:

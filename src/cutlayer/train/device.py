@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from cutlayer.allocate.decision import Decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import RunError
-from cutlayer.job import Job, Quantizer, Tokens
+from cutlayer.job import Job
 from cutlayer.model.cut import Activations, CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, numpy_rng, torch_rng
+from cutlayer.settings.method import Quantizer, Tokens
 from cutlayer.train.optim import make_optimizer
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import (

@@ -7,8 +7,8 @@ from typing import Protocol
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
 from cutlayer.train import device as on_device
+from cutlayer.train.activation_statistics import Measured, measure
 from cutlayer.train.device import Device
-from cutlayer.train.measure import Measured, measure
 from cutlayer.train.stopwatch import Stopwatch
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 
-from cutlayer.job import Training
+from cutlayer.settings.training import Training
 
 
 def make_optimizer(tensors: Iterable[torch.Tensor], training: Training) -> torch.optim.Optimizer:

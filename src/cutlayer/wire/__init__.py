@@ -1,0 +1,1 @@
+"""What crosses the cut: tokens, bits and frames."""

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire import entropy, frame, quantize, rotate
+from cutlayer.wire.custom_levels import pack_levels, unpack_levels
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
+from cutlayer.wire.frame_bytes import body_bytes, label_bits
 from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
-from cutlayer.wire.levels import pack_levels, unpack_levels
-from cutlayer.wire.size import body_bytes, label_bits
 
 
 @dataclass(frozen=True, eq=False)

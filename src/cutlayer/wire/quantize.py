@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.methods.spec import Quantizer
-from cutlayer.wire.levels import own_levels
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.custom_levels import own_levels
 
 Float32 = NDArray[np.float32]
 Levels = Float32 | NDArray[np.float64]

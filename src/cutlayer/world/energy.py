@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.settings.world import EnergySettings
 from cutlayer.world.fleet import Fleet
-from cutlayer.world.settings import EnergySettings
 from cutlayer.world.units import Array, array
 
 

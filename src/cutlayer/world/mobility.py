@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.world import FleetSettings, MobilitySettings
 from cutlayer.world.fleet import Fleet, place
-from cutlayer.world.settings import FleetSettings, MobilitySettings
 from cutlayer.world.units import Array, Flags, array
 
 

@@ -1,0 +1,1 @@
+"""Who takes part in a round with what, before and beside the training."""

@@ -1,0 +1,31 @@
+"""Allocators put to a job, one file each: a problem made from a situation, its plan made decisions.
+
+`solve(now: Situation) -> Allotment` is all there is to one.
+"""
+
+import importlib
+from collections.abc import Callable
+
+from cutlayer.errors import JobError
+from cutlayer.planning.planning_input import Allotment, Situation
+
+Solve = Callable[[Situation], Allotment]
+
+_FILES = {"st-sflora": "st_sflora:solve_as_published", "exact": "st_sflora:solve_exactly"}
+
+
+def find(solver: str) -> Solve:
+    """The allocator called `solver`, or the function at `package.module:FUNCTION`.
+
+    Raises JobError when there is no such function.
+    """
+    own = ":" in solver
+    file, _, name = (solver if own else _FILES.get(solver, f"{solver}:solve")).partition(":")
+    try:
+        module = importlib.import_module(file if own else f"{__name__}.{file}")
+        solve: Solve = getattr(module, name)
+    except (ImportError, AttributeError) as error:
+        raise JobError(f"method.allocation.solver: cannot import {solver!r} ({error})") from None
+    if not callable(solve):
+        raise JobError(f"method.allocation.solver: {solver!r} is not a function")
+    return solve

@@ -1,0 +1,107 @@
+"""Who takes part in a round and how: the job's allocator, and what it has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import AllocationError
+from cutlayer.job import Job
+from cutlayer.planning import allocators
+from cutlayer.planning.calibration.record import Calibration
+from cutlayer.planning.planning_input import Allotment, Floats, Outlook
+
+if TYPE_CHECKING:
+    from cutlayer.train.activation_statistics import Measured
+    from cutlayer.train.label_sharing import SharedLabels
+    from cutlayer.train.link import Link
+
+
+def base_decision(job: Job) -> Decision:
+    """What the job and its method say by themselves, without a radio."""
+    method = job.method
+    return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
+
+
+def decide(
+    job: Job,
+    round: int,
+    samples: Mapping[int, int],
+    classes: int,
+    link: Link,
+    outlook: Outlook | None,
+    calibration: Calibration | None = None,
+    labels: SharedLabels | None = None,
+) -> Allotment:
+    """The decisions of a round.
+
+    samples: of an epoch, of each device that could take part, in the order they take turns.
+    outlook: None without a world. calibration: for allocators that choose by measured quality.
+    labels: what devices shared of theirs, for allocators that choose by them.
+    Raises AllocationError where nobody can take part, or only at limits that it names.
+    """
+    if outlook is None or job.method.pooled:
+        return Allotment(dict.fromkeys(samples, base_decision(job)))
+    measures = FromDevices(job, round, link, calibration)
+    now = outlook.situation(round, samples, classes, measures)
+    if labels is not None:
+        now = replace(now, label_emd=labels.distances(now.devices))
+    allotment = allocators.find(job.method.allocation.solver)(now)
+    if not allotment.decisions:
+        device, reason = next(iter(allotment.left_out.items()))
+        raise AllocationError(
+            f"no device can take part in round {round + 1}: device {device}: {reason}"
+        )
+    ordered = {d: allotment.decisions[d] for d in samples if d in allotment.decisions}
+    return Allotment(**{**vars(allotment), "decisions": ordered})
+
+
+class FromDevices:
+    """Measures taken on the devices of a round, when first asked for (see Measures)."""
+
+    def __init__(self, job: Job, round: int, link: Link, calibration: Calibration | None) -> None:
+        self.job = job
+        self.round = round
+        self.link = link
+        self._calibration = calibration
+        self._found: dict[tuple[int, bool, int], Measured] = {}
+
+    def importance(self, devices: Sequence[int], cut: int) -> Floats:
+        """See Measures. Raises AllocationError at cut 0, where no block scores tokens."""
+        if cut == 0:
+            raise AllocationError(
+                "model.cut: 0 leaves no block on the device to score tokens with: take model.cut "
+                "of 1 or more, or another method.allocation.solver"
+            )
+        found = self._measured(devices, cut, scored=True)
+        return np.stack([one.importance for one in found if one.importance is not None])
+
+    def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
+        """See Measures."""
+        found = self._measured(devices, cut, scored=False)
+        return np.array([m.spread for m in found]), np.array([m.mean_square for m in found])
+
+    def calibration(self) -> Calibration:
+        """See Measures."""
+        if self._calibration is None:
+            raise AllocationError(
+                "method.allocation: nothing was calibrated for this model and data: run "
+                "cutlayer calibrate with this job first"
+            )
+        return self._calibration
+
+    def _measured(self, devices: Sequence[int], cut: int, scored: bool) -> list[Measured]:
+        """Of each device; another stands in for one that does not answer, which drops out later."""
+        missing = [device for device in devices if (cut, scored, device) not in self._found]
+        if missing:
+            found = self.link.measure(self.round, missing, cut, scored)
+            self._found |= {(cut, scored, device): one for device, one in found.items()}
+        known = {d: m for (c, s, d), m in self._found.items() if (c, s) == (cut, scored)}
+        if not known:
+            raise AllocationError("no device answered when asked for what its activations are like")
+        stand_in = next(iter(known.values()))
+        return [known.get(device, stand_in) for device in devices]

@@ -1,0 +1,196 @@
+"""What is known when a round is planned: the devices that could take part, and what it costs them.
+
+An allocator is a function `situation -> Allotment`; name yours in a job as
+`method.allocation.solver: package.module:FUNCTION`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.job import Job
+from cutlayer.planning.calibration.record import Calibration
+from cutlayer.planning.round_loads import Loads
+from cutlayer.settings.method import Allocation
+from cutlayer.world import energy
+from cutlayer.world.fleet import Fleet
+from cutlayer.world.world import World, WorldState
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class Measures(Protocol):
+    """What has to be measured before some allocators can choose."""
+
+    def importance(self, devices: Sequence[int], cut: int) -> Floats:
+        """[m, N + 1] f(K) of one sample: the attention its best K tokens hold; f(N) = 1."""
+        ...
+
+    def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
+        """[m] range of the activations (largest less smallest), and their mean square."""
+        ...
+
+    def calibration(self) -> Calibration:
+        """How much of the predictions survives the cut."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
+
+    world: for its settings and radio. label_emd: [m] between a device's labels, as it shared
+    them, and those of the whole fleet; None where nobody shared any.
+    """
+
+    job: Job
+    devices: tuple[int, ...]
+    loads: Loads
+    fleet: Fleet
+    state: WorldState
+    world: World
+    measures: Measures
+    label_emd: Floats | None = None
+
+    @property
+    def allocation(self) -> Allocation:
+        """The job's settings of the allocator."""
+        return self.job.method.allocation
+
+    @property
+    def gain(self) -> Floats:
+        """[m] of the uplink, h."""
+        return self.state.gain_up
+
+    @property
+    def turns(self) -> bool:
+        """Whether devices take turns, each with the whole band."""
+        return self.job.method.order == "sequential"
+
+    @property
+    def bandwidth_hz(self) -> float:
+        """W_tot."""
+        return self.world.settings.bandwidth_hz
+
+    @property
+    def noise_w_per_hz(self) -> float:
+        """N0 with the SNR gap, so that R = W log2(1 + p h / (N0 W))."""
+        return self.world.radio.noise_w_per_hz * self.world.radio.snr_gap
+
+    @property
+    def limit_s(self) -> Floats:
+        """[m] when a device must be done, inf for never."""
+        deadline = self.world.settings.deadline_s
+        return np.minimum(self.state.stay_s, np.inf if deadline is None else deadline)
+
+    @property
+    def server_flops(self) -> float:
+        """FLOP/s of the server; inf where its computing takes no time."""
+        return self.world.settings.server_flops or np.inf
+
+    @property
+    def energy_cap_j(self) -> Floats:
+        """[m] what a device may spend in a round, inf without a cap."""
+        cap = self.world.settings.energy.cap_j
+        return np.full(len(self.devices), np.inf if cap is None else cap)
+
+    @property
+    def joules_per_flop(self) -> Floats:
+        """[m] of computing; 0 where the job's world does not count it."""
+        counted = self.world.settings.energy
+        return energy.compute_j(float(counted.forward or counted.backward), self.fleet)
+
+    def upload_energy_j(self, cut: int) -> Floats:
+        """[m] left for uploading after computing; next to nothing where computing takes it all."""
+        return np.maximum(self.energy_cap_j - self.compute_j(cut), 1e-30)
+
+    def compute_j(self, cut: int) -> Floats:
+        """[m] of computing, as far as the job's world counts it."""
+        counted, total = self.world.settings.energy, np.zeros(len(self.devices))
+        if counted.forward:
+            total = total + energy.compute_j(self.loads.forward_flops(cut), self.fleet)
+        if counted.backward:
+            total = total + energy.compute_j(self.loads.backward_flops(cut), self.fleet)
+        return total
+
+    def broadcast_s(self, cut: int) -> Floats:
+        """[m] of the adapters at the start."""
+        bits = self.loads.adapter_bits(cut)
+        if not bits:
+            return np.zeros(len(self.devices))
+        with np.errstate(divide="ignore"):
+            sent: Floats = bits / self.world.broadcast_bps(self.state)
+        return sent + self.world.settings.latency_s
+
+    def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
+        """[m] all but the bits of the uplink: the broadcast and what follows it."""
+        return self.broadcast_s(cut) + self.following_s(cut, tokens, bits)
+
+    def following_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
+        """[m] after the broadcast, but for the bits of the uplink: computing on both sides, the
+        downlink, and the latency of every frame.
+        """
+        loads = self.loads
+        flops = loads.forward_flops(cut) + loads.backward_flops(cut)
+        back = loads.gradient_bits(cut, tokens, bits)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            downlink = np.where(back > 0, back / self.state.downlink_bps, 0.0)
+        served = loads.server_flops(cut, tokens) / self.server_flops
+        work = energy.compute_s(flops, self.fleet) + served
+        return work + downlink + self._latency_s(cut, back)
+
+    def _latency_s(self, cut: int, back_bits: Floats) -> Floats:
+        """[m] of all frames but the broadcast: activations up, gradients back, the adapter up."""
+        steps = self.loads.steps if self.job.method.split else np.zeros(len(self.devices))
+        frames = steps * np.where(back_bits > 0, 2, 1) + (self.loads.adapter_bits(cut) > 0)
+        return self.world.settings.latency_s * frames
+
+    def upload_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
+        """[m] activations and the adapter."""
+        sent = np.zeros(len(self.devices))
+        if self.job.method.split:
+            sent = self.loads.activations_bits(cut, tokens, bits)
+        return sent + self.loads.adapter_bits(cut)
+
+    def take(self, indices: Iterable[int]) -> "Situation":
+        """The same with some of the devices, by their place in `devices`."""
+        index = np.asarray(list(indices), dtype=np.int64)
+        return replace(
+            self,
+            devices=tuple(self.devices[i] for i in index),
+            loads=replace(self.loads, samples=self.loads.samples[index]),
+            fleet=self.fleet.take(index),
+            state=self.state.take(index),
+            label_emd=None if self.label_emd is None else self.label_emd[index],
+        )
+
+
+class Outlook(Protocol):
+    """What is known of devices and radio: of the job's world, or as measured on a network."""
+
+    def situation(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> Situation:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """A round's decisions by device, and why other devices have none.
+
+    planned_s: the round's duration as reckoned. ste, ste_bound: of the plan, where the solver
+    knows them. note: one sentence on how the solver ended, or "".
+    """
+
+    decisions: dict[int, Decision]
+    left_out: dict[int, str] = field(default_factory=dict)
+    planned_s: float | None = None
+    ste: float | None = None
+    ste_bound: float | None = None
+    note: str = ""

@@ -1,0 +1,1 @@
+"""Pages about runs that are over or go on, and records sent to trackers."""

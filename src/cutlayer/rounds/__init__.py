@@ -1,0 +1,1 @@
+"""The rounds of a run, wherever its devices are: trained, measured, committed one by one."""

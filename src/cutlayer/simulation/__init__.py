@@ -1,0 +1,1 @@
+"""Every device and the server in one process."""

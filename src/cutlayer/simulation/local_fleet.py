@@ -1,0 +1,56 @@
+"""Every device of a run in this process."""
+
+from collections.abc import Sequence
+
+from cutlayer.job import Job
+from cutlayer.model.lora import Adapter
+from cutlayer.planning.planning_input import Outlook
+from cutlayer.record.checkpoint import State
+from cutlayer.train.device import Device
+from cutlayer.train.label_sharing import SharedLabels
+from cutlayer.train.link import LocalLink
+from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
+from cutlayer.train.result import RoundResult
+
+
+class LocalFleet:
+    """Devices made when first drawn; they share one backbone (see rounds.Fleet)."""
+
+    real = False
+    outlook: Outlook | None = None
+
+    def __init__(self, job: Job, parts: Parts) -> None:
+        self.job = job
+        self.parts = parts
+        self.link = LocalLink([])
+        self._labels = labels_of(job, parts)
+        self._devices: dict[int, Device] = {}
+
+    def gather(self, round: int, drawn: Sequence[int], state: State) -> dict[int, int]:
+        """See Fleet."""
+        cohort = []
+        for index in drawn:
+            if index not in self._devices:
+                self._devices[index] = make_device(self.job, self.parts, index)
+            device = self._devices[index]
+            device.samples_a_round = samples_a_round(self.job, self.parts, round)
+            if self.job.method.aggregate == "none":
+                device.adapter = _copy(state.kept.get(index, state.adapter))
+            cohort.append(device)
+        self.link = LocalLink(cohort)
+        return {device.id: device.samples for device in cohort}
+
+    def labels(self) -> SharedLabels:
+        """See Fleet."""
+        return self._labels
+
+    def release(self, result: RoundResult, state: State) -> None:
+        """See Fleet."""
+        if self.job.method.pooled:
+            state.adapter = _copy(self._devices[result.cohort[0]].adapter)
+        elif self.job.method.aggregate == "none":
+            state.kept |= {d: _copy(self._devices[d].adapter) for d in result.cohort}
+
+
+def _copy(adapter: Adapter) -> Adapter:
+    return {name: tensor.detach().clone() for name, tensor in adapter.items()}
