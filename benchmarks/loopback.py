@@ -19,7 +19,7 @@ import torch
 
 from cutlayer.drawing import tables
 from cutlayer.job import Job, make_job
-from cutlayer.network.server.serve import Desk, serve
+from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport import keys
 from cutlayer.network.transport.identity import load_server
 from cutlayer.record.rows import Row
@@ -95,8 +95,8 @@ def measure(method: str, options: argparse.Namespace, folder: Path) -> dict[str,
                 )
             )
 
-    desk = Desk("127.0.0.1:0", load_server(folder / "keys"))
-    result = serve(job, desk, folder / f"{method}-served", progress=together, on_port=start)
+    options = ServeOptions("127.0.0.1:0", load_server(folder / "keys"))
+    result = serve(job, options, folder / f"{method}-served", progress=together, on_port=start)
     for process in together.others:
         process.wait()
     beyond = sum(sum(row.overhead_bytes or []) for row in result.rows)

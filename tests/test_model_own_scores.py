@@ -14,7 +14,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.network.device.device_requests import read_job
-from cutlayer.network.server.serve import Desk, serve
+from cutlayer.network.server.serve import ServeOptions, serve
 from helpers import small_job
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 
@@ -106,7 +106,7 @@ def test_a_device_runs_no_code_that_a_server_names(setting: str, tmp_path: Path)
 @CODE
 def test_a_server_says_so_before_it_opens(setting: str, tmp_path: Path) -> None:
     job = small_job("method.uplink.rounding=nearest", f"{setting}=own:mine", method="tsflora")
-    nobody = cast(Desk, None)
+    nobody = cast(ServeOptions, None)
     with pytest.raises(JobError, match=f"{setting}: 'own:mine' is code"):
         serve(job, nobody, tmp_path / "run")
 

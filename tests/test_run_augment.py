@@ -15,7 +15,7 @@ from cutlayer.allocate.genfv import generated_amount
 from cutlayer.errors import CutlayerError, JobError
 from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.model.families import describe
-from cutlayer.planning.method_costs import round_costs
+from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.train.generated import Participants
 from cutlayer.train.result import Generated, RoundResult, Traffic

@@ -57,14 +57,14 @@ def test_nobody_waits_for_a_broadcast_that_lets_all_drive_away() -> None:
     # Reaching the farthest of four takes 23 s of the minute that anybody stays.
     fleet = {"min_distance_m": 5.0, "max_distance_m": 3000.0}
     job = vehicles(fleet=fleet, fading="none", max_stay_s=60.0, coverage_m=5000.0)
-    found = plan(job).allotment
+    found = plan(job).decided
     assert found.decisions
     assert "weak link" in {reason.split(":")[0] for reason in found.left_out.values()}
 
 
 def test_labels_shared_by_nobody_are_near_enough_in_a_plan() -> None:
     found = plan(vehicles("method.allocation.emd_max=0"))
-    assert len(found.allotment.decisions) == 4
+    assert len(found.decided.decisions) == 4
 
 
 def test_nobody_near_enough_is_one_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import equal, largest_difference, small_job
@@ -140,11 +140,11 @@ def _only(devices: list[int]) -> str:
     return "take_chosen"
 
 
-def take_chosen(now: Situation) -> Allotment:
+def take_chosen(now: PlanningInput) -> RoundDecisions:
     """An allocator of one's own: some devices, alike."""
     share = now.bandwidth_hz / len(CHOSEN)
     alike = Decision(now.job.cut, None, 32, 32, share, 0.2)
-    return Allotment({d: alike for d in now.devices if d in CHOSEN}, {})
+    return RoundDecisions({d: alike for d in now.devices if d in CHOSEN}, {})
 
 
 def test_a_resumed_run_decides_as_an_uninterrupted_one(tmp_path: Path) -> None:

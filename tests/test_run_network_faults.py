@@ -13,8 +13,8 @@ import torch
 
 from cutlayer import __version__, simulate
 from cutlayer.errors import DataError, NetworkError, RefusedError, RunError
-from cutlayer.network.device.join import Place, join
-from cutlayer.network.server.serve import Desk, serve
+from cutlayer.network.device.join import JoinOptions, join
+from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
@@ -238,12 +238,12 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
 
 def test_data_that_are_not_there_are_missed_before_anything_is_connected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^--data: there is no "):
-        join(Place("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))
+        join(JoinOptions("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))
 
 
 def test_a_port_in_use_leaves_no_run_folder_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        desk = Desk(f"127.0.0.1:{other.getsockname()[1]}")
+        desk = ServeOptions(f"127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(NetworkError, match=r"^address: cannot listen on"):
             serve(quick_job(), desk, tmp_path / "net")
     assert not (tmp_path / "net").exists()

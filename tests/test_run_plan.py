@@ -50,7 +50,7 @@ def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> N
     )
     row = simulate(job, tmp_path / "run").rows[0]
     found = plan(job)
-    assert found.allotment.decisions == row.decisions
+    assert found.decided.decisions == row.decisions
     assert found.round_s == pytest.approx(row.virtual_s, rel=1e-3)
     assert sum(found.joules.values()) == pytest.approx(sum(row.joules.values()), rel=1e-3)
     assert sum(t.up for t in found.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
@@ -136,7 +136,7 @@ def test_a_link_that_is_dead_downwards_keeps_no_other_device_waiting(tmp_path: P
     rates.write_text("\n".join(["time_s,device,uplink_bps,downlink_bps", *lines]))
     world = {"rates_path": str(rates), "deadline_s": 500}
     found = plan(make_job({"devices": {"count": 3}, "method": "fedlora", "world": world}))
-    dead = [device == 0 for device in found.allotment.decisions]
-    assert np.isinf(found.situation.broadcast_s(2)).tolist() == dead
+    dead = [device == 0 for device in found.decided.decisions]
+    assert np.isinf(found.known.broadcast_s(2)).tolist() == dead
     assert found.timeline.late.tolist() == dead
     assert found.timeline.finish_s[~np.array(dead)].max() < 500

@@ -65,7 +65,7 @@ def test_what_a_device_loses_depends_on_no_other(tmp_path: Path) -> None:
         rates.write_text("\n".join(["time_s,device,uplink_bps,downlink_bps", *lines]))
         link = {"rates_path": str(rates), "latency_s": 0.05, "packet_loss": 0.3}
         found = plan(make_job({"devices": {"count": devices}, "method": "sflora", "world": link}))
-        place = list(found.allotment.decisions).index(0)
+        place = list(found.decided.decisions).index(0)
         sent = found.timeline.end_s["uplink"] - found.timeline.start_s["uplink"]
         return sent[:, place].tolist()
 

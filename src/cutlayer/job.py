@@ -38,7 +38,7 @@ class Job(Section):
     model: Model = Model()
     data: Data = Data()
     devices: Devices = Devices()
-    method: Method = methods.find("sflora")
+    method: Method = methods.find_method("sflora")
     training: Training = Training()
     world: WorldSettings | None = None
     augment: Augment | None = None
@@ -65,7 +65,7 @@ class Job(Section):
         if isinstance(method, str):
             method = {"name": method}
         if isinstance(method, dict):
-            preset = methods.find(str(method.get("name", "sflora"))).model_dump()
+            preset = methods.find_method(str(method.get("name", "sflora"))).model_dump()
             method = _merged(preset, method)
         return {**values, "method": method}
 

@@ -63,7 +63,7 @@ def _lines(problem: TokenProblem, s_low: float, s_high: float, price: float) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.where(
             problem.energy_max_j * middle >= problem.power_max_w,
-            problem.payload_bits(tokens) / marginal_rate(power * problem.link / width),
+            problem.payload_bits(tokens) / marginal_rate(power * problem.gain_over_noise / width),
             width / middle,
         )
     # Where only the interval's longer rounds do, the bandwidth of the longest is a bound.

@@ -8,7 +8,7 @@ bound is largest, until no interval can hold a better relaxed round. The tokens 
 rounded, filled up, and given their own shortest round (exact: for given tokens the bandwidth
 needed falls as the round grows). The largest bound left is a bound on P0 itself, so the answer
 comes with its gap. With few devices the token vectors that the bound leaves are all tried (see
-`close`), which mostly makes the gap 0. [I]
+`close_gap`), which mostly makes the gap 0. [I]
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import numpy as np
 from cutlayer.allocate.close_gap import survivors
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 from cutlayer.allocate.radio_math import Floats, Ints
-from cutlayer.allocate.relaxed import Priced, answer, clearing_price, least_time
+from cutlayer.allocate.relaxed import Priced, best_responses, clearing_price, least_time
 from cutlayer.allocate.st_sflora import solve as alternate
 
 # Up to so many token vectors all are tried.
@@ -79,7 +79,9 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
     longest = min(every / plan.ste, float(problem.upload_max_s.max()))
     longest = max(longest, shortest * (1 + 1e-9))
     breaks = (problem.upload_max_s > shortest) & (problem.upload_max_s < longest)
-    nodes = _look(problem, np.geomspace(1 / longest, 1 / shortest, 17 if breaks.any() else 5))
+    nodes = _evaluate_round_times(
+        problem, np.geomspace(1 / longest, 1 / shortest, 17 if breaks.any() else 5)
+    )
     while True:
         ceilings, crossings = _ceilings(problem, nodes)
         target = max(plan.ste, float(nodes.bound.max()) * (1 + tolerance))
@@ -89,7 +91,7 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
             break
         worst = wide[np.argsort(-ceilings[wide], kind="stable")][: min(4, room)]
         guess = np.interp(crossings[worst], nodes.s, nodes.price)
-        nodes = _join(nodes, _look(problem, crossings[worst], guess))
+        nodes = _join(nodes, _evaluate_round_times(problem, crossings[worst], guess))
     near = np.argsort(-nodes.bound, kind="stable")[:6]
     filled = [_fill(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
     plan = max(plan, _best(problem, np.array(filled)), key=lambda p: p.ste)
@@ -120,9 +122,9 @@ def _best(problem: TokenProblem, tokens: Ints) -> TokenPlan:
     return plan_for_time(problem, tokens[best], float(times[best]))
 
 
-def _look(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> _Nodes:
+def _evaluate_round_times(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> _Nodes:
     price = clearing_price(problem, s, guess)
-    priced = answer(problem, price, s)
+    priced = best_responses(problem, price, s)
     bound = priced.value.sum(axis=1) + price * problem.bandwidth_total_hz
     return _Nodes(s, price, bound, priced)
 
@@ -170,7 +172,7 @@ def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
             (nodes.price[:-1][mixed], 0, at_a, slope_a),
             (nodes.price[1:][mixed], 1, at_b, slope_b),
         ):
-            low, high = (answer(problem, price, s, held) for s in ends)
+            low, high = (best_responses(problem, price, s, held) for s in ends)
             tangent = (low, high)[tangent_end]
             chord = ((high.value - low.value) * held).sum(axis=1) / width[mixed]
             level[mixed] = tangent.value.sum(axis=1) + price * band

@@ -54,7 +54,7 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 
 
 @dataclass(frozen=True, eq=False)
-class Radio:
+class VehicleShares:
     """bandwidth_hz, power_w, upload_s, energy_j (of the upload): [M]; round_time_s."""
 
     bandwidth_hz: Floats
@@ -64,7 +64,7 @@ class Radio:
     round_time_s: float
 
 
-def share_band(uploads: Uploads) -> Radio:
+def share_band(uploads: Uploads) -> VehicleShares:
     """Bandwidth and power of the shortest round [I]; who has to leave before it ends is done then.
 
     AllocationError where not all can be in time.
@@ -72,7 +72,7 @@ def share_band(uploads: Uploads) -> Radio:
     time = fastest(uploads)
     air = uploads.air_time(time)
     power = power_in_time(air, uploads.power_max_w, uploads.energy_max_j)
-    return Radio(uploads.needed_hz(time), power, air, power * air, time)
+    return VehicleShares(uploads.needed_hz(time), power, air, power * air, time)
 
 
 def generated_amount(room_s: float, image_s: float, training_s: float, most: int) -> int:

@@ -132,7 +132,7 @@ class TokenProblem:
         return int(self.importance.shape[1]) - 1
 
     @property
-    def link(self) -> Floats:
+    def gain_over_noise(self) -> Floats:
         """[M] h / N0 in Hz per watt."""
         return self.gain / self.noise_w_per_hz
 
@@ -150,7 +150,11 @@ class TokenProblem:
         """w_m(K_m, tau) in Hz for tokens [..., M] and round times [..., 1] or scalar."""
         time = np.minimum(round_time_s, self.upload_max_s)
         return least_bandwidth(
-            self.payload_bits(tokens), time, self.power_max_w, self.energy_max_j, self.link
+            self.payload_bits(tokens),
+            time,
+            self.power_max_w,
+            self.energy_max_j,
+            self.gain_over_noise,
         )
 
     def value(self, tokens: Ints) -> Floats:
@@ -177,11 +181,11 @@ class TokenPlan:
     ste: float
 
 
-def plan_of(
+def plan_with_costs(
     problem: TokenProblem, tokens: Ints, bandwidth_hz: Floats, power_w: Floats
 ) -> TokenPlan:
     """The plan that these decisions make, with times and energies computed from them."""
-    speed = rate(bandwidth_hz, power_w, problem.link)
+    speed = rate(bandwidth_hz, power_w, problem.gain_over_noise)
     with np.errstate(divide="ignore"):
         time = problem.payload_bits(tokens) / speed
     importance = float(problem.value(tokens))
@@ -202,7 +206,7 @@ def plan_for_time(problem: TokenProblem, tokens: Ints, round_time_s: float) -> T
     """The plan that sends these tokens in this round time with the least bandwidth each."""
     time = np.minimum(round_time_s, problem.upload_max_s)
     power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
-    return plan_of(problem, tokens, problem.demand_hz(tokens, round_time_s), power)
+    return plan_with_costs(problem, tokens, problem.demand_hz(tokens, round_time_s), power)
 
 
 def violations(problem: TokenProblem, plan: TokenPlan, tolerance: float = 1e-9) -> list[str]:
@@ -237,14 +241,14 @@ def obstacles(problem: TokenProblem) -> list[str]:
         problem.demand_hz(np.full(problem.devices, problem.tokens_min), np.inf),
     )
     payload = problem.payload_bits(problem.tokens_min)
-    least_energy = payload * LN2 / problem.link
+    least_energy = payload * LN2 / problem.gain_over_noise
     band = problem.bandwidth_total_hz
     alone = np.minimum(
         problem.power_max_w,
-        power_under_energy(payload, band, problem.energy_max_j, problem.link),
+        power_under_energy(payload, band, problem.energy_max_j, problem.gain_over_noise),
     )
     with np.errstate(divide="ignore"):
-        least_time = problem.fixed_time_s + payload / rate(band, alone, problem.link)
+        least_time = problem.fixed_time_s + payload / rate(band, alone, problem.gain_over_noise)
     what = f"{problem.tokens_min} tokens"
     found: list[str] = []
     for m in np.flatnonzero(~(need <= band)):

@@ -1,14 +1,14 @@
 """The radio arithmetic every allocator shares: rate, its inverses, and their marginal values.
 
-A link is described by one number, link = h / N0 in Hz per watt (channel power gain over noise
-density). With bandwidth W (Hz) and power p (W) its signal-to-noise ratio is x = p link / W and
-its rate R(W, p) = W log2(1 + x). R is the perspective of log2(1 + p link), hence jointly concave
-in (W, p), increasing in both, and bounded by p link / ln 2 as W grows.
+A link is described by one number, g = gain_over_noise = h / N0 in Hz per watt (channel power
+gain over noise density). With bandwidth W (Hz) and power p (W) its signal-to-noise ratio is
+x = p g / W and its rate R(W, p) = W log2(1 + x). R is the perspective of log2(1 + p g), hence
+jointly concave in (W, p), increasing in both, and bounded by p g / ln 2 as W grows.
 
 Both inverses reduce to one equation, ln(1 + y) = c y with 0 < c < 1:
 
-- least bandwidth for a rate: c = R ln2 / (p link), W = p link / y;
-- largest power under an energy cap, p S / R <= E: c = S ln2 / (E link), p = y W / link. In the
+- least bandwidth for a rate: c = R ln2 / (p g), W = p g / y;
+- largest power under an energy cap, p S / R <= E: c = S ln2 / (E g), p = y W / g. In the
   paper's letters that is ln(1 + phi p) = kappa p, and c = kappa / phi does not depend on W: an
   energy cap is a cap on the signal-to-noise ratio.
 
@@ -57,21 +57,23 @@ def snr_root(c: npt.ArrayLike) -> Floats:
     return result
 
 
-def rate(bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike, link: npt.ArrayLike) -> Floats:
-    """Shannon rate in bit/s, W log2(1 + p link / W); 0 without bandwidth."""
+def rate(
+    bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike, gain_over_noise: npt.ArrayLike
+) -> Floats:
+    """Shannon rate in bit/s, W log2(1 + p g / W); 0 without bandwidth."""
     bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
-    reach = np.asarray(power_w, dtype=np.float64) * np.asarray(link, dtype=np.float64)
+    reach = np.asarray(power_w, dtype=np.float64) * np.asarray(gain_over_noise, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         value: Floats = bandwidth * np.log1p(reach / bandwidth) / LN2
     return np.where(bandwidth > 0, value, 0.0)
 
 
 def bandwidth_for_rate(
-    rate_bps: npt.ArrayLike, power_w: npt.ArrayLike, link: npt.ArrayLike
+    rate_bps: npt.ArrayLike, power_w: npt.ArrayLike, gain_over_noise: npt.ArrayLike
 ) -> Floats:
-    """The bandwidth in Hz that gives a rate at a power; inf at or above p link / ln 2."""
+    """The bandwidth in Hz that gives a rate at a power; inf at or above p g / ln 2."""
     wanted = np.asarray(rate_bps, dtype=np.float64)
-    reach = np.asarray(power_w, dtype=np.float64) * np.asarray(link, dtype=np.float64)
+    reach = np.asarray(power_w, dtype=np.float64) * np.asarray(gain_over_noise, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         share = np.where(wanted > 0, wanted * LN2 / reach, 0.0)
         bandwidth: Floats = reach / snr_root(share)
@@ -82,16 +84,19 @@ def power_under_energy(
     payload_bits: npt.ArrayLike,
     bandwidth_hz: npt.ArrayLike,
     energy_max_j: npt.ArrayLike,
-    link: npt.ArrayLike,
+    gain_over_noise: npt.ArrayLike,
 ) -> Floats:
     """The largest power in W with p S / R(W, p) <= E_max; 0 where no power meets the cap.
 
-    Energy rises with power from its infimum S ln2 / link, so the cap is met below the root of
-    ln(1 + phi p) = kappa p, phi = link / W, kappa = S ln2 / (E_max W) (arXiv 2605.26120, power
+    Energy rises with power from its infimum S ln2 / g, so the cap is met below the root of
+    ln(1 + phi p) = kappa p, phi = g / W, kappa = S ln2 / (E_max W) (arXiv 2605.26120, power
     step). inf without a cap.
     """
     payload, bandwidth, cap, gain = np.broadcast_arrays(
-        *(np.asarray(a, dtype=np.float64) for a in (payload_bits, bandwidth_hz, energy_max_j, link))
+        *(
+            np.asarray(a, dtype=np.float64)
+            for a in (payload_bits, bandwidth_hz, energy_max_j, gain_over_noise)
+        )
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         power: Floats = snr_root(payload * LN2 / (cap * gain)) * bandwidth / gain
@@ -102,14 +107,14 @@ def power_for_deadline(
     payload_bits: npt.ArrayLike,
     time_s: npt.ArrayLike,
     bandwidth_hz: npt.ArrayLike,
-    link: npt.ArrayLike,
+    gain_over_noise: npt.ArrayLike,
 ) -> Floats:
-    """The least power in W that sends S bits in t seconds: (W / link)(2^(S / (W t)) - 1)."""
+    """The least power in W that sends S bits in t seconds: (W / g)(2^(S / (W t)) - 1)."""
     bandwidth = np.asarray(bandwidth_hz, dtype=np.float64)
     time = np.asarray(time_s, dtype=np.float64)
     bits = np.asarray(payload_bits, dtype=np.float64)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        power = bandwidth * np.expm1(bits * LN2 / (bandwidth * time)) / np.asarray(link)
+        power = bandwidth * np.expm1(bits * LN2 / (bandwidth * time)) / np.asarray(gain_over_noise)
     return np.where((bandwidth > 0) & (time > 0), power, np.where(bits > 0, np.inf, 0.0))
 
 
@@ -129,7 +134,7 @@ def least_bandwidth(
     time_s: npt.ArrayLike,
     power_max_w: npt.ArrayLike,
     energy_max_j: npt.ArrayLike,
-    link: npt.ArrayLike,
+    gain_over_noise: npt.ArrayLike,
 ) -> Floats:
     """w(S, t): the least bandwidth in Hz to send S bits within t seconds over feasible powers.
 
@@ -140,12 +145,12 @@ def least_bandwidth(
     payload = np.asarray(payload_bits, dtype=np.float64)
     endless = np.isinf(time)
     # Without a deadline next to no bandwidth does, if the energy suffices at all.
-    reachable = payload * LN2 < np.asarray(energy_max_j) * np.asarray(link)
+    reachable = payload * LN2 < np.asarray(energy_max_j) * np.asarray(gain_over_noise)
     time = np.where(endless, 1.0, time)
     power = power_in_time(time, power_max_w, energy_max_j)
     with np.errstate(divide="ignore", invalid="ignore"):
         wanted = np.where(time > 0, payload / time, np.where(payload > 0, np.inf, 0.0))
-    bandwidth = bandwidth_for_rate(wanted, power, link)
+    bandwidth = bandwidth_for_rate(wanted, power, gain_over_noise)
     return np.where(endless, np.where(reachable, 0.0, np.inf), bandwidth)
 
 

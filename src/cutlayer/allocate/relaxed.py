@@ -50,7 +50,7 @@ class Priced:
     slope: Floats
 
 
-def answer(
+def best_responses(
     problem: TokenProblem, price: Floats, s: Floats, standing: Bools | None = None
 ) -> Priced:
     """Every device's best fractional tokens at `price` [I] (per Hz and second) and `s` [I] (1/s).
@@ -67,7 +67,7 @@ def answer(
         standing = left < time_of_round
     time = np.where(standing, left, time_of_round)
     power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
-    reach = power * problem.link
+    reach = power * problem.gain_over_noise
     # Tokens become the share c of the link's limit: c = unit (K + extra).
     unit = problem.bits_per_token * LN2 / (time * reach)
     curves, device = problem.importance, np.arange(problem.devices)
@@ -120,7 +120,7 @@ def clearing_price(problem: TokenProblem, s: Floats, guess: Floats | None = None
     time = np.minimum(left, 1 / s[:, None])
     power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
     payload = problem.payload_bits(problem.tokens_min)
-    snr = snr_root(payload * LN2 / (time * power * problem.link))
+    snr = snr_root(payload * LN2 / (time * power * problem.gain_over_noise))
     first = problem.importance[:, problem.tokens_min + 1 :][:, :1]
     gain = (first[:, 0] if first.size else 0.0) - problem.importance[:, problem.tokens_min]
     # No device takes a token beyond K_min above this price.
@@ -128,7 +128,7 @@ def clearing_price(problem: TokenProblem, s: Floats, guess: Floats | None = None
     ceiling = np.maximum(ceiling, 1e-200) * (1 + 1e-9)
 
     def excess(price: Floats) -> Floats:
-        used: Floats = answer(problem, price, s).bandwidth_hz.sum(axis=1)
+        used: Floats = best_responses(problem, price, s).bandwidth_hz.sum(axis=1)
         return used / problem.bandwidth_total_hz - 1
 
     # A bracket around the guess, widened by ever larger factors.
@@ -157,7 +157,7 @@ def least_time(problem: TokenProblem, tokens: Ints) -> Floats:
     payload = problem.payload_bits(tokens)
     possible = problem.demand_hz(tokens, np.inf).sum(axis=1) <= band
     # A lower bound is the whole band for one device alone; an upper one is found by growing.
-    fastest = (payload / rate(band, problem.power_max_w, problem.link)).max(axis=1)
+    fastest = (payload / rate(band, problem.power_max_w, problem.gain_over_noise)).max(axis=1)
     left = problem.upload_max_s
     longest = max(float(left.max()), 0.0)
     slowest, growing = fastest.copy(), possible.copy()

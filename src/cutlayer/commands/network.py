@@ -56,7 +56,7 @@ def serve(
             min=1, metavar="N", help="Devices to begin with; else those of a round, or of the job."
         ),
     ] = None,
-    patience: Annotated[
+    timeouts: Annotated[
         float, typer.Option(min=1, metavar="S", help="Seconds a device may take for one answer.")
     ] = 120.0,
     deadline: Annotated[
@@ -80,7 +80,7 @@ def serve(
     """Train a job with the devices that join: this machine is the edge server."""
     from cutlayer.job import load_job
     from cutlayer.network.server import serve as runs
-    from cutlayer.network.server.remote_fleet import Patience
+    from cutlayer.network.server.remote_fleet import Timeouts
     from cutlayer.network.transport.identity import load_server
     from cutlayer.rounds.progress import OnConsole
 
@@ -88,8 +88,8 @@ def serve(
         raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
     identity = load_server(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
-    waits = Patience(min_devices, patience, round_s=deadline or math.inf)
-    desk = runs.Desk(address, identity, insecure, waits, metrics, log, virtual)
+    waits = Timeouts(min_devices, timeouts, round_s=deadline or math.inf)
+    options = runs.ServeOptions(address, identity, insecure, waits, metrics, log, virtual)
 
     def told(port: int) -> None:
         host = address.rpartition(":")[0]
@@ -99,10 +99,10 @@ def serve(
     with OnConsole(console, "serve") as progress:
         try:
             if resume:
-                result = runs.resume(resume, desk, progress=progress, on_port=told)
+                result = runs.resume(resume, options, progress=progress, on_port=told)
             else:
                 chosen = load_job(job, settings or [])
-                result = runs.serve(chosen, desk, out, progress=progress, on_port=told)
+                result = runs.serve(chosen, options, out, progress=progress, on_port=told)
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
             _say(progress.interrupted())
@@ -145,7 +145,7 @@ def join(
         raise NetworkError(
             "--data: name this device's samples, or say --share for its part of the job's own data"
         )
-    from cutlayer.network.device.join import Place
+    from cutlayer.network.device.join import JoinOptions
     from cutlayer.network.device.join import join as take_part
     from cutlayer.network.transport.event_log import EventLog
     from cutlayer.network.transport.identity import load_device
@@ -153,7 +153,7 @@ def join(
     identity = load_device(keys) if keys else None
     if identity is None and name is None:
         name = _host_name()
-    place = Place(address, identity, name, number, data, model=model)
+    place = JoinOptions(address, identity, name, number, data, model=model)
     try:
         take_part(place, _say, EventLog(log))
     except KeyboardInterrupt:

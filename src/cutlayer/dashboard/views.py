@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from cutlayer.dashboard.watch import Seen
+from cutlayer.dashboard.watch import WatchedRun
 from cutlayer.errors import RunError
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
@@ -25,7 +25,7 @@ _CELLS = 30_000
 _SOON = dict.fromkeys(page.TITLES, "it is being computed from the job")
 
 
-class Opened:
+class OpenRuns:
     """The records of the runs that were looked at last, each read once and then followed."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Opened:
         # Model and data of one job at a time: the next look at it is quick.
         self._load = functools.lru_cache(maxsize=1)(build_report.load_for_views)
 
-    def run(self, seen: Seen) -> Run:
+    def run(self, seen: WatchedRun) -> Run:
         """The run with all its rows so far. Raises RunError where it has none."""
         if seen.job is None:
             raise RunError(f"run: {seen.name} cannot be read: {seen.fault}")
@@ -59,7 +59,7 @@ class Opened:
             raise RunError(f"run: {seen.name} has no finished round yet: its first is under way")
         return Run(seen.folder, seen.job, rows)
 
-    def detail(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """The first run's views, as the report's page is given them; of those to be computed the
         places.
         """
@@ -72,7 +72,7 @@ class Opened:
                 "views": page.views_of(replace(run, missing=_SOON), cells=_CELLS),
             }
 
-    def computed(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def computed(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """Its views to be computed, which takes seconds; asked again, those of the same round."""
         seen = several[0]
         run = self.run(seen)
@@ -83,7 +83,7 @@ class Opened:
                 self._again.popitem(last=False)
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}
 
-    def together(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def together(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """The views of several runs side by side. Raises RunError for fewer than two."""
         if len(several) < 2:
             raise RunError("run: side by side are two runs or more: choose another")

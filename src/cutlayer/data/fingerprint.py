@@ -1,62 +1,14 @@
-"""What a model and a data set are, as hashes of their files: neither is loaded."""
+"""What a data set is, as a hash of its files: it is not loaded."""
 
-import hashlib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from cutlayer.model.files import BUNDLED, find_file
+from cutlayer.fingerprint import of_file, of_parts
 from cutlayer.settings.data import Data
-from cutlayer.settings.model import Model
 
-_INDEX = "model.safetensors.index.json"
-_CONFIGS = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
 _TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
 _TEST_SPLITS = ("test", "val", "dev", "eval")
-
-
-def of_parts(*parts: object) -> str:
-    """A hash of the texts of `parts`: 64 hexadecimal digits, the same on any machine."""
-    whole = hashlib.sha256()
-    for part in parts:
-        text = str(part).encode()
-        whole.update(len(text).to_bytes(8, "little") + text)
-    return whole.hexdigest()
-
-
-def of_file(path: Path) -> str:
-    """The SHA-256 of a file's content. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def of_model(model: Model, seed: int) -> str | None:
-    """A hash of the checkpoint: its configurations, its tokenizer and its weights.
-
-    Nothing is downloaded: None where the checkpoint or its weights are not on this machine.
-    seed: draws the weights where they are random. Raises ModelError for a folder that is not there.
-    """
-    found = {name: _on_disk(model.path, name) for name in _CONFIGS}
-    if found["config.json"] is None:
-        return None
-    parts = [f"{name} {of_file(path)}" for name, path in found.items() if path is not None]
-    if model.weights == "random":
-        return of_parts(*parts, "random", seed)
-    index = _on_disk(model.path, _INDEX)
-    single = _on_disk(model.path, "model.safetensors")
-    if single is not None:
-        weights = [single]
-    elif index is not None:
-        weights = sorted(index.parent.glob("*.safetensors"))
-    else:
-        return None
-    return of_parts(*parts, *(of_file(path) for path in weights))
 
 
 def of_data(data: Data, seed: int) -> str | None:
@@ -102,20 +54,6 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
 def _tested_on(name: str) -> bool:
     """Whether a file is of a test split, as sources find it: by how its path's parts begin."""
     return any(part.lower().startswith(_TEST_SPLITS) for part in name.split("/"))
-
-
-def _on_disk(path: str, name: str) -> Path | None:
-    """The file `name` of a checkpoint if it is on this machine, the hub's cache included."""
-    if path in BUNDLED or Path(path).expanduser().is_dir() or path.count("/") > 1:
-        return find_file(path, name)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(path, name)
-    except HFValidationError:
-        return find_file(path, name)  # which says what is wrong with the name
-    return Path(cached) if isinstance(cached, str) else None
 
 
 def _commit(name: str) -> str:

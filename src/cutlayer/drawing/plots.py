@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class MethodBytes:
     """The bytes of one method in each direction."""
 
     label: str
@@ -91,7 +91,7 @@ def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path)
         figure.colorbar(image, ax=[top, main], label="samples", fraction=0.05, pad=0.02)
 
 
-def bytes_by_method(rows: Sequence[Traffic], path: Path, per: str = "in total") -> None:
+def bytes_by_method(rows: Sequence[MethodBytes], path: Path, per: str = "in total") -> None:
     """Megabytes up and down of each method, as labelled bars; `per` names the span."""
     values = np.array([[row.up_bytes, row.down_bytes] for row in rows]).reshape(-1, 2) / 1e6
     with new_figure(path, height=1.9 + 0.7 * len(rows)) as figure:

@@ -13,7 +13,7 @@ NAMES = (
 )  # fmt: skip
 
 
-def find(name: str) -> Method:
+def find_method(name: str) -> Method:
     """The method called `name`, or the `Method` object at `package.module:OBJECT`.
 
     Raises JobError when there is no such method.

@@ -40,7 +40,7 @@ def capture(query: nn.Module, key: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def find(score: str) -> Measure:
+def find_score(score: str) -> Measure:
     """What scores tokens: cls, received, or the function at `package.module:FUNCTION`.
 
     Raises JobError when there is no such function.

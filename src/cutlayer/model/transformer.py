@@ -61,7 +61,7 @@ class Transformer:
             block.get_submodule(family.query), block.get_submodule(family.key)
         ) as seen:
             hidden = self.run(hidden, mask, last - 1, last)
-        measure = attention.find(score)
+        measure = attention.find_score(score)
         scores = measure(seen["q"], seen["k"], self.spec.heads, self.spec.prefix, mask)
         return hidden, scores
 

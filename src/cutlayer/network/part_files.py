@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cutlayer.data.fingerprint import of_file, of_parts
 from cutlayer.errors import ModelError, NetworkError, RunError
 from cutlayer.files import cache_folder
+from cutlayer.fingerprint import of_file, of_parts
 from cutlayer.job import Job
 from cutlayer.model.cut import Part
 from cutlayer.model.part import write_part

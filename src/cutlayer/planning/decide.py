@@ -13,10 +13,10 @@ from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning import allocators
 from cutlayer.planning.calibration.record import Calibration
-from cutlayer.planning.planning_input import Allotment, Floats, Outlook
+from cutlayer.planning.known.planning_input import Floats, PlanningSource, RoundDecisions
 
 if TYPE_CHECKING:
-    from cutlayer.train.activation_statistics import Measured
+    from cutlayer.train.activation_statistics import ActivationStatistics
     from cutlayer.train.label_sharing import SharedLabels
     from cutlayer.train.link import Link
 
@@ -33,34 +33,35 @@ def decide(
     samples: Mapping[int, int],
     classes: int,
     link: Link,
-    outlook: Outlook | None,
+    planning_source: PlanningSource | None,
     calibration: Calibration | None = None,
     labels: SharedLabels | None = None,
-) -> Allotment:
+) -> RoundDecisions:
     """The decisions of a round.
 
     samples: of an epoch, of each device that could take part, in the order they take turns.
-    outlook: None without a world. calibration: for allocators that choose by measured quality.
+    planning_source: None without a world.
+    calibration: for allocators that choose by measured quality.
     labels: what devices shared of theirs, for allocators that choose by them.
     Raises AllocationError where nobody can take part, or only at limits that it names.
     """
-    if outlook is None or job.method.pooled:
-        return Allotment(dict.fromkeys(samples, base_decision(job)))
-    measures = FromDevices(job, round, link, calibration)
-    now = outlook.situation(round, samples, classes, measures)
+    if planning_source is None or job.method.pooled:
+        return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
+    measures = StatisticsFromDevices(job, round, link, calibration)
+    now = planning_source.planning_input(round, samples, classes, measures)
     if labels is not None:
         now = replace(now, label_emd=labels.distances(now.devices))
-    allotment = allocators.find(job.method.allocation.solver)(now)
-    if not allotment.decisions:
-        device, reason = next(iter(allotment.left_out.items()))
+    decided = allocators.find_allocator(job.method.allocation.solver)(now)
+    if not decided.decisions:
+        device, reason = next(iter(decided.left_out.items()))
         raise AllocationError(
             f"no device can take part in round {round + 1}: device {device}: {reason}"
         )
-    ordered = {d: allotment.decisions[d] for d in samples if d in allotment.decisions}
-    return Allotment(**{**vars(allotment), "decisions": ordered})
+    ordered = {d: decided.decisions[d] for d in samples if d in decided.decisions}
+    return RoundDecisions(**{**vars(decided), "decisions": ordered})
 
 
-class FromDevices:
+class StatisticsFromDevices:
     """Measures taken on the devices of a round, when first asked for (see Measures)."""
 
     def __init__(self, job: Job, round: int, link: Link, calibration: Calibration | None) -> None:
@@ -68,7 +69,7 @@ class FromDevices:
         self.round = round
         self.link = link
         self._calibration = calibration
-        self._found: dict[tuple[int, bool, int], Measured] = {}
+        self._found: dict[tuple[int, bool, int], ActivationStatistics] = {}
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
         """See Measures. Raises AllocationError at cut 0, where no block scores tokens."""
@@ -94,7 +95,9 @@ class FromDevices:
             )
         return self._calibration
 
-    def _measured(self, devices: Sequence[int], cut: int, scored: bool) -> list[Measured]:
+    def _measured(
+        self, devices: Sequence[int], cut: int, scored: bool
+    ) -> list[ActivationStatistics]:
         """Of each device; another stands in for one that does not answer, which drops out later."""
         missing = [device for device in devices if (cut, scored, device) not in self._found]
         if missing:

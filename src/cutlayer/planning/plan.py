@@ -23,7 +23,7 @@ from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
 from cutlayer.planning import allocators
 from cutlayer.planning.calibration.record import Calibration, calibration_for
-from cutlayer.planning.planning_input import Allotment, Floats, Situation
+from cutlayer.planning.known.planning_input import Floats, PlanningInput, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.writing import writing
 from cutlayer.train.check import check
@@ -67,12 +67,12 @@ SWEEP_COLUMNS = (
 class Plan:
     """A round as it would be: decisions, when each stage would happen, and each device's joules.
 
-    timeline is by device in the order of allotment.decisions.
+    timeline is by device in the order of decided.decisions.
     """
 
     job: Job
-    situation: Situation
-    allotment: Allotment
+    known: PlanningInput
+    decided: RoundDecisions
     timeline: Timeline
     joules: dict[int, float]
     traffic: dict[int, Traffic]
@@ -88,16 +88,16 @@ class Plan:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each device that takes part, for `report.tables` (see COLUMNS)."""
-        most = self.situation.loads.spec.patches
+        most = self.known.loads.spec.patches
         rows = []
-        for place, (device, one) in enumerate(self.allotment.decisions.items()):
-            here = self.situation.devices.index(device)
+        for place, (device, one) in enumerate(self.decided.decisions.items()):
+            here = self.known.devices.index(device)
             width, power = one.bandwidth_hz or 0.0, one.power_w or 0.0
-            radio, gain = self.situation.world.radio, self.situation.gain[here]
+            radio, gain = self.known.world.radio, self.known.gain[here]
             rows.append(
                 {
                     "device": str(device),
-                    "distance_m": float(self.situation.state.distance_m[here]),
+                    "distance_m": float(self.known.state.distance_m[here]),
                     "cut": one.cut if self.job.method.split else None,
                     "tokens": (one.tokens or most) if self.job.method.split else None,
                     "bits": one.bits_up if self.job.method.split else None,
@@ -119,29 +119,29 @@ class Plan:
             "round_s": self.round_s,
             "joules": sum(self.joules.values()),
             "sent": sum(row["sent"] for row in rows),
-            "ste": self.allotment.ste,
+            "ste": self.decided.ste,
             **{key: _mean([row[key] for row in rows]) for key in ("tokens", "bits", "cut")},
         }
 
     def sentences(self) -> list[str]:
         """What the plan comes to, for people."""
-        used = sum(one.bandwidth_hz or 0.0 for one in self.allotment.decisions.values())
-        if self.situation.turns:
-            used = self.situation.bandwidth_hz
+        used = sum(one.bandwidth_hz or 0.0 for one in self.decided.decisions.values())
+        if self.known.turns:
+            used = self.known.bandwidth_hz
         lines = [
-            f"{len(self.allotment.decisions)} of {len(self.situation.devices)} devices take part; "
+            f"{len(self.decided.decisions)} of {len(self.known.devices)} devices take part; "
             f"a round takes {self.round_s:.4g} s, {sum(self.joules.values()):.4g} J and "
             f"{sum(t.up for t in self.traffic.values()) / 1e6:.4g} MB up; "
-            f"{used / 1e6:.4g} of {self.situation.bandwidth_hz / 1e6:.4g} MHz are used"
+            f"{used / 1e6:.4g} of {self.known.bandwidth_hz / 1e6:.4g} MHz are used"
         ]
-        if self.allotment.ste is not None:
-            bound = self.allotment.ste_bound
+        if self.decided.ste is not None:
+            bound = self.decided.ste_bound
             most = f", of at most {bound:.4g}" if bound is not None else ""
-            lines.append(f"semantic transmission efficiency {self.allotment.ste:.4g} 1/s{most}")
-        if self.allotment.note:
-            lines.append(f"{self.job.method.allocation.solver}: {self.allotment.note}")
+            lines.append(f"semantic transmission efficiency {self.decided.ste:.4g} 1/s{most}")
+        if self.decided.note:
+            lines.append(f"{self.job.method.allocation.solver}: {self.decided.note}")
         reasons: dict[str, list[int]] = {}
-        for device, why in sorted(self.allotment.left_out.items()):
+        for device, why in sorted(self.decided.left_out.items()):
             reasons.setdefault(why, []).append(device)
         for why, devices in reasons.items():
             lines.append(f"left out {', '.join(map(str, devices))}: {why}")
@@ -163,15 +163,15 @@ def plan(job: Job, round: int = 0) -> Plan:
     cohort = clock.covered(round, draw_cohort(job, round))
     sizes = clock.world.fleet.data_size
     samples = {device: int(sizes[device]) for device in cohort}
-    now = clock.situation(round, samples, CLASSES, FromCalibration(job))
-    allotment = allocators.find(job.method.allocation.solver)(now)
-    if not allotment.decisions:
-        device, reason = next(iter(allotment.left_out.items()))
+    now = clock.planning_input(round, samples, CLASSES, StatisticsFromCalibration(job))
+    decided = allocators.find_allocator(job.method.allocation.solver)(now)
+    if not decided.decisions:
+        device, reason = next(iter(decided.left_out.items()))
         raise AllocationError(f"no device can take part; device {device}: {reason}")
-    result = _expected(job, round, now, allotment)
+    result = _expected(job, round, now, decided)
     timeline = clock.timeline(result)
     _, joules = clock.close(result)
-    return Plan(job, now, allotment, timeline, joules, dict(result.traffic))
+    return Plan(job, now, decided, timeline, joules, dict(result.traffic))
 
 
 def in_a_world(job: Job) -> Job:
@@ -215,7 +215,7 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(found.rows(), COLUMNS, folder / "plan.csv")
-        plan_plots.gantt(found.timeline, list(found.allotment.decisions), folder / "round.png")
+        plan_plots.gantt(found.timeline, list(found.decided.decisions), folder / "round.png")
         plan_plots.shares(found.rows(), folder / "shares.png")
     return [folder / name for name in ("plan.csv", "round.png", "shares.png")]
 
@@ -239,7 +239,7 @@ def _write_csv(rows: Sequence[dict[str, Any]], columns: Sequence[Column], path: 
     write_atomically(path, text.getvalue().encode())
 
 
-class FromCalibration:
+class StatisticsFromCalibration:
     """Measures as the job's calibration has them, alike for every device (see Measures)."""
 
     def __init__(self, job: Job) -> None:
@@ -279,11 +279,11 @@ class FromCalibration:
         return by_cut[cut]
 
 
-def _expected(job: Job, round: int, now: Situation, allotment: Allotment) -> RoundResult:
+def _expected(job: Job, round: int, now: PlanningInput, decided: RoundDecisions) -> RoundResult:
     """The round as it will be if frames are as long as reckoned."""
-    result = RoundResult(round, dict(allotment.decisions))
+    result = RoundResult(round, dict(decided.decisions))
     steps = -(-now.loads.samples // job.training.batch_size) * job.training.local_epochs
-    for device, one in allotment.decisions.items():
+    for device, one in decided.decisions.items():
         place = now.devices.index(device)
         alone = now.take([place]).loads
         adapter = int(alone.adapter_bits(one.cut) / 8)

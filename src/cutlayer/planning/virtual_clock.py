@@ -8,9 +8,9 @@ import numpy as np
 from cutlayer.errors import WorldError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.planning.method_costs import device_part, flops, generated_flops, server_part
-from cutlayer.planning.planning_input import Measures, Situation
-from cutlayer.planning.round_loads import Loads
+from cutlayer.planning.known.method_costs import device_part, flops, generated_flops, server_part
+from cutlayer.planning.known.planning_input import Measures, PlanningInput
+from cutlayer.planning.known.round_loads import Loads
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.result import RoundResult
@@ -56,14 +56,14 @@ class VirtualClock:
             )
         return found
 
-    def situation(
+    def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
-    ) -> Situation:
+    ) -> PlanningInput:
         """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
         numbers = np.fromiter(samples, dtype=np.int64)
         state = self._state(round, numbers)
         held = np.fromiter(samples.values(), dtype=np.float64)
-        return Situation(
+        return PlanningInput(
             job=self.job,
             devices=tuple(samples),
             loads=Loads(self.job, self.spec, classes, held),

@@ -14,7 +14,7 @@ _GLOBAL = "global"
 
 
 @dataclass
-class State:
+class RunState:
     """What a run needs to go on after `rounds` rounds: everything else follows from the seed.
 
     adapter: the global adapter. kept: adapters of devices that keep their own, by device.
@@ -25,7 +25,7 @@ class State:
     kept: dict[int, Adapter] = field(default_factory=dict)
 
 
-def save_state(path: Path, state: State) -> None:
+def save_state(path: Path, state: RunState) -> None:
     """Write a state as one safetensors file, atomically."""
     owners = {_GLOBAL: state.adapter, **{str(k): a for k, a in state.kept.items()}}
     tensors = {
@@ -36,7 +36,7 @@ def save_state(path: Path, state: State) -> None:
     write_atomically(path, save(tensors, metadata={"rounds": str(state.rounds)}))
 
 
-def load_state(path: Path) -> State:
+def load_state(path: Path) -> RunState:
     """Read a state. Raises RunError when there is none or it is damaged."""
     owners: dict[str, Adapter] = {}
     try:
@@ -55,4 +55,4 @@ def load_state(path: Path) -> State:
             f"--resume: {path} is damaged ({error}): start the run again in a new folder"
         ) from None
     adapter = owners.pop(_GLOBAL)
-    return State(rounds, adapter, {int(owner): kept for owner, kept in owners.items()})
+    return RunState(rounds, adapter, {int(owner): kept for owner, kept in owners.items()})

@@ -34,7 +34,7 @@ def _together(lines: Sequence[Line], folder: Path) -> None:
     if len(lines) < 2:
         return
     traffic = [
-        plots.Traffic(
+        plots.MethodBytes(
             line.label,
             mean(run.up_bytes for run in line.runs),
             mean(run.down_bytes for run in line.runs),

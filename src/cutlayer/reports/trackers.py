@@ -24,7 +24,7 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 _LOOK_EVERY_S = 1.0
 
 
-class Book(Protocol):
+class Tracker(Protocol):
     """A run at a tracker."""
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
@@ -119,14 +119,14 @@ def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _opener(to: str) -> Callable[[Path, Job, str | None, str], Book]:
+def _opener(to: str) -> Callable[[Path, Job, str | None, str], Tracker]:
     if to not in TRACKERS:
         raise RunError(f"--to: {to!r} is none of {', '.join(TRACKERS)}")
     try:
         importlib.import_module(to)
     except ImportError:
         raise RunError(f"--to: {to} is not installed: pip install 'cutlayer[{to}]'") from None
-    books: dict[str, Callable[[Path, Job, str | None, str], Book]] = {
+    books: dict[str, Callable[[Path, Job, str | None, str], Tracker]] = {
         "tensorboard": _TensorBoard,
         "mlflow": _MLflow,
         "wandb": _WandB,

@@ -12,9 +12,9 @@ from cutlayer.job import Job
 from cutlayer.model.export import save_adapter
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
-from cutlayer.planning.planning_input import Allotment, Outlook
+from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.checkpoint import State, save_state
+from cutlayer.record.checkpoint import RunState, save_state
 from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
@@ -33,19 +33,19 @@ from cutlayer.train.round import train_round
 class Fleet(Protocol):
     """The devices of a run, in this process or elsewhere.
 
-    real: their time is that of a clock on the wall, and not of the job's world. outlook: what
-    allocators go by instead of that world.
+    real: their time is that of a clock on the wall, and not of the job's world.
+    planning_source: what allocators go by instead of that world.
     """
 
     real: bool
-    outlook: Outlook | None
+    planning_source: PlanningSource | None
 
     @property
     def link(self) -> Link:
         """How to reach the devices gathered last."""
         ...
 
-    def gather(self, round: int, drawn: Sequence[int], state: State) -> dict[int, int]:
+    def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """Make ready those of the devices drawn for a round that are there.
 
         Returns the samples of an epoch of each, in the order drawn.
@@ -56,7 +56,7 @@ class Fleet(Protocol):
         """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
         ...
 
-    def release(self, result: RoundResult, state: State) -> None:
+    def release(self, result: RoundResult, state: RunState) -> None:
         """End a round: what devices keep for themselves goes into `state`."""
         ...
 
@@ -66,7 +66,7 @@ def run_rounds(
     job: Job,
     parts: Parts,
     fleet: Fleet,
-    state: State,
+    state: RunState,
     rows: list[Row],
     progress: Progress | None,
 ) -> Result:
@@ -79,10 +79,10 @@ def run_rounds(
     calibration = calibration_of(job, progress)
     augmenter = augmenter_for(job, parts, rows)
     for round in range(state.rounds, job.training.rounds):
-        result, allotment = _train(
+        result, decided = _train(
             job, parts, fleet, state, round, clock, calibration, augmenter, progress
         )
-        row = measure_round(job, parts, state, result, allotment, clock)
+        row = measure_round(job, parts, state, result, decided, clock)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
@@ -112,13 +112,13 @@ def _train(
     job: Job,
     parts: Parts,
     fleet: Fleet,
-    state: State,
+    state: RunState,
     round: int,
     clock: VirtualClock | None,
     calibration: Calibration | None,
     augmenter: Augmenter | None,
     progress: Progress,
-) -> tuple[RoundResult, Allotment]:
+) -> tuple[RoundResult, RoundDecisions]:
     """Decide and train one round; `state` is then that of the round's end."""
     drawn = draw_cohort(job, round)
     covered = clock.covered(round, drawn) if clock else drawn
@@ -126,23 +126,23 @@ def _train(
     labels = fleet.labels()
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
-    outlook = fleet.outlook if fleet.real else clock
-    allotment = decide(job, round, samples, classes, fleet.link, outlook, calibration, labels)
+    planning_source = fleet.planning_source if fleet.real else clock
+    decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
     away = {device: "out of coverage" for device in drawn if device not in covered}
     away |= {device: "not connected" for device in covered if device not in samples}
-    allotment = replace(allotment, left_out=away | allotment.left_out)
+    decided = replace(decided, left_out=away | decided.left_out)
     find_late = clock.find_late if clock else None
     result = train_round(
-        job, round, allotment.decisions, fleet.link, server, progress.step_done, find_late
+        job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
     )
     if augmenter:
         augmenter.join(state.adapter, result, server, clock, labels)
     state.rounds, state.adapter = round + 1, server.adapter
     fleet.release(result, state)
-    return result, allotment
+    return result, decided
 
 
-def _export(folder: Path, job: Job, parts: Parts, state: State) -> None:
+def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own, in PEFT's format."""
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):

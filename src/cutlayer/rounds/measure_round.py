@@ -8,9 +8,9 @@ import numpy as np
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
-from cutlayer.planning.planning_input import Allotment
+from cutlayer.planning.known.planning_input import RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.checkpoint import State
+from cutlayer.record.checkpoint import RunState
 from cutlayer.record.rows import Row
 from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
 from cutlayer.train.parts import Parts
@@ -20,9 +20,9 @@ from cutlayer.train.result import RoundResult
 def measure_round(
     job: Job,
     parts: Parts,
-    state: State,
+    state: RunState,
     result: RoundResult,
-    allotment: Allotment,
+    decided: RoundDecisions,
     clock: VirtualClock | None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on."""
@@ -47,7 +47,7 @@ def measure_round(
     return Row(
         round=result.round,
         decisions=result.decisions,
-        left_out=allotment.left_out,
+        left_out=decided.left_out,
         samples=result.samples,
         loss=result.loss,
         traffic={
@@ -65,9 +65,9 @@ def measure_round(
         lost=result.lost,
         virtual_s=virtual_s,
         joules=joules,
-        planned_s=allotment.planned_s,
-        ste=allotment.ste,
-        ste_bound=allotment.ste_bound,
+        planned_s=decided.planned_s,
+        ste=decided.ste,
+        ste_bound=decided.ste_bound,
         overhead_bytes=result.overhead_bytes,
         **_generated(result),
     )
@@ -97,7 +97,7 @@ def typical(decisions: Iterable[Decision]) -> Decision:
     return ranked[len(ranked) // 2]
 
 
-def _evaluate(job: Job, parts: Parts, state: State) -> list[Evaluation]:
+def _evaluate(job: Job, parts: Parts, state: RunState) -> list[Evaluation]:
     """The aggregated model's evaluation, or each device's own where nothing is aggregated."""
     adapters = [state.adapter]
     if job.method.aggregate == "none" and not job.method.pooled:

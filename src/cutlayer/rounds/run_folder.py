@@ -6,14 +6,14 @@ from cutlayer.drawing import plots
 from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
-from cutlayer.record.checkpoint import State, load_state
+from cutlayer.record.checkpoint import RunState, load_state
 from cutlayer.record.folder import JOB_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, Row, read_rows
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
-def saved_run(folder: Path) -> tuple[Job, Parts, State, list[Row]]:
+def saved_run(folder: Path) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
     Raises as `simulate`.
@@ -36,7 +36,7 @@ def saved_run(folder: Path) -> tuple[Job, Parts, State, list[Row]]:
     return job, parts, state, rows
 
 
-def begin_run(folder: Path, job: Job, parts: Parts) -> State:
+def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
     """Make a run folder, with the job and the picture of who holds what; the state to begin with.
 
     Raises RunError.
@@ -47,4 +47,4 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> State:
         write_atomically(folder / FILE, b"")
         (folder / "figures").mkdir(exist_ok=True)
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
-    return State(0, first_adapter(job, parts.model))
+    return RunState(0, first_adapter(job, parts.model))

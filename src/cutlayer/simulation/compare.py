@@ -14,7 +14,7 @@ from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import ModelSpec, describe
-from cutlayer.planning.method_costs import round_costs
+from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.record.folder import new_folder
 from cutlayer.record.writing import writing
 from cutlayer.rounds.progress import Progress
@@ -86,7 +86,7 @@ def entries(job: Job, texts: Sequence[str]) -> list[Entry]:
         if name == job.method.name:
             entry = job
         else:
-            methods.find(name)  # an unknown name is refused before anything runs
+            methods.find_method(name)  # an unknown name is refused before anything runs
             entry = change_job(job, [f"method={name}"])
         entry = change_job(entry, [f"method.{setting}" for setting in settings])
         found.append(Entry(label, entry))
@@ -178,7 +178,9 @@ def _rows(
     totals = {
         entry.label: r.up_bytes + r.down_bytes for entry, r in zip(found, results, strict=True)
     }
-    reference = next((totals[e.label] for e in found if e.job.method == methods.find("sflora")), 0)
+    reference = next(
+        (totals[e.label] for e in found if e.job.method == methods.find_method("sflora")), 0
+    )
     rows, target = [], _target(results)
     for entry, result in zip(found, results, strict=True):
         rounds, total = len(result.rows), totals[entry.label]
@@ -225,7 +227,7 @@ def _target(results: Sequence[Result]) -> float:
 def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:
     draw_curves({e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}, folder)
     traffic = [
-        plots.Traffic(entry.label, result.up_bytes, result.down_bytes)
+        plots.MethodBytes(entry.label, result.up_bytes, result.down_bytes)
         for entry, result in zip(found, results, strict=True)
     ]
     plots.bytes_by_method(traffic, folder / "bytes-by-method.png")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
-from cutlayer.planning.planning_input import Outlook
-from cutlayer.record.checkpoint import State
+from cutlayer.planning.known.planning_input import PlanningSource
+from cutlayer.record.checkpoint import RunState
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
@@ -17,7 +17,7 @@ class LocalFleet:
     """Devices made when first drawn; they share one backbone (see rounds.Fleet)."""
 
     real = False
-    outlook: Outlook | None = None
+    planning_source: PlanningSource | None = None
 
     def __init__(self, job: Job, parts: Parts) -> None:
         self.job = job
@@ -26,7 +26,7 @@ class LocalFleet:
         self._labels = labels_of(job, parts)
         self._devices: dict[int, Device] = {}
 
-    def gather(self, round: int, drawn: Sequence[int], state: State) -> dict[int, int]:
+    def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
         for index in drawn:
@@ -44,7 +44,7 @@ class LocalFleet:
         """See Fleet."""
         return self._labels
 
-    def release(self, result: RoundResult, state: State) -> None:
+    def release(self, result: RoundResult, state: RunState) -> None:
         """See Fleet."""
         if self.job.method.pooled:
             state.adapter = _copy(self._devices[result.cohort[0]].adapter)

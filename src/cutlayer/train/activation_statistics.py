@@ -13,7 +13,7 @@ from cutlayer.train.device import Device, batch_inputs
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class ActivationStatistics:
     """Of a device's first batch of a round.
 
     importance: [N + 1], f(K) of one sample: each sample's scores in descending order, the mean
@@ -27,7 +27,9 @@ class Measured:
     mean_square: float
 
 
-def measure(devices: Sequence[Device], round: int, cut: int, scored: bool) -> list[Measured]:
+def measure(
+    devices: Sequence[Device], round: int, cut: int, scored: bool
+) -> list[ActivationStatistics]:
     """Run each device's first batch of `round` through its first `cut` blocks.
 
     The weights are those a run starts from: frozen parts keep them, and what little adapters
@@ -54,5 +56,5 @@ def measure(devices: Sequence[Device], round: int, cut: int, scored: bool) -> li
             ranked = activations.scores.double().sort(dim=1, descending=True).values.mean(dim=0)
             importance = np.concatenate([[0.0], np.cumsum(ranked.cpu().numpy())])
         spread = float(hidden.max() - hidden.min())
-        found.append(Measured(importance, spread, float(hidden.square().mean())))
+        found.append(ActivationStatistics(importance, spread, float(hidden.square().mean())))
     return found

@@ -20,7 +20,7 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
     if ":" in job.method.tokens.score:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
-        attention.find(job.method.tokens.score)
+        attention.find_score(job.method.tokens.score)
     for side in (job.method.uplink, job.method.downlink):
         known_levels(side.levels)
     keep = job.method.tokens.keep

@@ -7,7 +7,7 @@ from typing import Protocol
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
 from cutlayer.train import device as on_device
-from cutlayer.train.activation_statistics import Measured, measure
+from cutlayer.train.activation_statistics import ActivationStatistics, measure
 from cutlayer.train.device import Device
 from cutlayer.train.stopwatch import Stopwatch
 
@@ -28,7 +28,7 @@ class Link(Protocol):
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
-    ) -> dict[int, Measured]:
+    ) -> dict[int, ActivationStatistics]:
         """What the devices' activations are like, before the round is decided."""
         ...
 
@@ -67,7 +67,7 @@ class LocalLink:
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
-    ) -> dict[int, Measured]:
+    ) -> dict[int, ActivationStatistics]:
         """See Link."""
         found = measure([self.devices[number] for number in devices], round, cut, scored)
         return dict(zip(devices, found, strict=True))

@@ -38,7 +38,7 @@ from cutlayer.network.transport.link_rates import LinkRates, measure_link
 from cutlayer.network.transport.messages import (
     Done,
     Hello,
-    Measured,
+    MeasuredRates,
     Probe,
     Ready,
     RoundBegin,
@@ -55,7 +55,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Place:
+class JoinOptions:
     """Where a device joins, as whom, and with what.
 
     name: needed where there is no identity. number: the one it wants to be. data: a file or folder
@@ -72,15 +72,15 @@ class Place:
     backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
 
 
-def join(place: Place, say: Say = print, log: EventLog | None = None) -> None:
+def join(options: JoinOptions, say: Say = print, log: EventLog | None = None) -> None:
     """Take part until the job is finished; comes back by itself when the connection is lost.
 
     Raises RefusedError where the server will not have the device, and DataError, ModelError or
     RunError where it cannot take part.
     """
 
-    if place.data is not None:
-        check_there(place.data)
+    if options.data is not None:
+        check_there(options.data)
 
     async def until_stopped() -> None:
         attending = asyncio.current_task()
@@ -88,7 +88,7 @@ def join(place: Place, say: Say = print, log: EventLog | None = None) -> None:
         # Not an exception from a signal handler: it could strike anywhere in the event loop.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, attending.cancel)
-        await attend(place, say, log or EventLog(None))
+        await attend(options, say, log or EventLog(None))
 
     try:
         asyncio.run(until_stopped())
@@ -96,10 +96,10 @@ def join(place: Place, say: Say = print, log: EventLog | None = None) -> None:
         raise KeyboardInterrupt from None
 
 
-async def attend(place: Place, say: Say, log: EventLog) -> None:
+async def attend(options: JoinOptions, say: Say, log: EventLog) -> None:
     """See `join`; cancelling it says goodbye to the server and leaves."""
     with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
-        await _Attendance(place, say, log, thread).run()
+        await _DeviceSession(options, say, log, thread).run()
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,13 @@ class _Prepared:
     device: Device
 
 
-class _Attendance:
+class _DeviceSession:
     """One device, over all of its connections."""
 
-    def __init__(self, place: Place, say: Say, log: EventLog, thread: ThreadPoolExecutor) -> None:
-        self._place, self._say, self._log, self._thread = place, say, log, thread
+    def __init__(
+        self, options: JoinOptions, say: Say, log: EventLog, thread: ThreadPoolExecutor
+    ) -> None:
+        self._options, self._say, self._log, self._thread = options, say, log, thread
         self._machine: Machine | None = None
         self._rates: LinkRates | None = None
         self._prepared: _Prepared | None = None
@@ -122,7 +124,7 @@ class _Attendance:
         """Connect, again and again, until the job is done."""
         self._machine = await self._compute(describe_machine)
         async with aclosing(
-            reconnecting(self._connect, self._place.backoff, self._tell_wait)
+            reconnecting(self._connect, self._options.backoff, self._tell_wait)
         ) as connections:
             async for connection in connections:
                 try:
@@ -137,14 +139,14 @@ class _Attendance:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     async def _connect(self) -> Connection:
-        place, machine, rates = self._place, self._machine, self._rates
+        options, machine, rates = self._options, self._machine, self._rates
         assert machine is not None
         hello = Hello(
             version=__version__,
             job=self._prepared.task.digest if self._prepared else None,
             samples=len(self._prepared.device.data) if self._prepared else 0,
-            device=place.name,
-            number=place.number,
+            device=options.name,
+            number=options.number,
             processor=machine.processor,
             cores=machine.cores,
             memory_bytes=machine.memory_bytes,
@@ -152,7 +154,7 @@ class _Attendance:
             uplink_bps=rates.uplink_bps if rates else None,
             downlink_bps=rates.downlink_bps if rates else None,
         )
-        return await connect(place.address, hello, place.identity)
+        return await connect(options.address, hello, options.identity)
 
     def _tell_wait(self, error: NetworkError, seconds: float) -> None:
         self._say(f"{error}; trying again in {seconds:.1f} s")
@@ -169,7 +171,9 @@ class _Attendance:
         if self._rates is None:
             self._rates = await measure_link(connection)
             await connection.tell(
-                Measured(uplink_bps=self._rates.uplink_bps, downlink_bps=self._rates.downlink_bps)
+                MeasuredRates(
+                    uplink_bps=self._rates.uplink_bps, downlink_bps=self._rates.downlink_bps
+                )
             )
         await connection.tell(self._ready(task, device))
         self._say(f"device {device.id}: ready with {len(device.data)} samples")
@@ -199,11 +203,13 @@ class _Attendance:
 
     async def _prepare(self, connection: Connection, task: Task) -> Device:
         job = device_requests.read_job(task.job)
-        if self._place.model is None:
+        if self._options.model is None:
             folder = await fetch_part(connection, task, self._tell_piece())
         else:
-            folder = await self._compute(own_part, self._place.model, job, task)
-        return await self._compute(device_requests.make_device, job, task, folder, self._place.data)
+            folder = await self._compute(own_part, self._options.model, job, task)
+        return await self._compute(
+            device_requests.make_device, job, task, folder, self._options.data
+        )
 
     def _tell_piece(self) -> Callable[[str, int, int], None]:
         told = [0]
@@ -216,7 +222,7 @@ class _Attendance:
         return tell
 
     def _ready(self, task: Task, device: Device) -> Ready:
-        labels, own, augment = None, self._place.data is not None, device.job.augment
+        labels, own, augment = None, self._options.data is not None, device.job.augment
         if augment is not None:
             counts = np.bincount(device.data.labels, minlength=len(task.classes))
             # The server knows the job's seed, and could take noise of that seed off again.

@@ -1,8 +1,8 @@
 """The server's end of its devices: who is there and ready, and what it asks of them.
 
 The network has a thread and an event loop of its own here; training, in the main thread, asks
-through `Reception.each`. A device that fails is disconnected: it connects again by itself and
-takes part from the next round, with nothing left over from the last.
+through `ConnectedDevices.each`. A device that fails is disconnected: it connects again by itself
+and takes part from the next round, with nothing left over from the last.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _FAREWELL_S = 5.0
 
 
 @dataclass(eq=False)
-class Seat:
+class ConnectedDevice:
     """A device that is connected; ready once it has said so."""
 
     number: int
@@ -78,23 +78,23 @@ class Seat:
 
 
 @dataclass(frozen=True)
-class Offer:
+class JobOffer:
     """What every device is told when it joins, but for its number; folder holds the files."""
 
     task: Task
     folder: Path
 
 
-class Reception:
+class ConnectedDevices:
     """Lets devices in, tells them what to do, and keeps those that are ready.
 
     Start it with `open`; `close` ends it.
     """
 
-    def __init__(self, offer: Offer, roster: Roster, log: EventLog) -> None:
+    def __init__(self, offer: JobOffer, roster: Roster, log: EventLog) -> None:
         self.listener: Listener
         self._offer, self._roster, self._log = offer, roster, log
-        self._present: dict[int, Seat] = {}
+        self._present: dict[int, ConnectedDevice] = {}
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -117,7 +117,7 @@ class Reception:
 
     # What training uses
 
-    def present(self) -> dict[int, Seat]:
+    def present(self) -> dict[int, ConnectedDevice]:
         """The devices that are ready, by number."""
         with self._changed:
             return dict(self._present)
@@ -129,30 +129,30 @@ class Reception:
 
     def each(
         self,
-        seats: Iterable[Seat],
-        act: Callable[[Seat], Awaitable[Answer]],
+        connected: Iterable[ConnectedDevice],
+        act: Callable[[ConnectedDevice], Awaitable[Answer]],
         patience_s: float,
     ) -> dict[int, Answer]:
         """What `act` returns for each device, side by side; one that fails is let go, left out."""
 
-        async def one(seat: Seat) -> tuple[int, Answer] | None:
+        async def one(device: ConnectedDevice) -> tuple[int, Answer] | None:
             try:
                 async with asyncio.timeout(patience_s):
-                    return seat.number, await act(seat)
+                    return device.number, await act(device)
             except TimeoutError:
-                self._drop(seat, f"it did not answer within {patience_s:g} s")
+                self._drop(device, f"it did not answer within {patience_s:g} s")
             except CutlayerError as error:
-                self._drop(seat, str(error))
+                self._drop(device, str(error))
             return None
 
         async def all_of_them() -> list[tuple[int, Answer] | None]:
-            return await asyncio.gather(*map(one, seats))
+            return await asyncio.gather(*map(one, connected))
 
         return dict(answer for answer in self._call(all_of_them()) if answer is not None)
 
-    def let_go(self, seat: Seat, reason: str) -> None:
+    def let_go(self, device: ConnectedDevice, reason: str) -> None:
         """Disconnect a device; it may come back."""
-        self._loop.call_soon_threadsafe(self._drop, seat, reason)
+        self._loop.call_soon_threadsafe(self._drop, device, reason)
 
     # Inside, in the network's thread
 
@@ -176,8 +176,8 @@ class Reception:
 
     async def _stop(self, reason: str, done: bool) -> None:
         if done:
-            seats = list(self._present.values())
-            await asyncio.gather(*map(_dismiss, seats))
+            connected = list(self._present.values())
+            await asyncio.gather(*map(_dismiss, connected))
         for task in self._tasks:
             task.cancel()
         await self.listener.close(reason, final=done)
@@ -211,49 +211,49 @@ class Reception:
 
     async def _attend(self, connection: Connection) -> None:
         """Serve one connection until it is over."""
-        seat = Seat(self._roster.numbers[connection.name], connection)
-        self._log.write("join", device=connection.name, number=seat.number)
+        device = ConnectedDevice(self._roster.numbers[connection.name], connection)
+        self._log.write("join", device=connection.name, number=device.number)
         try:
-            await connection.tell(_numbered(self._offer.task, seat.number))
+            await connection.tell(_numbered(self._offer.task, device.number))
             while True:
-                await self._hear(seat, await connection.hear())
+                await self._hear(device, await connection.hear())
         except CutlayerError as error:
-            self._drop(seat, str(error))
+            self._drop(device, str(error))
         finally:
             with self._changed:
-                if self._present.get(seat.number) is seat:
-                    del self._present[seat.number]
+                if self._present.get(device.number) is device:
+                    del self._present[device.number]
                 self._changed.notify_all()
             self._log.write(
-                "leave", device=connection.name, number=seat.number, reason=connection.reason
+                "leave", device=connection.name, number=device.number, reason=connection.reason
             )
 
-    async def _hear(self, seat: Seat, message: Message) -> None:
+    async def _hear(self, device: ConnectedDevice, message: Message) -> None:
         """Deal with what a device says. Raises NetworkError for what has no business there."""
         try:
             match message:
-                case Fetch() if seat.ready is None:
-                    await self._hand_over(seat.connection, message)
-                case Ready(job=self._offer.task.digest) if seat.ready is None:
-                    seat.ready = message
+                case Fetch() if device.ready is None:
+                    await self._hand_over(device.connection, message)
+                case Ready(job=self._offer.task.digest) if device.ready is None:
+                    device.ready = message
                     with self._changed:
-                        self._present[seat.number] = seat
+                        self._present[device.number] = device
                         self._changed.notify_all()
                     self._log.write(
                         "ready",
-                        device=seat.connection.name,
-                        number=seat.number,
+                        device=device.connection.name,
+                        number=device.number,
                         samples=message.samples,
-                        processor=seat.hello.processor,
-                        memory_bytes=seat.hello.memory_bytes,
-                        flops_per_s=seat.hello.flops_per_s,
-                        uplink_bps=seat.hello.uplink_bps,
-                        downlink_bps=seat.hello.downlink_bps,
+                        processor=device.hello.processor,
+                        memory_bytes=device.hello.memory_bytes,
+                        flops_per_s=device.hello.flops_per_s,
+                        uplink_bps=device.hello.uplink_bps,
+                        downlink_bps=device.hello.downlink_bps,
                     )
                 case StepDone():
-                    seat.losses.put_nowait(message)
+                    device.losses.put_nowait(message)
                 case Probed():
-                    seat.probes.put_nowait(message)
+                    device.probes.put_nowait(message)
                 case _:
                     raise NetworkError(f"message: {type(message).__name__} was not due")
         except asyncio.QueueFull:
@@ -272,17 +272,17 @@ class Reception:
             while piece := file.read(PIECE_BYTES):
                 await connection.send(Lane.DOWN, piece)
 
-    def _drop(self, seat: Seat, reason: str) -> None:
-        if not seat.connection.over:
-            self._log.write("drop", device=seat.connection.name, reason=reason)
-            seat.connection.end(reason)
+    def _drop(self, device: ConnectedDevice, reason: str) -> None:
+        if not device.connection.over:
+            self._log.write("drop", device=device.connection.name, reason=reason)
+            device.connection.end(reason)
 
 
-async def _dismiss(seat: Seat) -> None:
+async def _dismiss(device: ConnectedDevice) -> None:
     with suppress(NetworkError, TimeoutError):
         async with asyncio.timeout(_FAREWELL_S):
-            await seat.connection.tell(Done())
-            await seat.connection.wait_closed()  # the device leaves when it has heard
+            await device.connection.tell(Done())
+            await device.connection.wait_closed()  # the device leaves when it has heard
 
 
 def _numbered(task: Task, number: int) -> Task:

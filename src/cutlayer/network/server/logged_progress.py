@@ -12,7 +12,7 @@ from cutlayer.rounds.progress import Progress
 from cutlayer.train.result import RoundResult
 
 
-class Watched:
+class LoggedProgress:
     """Tells another progress, a log and metrics what a run tells it (see Progress)."""
 
     def __init__(self, other: Progress, log: EventLog) -> None:

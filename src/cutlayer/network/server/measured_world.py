@@ -15,8 +15,8 @@ import numpy as np
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.network.transport.messages import Hello
-from cutlayer.planning.planning_input import Measures, Situation
-from cutlayer.planning.round_loads import Loads
+from cutlayer.planning.known.planning_input import Measures, PlanningInput
+from cutlayer.planning.known.round_loads import Loads
 from cutlayer.settings.world import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
@@ -28,7 +28,7 @@ _UNKNOWN_BPS = 1.0
 
 
 class MeasuredWorld:
-    """Makes the situation of a round from what devices said of themselves (see decide.Outlook)."""
+    """Plans from what devices said of themselves (see PlanningSource)."""
 
     def __init__(self, job: Job, spec: ModelSpec) -> None:
         assert job.world is not None
@@ -41,9 +41,9 @@ class MeasuredWorld:
         """What devices measured, by number."""
         self._known |= devices
 
-    def situation(
+    def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
-    ) -> Situation:
+    ) -> PlanningInput:
         """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
         numbers = np.fromiter(samples, dtype=np.int64)
         held = np.fromiter(samples.values(), dtype=np.float64)
@@ -66,7 +66,7 @@ class MeasuredWorld:
                 [hello.downlink_bps for hello in known],
             )
         )
-        return Situation(
+        return PlanningInput(
             job=self.job,
             devices=tuple(samples),
             loads=Loads(self.job, self.spec, classes, held),

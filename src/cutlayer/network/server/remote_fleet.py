@@ -11,14 +11,14 @@ import numpy as np
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError, NetworkError, RunError
 from cutlayer.job import Job
-from cutlayer.network.server.connected_devices import Reception, Seat
+from cutlayer.network.server.connected_devices import ConnectedDevice, ConnectedDevices
 from cutlayer.network.server.measured_world import MeasuredWorld
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, RoundEnd
-from cutlayer.planning.planning_input import Outlook
-from cutlayer.record.checkpoint import State
+from cutlayer.planning.known.planning_input import PlanningSource
+from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Progress
-from cutlayer.train.activation_statistics import Measured
+from cutlayer.train.activation_statistics import ActivationStatistics
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
@@ -33,7 +33,7 @@ _HOPELESS = 3
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long a run waits for its devices.
 
     devices: to begin with; None: those of a round. answer_s: for one answer of a device. return_s:
@@ -56,28 +56,28 @@ class RemoteLink:
     def __init__(
         self,
         job: Job,
-        reception: Reception,
-        seats: Mapping[int, Seat],
+        connected_devices: ConnectedDevices,
+        connected: Mapping[int, ConnectedDevice],
         own: Mapping[int, bytes] | None = None,
-        patience: Patience = Patience(),
+        timeouts: Timeouts = Timeouts(),
     ) -> None:
         self.job = job
-        self.seats = dict(seats)
+        self.connected = dict(connected)
         self.faults: dict[int, str] = {}
-        self._reception = reception
+        self._connected_devices = connected_devices
         self._own = own or {}
-        self._patience = patience
-        self._until = time.monotonic() + patience.round_s
+        self._timeouts = timeouts
+        self._until = time.monotonic() + timeouts.round_s
         self._round = -1
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
-    ) -> dict[int, Measured]:
+    ) -> dict[int, ActivationStatistics]:
         """See Link."""
 
-        async def ask(seat: Seat) -> Measured:
-            await seat.connection.tell(Probe(round, cut, scored))
-            return _measured(await seat.next(seat.probes), round, cut, scored)
+        async def ask(device: ConnectedDevice) -> ActivationStatistics:
+            await device.connection.tell(Probe(round, cut, scored))
+            return _measured(await device.next(device.probes), round, cut, scored)
 
         return self._each(devices, ask)
 
@@ -87,36 +87,36 @@ class RemoteLink:
         """See Link."""
         self._round = round
 
-        async def start(seat: Seat) -> Started:
-            frame = frames.get(seat.number, self._own.get(seat.number))
-            started = self._started(seat)
-            decided = vars(decisions[seat.number])
-            await seat.connection.tell(
+        async def start(device: ConnectedDevice) -> Started:
+            frame = frames.get(device.number, self._own.get(device.number))
+            started = self._started(device)
+            decided = vars(decisions[device.number])
+            await device.connection.tell(
                 RoundBegin(round, steps=started.steps, adapter=frame is not None, **decided)
             )
             if frame is not None:
-                await seat.connection.send(Lane.DOWN, frame)
+                await device.connection.send(Lane.DOWN, frame)
             return started
 
         return self._each(list(decisions), start)
 
     def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
         """See Link. The devices compute unasked; this takes what they sent."""
-        return self._each(devices, lambda seat: seat.connection.receive(Lane.UP))
+        return self._each(devices, lambda device: device.connection.receive(Lane.UP))
 
     def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
         """See Link."""
 
-        async def send(seat: Seat) -> None:
-            await seat.connection.send(Lane.DOWN, frames[seat.number])
+        async def send(device: ConnectedDevice) -> None:
+            await device.connection.send(Lane.DOWN, frames[device.number])
 
         self._each(list(frames), send)
 
     def train_whole(self, step: int, devices: Sequence[int]) -> dict[int, float]:
         """See Link."""
 
-        async def hear(seat: Seat) -> float:
-            done = await seat.next(seat.losses)
+        async def hear(device: ConnectedDevice) -> float:
+            done = await device.next(device.losses)
             due = (done.round, done.step) == (self._round, step)
             if not due or done.loss is None or not math.isfinite(done.loss):
                 raise NetworkError(f"message: a loss of {done.loss} was not due")
@@ -126,34 +126,34 @@ class RemoteLink:
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
-        return self._each(devices, lambda seat: seat.connection.receive(Lane.UP))
+        return self._each(devices, lambda device: device.connection.receive(Lane.UP))
 
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Let go of the device."""
         self.faults[device] = str(fault)
-        self._reception.let_go(self.seats[device], str(fault))
+        self._connected_devices.let_go(self.connected[device], str(fault))
 
     def end(self, round: int, late: Sequence[int]) -> None:
         """Tell the devices that are left that the round is over."""
 
-        async def tell(seat: Seat) -> None:
-            await seat.connection.tell(RoundEnd(round, seat.number in late))
+        async def tell(device: ConnectedDevice) -> None:
+            await device.connection.tell(RoundEnd(round, device.number in late))
 
-        self._each([n for n, seat in self.seats.items() if not seat.connection.over], tell)
+        self._each([n for n, device in self.connected.items() if not device.connection.over], tell)
 
-    def _started(self, seat: Seat) -> Started:
+    def _started(self, device: ConnectedDevice) -> Started:
         training = self.job.training
-        batches = -(-seat.samples // training.batch_size)
-        return Started(training.local_epochs * batches, seat.samples)
+        batches = -(-device.samples // training.batch_size)
+        return Started(training.local_epochs * batches, device.samples)
 
     def _each(
-        self, devices: Sequence[int], act: Callable[[Seat], Awaitable[Answer]]
+        self, devices: Sequence[int], act: Callable[[ConnectedDevice], Awaitable[Answer]]
     ) -> dict[int, Answer]:
-        patience = min(self._patience.answer_s, max(0.0, self._until - time.monotonic()))
-        found = self._reception.each([self.seats[n] for n in devices], act, patience)
+        timeouts = min(self._timeouts.answer_s, max(0.0, self._until - time.monotonic()))
+        found = self._connected_devices.each([self.connected[n] for n in devices], act, timeouts)
         for number in devices:
             if number not in found:
-                self.faults.setdefault(number, self.seats[number].connection.reason)
+                self.faults.setdefault(number, self.connected[number].connection.reason)
         return found
 
 
@@ -167,45 +167,49 @@ class RemoteFleet:
         self,
         job: Job,
         parts: Parts,
-        reception: Reception,
-        patience: Patience,
+        connected_devices: ConnectedDevices,
+        timeouts: Timeouts,
         progress: Progress,
         *,
         real: bool = True,
     ) -> None:
         self.job, self.parts, self.real = job, parts, real
-        self._reception, self._patience, self._progress = reception, patience, progress
-        self.link = RemoteLink(job, reception, {}, {}, patience)
+        self._connected_devices, self._timeouts, self._progress = (
+            connected_devices,
+            timeouts,
+            progress,
+        )
+        self.link = RemoteLink(job, connected_devices, {}, {}, timeouts)
         self._labels = labels_of(job, parts)
         self._measured = MeasuredWorld(job, parts.model.spec) if job.world and real else None
-        self.outlook: Outlook | None = self._measured
+        self.planning_source: PlanningSource | None = self._measured
         self._begun = False
         self._given_up: set[int] = set()
         self._carried = (0, 0)
         self._in_vain = 0
 
-    def gather(self, round: int, drawn: Sequence[int], state: State) -> dict[int, int]:
+    def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet. Waits for devices: without end for the first round's, and for one at all."""
         present = self._wait(drawn)
-        seats = {number: present[number] for number in drawn if number in present}
+        connected = {number: present[number] for number in drawn if number in present}
         own = {}
         if self.job.method.aggregate == "none":
-            for number in seats:
+            for number in connected:
                 kept = AdapterMessage(number, round, 0, state.kept.get(number, state.adapter))
                 own[number] = encode_adapter(kept, 32)
         self._begun = True
         self._carried = self._overhead()
-        self._know(seats.values())
+        self._know(connected.values())
         if self._measured is not None:
-            self._measured.know({number: seat.hello for number, seat in seats.items()})
-        self.link = RemoteLink(self.job, self._reception, seats, own, self._patience)
-        return {number: seat.samples for number, seat in seats.items()}
+            self._measured.know({number: device.hello for number, device in connected.items()})
+        self.link = RemoteLink(self.job, self._connected_devices, connected, own, self._timeouts)
+        return {number: device.samples for number, device in connected.items()}
 
     def labels(self) -> SharedLabels:
         """See Fleet."""
         return self._labels
 
-    def release(self, result: RoundResult, state: State) -> None:
+    def release(self, result: RoundResult, state: RunState) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
         came_through = [device for device in result.cohort if device not in result.lost]
         if self.job.method.aggregate == "none":
@@ -223,13 +227,13 @@ class RemoteFleet:
                 f"because of this: {reason}"
             )
 
-    def _wait(self, drawn: Sequence[int]) -> dict[int, Seat]:
+    def _wait(self, drawn: Sequence[int]) -> dict[int, ConnectedDevice]:
         """The devices there are, once they are enough to begin a round."""
-        needed = self._patience.devices or self.job.devices.cohort
-        until = time.monotonic() + self._patience.return_s if self._begun else math.inf
+        needed = self._timeouts.devices or self.job.devices.cohort
+        until = time.monotonic() + self._timeouts.return_s if self._begun else math.inf
         said = -1
         while True:
-            present = self._reception.present()
+            present = self._connected_devices.present()
             self._given_up -= present.keys()
             some = any(number in present for number in drawn)
             if some and len(present) + len(self._given_up) >= needed:
@@ -240,37 +244,37 @@ class RemoteFleet:
             if len(present) != said:
                 said = len(present)
                 self._progress.say(f"waiting for devices: {said} of {needed} are there")
-            self._reception.wait_for_change(0.5)
+            self._connected_devices.wait_for_change(0.5)
 
-    def _know(self, seats: Iterable[Seat]) -> None:
+    def _know(self, connected: Iterable[ConnectedDevice]) -> None:
         """Note what devices share of their labels.
 
         Accuracies of those with data of their own are weighted by it, or (not shared) by the test
         data's labels.
         """
         counts, shared = self.parts.counts, self._labels.counts
-        for seat in seats:
-            labels = (seat.ready.labels if seat.ready else None) or []
+        for device in connected:
+            labels = (device.ready.labels if device.ready else None) or []
             known = len(labels) == counts.shape[1] and any(labels)
             if known:
-                shared[seat.number] = labels
-            if seat.ready is not None and seat.ready.own:
+                shared[device.number] = labels
+            if device.ready is not None and device.ready.own:
                 tested = np.bincount(self.parts.test.labels, minlength=counts.shape[1])
-                counts[seat.number] = np.rint(labels) if known else tested
+                counts[device.number] = np.rint(labels) if known else tested
 
     def _overhead(self) -> tuple[int, int]:
         """Bytes so far that carrying frames took, up and down, messages included."""
-        lanes = self._reception.listener.traffic
+        lanes = self._connected_devices.listener.traffic
         control = lanes[Lane.CONTROL]
         up = sum(lane.received_overhead_bytes for lane in lanes.values())
         down = sum(lane.sent_overhead_bytes for lane in lanes.values())
         return up + control.received_bytes, down + control.sent_bytes
 
 
-def _measured(answer: Probed, round: int, cut: int, scored: bool) -> Measured:
+def _measured(answer: Probed, round: int, cut: int, scored: bool) -> ActivationStatistics:
     """A device's answer to a probe. Raises NetworkError for another than the one due."""
     due = (answer.round, answer.cut) == (round, cut)
     if not due or scored != (answer.importance is not None):
         raise NetworkError("message: what activations are like was asked of another round or cut")
     curve = None if answer.importance is None else np.asarray(answer.importance, dtype=np.float64)
-    return Measured(curve, answer.spread, answer.mean_square)
+    return ActivationStatistics(curve, answer.spread, answer.mean_square)

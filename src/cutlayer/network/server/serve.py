@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutlayer import __version__
-from cutlayer.data.fingerprint import of_parts
 from cutlayer.errors import CutlayerError, JobError, RunError
+from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
 from cutlayer.network.part_files import describe_files, part_of
-from cutlayer.network.server.connected_devices import PIECE_BYTES, Offer, Reception
-from cutlayer.network.server.logged_progress import Watched
-from cutlayer.network.server.remote_fleet import Patience, RemoteFleet
+from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
+from cutlayer.network.server.logged_progress import LoggedProgress
+from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
 from cutlayer.network.server.roster import Roster
 from cutlayer.network.transport.address import check_free
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Limits
 from cutlayer.network.transport.messages import Task
-from cutlayer.record.checkpoint import State
+from cutlayer.record.checkpoint import RunState
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
 from cutlayer.record.rows import Row
 from cutlayer.record.writing import writing
@@ -35,7 +35,7 @@ PART_FOLDER = "part"
 
 
 @dataclass(frozen=True)
-class Desk:
+class ServeOptions:
     """Where and how a server receives devices.
 
     address: HOST:PORT; port 0 takes any free one. identity: None takes any device, on loopback
@@ -46,7 +46,7 @@ class Desk:
     address: str = "127.0.0.1:7311"
     identity: Identity | None = None
     insecure: bool = False
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     metrics: str | None = None
     log: str | Path | None = None
     virtual: bool = False
@@ -54,7 +54,7 @@ class Desk:
 
 def serve(
     job: Job,
-    desk: Desk,
+    options: ServeOptions,
     out: str | Path | None = None,
     *,
     progress: Progress | None = None,
@@ -65,7 +65,7 @@ def serve(
     out: the run folder (None: a new one below runs/). on_port: told where it listens.
     Raises as `simulate` does, and NetworkError.
     """
-    _check(job, desk)
+    _check(job, options)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     if (folder / JOB_FILE).exists():
         raise RunError(
@@ -74,12 +74,12 @@ def serve(
         )
     parts = load_parts(job)
     state = begin_run(folder, job, parts)
-    return _open(folder, job, parts, state, [], desk, progress, on_port)
+    return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
 def resume(
     folder: str | Path,
-    desk: Desk,
+    options: ServeOptions,
     *,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
@@ -89,11 +89,11 @@ def resume(
     Raises as `serve`.
     """
     job, parts, state, rows = saved_run(Path(folder))
-    _check(job, desk)
-    return _open(Path(folder), job, parts, state, rows, desk, progress, on_port)
+    _check(job, options)
+    return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
 
-def _check(job: Job, desk: Desk) -> None:
+def _check(job: Job, options: ServeOptions) -> None:
     """Refuse what cannot be served, before a folder is made. Raises JobError and NetworkError."""
     if job.method.pooled:
         raise JobError(
@@ -110,49 +110,53 @@ def _check(job: Job, desk: Desk) -> None:
             f"{setting}: {value!r} is code, and devices run none that a server names: take one of "
             "the built-in ones, or run cutlayer simulate"
         )
-    if desk.virtual and job.world is None:
+    if options.virtual and job.world is None:
         raise JobError("--virtual: the job has no world to go by: add a world section")
     counted = job.world is not None and (job.world.energy.forward or job.world.energy.backward)
-    if counted and not desk.virtual:
+    if counted and not options.virtual:
         raise JobError(
             "world.energy: what a real device spends on computing is not measured: leave forward "
             "and backward out, or go by the job's world with --virtual"
         )
-    check_free(desk.address, "address")
-    if desk.metrics is not None:
-        check_free(desk.metrics, "--metrics")
+    check_free(options.address, "address")
+    if options.metrics is not None:
+        check_free(options.metrics, "--metrics")
 
 
 def _open(
     folder: Path,
     job: Job,
     parts: Parts,
-    state: State,
+    state: RunState,
     rows: list[Row],
-    desk: Desk,
+    options: ServeOptions,
     progress: Progress | None,
     on_port: Callable[[int], None] | None,
 ) -> Result:
     """Receive devices and run the rounds that are left."""
-    log = EventLog(desk.log)
+    log = EventLog(options.log)
     with writing(folder):
         roster = Roster(folder / ROSTER_FILE, job.devices.count)
         roster.write()
         offer = _offer(folder / PART_FOLDER, job, parts)
-    reception = Reception(offer, roster, log)
-    watched = Watched(progress or Silent(), log)
+    connected_devices = ConnectedDevices(offer, roster, log)
+    watched = LoggedProgress(progress or Silent(), log)
     reason, done = "the server was stopped", False
-    reception.open(desk.address, desk.identity, limits_of(job, parts), desk.insecure)
+    connected_devices.open(
+        options.address, options.identity, limits_of(job, parts), options.insecure
+    )
     try:
-        log.write("listening", port=reception.listener.port, folder=str(folder))
+        log.write("listening", port=connected_devices.listener.port, folder=str(folder))
         if on_port is not None:
-            on_port(reception.listener.port)
-        watched.measure(reception.listener, desk.metrics)
-        patience = desk.patience
-        if job.world is not None and job.world.deadline_s is not None and not desk.virtual:
-            shorter = min(patience.round_s, job.world.deadline_s)
-            patience = replace(patience, round_s=shorter)
-        fleet = RemoteFleet(job, parts, reception, patience, watched, real=not desk.virtual)
+            on_port(connected_devices.listener.port)
+        watched.measure(connected_devices.listener, options.metrics)
+        timeouts = options.timeouts
+        if job.world is not None and job.world.deadline_s is not None and not options.virtual:
+            shorter = min(timeouts.round_s, job.world.deadline_s)
+            timeouts = replace(timeouts, round_s=shorter)
+        fleet = RemoteFleet(
+            job, parts, connected_devices, timeouts, watched, real=not options.virtual
+        )
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
     except CutlayerError as error:
@@ -160,13 +164,13 @@ def _open(
         raise
     finally:
         log.write("closing", reason="the job is done" if done else reason)
-        reception.close(reason, done)
+        connected_devices.close(reason, done)
         watched.close()
     shutil.rmtree(folder / PART_FOLDER)
     return result
 
 
-def _offer(folder: Path, job: Job, parts: Parts) -> Offer:
+def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
     """What devices are told, and the files of their part of the model in `folder`."""
     reach = latest_cut(job, parts.model.spec.depth)
     model = job.model.model_copy(update={"cut": reach})
@@ -174,7 +178,7 @@ def _offer(folder: Path, job: Job, parts: Parts) -> Offer:
     text, classes = dump_job(job), list(parts.train.classes)
     hashes = [f"{file.name} {file.sha256}" for file in files]
     digest = of_parts(__version__, text, *classes, reach, *hashes)
-    return Offer(Task(0, text, digest, classes, reach, files), folder)
+    return JobOffer(Task(0, text, digest, classes, reach, files), folder)
 
 
 def latest_cut(job: Job, depth: int) -> int:

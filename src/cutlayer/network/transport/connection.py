@@ -13,7 +13,7 @@ from cutlayer.errors import CutlayerError, NetworkError, RefusedError
 from cutlayer.network.transport import messages
 from cutlayer.network.transport.lane import Counters, Frame, LaneStream, Write
 from cutlayer.network.transport.limits import Lane, Limits
-from cutlayer.network.transport.messages import Bye, Hello, Measured, Message, Ping, Pong
+from cutlayer.network.transport.messages import Bye, Hello, MeasuredRates, Message, Ping, Pong
 
 How = Literal["leave", "close", "drop"]
 
@@ -240,7 +240,7 @@ class Connection:
             answered = self._pings.get(message.number)
             if answered is not None and not answered.done():
                 answered.set_result(None)
-        elif isinstance(message, Measured) and self.hello is not None:
+        elif isinstance(message, MeasuredRates) and self.hello is not None:
             rates = {k: v for k, v in msgspec.structs.asdict(message).items() if v is not None}
             self.hello = msgspec.structs.replace(self.hello, **rates)
         elif isinstance(message, Bye):

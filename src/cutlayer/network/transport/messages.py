@@ -105,7 +105,7 @@ class Ready(_Message, tag="ready"):
     labels: Histogram | None = None
 
 
-class Measured(_Message, tag="measured"):
+class MeasuredRates(_Message, tag="measured"):
     """Rates that a device measured since its hello; None leaves one as it was."""
 
     flops_per_s: Rate | None = None
@@ -155,7 +155,7 @@ class Probe(_Message, tag="probe"):
 
 
 class Probed(_Message, tag="probed"):
-    """The answer to a probe (see train.measure.Measured)."""
+    """The answer to a probe (see train.activation_statistics.ActivationStatistics)."""
 
     round: Count
     cut: Cut
@@ -190,7 +190,7 @@ class Bye(_Message, tag="bye"):
 
 
 Message = (
-    Hello | Welcome | Task | Fetch | Ready | Measured | Probe | Probed | RoundBegin | StepDone
+    Hello | Welcome | Task | Fetch | Ready | MeasuredRates | Probe | Probed | RoundBegin | StepDone
     | RoundEnd | Done | Ping | Pong | Bye
 )  # fmt: skip
 

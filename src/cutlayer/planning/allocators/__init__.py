@@ -1,20 +1,20 @@
-"""Allocators put to a job, one file each: a problem made from a situation, its plan made decisions.
+"""Allocators put to a job, one file each: from what is known to a problem, and to decisions.
 
-`solve(now: Situation) -> Allotment` is all there is to one.
+`solve(now: PlanningInput) -> RoundDecisions` is all there is to one.
 """
 
 import importlib
 from collections.abc import Callable
 
 from cutlayer.errors import JobError
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
-Solve = Callable[[Situation], Allotment]
+Solve = Callable[[PlanningInput], RoundDecisions]
 
 _FILES = {"st-sflora": "st_sflora:solve_as_published", "exact": "st_sflora:solve_exactly"}
 
 
-def find(solver: str) -> Solve:
+def find_allocator(solver: str) -> Solve:
     """The allocator called `solver`, or the function at `package.module:FUNCTION`.
 
     Raises JobError when there is no such function.

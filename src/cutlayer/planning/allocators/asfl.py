@@ -6,10 +6,10 @@ from cutlayer.allocate import asfl
 from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
 from cutlayer.planning.allocators.equal import in_equal_parts
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """Each device's cut by its rate at an equal share and full power."""
     settings = now.allocation
     speed = rate(

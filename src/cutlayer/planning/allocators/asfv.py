@@ -4,10 +4,10 @@ import numpy as np
 
 from cutlayer.allocate import asfv
 from cutlayer.allocate.decision import Decision
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """As many vehicles as can finish, each at the cut that needs the least bandwidth."""
     method = now.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
@@ -36,7 +36,7 @@ def solve(now: Situation) -> Allotment:
             decisions[device] = Decision(cut, tokens, up, down, share, power)
         else:
             left_out[device] = "no cut lets it finish within its stay time and energy"
-    return Allotment(decisions, left_out, plan.round_time_s)
+    return RoundDecisions(decisions, left_out, plan.round_time_s)
 
 
 def spread_cuts(depth: int) -> tuple[int, ...]:

@@ -7,10 +7,10 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.options import OptionProblem
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
-from cutlayer.planning.planning_input import Allotment, Ints, Situation
+from cutlayer.planning.known.planning_input import Ints, PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """The cheapest setting of each device among those of enough measured quality.
 
     Quality is that of activations; gradients keep at least the method's own bits.
@@ -46,7 +46,7 @@ def solve(now: Situation) -> Allotment:
             float(plan.power_w[place]),
         )
     note = f"at most {100 * plan.gap:.2g} % above the cheapest there is"
-    return Allotment(decisions, left_out, plan.round_time_s, note=note)
+    return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
 def _axis(name: str, measured: tuple[int, ...], wanted: tuple[int, ...]) -> Ints:
@@ -62,7 +62,7 @@ def _axis(name: str, measured: tuple[int, ...], wanted: tuple[int, ...]) -> Ints
 
 
 def _problem(
-    now: Situation, table: Calibration, cuts: Ints, tokens: Ints, bits: Ints
+    now: PlanningInput, table: Calibration, cuts: Ints, tokens: Ints, bits: Ints
 ) -> OptionProblem:
     """Costs of a sample are those of the round by the samples: the dearest where they differ."""
     samples = now.loads.trained_samples

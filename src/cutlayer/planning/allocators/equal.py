@@ -5,15 +5,15 @@ import numpy.typing as npt
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.radio_math import power_under_energy, rate
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """Every device alike; who cannot be in time is found out in the round."""
     return in_equal_parts(now, np.full(len(now.devices), now.job.cut))
 
 
-def in_equal_parts(now: Situation, cuts: npt.NDArray[np.int64]) -> Allotment:
+def in_equal_parts(now: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDecisions:
     """Equal bandwidth for devices with these cuts [m]; without the energy for it, none."""
     method = now.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
@@ -40,4 +40,4 @@ def in_equal_parts(now: Situation, cuts: npt.NDArray[np.int64]) -> Allotment:
     ste = None
     if uploads and method.split and tokens is None and not now.turns:
         ste = float(now.loads.trained_samples.sum()) / max(uploads)  # f(N) of a sample is 1
-    return Allotment(decisions, left_out, planned, ste)
+    return RoundDecisions(decisions, left_out, planned, ste)

@@ -6,10 +6,10 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.genfv import select, share_band
 from cutlayer.allocate.radio_math import LN2
 from cutlayer.allocate.uploads import Uploads
-from cutlayer.planning.planning_input import Allotment, Floats, Ints, Situation
+from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """Vehicles near enough in labels that can be in time together, all done at once."""
     reached, chosen = _chosen(now)
     # The part of a reason before its colon is its kind, for pictures.
@@ -19,7 +19,7 @@ def solve(now: Situation) -> Allotment:
         if place not in chosen
     }
     if not len(chosen):
-        return Allotment({}, left_out)
+        return RoundDecisions({}, left_out)
     some = now.take(chosen)
     radio = share_band(_uploads(some))
     method = now.job.method
@@ -30,10 +30,10 @@ def solve(now: Situation) -> Allotment:
             some.devices, radio.bandwidth_hz, radio.power_w, strict=True
         )
     }
-    return Allotment(decisions, left_out, radio.round_time_s)
+    return RoundDecisions(decisions, left_out, radio.round_time_s)
 
 
-def _chosen(now: Situation) -> tuple[Ints, Ints]:
+def _chosen(now: PlanningInput) -> tuple[Ints, Ints]:
     """Places of the vehicles that the broadcast is made for, and of those that take part.
 
     The broadcast goes at the worst gain: waiting for a vehicle in a deep fade may let everybody
@@ -51,7 +51,7 @@ def _chosen(now: Situation) -> tuple[Ints, Ints]:
     return reached, chosen
 
 
-def _reason(now: Situation, reached: Ints, place: int) -> str:
+def _reason(now: PlanningInput, reached: Ints, place: int) -> str:
     """Why the vehicle at `place` does not take part."""
     distance, emd_max = _distance(now)[place], now.allocation.emd_max
     if distance > emd_max:
@@ -60,7 +60,7 @@ def _reason(now: Situation, reached: Ints, place: int) -> str:
         return "weak link: others could not wait for a broadcast that reaches it"
     uploads = _uploads(now.take(reached))
     index = int(np.flatnonzero(reached == place)[0])
-    least_j = uploads.payload_bits[index] * LN2 / uploads.link[index]
+    least_j = uploads.payload_bits[index] * LN2 / uploads.gain_over_noise[index]
     if uploads.energy_max_j[index] <= least_j:
         return "energy: its cap does not send the model at any power"
     limit = f"{now.limit_s[place]:.3g} s"
@@ -69,12 +69,12 @@ def _reason(now: Situation, reached: Ints, place: int) -> str:
     return f"band: it does not suffice to send within {limit}, others considered"
 
 
-def _distance(now: Situation) -> Floats:
+def _distance(now: PlanningInput) -> Floats:
     """EMDs; where nobody shared labels, as in a plan, all are near enough."""
     return np.zeros(len(now.devices)) if now.label_emd is None else now.label_emd
 
 
-def _uploads(now: Situation) -> Uploads:
+def _uploads(now: PlanningInput) -> Uploads:
     """With a thousandth of the time left over: headers of frames may be longer than reckoned."""
     method, cut = now.job.method, now.job.cut
     tokens = method.tokens.keep
@@ -84,6 +84,6 @@ def _uploads(now: Situation) -> Uploads:
         limit_s=now.limit_s * (1 - 1e-3),
         power_max_w=now.fleet.power_max_w,
         energy_max_j=now.upload_energy_j(cut),
-        link=now.gain / now.noise_w_per_hz,
+        gain_over_noise=now.gain / now.noise_w_per_hz,
         band_hz=now.bandwidth_hz,
     )

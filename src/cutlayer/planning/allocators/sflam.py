@@ -6,10 +6,10 @@ from cutlayer.allocate import sflam
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: Situation) -> Allotment:
+def solve(now: PlanningInput) -> RoundDecisions:
     """Bits of each device under the budget on the relative squared error, mean over devices.
 
     The downlink's time is reckoned at the most bits there are to choose from. Devices that an
@@ -42,10 +42,10 @@ def solve(now: Situation) -> Allotment:
         )
     }
     note = f"objective {plan.objective:.4g} after {plan.loops} loops"
-    return Allotment(decisions, left_out, plan.round_time_s, note=note)
+    return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
-def _in_time(now: Situation) -> tuple[Situation, dict[int, str]]:
+def _in_time(now: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
     cut, tokens, choices = now.job.cut, now.job.method.tokens.keep, now.allocation.bits
     speed = rate(
         now.bandwidth_hz / len(now.devices),

@@ -6,10 +6,10 @@ from cutlayer.allocate import equal, exact, st_sflora
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.problem import TokenPlan, TokenProblem, require_feasible
 from cutlayer.errors import AllocationError
-from cutlayer.planning.planning_input import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve_as_published(now: Situation) -> Allotment:
+def solve_as_published(now: PlanningInput) -> RoundDecisions:
     """The alternating algorithm, from K_min tokens and equal bandwidth."""
     now, problem, left_out = _who_takes_part(now)
     ended = st_sflora.solve(problem)
@@ -19,7 +19,7 @@ def solve_as_published(now: Situation) -> Allotment:
     return _allotment(now, problem, ended.plan, left_out, None, note)
 
 
-def solve_exactly(now: Situation) -> Allotment:
+def solve_exactly(now: PlanningInput) -> RoundDecisions:
     """The same problem by pricing the bandwidth, with a bound on the best there is."""
     now, problem, left_out = _who_takes_part(now)
     found = exact.solve(problem)
@@ -27,7 +27,7 @@ def solve_exactly(now: Situation) -> Allotment:
     return _allotment(now, problem, found.plan, left_out, found.upper_bound, note)
 
 
-def token_problem(now: Situation) -> TokenProblem:
+def token_problem(now: PlanningInput) -> TokenProblem:
     """P0 of a round: all batches of a device are one payload, beta = samples D q."""
     method, cut, spec = now.job.method, now.job.cut, now.loads.spec
     bits = method.uplink.bits
@@ -50,7 +50,7 @@ def token_problem(now: Situation) -> TokenProblem:
     )
 
 
-def _who_takes_part(now: Situation) -> tuple[Situation, TokenProblem, dict[int, str]]:
+def _who_takes_part(now: PlanningInput) -> tuple[PlanningInput, TokenProblem, dict[int, str]]:
     """Those that equal bandwidth and K_min tokens would let finish within their standing time."""
     problem = token_problem(now)
     able = equal.takes_part(problem)
@@ -70,13 +70,13 @@ def _who_takes_part(now: Situation) -> tuple[Situation, TokenProblem, dict[int, 
 
 
 def _allotment(
-    now: Situation,
+    now: PlanningInput,
     problem: TokenProblem,
     plan: TokenPlan,
     left_out: dict[int, str],
     bound: float | None,
     note: str,
-) -> Allotment:
+) -> RoundDecisions:
     method = now.job.method
     decisions = {
         device: Decision(
@@ -92,4 +92,4 @@ def _allotment(
         )
     }
     planned = float((problem.fixed_time_s + plan.time_s).max())
-    return Allotment(decisions, left_out, planned, plan.ste, bound, note)
+    return RoundDecisions(decisions, left_out, planned, plan.ste, bound, note)

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from cutlayer import __version__
-from cutlayer.data import fingerprint
 from cutlayer.data.dataset import Dataset, stratified
 from cutlayer.data.sources import load
 from cutlayer.errors import JobError
+from cutlayer.fingerprint import of_file
 from cutlayer.job import Job
 from cutlayer.model.export import WEIGHTS, load_adapter
 from cutlayer.model.families import ModelSpec, describe
@@ -74,7 +74,7 @@ def calibrate(
             trained = cut_survey.fit(model, preprocess, fitted, progress)
         else:
             trained = load_adapter(adapter, model)
-        found = cut_survey.Bench(job, model, trained, grid, measured).run(preprocess, progress)
+        found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
     calibration = Calibration(
         subject,
         grid.cuts,
@@ -85,7 +85,7 @@ def calibrate(
         head_samples=len(fitted),
         batch_size=job.training.batch_size,
         seed=job.seed,
-        adapter=None if adapter is None else fingerprint.of_file(Path(adapter) / WEIGHTS),
+        adapter=None if adapter is None else of_file(Path(adapter) / WEIGHTS),
         version=__version__,
     )
     write_calibration(calibration, place)

@@ -37,7 +37,7 @@ class Grid:
     bits: tuple[int, ...]
 
 
-class Found(TypedDict):
+class SurveyResult(TypedDict):
     """What a bench measured; see `calibration.Calibration`."""
 
     agreement: Floats
@@ -68,7 +68,7 @@ def fit(
     return _head(model, *fit_head(np.concatenate(features), data.labels, len(data.classes)))
 
 
-class Bench:
+class CutSurvey:
     """A model with an adapter, a grid, the samples, and what they have given so far.
 
     plain [n, C] and logits [*grid, n, C]: uncompressed, and through each cell. sent [*grid]: bytes
@@ -93,7 +93,9 @@ class Bench:
         self.scores = {cut: np.zeros((n, model.spec.patches)) for cut in grid.cuts if cut}
         self.squares, self.low, self.high = ({c: np.empty(n) for c in self.cuts} for _ in range(3))
 
-    def run(self, preprocess: Preprocessor, progress: Callable[[str, int, int], None]) -> Found:
+    def run(
+        self, preprocess: Preprocessor, progress: Callable[[str, int, int], None]
+    ) -> SurveyResult:
         """Send all samples, in frames of the job's batch size."""
         batches = list(_batches(self.data, self.job.training.batch_size))
         steps = len(batches) * len(self.cuts)
@@ -169,7 +171,7 @@ class Bench:
         logits = self.model.server_forward(hidden, masks, cut, route)
         return _array(logits.view(Q, len(hidden) // Q, -1))
 
-    def _compare(self) -> Found:
+    def _compare(self) -> SurveyResult:
         n = len(self.data)
         guesses, plain = self.logits.argmax(-1), _log_softmax(self.plain)
         impossible = np.isnan(self.sent)
@@ -178,7 +180,7 @@ class Bench:
             gap = plain - _log_softmax(self.logits[cell].astype(np.float64))
             divergence[cell] = max(0.0, float((np.exp(plain) * gap).sum(-1).mean()))
         curves = {cut: _cumulative(scores) for cut, scores in self.scores.items()}
-        return Found(
+        return SurveyResult(
             agreement=_short(
                 np.where(impossible, np.nan, (guesses == self.plain.argmax(-1)).mean(-1))
             ),

@@ -15,11 +15,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.data import fingerprint
+from cutlayer.data.fingerprint import of_data
 from cutlayer.errors import RunError
 from cutlayer.files import cache_folder, write_atomically
+from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job
 from cutlayer.model.families import describe
+from cutlayer.model.fingerprint import of_model
 
 Floats = NDArray[np.float64]
 Measure = Literal["agreement", "divergence", "accuracy"]
@@ -48,13 +50,13 @@ class Subject:
     def inputs(self) -> str:
         """A hash of all that importance and the statistics of activations depend on."""
         parts = (self.model, self.data, self.image_size, self.max_tokens, self.score)
-        return fingerprint.of_parts(*parts)[:20]
+        return of_parts(*parts)[:20]
 
     @property
     def key(self) -> str:
         """The name of the record in the cache: `inputs`, and a hash of the rest."""
         settings = (f"{name}={value}" for name, value in sorted(self.quantizer.items()))
-        return f"{self.inputs}-{fingerprint.of_parts(self.rest, *settings)[:12]}"
+        return f"{self.inputs}-{of_parts(self.rest, *settings)[:12]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +165,8 @@ def subject_of(job: Job) -> Subject | None:
     Raises ModelError or RunError for a model or files that cannot be read.
     """
     try:
-        model = fingerprint.of_model(job.model, job.seed)
-        data = fingerprint.of_data(job.data, job.seed)
+        model = of_model(job.model, job.seed)
+        data = of_data(job.data, job.seed)
     except OSError as error:
         raise RunError(
             f"calibration: cannot read {error.filename} ({error.strerror}): make it readable"

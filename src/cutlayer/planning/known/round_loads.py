@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.shapes import device_shapes
-from cutlayer.planning.method_costs import (
+from cutlayer.planning.known.method_costs import (
     device_memory_bytes,
     device_part,
     flops,

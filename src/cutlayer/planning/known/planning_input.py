@@ -1,6 +1,6 @@
 """What is known when a round is planned: the devices that could take part, and what it costs them.
 
-An allocator is a function `situation -> Allotment`; name yours in a job as
+An allocator is a function `known: PlanningInput -> RoundDecisions`; name yours in a job as
 `method.allocation.solver: package.module:FUNCTION`.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
-from cutlayer.planning.round_loads import Loads
+from cutlayer.planning.known.round_loads import Loads
 from cutlayer.settings.method import Allocation
 from cutlayer.world import energy
 from cutlayer.world.fleet import Fleet
@@ -41,7 +41,7 @@ class Measures(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Situation:
+class PlanningInput:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
     world: for its settings and radio. label_emd: [m] between a device's labels, as it shared
@@ -157,7 +157,7 @@ class Situation:
             sent = self.loads.activations_bits(cut, tokens, bits)
         return sent + self.loads.adapter_bits(cut)
 
-    def take(self, indices: Iterable[int]) -> "Situation":
+    def take(self, indices: Iterable[int]) -> "PlanningInput":
         """The same with some of the devices, by their place in `devices`."""
         index = np.asarray(list(indices), dtype=np.int64)
         return replace(
@@ -170,18 +170,18 @@ class Situation:
         )
 
 
-class Outlook(Protocol):
+class PlanningSource(Protocol):
     """What is known of devices and radio: of the job's world, or as measured on a network."""
 
-    def situation(
+    def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
-    ) -> Situation:
+    ) -> PlanningInput:
         """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
         ...
 
 
 @dataclass(frozen=True)
-class Allotment:
+class RoundDecisions:
     """A round's decisions by device, and why other devices have none.
 
     planned_s: the round's duration as reckoned. ste, ste_bound: of the plan, where the solver
