@@ -9,6 +9,15 @@ from cutlayer.wire.custom_levels import known_levels
 def check(job: Job, spec: ModelSpec) -> None:
     """Raise JobError for the first setting of the method that model or world cannot meet."""
     check_train(spec, job.method.train)
+    if job.method.aggregate == "none" and job.method.split:
+        raise JobError(
+            "method.aggregate: none with method.split has parts of the server's that no device "
+            "keeps: take fedavg, or split false"
+        )
+    if job.training.image_augmentation and spec.modality != "image":
+        raise JobError(
+            f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
+        )
     if job.method.split:
         _check_tokens(job, spec)
         _check_cuts(job, spec)

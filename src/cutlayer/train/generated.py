@@ -20,9 +20,12 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
-from cutlayer.train import device as on_device
-from cutlayer.train.device import SERVER, Device
+from cutlayer.train.device import Device
+from cutlayer.train.exchange import LOSS
+from cutlayer.train.finite import GENERATED_DATA
+from cutlayer.train.pool import Pool
 from cutlayer.train.server import Server
+from cutlayer.train.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ Policy = Callable[[Participants], float]
 
 
 def by_emd(now: Participants) -> float:
-    """Half the mean EMD: the less the devices' labels are like all, the more [I]."""
+    """Half the mean EMD: the less the devices' labels are like all, the more (our choice)."""
     return float(now.distances.mean()) / 2
 
 
@@ -97,7 +100,8 @@ def train_generated(
         names = server.model.server_names(min(one.cut for one in decisions.values()))
     place = server.model.compute
     own = {name: start[name].detach().clone().to(place) for name in names if name in start}
-    one = Device(SERVER, images, server.job, server.model, preprocess, own)
+    one = Device(GENERATED_DATA, images, server.job, server.model, preprocess, own)
     one.begin(round, Decision(server.job.cut), None)
-    losses = [loss for step in range(one.steps) for loss in on_device.train_whole([one], step)]
+    pool, watch = Pool([one]), Stopwatch()
+    losses = [float(loss) for step in range(one.steps) for loss in pool.send(LOSS, step, watch)]
     return {name: tensor.detach() for name, tensor in one.adapter.items()}, mean(losses)
