@@ -88,7 +88,7 @@ class _Turn:
                     self.result.lost.append(device)
                     del started[device]
             with self.result.watch.timed("server"):
-                self.server.part.update(step)
+                self.server.part.adapters.update(step)
             if self.on_step:
                 number, turns = self.place
                 self.on_step(self.result, number * steps + step + 1, turns * steps)

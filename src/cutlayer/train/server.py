@@ -85,7 +85,7 @@ class Server:
 
     def _joined(self, device: int, upload: Adapter) -> Adapter:
         """What was trained on a device's data, on both sides of the cut."""
-        part = self.part.adapter_of(device)
+        part = self.part.adapters.after_cut(device)
         own, shared = part | upload, {}
         if self.job.method.server_adapter != "averaged":
             own, shared = upload, part

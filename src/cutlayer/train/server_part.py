@@ -16,7 +16,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
 from cutlayer.train.finite import are_finite, not_finite
-from cutlayer.train.optimizer import AdapterOptimizer
+from cutlayer.train.server_adapters import ServerAdapters
 from cutlayer.train.server_frames import gradient_frame, read_activations
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
@@ -37,20 +37,10 @@ class PoolStep:
     replies: dict[int, bytes] = field(default_factory=dict)
 
 
-@dataclass
-class _Trained:
-    """A server adapter in training. batches: those whose gradients it holds since it moved."""
-
-    adapter: Adapter
-    optimizer: AdapterOptimizer
-    batches: int = 0
-
-
 class ServerPart:
-    """What the server trains in one round, or in one turn of it: an adapter a device, or one.
+    """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. steps: of each device in the round. decisions: of the devices that
-    have started.
+    start: the global adapter. decisions, steps: of the devices that have started.
     """
 
     def __init__(
@@ -64,43 +54,15 @@ class ServerPart:
         steps: Mapping[int, int],
     ) -> None:
         self._job, self._model, self._task = job, model, task
-        self._start = start
         self._round = round
         self.decisions = dict(decisions)
-        self._trained: dict[int, _Trained] = {}
-        if not job.method.split or not decisions:
-            return
-        if job.method.server_adapter == "averaged":
-            self._trained = {d: self._fresh(one.cut, steps[d]) for d, one in decisions.items()}
-        else:
-            first = min(one.cut for one in decisions.values())
-            self._trained = dict.fromkeys(decisions, self._fresh(first, max(steps.values())))
-
-    def _fresh(self, cut: int, steps: int) -> _Trained:
-        adapter = {
-            name: self._start[name].detach().clone()
-            for name in self._model.server_names(cut)
-            if name in self._start
-        }
-        training = self._job.training
-        return _Trained(
-            adapter,
-            AdapterOptimizer(
-                adapter, self._start, self._model.trained, training, self._round, steps
-            ),
-        )
+        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
+        cuts = {one.cut for one in decisions.values()}
+        self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
 
     def exchanges(self, device: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
-        return step_exchanges(self._job.method, self._model, self.decisions[device].cut)
-
-    def adapter_of(self, device: int) -> Adapter:
-        """What has been trained for a device after its cut; empty where devices run the whole."""
-        if device not in self._trained:
-            return {}
-        held = self._trained[device].adapter
-        names = self._model.server_names(self.decisions[device].cut)
-        return {name: held[name] for name in names if name in held}
+        return self._exchanges[self.decisions[device].cut]
 
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
@@ -147,14 +109,14 @@ class ServerPart:
                 except RunError as fault:  # it does not fit into the bits of the downlink
                     faults[message.device] = fault
             if self._job.method.server_adapter == "in-turn":
-                self.update(state.step)
+                self.adapters.update(state.step)
         state.losses |= {device: losses[device] for device in frames if device in losses}
         state.replies = {d: state.replies[d] for d in frames if d in state.replies}
         return faults
 
     def _read(self, device: int, step: int, frame: bytes) -> ActivationsMessage:
         """The activations of a frame. Raises FrameError for any but those due."""
-        if device not in self._trained:
+        if device not in self.adapters:
             raise FrameError(
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
                 "let it join the next"
@@ -195,9 +157,9 @@ class ServerPart:
             for message, value in zip(messages, values, strict=True)
             if not math.isfinite(value)
         }
+        devices = [message.device for message in messages]
         if not found:
-            tensors = self._tensors(messages)
-            gradients = _gradients(losses, [hidden, *tensors])
+            gradients = _gradients(losses, [hidden, *self.adapters.trained_by(devices)])
             if not _finite(gradients):
                 found = self._without_finite_gradients(messages)
         if found:
@@ -206,11 +168,7 @@ class ServerPart:
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
         down, *own = gradients
-        for tensor, gradient in zip(tensors, own, strict=True):
-            if gradient is not None:
-                tensor.grad = gradient if tensor.grad is None else tensor.grad.add_(gradient)
-        for message in messages:
-            self._trained[message.device].batches += 1
+        self.adapters.add(devices, own)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)
         if down is not None:
             parts = torch.split(down, [len(message.hidden) for message in messages])
@@ -228,16 +186,10 @@ class ServerPart:
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
-            adapter = self._trained[message.device].adapter
-            route.append(Segment(adapter, len(message.hidden), rng))
+            route.append(Segment(self.adapters[message.device], len(message.hidden), rng))
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
         return hidden, self._task.losses(logits, [self._task.received(m) for m in messages])
-
-    def _tensors(self, messages: Sequence[ActivationsMessage]) -> list[torch.Tensor]:
-        """What the messages' adapters train, each tensor once."""
-        held = {id(t): t for t in (self._trained[message.device] for message in messages)}
-        return [tensor for one in held.values() for tensor in one.optimizer.trained.values()]
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
         """Which of the messages it is whose gradients are not finite: each is tried alone."""
@@ -252,33 +204,14 @@ class ServerPart:
 
     def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
         hidden, losses = self._losses([message])
-        return _finite(_gradients(losses, [hidden, *self._tensors([message])]))
-
-    def update(self, step: int) -> None:
-        """Move every server adapter by the mean gradient of the batches it has seen since it moved.
-
-        A batch counts as one, whatever its size: an adapter that devices share moves by the mean
-        of their mean gradients, over those that still have batches.
-        """
-        for trained in {id(t): t for t in self._trained.values()}.values():
-            if not trained.batches:
-                continue
-            if trained.batches > 1:
-                for gradient in trained.optimizer.gradients():
-                    gradient /= trained.batches
-            trained.optimizer.step(step)
-            trained.batches = 0
+        tensors = self.adapters.trained_by([message.device])
+        return _finite(_gradients(losses, [hidden, *tensors]))
 
     def not_finite(self) -> Faults:
-        """The devices for which an adapter was trained that is not finite, at the round's end."""
-        adapters = {
-            device: list(trained.adapter.values()) for device, trained in self._trained.items()
-        }
-        fine = are_finite(list(adapters.values()))
+        """The devices for which something was trained that is not finite, at the round's end."""
         return {
             device: not_finite("server part", "not finite", device, self._round)
-            for device, good in zip(adapters, fine, strict=True)
-            if not good
+            for device in self.adapters.not_finite()
         }
 
 
