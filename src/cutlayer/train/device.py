@@ -20,11 +20,16 @@ from cutlayer.train.task import task_of
 from cutlayer.train.upload import upload_steps
 from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
 
+GENERATED_DATA = -1
+"""The number in a device's place where the server itself trains, on generated data: devices of a
+fleet count from 0."""
+
 
 @dataclass(eq=False)
 class Device:
     """One device of a fleet. What it computes it computes in a pool (see pool.py).
 
+    id: its number in the fleet, which its random draws belong to.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
     method does not split; none where the device is frozen. samples_a_round bounds the samples of
     an epoch (None: all it has). decision: the round's. A round lasts from `begin` to `end`, which

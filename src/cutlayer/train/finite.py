@@ -5,18 +5,14 @@ from collections.abc import Sequence
 import torch
 
 from cutlayer.errors import RunError
-
-GENERATED_DATA = -1
-"""Stands for a device's number where the server itself trains, on generated data."""
+from cutlayer.train.device import GENERATED_DATA
 
 
 def are_finite(groups: Sequence[Sequence[torch.Tensor]]) -> list[bool]:
     """Whether each group of tensors holds neither NaN nor infinity: one look for all groups."""
-    largest = [torch.nn.utils.get_total_norm(group, torch.inf) for group in groups]
-    if not largest:
-        return []
-    found: list[bool] = torch.stack(largest).isfinite().tolist()
-    return found
+    largest = [torch.nn.utils.get_total_norm(group, torch.inf) for group in groups if group]
+    found = iter(torch.stack(largest).isfinite().tolist() if largest else [])
+    return [next(found) if group else True for group in groups]
 
 
 def not_finite(

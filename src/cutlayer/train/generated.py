@@ -20,9 +20,8 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
-from cutlayer.train.device import Device
+from cutlayer.train.device import GENERATED_DATA, Device
 from cutlayer.train.exchange import LOSS
-from cutlayer.train.finite import GENERATED_DATA
 from cutlayer.train.pool import Pool
 from cutlayer.train.server import Server
 from cutlayer.train.stopwatch import Stopwatch
