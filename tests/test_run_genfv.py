@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from augment_helpers import AUGMENT, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 from cutlayer import simulate
 from cutlayer.drawing.selection_plot import selection
 from cutlayer.errors import AllocationError, WorldError
 from cutlayer.job import Job
 from cutlayer.planning.plan import plan
+from generated_helpers import GENERATED, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("stripes")
 
@@ -20,7 +20,7 @@ def vehicles(*settings: str, **world: object) -> Job:
         "data.partition.alpha=0.3",
         *settings,
         method="genfv",
-        augment=AUGMENT,
+        generated=GENERATED,
         world={**WORLD, **world},
     )
 

@@ -20,7 +20,7 @@ def test_noisy_labels_are_those_of_the_simulator_where_the_data_are_the_jobs(
     tmp_path: Path,
 ) -> None:
     job = small_job(
-        "augment={generator: {source: demo}, amount: 12, share_epsilon: 0.5}", method="genfl"
+        "generated={generator: {source: demo}, amount: 12, share_epsilon: 0.5}", method="genfl"
     )
     alone = simulate(job, tmp_path / "alone")
     with crowd() as devices:
@@ -64,8 +64,8 @@ def test_allocators_go_by_what_devices_measured(
 def test_every_method_that_the_simulator_runs_runs_over_a_network(
     tmp_path: Path, method: str
 ) -> None:
-    augment = "augment={generator: {source: demo}, amount: 8}"
-    settings = [augment] if method.startswith("gen") else []
+    generated = "generated={generator: {source: demo}, amount: 8}"
+    settings = [generated] if method.startswith("gen") else []
     job = small_job(*settings, "training.rounds=1", method=method, world={})
     with crowd() as devices:
         found = served(

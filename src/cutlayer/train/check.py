@@ -13,7 +13,7 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
-    _check_augment(job, spec)
+    _check_generated(job, spec)
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:
@@ -83,21 +83,21 @@ def _check_allocation(job: Job) -> None:
         )
 
 
-def _check_augment(job: Job, spec: ModelSpec) -> None:
+def _check_generated(job: Job, spec: ModelSpec) -> None:
     method = job.method
-    if method.augmented and job.augment is None:
+    if method.generated and job.generated is None:
         raise JobError(
-            f"augment: method {method.name} trains on generated data, but the job has no augment "
-            "section: add one, as in augment: {generator: {source: demo}}, or take "
-            "method.augmented false"
+            f"generated: method {method.name} trains on generated data, but the job has no "
+            "generated section: add one, as in generated: {generator: {source: demo}}, or take "
+            "method.generated false"
         )
-    if method.augmented and job.generated is None:
+    if method.generated and job.generated_in_use is None:
         raise JobError(
-            f"method.augmented: method {method.name} averages nothing that generated data could "
-            "join: take method.augmented false"
+            f"method.generated: method {method.name} averages nothing that generated data could "
+            "join: take method.generated false"
         )
-    if job.generated and spec.modality != "image":
+    if job.generated_in_use and spec.modality != "image":
         raise JobError(
-            f"augment: {job.model.path} reads texts, and generators draw images: leave augment "
-            "out, or take method.augmented false"
+            f"generated: {job.model.path} reads texts, and generators draw images: leave generated "
+            "out, or take method.generated false"
         )

@@ -66,14 +66,14 @@ def find_policy(name: str) -> Policy:
     try:
         own = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise JobError(f"augment.weight: cannot import {name!r} ({error})") from None
+        raise JobError(f"generated.weight: cannot import {name!r} ({error})") from None
     if not callable(own):
-        raise JobError(f"augment.weight: {name!r} is not a function")
+        raise JobError(f"generated.weight: {name!r} is not a function")
 
     def checked(now: Participants) -> float:
         weight = float(own(now))
         if not 0 <= weight <= 1:
-            raise JobError(f"augment.weight: {name!r} gave {weight:g}: let it give 0 to 1")
+            raise JobError(f"generated.weight: {name!r} gave {weight:g}: let it give 0 to 1")
         return weight
 
     return checked

@@ -222,12 +222,12 @@ class _DeviceSession:
         return tell
 
     def _ready(self, task: Task, device: Device) -> Ready:
-        labels, own, augment = None, self._options.data is not None, device.job.augment
-        if augment is not None:
+        labels, own, section = None, self._options.data is not None, device.job.generated
+        if section is not None:
             counts = np.bincount(device.data.labels, minlength=len(task.classes))
             # The server knows the job's seed, and could take noise of that seed off again.
             seed = self._secret if own else device.job.seed
-            labels = histogram(counts, augment.share_epsilon, seed, device.id).tolist()
+            labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
         return Ready(task.digest, len(device.data), own, labels)
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
