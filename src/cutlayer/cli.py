@@ -18,6 +18,7 @@ from cutlayer.commands.generator import app as generator
 from cutlayer.commands.keys import app as keys
 from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
+from cutlayer.commands.settings import settings
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
 
@@ -39,6 +40,7 @@ app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
+app.command(rich_help_panel=NAME)(settings)
 console = Console()
 
 JobFile = Annotated[
