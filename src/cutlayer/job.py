@@ -75,6 +75,14 @@ class Job(Section):
     """Seed of all randomness of the run."""
 
     @property
+    def own_code(self) -> dict[str, str]:
+        """The code of one's own, `package.module:NAME`, by the setting of the job that names it."""
+        named = {"method.name": self.method.name, **self.method.own_code}
+        if self.generated is not None:
+            named["generated.weight"] = self.generated.weight
+        return {setting: value for setting, value in named.items() if ":" in value}
+
+    @property
     def cut(self) -> int:
         """Blocks on the device, where the allocation does not choose another cut."""
         return self.model.cut if self.method.cut is None else self.method.cut

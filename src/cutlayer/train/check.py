@@ -3,11 +3,16 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
+from cutlayer.own_code import refresh
 from cutlayer.wire.custom_levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that model or world cannot meet."""
+    """Raise JobError for the first setting of the method that model or world cannot meet.
+
+    Code of one's own is loaded anew where its file changed.
+    """
+    refresh(job.own_code)
     check_train(spec, job.method.train)
     if job.method.split:
         _check_tokens(job, spec)
@@ -21,8 +26,8 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
         attention.find_score(job.method.tokens.score)
-    for side in (job.method.uplink, job.method.downlink):
-        known_levels(side.levels)
+    known_levels(job.method.uplink.levels, "method.uplink.levels")
+    known_levels(job.method.downlink.levels, "method.downlink.levels")
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.residual is not None and (ranks or keep is not None):
