@@ -177,7 +177,7 @@ def run_one(task: tuple[str, tuple[str, float, int], argparse.Namespace]) -> str
     folder = folder_of(options.runs, name, run)
     torch.set_num_threads(1 if options.processes > 1 else torch.get_num_threads())
     if (folder / STATE_FILE).exists():
-        resume(folder, Silent())
+        resume(folder, progress=Silent())
         return folder.name
     job = job_of(name, run, options)
     if job.generated is not None:
@@ -185,7 +185,7 @@ def run_one(task: tuple[str, tuple[str, float, int], argparse.Namespace]) -> str
         section = job.generated.model_copy(update={"seconds_per_image": speed})
         job = job.model_copy(update={"generated": section})
     shutil.rmtree(folder, ignore_errors=True)
-    simulate(job, folder, progress=Silent())
+    simulate(job, out=folder, progress=Silent())
     return folder.name
 
 

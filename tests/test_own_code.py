@@ -1,4 +1,4 @@
-"""Code of one's own that a job names: errors name the setting, edits are seen, runs keep its hash."""
+"""Code of one's own that a job names: errors name the setting, edits are seen, runs keep hashes."""
 
 import json
 import sys
@@ -63,7 +63,7 @@ def test_every_setting_that_names_code_is_named_where_it_cannot_be_had(
     (module.parent / "broken.py").write_text("def f(:\n")
     (module.parent / "failing.py").write_text("1 / 0\n")
     more = {"generated": {"generator": {"source": "demo"}}} if "generated" in setting else {}
-    wrong = small_job(f"{setting}={name}", world={}, **more)
+    wrong = small_job(f"{setting}='{name}'", world={}, **more)
     with pytest.raises(JobError, match=f"^{setting}: .*{sentence}"):
         cutlayer.simulate(wrong, out=tmp_path / "run")
 
@@ -100,7 +100,9 @@ def test_a_run_keeps_the_hash_of_the_code_and_goes_on_with_no_other(
     assert hashes == {"method.allocation.solver": of_file(module)}
     cutlayer.resume(folder)
     module.write_text(NEAREST + "\n")
-    with pytest.raises(RunError, match=r"^--resume: method\.allocation\.solver names my_parts:some"):
+    with pytest.raises(
+        RunError, match=r"^--resume: method\.allocation\.solver names my_parts:some"
+    ):
         cutlayer.resume(folder)
 
 

@@ -50,9 +50,9 @@ def weighed_by(policy: str, *more: str, method: str = "genfl", **sections: objec
 
 
 def test_the_average_is_k1_of_the_devices_and_k2_of_the_server(tmp_path: Path) -> None:
-    fed = simulate(quick_job(method="fedlora"), tmp_path / "fed")
+    fed = simulate(quick_job(method="fedlora"), out=tmp_path / "fed")
     none, all_, some = (
-        simulate(weighed_by(name), tmp_path / name).adapter
+        simulate(weighed_by(name), out=tmp_path / name).adapter
         for name in ("nothing", "everything", "a_quarter")
     )
     assert equal(fed.adapter, none)
@@ -63,14 +63,14 @@ def test_the_average_is_k1_of_the_devices_and_k2_of_the_server(tmp_path: Path) -
 
 def test_beside_a_cut_the_server_trains_the_same_whole_model(tmp_path: Path) -> None:
     # The cut is exact, and nothing that the server does itself is compressed.
-    whole = simulate(weighed_by("everything"), tmp_path / "whole").adapter
-    cut = simulate(weighed_by("everything", method="tsflora"), tmp_path / "cut").adapter
+    whole = simulate(weighed_by("everything"), out=tmp_path / "whole").adapter
+    cut = simulate(weighed_by("everything", method="tsflora"), out=tmp_path / "cut").adapter
     assert largest_difference(whole, cut) < 1e-6
 
 
 def test_what_is_frozen_on_devices_is_frozen_on_generated_data(tmp_path: Path) -> None:
     adapter = simulate(
-        weighed_by("everything", method="st-sflora", world=WORLD), tmp_path / "run"
+        weighed_by("everything", method="st-sflora", world=WORLD), out=tmp_path / "run"
     ).adapter
     moved = {name for name, t in adapter.items() if "lora_B" in name and t.abs().max() > 0}
     assert {int(name.split("layers.")[1].split(".")[0]) for name in moved} == {2, 3, 4, 5}
@@ -81,8 +81,8 @@ def test_with_every_split_method_nothing_but_the_adapter_changes(
     method: str, tmp_path: Path
 ) -> None:
     job = quick_job(method=method, generated=GENERATED, world=WORLD)
-    without = simulate(change_job(job, ["method.generated=false"]), tmp_path / "without")
-    with_it = simulate(job, tmp_path / "with")
+    without = simulate(change_job(job, ["method.generated=false"]), out=tmp_path / "without")
+    with_it = simulate(job, out=tmp_path / "with")
     one, other = without.rows[0], with_it.rows[0]
     assert other.generated is not None
     assert one.generated is None
@@ -98,7 +98,7 @@ def test_with_every_split_method_nothing_but_the_adapter_changes(
 
 def test_the_server_counts_its_own_flops_where_it_has_no_other(tmp_path: Path) -> None:
     job = quick_job(method="genfl", generated=GENERATED)
-    row, spec = simulate(job, tmp_path / "run").rows[0], describe(job.model)
+    row, spec = simulate(job, out=tmp_path / "run").rows[0], describe(job.model)
     costs = round_costs(job, spec, [row])
     each = costs.device_flops * len(row.samples) / sum(row.samples.values())
     assert costs.server_flops == pytest.approx(24 * each)
@@ -107,9 +107,9 @@ def test_the_server_counts_its_own_flops_where_it_has_no_other(tmp_path: Path) -
 def test_a_resumed_run_goes_on_with_the_measured_time_of_an_image(tmp_path: Path) -> None:
     job = quick_job("training.rounds=3", method="genfl", generated=GENERATED, world=WORLD)
     job = change_job(job, ["generated.seconds_per_image=null", "generated.share_epsilon=0.5"])
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=StopAfter())
+        simulate(job, out=tmp_path / "cut", progress=StopAfter())
     again = cutlayer.resume(tmp_path / "cut")
     assert {row.generated_image_s for row in again.rows} == {0.125}
     assert equal(whole.adapter, again.adapter)
@@ -121,7 +121,7 @@ def test_a_slower_generator_draws_fewer_images_and_no_longer_round(tmp_path: Pat
     for seconds in (0.0, 0.3, 1e6):
         job = quick_job(method="genfv", generated=GENERATED, world=WORLD)
         job = change_job(job, [f"generated.seconds_per_image={seconds}", "generated.amount=100"])
-        rows[seconds] = simulate(job, tmp_path / str(seconds)).rows[0]
+        rows[seconds] = simulate(job, out=tmp_path / str(seconds)).rows[0]
     assert sum(rows[0.0].generated) == 100
     assert 0 < sum(rows[0.3].generated) < 100
     assert sum(rows[1e6].generated) == 0
@@ -239,7 +239,7 @@ def test_what_cannot_be_generated_for_is_one_sentence(
     method: str, generated: dict | None, more: list[str], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(JobError, match=sentence):
-        simulate(quick_job(*more, method=method, generated=generated), tmp_path / "run")
+        simulate(quick_job(*more, method=method, generated=generated), out=tmp_path / "run")
 
 
 def test_nothing_is_generated_for_texts(tmp_path: Path) -> None:
@@ -252,4 +252,4 @@ def test_nothing_is_generated_for_texts(tmp_path: Path) -> None:
         model={"path": str(tmp_path / "bert"), "cut": 1, "max_tokens": 12},
     )
     with pytest.raises(CutlayerError, match="reads texts, and generators draw images"):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")

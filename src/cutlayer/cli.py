@@ -74,10 +74,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
-    from cutlayer.simulation.demo import run_demo
+    from cutlayer.simulation.demo import demo as run
 
     with _watched() as progress:
-        _show(run_demo(out, seed, progress))
+        _show(run(out=out, seed=seed, progress=progress))
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -97,9 +97,9 @@ def simulate(
         _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress)
+            result = runs.resume(resume, progress=progress)
         else:
-            result = runs.simulate(load_job(job, settings or []), out, progress=progress)
+            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
         f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
@@ -126,8 +126,9 @@ def compare(
     from cutlayer.job import load_job
     from cutlayer.simulation import compare as comparisons
 
+    chosen, named = load_job(job, settings or []), methods.split(",")
     with _watched() as progress:
-        _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
+        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -200,11 +201,11 @@ def plan(
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plans.sweep(asked, sweep)
+        rows = plans.sweep(asked, setting=sweep)
         console.print(plans.sweep_table(rows))
         written = plans.write_sweep(rows, out) if out else []
     else:
-        found = plans.plan(asked, round)
+        found = plans.plan(asked, round=round)
         console.print(found.table())
         for sentence in found.sentences():
             _say(sentence)
@@ -235,7 +236,7 @@ def report(
     with console.status("report") as status:
         found = write(
             runs,
-            out,
+            out=out,
             reference=reference,
             images=images,
             figures_folder=figures,
@@ -267,7 +268,7 @@ def track(
     if follow and len(runs) > 1:
         _fail("--follow: follows one run: name one")
     for run in runs:
-        _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
+        _say(f"tracked  {run}: {send(run, to=to, where=where, project=project, follow=follow)}")
 
 
 @app.command(rich_help_panel=SEE)

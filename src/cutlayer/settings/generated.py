@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.generator import Generator
+from cutlayer.settings.generator import GeneratorSettings
 from cutlayer.settings.section import Section
 
 Mix = Literal["missing", "whole"]
@@ -14,7 +14,7 @@ POLICIES = ("emd", "samples")
 class GeneratedData(Section):
     """Images that the server generates and trains on beside the devices."""
 
-    generator: Generator
+    generator: GeneratorSettings
     """What draws the images."""
 
     share_epsilon: Annotated[float, Field(gt=0)] | None = None

@@ -9,7 +9,7 @@ from cutlayer.settings.section import Count, Section
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Generator(Section):
+class GeneratorSettings(Section):
     """Where generated images come from."""
 
     source: Literal["demo", "diffusion", "diffusers", "folder"] = "demo"
