@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cutlayer.job import load_job as load_job
     from cutlayer.job import make_job as make_job
     from cutlayer.methods import find_method as find_method
+    from cutlayer.model.attention import cls_scores as cls_scores
+    from cutlayer.model.attention import received_scores as received_scores
     from cutlayer.network.device.join import JoinOptions as JoinOptions
     from cutlayer.network.device.join import join as join
     from cutlayer.network.server.remote_fleet import Timeouts as Timeouts
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
     from cutlayer.reports.trackers import track as track
     from cutlayer.rounds.progress import Progress as Progress
     from cutlayer.rounds.result import Result as Result
+    from cutlayer.seeds import derive as derive
+    from cutlayer.seeds import numpy_rng as numpy_rng
+    from cutlayer.seeds import torch_rng as torch_rng
     from cutlayer.settings.data import Data as Data
     from cutlayer.settings.data import Partition as Partition
     from cutlayer.settings.devices import Devices as Devices
@@ -72,6 +77,10 @@ if TYPE_CHECKING:
     from cutlayer.simulation.simulate import resume as resume
     from cutlayer.simulation.simulate import simulate as simulate
     from cutlayer.train.generated import Participants as Participants
+    from cutlayer.wire.codec import ActivationsMessage as ActivationsMessage
+    from cutlayer.wire.codec import decode_activations as decode_activations
+    from cutlayer.wire.codec import encode_activations as encode_activations
+    from cutlayer.wire.frame_bytes import activations_bytes as activations_bytes
 
 __version__ = "0.1.0"
 
@@ -83,6 +92,7 @@ _NAMES = {
     ],
     "job": ["Job", "change_job", "dump_job", "load_job", "make_job"],
     "methods": ["find_method"],
+    "model.attention": ["cls_scores", "received_scores"],
     "network.device.join": ["JoinOptions", "join"],
     "network.server.remote_fleet": ["Timeouts"],
     "network.server.serve": ["ServeOptions", "resume_serving", "serve"],
@@ -96,6 +106,7 @@ _NAMES = {
     "reports.trackers": ["track"],
     "rounds.progress": ["Progress"],
     "rounds.result": ["Result"],
+    "seeds": ["derive", "numpy_rng", "torch_rng"],
     "settings.data": ["Data", "Partition"],
     "settings.devices": ["Devices"],
     "settings.generated": ["GeneratedData"],
@@ -108,6 +119,8 @@ _NAMES = {
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],
     "train.generated": ["Participants"],
+    "wire.codec": ["ActivationsMessage", "decode_activations", "encode_activations"],
+    "wire.frame_bytes": ["activations_bytes"],
 }  # fmt: skip
 """Where each public name is defined; the list above says the same to type checkers."""
 
