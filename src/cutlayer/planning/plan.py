@@ -148,8 +148,8 @@ class Plan:
         return lines
 
 
-def plan(job: Job, round: int = 0) -> Plan:
-    """Solve the allocation of one round of `job`.
+def plan(job: Job, *, round: int = 0) -> Plan:
+    """Solve the allocation of one round of `job` without training anything.
 
     Raises JobError, ModelError, WorldError or AllocationError, each with one sentence.
     """
@@ -179,7 +179,7 @@ def in_a_world(job: Job) -> Job:
     return job if job.world is not None else change_job(job, ["world={}"])
 
 
-def sweep(job: Job, setting: str) -> list[dict[str, Any]]:
+def sweep(job: Job, *, setting: str) -> list[dict[str, Any]]:
     """Plans of `job` for each value of `section.field=a,b,c`: rows for SWEEP_COLUMNS.
 
     A value without a plan has a row that says why. Raises JobError for a setting that is none.
