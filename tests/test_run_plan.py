@@ -48,12 +48,12 @@ def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> N
         method="sflora",
         world={"reference_loss_db": 70.0, "fleet": {"path": str(fleet)}},
     )
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     found = plan(job)
     assert found.decided.decisions == row.decisions
     assert found.round_s == pytest.approx(row.virtual_s, rel=1e-3)
     assert sum(found.joules.values()) == pytest.approx(sum(row.joules.values()), rel=1e-3)
-    assert sum(t.up for t in found.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
+    assert sum(t.up for t in found.shape.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
 
 
 def test_planning_imports_nothing_heavy() -> None:
@@ -68,10 +68,10 @@ def test_planning_imports_nothing_heavy() -> None:
 
 def test_a_sweep_has_a_line_for_each_value_and_says_where_there_is_no_plan() -> None:
     job = job_of("asfv", "devices.count=8")
-    rows = sweep(job, "world.bandwidth_hz=1e6,10e6,100e6")
+    rows = sweep(job, setting="world.bandwidth_hz=1e6,10e6,100e6")
     seconds = [row["round_s"] for row in rows]
     assert seconds == sorted(seconds, reverse=True)
-    none, some = sweep(job, "world.deadline_s=1e-3,1e5")
+    none, some = sweep(job, setting="world.deadline_s=1e-3,1e5")
     assert "no" in none["why"] or "can finish" in none["why"]
     assert some["devices"] == 8
 

@@ -10,68 +10,96 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Training(Section):
-    """How long and how fast to train.
-
-    rounds: rounds of the job; each draws its devices and ends with an average of what they trained.
-    local_epochs: times that a device goes through its samples in one round.
-    batch_size: samples of one device in one step.
-    optimizer: what moves the adapters in each step: AdamW, or stochastic gradient descent.
-    lr: the largest learning rate, which the schedule starts from.
-    momentum: of stochastic gradient descent, 0 for none; devices and server begin each round anew.
-    weight_decay: of the optimiser, decoupled from the gradient with adamw.
-    schedule: the learning rate over the job's steps: constant, or falling to zero at the job's end
-    along a half cosine or a straight line.
-    warmup_steps: steps of a device at the job's start in which the rate rises to lr in a line.
-    warmup_share: the same as a share of the job's steps, 0.1 for the first tenth.
-    clip_gradient_norm: the largest L2 norm of a step's gradient; a larger one is scaled down to it.
-    Device part and server part are measured apart. None: no bound.
-    label_smoothing: share of the target that is spread evenly over all classes.
-    class_weights: what the loss of a sample counts by its class, one number a class in the order
-    of the classes; empty: all alike.
-    proximal: FedProx's mu (arXiv 1812.06127): pulls every adapter in training towards the one it
-    began the round with, by mu times the difference; 0 for none.
-    server_optimizer: what the server does with the average of a round: takes it; or takes the
-    change that it makes for a gradient, with momentum (FedAvgM, arXiv 1909.06335) or by adam
-    (FedAdam, arXiv 2003.00295).
-    server_lr: the server's learning rate; None: 1 with momentum, 0.01 with adam.
-    server_momentum: share of the last change that is kept (beta 1 of adam).
-    server_beta2: share of the mean squared change that adam keeps.
-    server_epsilon: what adam adds to the root of that mean (the paper's tau).
-    clip_update_norm: the largest L2 norm of what one device may change in a round; a larger change
-    is scaled down to it, on the device and again on the server. None: no bound.
-    image_augmentation: changes each image anew whenever it is trained on: flip (left and right,
-    half of the time), crop (shifted by up to an eighth of its side), randaugment (two random
-    changes of colour or geometry), any of them in this order.
-    pool: devices whose batches are computed in one pass through the backbone; it changes speed
-    and memory, not the result (beyond float rounding).
-    evaluate_every: rounds between evaluations of the aggregated model; the last is always one.
-    compute: where this machine computes: a GPU where there is one (auto), cpu, or cuda.
-    """
+    """How long and how fast to train."""
 
     rounds: Count = 5
+    """Rounds: each begins from one global adapter and ends with the next."""
+
     local_epochs: Count = 1
+    """How often a device goes through its samples in one round."""
+
     batch_size: Count = 16
+    """Samples of one device in one step."""
+
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or stochastic gradient descent; its state is new in each round."""
+
     lr: Positive = 1e-3
+    """Learning rate; where there is a schedule or a warm-up, the largest."""
+
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Momentum of sgd."""
+
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of the optimiser."""
+
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """The learning rate over the job's steps: constant, or falling to zero at the job's end along
+    half a cosine or a straight line.
+    """
+
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of a device, from the job's start, in which the learning rate rises to lr."""
+
     warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the job's steps in which the learning rate rises to lr: 0.1 for the first tenth."""
+
     clip_gradient_norm: Positive | None = None
+    """Largest L2 norm of a step's gradient: a larger gradient is scaled down to it, on the device
+    and on the server each for its own part. null: no bound.
+    """
+
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each sample's target that is spread evenly over all classes."""
+
     class_weights: tuple[Positive, ...] = ()
+    """What a sample counts in the loss by its class: one number a class, in the order of the
+    classes. Empty: all alike.
+    """
+
     proximal: Annotated[float, Field(ge=0)] = 0.0
+    """FedProx's mu (arXiv 1812.06127): adds mu times the change since the round's start to each
+    gradient, which pulls the adapter back towards that start.
+    """
+
     server_optimizer: Literal["average", "momentum", "adam"] = "average"
+    """What the server does with the average of a round: takes it as it is, or moves by the change
+    that it makes, with momentum (FedAvgM, arXiv 1909.06335) or adam (FedAdam, arXiv 2003.00295).
+    """
+
     server_lr: Positive | None = None
+    """Learning rate of the server's momentum or adam. null: 1 with momentum, 0.01 with adam."""
+
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share that the server's momentum or adam keeps of earlier changes."""
+
     server_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Share that the server's adam keeps of the mean squared change."""
+
     server_epsilon: Positive = 1e-3
+    """What the server's adam adds to the root of the mean squared change (tau in the paper)."""
+
     clip_update_norm: Positive | None = None
+    """Largest L2 norm of what a device changes in one round: a larger change is scaled down to it,
+    by the device before it sends and by the server before it averages. null: no bound.
+    """
+
     image_augmentation: tuple[Literal["flip", "crop", "randaugment"], ...] = ()
+    """Random changes of each training image, in this order: flip (left and right, half of the
+    time), crop (shifted by up to an eighth of its side), randaugment (two changes of colour or
+    geometry).
+    """
+
     pool: Count = 4
+    """Devices whose batches the server computes in one pass. It changes speed and memory, not the
+    result (beyond rounding).
+    """
+
     evaluate_every: Count = 1
+    """Rounds from one evaluation of the global adapter to the next; the last round has one too."""
+
     compute: Literal["auto", "cpu", "cuda"] = "auto"
+    """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
 
     @model_validator(mode="after")
     def _momentum_has_sgd(self) -> Self:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import batch_sizes
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.image_augmentation import augment
 from cutlayer.job import Job
@@ -87,11 +88,7 @@ class Device:
     @property
     def steps(self) -> int:
         """Batches of a round."""
-        return self.job.training.local_epochs * self._steps_an_epoch
-
-    @property
-    def _steps_an_epoch(self) -> int:
-        return -(-self.samples // self.job.training.batch_size)
+        return len(batch_sizes(self.samples, self.job.training))
 
     @property
     def samples(self) -> int:
@@ -101,12 +98,12 @@ class Device:
     @property
     def tokens(self) -> Tokens:
         """Which tokens cross the cut this round."""
-        return self.job.method.tokens.model_copy(update={"keep": self.decision.tokens})
+        return self.decision.selection(self.job.method)
 
     @property
     def uplink(self) -> Quantizer:
         """How activations become bits this round."""
-        return self.job.method.uplink.model_copy(update={"bits": self.decision.bits_up})
+        return self.decision.uplink(self.job.method)
 
     def segment(self, step: int) -> Segment:
         """The device's rows in a batch that mixes devices."""
@@ -117,7 +114,9 @@ class Device:
 
     def batch(self, step: int) -> Dataset:
         """The samples of one step."""
-        return self._samples(self._batches[step], self.round, step // self._steps_an_epoch)
+        return self._samples(
+            self._batches[step], self.round, step // (self.steps // self.job.training.local_epochs)
+        )
 
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:
         batch, kinds = self.data.subset(indices), self.job.training.image_augmentation

@@ -5,20 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.exchange import Exchange, Payload
 from cutlayer.train.link import Link, Started
-from cutlayer.train.result import RoundResult, Traffic
+from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
 OnStep = Callable[[RoundResult, int, int], None]
 """Called after each step with the round so far, the steps done and the steps there are."""
 
-FindLate = Callable[[RoundResult, Sequence[int]], Sequence[int]]
+FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
 
 
@@ -64,7 +65,7 @@ class _Turn:
         method, result = self.server.job.method, self.result
         started = self._train()
         trained = self._upload(started)
-        late = list(find_late(result, list(started))) if find_late else []
+        late = list(find_late(result.shape, list(started))) if find_late else []
         result.late += late
         in_time = {device: one.samples for device, one in started.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
@@ -108,12 +109,14 @@ class _Turn:
         steps = {device: one.steps for device, one in started.items()}
         server.begin(result.round, {device: decisions[device] for device in steps}, steps)
         result.lost += [device for device in self.devices if device not in started]
-        epochs = server.job.training.local_epochs
-        result.samples |= {device: epochs * one.samples for device, one in started.items()}
+        training = server.job.training
+        result.batches |= {
+            device: batch_sizes(one.samples, training) for device, one in started.items()
+        }
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
-        """Walk the exchanges of a step with devices of one cut; returns those that failed."""
+        """Walk the exchanges of a step with devices of one cut; returns those that are lost."""
         result, part = self.result, self.server.part
         state = PoolStep(step)
         carried: list[tuple[Exchange, Mapping[int, Payload]]] = []

@@ -59,7 +59,7 @@ def gradient_frame(
         GradientMessage(
             answered.device, answered.round, answered.step, gradient, loss, answered.mask
         ),
-        job.method.downlink.model_copy(update={"bits": decision.bits_down}),
+        decision.downlink(job.method),
         rng=torch_rng(job.seed, *key),
         rotation_seed=derive(job.seed, "rotation"),
     )
