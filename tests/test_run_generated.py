@@ -11,13 +11,13 @@ import cutlayer
 from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.genfv import generated_amount
+from cutlayer.allocate.round_shape import RoundShape, Traffic
 from cutlayer.errors import CutlayerError, JobError
 from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.train.generated import Participants
-from cutlayer.train.result import Generated, RoundResult, Traffic
 from generated_helpers import GENERATED, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 from helpers import equal, largest_difference
 from test_run_world import StopAfter
@@ -100,7 +100,7 @@ def test_the_server_counts_its_own_flops_where_it_has_no_other(tmp_path: Path) -
     job = quick_job(method="genfl", generated=GENERATED)
     row, spec = simulate(job, out=tmp_path / "run").rows[0], describe(job.model)
     costs = round_costs(job, spec, [row])
-    each = costs.device_flops * len(row.samples) / sum(row.samples.values())
+    each = costs.device_flops * len(row.samples_all_epochs) / sum(row.samples_all_epochs.values())
     assert costs.server_flops == pytest.approx(24 * each)
 
 
@@ -131,7 +131,7 @@ def test_a_slower_generator_draws_fewer_images_and_no_longer_round(tmp_path: Pat
     assert rows[0.3].virtual_s - rows[0.3].generated_s < 0.32
 
 
-def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
+def random_round(rng: np.random.Generator, job: Job) -> RoundShape:
     """A round such as training leaves it, of devices that sent and trained any amount.
 
     Each has a cut of its own where the method's allocator chooses cuts.
@@ -149,16 +149,14 @@ def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
         )
         for d in rng.permutation(4)[: rng.integers(1, 5)]
     }
-    result = RoundResult(int(rng.integers(100)), decisions)
+    batches, traffic = {}, {}
     for device in decisions:
-        steps = int(rng.integers(1, 12))
-        result.samples[device] = steps * int(rng.integers(1, 9))
-        result.losses[device] = [1.0] * steps
+        batches[device] = tuple(rng.integers(1, 9, rng.integers(1, 12)).tolist())
         sent = int(10 ** rng.uniform(3, 7)) if job.method.split else 0
         back = sent if job.method.device == "trained" else 0
         adapter = int(10 ** rng.uniform(3, 6)) if job.method.device == "trained" else 0
-        result.traffic[device] = Traffic(sent, back, adapter, adapter)
-    return result
+        traffic[device] = Traffic(sent, back, adapter, adapter)
+    return RoundShape(int(rng.integers(100)), decisions, batches, traffic)
 
 
 @settings(max_examples=150)
@@ -182,15 +180,15 @@ def test_generation_makes_no_round_longer(
     settings = [f"method.train={train}"] if method in ("genfl", "genfv", "sflora") else []
     job = quick_job(*settings, method=method, generated=GENERATED, world=world)
     clock = VirtualClock(job, describe(job.model))
-    result = random_round(np.random.default_rng(seed), job)
-    before = clock.timeline(result).duration_s
-    training_s = clock.generated_training_s(result)
-    amount = generated_amount(clock.idle_s(result), image_s, training_s, 10**4)
+    shape = random_round(np.random.default_rng(seed), job)
+    before = clock.timeline(shape).duration_s
+    training_s = clock.generated_training_s(shape)
+    amount = generated_amount(clock.idle_s(shape), image_s, training_s, 10**4)
 
     def closed(images: int) -> float:
-        seconds = images * (image_s + training_s)
-        result.generated = Generated((images,), 0.5, seconds, image_s, 1.0)
-        return VirtualClock(job, describe(job.model)).close(result)[0]
+        return VirtualClock(job, describe(job.model)).close(shape, images * (image_s + training_s))[
+            0
+        ]
 
     assert closed(amount) == before
     if amount < 10**4:  # and it is the server's idle time that is filled

@@ -53,7 +53,7 @@ def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> N
     assert found.decided.decisions == row.decisions
     assert found.round_s == pytest.approx(row.virtual_s, rel=1e-3)
     assert sum(found.joules.values()) == pytest.approx(sum(row.joules.values()), rel=1e-3)
-    assert sum(t.up for t in found.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
+    assert sum(t.up for t in found.shape.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
 
 
 def test_planning_imports_nothing_heavy() -> None:

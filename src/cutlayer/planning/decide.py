@@ -58,7 +58,9 @@ def decide(
             f"no device can take part in round {round + 1}: device {device}: {reason}"
         )
     ordered = {d: decided.decisions[d] for d in samples if d in decided.decisions}
-    return RoundDecisions(**{**vars(decided), "decisions": ordered})
+    decided = replace(decided, decisions=ordered)
+    planned_s = planning_source.planned_s(round, now, decided)
+    return replace(decided, planned_s=planned_s if np.isfinite(planned_s) else None)
 
 
 class StatisticsFromDevices:

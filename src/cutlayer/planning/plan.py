@@ -9,12 +9,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
 from cutlayer.errors import AllocationError, JobError
@@ -24,11 +25,11 @@ from cutlayer.model.families import describe
 from cutlayer.planning import allocators
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.known.planning_input import Floats, PlanningInput, RoundDecisions
+from cutlayer.planning.round_timing import planned_shape
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.writing import writing
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
-from cutlayer.train.result import RoundResult, Traffic
 from cutlayer.world.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -67,15 +68,17 @@ SWEEP_COLUMNS = (
 class Plan:
     """A round as it would be: decisions, when each stage would happen, and each device's joules.
 
-    timeline is by device in the order of decided.decisions.
+    timeline is by device in the order of decided.decisions. late: devices that miss the deadline,
+    or leave coverage before they are done.
     """
 
     job: Job
     known: PlanningInput
     decided: RoundDecisions
+    shape: RoundShape
     timeline: Timeline
     joules: dict[int, float]
-    traffic: dict[int, Traffic]
+    late: list[int]
 
     @property
     def round_s(self) -> float:
@@ -99,12 +102,12 @@ class Plan:
                     "device": str(device),
                     "distance_m": float(self.known.state.distance_m[here]),
                     "cut": one.cut if self.job.method.split else None,
-                    "tokens": (one.tokens or most) if self.job.method.split else None,
+                    "tokens": one.keep(most) if self.job.method.split else None,
                     "bits": one.bits_up if self.job.method.split else None,
                     "bandwidth_mhz": width / 1e6,
                     "power_mw": power * 1e3,
                     "megabit_s": float(radio.rate_bps(width, power, gain)) / 1e6,
-                    "sent": self.traffic[device].up,
+                    "sent": self.shape.traffic[device].up,
                     "finish_s": float(self.timeline.finish_s[place]),
                     "joules": self.joules[device],
                 }
@@ -131,7 +134,7 @@ class Plan:
         lines = [
             f"{len(self.decided.decisions)} of {len(self.known.devices)} devices take part; "
             f"a round takes {self.round_s:.4g} s, {sum(self.joules.values()):.4g} J and "
-            f"{sum(t.up for t in self.traffic.values()) / 1e6:.4g} MB up; "
+            f"{sum(t.up for t in self.shape.traffic.values()) / 1e6:.4g} MB up; "
             f"{used / 1e6:.4g} of {self.known.bandwidth_hz / 1e6:.4g} MHz are used"
         ]
         if self.decided.ste is not None:
@@ -160,18 +163,20 @@ def plan(job: Job, *, round: int = 0) -> Plan:
     spec = describe(job.model)
     check(job, spec)
     clock = VirtualClock(job, spec)
-    cohort = clock.covered(round, draw_cohort(job, round))
+    cohort, away = clock.reachable(round, draw_cohort(job, round))
     sizes = clock.world.fleet.data_size
     samples = {device: int(sizes[device]) for device in cohort}
     now = clock.planning_input(round, samples, CLASSES, StatisticsFromCalibration(job))
     decided = allocators.find_allocator(job.method.allocation.solver)(now)
+    decided = replace(decided, left_out=away | decided.left_out)
     if not decided.decisions:
         device, reason = next(iter(decided.left_out.items()))
         raise AllocationError(f"no device can take part; device {device}: {reason}")
-    result = _expected(job, round, now, decided)
-    timeline = clock.timeline(result)
-    _, joules = clock.close(result)
-    return Plan(job, now, decided, timeline, joules, dict(result.traffic))
+    shape = planned_shape(round, now, decided)
+    timed = clock.timed(shape)
+    timeline = timed.timeline()
+    decided = replace(decided, planned_s=timeline.duration_s)
+    return Plan(job, now, decided, shape, timeline, timed.joules(timeline), timed.late(timeline))
 
 
 def in_a_world(job: Job) -> Job:
@@ -277,24 +282,6 @@ class StatisticsFromCalibration:
                 "cutlayer calibrate with this job, or take one of these"
             )
         return by_cut[cut]
-
-
-def _expected(job: Job, round: int, now: PlanningInput, decided: RoundDecisions) -> RoundResult:
-    """The round as it will be if frames are as long as reckoned."""
-    result = RoundResult(round, dict(decided.decisions))
-    steps = -(-now.loads.samples // job.training.batch_size) * job.training.local_epochs
-    for device, one in decided.decisions.items():
-        place = now.devices.index(device)
-        alone = now.take([place]).loads
-        adapter = int(alone.adapter_bits(one.cut) / 8)
-        sent = back = 0.0
-        if job.method.split:
-            sent = alone.activations_bits(one.cut, one.tokens, one.bits_up)[0] / 8
-            back = alone.gradient_bits(one.cut, one.tokens, one.bits_down)[0] / 8
-        result.samples[device] = int(alone.trained_samples[0])
-        result.losses[device] = [0.0] * int(steps[place])
-        result.traffic[device] = Traffic(int(sent), int(back), adapter, adapter)
-    return result
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
 from cutlayer.errors import RunError
+from cutlayer.settings.training import Training
 
 FILE = "rounds.jsonl"
 
@@ -18,17 +20,19 @@ class Row:
     """One round as measured.
 
     decisions: of the devices that took part, in the order they take turns; left_out: why others
-    of the cohort did not. samples: trained on by each, all epochs together. Traffic is in bytes
-    of encoded frames, headers included, by device: [activations, gradients, adapter down, adapter
-    up]. Accuracies are None in rounds without an evaluation.
+    of the cohort did not. samples_all_epochs: that each set out to train on in the round
+    (`samples` in the file); steps: the batches that it did train on, fewer where it was lost.
+    Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
+    adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
-    late: devices whose training came too late for the average; lost: those that failed.
+    late: devices whose training came too late for the average; lost: those that
+    stopped answering, or sent what will not do.
     virtual_s, joules: the round's duration and each device's energy in the job's world; None and
-    empty without one. planned_s: the duration that the allocation reckoned with. ste: semantic
-    transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per second;
-    ste_bound: no allocation has more. Both None where nothing measured them.
+    empty without one. planned_s: the duration that the clock expected of the decisions. ste:
+    semantic transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per
+    second; ste_bound: no allocation has more. Both None where nothing measured them.
     generated: images that the server generated and trained on, by class [C], with their weight in
     the new adapter, the seconds of the server (of drawing one: generated_image_s) in the job's
     world, and the mean loss (None for no images); all None where the method goes without.
@@ -39,7 +43,7 @@ class Row:
 
     round: int
     decisions: dict[int, Decision]
-    samples: dict[int, int]
+    samples_all_epochs: dict[int, int]
     loss: float
     traffic: dict[int, list[int]]
     seconds: dict[str, float]
@@ -63,6 +67,7 @@ class Row:
     generated_image_s: float | None = None
     generated_loss: float | None = None
     overhead_bytes: list[int] | None = None
+    steps: dict[int, int] = field(default_factory=dict)
 
     @property
     def cohort(self) -> list[int]:
@@ -79,9 +84,19 @@ class Row:
         """Bytes from the server to all devices."""
         return sum(t[1] + t[2] for t in self.traffic.values())
 
+    def shape(self, training: Training) -> RoundShape:
+        """The round as it happened. A record without steps has made all of them."""
+        batches = {}
+        for device, samples in self.samples_all_epochs.items():
+            planned = batch_sizes(samples // training.local_epochs, training)
+            batches[device] = planned[: self.steps.get(device, len(planned))]
+        traffic = {device: Traffic(*sizes) for device, sizes in self.traffic.items()}
+        return RoundShape(self.round, self.decisions, batches, traffic)
+
     def to_json(self) -> str:
         """One line of the record's file."""
         values = asdict(self)
+        values["samples"] = values.pop("samples_all_epochs")
         values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
         return json.dumps(values, separators=(",", ":"))
 
@@ -92,8 +107,12 @@ class Row:
             values: dict[str, Any] = msgspec.json.decode(line)  # long records: a third of the time
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from None
-        for key in ("traffic", "device_loss", "joules", "samples", "decisions", "left_out"):
+        values.setdefault("steps", {})  # which records did not always have
+        for key in (
+            "traffic", "device_loss", "joules", "samples", "steps", "decisions", "left_out",
+        ):  # fmt: skip
             values[key] = {int(device): value for device, value in values[key].items()}
+        values["samples_all_epochs"] = values.pop("samples")
         values["decisions"] = {d: Decision(*one) for d, one in values["decisions"].items()}
         return cls(**values)
 

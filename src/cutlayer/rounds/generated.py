@@ -68,9 +68,10 @@ class GeneratedTraining:
         start: the adapter that the round began with. Nothing is generated where there is no time
         for it, or where no device's training counts. Raises RunError for a loss that is no number.
         """
-        counted = [d for d in result.samples if d not in result.late and d not in result.lost]
-        training_s = clock.generated_training_s(result) if clock else 0.0
-        room_s = clock.idle_s(result) if clock and counted else np.inf
+        shape = result.shape
+        counted = [d for d in shape.trained if d not in result.late and d not in result.lost]
+        training_s = clock.generated_training_s(shape) if clock else 0.0
+        room_s = clock.idle_s(shape) if clock and counted else np.inf
         most = self.settings.amount if counted else 0
         amount = generated_amount(room_s, self.image_s, training_s, most)
         counts = labels.by_class(result.cohort, self.settings.mix, amount)
@@ -79,7 +80,8 @@ class GeneratedTraining:
             began = time.process_time()
             trained, loss = self._trained(start, counts, result, server)
             samples = [
-                result.samples[device] // self.job.training.local_epochs for device in counted
+                shape.samples_trained[device] // self.job.training.local_epochs
+                for device in counted
             ]
             weight = self._policy(
                 Participants(labels.distances(counted), np.array(samples), amount)

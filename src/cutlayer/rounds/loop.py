@@ -121,15 +121,14 @@ def _train(
 ) -> tuple[RoundResult, RoundDecisions]:
     """Decide and train one round; `state` is then that of the round's end."""
     drawn = draw_cohort(job, round)
-    covered = clock.covered(round, drawn) if clock else drawn
-    samples = fleet.gather(round, covered, state)
+    reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
+    samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
-    away = {device: "out of coverage" for device in drawn if device not in covered}
-    away |= {device: "not connected" for device in covered if device not in samples}
+    away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
     find_late = clock.find_late if clock else None
     result = train_round(

@@ -26,7 +26,9 @@ def measure_round(
     clock: VirtualClock | None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on."""
-    virtual_s, joules = clock.close(result) if clock else (None, {})
+    shape, generated = result.shape, result.generated
+    generated_s = generated.seconds if generated else 0.0
+    virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
     last = state.rounds == job.training.rounds
     accuracy = test_loss = through_cut = None
     device_accuracy: list[float] = []
@@ -48,7 +50,8 @@ def measure_round(
         round=result.round,
         decisions=result.decisions,
         left_out=decided.left_out,
-        samples=result.samples,
+        samples_all_epochs={device: sum(sizes) for device, sizes in result.batches.items()},
+        steps={device: len(sizes) for device, sizes in shape.batches.items()},
         loss=result.loss,
         traffic={
             device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]

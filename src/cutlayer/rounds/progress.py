@@ -120,7 +120,7 @@ class OnConsole:
             f"  {sum(row.seconds.values()):6.1f} s"
         )
         if row.virtual_s is not None:
-            dropped = {"left out": row.left_out, "too late": row.late, "failed": row.lost}
+            dropped = {"left out": row.left_out, "too late": row.late, "lost": row.lost}
             missing = [
                 f", {why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who
             ]

@@ -50,7 +50,7 @@ WORLD_COLUMNS = (
 WORLD_NOTES = """\
 to target: until {:.1f} %, the highest accuracy that every method reached, was first measured.
 STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
-all sent. dropped: turns of devices that were left out, came too late or failed.
+all sent. dropped: turns of devices that were left out, came too late or were lost.
 """
 NOTES = """\
 accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.

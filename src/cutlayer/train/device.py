@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import batch_sizes
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import RunError
 from cutlayer.job import Job
@@ -86,8 +87,7 @@ class Device:
     @property
     def steps(self) -> int:
         """Batches of a round."""
-        training = self.job.training
-        return training.local_epochs * -(-self.samples // training.batch_size)
+        return len(batch_sizes(self.samples, self.job.training))
 
     @property
     def samples(self) -> int:
@@ -97,12 +97,12 @@ class Device:
     @property
     def tokens(self) -> Tokens:
         """Which tokens cross the cut this round."""
-        return self.job.method.tokens.model_copy(update={"keep": self.decision.tokens})
+        return self.decision.selection(self.job.method)
 
     @property
     def uplink(self) -> Quantizer:
         """How activations become bits this round."""
-        return self.job.method.uplink.model_copy(update={"bits": self.decision.bits_up})
+        return self.decision.uplink(self.job.method)
 
     def segment(self, step: int) -> Segment:
         """The device's rows in a batch that mixes devices."""

@@ -58,8 +58,7 @@ def evaluate_through_cut(
     decision: of cut, tokens and bits.
     """
     cut = decision.cut
-    tokens = job.method.tokens.model_copy(update={"keep": decision.tokens})
-    uplink = job.method.uplink.model_copy(update={"bits": decision.bits_up})
+    tokens, uplink = decision.selection(job.method), decision.uplink(job.method)
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         route = [Segment(adapter, len(part))]

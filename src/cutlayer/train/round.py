@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, batch_sizes
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
@@ -16,7 +17,7 @@ from cutlayer.train.server import Server
 OnStep = Callable[[RoundResult, int, int], None]
 """Called after each step with the round so far, the steps done and the steps there are."""
 
-FindLate = Callable[[RoundResult, Sequence[int]], Sequence[int]]
+FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
 
 
@@ -62,7 +63,7 @@ class _Turn:
         method, result = self.server.job.method, self.result
         started = self._train()
         trained = self._upload(started)
-        late = list(find_late(result, list(started))) if find_late else []
+        late = list(find_late(result.shape, list(started))) if find_late else []
         result.late += late
         in_time = {device: one.samples for device, one in started.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
@@ -105,12 +106,14 @@ class _Turn:
                     result.traffic[device].adapter_down += len(frame)
         started = self.link.begin(result.round, decisions, frames)
         result.lost += [device for device in self.devices if device not in started]
-        epochs = server.job.training.local_epochs
-        result.samples |= {device: epochs * one.samples for device, one in started.items()}
+        training = server.job.training
+        result.batches |= {
+            device: batch_sizes(one.samples, training) for device, one in started.items()
+        }
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
-        """One batch of each device; returns the devices that failed."""
+        """One batch of each device; returns the devices that are lost."""
         if self.server.job.method.split:
             losses = self._through_the_cut(step, devices)
         else:

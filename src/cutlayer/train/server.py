@@ -225,12 +225,12 @@ class Server:
 
     def _reply(self, message: ActivationsMessage, gradient: torch.Tensor, done: Stepped) -> None:
         """A gradient as a frame, at the bits decided for its device."""
-        seed, bits = self.job.seed, self._decisions[message.device].bits_down
+        seed, decision = self.job.seed, self._decisions[message.device]
         device, round, step = message.device, message.round, message.step
         try:
             done.replies[device] = encode_gradient(
                 GradientMessage(device, round, step, gradient, done.losses[device], message.mask),
-                self.job.method.downlink.model_copy(update={"bits": bits}),
+                decision.downlink(self.job.method),
                 rng=torch_rng(seed, device, round, "downlink", step),
                 rotation_seed=derive(seed, "rotation"),
             )

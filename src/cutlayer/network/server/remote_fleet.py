@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import batch_sizes
 from cutlayer.errors import CutlayerError, NetworkError, RunError
 from cutlayer.job import Job
 from cutlayer.network.server.connected_devices import ConnectedDevice, ConnectedDevices
@@ -142,9 +143,8 @@ class RemoteLink:
         self._each([n for n, device in self.connected.items() if not device.connection.over], tell)
 
     def _started(self, device: ConnectedDevice) -> Started:
-        training = self.job.training
-        batches = -(-device.samples // training.batch_size)
-        return Started(training.local_epochs * batches, device.samples)
+        steps = len(batch_sizes(device.samples, self.job.training))
+        return Started(steps, device.samples)
 
     def _each(
         self, devices: Sequence[int], act: Callable[[ConnectedDevice], Awaitable[Answer]]

@@ -88,8 +88,9 @@ def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
     on_device, on_server, devices = [], [], 0
     for row in rows:
         device = server = 0.0
+        trained = row.shape(job.training).samples_trained
         for number, decision in row.decisions.items():
-            samples = row.samples[number]
+            samples = trained.get(number, 0)
             device += samples * flops(device_part(job, spec, decision.cut))
             server += samples * flops(server_part(job, spec, decision.cut, decision.tokens))
             memory = max(memory, device_memory_bytes(job, spec, decision.cut))

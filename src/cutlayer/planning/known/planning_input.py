@@ -77,6 +77,10 @@ class PlanningInput:
         """W_tot."""
         return self.world.settings.bandwidth_hz
 
+    def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
+        """[m] rates at these bandwidths and powers: those by which the round is timed."""
+        return self.world.uplink_bps(self.state, bandwidth_hz, power_w)
+
     @property
     def noise_w_per_hz(self) -> float:
         """N0 with the SNR gap, so that R = W log2(1 + p h / (N0 W))."""
@@ -163,7 +167,7 @@ class PlanningInput:
         return replace(
             self,
             devices=tuple(self.devices[i] for i in index),
-            loads=replace(self.loads, samples=self.loads.samples[index]),
+            loads=self.loads.take(index),
             fleet=self.fleet.take(index),
             state=self.state.take(index),
             label_emd=None if self.label_emd is None else self.label_emd[index],
@@ -179,18 +183,25 @@ class PlanningSource(Protocol):
         """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
         ...
 
+    def planned_s(self, round: int, known: PlanningInput, decided: "RoundDecisions") -> float:
+        """Seconds of the round as decided: what happens is timed by the same arithmetic."""
+        ...
+
 
 @dataclass(frozen=True)
 class RoundDecisions:
     """A round's decisions by device, and why other devices have none.
 
-    planned_s: the round's duration as reckoned. ste, ste_bound: of the plan, where the solver
-    knows them. note: one sentence on how the solver ended, or "".
+    solver_s: the round's duration by the solver's own formula, where it has one. ste, ste_bound:
+    of the plan, where the solver knows them. note: one sentence on how the solver ended, or "".
+    planned_s: the duration that the virtual clock expects of these decisions; an allocator leaves
+    it to `decide`.
     """
 
     decisions: dict[int, Decision]
     left_out: dict[int, str] = field(default_factory=dict)
-    planned_s: float | None = None
+    solver_s: float | None = None
     ste: float | None = None
     ste_bound: float | None = None
     note: str = ""
+    planned_s: float | None = None

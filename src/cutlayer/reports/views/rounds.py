@@ -108,7 +108,7 @@ def _missed(row: Row) -> dict[int, str]:
     return {
         **row.left_out,
         **dict.fromkeys(row.late, "too late"),
-        **dict.fromkeys(row.lost, "lost on the way"),
+        **dict.fromkeys(row.lost, "lost"),
     }
 
 

@@ -146,7 +146,7 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Turns of devices that were left out, came too late or failed."""
+        """Turns of devices that were left out, came too late or were lost."""
         return sum(len(row.left_out) + len(row.late) + len(row.lost) for row in self.rows)
 
 
