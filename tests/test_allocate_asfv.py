@@ -11,7 +11,7 @@ from allocate_cases import NOISE, gains, limits, token_problem
 from cutlayer.allocate import equal
 from cutlayer.allocate.asfl import cut_by_rate
 from cutlayer.allocate.asfv import VehiclePlan, VehicleProblem, solve, vehicles_possible
-from cutlayer.allocate.problem import subset, violations
+from cutlayer.allocate.token_problem import subset, violations
 from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
 

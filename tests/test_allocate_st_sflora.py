@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from allocate_cases import token_problem
-from cutlayer.allocate.problem import violations
+from cutlayer.allocate.token_problem import violations
 from cutlayer.allocate.relaxed import least_time
 from cutlayer.allocate.st_sflora import solve
 

@@ -1,6 +1,7 @@
 """Imports between the rooms of the package, and between their sub-rooms, point one way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,11 @@ def test_a_room_imports_only_from_the_floors_below_it(path: Path) -> None:
         return
     above = {r for r in imported_rooms(path) - {room} if FLOOR_OF[r] >= FLOOR_OF[room]}
     assert not above, f"{room} stands on no floor above {above}"
+
+
+@pytest.mark.parametrize("folder", ["src", "docs", "benchmarks"])
+def test_what_was_inferred_is_said_in_words(folder: str) -> None:
+    """Marks like [I] say nothing to whoever has not read the design."""
+    root = ROOT.parents[1] / folder
+    texts = [p for p in root.rglob("*") if p.suffix in (".py", ".md")]
+    assert [p for p in texts if re.search(r"(?<!\w)\[I(\]|:)", p.read_text())] == []

@@ -10,7 +10,7 @@ from benchmarks.fidelity.levers import most_that_fit
 from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
-from cutlayer.allocate.problem import TokenPlan, TokenProblem
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem
 from cutlayer.allocate.radio_math import Floats
 from cutlayer.drawing.style import COLOURS, LINES, MARKERS, legend, new_figure
 

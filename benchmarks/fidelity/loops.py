@@ -9,7 +9,7 @@ from benchmarks.fidelity.levers import most_that_fit
 from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.allocate import st_sflora
-from cutlayer.allocate.problem import obstacles
+from cutlayer.allocate.token_problem import obstacles
 from cutlayer.allocate.radio_math import Floats
 
 DRAWS = 100

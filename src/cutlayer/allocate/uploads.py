@@ -15,7 +15,8 @@ falling and convex in W. Its power and energy limits are a least bandwidth, `lea
 - Least weighted time and energy: with W = e^a, t = e^b, tau = e^c, e(W, t) is
   sum_k>0 (S ln2)^k e^((1-k)(a+b)) / (k! g), a sum of exponentials of linear forms; so are
   the limits and t + fixed <= tau. The problem is a geometric program: the least energy is convex
-  in ln tau, and one search on the sign of the derivative finds the optimum. [I]
+  in ln tau, and one search on the sign of the derivative finds the optimum. This form was
+  inferred by us.
 """
 
 from dataclasses import dataclass, fields, replace
