@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from cutlayer.allocate import equal
-from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.allocate.radio_math import Floats, Ints
+from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.model.cost import Cost, device_cost
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.seeds import numpy_rng

@@ -7,8 +7,8 @@ takes part only if T is within its stay time and its compute and upload energy w
 The paper alternates between the blocks. Here, inferred by us, a round time tau is tried: each
 vehicle then takes the cut that needs the least bandwidth (by enumeration; the power is the least
 upload's, see `radio_math`), and n vehicles fit if and only if the n smallest needs sum to at most
-W_tot. Needs fall as tau grows, so bisection on tau finds the shortest round for the best n vehicles,
-jointly optimal in cut, selection, bandwidth and power.
+W_tot. Needs fall as tau grows, so bisection on tau finds the shortest round for the best n
+vehicles, jointly optimal in cut, selection, bandwidth and power.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -27,6 +26,7 @@ from cutlayer.allocate.radio_math import (
     power_in_time,
     rate,
 )
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.errors import AllocationError
 
 

@@ -13,8 +13,8 @@ and what remains in the end is tried. Inferred by us.
 
 import numpy as np
 
-from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.allocate.radio_math import Floats, Ints, marginal_rate, power_in_time
+from cutlayer.allocate.token_problem import TokenProblem
 
 VECTORS = 4096
 

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.allocate.radio_math import Bools, power_under_energy
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.errors import AllocationError
 
 

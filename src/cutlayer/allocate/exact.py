@@ -18,10 +18,10 @@ from itertools import product
 import numpy as np
 
 from cutlayer.allocate.close_gap import survivors
-from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 from cutlayer.allocate.radio_math import Floats, Ints
-from cutlayer.allocate.relaxed import Priced, best_responses, bandwidth_price, least_time
+from cutlayer.allocate.relaxed import Priced, bandwidth_price, best_responses, least_time
 from cutlayer.allocate.st_sflora import solve as alternate
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 
 # Up to so many token vectors all are tried.
 ENUMERATE = 4096

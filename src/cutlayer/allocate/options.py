@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_bandwidth
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Uploads, fastest, only
 from cutlayer.errors import AllocationError
 

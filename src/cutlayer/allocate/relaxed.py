@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -33,6 +32,7 @@ from cutlayer.allocate.radio_math import (
     snr_of_marginal,
     snr_root,
 )
+from cutlayer.allocate.token_problem import TokenProblem
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.allocate.radio_math import (
     Bools,
     Floats,
@@ -36,6 +35,7 @@ from cutlayer.allocate.radio_math import (
     power_under_energy,
     rate,
 )
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 
 Order = Literal["power-bandwidth-tokens", "power-tokens-bandwidth"]
 Status = Literal["settled", "stalled", "infeasible", "loop limit"]

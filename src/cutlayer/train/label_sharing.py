@@ -1,8 +1,8 @@
 """Label sharing: devices send how many samples of each class they hold, if they like with noise.
 
 GenFL and GenFV (arXiv 2503.20166, 2503.19676) share labels before anything is generated; how many
-images of which class are drawn was inferred by us. A histogram is sent once a run and is not counted as traffic: tens
-of bytes, as other control messages.
+images of which class are drawn was inferred by us. A histogram is sent once a run and is not
+counted as traffic: tens of bytes, as other control messages.
 """
 
 from collections.abc import Sequence
