@@ -84,3 +84,11 @@ def test_what_was_inferred_is_said_in_words(folder: str) -> None:
     root = ROOT.parents[1] / folder
     texts = [p for p in root.rglob("*") if p.suffix in (".py", ".md")]
     assert [p for p in texts if re.search(r"(?<!\w)\[I(\]|:)", p.read_text())] == []
+
+
+def test_files_that_a_room_names_in_its_header_are_there() -> None:
+    there = {path.name for path in FILES}
+    for path in ROOT.rglob("__init__.py"):
+        header = ast.get_docstring(ast.parse(path.read_text())) or ""
+        named = set(re.findall(r"\b\w+\.py\b", header))
+        assert named <= there, f"{path.parent.name} names {sorted(named - there)}"

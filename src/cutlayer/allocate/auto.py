@@ -166,7 +166,7 @@ def _search(
 
 
 def _shortest(options: Options) -> float:
-    """The shortest round of all, exact: every device at the option that needs least bandwidth."""
+    """The shortest possible round (exact): every device takes its option of least bandwidth."""
     top = float(options.limit_s.max())
     speed = rate(options.band_hz, options.power_max_w, options.gain_over_noise)
     alone = (options.fixed_s + options.payload_bits / speed[:, None]).min(axis=1)

@@ -51,7 +51,8 @@ def survivors(
 
 
 def _lines(problem: TokenProblem, s_low: float, s_high: float, price: float) -> Floats:
-    """[2, M, K]: upper bounds on psi at s_low and s_high, for K from K_min to N; -inf if never."""
+    """[2, M, K]: upper bounds on psi at s_low and s_high, for K from K_min to N; -inf where K can
+    never be sent."""
     tokens = np.arange(problem.tokens_min, problem.tokens_max + 1)[:, None]
     left = problem.upload_max_s
     middle = (s_low + s_high) / 2

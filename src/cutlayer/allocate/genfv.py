@@ -55,7 +55,8 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 
 @dataclass(frozen=True, eq=False)
 class VehicleShares:
-    """bandwidth_hz, power_w, upload_s, energy_j (of the upload): [M]; round_time_s."""
+    """What each vehicle gets: bandwidth_hz, power_w, upload_s, energy_j of the upload [M]; and the
+    seconds of the round."""
 
     bandwidth_hz: Floats
     power_w: Floats
@@ -65,7 +66,7 @@ class VehicleShares:
 
 
 def share_band(uploads: Uploads) -> VehicleShares:
-    """Bandwidth and power of the shortest round; who has to leave before it ends is done then.
+    """Bandwidth and power of the shortest round; who leaves before its end has sent all by then.
 
     AllocationError where not all can be in time.
     """

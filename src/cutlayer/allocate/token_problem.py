@@ -123,12 +123,12 @@ class TokenProblem:
 
     @property
     def devices(self) -> int:
-        """M."""
+        """How many devices take part (M)."""
         return len(self.gain)
 
     @property
     def tokens_max(self) -> int:
-        """N."""
+        """The most tokens of a sample (N)."""
         return int(self.importance.shape[1]) - 1
 
     @property
@@ -138,7 +138,7 @@ class TokenProblem:
 
     @property
     def upload_max_s(self) -> Floats:
-        """[M] what the standing time leaves for the upload; not above 0 where nothing is left."""
+        """[M] seconds of the standing time left for the upload; 0 or less: none are left."""
         return self.time_max_s - self.fixed_time_s
 
     def payload_bits(self, tokens: npt.ArrayLike) -> Floats:

@@ -58,7 +58,7 @@ class Uploads:
     band_hz: float
 
     def air_time(self, round_time_s: float) -> Floats:
-        """t_m [M] in seconds; not above 0 where nothing is left."""
+        """Seconds t_m [M] left for each upload; 0 or less: none are left."""
         return np.minimum(round_time_s, self.limit_s) - self.fixed_s
 
     def needed_hz(self, round_time_s: float) -> Floats:
@@ -160,7 +160,7 @@ def in_time(uploads: Uploads, round_time_s: float) -> Shares:
 
 
 def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
-    """`in_time` of the devices that send at all, zeros for the others."""
+    """`in_time` for the devices that send anything; zeros for the others."""
     index = np.flatnonzero(sends)
     wide = np.zeros((4, len(sends)))
     price = 0.0

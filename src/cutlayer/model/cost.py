@@ -84,7 +84,7 @@ def _part(
     train: Train,
     incoming: bool = False,
 ) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them."""
+    """The cost of blocks first ... last - 1, and of what this side has before or after them."""
     if train == "lora":
         check_train(spec, train)
     if spec.residual is not None:

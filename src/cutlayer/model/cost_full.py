@@ -17,9 +17,10 @@ from cutlayer.model.parameter_counts import (
 def part_cost(
     spec: ModelSpec, first: int, last: int, side: Side, tokens: int, *, incoming: bool
 ) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them.
+    """The cost of blocks first ... last - 1, and of what this side has before or after them.
 
-    tokens: that go through the blocks. incoming: the gradient at the first block's input is wanted.
+    tokens: how many go through the blocks. incoming: whether a gradient must be computed for the
+    first block's input.
     """
     parameters = (last - first) * block_parameters(spec)
     forward = (last - first) * _block_flops(spec, tokens)
@@ -57,7 +58,7 @@ def _block_flops(spec: ModelSpec, tokens: int) -> int:
 
 
 def _block_saved(spec: ModelSpec, tokens: int) -> int:
-    """Numbers that a block leaves for its backward pass."""
+    """Numbers that a block keeps in memory for its backward pass."""
     width = spec.width
     # Two norms: input, mean and deviation; and their outputs (or the block's input), which the
     # linear layers read.

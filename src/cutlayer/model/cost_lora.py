@@ -25,9 +25,10 @@ from cutlayer.model.parameter_counts import (
 def part_cost(
     spec: ModelSpec, first: int, last: int, side: Side, tokens: int, *, incoming: bool
 ) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them.
+    """The cost of blocks first ... last - 1, and of what this side has before or after them.
 
-    tokens: that go through the blocks. incoming: the gradient at the first block's input is wanted.
+    tokens: how many go through the blocks. incoming: whether a gradient must be computed for the
+    first block's input.
     """
     parameters = (last - first) * block_parameters(spec)
     work = _Work(live=incoming)

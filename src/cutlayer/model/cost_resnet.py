@@ -15,9 +15,9 @@ INDEX_FLOATS = 2
 
 
 def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: bool) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them.
+    """The cost of blocks first ... last - 1, and of what this side has before or after them.
 
-    incoming: the gradient at the first block's input is wanted.
+    incoming: whether a gradient must be computed for the first block's input.
     """
     net = spec.residual
     assert net is not None

@@ -52,7 +52,7 @@ class Body(Protocol):
         """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
 
     def finish(self, hidden: Tensor) -> Tensor:
-        """What follows the blocks: logits [B,C]."""
+        """Final norm, pooling and head after the blocks: logits [B,C]."""
 
 
 class Weights(Protocol):
@@ -65,7 +65,7 @@ class Weights(Protocol):
         """The shape of each tensor of an adapter of the whole model, by key."""
 
     def fresh(self, seed: int) -> Adapter:
-        """An adapter to start from."""
+        """A new adapter, as training starts from it."""
 
     def trained(self, name: str) -> bool:
         """Whether the adapter's tensor `name` is trained by its gradient."""

@@ -255,7 +255,7 @@ def _transformer(kind: str, config: dict[str, Any], model: Model, num_classes: i
 
 
 def _side(value: Any, field: str) -> int:
-    """The side of a square given as one number or two equal ones."""
+    """The side in pixels of a square that config.json gives as one number or two equal ones."""
     sides = set(value) if isinstance(value, list | tuple) else {value}
     if len(sides) != 1:
         raise ValueError(f"{field} {value} is not square")

@@ -101,7 +101,7 @@ class LoRALinear(nn.Module):
         return flat.view_as(y)
 
     def _stacked(self, x: Tensor, y: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """All segments at once; they are of one size."""
+        """The LoRA term of all segments at once, which are of one size."""
         count = len(pairs)
         a = torch.stack([pair[0] for pair in pairs])
         b = torch.stack([pair[1] for pair in pairs])
@@ -184,11 +184,11 @@ class LoraWeights:
         return adapter | fresh_head(self.spec, seed)
 
     def trained(self, name: str) -> bool:
-        """True: an adapter holds nothing else."""
+        """Always true: all that an adapter holds is trained."""
         return True
 
     def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
-        """The whole batch at once."""
+        """Compute `piece` for the whole batch at once, each sample with its own adapter."""
         with self.bank.use(route, rows_of(batch)):
             return piece(batch)
 
@@ -209,7 +209,7 @@ def check_covers(route: Sequence[Segment], rows: int) -> None:
 
 
 def rows_of(batch: Batch) -> int:
-    """Samples in a batch."""
+    """How many samples a batch holds."""
     return next(len(tensor) for tensor in batch.values() if tensor is not None)
 
 

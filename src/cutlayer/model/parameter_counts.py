@@ -16,10 +16,10 @@ class Cost:
     """One part of a model.
 
     parameters: frozen numbers held. adapter_parameters: numbers in its adapter (LoRA, or every
-    weight and running statistic; the head with the server). forward_flops, backward_flops: a
-    sample. activation_bytes: what the forward pass of a sample leaves in memory for the backward
-    pass: inputs of norms, of trained layers and of activation functions, queries, keys, values
-    and output of attention, in float32; without LoRA dropout's masks.
+    weight and running statistic; the head with the server). forward_flops, backward_flops: FLOPs
+    for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
+    backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
+    values and output of attention, in float32; without LoRA dropout's masks.
     """
 
     parameters: int

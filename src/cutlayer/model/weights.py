@@ -34,7 +34,7 @@ INDEX = "model.safetensors.index.json"
 
 
 class Absent(nn.Module):
-    """Stands where a block or embedding is that this part of the model does not hold."""
+    """Takes the place of a block or embedding that this part of the model does not hold."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What was written."""
+    """Where the page and the figures were written."""
 
     page: Path
     figures: list[Path]

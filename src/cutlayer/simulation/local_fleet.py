@@ -14,7 +14,7 @@ from cutlayer.train.result import RoundResult
 
 
 class LocalFleet:
-    """Devices made when first drawn; they share one backbone (see rounds.Fleet)."""
+    """Devices made when first drawn; they share one backbone (see `Fleet` in rounds/loop.py)."""
 
     real = False
     planning_source: PlanningSource | None = None

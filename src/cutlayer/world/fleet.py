@@ -97,7 +97,7 @@ class Fleet:
 
     @property
     def devices(self) -> int:
-        """M."""
+        """How many devices there are (M)."""
         return len(self.x_m)
 
     @property

@@ -29,7 +29,7 @@ class Motion:
     present: Flags
 
     def seen_from(self, x_m: float, y_m: float) -> Motion:
-        """The same with (x_m, y_m) as the origin."""
+        """The same motion with the server at (x_m, y_m) as the origin."""
         return replace(self, x_m=self.x_m - x_m, y_m=self.y_m - y_m)
 
 
