@@ -92,3 +92,19 @@ def test_files_that_a_room_names_in_its_header_are_there() -> None:
         header = ast.get_docstring(ast.parse(path.read_text())) or ""
         named = set(re.findall(r"\b\w+\.py\b", header))
         assert named <= there, f"{path.parent.name} names {sorted(named - there)}"
+
+
+def test_what_contributing_names_is_there() -> None:
+    """The map has every room, and each row of the table names files and names that there are."""
+    text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
+    sources = "\n".join(path.read_text() for path in FILES)
+    belongs, rows = text.split("## To change X, open Y")
+    for room in {room.partition(".")[0] for room in FLOOR_OF}:
+        assert f"{room}/" in belongs or f"{room}.py" in belongs, f"the map has no {room}"
+    for quoted in re.findall(r"`([\w./-]+)`", rows.partition("## ")[0]):
+        if "/" in quoted or quoted.endswith(".py"):
+            there = (ROOT / quoted, ROOT.parents[1] / quoted)
+            assert any(path.exists() for path in there), f"there is no {quoted}"
+        elif not quoted.startswith("-"):
+            name = quoted.rpartition(".")[2]
+            assert re.search(rf"\b(def|class) {name}\b", sources), f"nothing is called {quoted}"
