@@ -15,7 +15,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.settings.method import Allocation
+from cutlayer.settings.allocation import Allocation
 from cutlayer.world import energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.world import World, WorldState
