@@ -62,7 +62,7 @@ def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
 def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Bandwidth, power, tokens, bits and cut of each device against its distance.
 
-    rows: of `run.plan.Plan.rows`; what is alike for all stands in the title.
+    rows: of `planning.plan.Plan.rows`; what is alike for all stands in the title.
     """
     panels = {
         "bandwidth_mhz": "bandwidth (MHz)",
@@ -101,14 +101,14 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """What plans come to against the value that was swept; gaps where there is no plan.
 
-    rows: of `run.plan.sweep`.
+    rows: of `planning.plan_sweep.sweep`, with one number for each value.
     """
     panels = {
         "round_s": "round (s)",
         "joules": "devices (J)",
         "sent": "up (bytes)",
         "ste": "STE (1/s)",
-        "devices": "devices",
+        "devices": "devices in time",
         "tokens": "mean tokens",
         "bits": "mean bits",
         "cut": "mean cut",
