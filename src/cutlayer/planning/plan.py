@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
-from cutlayer.errors import AllocationError, JobError
+from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import describe
-from cutlayer.planning import allocators
 from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, Survival
+from cutlayer.planning.decide import solve_round
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
 from cutlayer.planning.round_timing import planned_shape
@@ -191,18 +191,14 @@ class Planner:
         cohort, away = clock.reachable(round, draw_cohort(self.job, round))
         held = {device: samples.by_device[device] for device in cohort}
         now = clock.planning_input(round, held, samples.classes, self._measures)
-        decided = allocators.find_allocator(self.job.method.allocation.solver)(now)
-        decided = replace(decided, left_out=away | decided.left_out)
-        if not decided.decisions:
-            device, reason = next(iter(decided.left_out.items()))
-            raise AllocationError(f"no device can take part; device {device}: {reason}")
+        decided = solve_round(round, now, clock)
         shape = planned_shape(round, now, decided)
         timed = clock.timed(shape)
         timeline = timed.timeline()
         return Plan(
             self.job,
             now,
-            replace(decided, planned_s=timeline.duration_s),
+            replace(decided, left_out=away | decided.left_out),
             shape,
             timeline,
             timed.joules(timeline),
