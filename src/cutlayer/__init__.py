@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutlayer.allocate.decision import Decision as Decision
+    from cutlayer.allocate.round_shape import RoundShape as RoundShape
     from cutlayer.errors import AllocationError as AllocationError
     from cutlayer.errors import CutlayerError as CutlayerError
     from cutlayer.errors import DataError as DataError
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cutlayer.planning.known.planning_input import RoundDecisions as RoundDecisions
     from cutlayer.planning.plan import Plan as Plan
     from cutlayer.planning.plan import plan as plan
-    from cutlayer.planning.plan import sweep as sweep
+    from cutlayer.planning.plan_sweep import sweep as sweep
     from cutlayer.record.rows import Row as Row
     from cutlayer.reports.build_report import Report as Report
     from cutlayer.reports.build_report import report as report
@@ -86,6 +87,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "allocate.decision": ["Decision"],
+    "allocate.round_shape": ["RoundShape"],
     "errors": [
         "AllocationError", "CutlayerError", "DataError", "FrameError", "JobError", "KeysError",
         "ModelError", "NetworkError", "RefusedError", "RunError", "WorldError",
@@ -100,7 +102,8 @@ _NAMES = {
     "planning.calibration.calibrate": ["calibrate"],
     "planning.calibration.record": ["Calibration"],
     "planning.known.planning_input": ["Measures", "PlanningInput", "RoundDecisions"],
-    "planning.plan": ["Plan", "plan", "sweep"],
+    "planning.plan": ["Plan", "plan"],
+    "planning.plan_sweep": ["sweep"],
     "record.rows": ["Row"],
     "reports.build_report": ["Report", "report"],
     "reports.trackers": ["track"],

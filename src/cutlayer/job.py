@@ -144,10 +144,28 @@ def dump_job(job: Job) -> str:
 
 def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
     """`job` with `section.field=value` settings applied."""
-    values = job.model_dump(mode="json")
+    # What the job does not name stays unnamed: a plan asks whether it names data.
+    values = job.model_dump(mode="json", exclude_unset=True)
     for setting in settings:
         _set(values, setting)
     return make_job(values)
+
+
+def split_values(text: str) -> list[str]:
+    """The values of `a,b,c`; commas within brackets, braces or quotes belong to a value."""
+    values, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        else:
+            depth += (sign in "[{(") - (sign in ")}]")
+        if sign == "," and depth <= 0 and not quote:
+            values.append("")
+        else:
+            values[-1] += sign
+    return [value.strip() for value in values]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -101,14 +101,14 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """What plans come to against the value that was swept; gaps where there is no plan.
 
-    rows: those of `cutlayer.sweep`.
+    rows: those of `cutlayer.sweep`, with one number for each value.
     """
     panels = {
         "round_s": "round (s)",
         "joules": "devices (J)",
         "sent": "up (bytes)",
         "ste": "STE (1/s)",
-        "devices": "devices",
+        "devices": "devices in time",
         "tokens": "mean tokens",
         "bits": "mean bits",
         "cut": "mean cut",

@@ -90,7 +90,7 @@ class Row:
         for device, samples in self.samples_all_epochs.items():
             planned = batch_sizes(samples // training.local_epochs, training)
             batches[device] = planned[: self.steps.get(device, len(planned))]
-        traffic = {device: Traffic(*sizes) for device, sizes in self.traffic.items()}
+        traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
         return RoundShape(self.round, self.decisions, batches, traffic)
 
     def to_json(self) -> str:

@@ -9,7 +9,6 @@ from typing import Protocol
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.job import Job
-from cutlayer.model.export import save_adapter
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
@@ -28,6 +27,8 @@ from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
+from cutlayer.train.server_optimizer import move_global
+from cutlayer.train.task import task_of
 
 
 class Fleet(Protocol):
@@ -136,18 +137,22 @@ def _train(
     )
     if generated_training:
         generated_training.join(state.adapter, result, server, clock, labels)
-    state.rounds, state.adapter = round + 1, server.adapter
+    state.rounds = round + 1
+    state.adapter, state.moments = move_global(
+        job.training, state.adapter, server.adapter, state.moments, parts.model.trained
+    )
     fleet.release(result, state)
     return result, decided
 
 
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
-    """The global adapter, or one for each device where each keeps its own, in PEFT's format."""
+    """The global adapter, or one for each device where each keeps its own."""
+    task = task_of(job, len(parts.train.classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            save_adapter(adapter, parts.model, folder / f"device-{index:04d}")
+            task.export(adapter, parts.model, folder / f"device-{index:04d}")
     else:
-        save_adapter(state.adapter, parts.model, folder)
+        task.export(state.adapter, parts.model, folder)
 
 
 def _append(path: Path, row: Row) -> None:

@@ -15,6 +15,7 @@ from cutlayer.record.rows import Row
 from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
+from cutlayer.train.task import task_of
 
 
 def measure_round(
@@ -43,8 +44,9 @@ def measure_round(
             ]
             one = typical(result.decisions.values())
             if last and job.method.split and (one.tokens or one.bits_up < 32):
+                task = task_of(job, len(parts.train.classes))
                 through_cut = evaluate_through_cut(
-                    job, one, parts.model, parts.preprocess, state.adapter, parts.test
+                    job, task, one, parts.model, parts.preprocess, state.adapter, parts.test
                 ).accuracy
     return Row(
         round=result.round,
@@ -105,4 +107,5 @@ def _evaluate(job: Job, parts: Parts, state: RunState) -> list[Evaluation]:
     adapters = [state.adapter]
     if job.method.aggregate == "none" and not job.method.pooled:
         adapters = [state.kept.get(i, state.adapter) for i in range(job.devices.count)]
-    return [evaluate(parts.model, parts.preprocess, a, parts.test) for a in adapters]
+    task = task_of(job, len(parts.train.classes))
+    return [evaluate(task, parts.model, parts.preprocess, a, parts.test) for a in adapters]

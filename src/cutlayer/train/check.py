@@ -14,6 +14,15 @@ def check(job: Job, spec: ModelSpec) -> None:
     """
     refresh(job.own_code)
     check_train(spec, job.method.train)
+    if job.method.aggregate == "none" and job.method.split:
+        raise JobError(
+            "method.aggregate: none with method.split has parts of the server's that no device "
+            "keeps: take fedavg, or split false"
+        )
+    if job.training.image_augmentation and spec.modality != "image":
+        raise JobError(
+            f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
+        )
     if job.method.split:
         _check_tokens(job, spec)
         _check_cuts(job, spec)

@@ -20,9 +20,11 @@ from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.own_code import load_own_function
-from cutlayer.train import device as on_device
-from cutlayer.train.device import SERVER, Device
+from cutlayer.train.device import GENERATED_DATA, Device
+from cutlayer.train.exchange import LOSS
+from cutlayer.train.pool import Pool
 from cutlayer.train.server import Server
+from cutlayer.train.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,8 @@ def train_generated(
         names = server.model.server_names(min(one.cut for one in decisions.values()))
     place = server.model.compute
     own = {name: start[name].detach().clone().to(place) for name in names if name in start}
-    one = Device(SERVER, images, server.job, server.model, preprocess, own)
+    one = Device(GENERATED_DATA, images, server.job, server.model, preprocess, own)
     one.begin(round, Decision(server.job.cut), None)
-    losses = [loss for step in range(one.steps) for loss in on_device.train_whole([one], step)]
+    pool, watch = Pool([one]), Stopwatch()
+    losses = [float(loss) for step in range(one.steps) for loss in pool.send(LOSS, step, watch)]
     return {name: tensor.detach() for name, tensor in one.adapter.items()}, mean(losses)

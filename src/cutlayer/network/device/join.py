@@ -48,9 +48,11 @@ from cutlayer.network.transport.messages import (
     StepDone,
     Task,
 )
-from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
+from cutlayer.train.exchange import Payload, step_exchanges
 from cutlayer.train.label_sharing import histogram
+from cutlayer.train.pool import Pool
+from cutlayer.train.stopwatch import Stopwatch
 
 Value = TypeVar("Value")
 Say = Callable[[str], None]
@@ -275,34 +277,37 @@ class _DeviceSession:
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
         frame = await connection.receive(Lane.DOWN) if message.adapter else None
         await self._compute(device_requests.begin, device, message, frame)
-        if not device.job.method.split:
-            for step in range(device.steps):
-                (loss,) = await self._compute(on_device.train_whole, [device], step)
-                await connection.tell(StepDone(device.round, step, loss))
-        elif device_requests.awaits_gradients(device):
-            for step in range(device.steps):
-                await connection.send(
-                    Lane.UP, await self._compute(device_requests.forward, device, step)
-                )
-                await self._compute(
-                    device_requests.backward, device, await connection.receive(Lane.DOWN)
-                )
-        else:
-            await self._send_ahead(connection, device)
+        await self._walk_steps(connection, device)
         if device.adapter:
             await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
+        device.end()
 
-    async def _send_ahead(self, connection: Connection, device: Device) -> None:
-        """All steps, with no gradient to wait for: one is computed while another is sent."""
+    async def _walk_steps(self, connection: Connection, device: Device) -> None:
+        """All exchanges of all steps; what follows is computed while a frame is on its way up."""
+        pool, watch = Pool([device]), Stopwatch()
+        exchanges = step_exchanges(device.job.method, device.model, device.decision.cut)
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
-                frame = await self._compute(device_requests.forward, device, step)
-                if sending is not None:
-                    await sending
-                sending = asyncio.create_task(connection.send(Lane.UP, frame))
+                for exchange in exchanges:
+                    if exchange.up:
+                        (payload,) = await self._compute(pool.send, exchange, step, watch)
+                        if sending is not None:
+                            await sending
+                        sending = asyncio.create_task(_send(connection, device, step, payload))
+                    else:
+                        frame = await connection.receive(Lane.DOWN)
+                        await self._compute(pool.receive, exchange, step, {device.id: frame}, watch)
             if sending is not None:
                 await sending
         finally:
             if sending is not None:
                 sending.cancel()
+
+
+async def _send(connection: Connection, device: Device, step: int, payload: Payload) -> None:
+    """A frame, or a loss as a message."""
+    if isinstance(payload, bytes):
+        await connection.send(Lane.UP, payload)
+    else:
+        await connection.tell(StepDone(device.round, step, payload))

@@ -20,6 +20,7 @@ from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Progress
 from cutlayer.train.activation_statistics import ActivationStatistics
+from cutlayer.train.exchange import LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
@@ -101,29 +102,30 @@ class RemoteLink:
 
         return self._each(list(decisions), start)
 
-    def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
+    def receive(
+        self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
+    ) -> Mapping[int, Payload]:
         """See Link. The devices compute unasked; this takes what they sent."""
+        if exchange == LOSS:
+            return self._each(devices, lambda device: self._loss(device, step))
         return self._each(devices, lambda device: device.connection.receive(Lane.UP))
 
-    def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
+    async def _loss(self, device: ConnectedDevice, step: int) -> float:
+        done = await device.next(device.losses)
+        due = (done.round, done.step) == (self._round, step)
+        if not due or done.loss is None or not math.isfinite(done.loss):
+            raise NetworkError(f"message: a loss of {done.loss} was not due")
+        return done.loss
+
+    def send(
+        self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
+    ) -> None:
         """See Link."""
 
         async def send(device: ConnectedDevice) -> None:
             await device.connection.send(Lane.DOWN, frames[device.number])
 
         self._each(list(frames), send)
-
-    def train_whole(self, step: int, devices: Sequence[int]) -> dict[int, float]:
-        """See Link."""
-
-        async def hear(device: ConnectedDevice) -> float:
-            done = await device.next(device.losses)
-            due = (done.round, done.step) == (self._round, step)
-            if not due or done.loss is None or not math.isfinite(done.loss):
-                raise NetworkError(f"message: a loss of {done.loss} was not due")
-            return done.loss
-
-        return self._each(devices, hear)
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""

@@ -104,11 +104,6 @@ def _check(job: Job, options: ServeOptions) -> None:
             f"method.name: {job.method.name} trains in one place, where no device takes part: run "
             "cutlayer simulate"
         )
-    if job.method.aggregate == "none" and job.method.split:
-        raise JobError(
-            "method.aggregate: none with method.split has parts of the server's that no device "
-            "keeps: take fedavg, or split false"
-        )
     for setting, value in job.method.code_on_devices.items():
         raise JobError(
             f"{setting}: {value!r} is code, and devices run none that a server names: take one of "
