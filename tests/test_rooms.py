@@ -13,6 +13,7 @@ ROOT = Path(cutlayer.__file__).parent
 # know each other. A name with a dot is a sub-room, which its own line places in its room.
 FLOORS = (
     ("errors", "files", "seeds", "fingerprint"),
+    ("own_code",),
     ("settings",),
     ("methods",),
     ("job",),

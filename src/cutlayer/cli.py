@@ -18,6 +18,7 @@ from cutlayer.commands.generator import app as generator
 from cutlayer.commands.keys import app as keys
 from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
+from cutlayer.commands.settings import settings
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
 
@@ -39,6 +40,7 @@ app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
+app.command(rich_help_panel=NAME)(settings)
 console = Console()
 
 JobFile = Annotated[
@@ -72,10 +74,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
-    from cutlayer.simulation.demo import run_demo
+    from cutlayer.simulation.demo import demo as run
 
     with _watched() as progress:
-        _show(run_demo(out, seed, progress))
+        _show(run(out=out, seed=seed, progress=progress))
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -95,9 +97,9 @@ def simulate(
         _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress)
+            result = runs.resume(resume, progress=progress)
         else:
-            result = runs.simulate(load_job(job, settings or []), out, progress=progress)
+            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
         f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
@@ -124,10 +126,9 @@ def compare(
     from cutlayer.job import load_job, split_values
     from cutlayer.simulation import compare as comparisons
 
+    chosen, named = load_job(job, settings or []), split_values(methods)
     with _watched() as progress:
-        _show(
-            comparisons.compare(load_job(job, settings or []), split_values(methods), out, progress)
-        )
+        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -205,11 +206,11 @@ def plan(
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plan_sweep.sweep(asked, sweep, draws, round)
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
         console.print(plan_sweep.sweep_table(rows))
         written = plan_files.write_sweep(rows, out) if out else []
     else:
-        found = plans.plan(asked, round)
+        found = plans.plan(asked, round=round)
         console.print(found.table())
         for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             _say(sentence)
@@ -243,7 +244,7 @@ def report(
     with console.status("report") as status:
         found = write(
             runs,
-            out,
+            out=out,
             reference=reference,
             images=images,
             figures_folder=figures,
@@ -275,7 +276,7 @@ def track(
     if follow and len(runs) > 1:
         _fail("--follow: follows one run: name one")
     for run in runs:
-        _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
+        _say(f"tracked  {run}: {send(run, to=to, where=where, project=project, follow=follow)}")
 
 
 @app.command(rich_help_panel=SEE)

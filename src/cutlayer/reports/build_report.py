@@ -31,9 +31,9 @@ class Report:
 
 
 def report(
-    folders: Sequence[str | Path],
-    out: str | Path = "report.html",
+    folders: str | Path | Sequence[str | Path],
     *,
+    out: str | Path = "report.html",
     reference: str | Path | None = None,
     images: int = 6,
     figures_folder: str | Path | None = None,
@@ -41,14 +41,15 @@ def report(
 ) -> Report:
     """Write one page about the runs in `folders` that needs nothing but a browser.
 
-    folders: run folders, or folders that hold run folders (a comparison). reference: a run that
-    the others are measured against. images: of the test set, on which kept patches are drawn; 0
-    for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears what is
-    being done. What cannot be computed anew here (the job's data may be elsewhere) is left out,
-    and the page says why. Raises RunError for a folder that is no run or has no round yet.
+    folders: a run folder, a folder that holds run folders (a comparison), or several. reference: a
+    run that the others are measured against. images: of the test set, on which kept patches are
+    drawn; 0 for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears
+    what is being done. What cannot be computed anew here (the job's data may be elsewhere) is left
+    out, and the page says why. Raises RunError for a folder that is no run or has no round yet.
     """
     out = Path(out)
-    found = [folder for given in folders for folder in run_folders(Path(given))]
+    several = [folders] if isinstance(folders, str | Path) else folders
+    found = [folder for given in several for folder in run_folders(Path(given))]
     extra = run_folders(Path(reference)) if reference is not None else []
     if len(extra) > 1:
         raise RunError(f"--reference: {reference} holds {len(extra)} runs: name one of them")

@@ -18,7 +18,7 @@ from cutlayer.record.checkpoint import RunState, save_state
 from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
-from cutlayer.rounds.generated import Augmenter, augmenter_for
+from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
@@ -77,10 +77,10 @@ def run_rounds(
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
-    augmenter = augmenter_for(job, parts, rows)
+    generated_training = generated_training_for(job, parts, rows)
     for round in range(state.rounds, job.training.rounds):
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, augmenter, progress
+            job, parts, fleet, state, round, clock, calibration, generated_training, progress
         )
         row = measure_round(job, parts, state, result, decided, clock)
         rows.append(row)
@@ -116,7 +116,7 @@ def _train(
     round: int,
     clock: VirtualClock | None,
     calibration: Calibration | None,
-    augmenter: Augmenter | None,
+    generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
     """Decide and train one round; `state` is then that of the round's end."""
@@ -134,8 +134,8 @@ def _train(
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
     )
-    if augmenter:
-        augmenter.join(state.adapter, result, server, clock, labels)
+    if generated_training:
+        generated_training.join(state.adapter, result, server, clock, labels)
     state.rounds, state.adapter = round + 1, server.adapter
     fleet.release(result, state)
     return result, decided

@@ -3,17 +3,22 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
+from cutlayer.own_code import refresh
 from cutlayer.wire.custom_levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that model or world cannot meet."""
+    """Raise JobError for the first setting of the method that model or world cannot meet.
+
+    Code of one's own is loaded anew where its file changed.
+    """
+    refresh(job.own_code)
     check_train(spec, job.method.train)
     if job.method.split:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
-    _check_augment(job, spec)
+    _check_generated(job, spec)
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:
@@ -21,8 +26,8 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
         attention.find_score(job.method.tokens.score)
-    for side in (job.method.uplink, job.method.downlink):
-        known_levels(side.levels)
+    known_levels(job.method.uplink.levels, "method.uplink.levels")
+    known_levels(job.method.downlink.levels, "method.downlink.levels")
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.residual is not None and (ranks or keep is not None):
@@ -83,21 +88,21 @@ def _check_allocation(job: Job) -> None:
         )
 
 
-def _check_augment(job: Job, spec: ModelSpec) -> None:
+def _check_generated(job: Job, spec: ModelSpec) -> None:
     method = job.method
-    if method.augmented and job.augment is None:
+    if method.generated and job.generated is None:
         raise JobError(
-            f"augment: method {method.name} trains on generated data, but the job has no augment "
-            "section: add one, as in augment: {generator: {source: demo}}, or take "
-            "method.augmented false"
+            f"generated: method {method.name} trains on generated data, but the job has no "
+            "generated section: add one, as in generated: {generator: {source: demo}}, or take "
+            "method.generated false"
         )
-    if method.augmented and job.generated is None:
+    if method.generated and job.generated_in_use is None:
         raise JobError(
-            f"method.augmented: method {method.name} averages nothing that generated data could "
-            "join: take method.augmented false"
+            f"method.generated: method {method.name} averages nothing that generated data could "
+            "join: take method.generated false"
         )
-    if job.generated and spec.modality != "image":
+    if job.generated_in_use and spec.modality != "image":
         raise JobError(
-            f"augment: {job.model.path} reads texts, and generators draw images: leave augment "
-            "out, or take method.augmented false"
+            f"generated: {job.model.path} reads texts, and generators draw images: leave generated "
+            "out, or take method.generated false"
         )

@@ -7,7 +7,6 @@ Here the first term is whatever the round's method made of its devices: an avera
 the one adapter that they moved together or in turn.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import mean
@@ -20,6 +19,7 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
+from cutlayer.own_code import load_own_function
 from cutlayer.train import device as on_device
 from cutlayer.train.device import SERVER, Device
 from cutlayer.train.server import Server
@@ -62,18 +62,12 @@ def find_policy(name: str) -> Policy:
     """
     if name in _POLICIES:
         return _POLICIES[name]
-    module, _, function = name.partition(":")
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise JobError(f"augment.weight: cannot import {name!r} ({error})") from None
-    if not callable(own):
-        raise JobError(f"augment.weight: {name!r} is not a function")
+    own = load_own_function("generated.weight", name)
 
     def checked(now: Participants) -> float:
         weight = float(own(now))
         if not 0 <= weight <= 1:
-            raise JobError(f"augment.weight: {name!r} gave {weight:g}: let it give 0 to 1")
+            raise JobError(f"generated.weight: {name!r} gave {weight:g}: let it give 0 to 1")
         return weight
 
     return checked

@@ -100,4 +100,4 @@ def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
 
 def labels_of(job: Job, parts: Parts) -> SharedLabels:
     """What the server knows of the devices' labels, with the noise that the job asks for."""
-    return share(parts.counts, job.augment.share_epsilon if job.augment else None, job.seed)
+    return share(parts.counts, job.generated.share_epsilon if job.generated else None, job.seed)

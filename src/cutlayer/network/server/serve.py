@@ -54,17 +54,20 @@ class ServeOptions:
 
 def serve(
     job: Job,
-    options: ServeOptions,
-    out: str | Path | None = None,
     *,
+    options: ServeOptions | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Train `job` with the devices that join, and write its run folder.
 
-    out: the run folder (None: a new one below runs/). on_port: told where it listens.
+    options: where and how (None: on this machine alone, without keys). out: the run folder (None: a
+    new one below runs/). on_port: told the port once devices can connect. Returns when the job is
+    done; a notebook's event loop is not needed and does not disturb.
     Raises as `simulate` does, and NetworkError.
     """
+    options = options or ServeOptions()
     _check(job, options)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     if (folder / JOB_FILE).exists():
@@ -77,10 +80,10 @@ def serve(
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
-def resume(
+def resume_serving(
     folder: str | Path,
-    options: ServeOptions,
     *,
+    options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
@@ -88,6 +91,7 @@ def resume(
 
     Raises as `serve`.
     """
+    options = options or ServeOptions()
     job, parts, state, rows = saved_run(Path(folder))
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
