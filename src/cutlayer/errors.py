@@ -46,6 +46,7 @@ class RefusedError(NetworkError):
 
 
 _EXTRAS = {
+    "constriction": "codec",
     "cryptography": "server",
     "grpc": "server",
     "matplotlib": "server",

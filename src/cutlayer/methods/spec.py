@@ -43,6 +43,13 @@ class Tokens(Section):
 class Quantizer(Section):
     """How a tensor becomes bits.
 
+    codec: quantize gives every value the same number of bits, by the settings from `bits` to
+    `entropy`; klt fits a transform to the activations and spends bits where they tell most, by
+    `step` and `rate_bits` alone.
+    step: klt's step size, in units of the tensor; larger is coarser, and fewer bytes. auto: the
+    one that takes `rate_bits`.
+    rate_bits: bits a value that `step: auto` aims at: 0.5 loses next to nothing, 0.25 about a
+    point of accuracy.
     bits: 1-8 quantise; 16 (bfloat16) and 32 (float32) pass through.
     levels: equal steps over the range; Lloyd-Max levels of a Gaussian, scaled by the RMS; or
     `package.module:FUNCTION` for one's own, scaled likewise (see wire/levels.py).
@@ -52,6 +59,9 @@ class Quantizer(Section):
     entropy: zstandard over the packed bytes where it makes the frame smaller.
     """
 
+    codec: Literal["quantize", "klt"] = "quantize"
+    step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
+    rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
     bits: Bits = 32
     levels: str = "uniform"
     per: Literal["token", "tensor"] = "token"
