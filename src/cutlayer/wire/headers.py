@@ -121,10 +121,11 @@ class BasisHeader(_Header, frozen=True):
     components of their own. positions: P, the positions with a mean of their own.
     prefix_components, other_components: L of each kind. step: the fitted, finest step size.
     mean_unit, log2_unit: of the means and vectors. wide: vectors of int16 rather than int8.
-    scaled: each token is divided by its RMS; scale_centres, scale_spreads: the law of that scale in
-    eighths of an octave, for prefix tokens and others. token_bits: what the components of a token
-    took when fitting, of either kind, in bits. per_batch: rows are divided by the RMS of
-    their batch. dithered: rounding is random and unbiased, without a dead zone.
+    scaled: each token is divided by its size. per_batch: rows are divided by the RMS of their
+    batch, and a token's size, in octaves, chooses its laws. size_centres, size_spreads: the law of
+    sizes (see `codecs.token_scale`), for prefix tokens and others. token_bits: what the components
+    of a token took when fitting, of either kind, in bits. dithered: rounding is random and
+    unbiased, without a dead zone.
     """
 
     version: _Count
@@ -138,8 +139,8 @@ class BasisHeader(_Header, frozen=True):
     log2_unit: Annotated[int, Meta(ge=-64, le=32)]
     wide: bool
     scaled: bool
-    scale_centres: tuple[_Byte, _Byte]
-    scale_spreads: tuple[_Spread, _Spread]
+    size_centres: tuple[_Byte, _Byte]
+    size_spreads: tuple[_Spread, _Spread]
     token_bits: tuple[_TokenBits, _TokenBits]
     per_batch: bool
     dithered: bool

@@ -13,13 +13,14 @@ Reconstruction multiplies whole numbers: 20 q - sign(q) is below 2^21, a vector'
 therefore hold the same bits, whatever the machine, the batch or the order of the sum.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
@@ -29,7 +30,7 @@ from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis, Components
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
-from cutlayer.wire.codecs.token_scale import scale_codes, scales_of
+from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import KltHeader
 
 _PARTS = round(1 / laws.SHIFT)
@@ -46,12 +47,22 @@ class _Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class _Quantised:
-    """Rows of many devices as whole numbers. kinds: for prefix tokens and others, the rows' indices
-    and their symbols [L, n]; codes: scales of tokens [n], or None."""
+class _Cell:
+    """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
+    rising; values: [L, n]."""
 
-    kinds: list[tuple[np.ndarray, Symbols]]
-    codes: np.ndarray | None
+    kind: int
+    index: np.ndarray
+    plan: _Plan
+    values: Symbols
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantised:
+    """Rows of many devices as whole numbers. codes: sizes of tokens [n], or None."""
+
+    cells: list[_Cell]
+    codes: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ class KltCodec:
     """
 
     basis: Basis
-    settings: KltSettings = KltSettings()
+    settings: KltSettings = KltSettings()  # noqa: RUF009 - frozen
     metric: Tensor | None = None
     step: float | None = None
     coder: Coder = field(default_factory=symbols.coder_here)
@@ -132,43 +143,38 @@ class KltCodec:
             )
         if width != head.width:
             raise FrameError(
-                f"the frame's tensor has {width} channels, the basis {head.width}: fit the basis to "
-                "this cut"
+                f"the frame's tensor has {width} channels, the basis {head.width}: fit the "
+                "basis to this cut"
             )
         # A bound on a float lets NaN pass.
         if not (np.isfinite(header.step) and np.isfinite(header.gain)):
             raise FrameError("the frame's step size is not a number: have it sent again")
         kinds = self._kinds(positions)
-        plans = self._plans(header.step)
-        runs, counts = [], []
-        if head.scaled:
-            runs += self._scale_runs
-            counts += [len(kind) for kind in kinds]
-        for plan, kind in zip(plans, kinds, strict=True):
-            runs += plan.runs
-            counts += [len(kind)] * len(plan.runs)
-        found = symbols.decode(body, runs, counts, header.coder, header.escapes)
+        reader = symbols.Reader(
+            body, header.coder, header.escapes, len(positions) * (head.width + 1)
+        )
         codes = None
-        if head.scaled:
+        if self._sized:
             codes = np.zeros(len(positions), np.uint8)
-            for kind in kinds:
-                codes[kind] = found.pop(0)[0]
-        groups = []
-        for plan, kind in zip(plans, kinds, strict=True):
-            parts = [found.pop(0) for _ in plan.runs]
-            empty = np.zeros((0, len(kind)), np.int32)
-            groups.append((kind, np.concatenate(parts) if parts else empty))
-        rows = self._rebuild(_Quantised(groups, codes), positions, header.step, header.gain)
+            for index, run in zip(kinds, self._size_runs, strict=True):
+                codes[index] = reader.read(run, len(index))[0]
+        cells = []
+        for kind, index, plan in self._laws(kinds, codes, header.step):
+            parts = [reader.read(run, len(index)) for run in plan.runs]
+            empty = np.zeros((0, len(index)), np.int32)
+            cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
+        reader.finish()
+        rows = self._rebuild(_Quantised(cells, codes), positions, header.step, header.gain)
         return quantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""
         kinds = self._kinds(positions)
-        bits = sum(
-            plan.bits * len(kind) for plan, kind in zip(self._plans(self._step), kinds, strict=True)
+        bits: float = sum(
+            self._plan(number, self._step).bits * len(kind) for number, kind in enumerate(kinds)
         )
-        if self.basis.head.scaled:
-            for run, kind in zip(self._scale_runs, kinds, strict=True):
+        if self._sized:
+            for run, kind in zip(self._size_runs, kinds, strict=True):
                 chances = run.table / run.table.sum()
                 bits += len(kind) * float(-(chances * np.log2(chances)).sum())
         return bits / 8
@@ -177,12 +183,18 @@ class KltCodec:
     def _step(self) -> float:
         return self.basis.head.step if self.step is None else self.step
 
+    @property
+    def _sized(self) -> bool:
+        """Whether the size of each token travels."""
+        return self.basis.head.scaled or self.basis.head.per_batch
+
     @cached_property
-    def _scale_runs(self) -> list[Run]:
+    def _size_runs(self) -> list[Run]:
         head = self.basis.head
+        count = 32 if head.per_batch else 256
         return [
-            symbols.centred_run(centre, spread)
-            for centre, spread in zip(head.scale_centres, head.scale_spreads, strict=True)
+            symbols.centred_run(centre, spread, count)
+            for centre, spread in zip(head.size_centres, head.size_spreads, strict=True)
         ]
 
     @cached_property
@@ -198,13 +210,25 @@ class KltCodec:
     def _means(self) -> np.ndarray:
         return self.basis.means * self.basis.head.mean_unit
 
-    def _plans(self, step: float) -> list[_Plan]:
-        return [self._plan(0, step), self._plan(1, step)]
+    def _laws(
+        self, kinds: Sequence[np.ndarray], codes: NDArray[np.uint8] | None, step: float
+    ) -> Iterator[tuple[int, np.ndarray, _Plan]]:
+        """Rows that share their laws, and the laws: one kind of tokens, in a gradient of one size.
+
+        A token twice as large has components twice as large: it is coded as if at half the step.
+        """
+        for number, kind in enumerate(kinds):
+            if codes is None or not self.basis.head.per_batch:
+                yield number, kind, self._plan(number, step)
+                continue
+            for code in np.unique(codes[kind]):
+                size = float(sizes_of(np.array([code], np.uint8), octaves=True)[0])
+                yield number, kind[codes[kind] == code], self._plan(number, step / size)
 
     @cached_property
     def _plan(self):  # type: ignore[no-untyped-def]
-        # A device at each of a few step sizes; a peer that makes up more only makes us work.
-        return lru_cache(maxsize=8)(self._make_plan)
+        # A few step sizes, or sizes of tokens; a peer that makes up more only makes us work.
+        return lru_cache(maxsize=64)(self._make_plan)
 
     def _make_plan(self, kind: int, step: float) -> _Plan:
         group: Components = (self.basis.prefix, self.basis.others)[kind]
@@ -235,7 +259,7 @@ class KltCodec:
             return 1.0
         values = sum(rows.values.numel() for rows in batch)
         energy = sum(float(rows.values.double().square().sum()) for rows in batch)
-        return float(np.clip((energy / max(1, values)) ** 0.5, 1e-30, 1e30)) if energy else 1.0
+        return min(max((energy / values) ** 0.5, 1e-30), 1e30) if energy else 1.0
 
     def _quantise(
         self, batch: Sequence[Rows], gain: float, rngs: Sequence[torch.Generator] | None
@@ -250,27 +274,29 @@ class KltCodec:
                 quantize.finite(one.values, one.what)
         rows = torch.cat([one.values for one in batch])
         positions = torch.cat([one.positions for one in batch])
-        codes = None
-        if self.basis.head.scaled:
-            codes = scale_codes(rows)
-            rows = rows / torch.from_numpy(scales_of(codes).astype(np.float32))[:, None]
         if gain != 1.0:
             rows = rows / gain
+        codes = None
+        if self._sized:
+            codes = size_codes(rows, self.basis.head.per_batch)
+        if codes is not None and self.basis.head.scaled:
+            rows = (
+                rows / torch.from_numpy(sizes_of(codes, octaves=False).astype(np.float32))[:, None]
+            )
         rows = rows - torch.from_numpy(self._means.astype(np.float32))[self._mean_index(positions)]
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
-        kinds = []
-        for number, kind in enumerate(self._kinds(positions)):
-            live = self._plan(number, self._step).live
-            steps = rows[kind] @ self._analyses[number][:, live] / self._step
+        cells = []
+        for number, index, plan in self._laws(self._kinds(positions), codes, self._step):
+            steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
             if noise is None:
                 steps = steps.sign() * (steps.abs() + (1 - laws.FIRST)).floor_()
             else:
-                steps = (steps + noise[kind][:, live]).floor_()
-            kinds.append((kind, steps.to(torch.int32).T.contiguous().numpy()))
-        return _Quantised(kinds, codes)
+                steps = (steps + noise[index][:, plan.live]).floor_()
+            cells.append(_Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
+        return _Quantised(cells, codes)
 
     def _noise(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None
@@ -291,17 +317,20 @@ class KltCodec:
         """The symbols of the rows from start to stop, run by run, as they are coded."""
         parts: list[Symbols] = []
         runs: list[Run] = []
-        edges = [np.searchsorted(kind, (start, stop)) for kind, _ in found.kinds]
         if found.codes is not None:
-            runs += self._scale_runs
-            for (kind, _), (low, high) in zip(found.kinds, edges, strict=True):
-                parts.append(found.codes[kind[low:high]].astype(np.int32)[None])
-        for (_, values), (low, high), plan in zip(
-            found.kinds, edges, self._plans(self._step), strict=True
-        ):
+            runs += self._size_runs
+            for number in (0, 1):
+                index = np.concatenate(
+                    [cell.index for cell in found.cells if cell.kind == number]
+                    or [np.zeros(0, np.int64)]
+                )
+                index = np.sort(index[(index >= start) & (index < stop)])
+                parts.append(found.codes[index].astype(np.int32)[None])
+        for cell in found.cells:
+            low, high = np.searchsorted(cell.index, (start, stop))
             row = 0
-            for run in plan.runs:
-                parts.append(values[row : row + run.rows, low:high])
+            for run in cell.plan.runs:
+                parts.append(cell.values[row : row + run.rows, low:high])
                 runs.append(run)
                 row += run.rows
         return parts, runs
@@ -312,16 +341,16 @@ class KltCodec:
         unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS
         rows = np.empty((len(positions), head.width))
         groups = (self.basis.prefix, self.basis.others)
-        for (kind, values), plan, group in zip(found.kinds, self._plans(step), groups, strict=True):
-            whole = values.astype(np.float64)
+        for cell in found.cells:
+            whole = cell.values.astype(np.float64)
             multiples = _PARTS * whole
             if not head.dithered:
                 multiples -= np.sign(whole)
-            rows[kind] = multiples.T @ group.whole[plan.live]
+            rows[cell.index] = multiples.T @ groups[cell.kind].whole[cell.plan.live]
         rows *= unit
         rows += self._means[self._mean_index(positions)]
-        if found.codes is not None:
-            rows *= scales_of(found.codes)[:, None]
+        if found.codes is not None and head.scaled:
+            rows *= sizes_of(found.codes, octaves=False)[:, None]
         if gain != 1.0:
             rows *= gain
         with np.errstate(over="ignore"):

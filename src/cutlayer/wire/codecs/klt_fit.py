@@ -18,7 +18,7 @@ from cutlayer.wire.codecs import laws
 from cutlayer.wire.codecs.basis import MAX_SHIFT, MAX_WIDTH, Basis, Components
 from cutlayer.wire.codecs.laws import Array
 from cutlayer.wire.codecs.seam import Rows
-from cutlayer.wire.codecs.token_scale import scale_codes, scales_of
+from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import BasisHeader
 from cutlayer.wire.quantize import finite
 
@@ -73,18 +73,13 @@ def fit_basis(
     D = rows.shape[1]
     centres, spreads = (128, 128), (1.0, 1.0)
     prefix = (positions >= 0) & (positions < settings.prefix)
-    if settings.scaled:
-        codes = scale_codes(rows)
-        rows = rows / torch.from_numpy(scales_of(codes))[:, None]
-        # The same laws for a kind of token of which there was none.
-        kinds = [codes[kind] if kind.any() else codes for kind in (prefix.numpy(), ~prefix.numpy())]
-        centres = tuple(int(np.median(kind)) for kind in kinds)  # type: ignore[assignment]
-        spreads = tuple(  # type: ignore[assignment]
-            float(np.clip(np.abs(kind - float(centre)).mean(), 0.3, 100))
-            for kind, centre in zip(kinds, centres, strict=True)
-        )
     if settings.per_batch:
         rows = rows / (float(rows.square().mean().sqrt()) or 1.0)
+    if settings.scaled or settings.per_batch:
+        codes = size_codes(rows, settings.per_batch)
+        centres, spreads = _size_laws(codes, prefix.numpy())
+    if settings.scaled:
+        rows = rows / torch.from_numpy(sizes_of(codes, octaves=False))[:, None]
     tokens = _Tokens(rows, positions, prefix)
     means, transforms, _ = _fitted(tokens, tokens, settings, metric)
     coefficients = _held_out(tokens, settings, metric)
@@ -95,11 +90,12 @@ def fit_basis(
     value_bits = 7 if settings.basis_bits == 8 else 15
     log2_unit = int(np.ceil(np.log2(largest))) - value_bits
     groups, token_bits = [], []
-    every = settings.unbiased or metric is not None
+    # Large tokens of a gradient are coded as if at a finer step: all components may matter.
+    every = settings.unbiased or settings.per_batch or metric is not None
     for kind, (_, synthesis) in zip(coefficients, transforms, strict=True):
-        reach = np.abs(kind).max(0, initial=0.0)
+        reach = _reach(kind, settings)
         live = np.ones(D, bool) if every else reach >= laws.FIRST * step
-        scales, bits = _laws(kind, step, settings.unbiased)
+        scales, bits = _laws(kind, step, settings)
         order = np.flatnonzero(live)
         order = order[np.argsort(-scales[order].astype(int), kind="stable")]
         vectors = _whole_vectors(synthesis.T.numpy()[order], log2_unit, value_bits)
@@ -119,14 +115,28 @@ def fit_basis(
         log2_unit=log2_unit,
         wide=settings.basis_bits == 16,
         scaled=settings.scaled,
-        scale_centres=centres,
-        scale_spreads=spreads,
+        size_centres=centres,
+        size_spreads=spreads,
         token_bits=(token_bits[0], token_bits[1]),
         per_batch=settings.per_batch,
         dithered=settings.unbiased,
     )
     whole = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
     return Basis(head, whole.astype(np.int32), groups[0], groups[1])
+
+
+def _size_laws(
+    codes: NDArray[np.uint8], prefix: NDArray[np.bool_]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Centre and spread of the sizes of prefix tokens and of others."""
+    # The same laws for a kind of token of which there was none.
+    kinds = [codes[kind] if kind.any() else codes for kind in (prefix, ~prefix)]
+    centres = [int(np.median(kind)) for kind in kinds]
+    spreads = [
+        float(np.clip(np.abs(kind - float(centre)).mean(), 0.3, 100))
+        for kind, centre in zip(kinds, centres, strict=True)
+    ]
+    return (centres[0], centres[1]), (spreads[0], spreads[1])
 
 
 def _joined(samples: Sequence[Rows]) -> tuple[Tensor, Tensor]:
@@ -243,19 +253,38 @@ def _step_for(coefficients: Sequence[Array], settings: KltSettings) -> float:
     energy = sum(float(np.square(kind).sum()) for kind in coefficients)
     rms = (energy / values) ** 0.5 or 1.0
     # The size of a token travels beside it, in about half a byte.
-    target = settings.rate_bits * values - (4.0 * rows if settings.scaled else 0.0)
+    sized = settings.scaled or settings.per_batch
+    target = settings.rate_bits * values - (4.0 * rows if sized else 0.0)
     low, high = rms * _FINEST, rms * _COARSEST
     for _ in range(_HALVINGS):
         middle = (low * high) ** 0.5
-        bits = sum(_laws(kind, middle, settings.unbiased)[1] for kind in coefficients)
+        bits = sum(_laws(kind, middle, settings)[1] for kind in coefficients)
         low, high = (middle, high) if bits > target else (low, middle)
     return high
 
 
-def _laws(coefficients: Array, step: float, dithered: bool) -> tuple[laws.Codes, float]:
+def _laws(coefficients: Array, step: float, settings: KltSettings) -> tuple[laws.Codes, float]:
+    """The scale of each component, in steps, and the bits that all rows take."""
     if len(coefficients) == 0:
         return np.zeros(coefficients.shape[1], np.uint8), 0.0
-    return laws.fit_scales(coefficients, step, dithered)
+    if not settings.per_batch:
+        return laws.fit_scales([(1.0, coefficients)], step, settings.unbiased)
+    sizes = _token_sizes(coefficients)
+    groups = [(float(size), coefficients[sizes == size]) for size in np.unique(sizes)]
+    return laws.fit_scales(groups, step, settings.unbiased)
+
+
+def _token_sizes(coefficients: Array) -> Array:
+    """The size of each token [n] of a gradient, in whole octaves."""
+    return sizes_of(size_codes(torch.from_numpy(coefficients), octaves=True), octaves=True)
+
+
+def _reach(coefficients: Array, settings: KltSettings) -> Array:
+    """The largest magnitude of each component; of a gradient, in units of the token's size."""
+    if settings.per_batch:
+        coefficients = coefficients / _token_sizes(coefficients)[:, None]
+    largest: Array = np.abs(coefficients).max(0, initial=0.0)
+    return largest
 
 
 def _whole_vectors(

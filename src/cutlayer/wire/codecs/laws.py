@@ -10,6 +10,8 @@ multiplications and divisions of float64 are used, which IEEE 754 defines exactl
 mathematics library may differ in the last bit, and two ends of an entropy coder must not.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,28 +87,33 @@ def entropy_bits(scales: Array, dithered: bool) -> Array:
     return np.asarray(-p0 * np.log2(p0) - some * np.log2(some) + some * (1.0 + magnitude))
 
 
-def fit_scales(coefficients: Array, step: float, dithered: bool) -> tuple[Codes, float]:
+def fit_scales(
+    groups: Sequence[tuple[float, Array]], step: float, dithered: bool
+) -> tuple[Codes, float]:
     """The scale of each component [L] under which coding it takes fewest bits, and those bits.
 
-    coefficients: [n, L]. All scales within two octaves of the mean magnitude are tried: the law of
-    a Laplace variable, but the best for what is left of the coefficients at this step size.
+    groups: sizes, and the coefficients [n, L] of the tokens of that size, whose scales are so many
+    times larger (one group of size 1 where all tokens share their laws). All scales within two
+    octaves of the mean magnitude are tried: not the law of a Laplace variable, but the best for
+    what is left of the coefficients at this step size.
     """
-    steps = np.abs(coefficients) / step
-    if dithered:
-        zeros = np.maximum(0.0, 1.0 - steps).sum(0)
-        total = steps.sum(0)
-    else:
-        whole = np.floor(steps + (1 - FIRST))
-        zeros = (whole == 0).sum(0).astype(np.float64)
-        total = whole.sum(0)
-    some = len(coefficients) - zeros
-    middle = to_codes(steps.mean(0), 1.0).astype(np.int64)
+    counts = sum(size * len(some) for size, some in groups)
+    mean = sum(np.abs(some).sum(0) for _, some in groups) / counts
+    middle = to_codes(mean, step).astype(np.int64)
     tried = np.clip(middle[:, None] + np.arange(-16, 17), 0, 255).astype(np.uint8)
-    p0, r = symbol_laws(from_codes(tried), dithered)
-    ratio = np.log2(r)
-    bits = -zeros[:, None] * np.log2(p0)
-    bits -= some[:, None] * (np.log2((1 - p0) / 2) + np.log2(1 - r))
-    bits -= (total - some)[:, None] * ratio
+    bits = np.zeros(tried.shape)
+    for size, coefficients in groups:
+        steps = np.abs(coefficients) / step
+        if dithered:
+            zeros, total = np.maximum(0.0, 1.0 - steps).sum(0), steps.sum(0)
+        else:
+            whole = np.floor(steps + (1 - FIRST))
+            zeros, total = (whole == 0).sum(0).astype(np.float64), whole.sum(0)
+        some = len(coefficients) - zeros
+        p0, r = symbol_laws(from_codes(tried) * size, dithered)
+        bits -= zeros[:, None] * np.log2(p0)
+        bits -= some[:, None] * (np.log2((1 - p0) / 2) + np.log2(1 - r))
+        bits -= (total - some)[:, None] * np.log2(r)
     best = bits.argmin(1)
     rows = np.arange(len(best))
     return tried[rows, best], float(bits[rows, best].sum())

@@ -28,6 +28,8 @@ LARGEST = 2**16 - 1
 _TAIL = 2.0**-18
 _MOST = 2047
 _LEAST = 2.0**-24
+_RARE = 1e-3
+"""The least weight of a token's size: one far from those fitted takes some ten bits."""
 _DAMAGED = "the frame's coded symbols do not fit its header: have it sent again"
 
 
@@ -84,11 +86,11 @@ def _run(rows: int, p0: float, r: float) -> Run:
     return Run(rows, K, np.maximum(table, _LEAST))
 
 
-def centred_run(centre: int, spread: float) -> Run:
-    """One row of bytes 0 to 255 that lie around `centre`, by a Laplace law of scale `spread`."""
+def centred_run(centre: int, spread: float, count: int) -> Run:
+    """One row of numbers below `count` that lie around `centre`: Laplace's law, of that spread."""
     r = float(exp_minus(np.array(1.0 / spread)))
-    powers = np.cumprod(np.append(1.0, np.full(255, r)))
-    table = np.maximum(powers[np.abs(np.arange(256) - centre)], 1e-5)
+    powers = np.cumprod(np.append(1.0, np.full(count - 1, r)))
+    table = np.maximum(powers[np.abs(np.arange(count) - min(centre, count - 1))], _RARE)
     return Run(1, -1, table)
 
 
@@ -125,74 +127,81 @@ def encode(
     return "range", len(listed), listed.astype("<i4").tobytes() + stream
 
 
-def decode(
-    body: memoryview, runs: Sequence[Run], counts: Sequence[int], coder: Coder, escapes: int
-) -> list[Symbols]:
-    """Undo `encode`: for each run an array [rows, count]. Raises FrameError."""
-    shapes = [(run.rows, count) for run, count in zip(runs, counts, strict=True)]
-    if coder != "range":
-        return _decode_plain(body, runs, shapes, coder)
-    try:
-        import constriction
-    except ModuleNotFoundError:
-        raise FrameError(
-            "the frame was written by a range coder, which is not installed here: "
-            "pip install 'cutlayer[codec]'"
-        ) from None
-    if 4 * escapes > len(body) or len(body) % 4:
-        raise FrameError(_DAMAGED)
-    listed = np.frombuffer(body[: 4 * escapes], "<i4").astype(np.int32)
-    words = np.frombuffer(body[4 * escapes :], "<u4").astype(np.uint32)
-    decoder = constriction.stream.queue.RangeDecoder(words)
-    found, taken = [], 0
-    for run, shape in zip(runs, shapes, strict=True):
-        size = shape[0] * shape[1]
-        if size == 0:
-            found.append(np.zeros(shape, np.int32))
-            continue
+class Reader:
+    """Undoes `encode`, run by run, for what comes later depends on what came before.
+
+    most: how many symbols there may be. Every method raises FrameError for bytes that no encoder
+    wrote for these runs.
+    """
+
+    def __init__(self, body: memoryview, coder: Coder, escapes: int, most: int) -> None:
+        self._escapes, self._taken = escapes, 0
+        self._plain: Symbols | None = None
+        if coder != "range":
+            self._plain = _plain_symbols(body, coder, most)
+            self._escapes = 0
+            return
         try:
-            flat = decoder.decode(run.model, size)
+            import constriction
+        except ModuleNotFoundError:
+            raise FrameError(
+                "the frame was written by a range coder, which is not installed here: "
+                "pip install 'cutlayer[codec]'"
+            ) from None
+        if 4 * escapes > len(body) or len(body) % 4:
+            raise FrameError(_DAMAGED)
+        self._listed = np.frombuffer(body[: 4 * escapes], "<i4").astype(np.int32)
+        words = np.frombuffer(body[4 * escapes :], "<u4").astype(np.uint32)
+        self._decoder = constriction.stream.queue.RangeDecoder(words)
+
+    def read(self, run: Run, count: int) -> Symbols:
+        """The symbols of a run [rows, count]."""
+        size = run.rows * count
+        if self._plain is not None:
+            flat = self._plain[self._taken : self._taken + size]
+            self._taken += size
+            low, high = (-LARGEST, LARGEST) if run.K >= 0 else (0, len(run.table) - 1)
+            if len(flat) < size or (size and (flat.min() < low or flat.max() > high)):
+                raise FrameError(_DAMAGED)
+            return flat.reshape(run.rows, count)
+        if size == 0:
+            return np.zeros((run.rows, count), np.int32)
+        try:
+            flat = self._decoder.decode(run.model, size)
         # What the coder raises for words that no encoder wrote.
         except (AssertionError, ValueError) as error:
             raise FrameError(f"{_DAMAGED} ({error})") from None
         if run.K >= 0:
             flat -= np.int32(run.K)
             beyond = np.flatnonzero(flat == run.K + 1)
-            values = listed[taken : taken + len(beyond)]
+            values = self._listed[self._taken : self._taken + len(beyond)]
             # The least negative number has no magnitude in 32 bits, hence 64.
             sizes = np.abs(values.astype(np.int64))
             if len(values) < len(beyond) or ((sizes <= run.K) | (sizes > LARGEST)).any():
                 raise FrameError(_DAMAGED)
             flat[beyond] = values
-            taken += len(beyond)
-        found.append(flat.reshape(shape))
-    if taken != escapes or not decoder.maybe_exhausted():
-        raise FrameError(_DAMAGED)
-    return found
+            self._taken += len(beyond)
+        return np.asarray(flat.reshape(run.rows, count))
 
-
-def _decode_plain(
-    body: memoryview, runs: Sequence[Run], shapes: Sequence[tuple[int, int]], coder: Coder
-) -> list[Symbols]:
-    count = sum(rows * n for rows, n in shapes)
-    if coder == "zstd":
-        packed: bytes | memoryview = entropy.decompress(body, 4 * count)
-    elif len(body) != 4 * count:
-        raise FrameError(_DAMAGED)
-    else:
-        packed = body
-    planes = np.frombuffer(packed, np.uint8).reshape(4, count)
-    folded = np.ascontiguousarray(planes.T).view("<u4").reshape(-1).astype(np.int64)
-    flat = ((folded >> 1) ^ -(folded & 1)).astype(np.int32)
-    found, start = [], 0
-    for run, (rows, n) in zip(runs, shapes, strict=True):
-        part = flat[start : start + rows * n].reshape(rows, n)
-        low, high = (-LARGEST, LARGEST) if run.K >= 0 else (0, 255)
-        if part.size and (part.min() < low or part.max() > high):
+    def finish(self) -> None:
+        """Check that nothing is left over."""
+        if self._plain is not None:
+            whole = self._taken == len(self._plain)
+        else:
+            whole = self._taken == self._escapes and self._decoder.maybe_exhausted()
+        if not whole:
             raise FrameError(_DAMAGED)
-        found.append(part)
-        start += rows * n
-    return found
+
+
+def _plain_symbols(body: memoryview, coder: Coder, most: int) -> Symbols:
+    size = entropy.declared_size(body) if coder == "zstd" else len(body)
+    if size % 4 or size > 4 * most:
+        raise FrameError(_DAMAGED)
+    packed = entropy.decompress(body, size) if coder == "zstd" else body
+    planes = np.frombuffer(packed, np.uint8).reshape(4, -1)
+    folded = np.ascontiguousarray(planes.T).view("<u4").reshape(-1).astype(np.int64)
+    symbols: Symbols = ((folded >> 1) ^ -(folded & 1)).astype(np.int32)
+    return symbols
 
 
 def ideal_bits(symbols: Sequence[Symbols], runs: Sequence[Run]) -> float:
