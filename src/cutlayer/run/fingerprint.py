@@ -6,16 +6,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from cutlayer.job import Data, Model
-from cutlayer.model.files import BUNDLED, find_file
+from cutlayer.model.files import BESIDE, BUNDLED, VOCABULARIES, find_file
 
 _INDEX = "model.safetensors.index.json"
-_CONFIGS = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
+_CONFIGS = ("config.json", "preprocessor_config.json", *VOCABULARIES, *BESIDE)
 _TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
 _TEST_SPLITS = ("test", "val", "dev", "eval")
 
