@@ -171,7 +171,7 @@ def test_a_plan_for_devices_that_are_all_out_is_one_sentence(tmp_path: Path) -> 
 def test_a_run_leaves_a_device_out_while_its_rate_is_zero(tmp_path: Path) -> None:
     world = rates(tmp_path, (1, 1, 0, 1e7), (60, 1, 1e7, 1e7)) | {"deadline_s": None}
     settings = ("data.train_samples=60", "training.rounds=2", "devices.count=3")
-    rows = simulate(small_job(*settings, world=world), tmp_path / "run").rows
+    rows = simulate(small_job(*settings, world=world), out=tmp_path / "run").rows
     assert 1 < rows[0].virtual_s < 60
     assert [row.left_out for row in rows] == [{}, {1: "outage: its uplink rate is 0"}]
 
@@ -190,7 +190,7 @@ def test_a_plan_promises_nothing_that_nobody_reaches(tmp_path: Path) -> None:
 
 def test_a_plan_takes_the_sizes_of_the_data_that_the_job_names(tmp_path: Path) -> None:
     job = small_job("training.rounds=1", method="sflora", world={"reference_loss_db": 70.0})
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     found = plan(load_job(tmp_path / "run" / "job.yaml"))
     assert found.shape.samples_trained == row.samples_all_epochs
     assert found.decided.decisions == row.decisions
@@ -215,7 +215,7 @@ def test_what_is_planned_is_what_the_clock_measures(tmp_path: Path, method: str)
         if method == "genfv"
         else None,
     )
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     assert row.planned_s == pytest.approx(row.virtual_s, rel=0.02 if method == "auto" else 1e-3)
 
 
