@@ -17,6 +17,7 @@ from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.decide import base_decision
 from cutlayer.record.checkpoint import RunState
+from cutlayer.rounds.progress import Silent
 from cutlayer.settings.training import Training
 from cutlayer.simulation.local_fleet import LocalFleet
 from cutlayer.train.link import LocalLink
@@ -211,7 +212,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_with_every_setting(
 ) -> None:
     job = small_job(*EVERYTHING, f"training.server_optimizer={server}", "training.rounds=3")
 
-    class Stop(cutlayer.rounds.progress.Silent):
+    class Stop(Silent):
         def round_done(self, row: Any) -> None:
             if row.round == 1:
                 raise KeyboardInterrupt

@@ -40,6 +40,20 @@ class Tokens(Section):
 class Quantizer(Section):
     """How the values that cross the cut become bits."""
 
+    codec: Literal["quantize", "klt"] = "quantize"
+    """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
+    klt: a transform fitted to the activations spends bits where they tell most, by `step` and
+    `rate_bits` alone.
+    """
+
+    step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
+    """Step size of klt, in units of the tensor: larger is coarser, and fewer bytes; auto: the one
+    that takes `rate_bits`.
+    """
+
+    rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
+    """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
+
     bits: Bits = 32
     """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
 

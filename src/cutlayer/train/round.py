@@ -137,7 +137,9 @@ class _Turn:
         for device, loss in state.losses.items():
             result.losses[device].append(loss)
             for exchange, sent in carried:
-                _count(result.traffic[device], exchange, sent.get(device, b""))
+                payload = sent.get(device)
+                if isinstance(payload, bytes):  # a loss is no frame
+                    _count(result.traffic[device], exchange, payload)
         return [device for device in devices if device not in state.losses]
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
@@ -167,10 +169,8 @@ class _Turn:
         return trained
 
 
-def _count(traffic: Traffic, exchange: Exchange, payload: Payload) -> None:
-    """Add the bytes of a frame; a loss is none."""
-    if isinstance(payload, bytes):
-        if exchange.up:
-            traffic.activations += len(payload)
-        else:
-            traffic.gradients += len(payload)
+def _count(traffic: Traffic, exchange: Exchange, frame: bytes) -> None:
+    if exchange.up:
+        traffic.activations += len(frame)
+    else:
+        traffic.gradients += len(frame)
