@@ -1,6 +1,7 @@
 """What is known of one checkpoint before it is loaded: its sizes, and what can be trained of it.
 
-Only config.json is read here: neither torch nor transformers is imported.
+Only config.json and preprocessor_config.json are read here: neither torch nor transformers is
+imported.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutlayer.errors import ModelError
 from cutlayer.model import residual
 from cutlayer.model.files import read_json
+from cutlayer.model.framing import checkpoint_fit
 from cutlayer.model.names import FAMILIES, Family, Modality
 from cutlayer.model.residual import Map, Residual
 
@@ -34,7 +36,7 @@ class ModelSpec:
     patches: N, tokens besides the prefix at the chosen image size (text: at max_tokens).
     gated_mlp: the MLP is SwiGLU (three linear layers of mlp_width). head_inputs: what the
     trained head reads. vocabulary, positions, token_types, max_tokens: of texts; image_size,
-    patch_size and channels: of images; 0 for what a model lacks.
+    patch_size and channels: of images; 0 for what a model lacks. aspect: the job's model.aspect.
     residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
     to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
@@ -56,6 +58,7 @@ class ModelSpec:
     prefix: int = 0
     patches: int = 0
     image_size: int = 0
+    aspect: str = "checkpoint"
     patch_size: int = 0
     channels: int = 0
     vocabulary: int = 0
@@ -136,7 +139,7 @@ def match_targets(name: str, targets: str | Sequence[str]) -> bool:
 
 
 def describe(model: Model, num_classes: int = 0) -> ModelSpec:
-    """What `model` names, from the checkpoint's config.json alone.
+    """What `model` names, from the checkpoint's configuration alone.
 
     num_classes: 0 while the data is not known.
     Raises ModelError for a checkpoint that is not there, a family that cannot be cut, or
@@ -185,7 +188,7 @@ def _check_cut(model: Model, depth: int) -> None:
 
 
 def _resnet(kind: str, config: dict[str, Any], model: Model, num_classes: int) -> ModelSpec:
-    network = residual.layout(config, model.image_size)
+    network = residual.layout(config, model.image_size or _read_size(model))
     depth = len(network.blocks)
     _check_cut(model, depth)
     return ModelSpec(
@@ -199,6 +202,7 @@ def _resnet(kind: str, config: dict[str, Any], model: Model, num_classes: int) -
         cut=model.cut,
         lora=model.lora,
         image_size=network.image.side,
+        aspect=model.aspect,
         channels=network.image.channels,
         residual=network,
     )
@@ -241,6 +245,7 @@ def _transformer(kind: str, config: dict[str, Any], model: Model, num_classes: i
         prefix=prefix,
         patches=(size // patch) ** 2 if image else model.max_tokens - prefix,
         image_size=size,
+        aspect=model.aspect,
         patch_size=patch,
         channels=int(config.get("num_channels", 3)) if image else 0,
         vocabulary=0 if image else int(config.get("vocab_size", 30522)),
@@ -265,7 +270,7 @@ def _side(value: Any, field: str) -> int:
 def _image_size(config: dict[str, Any], model: Model, patch: int) -> int:
     """The side in pixels of the images the job feeds."""
     if model.image_size is None:
-        return _side(config.get("image_size", 224), "image_size")
+        return _read_size(model) or _side(config.get("image_size", 224), "image_size")
     if model.image_size % patch:
         below = model.image_size // patch * patch
         choices = f"{below} or {below + patch}" if below else f"{patch}"
@@ -274,3 +279,11 @@ def _image_size(config: dict[str, Any], model: Model, patch: int) -> int:
             f"take {choices}"
         )
     return model.image_size
+
+
+def _read_size(model: Model) -> int | None:
+    """The side that the checkpoint's preprocessor makes its images; config.json may name that of
+    an earlier training (DINOv2: 518 pixels, read at 224).
+    """
+    fit = checkpoint_fit(model.path)
+    return None if fit is None else fit.side
