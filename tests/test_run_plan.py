@@ -71,10 +71,10 @@ def test_planning_imports_nothing_heavy() -> None:
 
 def test_a_sweep_has_a_line_for_each_value_and_says_where_there_is_no_plan() -> None:
     job = job_of("asfv", "devices.count=8")
-    rows = sweep(job, settings="world.bandwidth_hz=1e6,10e6,100e6")
+    rows = sweep(job, setting="world.bandwidth_hz=1e6,10e6,100e6")
     seconds = [row["round_s"] for row in rows]
     assert seconds == sorted(seconds, reverse=True)
-    none, some = sweep(job, settings="world.deadline_s=1e-3,1e5")
+    none, some = sweep(job, setting="world.deadline_s=1e-3,1e5")
     assert "no" in none["why"] or "can finish" in none["why"]
     assert some["devices"] == 8
 
@@ -184,7 +184,7 @@ def test_a_plan_promises_nothing_that_nobody_reaches(tmp_path: Path) -> None:
     assert (found.summary()["devices"], found.summary()["late"]) == (0, 6)
     with write_plan(found, tmp_path)[0].open() as file:
         assert {row["late"] for row in csv.DictReader(file)} == {"late"}
-    never, some = sweep(job, settings="world.deadline_s=0.5,1e4")
+    never, some = sweep(job, setting="world.deadline_s=0.5,1e4")
     assert (never["devices"], never["late"], some["devices"], some["late"]) == (0, 6, 6, 0)
 
 
@@ -211,7 +211,7 @@ def test_what_is_planned_is_what_the_clock_measures(tmp_path: Path, method: str)
         "training.rounds=1",
         method={"name": method, **plain} if method != "auto" else {"name": method},
         world={"reference_loss_db": 70.0, "server_flops": 2e9},
-        augment={"generator": generator, "amount": 2, "seconds_per_image": 1e-9}
+        generated={"generator": generator, "amount": 2, "seconds_per_image": 1e-9}
         if method == "genfv"
         else None,
     )
@@ -241,7 +241,7 @@ def test_draws_differ_in_their_channel_alone_and_are_averaged(tmp_path: Path) ->
     assert drawn["ste"][0] == plan(job).decided.ste
     still = draws_of(Planner(job_of("st-sflora", "devices.count=4", "world.fading=none")), 3)
     assert len(set(still["ste"])) == 1
-    rows = sweep(job, settings="world.bandwidth_hz=1e7,1e8", draws=3)
+    rows = sweep(job, setting="world.bandwidth_hz=1e7,1e8", draws=3)
     with write_sweep(rows, tmp_path)[0].open() as file:
         narrow, wide = csv.DictReader(file)
     assert float(narrow["ste"]) == pytest.approx(np.mean(rows[0]["ste"]))
@@ -267,7 +267,7 @@ def test_a_plan_says_what_uploading_the_images_would_take() -> None:
 
 def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> None:
     job = job_of("asfv", "devices.count=3")
-    rows = sweep(job, settings=["method.allocation.cuts=[1,2],[4]", "world.bandwidth_hz=1e7,5e7"])
+    rows = sweep(job, setting=["method.allocation.cuts=[1,2],[4]", "world.bandwidth_hz=1e7,5e7"])
     assert [row["value"] for row in rows] == ["[1,2], 1e7", "[1,2], 5e7", "[4], 1e7", "[4], 5e7"]
     assert [row["cut"] == 4 for row in rows] == [False, False, True, True]
     with write_sweep(rows, tmp_path)[0].open() as file:
@@ -275,7 +275,7 @@ def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> No
     assert first["method.allocation.cuts"] == "[1,2]"
     assert first["world.bandwidth_hz"] == "1e7"
     with pytest.raises(JobError, match="is swept twice"):
-        sweep(job, settings=["model.cut=1", "model.cut=2"])
+        sweep(job, setting=["model.cut=1", "model.cut=2"])
 
 
 def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +291,6 @@ def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.M
     monkeypatch.setattr(
         sources, "training_labels", lambda *a: read.append(a) or training_labels(*a)
     )
-    sweep(job_of("st-sflora", "data.train_samples=900"), settings="world.bandwidth_hz=1e7,2e7,5e7")
+    sweep(job_of("st-sflora", "data.train_samples=900"), setting="world.bandwidth_hz=1e7,2e7,5e7")
     assert len(read) == 1
     assert len(hashed) == len(set(hashed))

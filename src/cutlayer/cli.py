@@ -206,7 +206,7 @@ def plan(
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plan_sweep.sweep(asked, settings=sweep, draws=draws, round=round)
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
         console.print(plan_sweep.sweep_table(rows))
         written = plan_files.write_sweep(rows, out) if out else []
     else:

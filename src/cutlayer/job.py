@@ -10,10 +10,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from cutlayer import methods
 from cutlayer.errors import JobError
+from cutlayer.settings.allocation import Allocation
 from cutlayer.settings.data import Data, Partition
 from cutlayer.settings.devices import Devices
 from cutlayer.settings.generated import GeneratedData
-from cutlayer.settings.method import Allocation, Method, Quantizer, Tokens
+from cutlayer.settings.method import Method, Quantizer, Tokens
 from cutlayer.settings.model import Lora, Model
 from cutlayer.settings.section import Section
 from cutlayer.settings.training import Training

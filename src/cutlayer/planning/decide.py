@@ -115,7 +115,7 @@ class StatisticsFromDevices:
     def _measured(
         self, devices: Sequence[int], cut: int, scored: bool
     ) -> list[ActivationStatistics]:
-        """Of each device; another stands in for one that does not answer, which drops out later."""
+        """Each device's statistics; one that does not answer, and is lost later, gets another's."""
         missing = [device for device in devices if (cut, scored, device) not in self._found]
         if missing:
             found = self.link.measure(self.round, missing, cut, scored)

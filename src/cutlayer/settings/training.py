@@ -4,9 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cutlayer.settings.section import Count, Section
-
-Positive = Annotated[float, Field(gt=0)]
+from cutlayer.settings.section import Count, Positive, Section
 
 
 class Training(Section):

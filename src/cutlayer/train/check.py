@@ -35,8 +35,13 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
         attention.find_score(job.method.tokens.score)
-    known_levels(job.method.uplink.levels, "method.uplink.levels")
-    known_levels(job.method.downlink.levels, "method.downlink.levels")
+    for name, side in (("uplink", job.method.uplink), ("downlink", job.method.downlink)):
+        known_levels(side.levels, f"method.{name}.levels")
+        if side.codec != "quantize":
+            raise JobError(
+                f"method.{name}.codec: {side.codec!r} is there for the library (cutlayer.wire) but "
+                "not yet for training: take quantize"
+            )
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.residual is not None and (ranks or keep is not None):

@@ -18,7 +18,7 @@ from cutlayer.network.transport.messages import Hello
 from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
 from cutlayer.planning.round_timing import TimedRound, planned_shape
-from cutlayer.settings.world import MobilitySettings
+from cutlayer.settings.places import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
