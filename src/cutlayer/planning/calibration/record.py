@@ -174,6 +174,8 @@ def subject_of(job: Job) -> Subject | None:
         ) from None
     if model is None or data is None:
         return None
+    if job.model.aspect != "checkpoint":  # other pixels reach the same model
+        model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
     quantizer = job.method.uplink.model_dump(exclude={"bits"})
     return Subject(
