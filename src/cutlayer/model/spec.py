@@ -66,8 +66,8 @@ class ModelSpec:
     layer of the head reads, head_activation: what follows it if it is hidden; pooled by the mean
     where pool_mean. vocabulary, token_types, max_tokens: of texts; image_size, patch_size and
     channels: of images; 0 for what a model lacks. aspect: the job's model.aspect. position_rows: of
-    the embedding's position table at the chosen size. embedding_width: of tables that are projected to the width. neck_bias: the
-    layer between pooling and head has one.
+    the embedding's position table at the chosen size. embedding_width: of tables that are
+    projected to the width. neck_bias: the layer between pooling and head has one.
     residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
     to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
