@@ -1,5 +1,6 @@
 """Runs: true bytes, resuming, and what stops a run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -75,6 +76,22 @@ def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
         assert payload < activations < payload + 4 * 120
         assert payload < gradients < payload + 4 * 120
         assert down == up > 0
+
+
+def test_a_run_says_and_records_its_data_and_the_names_of_its_classes(tmp_path: Path) -> None:
+    class Lines(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, line: str) -> None:
+            self.said.append(line)
+
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run", progress=Lines())
+    found = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert found["line"] in Lines.said
+    assert (found["train_samples"], found["test_samples"]) == (120, 50)
+    labels = json.loads((tmp_path / "run" / "adapter" / "labels.json").read_text())
+    assert list(labels["id2label"].values()) == found["classes"]
+    assert found["classes"][1] == "Trouser"
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:

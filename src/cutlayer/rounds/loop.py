@@ -147,12 +147,13 @@ def _train(
 
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own."""
-    task = task_of(job, len(parts.train.classes))
+    classes = parts.train.classes
+    task = task_of(job, len(classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            task.export(adapter, parts.model, folder / f"device-{index:04d}")
+            task.export(adapter, parts.model, folder / f"device-{index:04d}", classes)
     else:
-        task.export(state.adapter, parts.model, folder)
+        task.export(state.adapter, parts.model, folder, classes)
 
 
 def _append(path: Path, row: Row) -> None:

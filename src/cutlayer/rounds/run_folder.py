@@ -9,13 +9,14 @@ from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.own_code import refresh
 from cutlayer.record.checkpoint import RunState, load_state
-from cutlayer.record.folder import CODE_FILE, JOB_FILE, STATE_FILE
+from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, Row, read_rows
 from cutlayer.record.writing import writing
+from cutlayer.rounds.progress import Progress
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
-def saved_run(folder: Path) -> tuple[Job, Parts, RunState, list[Row]]:
+def saved_run(folder: Path, progress: Progress) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
     Raises as `simulate`.
@@ -24,7 +25,7 @@ def saved_run(folder: Path) -> tuple[Job, Parts, RunState, list[Row]]:
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     _check_code(folder, job)
-    parts = load_parts(job)
+    parts = load_parts(job, progress.say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         return job, parts, begin_run(folder, job, parts), []
     state = load_state(folder / STATE_FILE)
@@ -40,7 +41,7 @@ def saved_run(folder: Path) -> tuple[Job, Parts, RunState, list[Row]]:
 
 
 def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
-    """Make a run folder, with the job and the picture of who holds what; the state to begin with.
+    """Make a run folder: the job, what data were loaded, who holds what; the state to begin with.
 
     Where the job names code of one's own, the folder also gets the hash of each of its files.
     Raises JobError or RunError.
@@ -50,6 +51,9 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
         write_atomically(folder / FILE, b"")
+        if parts.train.report is not None:
+            text = json.dumps(parts.train.report.record(), indent=1, ensure_ascii=False)
+            write_atomically(folder / DATA_FILE, (text + "\n").encode())
         if hashes:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)

@@ -40,7 +40,14 @@ class Model(Section):
     """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
 
     image_size: Count | None = None
-    """Pixels a side of the images that the model reads; null: the checkpoint's own."""
+    """Pixels a side of the images that the model reads; null: what the checkpoint's preprocessor
+    makes.
+    """
+
+    aspect: Literal["checkpoint", "crop", "stretch"] = "checkpoint"
+    """How an image that is not square becomes so: crop (the middle is cut out), stretch, or as the
+    checkpoint's preprocessor_config.json says (stretched where it has none).
+    """
 
     max_tokens: Annotated[int, Field(ge=2)] = 64
     """Word pieces that a text is cut to, those at its beginning and end included."""

@@ -58,11 +58,12 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         part_of(job),
         train=job.method.train,
     ).to(compute_device(job))
+    preprocess = Preprocessor(model.spec)
     if data is not None:
-        samples = load_folder(data, job, tuple(task.classes), model.spec.image_size)
+        samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
-        samples = load_share(job, task.number)
-    return Device(task.number, samples, job, model, Preprocessor(model.spec))
+        samples = load_share(job, task.number, preprocess.fit)
+    return Device(task.number, samples, job, model, preprocess)
 
 
 def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cutlayer import __version__
+from cutlayer.data.report import LoadReport
 from cutlayer.errors import (
     CutlayerError,
     FrameError,
@@ -162,6 +163,7 @@ class _DeviceSession:
         self._machine: Machine | None = None
         self._rates: LinkRates | None = None
         self._prepared: _Prepared | None = None
+        self._told: LoadReport | None = None
         self._secret = secrets.randbits(63)
 
     async def run(self) -> None:
@@ -220,6 +222,11 @@ class _DeviceSession:
                 )
             )
         await connection.tell(self._ready(task, device))
+        report = device.data.report
+        if report is not None and self._told != report:
+            self._told = report
+            self._say(report.line)
+            self._log.write("data", **report.record())
         self._say(f"device {device.id}: ready with {len(device.data)} samples")
         self._log.write("ready", number=device.id, samples=len(device.data))
         while True:

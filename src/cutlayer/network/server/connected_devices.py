@@ -7,6 +7,7 @@ and takes part from the next round, with nothing left over from the last.
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -95,6 +96,9 @@ class ConnectedDevices:
         self.listener: Listener
         self._offer, self._roster, self._log = offer, roster, log
         self._present: dict[int, ConnectedDevice] = {}
+        self._departed: list[str] = []
+        self._attended: Counter[str] = Counter()
+        self._proven: set[str] = set(roster.numbers)
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -121,6 +125,12 @@ class ConnectedDevices:
         """The devices that are ready, by number."""
         with self._changed:
             return dict(self._present)
+
+    def departed(self) -> list[str]:
+        """What to tell of devices that left before they were ready, each once."""
+        with self._changed:
+            told, self._departed = self._departed, []
+            return told
 
     def wait_for_change(self, timeout_s: float) -> None:
         """Wait until a device comes or goes, or the time is over."""
@@ -211,8 +221,16 @@ class ConnectedDevices:
 
     async def _attend(self, connection: Connection) -> None:
         """Serve one connection until it is over."""
-        device = ConnectedDevice(self._roster.numbers[connection.name], connection)
-        self._log.write("join", device=connection.name, number=device.number)
+        name, hello = connection.name, connection.hello
+        assert hello is not None
+        try:
+            # Once more: a connection before this one may have given its place up since.
+            device = ConnectedDevice(self._roster.admit(name, hello.number), connection)
+        except (RefusedError, OSError) as error:
+            connection.end(str(error))
+            return
+        self._attended[name] += 1
+        self._log.write("join", device=name, number=device.number)
         try:
             await connection.tell(_numbered(self._offer.task, device.number))
             while True:
@@ -224,9 +242,22 @@ class ConnectedDevices:
                 if self._present.get(device.number) is device:
                     del self._present[device.number]
                 self._changed.notify_all()
-            self._log.write(
-                "leave", device=connection.name, number=device.number, reason=connection.reason
+            self._log.write("leave", device=name, number=device.number, reason=connection.reason)
+            self._attended[name] -= 1
+            if not self._attended[name] and name not in self._proven:
+                self._give_up(device)
+
+    def _give_up(self, device: ConnectedDevice) -> None:
+        """Free the place of a device that left before it was ready, and note why it left."""
+        name = device.connection.name
+        with suppress(OSError):
+            self._roster.release(name)
+        with self._changed:
+            self._departed.append(
+                f"device {name} left before it was ready, and its place is free again: "
+                f"{device.connection.reason}"
             )
+            self._changed.notify_all()
 
     async def _hear(self, device: ConnectedDevice, message: Message) -> None:
         """Deal with what a device says. Raises NetworkError for what has no business there."""
@@ -236,6 +267,7 @@ class ConnectedDevices:
                     await self._hand_over(device.connection, message)
                 case Ready(job=self._offer.task.digest) if device.ready is None:
                     device.ready = message
+                    self._proven.add(device.connection.name)
                     with self._changed:
                         self._present[device.number] = device
                         self._changed.notify_all()

@@ -236,6 +236,8 @@ class RemoteFleet:
         said = -1
         while True:
             present = self._connected_devices.present()
+            for line in self._connected_devices.departed():
+                self._progress.say(line)
             self._given_up -= present.keys()
             some = any(number in present for number in drawn)
             if some and len(present) + len(self._given_up) >= needed:

@@ -48,6 +48,14 @@ class Roster:
             raise
         return number
 
+    def release(self, name: str) -> None:
+        """Let another device have the number of `name`, which never made use of it.
+
+        Raises OSError where that cannot be written.
+        """
+        if self.numbers.pop(name, None) is not None:
+            self.write()
+
     def _free(self, name: str, wanted: int | None) -> int:
         taken = {number: owner for owner, number in self.numbers.items()}
         if wanted is not None:

@@ -75,7 +75,7 @@ def serve(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer serve --resume {folder}"
         )
-    parts = load_parts(job)
+    parts = load_parts(job, progress.say if progress else None)
     state = begin_run(folder, job, parts)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
@@ -92,7 +92,7 @@ def resume_serving(
     Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder))
+    job, parts, state, rows = saved_run(Path(folder), progress or Silent())
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 

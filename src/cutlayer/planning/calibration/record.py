@@ -174,8 +174,13 @@ def subject_of(job: Job) -> Subject | None:
         ) from None
     if model is None or data is None:
         return None
+    if job.model.aspect != "checkpoint":  # other pixels reach the same model
+        model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    quantizer = job.method.uplink.model_dump(exclude={"bits"})
+    # A codec's own settings count where it is the codec.
+    of_klt = {"codec", "step", "rate_bits"}
+    other = of_klt if job.method.uplink.codec == "quantize" else set()
+    quantizer = job.method.uplink.model_dump(exclude={"bits"} | other)
     return Subject(
         model,
         data,
