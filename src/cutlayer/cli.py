@@ -20,6 +20,7 @@ from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
+from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
@@ -328,7 +329,7 @@ def _list(texts: Mapping[str, str]) -> None:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(comparison: "Comparison") -> None:
@@ -353,7 +354,7 @@ def _watched() -> Iterator["OnConsole"]:
 
 def _fail(sentence: str, status: int = 2) -> NoReturn:
     Console(stderr=True).print(
-        f"[red]cutlayer:[/] {escape(sentence)}", highlight=False, soft_wrap=True
+        f"[red]cutlayer:[/] {escape(harmless(sentence))}", highlight=False, soft_wrap=True
     )
     raise SystemExit(status)
 

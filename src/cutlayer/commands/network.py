@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cutlayer.errors import JobError, NetworkError
+from cutlayer.harmless import harmless
 
 app = typer.Typer()
 console = Console()
@@ -169,4 +170,4 @@ def _host_name() -> str:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ def find_method(name: str) -> Method:
         module, _, attribute = name.partition(":")
         try:
             method = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise JobError(f"method.name: cannot import {name!r} ({error})") from None
         if not isinstance(method, Method):
             raise JobError(f"method.name: {name!r} is a {type(method).__name__}, not a Method")

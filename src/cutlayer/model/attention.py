@@ -50,7 +50,7 @@ def find_score(score: str) -> Measure:
     module, _, name = score.partition(":")
     try:
         own: Measure = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise JobError(f"method.tokens.score: cannot import {score!r} ({error})") from None
     if not callable(own):
         raise JobError(f"method.tokens.score: {score!r} is not a function")

@@ -8,14 +8,15 @@ from typing import Protocol
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.model.export import save_adapter
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.checkpoint import RunState, save_state
-from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
+from cutlayer.record.checkpoint import RunState, commit_state, is_finite
+from cutlayer.record.folder import ADAPTER_FOLDER
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import Augmenter, augmenter_for
@@ -86,7 +87,7 @@ def run_rounds(
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
-            save_state(folder / STATE_FILE, state)
+            commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
     with writing(folder):
         _export(folder / ADAPTER_FOLDER, job, parts, state)
@@ -137,8 +138,13 @@ def _train(
     )
     if augmenter:
         augmenter.join(state.adapter, result, server, clock, labels)
-    state.rounds, state.adapter = round + 1, server.adapter
     fleet.release(result, state)
+    if not all(map(is_finite, (server.adapter, *state.kept.values()))):
+        raise RunError(
+            f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "
+            f"the state after round {round} is kept"
+        )
+    state.rounds, state.adapter = round + 1, server.adapter
     return result, decided
 
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from cutlayer.drawing.progress_bar import make_bar
+from cutlayer.harmless import harmless
 from cutlayer.job import Job
 from cutlayer.record.rows import Row
 from cutlayer.train.result import RoundResult
@@ -85,14 +86,14 @@ class OnConsole:
         self._rounds, self._bytes = job.training.rounds, [0, 0]
         devices = f"{job.devices.cohort} of {job.devices.count} devices a round"
         resumed = f", going on after round {rounds_done}" if rounds_done else ""
-        self._say(f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {folder}")
+        self._say(f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {escape(str(folder))}")
         self._task = self._bar.add_task(
             "starting", total=self._rounds, completed=rounds_done, now=""
         )
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._say(escape(line))
+        self._say(escape(harmless(line)))
 
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
         """Move the bar."""

@@ -14,7 +14,7 @@ class Lora(Section):
     side: which blocks carry adapters: before the cut (device), after it (server), or both.
     """
 
-    rank: Count = 8
+    rank: Annotated[int, Field(ge=1, le=2**14)] = 8
     alpha: Annotated[float, Field(gt=0)] = 16.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: Literal["auto"] | tuple[str, ...] = "auto"
@@ -33,7 +33,7 @@ class Model(Section):
 
     path: Annotated[str, Field(min_length=1)] = "demo"
     weights: Literal["pretrained", "random"] = "pretrained"
-    image_size: Count | None = None
-    max_tokens: Annotated[int, Field(ge=2)] = 64
-    cut: Annotated[int, Field(ge=0)] = 2
+    image_size: Annotated[int, Field(ge=1, le=2**14)] | None = None
+    max_tokens: Annotated[int, Field(ge=2, le=2**16)] = 64
+    cut: Annotated[int, Field(ge=0, le=2**12)] = 2
     lora: Lora = Lora()

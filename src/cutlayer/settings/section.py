@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int, Field(ge=1)]
+# Beyond what any machine holds, and below what a size in memory can be reckoned with.
+Count = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
 from cutlayer.rounds.loop import run_rounds
-from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.simulation.local_fleet import LocalFleet
@@ -48,5 +48,5 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Result:
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    job, parts, state, rows = saved_run(folder)
+    job, parts, state, rows = saved_run(folder, (progress or Silent()).say)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

@@ -65,7 +65,7 @@ def find_policy(name: str) -> Policy:
     module, _, function = name.partition(":")
     try:
         own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise JobError(f"augment.weight: cannot import {name!r} ({error})") from None
     if not callable(own):
         raise JobError(f"augment.weight: {name!r} is not a function")

@@ -20,7 +20,7 @@ def own_levels(name: str, bits: int) -> NDArray[np.float32]:
     module, _, function = name.partition(":")
     try:
         own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise JobError(f"quantizer.levels: cannot import {name!r} ({error})") from None
     if not callable(own):
         raise JobError(f"quantizer.levels: {name!r} is not a function")

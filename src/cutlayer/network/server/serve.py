@@ -88,7 +88,7 @@ def resume(
 
     Raises as `serve`.
     """
-    job, parts, state, rows = saved_run(Path(folder))
+    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 

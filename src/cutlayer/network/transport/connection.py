@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.transport import messages
 from cutlayer.network.transport.lane import Counters, Frame, LaneStream, Write
 from cutlayer.network.transport.limits import Lane, Limits
@@ -244,7 +245,7 @@ class Connection:
             rates = {k: v for k, v in msgspec.structs.asdict(message).items() if v is not None}
             self.hello = msgspec.structs.replace(self.hello, **rates)
         elif isinstance(message, Bye):
-            self.end(f"the other side left ({message.reason})", how="leave")
+            self.end(f"the other side left ({harmless(message.reason)})", how="leave")
         else:
             return message
         return None

@@ -24,7 +24,7 @@ def find_allocator(solver: str) -> Solve:
     try:
         module = importlib.import_module(file if own else f"{__name__}.{file}")
         solve: Solve = getattr(module, name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise JobError(f"method.allocation.solver: cannot import {solver!r} ({error})") from None
     if not callable(solve):
         raise JobError(f"method.allocation.solver: {solver!r} is not a function")
