@@ -154,7 +154,8 @@ def test_a_damaged_run_says_so_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "bad-job" / "job.yaml").write_text("model: {cut: many}\n")
     found = {seen.name: seen.told() for seen in WatchedRuns(tmp_path).look()[0]}
     assert found["good"]["state"] == "finished"
-    assert "begins no round" in found["bad-record"]["fault"]
+    assert found["bad-record"]["rounds"] == 1
+    assert found["bad-record"]["fault"] == "1 damaged lines of its record are left out"
     assert "model.cut" in found["bad-job"]["fault"]
 
 
@@ -191,7 +192,7 @@ def test_two_hundred_runs_are_read_once(tmp_path: Path, monkeypatch: pytest.Monk
         size = record.stat().st_size
         with record.open("r+b") as file:
             file.write(b"?" * (size - 1))
-    monkeypatch.setattr("cutlayer.dashboard.watch.load_job", lambda path: pytest.fail(str(path)))
+    monkeypatch.setattr("cutlayer.dashboard.watch.read_job", lambda path: pytest.fail(str(path)))
     append(tmp_path / "run-7", row)
     assert [(seen.name, seen.summary.rounds) for seen in watch.look()[0]] == [("run-7", 2)]
 

@@ -240,6 +240,8 @@ def report(
             figures_folder=figures,
             say=lambda sentence: status.update(f"report: {escape(sentence)}"),
         )
+    for sentence in found.left_out:
+        _say(f"note     {sentence}")
     _say(f"page     {found.page}")
     for path in found.figures:
         _say(f"figure   {path}")

@@ -49,14 +49,6 @@ class Job(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @property
-    def own_code(self) -> dict[str, str]:
-        """The code of one's own, `package.module:NAME`, by the setting of the job that names it."""
-        named = {"method.name": self.method.name, **self.method.own_code}
-        if self.augment is not None:
-            named["augment.weight"] = self.augment.weight
-        return {setting: value for setting, value in named.items() if ":" in value}
-
-    @property
     def cut(self) -> int:
         """Blocks on the device, where the allocation does not choose another cut."""
         return self.model.cut if self.method.cut is None else self.method.cut

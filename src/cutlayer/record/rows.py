@@ -159,8 +159,8 @@ class Row:
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")
-        if not found.device_loss.keys() <= found.samples.keys() & found.traffic.keys():
-            raise ValueError("it has losses of devices without samples or traffic")
+        if not found.device_loss.keys() <= found.samples.keys():
+            raise ValueError("it has losses of devices without samples")
         values = {name: getattr(found, name) for name in found.__struct_fields__}
         values["loss"] = math.nan if found.loss is None else found.loss
         values["decisions"] = {

@@ -36,7 +36,7 @@ def result_of(job: Job, row: Row) -> RoundResult:
         decisions=dict(row.decisions),
         samples=dict(row.samples),
         losses=losses,
-        traffic={device: Traffic(*sizes) for device, sizes in row.traffic.items()},
+        traffic=defaultdict(Traffic, {d: Traffic(*sizes) for d, sizes in row.traffic.items()}),
         late=list(row.late),
         lost=list(row.lost),
     )

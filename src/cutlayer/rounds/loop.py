@@ -138,13 +138,13 @@ def _train(
     )
     if augmenter:
         augmenter.join(state.adapter, result, server, clock, labels)
+    state.rounds, state.adapter = round + 1, server.adapter
     fleet.release(result, state)
-    if not all(map(is_finite, (server.adapter, *state.kept.values()))):
+    if not all(map(is_finite, (state.adapter, *state.kept.values()))):
         raise RunError(
             f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "
             f"the state after round {round} is kept"
         )
-    state.rounds, state.adapter = round + 1, server.adapter
     return result, decided
 
 

@@ -86,7 +86,9 @@ class OnConsole:
         self._rounds, self._bytes = job.training.rounds, [0, 0]
         devices = f"{job.devices.cohort} of {job.devices.count} devices a round"
         resumed = f", going on after round {rounds_done}" if rounds_done else ""
-        self._say(f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {escape(str(folder))}")
+        self._say(
+            f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {escape(str(folder))}"
+        )
         self._task = self._bar.add_task(
             "starting", total=self._rounds, completed=rounds_done, now=""
         )

@@ -42,14 +42,14 @@ def saved_run(
     return job, parts, state, rows
 
 
-def _latest_state(
-    folder: Path, job: Job, parts: Parts, say: Callable[[str], object]
-) -> RunState:
+def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], object]) -> RunState:
     """The last state that can be read and is one of this job's. Raises RunError without any."""
     faults: list[str] = []
     due = {name: tensor.shape for name, tensor in first_adapter(job, parts.model).items()}
     for state in states_of(folder, faults.append):
-        shapes = [{n: t.shape for n, t in one.items()} for one in (state.adapter, *state.kept.values())]
+        shapes = [
+            {n: t.shape for n, t in one.items()} for one in (state.adapter, *state.kept.values())
+        ]
         if all(one == due for one in shapes) and state.rounds <= job.training.rounds:
             for fault in faults:
                 say(f"{fault.removeprefix('--resume: ').partition(': start')[0]}: it is left out")

@@ -165,16 +165,6 @@ class Method(Section):
     allocation: Allocation = Allocation()
 
     @property
-    def own_code(self) -> dict[str, str]:
-        """What may be a function of one's own, by the setting that names it."""
-        return {
-            "method.tokens.score": self.tokens.score,
-            "method.uplink.levels": self.uplink.levels,
-            "method.downlink.levels": self.downlink.levels,
-            "method.allocation.solver": self.allocation.solver,
-        }
-
-    @property
     def code_on_devices(self) -> dict[str, str]:
         """What a device would run of one's own code: the function by the setting that names it."""
         named = {

@@ -74,6 +74,7 @@ def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
     )
     if frame is None:
         device.adapter = {}  # what an earlier round trained is not trained in this one
+    device.samples_a_round = message.samples
     device.begin(message.round, decision, frame)
     if device.steps != message.steps:
         raise RunError(
