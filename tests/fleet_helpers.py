@@ -106,7 +106,7 @@ def served(
     """Serve a job on any free port; `devices` brings them once it is known."""
     options = ServeOptions(
         f"127.0.0.1:{port}",
-        timeouts=Timeouts(**timeouts),
+        timeouts=Timeouts(**{"farewell_s": 0.0, **timeouts}),
         log=out.with_suffix(".log"),
         virtual=virtual,
     )

@@ -16,7 +16,7 @@ MAX_NUMBER_CHARACTERS, MAX_TEXT_CHARACTERS = 64, 4096
 
 # libyaml's is eight times as fast, which lists of hundreds of runs show; not every build has it.
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_RESOLVER = yaml.SafeLoader("")
+_RESOLVER: Any = yaml.SafeLoader("")
 _TEXT = "tag:yaml.org,2002:str"
 
 

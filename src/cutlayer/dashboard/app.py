@@ -57,8 +57,8 @@ class _Dashboard:
         self._changed: dict[str, int] = {}
         self._gone: dict[str, int] = {}
         self._watchers = 0
-        # Views of a kind are made one at a time: those of one run do not wait for those of many, nor
-        # for those that are computed from model and data.
+        # Views of a kind are made one at a time: those of one run do not wait for those of many,
+        # nor for those that are computed from model and data.
         self._reading, self._joining = asyncio.Lock(), asyncio.Lock()
         self._computing = asyncio.Lock()
         self._looking = asyncio.Lock()

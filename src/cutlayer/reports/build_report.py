@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. left_out: a sentence for each run, and each line of one, that is damaged."""
+    """What was written. left_out: a sentence for each run, or line of one, that is damaged."""
 
     page: Path
     figures: list[Path]

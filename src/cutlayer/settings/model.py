@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cutlayer.settings.section import Count, Section
+from cutlayer.settings.section import Section
 
 
 class Lora(Section):

@@ -16,12 +16,12 @@ from cutlayer.train.aggregate import weighted_average
 from cutlayer.train.device import check_finite, losses_by_device
 from cutlayer.train.optim import make_optimizer
 from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.train.uploads import far_updates, read_adapter
 from cutlayer.wire.codec import (
     ActivationsMessage,
     AdapterMessage,
     GradientMessage,
     decode_activations,
-    decode_adapter,
     encode_adapter,
     encode_gradient,
 )
@@ -51,7 +51,8 @@ class Stepped:
 class Server:
     """Holds the global adapter, trains the server part, and averages.
 
-    adapter: the global adapter of the whole model (before the cut, after it, and the head).
+    adapter: the global adapter of the whole model (before the cut, after it, and the head). seen:
+    samples of each device that came through the cut this round, in all epochs.
     """
 
     def __init__(self, job: Job, model: CutModel, adapter: Adapter) -> None:
@@ -61,6 +62,7 @@ class Server:
         self._round = -1
         self._decisions: dict[int, Decision] = {}
         self._training: dict[int, _Trained] = {}
+        self.seen: dict[int, int] = {}
 
     def device_names(self, decision: Decision) -> tuple[str, ...]:
         """The tensors of the adapter that a device with this decision trains."""
@@ -83,7 +85,7 @@ class Server:
     def begin(self, round: int, decisions: Mapping[int, Decision]) -> None:
         """Start a round: one server adapter for each device, or one for all."""
         self._round, self._decisions = round, dict(decisions)
-        self._training = {}
+        self._training, self.seen = {}, dict.fromkeys(decisions, 0)
         if not self.job.method.split or not decisions:
             return
         if self.job.method.server_adapter == "averaged":
@@ -146,11 +148,10 @@ class Server:
             )
         spec, decision = self.model.spec, self._decisions[device]
         shape = tuple(message.hidden.shape)
-        # One token may stand for all that were not kept.
-        most = spec.tokens_at(decision.cut) + (decision.tokens is not None)
+        tokens = self._tokens(decision)
         fits = (
             shape[0] <= self.job.training.batch_size
-            and (shape[1] <= most if spec.residual is None else shape[1] == most)
+            and (shape[1] <= tokens if spec.modality == "text" else shape[1] == tokens)
             and shape[2] == spec.width_at(decision.cut)
             and (message.mask is not None) == (spec.modality == "text")
         )
@@ -161,6 +162,15 @@ class Server:
                 f"{decision.cut}: run the same job on both sides"
             )
         return message
+
+    def _tokens(self, decision: Decision) -> int:
+        """Tokens of a sample that cross the cut; of a text at most."""
+        spec = self.model.spec
+        whole = spec.tokens_at(decision.cut)
+        if decision.tokens is None or decision.tokens >= whole - spec.prefix:
+            return whole
+        # One token may stand for all that were not kept.
+        return spec.prefix + decision.tokens + (self.job.method.tokens.rest == "merge")
 
     def _pools(self, messages: Sequence[ActivationsMessage]) -> Iterator[list[ActivationsMessage]]:
         """Messages that one pass can take: of one length, and one by one where trained in turn."""
@@ -201,10 +211,17 @@ class Server:
             done.faults |= found
             left = [message for message in messages if message.device not in found]
             return self._train(left, done) if left else ([], [])
+        before = self._gradients(messages)
+        torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+        bad = self._unsound(messages, hidden.grad)
+        if bad:
+            for tensor, gradient in before:
+                tensor.grad = gradient
+            return self._train_without(bad, messages, done)
         done.losses |= losses
         for message in messages:
             self._training[message.device].contributions += 1
-        torch.stack(parts).sum().backward()  # type: ignore[no-untyped-call]
+            self.seen[message.device] += len(message.labels)
         if not wanted:
             return messages, [None] * len(messages)
         assert hidden.grad is not None
@@ -222,6 +239,55 @@ class Server:
             except RunError as fault:
                 found[device] = fault
         return found
+
+    def _gradients(
+        self, messages: Sequence[ActivationsMessage]
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The tensors that a pass of `messages` trains, with a copy of their gradients so far."""
+        adapters = {id(t): t.adapter for t in (self._training[m.device] for m in messages)}
+        tensors = [tensor for adapter in adapters.values() for tensor in adapter.values()]
+        return [(t, None if t.grad is None else t.grad.clone()) for t in tensors]
+
+    def _unsound(
+        self, messages: Sequence[ActivationsMessage], gradient: torch.Tensor | None
+    ) -> set[int]:
+        """The devices whose batch leaves a gradient that is not finite, though its loss is.
+
+        In an adapter that several train it is that of all of them, unless the gradients of their
+        activations tell whose it is.
+        """
+        bad = {
+            m.device
+            for m in messages
+            if any(
+                t.grad is not None and not torch.isfinite(t.grad).all()
+                for t in self._training[m.device].adapter.values()
+            )
+        }
+        if gradient is None:
+            return bad
+        parts = torch.split(gradient, [len(m.labels) for m in messages])
+        pairs = zip(messages, parts, strict=True)
+        own = {m.device for m, part in pairs if not torch.isfinite(part).all()}
+        return own if own and self.job.method.server_adapter == "shared" else bad | own
+
+    def _train_without(
+        self, bad: set[int], messages: Sequence[ActivationsMessage], done: Stepped
+    ) -> tuple[Sequence[ActivationsMessage], Sequence[torch.Tensor | None]]:
+        """The pass again: without the devices in `bad`, or one by one where those are all."""
+        if len(messages) > 1 and len(bad) == len(messages):
+            passes = [self._train([message], done) for message in messages]
+        else:
+            for m in messages:
+                if m.device in bad:
+                    done.faults[m.device] = RunError(
+                        f"training: the gradient of device {m.device} is not finite in round "
+                        f"{m.round}, step {m.step}: lower training.lr"
+                    )
+            left = [message for message in messages if message.device not in bad]
+            passes = [self._train(left, done)] if left else []
+        trained = [message for some, _ in passes for message in some]
+        return trained, [gradient for _, some in passes for gradient in some]
 
     def _reply(self, message: ActivationsMessage, gradient: torch.Tensor, done: Stepped) -> None:
         """A gradient as a frame, at the bits decided for its device."""
@@ -253,19 +319,17 @@ class Server:
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:
         """The adapter of a device's upload. Raises FrameError for any but the one due."""
-        message = decode_adapter(frame)
-        names = self.device_names(self._decisions[device])
-        shapes = {name: self.adapter[name].shape for name in names}
-        if (message.device, message.round) != (device, self._round) or shapes != {
-            name: tensor.shape for name, tensor in message.tensors.items()
-        }:
-            raise FrameError(
-                f"frame: device {device} sent another adapter than the one it was to train in "
-                f"round {self._round}: run the same job on both sides"
-            )
-        return {name: tensor.to(self.model.compute) for name, tensor in message.tensors.items()}
+        due = {name: self.adapter[name] for name in self.device_names(self._decisions[device])}
+        return read_adapter(frame, device, self._round, due, self.model.compute)
 
-    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
+    def far_updates(
+        self, devices: Sequence[int], uploads: Mapping[int, Adapter]
+    ) -> dict[int, FrameError]:
+        """Of the devices of a round, those whose upload or server adapter will not do, and why."""
+        trained = {d: self._training[d].adapter for d in devices if d in self._training}
+        return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
+
+    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, float]) -> None:
         """Average the devices' uploads and their server adapters into the global adapter.
 
         samples: of every device that counts, its weight; uploads: of those that trained.

@@ -1,9 +1,9 @@
 """What allocators go by on a real network: devices and links as they were measured.
 
 Of the job's world its budgets hold: bandwidth, powers, the cap on joules sent, the server's speed.
-Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s and memory by the
-device, a rate each way by the server, which is taken as that of an equal share of the band in a full
-cohort, as a trace's.
+Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s and memory by
+the device, a rate each way by the server, which is taken as that of an equal share of the band in a
+full cohort, as a trace's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNKNOWN_FLOPS = 1e3
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """What one device can do: its own word for the first two, the server's measurement for rates."""
+    """What one device can do: its own word for all but the rates, which the server measured."""
 
     flops_per_s: float | None
     memory_bytes: int

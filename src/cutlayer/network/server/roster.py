@@ -49,7 +49,7 @@ class Roster:
         gone: Gone = lambda name: False,
         replaceable: Gone = lambda name: False,
     ) -> int:
-        """A number for device `name` while it gets ready. Raises RefusedError where none is to be had.
+        """A number for device `name` while it gets ready. Raises RefusedError where there is none.
 
         connected: devices that are there now. gone: those whose number any other may have.
         replaceable: those whose number another may have that asks for it.

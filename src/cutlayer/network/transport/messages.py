@@ -183,8 +183,8 @@ class Bye(_Message, tag="bye"):
 
 
 Message = (
-    Hello | Welcome | Task | Fetch | Ready | Probe | Probed | RoundBegin | StepDone | RoundEnd | Done
-    | Ping | Pong | Bye
+    Hello | Welcome | Task | Fetch | Ready | Probe | Probed | RoundBegin | StepDone | RoundEnd
+    | Done | Ping | Pong | Bye
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()
