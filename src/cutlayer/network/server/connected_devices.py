@@ -290,6 +290,9 @@ class ConnectedDevices:
             while True:
                 await self._hear(device, await connection.hear())
         except CutlayerError as error:
+            if device.ready is None and (connection.at_fault or not connection.over):
+                with self._changed:
+                    self._turned_away.add(device.number)
             self._drop(device, str(error), final=isinstance(error, RefusedError))
         finally:
             self._attended.discard(device)
@@ -330,12 +333,7 @@ class ConnectedDevices:
 
     async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
         """Give a device its place, once what it says will do and its link is measured."""
-        try:
-            self._offer.check(device.number, ready)
-        except RefusedError:
-            with self._changed:
-                self._turned_away.add(device.number)
-            raise
+        self._offer.check(device.number, ready)
         device.ready = ready
         try:
             async with asyncio.timeout(_MEASURE_S):

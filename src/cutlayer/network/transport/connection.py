@@ -25,7 +25,8 @@ class Connection:
 
     name: the device's, from its certificate where there are certificates. hello: what the device
     said of itself. check: raises when the device is no longer to
-    be believed (RefusedError: ever again); it is asked at every message.
+    be believed (RefusedError: ever again); it is asked at every message. at_fault: the connection
+    ended for what the other side sent.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Connection:
         self.hello: Hello | None = None
         self.reason = ""
         self.final = False
+        self.at_fault = False
         self.how: How = "drop"
         self._limits, self._by_server, self._check = limits, by_server, check
         self._lanes: dict[Lane, LaneStream[Any]] = {}
@@ -167,6 +169,7 @@ class Connection:
             self._check()
             self._lanes[lane].feed(message)
         except CutlayerError as error:
+            self.at_fault = True
             self.end(str(error), final=isinstance(error, RefusedError))
 
     def look_after(self) -> None:
