@@ -106,6 +106,9 @@ def simulate(
     _say(f"adapter  {result.adapter_folder}")
     _say(f"figures  {result.folder / 'figures'}")
     _say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        _say(result.worse)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -132,6 +132,9 @@ def serve(
     )
     _say(f"adapter  {result.adapter_folder}")
     _say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        _say(result.worse)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)

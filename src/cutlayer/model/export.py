@@ -13,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
-from cutlayer.files import write_atomically
+from cutlayer.files import open_plain, read_bounded, write_atomically
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.files import find_file
+from cutlayer.model.files import MAX_CONFIG_BYTES, find_file
 from cutlayer.model.lora import HEAD, Adapter
 from cutlayer.model.weights import SINGLE, skeleton
 
@@ -57,16 +57,18 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
     if not file.is_file():
         raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
     try:
-        config = json.loads(
-            (file.parent / ("config.json" if full else CONFIG)).read_text(encoding="utf-8")
-        )
+        beside = file.parent / ("config.json" if full else CONFIG)
+        config = json.loads(read_bounded(beside, MAX_CONFIG_BYTES))
+        if not isinstance(config, dict):
+            raise ValueError(f"{beside.name} holds no JSON object")
+        open_plain(file).close()  # a pipe would hang, and a device never end
         with safe_open(file, framework="pt", device="cpu") as tensors:
             adapter = {
                 key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
                 for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
                 if not key.endswith(IDLE)
             }
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
     _check(adapter, model, str(folder))
     lora = model.spec.lora

@@ -93,7 +93,7 @@ def run_rounds(
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
-    return Result(folder, job, rows, state.adapter)
+    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:
