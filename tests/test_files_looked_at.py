@@ -21,8 +21,8 @@ from cutlayer.job import Job, dump_job, load_job, make_job, read_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import load_adapter, save_adapter
 from cutlayer.model.weights import load_model
-from cutlayer.planning.calibration.record import read_calibration
 from cutlayer.plain_yaml import parse_yaml
+from cutlayer.planning.calibration.record import read_calibration
 from cutlayer.record.checkpoint import RunState, load_state, save_state
 from cutlayer.record.rows import MAX_LINE_BYTES, read_rows
 from cutlayer.reports.build_report import report
@@ -111,7 +111,9 @@ def damaged(whole: bytes, seed: int) -> bytes:
     for _ in range(rng.randint(1, 4)):
         place = rng.randrange(min(reach, len(content)) + 1) if content else 0
         length = rng.choice((0, 1, 4, 40))
-        piece = rng.choice((rng.choice(SHARP), rng.randbytes(8), bytes(content[place : place + 40])))
+        piece = rng.choice(
+            (rng.choice(SHARP), rng.randbytes(8), bytes(content[place : place + 40]))
+        )
         content[place : place + length] = piece
     return bytes(content[: rng.choice((len(content), rng.randint(0, len(content))))])
 

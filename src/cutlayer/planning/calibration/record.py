@@ -226,7 +226,9 @@ def read_calibration(path: str | Path) -> Calibration:
     """The record in a file. Raises RunError where there is none or it is damaged."""
     try:
         return msgspec.json.decode(
-            read_bounded(path, _MAX_BYTES), type=Calibration, dec_hook=lambda _, values: _array(values)
+            read_bounded(path, _MAX_BYTES),
+            type=Calibration,
+            dec_hook=lambda _, values: _array(values),
         )
     except OSError as error:
         raise RunError(
