@@ -50,8 +50,7 @@ def run(
             for number in numbers:
                 devices.join(port, number)
 
-        found = served(job, out, bring, progress=progress, **{"devices": len(numbers), **timeouts})
-    return found
+        return served(job, out, bring, progress=progress, **{"devices": len(numbers), **timeouts})
 
 
 @pytest.fixture(scope="module")

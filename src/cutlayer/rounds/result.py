@@ -37,7 +37,8 @@ class Result:
         its loss is above that of a model that knows nothing, ln(classes).
         """
         first, last = self._evaluated[0], self._evaluated[-1]
-        assert first.accuracy is not None and last.accuracy is not None
+        assert first.accuracy is not None
+        assert last.accuracy is not None
         error = math.sqrt(max(first.accuracy * (1 - first.accuracy), 1e-9) / self.tests)
         chance = 1 / self.classes
         if last.accuracy < first.accuracy - 2 * error:
@@ -51,8 +52,8 @@ class Result:
         if last.accuracy <= chance + luck and loss > 2 * math.log(max(2, self.classes)):
             return (
                 f"the run ended worse than it began: it guesses (accuracy "
-                f"{100 * last.accuracy:.1f} % of {self.classes} classes) with a loss of {loss:.3g}, "
-                f"where a model that knows nothing has {math.log(self.classes):.3g}: lower "
+                f"{100 * last.accuracy:.1f} % of {self.classes} classes) with a loss of "
+                f"{loss:.3g}, where a model that knows nothing has {math.log(self.classes):.3g}: lower "
                 "training.lr, or look at the data"
             )
         return ""

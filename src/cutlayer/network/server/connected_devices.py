@@ -6,6 +6,7 @@ and takes part from the next round, with nothing left over from the last.
 """
 
 import asyncio
+import functools
 import threading
 import time
 from collections import deque
@@ -223,8 +224,8 @@ class ConnectedDevices:
         if done:
             self._done = True
             await asyncio.gather(*map(self._dismiss, list(self._attended)))
-            until = time.monotonic() + farewell_s
-            while self._away() and time.monotonic() < until:
+            until, revoked = time.monotonic() + farewell_s, self._revoked()
+            while self._away() - revoked and time.monotonic() < until:
                 await asyncio.sleep(0.05)
         for task in self._tasks:
             task.cancel()
@@ -232,7 +233,7 @@ class ConnectedDevices:
 
     def _away(self) -> set[str]:
         """Devices with a place that have not heard that the job is done and may yet do so."""
-        waited_for = self._roster.numbers.keys() - self._told_done - self._revoked()
+        waited_for = self._roster.numbers.keys() - self._told_done
         return {n for n in waited_for if self._roster.numbers[n] not in self._turned_away}
 
     async def _dismiss(self, device: ConnectedDevice) -> None:
@@ -264,13 +265,15 @@ class ConnectedDevices:
                 "start cutlayer join again"
             )
         connected = self.listener.connections
+        # Asked only where no number is free, since it reads every certificate ever signed.
+        revoked = functools.cache(self._revoked)
 
         def replaceable(owner: str) -> bool:
             # Without keys any name can be had, and nobody can shut one out: who is away gives way.
             return self._identity is None and owner not in connected
 
         self._roster.hold(
-            name, hello.number, connected, lambda owner: owner in self._revoked(), replaceable
+            name, hello.number, connected, lambda owner: owner in revoked(), replaceable
         )
 
     async def _receive(self) -> None:
