@@ -33,12 +33,12 @@ EditFrame = Callable[[bytes], bytes]
 class Lie:
     """How one device's words are changed on their way out.
 
-    message: what becomes of a message, None for nothing. activations, adapter: of a frame. repeat:
-    how often every message but the hello is sent.
+    message: what becomes of a message, None for nothing. activations, adapter: of a frame; None:
+    no frame is sent. repeat: how often every message but the hello is sent.
     """
 
     message: EditMessage = lambda message: message
-    activations: EditFrame = lambda frame: frame
+    activations: EditFrame | None = lambda frame: frame
     adapter: EditFrame = lambda frame: frame
     repeat: int = 1
 
@@ -64,7 +64,8 @@ def tell(monkeypatch: pytest.MonkeyPatch, lies: dict[int, Lie]) -> None:
 
         async def send(lane: Lane, frame: Any) -> None:
             edit = lie.adapter if kind_of(frame) == "adapter" else lie.activations
-            await honest_send(lane, edit(bytes(frame)))
+            if edit is not None:
+                await honest_send(lane, edit(bytes(frame)))
 
         connection.tell, connection.send = tell, send  # type: ignore[method-assign]
         return connection

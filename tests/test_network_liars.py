@@ -280,13 +280,20 @@ def test_a_frame_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked() -
     assert decode_activations.__kwdefaults__ == {"max_bytes": 2**28}
 
 
+def silent(m: Message) -> Message | None:
+    return None if isinstance(m, StepDone) else m
+
+
+@pytest.mark.parametrize("method", ["fedlora", "sflora"])
 def test_the_deadline_ends_a_round_and_who_was_done_counts(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tell(monkeypatch, {2: Lie(message=lambda m: None if isinstance(m, StepDone) else m)})
-    found = run(job_of("fedlora", 3), tmp_path / "run", (0, 1, 2), round_s=20.0)
+    tell(monkeypatch, {2: Lie(message=silent, activations=None)})
+    heard = Heard()
+    found = run(job_of(method, 3), tmp_path / "run", (0, 1, 2), heard, round_s=60.0)
     assert found.rows[0].lost == [2]
     assert set(found.rows[0].device_loss) == {0, 1}
+    assert any("of the 60 s of the round" in line for line in heard.said)
 
 
 def test_an_update_far_beyond_its_cohort_is_named(

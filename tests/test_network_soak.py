@@ -101,6 +101,7 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
 
     def sometimes(frame: bytes) -> bytes:
         lie = rng.choice(list(FRAMES.values())) if rng.random() < 0.1 else honest
+        assert lie.activations is not None
         return lie.activations(frame)
 
     tell(monkeypatch, {number: Lie(activations=sometimes) for number in (6, 7)})

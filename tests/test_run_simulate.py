@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from cutlayer.job import dump_job
 from cutlayer.record.checkpoint import load_state
 from cutlayer.record.rows import Row, read_rows
 from cutlayer.rounds.progress import Silent
+from cutlayer.rounds.result import Result
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
+from report_runs import made_job, made_rows
 
 
 class Heard(Silent):
@@ -118,6 +121,28 @@ def test_a_run_goes_on_from_the_last_state_that_is_whole(tmp_path: Path) -> None
     assert equal(again.adapter, whole.adapter)
     assert [row.round for row in again.rows] == [0, 1, 2]
     assert [sentence.count("is damaged") for sentence in said] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "loss", "said"),
+    [
+        ([0.5, 0.6], 1.0, ""),
+        ([0.5, 0.49], 9.0, ""),  # within what chance does to 100 samples
+        ([0.5, 0.3], 1.0, "accuracy 50.0 % after round 1, 30.0 % after round 2"),
+        ([0.1, 0.1], 500.0, "it guesses"),
+        ([0.1, 0.1], 2.3, ""),  # knows nothing yet, and does not pretend to
+    ],
+)
+def test_a_run_that_ends_worse_than_it_began_says_so(
+    tmp_path: Path, accuracies: list[float], loss: float, said: str
+) -> None:
+    job = made_job(rounds=2)
+    rows = [
+        replace(row, accuracy=accuracy, test_loss=loss)
+        for row, accuracy in zip(made_rows(job), accuracies, strict=True)
+    ]
+    worse = Result(tmp_path, job, rows, {}, classes=10, tests=100).worse
+    assert (said in worse) if said else worse == ""
 
 
 def test_a_run_whose_states_are_all_damaged_is_refused(tmp_path: Path) -> None:

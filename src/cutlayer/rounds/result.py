@@ -53,8 +53,8 @@ class Result:
             return (
                 f"the run ended worse than it began: it guesses (accuracy "
                 f"{100 * last.accuracy:.1f} % of {self.classes} classes) with a loss of "
-                f"{loss:.3g}, where a model that knows nothing has {math.log(self.classes):.3g}: lower "
-                "training.lr, or look at the data"
+                f"{loss:.3g}, where a model that knows nothing has {math.log(self.classes):.3g}: "
+                "lower training.lr, or look at the data"
             )
         return ""
 

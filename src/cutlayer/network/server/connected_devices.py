@@ -41,8 +41,8 @@ from cutlayer.network.transport.messages import (
 Answer = TypeVar("Answer")
 
 PIECE_BYTES = 2**20
-# More answers than these wait for nobody who asked.
-_ANSWERS = 4
+# More answers than these wait for nobody who asked, but for the losses of a round (see RemoteLink).
+ANSWERS = 4
 _FAREWELL_S = 5.0
 _MEASURE_S = 60.0
 # What nobody has asked for yet of who left: the newest.
@@ -60,8 +60,8 @@ class ConnectedDevice:
     connection: Connection
     ready: Ready | None = None
     rates: LinkRates | None = None
-    losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(_ANSWERS))
-    probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(_ANSWERS))
+    losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
+    probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 
     @property
     def hello(self) -> Hello:
@@ -71,6 +71,8 @@ class ConnectedDevice:
 
     async def next(self, answers: asyncio.Queue[Answer]) -> Answer:
         """The next answer of one kind. Raises NetworkError when the connection is over first."""
+        if not answers.empty():  # at once, even where the time for it is over
+            return answers.get_nowait()
         got = asyncio.ensure_future(answers.get())
         over = asyncio.ensure_future(self.connection.wait_closed())
         try:

@@ -1,5 +1,6 @@
 """The devices of a run over a network: what training asks of them, as frames and messages."""
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,11 @@ from cutlayer.errors import CutlayerError, FrameError, NetworkError, RunError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.network.server.claims import Claims, far_off
-from cutlayer.network.server.connected_devices import ConnectedDevice, ConnectedDevices
+from cutlayer.network.server.connected_devices import (
+    ANSWERS,
+    ConnectedDevice,
+    ConnectedDevices,
+)
 from cutlayer.network.server.measured_world import KnownDevice, MeasuredWorld
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Probe, RoundBegin, RoundEnd
@@ -35,6 +40,8 @@ Answer = TypeVar("Answer")
 _HOPELESS = 3
 # After the deadline: for what devices that were done in time have sent, and to tell them.
 _GRACE_S = 5.0
+# What of a round's time its first step may take; the last may take all of it.
+_FIRST_SHARE = 0.25
 # Devices that a sentence names, of those that are waited for.
 _NAMED = 8
 
@@ -113,6 +120,8 @@ class RemoteLink:
         async def start(device: ConnectedDevice) -> Started:
             frame = frames.get(device.number, self._own.get(device.number))
             started = self._started(device.number)
+            if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
+                device.losses = asyncio.Queue(max(ANSWERS, started.steps))
             fewer = device.ready is not None and started.samples < device.ready.samples
             await device.connection.tell(
                 RoundBegin(
@@ -131,7 +140,7 @@ class RemoteLink:
 
     def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
         """See Link. The devices compute unasked; this takes what they sent."""
-        return self._each(devices, lambda device: device.connection.receive(Lane.UP))
+        return self._each(devices, self._paced(step, lambda one: one.connection.receive(Lane.UP)))
 
     def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
         """See Link."""
@@ -155,7 +164,7 @@ class RemoteLink:
                 )
             return done.loss
 
-        return self._each(devices, hear)
+        return self._each(devices, self._paced(step, hear))
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
@@ -178,6 +187,32 @@ class RemoteLink:
     def _started(self, number: int) -> Started:
         training, samples = self.job.training, self.samples[number]
         return Started(training.local_epochs * -(-samples // training.batch_size), samples)
+
+    def _paced(
+        self, step: int, act: Callable[[ConnectedDevice], Awaitable[Answer]]
+    ) -> Callable[[ConnectedDevice], Awaitable[Answer]]:
+        """`act`, which fails where a device is too far behind to be done by the round's deadline.
+
+        The others wait for it at every step: held up until the deadline, none would be done.
+        """
+        if not math.isfinite(self._timeouts.round_s):
+            return act
+
+        async def in_time(device: ConnectedDevice) -> Answer:
+            steps = self._started(device.number).steps
+            share = _FIRST_SHARE + (1 - _FIRST_SHARE) * (step + 1) / steps
+            behind_s = self._timeouts.round_s * (1 - share)
+            left_s = self._until - behind_s - time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    return await act(device)
+            except TimeoutError:
+                raise NetworkError(
+                    f"deadline: step {step + 1} of {steps} was not done after "
+                    f"{100 * share:.0f} % of the {self._timeouts.round_s:g} s of the round"
+                ) from None
+
+        return in_time
 
     def _each(
         self,
