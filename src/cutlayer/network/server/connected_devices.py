@@ -296,12 +296,19 @@ class ConnectedDevices:
                 await self._hear(device, await connection.hear())
         except CutlayerError as error:
             if device.ready is None and (connection.at_fault or not connection.over):
-                with self._changed:
-                    self._turned_away.add(device.number)
+                self._turn_away(device, str(error))
             self._drop(device, str(error), final=isinstance(error, RefusedError))
         finally:
             self._attended.discard(device)
             self._part_from(device)
+
+    def _turn_away(self, device: ConnectedDevice, reason: str) -> None:
+        """Note that nobody need wait for a device; it is told of once, however often it tries."""
+        with self._changed:
+            if device.number not in self._turned_away:
+                self._turned_away.add(device.number)
+                self._departures.append(Departure(device.number, device.connection.name, reason))
+            self._changed.notify_all()
 
     def _part_from(self, device: ConnectedDevice) -> None:
         """Note that a device is gone; where it was never ready, the number that it held is free."""
@@ -310,7 +317,7 @@ class ConnectedDevices:
             was_ready = self._present.get(number) is device
             if was_ready:
                 del self._present[number]
-            if (was_ready or number in self._turned_away) and not self._done:
+            if was_ready and not self._done:
                 self._departures.append(Departure(number, connection.name, connection.reason))
             self._changed.notify_all()
         if self.listener.connections.get(connection.name) in (None, connection):
