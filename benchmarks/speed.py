@@ -71,7 +71,8 @@ def one_round(job: Job, parts: Parts, round: int) -> Timing:
     result = train_round(job, round, decisions, LocalLink(devices), server)
     seconds = sum(result.watch.seconds.values())
     return Timing(
-        sum(result.samples.values()) / seconds, result.watch.seconds.get("wire", 0.0) / seconds
+        sum(result.shape.samples_trained.values()) / seconds,
+        result.watch.seconds.get("wire", 0.0) / seconds,
     )
 
 

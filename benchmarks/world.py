@@ -86,10 +86,10 @@ def run_all(options: argparse.Namespace) -> None:
             if (folder / "adapter").is_dir():
                 continue
             if (folder / STATE_FILE).exists():
-                resume(folder, Lines())
+                resume(folder, progress=Lines())
                 continue
             parts = parts or load_parts(job)
-            simulate(job, folder, parts=parts, progress=Lines())
+            simulate(job, out=folder, parts=parts, progress=Lines())
 
 
 class Lines(Silent):

@@ -1,4 +1,4 @@
-"""Write the hashes of the packages in constraints.txt for this Python and platform, as pip has them.
+"""Write the hashes of the packages in constraints.txt for this Python and platform, by pip.
 
     python scripts/lock_hashes.py > hashes-linux-x86_64-cp311.txt
 

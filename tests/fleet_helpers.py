@@ -18,7 +18,7 @@ pytest.importorskip("grpc")
 from cutlayer.job import Job
 from cutlayer.network.device.join import JoinOptions, attend
 from cutlayer.network.server.remote_fleet import Timeouts
-from cutlayer.network.server.serve import ServeOptions, resume, serve
+from cutlayer.network.server.serve import ServeOptions, resume_serving, serve
 from cutlayer.network.transport.backoff import Backoff
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.rounds.progress import Progress
@@ -111,8 +111,8 @@ def served(
         virtual=virtual,
     )
     if again:
-        return resume(out, options, progress=progress, on_port=bring)
-    return serve(job, options, out, progress=progress, on_port=bring)
+        return resume_serving(out, options=options, progress=progress, on_port=bring)
+    return serve(job, options=options, out=out, progress=progress, on_port=bring)
 
 
 def process(port: int, number: int, *words: str) -> subprocess.Popen[bytes]:

@@ -367,7 +367,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     world = {"reference_loss_db": 75.0, "mobility": {"kind": "redraw"}}
     data = {"train_samples": 60, "test_samples": 20, "partition": {"min_samples": 8}}
-    simulate(small_job(method="tsflora", world=world, data=data), folder / "simulated")
+    simulate(small_job(method="tsflora", world=world, data=data), out=folder / "simulated")
     from fleet_helpers import crowd
     from fleet_helpers import served as job_served
 

@@ -282,7 +282,7 @@ def test_looking_at_a_run_imports_nothing_that_its_job_names(
     (run / "rounds.jsonl").write_text(record)
     (seen,), _ = WatchedRuns(tmp_path / "runs").look()
     assert seen.state == "finished"
-    report([run], tmp_path / "r.html", images=1)
+    report([run], out=tmp_path / "r.html", images=1)
     assert not named_module.exists()
     if setting == "name":
         with pytest.raises(JobError, match="cannot import"):

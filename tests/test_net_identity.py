@@ -15,7 +15,7 @@ import pytest
 from cutlayer.errors import NetworkError, RefusedError
 from cutlayer.network.transport import certificates, keys
 from cutlayer.network.transport.client import connect
-from cutlayer.network.transport.identity import Identity, load_server, peer_of
+from cutlayer.network.transport.identity import Identity, load_server_identity, peer_of
 from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.messages import RoundBegin
 from net_helpers import Fleet, Site, hello, play, settled, site
@@ -194,7 +194,7 @@ def speak_tls_1_2(folder: Path) -> str:
 
     async def scene() -> str:
         nonlocal place
-        async with site(Limits(idle_s=2.0), load_server(folder)) as place:
+        async with site(Limits(idle_s=2.0), load_server_identity(folder)) as place:
             spoke = await asyncio.to_thread(speak, place.listener.port)
             return "refused after the handshake" if spoke else "no handshake"
 

@@ -238,7 +238,7 @@ def test_the_slowest_and_the_fastest_device_there_can_be_leave_the_others_a_roun
     method: str, flops: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tell(monkeypatch, {2: message(Hello, flops_per_s=flops)})
-    more = {"augment": GENERATED} if method == "genfv" else {}
+    more = {"generated": GENERATED} if method == "genfv" else {}
     found = run(job_of(method, 3, world=WORLD, **more), tmp_path / "run", (0, 1, 2))
     row = found.rows[0]
     assert math.isfinite(row.loss)
@@ -255,7 +255,7 @@ def test_shared_labels_of_own_data_fit_its_samples(
     labels: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tell(monkeypatch, {2: message(Ready, labels=labels, own=True)})
-    job = job_of("genfv", 3, world=WORLD, augment=GENERATED)
+    job = job_of("genfv", 3, world=WORLD, generated=GENERATED)
     found = run(job, tmp_path / "run", (0, 1, 2))
     assert 2 not in found.rows[0].decisions
 

@@ -121,7 +121,7 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
         try:
             with pytest.raises(Enough):
                 serve(
-                    job, options, tmp_path / "run", progress=watching,
+                    job, options=options, out=tmp_path / "run", progress=watching,
                     on_port=lambda port: troubles.append(Trouble(devices, fleet, port)),
                 )  # fmt: skip
         finally:

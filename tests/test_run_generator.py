@@ -24,7 +24,7 @@ from cutlayer.generation import settings as named
 from cutlayer.generation.evaluate import evaluate_generator
 from cutlayer.generation.train import batch_rows, resume_generator, train_generator
 from cutlayer.job import Job, make_job
-from cutlayer.settings.generator import Generator, GeneratorTraining
+from cutlayer.settings.generator import GeneratorSettings, GeneratorTraining
 from helpers import small_job
 
 TINY = GeneratorTraining(
@@ -176,7 +176,7 @@ def test_figures_tell_new_images_from_copies_and_from_wrong_ones(
         ("wrong", others, turned),
     ):
         folder = write_folder(tmp_path / kind, data, names)
-        settings = Generator(source="folder", path=str(folder))
+        settings = GeneratorSettings(source="folder", path=str(folder))
         found[kind] = evaluate_generator(job, settings, tmp_path / f"{kind}-out", per_class=12)
     new, copies, wrong = found["new"], found["copies"], found["wrong"]
     assert new.accuracy["generated"] > 0.65

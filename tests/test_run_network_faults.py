@@ -178,7 +178,7 @@ def interrupt() -> None:
 
 def test_devices_return_to_a_server_that_goes_on_and_nothing_counts_twice(tmp_path: Path) -> None:
     job = quick_job("training.rounds=3")
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         ports: list[int] = []
 
@@ -245,7 +245,7 @@ def test_a_port_in_use_leaves_no_run_folder_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         desk = ServeOptions(f"127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(NetworkError, match=r"^address: cannot listen on"):
-            serve(quick_job(), desk, tmp_path / "net")
+            serve(quick_job(), options=desk, out=tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
 

@@ -51,9 +51,9 @@ def without_times(rows: list[Row]) -> list[dict]:
 @pytest.mark.parametrize("method", ["tsflora", "local-lora"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
     job = small_job("training.rounds=3", "devices.per_round=3", method=method)
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=StopAfter(1))
+        simulate(job, out=tmp_path / "cut", progress=StopAfter(1))
     assert not (tmp_path / "cut" / "adapter").exists()
     resumed = cutlayer.resume(tmp_path / "cut")
     assert equal(whole.adapter, resumed.adapter)
@@ -66,7 +66,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, method: str)
 
 def test_a_killed_run_resumes_to_the_same_adapter(tmp_path: Path) -> None:
     job = small_job("training.rounds=4", method="tsflora")
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     (tmp_path / "job.yaml").write_text(dump_job(job))
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "cutlayer", "simulate", tmp_path / "job.yaml", "--out", folder]
@@ -82,7 +82,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
     job = small_job("data.partition.kind=iid")  # 30 samples a device: batches of 8, 8, 8, 6
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     payload = 30 * 50 * 128 * 4  # samples, tokens with CLS, width, bytes of a float32
     for activations, gradients, down, up in row.traffic.values():
         assert payload < activations < payload + 4 * 120
@@ -91,13 +91,13 @@ def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    simulate(small_job("training.rounds=1"), tmp_path / "run")
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     with pytest.raises(RunError, match="already holds a run"):
-        simulate(small_job("training.rounds=1"), tmp_path / "run")
+        simulate(small_job("training.rounds=1"), out=tmp_path / "run")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
-    done = simulate(small_job("training.rounds=1"), tmp_path / "run")
+    done = simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     again = cutlayer.resume(tmp_path / "run")
     assert equal(done.adapter, again.adapter)
     assert len(again.rows) == 1
@@ -106,12 +106,12 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path: Path) -> None:
     job = small_job("training.optimizer=sgd", "training.lr=1e30")
     with pytest.raises(RunError, match=r"round 0, step \d|NaN, infinity"):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")
 
 
 def test_a_run_goes_on_from_the_last_state_that_is_whole(tmp_path: Path) -> None:
     job = small_job("training.rounds=3", "training.keep_states=2")
-    whole = simulate(job, tmp_path / "run")
+    whole = simulate(job, out=tmp_path / "run")
     states = sorted((tmp_path / "run" / "states").iterdir())
     assert [path.stem for path in states] == ["round-000002", "round-000003"]
     for path in (tmp_path / "run" / "state.safetensors", states[1]):
@@ -146,7 +146,7 @@ def test_a_run_that_ends_worse_than_it_began_says_so(
 
 
 def test_a_run_whose_states_are_all_damaged_is_refused(tmp_path: Path) -> None:
-    simulate(small_job("training.rounds=1"), tmp_path / "run")
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     for state in (tmp_path / "run").glob("**/*.safetensors"):
         state.write_bytes(state.read_bytes()[:-40])
     with pytest.raises(RunError, match="is damaged"):
@@ -154,7 +154,7 @@ def test_a_run_whose_states_are_all_damaged_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_row_costs_itself(tmp_path: Path) -> None:
-    simulate(small_job("training.rounds=3"), tmp_path / "run")
+    simulate(small_job("training.rounds=3"), out=tmp_path / "run")
     record = tmp_path / "run" / "rounds.jsonl"
     first, _, last = record.read_text().splitlines()
     record.write_text(f"{first}\nnot a row\n{last}\n")
@@ -179,5 +179,5 @@ def test_a_job_the_model_cannot_run_is_refused(
     tmp_path: Path, settings: list[str], message: str
 ) -> None:
     with pytest.raises(CutlayerError, match=message):
-        simulate(small_job(*settings), tmp_path / "run")
+        simulate(small_job(*settings), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

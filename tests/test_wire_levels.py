@@ -99,5 +99,5 @@ def test_a_job_with_other_levels_is_refused_before_it_trains(
         }
     )
     with pytest.raises(JobError, match=fault):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -18,6 +18,7 @@ from cutlayer.commands.generator import app as generator
 from cutlayer.commands.keys import app as keys
 from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
+from cutlayer.commands.settings import settings
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
 from cutlayer.harmless import harmless
@@ -40,6 +41,7 @@ app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
+app.command(rich_help_panel=NAME)(settings)
 console = Console()
 
 JobFile = Annotated[
@@ -73,10 +75,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
-    from cutlayer.simulation.demo import run_demo
+    from cutlayer.simulation.demo import demo as run
 
     with _watched() as progress:
-        _show(run_demo(out, seed, progress))
+        _show(run(out=out, seed=seed, progress=progress))
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -96,9 +98,9 @@ def simulate(
         _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress)
+            result = runs.resume(resume, progress=progress)
         else:
-            result = runs.simulate(load_job(job, settings or []), out, progress=progress)
+            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
         f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
@@ -125,11 +127,12 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures."""
-    from cutlayer.job import load_job
+    from cutlayer.job import load_job, split_values
     from cutlayer.simulation import compare as comparisons
 
+    chosen, named = load_job(job, settings or []), split_values(methods)
     with _watched() as progress:
-        _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
+        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -185,12 +188,16 @@ def plan(
     job: JobFile = None,
     settings: Settings = None,
     sweep: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6."
+            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6; "
+            "given twice, for each combination of values."
         ),
     ] = None,
     round: Annotated[int, typer.Option(min=0, help="The round to plan.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Rounds to average over, each with a channel of its own.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
     ] = None,
@@ -198,19 +205,23 @@ def plan(
     """Solve only the allocation: who takes part and with what, and what a round takes."""
     from cutlayer.job import load_job
     from cutlayer.planning import plan as plans
+    from cutlayer.planning import plan_files, plan_sweep, plan_totals
 
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plans.sweep(asked, sweep)
-        console.print(plans.sweep_table(rows))
-        written = plans.write_sweep(rows, out) if out else []
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
+        console.print(plan_sweep.sweep_table(rows))
+        written = plan_files.write_sweep(rows, out) if out else []
     else:
-        found = plans.plan(asked, round)
+        found = plans.plan(asked, round=round)
         console.print(found.table())
-        for sentence in found.sentences():
+        for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             _say(sentence)
-        written = plans.write_plan(found, out) if out else []
+        if draws > 1:
+            drawn = plan_totals.draws_of(plans.Planner(asked), draws, round)
+            console.print(plan_totals.draws_table(drawn))
+        written = plan_files.write_plan(found, out) if out else []
     for path in written:
         _say(f"written  {path}")
 
@@ -237,7 +248,7 @@ def report(
     with console.status("report") as status:
         found = write(
             runs,
-            out,
+            out=out,
             reference=reference,
             images=images,
             figures_folder=figures,
@@ -271,7 +282,7 @@ def track(
     if follow and len(runs) > 1:
         _fail("--follow: follows one run: name one")
     for run in runs:
-        _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
+        _say(f"tracked  {run}: {send(run, to=to, where=where, project=project, follow=follow)}")
 
 
 @app.command(rich_help_panel=SEE)

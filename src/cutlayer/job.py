@@ -1,8 +1,9 @@
 """What to run: a typed job, the same thing as a Python object and as a YAML file."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, model_validator
@@ -11,10 +12,11 @@ from cutlayer import methods
 from cutlayer.errors import JobError
 from cutlayer.files import read_bounded
 from cutlayer.plain_yaml import MAX_CHARACTERS, parse_yaml
+from cutlayer.settings.allocation import Allocation
 from cutlayer.settings.data import Data, Partition
 from cutlayer.settings.devices import Devices
-from cutlayer.settings.generated import Augment
-from cutlayer.settings.method import Allocation, Method, Quantizer, Tokens
+from cutlayer.settings.generated import GeneratedData
+from cutlayer.settings.method import Method, Quantizer, Tokens
 from cutlayer.settings.model import Lora, Model
 from cutlayer.settings.section import Section
 from cutlayer.settings.training import Training
@@ -26,27 +28,65 @@ _SHOWN = 80
 _LOOKING = {"run_code": False}
 
 __all__ = [
-    "Allocation", "Augment", "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition",
-    "Quantizer", "Tokens", "Training", "WorldSettings", "change_job", "dump_job", "load_job",
-    "make_job", "read_job",
+    "Allocation",
+    "Data",
+    "Devices",
+    "GeneratedData",
+    "Job",
+    "Lora",
+    "Method",
+    "Model",
+    "Partition",
+    "Quantizer",
+    "Tokens",
+    "Training",
+    "WorldSettings",
+    "change_job",
+    "dump_job",
+    "load_job",
+    "make_job",
+    "read_job",
 ]  # fmt: skip
 
 
 class Job(Section):
-    """One run: model, data, devices, method and training, and the seed of all its randomness.
+    """One run: model, data, devices, method and training, and the seed of all its randomness."""
 
-    world: the radio, energy and mobility world that times the run; None for no world.
-    augment: generated data that the server trains on too; None for none.
-    """
+    renamed: ClassVar[Mapping[str, str]] = {"augment": "generated"}
 
     model: Model = Model()
+    """The pretrained transformer and where it is cut."""
+
     data: Data = Data()
+    """Where samples come from and who holds which."""
+
     devices: Devices = Devices()
+    """How many devices there are and how many take part in a round."""
+
     method: Method = methods.find_method("sflora")
+    """What runs where, what crosses the cut, and how adapters are combined: the name of a published
+    method, or a name and the settings that differ from it.
+    """
+
     training: Training = Training()
+    """How long and how fast to train."""
+
     world: WorldSettings | None = None
-    augment: Augment | None = None
+    """The radio, energy and mobility that time the run; null: a run without a world."""
+
+    generated: GeneratedData | None = None
+    """Images that the server generates and trains on beside the devices; null: none."""
+
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of all randomness of the run."""
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The code of one's own, `package.module:NAME`, by the setting of the job that names it."""
+        named = {"method.name": self.method.name, **self.method.own_code}
+        if self.generated is not None:
+            named["generated.weight"] = self.generated.weight
+        return {setting: value for setting, value in named.items() if ":" in value}
 
     @property
     def cut(self) -> int:
@@ -54,10 +94,10 @@ class Job(Section):
         return self.model.cut if self.method.cut is None else self.method.cut
 
     @property
-    def generated(self) -> Augment | None:
+    def generated_in_use(self) -> GeneratedData | None:
         """The generated data that the server trains on; None where the method goes without."""
         averages = self.method.aggregate == "fedavg" and not self.method.pooled
-        return self.augment if averages and self.method.augmented is not False else None
+        return self.generated if averages and self.method.generated is not False else None
 
     @model_validator(mode="before")
     @classmethod
@@ -135,10 +175,28 @@ def dump_job(job: Job) -> str:
 
 def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
     """`job` with `section.field=value` settings applied."""
-    values = job.model_dump(mode="json")
+    # What the job does not name stays unnamed: a plan asks whether it names data.
+    values = job.model_dump(mode="json", exclude_unset=True)
     for setting in settings:
         _set(values, setting)
     return make_job(values)
+
+
+def split_values(text: str) -> list[str]:
+    """The values of `a,b,c`; commas within brackets, braces or quotes belong to a value."""
+    values, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        else:
+            depth += (sign in "[{(") - (sign in ")}]")
+        if sign == "," and depth <= 0 and not quote:
+            values.append("")
+        else:
+            values[-1] += sign
+    return [value.strip() for value in values]
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -94,12 +94,12 @@ def serve(
     from cutlayer.job import load_job
     from cutlayer.network.server import serve as runs
     from cutlayer.network.server.remote_fleet import Timeouts
-    from cutlayer.network.transport.identity import load_server
+    from cutlayer.network.transport.identity import load_server_identity
     from cutlayer.rounds.progress import OnConsole
 
     if resume and (job or settings or out):
         raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
-    identity = load_server(keys) if keys else None
+    identity = load_server_identity(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
     waits = Timeouts(
         min_devices,
@@ -118,10 +118,14 @@ def serve(
     with OnConsole(console, "serve") as progress:
         try:
             if resume:
-                result = runs.resume(resume, options, progress=progress, on_port=told)
+                result = runs.resume_serving(
+                    resume, options=options, progress=progress, on_port=told
+                )
             else:
                 chosen = load_job(job, settings or [])
-                result = runs.serve(chosen, options, out, progress=progress, on_port=told)
+                result = runs.serve(
+                    chosen, options=options, out=out, progress=progress, on_port=told
+                )
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
             _say(progress.interrupted())
@@ -169,15 +173,14 @@ def join(
         )
     from cutlayer.network.device.join import JoinOptions
     from cutlayer.network.device.join import join as take_part
-    from cutlayer.network.transport.event_log import EventLog
-    from cutlayer.network.transport.identity import load_device
+    from cutlayer.network.transport.identity import load_device_identity
 
-    identity = load_device(keys) if keys else None
+    identity = load_device_identity(keys) if keys else None
     if identity is None and name is None:
         name = _host_name()
     place = JoinOptions(address, identity, name, number, data, model=model)
     try:
-        take_part(place, _say, EventLog(log))
+        take_part(place, say=_say, log=log)
     except KeyboardInterrupt:
         _say("left: join again to go on")
         raise typer.Exit(130) from None

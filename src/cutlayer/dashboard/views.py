@@ -111,7 +111,7 @@ class OpenRuns:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without a search for cycles, which rows have none of: it takes as long as reading them.
+    """Read without Python's search for cycles: rows have none, and searching doubles the time.
 
     Within another it leaves the end to that one.
     """

@@ -92,7 +92,7 @@ class WatchedRun:
         return "running" if self.summary.rounds else "waiting"
 
     def told(self) -> dict[str, Any]:
-        """What the list shows of the run, as JSON."""
+        """The run's line in the list of runs, as JSON."""
         job = self.job
         return {
             "id": self.name,

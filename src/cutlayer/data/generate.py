@@ -19,7 +19,7 @@ from cutlayer.data.sources import load
 from cutlayer.errors import DataError
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import Data
-from cutlayer.settings.generator import Generator as Settings
+from cutlayer.settings.generator import GeneratorSettings as Settings
 
 
 class Generator(Protocol):

@@ -34,7 +34,7 @@ def selection(rows: Sequence[Row], devices: int) -> Selection:
         fate = dict.fromkeys(row.decisions, TRAINED)
         fate |= {device: _kind(reason) for device, reason in row.left_out.items()}
         fate |= dict.fromkeys(row.late, "too late")
-        fate |= dict.fromkeys(row.lost, "failed")
+        fate |= dict.fromkeys(row.lost, "lost")
         fates.append(fate)
     found = sorted({kind for fate in fates for kind in fate.values()} - {TRAINED})
     kinds = (TRAINED, *found, NOT_DRAWN)

@@ -26,7 +26,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive, numpy_rng
-from cutlayer.settings.generator import Generator as Settings
+from cutlayer.settings.generator import GeneratorSettings as Settings
 from cutlayer.train.parts import compute_device
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ import yaml
 from pydantic import ValidationError
 
 from cutlayer.errors import JobError
-from cutlayer.settings.generator import Generator, GeneratorTraining
+from cutlayer.settings.generator import GeneratorSettings, GeneratorTraining
 from cutlayer.settings.section import Section
 
 Kind = TypeVar("Kind", bound=Section)
 
 
 def data(name: str | None) -> list[str]:
-    """The job's settings for images named by one word; none without a word.
+    """The job's settings for images named by one word; an empty list without a word.
 
     "demo", a parquet file or a folder that holds one, or a folder with one subfolder a class.
     """
@@ -35,13 +35,13 @@ def data(name: str | None) -> list[str]:
     return [f"data.source={'parquet' if parquet else 'folder'}", f"data.path={path}"]
 
 
-def generator(words: Sequence[str]) -> Generator:
+def generator(words: Sequence[str]) -> GeneratorSettings:
     """A generator by its name (see `_source`) and `field=value` settings. Raises JobError."""
     names = [word for word in words if "=" not in word]
     if len(names) > 1:
         raise JobError(f"--generator: {names[0]!r} and {names[1]!r} are two: name one generator")
     base = _source(names[0]) if names else {}
-    return _made(Generator, "generator", base, [word for word in words if "=" in word])
+    return _made(GeneratorSettings, "generator", base, [word for word in words if "=" in word])
 
 
 def training(words: Sequence[str]) -> GeneratorTraining:

@@ -4,6 +4,7 @@ import importlib
 from types import ModuleType
 
 from cutlayer.errors import JobError
+from cutlayer.own_code import load_own, refresh
 from cutlayer.settings.method import Method
 
 # The order is that of the table `cutlayer methods`: references first.
@@ -19,11 +20,8 @@ def find_method(name: str) -> Method:
     Raises JobError when there is no such method.
     """
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            method = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise JobError(f"method.name: cannot import {name!r} ({error})") from None
+        refresh({"method.name": name})
+        method = load_own("method.name", name)
         if not isinstance(method, Method):
             raise JobError(f"method.name: {name!r} is a {type(method).__name__}, not a Method")
         return method.model_copy(update={"name": name})

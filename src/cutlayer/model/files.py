@@ -11,6 +11,10 @@ from cutlayer.files import read_bounded
 MAX_CONFIG_BYTES = 2**24
 """Of the JSON files beside a model's weights."""
 
+# What a tokenizer may be read from, best first, and what may lie beside it.
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
 BUNDLED = {"demo": "demo-vit", "resnet18": "resnet18"}
 
 

@@ -13,7 +13,12 @@ from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning import allocators
 from cutlayer.planning.calibration.record import Calibration
-from cutlayer.planning.known.planning_input import Floats, PlanningSource, RoundDecisions
+from cutlayer.planning.known.planning_input import (
+    Floats,
+    PlanningInput,
+    PlanningSource,
+    RoundDecisions,
+)
 
 if TYPE_CHECKING:
     from cutlayer.train.activation_statistics import ActivationStatistics
@@ -57,19 +62,31 @@ def decide(
         if labels is not None:
             now = replace(now, label_emd=labels.distances(now.devices))
         try:
-            decided = allocators.find_allocator(job.method.allocation.solver)(now)
-            break
+            decided = solve_round(round, now, planning_source)
         except _SilentDevicesError as found:  # planned anew, as if they had not been there
             silent |= dict.fromkeys(found.devices, _SILENT)
             there = {d: count for d, count in there.items() if d not in silent}
-    decided = replace(decided, left_out=silent | decided.left_out)
+        else:
+            return replace(decided, left_out=silent | decided.left_out)
+
+
+def solve_round(
+    round: int, known: PlanningInput, planning_source: PlanningSource
+) -> RoundDecisions:
+    """What the job's allocator decides for the devices that are known, in their order, timed.
+
+    Raises AllocationError where nobody can take part, or only at limits that it names.
+    """
+    decided = allocators.find_allocator(known.job.method.allocation.solver)(known)
     if not decided.decisions:
         device, reason = next(iter(decided.left_out.items()))
         raise AllocationError(
             f"no device can take part in round {round + 1}: device {device}: {reason}"
         )
-    ordered = {d: decided.decisions[d] for d in samples if d in decided.decisions}
-    return RoundDecisions(**{**vars(decided), "decisions": ordered})
+    ordered = {d: decided.decisions[d] for d in known.devices if d in decided.decisions}
+    decided = replace(decided, decisions=ordered)
+    planned_s = planning_source.planned_s(round, known, decided)
+    return replace(decided, planned_s=planned_s if np.isfinite(planned_s) else None)
 
 
 class _SilentDevicesError(Exception):

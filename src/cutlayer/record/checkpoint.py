@@ -14,18 +14,21 @@ from cutlayer.model.lora import Adapter
 from cutlayer.record.folder import STATE_FILE, STATES_FOLDER
 
 _GLOBAL = "global"
+_MOMENTS = "server-"
 
 
 @dataclass
 class RunState:
     """What a run needs to go on after `rounds` rounds: everything else follows from the seed.
 
-    adapter: the global adapter. kept: adapters of devices that keep their own, by device.
+    adapter: the global adapter. kept: adapters of devices that keep their own, by device. moments:
+    what the server's optimiser keeps (see train.server_optimizer), by kind; none where it averages.
     """
 
     rounds: int
     adapter: Adapter
     kept: dict[int, Adapter] = field(default_factory=dict)
+    moments: dict[str, Adapter] = field(default_factory=dict)
 
 
 def save_state(path: Path, state: RunState) -> None:
@@ -34,12 +37,12 @@ def save_state(path: Path, state: RunState) -> None:
     Raises RunError for a state that is not finite, which is not written.
     """
     owners = {_GLOBAL: state.adapter, **{str(k): a for k, a in state.kept.items()}}
+    owners |= {_MOMENTS + kind: tensors for kind, tensors in state.moments.items()}
     for owner, adapter in owners.items():
         if not is_finite(adapter):
-            whose = "adapter" if owner == _GLOBAL else f"adapter of device {owner}"
             raise RunError(
-                f"training: the {whose} is not finite after round {state.rounds}: lower "
-                f"training.lr; the last good state, of round {state.rounds - 1}, is kept"
+                f"training: what is kept of {owner} is not finite after round {state.rounds}: "
+                f"lower training.lr; the last good state, of round {state.rounds - 1}, is kept"
             )
     tensors = {
         f"{owner}/{name}": tensor.detach().cpu().contiguous()
@@ -94,9 +97,11 @@ def load_state(path: Path) -> RunState:
                 owner, _, name = key.partition("/")
                 owners.setdefault(owner, {})[name] = file.get_tensor(key)
         adapter = owners.pop(_GLOBAL)
-        kept = {int(owner): own for owner, own in owners.items()}
-        if rounds < 1 or not all(map(is_finite, (adapter, *kept.values()))):
+        if rounds < 1 or not all(map(is_finite, (adapter, *owners.values()))):
             raise ValueError("its values are not finite, or its round is none")
+        kinds = [owner for owner in owners if owner.startswith(_MOMENTS)]
+        moments = {kind.removeprefix(_MOMENTS): owners.pop(kind) for kind in kinds}
+        kept = {int(owner): tensors for owner, tensors in owners.items()}
     except FileNotFoundError:
         raise RunError(
             f"--resume: {path.parent} has no finished round to resume from: "
@@ -108,4 +113,4 @@ def load_state(path: Path) -> RunState:
         raise RunError(
             f"--resume: {path} is damaged ({error}): start the run again in a new folder"
         ) from None
-    return RunState(rounds, adapter, kept)
+    return RunState(rounds, adapter, kept, moments)

@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
-ROSTER_FILE, STATES_FOLDER = "fleet.json", "states"
+ROSTER_FILE, CODE_FILE, STATES_FOLDER = "fleet.json", "code.json", "states"
 
 
 def new_folder(name: str) -> Path:

@@ -11,9 +11,11 @@ import msgspec
 from msgspec import Meta
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
 from cutlayer.errors import RunError
 from cutlayer.files import open_plain
 from cutlayer.record.plain_json import to_line
+from cutlayer.settings.training import Training
 
 FILE = "rounds.jsonl"
 # A round of 100,000 devices takes some 15 MB.
@@ -65,6 +67,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     generated_image_s: float | None = None
     generated_loss: float | None = None
     overhead_bytes: Annotated[list[_Count], Meta(min_length=2, max_length=2)] | None = None
+    steps: dict[_Number, _Count] = {}
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -75,17 +78,19 @@ class Row:
     """One round as measured.
 
     decisions: of the devices that took part, in the order they take turns; left_out: why others
-    of the cohort did not. samples: trained on by each, all epochs together. Traffic is in bytes
-    of encoded frames, headers included, by device: [activations, gradients, adapter down, adapter
-    up]. Accuracies are None in rounds without an evaluation.
+    of the cohort did not. samples_all_epochs: that each set out to train on in the round
+    (`samples` in the file); steps: the batches that it did train on, fewer where it was lost.
+    Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
+    adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
-    late: devices whose training came too late for the average; lost: those that failed.
+    late: devices whose training came too late for the average; lost: those that
+    stopped answering, or sent what will not do.
     virtual_s, joules: the round's duration and each device's energy in the job's world; None and
-    empty without one. planned_s: the duration that the allocation reckoned with. ste: semantic
-    transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per second;
-    ste_bound: no allocation has more. Both None where nothing measured them.
+    empty without one. planned_s: the duration that the clock expected of the decisions. ste:
+    semantic transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per
+    second; ste_bound: no allocation has more. Both None where nothing measured them.
     generated: images that the server generated and trained on, by class [C], with their weight in
     the new adapter, the seconds of the server (of drawing one: generated_image_s) in the job's
     world, and the mean loss (None for no images); all None where the method goes without.
@@ -97,7 +102,7 @@ class Row:
 
     round: int
     decisions: dict[int, Decision]
-    samples: dict[int, int]
+    samples_all_epochs: dict[int, int]
     loss: float
     traffic: dict[int, list[int]]
     seconds: dict[str, float]
@@ -121,6 +126,7 @@ class Row:
     generated_image_s: float | None = None
     generated_loss: float | None = None
     overhead_bytes: list[int] | None = None
+    steps: dict[int, int] = field(default_factory=dict)
 
     @property
     def cohort(self) -> list[int]:
@@ -137,9 +143,19 @@ class Row:
         """Bytes from the server to all devices."""
         return sum(t[1] + t[2] for t in self.traffic.values())
 
+    def shape(self, training: Training) -> RoundShape:
+        """The round as it happened. A record without steps has made all of them."""
+        batches = {}
+        for device, samples in self.samples_all_epochs.items():
+            planned = batch_sizes(samples // training.local_epochs, training)
+            batches[device] = planned[: self.steps.get(device, len(planned))]
+        traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
+        return RoundShape(self.round, self.decisions, batches, traffic)
+
     def to_json(self) -> str:
         """One line of the record's file."""
         values = asdict(self)
+        values["samples"] = values.pop("samples_all_epochs")
         values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
         return to_line(values)
 
@@ -155,7 +171,7 @@ class Row:
             raise ValueError(str(error)) from None
         took_part = found.decisions.keys()
         told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
-        told_of |= {*found.late, *found.lost}
+        told_of |= {*found.late, *found.lost, *found.steps}
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")
@@ -163,6 +179,7 @@ class Row:
             raise ValueError("it has losses of devices without samples")
         values = {name: getattr(found, name) for name in found.__struct_fields__}
         values["loss"] = math.nan if found.loss is None else found.loss
+        values["samples_all_epochs"] = values.pop("samples")
         values["decisions"] = {
             device: Decision(*(getattr(one, name) for name in one.__struct_fields__))
             for device, one in found.decisions.items()

@@ -25,7 +25,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What was written. left_out: a sentence for each run, or line of one, that is damaged."""
+    """Where the page and the figures were written.
+
+    left_out: a sentence for each run, or line of one, that is damaged.
+    """
 
     page: Path
     figures: list[Path]
@@ -33,9 +36,9 @@ class Report:
 
 
 def report(
-    folders: Sequence[str | Path],
-    out: str | Path = "report.html",
+    folders: str | Path | Sequence[str | Path],
     *,
+    out: str | Path = "report.html",
     reference: str | Path | None = None,
     images: int = 6,
     figures_folder: str | Path | None = None,
@@ -43,15 +46,16 @@ def report(
 ) -> Report:
     """Write one page about the runs in `folders` that needs nothing but a browser.
 
-    folders: run folders, or folders that hold run folders (a comparison). reference: a run that
-    the others are measured against. images: of the test set, on which kept patches are drawn; 0
-    for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears what is
-    being done. What cannot be computed anew here (the job's data may be elsewhere) is left out,
-    and the page says why. A run that is damaged, or has no round yet, costs itself where there are
-    others. Nothing that a job names as code is run. Raises RunError where no run is left.
+    folders: a run folder, a folder that holds run folders (a comparison), or several. reference: a
+    run that the others are measured against. images: of the test set, on which kept patches are
+    drawn; 0 for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears
+    what is being done. What cannot be computed anew here (the job's data may be elsewhere) is left
+    out, and the page says why. A run that is damaged, or has no round yet, costs itself where there
+    are others. No code that a job names is run. Raises RunError where no run is left.
     """
     out = Path(out)
-    found = [folder for given in folders for folder in run_folders(Path(given))]
+    several = [folders] if isinstance(folders, str | Path) else folders
+    found = [folder for given in several for folder in run_folders(Path(given))]
     extra = run_folders(Path(reference)) if reference is not None else []
     if len(extra) > 1:
         raise RunError(f"--reference: {reference} holds {len(extra)} runs: name one of them")

@@ -18,28 +18,10 @@ from cutlayer.record.rows import Row
 from cutlayer.reports.views.pack import spread
 from cutlayer.reports.views.runs import STAGES, Patches, Places, Spans
 from cutlayer.train.parts import Parts
-from cutlayer.train.result import RoundResult, Traffic
 from cutlayer.wire.tokens import select
 from cutlayer.world.world import World
 
 MOST_ROUNDS, MOST_SPANS, MOST_PLACES = 400, 300_000, 100_000
-
-
-def result_of(job: Job, row: Row) -> RoundResult:
-    """The round as it was measured, with as many losses of a device as it made steps."""
-    batch, epochs = job.training.batch_size, job.training.local_epochs
-    losses: dict[int, list[float]] = defaultdict(list)
-    for device, loss in row.device_loss.items():
-        losses[device] = [loss] * (epochs * -(-row.samples[device] // epochs // batch))
-    return RoundResult(
-        round=row.round,
-        decisions=dict(row.decisions),
-        samples=dict(row.samples),
-        losses=losses,
-        traffic=defaultdict(Traffic, {d: Traffic(*sizes) for d, sizes in row.traffic.items()}),
-        late=list(row.late),
-        lost=list(row.lost),
-    )
 
 
 def timelines(job: Job, spec: ModelSpec, rows: Sequence[Row], share: int = 1) -> list[Spans]:
@@ -58,8 +40,8 @@ def timelines(job: Job, spec: ModelSpec, rows: Sequence[Row], share: int = 1) ->
 def _spans(clock: VirtualClock, job: Job, row: Row, now_s: float) -> Spans:
     """One round on the clock; stages that never end are left out."""
     clock.now_s = now_s
-    result = result_of(job, row)
-    line = clock.timeline(result)
+    shape = row.shape(job.training)
+    line = clock.timeline(shape)
     parts = []
     for number, stage in enumerate(STAGES):
         start, end = line.start_s[stage], line.end_s[stage]  # type: ignore[index]
@@ -67,13 +49,12 @@ def _spans(clock: VirtualClock, job: Job, row: Row, now_s: float) -> Spans:
             step, place = np.nonzero((end > start) & np.isfinite(end))
         parts.append((place, np.full(len(place), number), start[step, place], end[step, place]))
     place, stages, start, end = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    devices = [device for device in result.cohort if result.losses.get(device)]
     return Spans(
         round=row.round,
         # Work on generated data may have made the round longer than its devices did.
         duration_s=line.duration_s if row.virtual_s is None else row.virtual_s,
-        devices=devices,
-        late=[device for device, late in zip(devices, line.late, strict=True) if late],
+        devices=shape.trained,
+        late=[device for device, late in zip(shape.trained, line.late, strict=True) if late],
         place=place,
         stage=stages,
         start_s=start,

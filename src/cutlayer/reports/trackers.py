@@ -39,9 +39,9 @@ class Tracker(Protocol):
 
 def track(
     folder: str | Path,
+    *,
     to: str,
     where: str | None = None,
-    *,
     project: str = "cutlayer",
     follow: bool = False,
 ) -> str:

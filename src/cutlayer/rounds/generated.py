@@ -20,23 +20,25 @@ from cutlayer.train.result import Generated, RoundResult
 from cutlayer.train.server import Server
 
 
-def augmenter_for(job: Job, parts: Parts, rows: Sequence[Row]) -> "Augmenter | None":
+def generated_training_for(
+    job: Job, parts: Parts, rows: Sequence[Row]
+) -> "GeneratedTraining | None":
     """The run's generated data, None where its method goes without.
 
     rows: of the rounds done, so that a resumed run goes on with the time measured at its start.
     Raises JobError or DataError.
     """
-    if job.generated is None:
+    if job.generated_in_use is None:
         return None
-    generator = load_generator(job.generated.generator, parts.train, parts.model.compute)
-    image_s = job.generated.seconds_per_image
+    generator = load_generator(job.generated_in_use.generator, parts.train, parts.model.compute)
+    image_s = job.generated_in_use.seconds_per_image
     if image_s is None and job.world is not None:
         known = [row.generated_image_s for row in rows if row.generated_image_s is not None]
         image_s = known[0] if known else measured(generator, job)
-    return Augmenter(job, parts, generator, image_s or 0.0)
+    return GeneratedTraining(job, parts, generator, image_s or 0.0)
 
 
-class Augmenter:
+class GeneratedTraining:
     """Lets the server generate and train while the devices of a round do.
 
     In the job's world only as much as fits: the server's idle time, from the round's start until
@@ -45,8 +47,8 @@ class Augmenter:
     """
 
     def __init__(self, job: Job, parts: Parts, generator: Generator, image_s: float) -> None:
-        assert job.generated is not None
-        self.settings = job.generated
+        assert job.generated_in_use is not None
+        self.settings = job.generated_in_use
         self.job = job
         self.parts = parts
         self.generator = generator
@@ -66,9 +68,10 @@ class Augmenter:
         start: the adapter that the round began with. Nothing is generated where there is no time
         for it, or where no device's training counts. Raises RunError for a loss that is no number.
         """
-        counted = [d for d in result.samples if d not in result.late and d not in result.lost]
-        training_s = clock.generated_training_s(result) if clock else 0.0
-        room_s = clock.idle_s(result) if clock and counted else np.inf
+        shape = result.shape
+        counted = [d for d in shape.trained if d not in result.late and d not in result.lost]
+        training_s = clock.generated_training_s(shape) if clock else 0.0
+        room_s = clock.idle_s(shape) if clock and counted else np.inf
         most = self.settings.amount if counted else 0
         amount = generated_amount(room_s, self.image_s, training_s, most)
         counts = labels.by_class(result.cohort, self.settings.mix, amount)
@@ -77,7 +80,8 @@ class Augmenter:
             began = time.process_time()
             trained, loss = self._trained(start, counts, result, server)
             samples = [
-                result.samples[device] // self.job.training.local_epochs for device in counted
+                shape.samples_trained[device] // self.job.training.local_epochs
+                for device in counted
             ]
             weight = self._policy(
                 Participants(labels.distances(counted), np.array(samples), amount)
@@ -104,8 +108,8 @@ class Augmenter:
 
 def measured(generator: Generator, job: Job) -> float:
     """Seconds that one image takes on this machine: the second batch, as the first also loads."""
-    assert job.generated is not None
-    labels = np.arange(job.generated.generator.batch) % len(generator.classes)
+    assert job.generated_in_use is not None
+    labels = np.arange(job.generated_in_use.generator.batch) % len(generator.classes)
     for _ in range(2):
         generator.generate(labels, derive(job.seed, "measure"))
     return generator.seconds_per_image or 0.0

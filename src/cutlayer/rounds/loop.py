@@ -10,7 +10,6 @@ from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.errors import RunError
 from cutlayer.job import Job
-from cutlayer.model.export import save_adapter
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
@@ -19,7 +18,7 @@ from cutlayer.record.checkpoint import RunState, commit_state, is_finite
 from cutlayer.record.folder import ADAPTER_FOLDER
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
-from cutlayer.rounds.generated import Augmenter, augmenter_for
+from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
@@ -29,6 +28,8 @@ from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
+from cutlayer.train.server_optimizer import move_global
+from cutlayer.train.task import task_of
 
 
 class Fleet(Protocol):
@@ -78,10 +79,10 @@ def run_rounds(
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
-    augmenter = augmenter_for(job, parts, rows)
+    generated_training = generated_training_for(job, parts, rows)
     for round in range(state.rounds, job.training.rounds):
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, augmenter, progress
+            job, parts, fleet, state, round, clock, calibration, generated_training, progress
         )
         row = measure_round(job, parts, state, result, decided, clock)
         rows.append(row)
@@ -117,28 +118,30 @@ def _train(
     round: int,
     clock: VirtualClock | None,
     calibration: Calibration | None,
-    augmenter: Augmenter | None,
+    generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
     """Decide and train one round; `state` is then that of the round's end."""
     drawn = draw_cohort(job, round)
-    covered = clock.covered(round, drawn) if clock else drawn
-    samples = fleet.gather(round, covered, state)
+    reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
+    samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
     server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
-    away = {device: "out of coverage" for device in drawn if device not in covered}
-    away |= {device: "not connected" for device in covered if device not in samples}
+    away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
     )
-    if augmenter:
-        augmenter.join(state.adapter, result, server, clock, labels)
-    state.rounds, state.adapter = round + 1, server.adapter
+    if generated_training:
+        generated_training.join(state.adapter, result, server, clock, labels)
+    state.rounds = round + 1
+    state.adapter, state.moments = move_global(
+        job.training, state.adapter, server.adapter, state.moments, parts.model.trained
+    )
     fleet.release(result, state)
     if not all(map(is_finite, (state.adapter, *state.kept.values()))):
         raise RunError(
@@ -149,12 +152,13 @@ def _train(
 
 
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
-    """The global adapter, or one for each device where each keeps its own, in PEFT's format."""
+    """The global adapter, or one for each device where each keeps its own."""
+    task = task_of(job, len(parts.train.classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            save_adapter(adapter, parts.model, folder / f"device-{index:04d}")
+            task.export(adapter, parts.model, folder / f"device-{index:04d}")
     else:
-        save_adapter(state.adapter, parts.model, folder)
+        task.export(state.adapter, parts.model, folder)
 
 
 def _append(path: Path, row: Row) -> None:

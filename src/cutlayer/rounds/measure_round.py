@@ -15,6 +15,7 @@ from cutlayer.record.rows import Row
 from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
+from cutlayer.train.task import task_of
 
 
 def measure_round(
@@ -26,7 +27,9 @@ def measure_round(
     clock: VirtualClock | None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on."""
-    virtual_s, joules = clock.close(result) if clock else (None, {})
+    shape, generated = result.shape, result.generated
+    generated_s = generated.seconds if generated else 0.0
+    virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
     last = state.rounds == job.training.rounds
     accuracy = test_loss = through_cut = None
     device_accuracy: list[float] = []
@@ -41,14 +44,16 @@ def measure_round(
             ]
             one = typical(result.decisions.values())
             if last and job.method.split and (one.tokens or one.bits_up < 32):
+                task = task_of(job, len(parts.train.classes))
                 through_cut = evaluate_through_cut(
-                    job, one, parts.model, parts.preprocess, state.adapter, parts.test
+                    job, task, one, parts.model, parts.preprocess, state.adapter, parts.test
                 ).accuracy
     return Row(
         round=result.round,
         decisions=result.decisions,
         left_out=decided.left_out,
-        samples=result.samples,
+        samples_all_epochs={device: sum(sizes) for device, sizes in result.batches.items()},
+        steps={device: len(sizes) for device, sizes in shape.batches.items()},
         loss=result.loss,
         traffic={
             device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
@@ -102,4 +107,5 @@ def _evaluate(job: Job, parts: Parts, state: RunState) -> list[Evaluation]:
     adapters = [state.adapter]
     if job.method.aggregate == "none" and not job.method.pooled:
         adapters = [state.kept.get(i, state.adapter) for i in range(job.devices.count)]
-    return [evaluate(parts.model, parts.preprocess, a, parts.test) for a in adapters]
+    task = task_of(job, len(parts.train.classes))
+    return [evaluate(task, parts.model, parts.preprocess, a, parts.test) for a in adapters]

@@ -121,7 +121,7 @@ class OnConsole:
             f"  up {row.up_bytes / 1e6:7.2f} MB  down {row.down_bytes / 1e6:7.2f} MB"
             f"  {sum(row.seconds.values()):6.1f} s"
         )
-        dropped = {"left out": row.left_out, "too late": row.late, "failed": row.lost}
+        dropped = {"left out": row.left_out, "too late": row.late, "lost": row.lost}
         missing = [f"{why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who]
         if row.virtual_s is not None:
             missing[:0] = [f"in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"]

@@ -8,15 +8,18 @@ from cutlayer.settings.section import Count, Section
 
 
 class Devices(Section):
-    """The fleet: how many devices there are and how many take part in a round.
-
-    participation: exactly per_round devices a round, or a Poisson number with that mean, at
-    least one (ST-SFLora, arXiv 2605.26120).
-    """
+    """The fleet: how many devices there are and how many take part in a round."""
 
     count: Annotated[int, Field(ge=1, le=2**20)] = 10
+    """Devices in all."""
+
     per_round: Count | None = None
+    """Devices drawn for each round; null: all of them."""
+
     participation: Literal["fixed", "poisson"] = "fixed"
+    """fixed: exactly `per_round` devices take part in each round; poisson: a random number with
+    that mean, at least one (ST-SFLora, arXiv 2605.26120).
+    """
 
     @model_validator(mode="after")
     def _cohort_fits(self) -> Self:

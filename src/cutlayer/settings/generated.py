@@ -4,33 +4,42 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.generator import Generator
+from cutlayer.settings.generator import GeneratorSettings
 from cutlayer.settings.section import Section
 
 Mix = Literal["missing", "whole"]
 POLICIES = ("emd", "samples")
 
 
-class Augment(Section):
-    """Generated data, which the server trains on beside the devices.
+class GeneratedData(Section):
+    """Images that the server generates and trains on beside the devices."""
 
-    share_epsilon: of the noise on the label histograms that devices send (see
-    train/label_sharing.py); None for none.
-    amount: images of a round at most; with a world only those that the server can draw and train on
-    while devices are busy.
-    mix: of which classes: those that a round's devices miss, or as in the whole fleet.
-    weight: what the model trained on generated data weighs in the average, k2: emd (half the mean
-    EMD of the devices, GenFV's policy [I]), samples (by the number of samples, as one device
-    more), or `package.module:FUNCTION` for one's own (see train/generated.py).
-    seconds_per_image: of drawing one, in the world's time; None: as measured when a run begins.
+    generator: GeneratorSettings
+    """What draws the images."""
+
+    share_epsilon: Annotated[float, Field(gt=0)] | None = None
+    """Epsilon of the noise on the counts of labels that devices send (differential privacy: the
+    smaller, the noisier); null: no noise.
     """
 
-    generator: Generator
-    share_epsilon: Annotated[float, Field(gt=0)] | None = None
     amount: Annotated[int, Field(ge=1)] = 200
+    """Images of a round at most; in a world only as many as the server can draw and train on while
+    devices are busy.
+    """
+
     mix: Mix = "missing"
+    """Classes of the images: those that a round's devices lack (missing), or as the whole fleet has
+    them (whole).
+    """
+
     weight: str = "emd"
+    """Weight in the average of the model trained on generated images. emd: half the devices' mean
+    distance in labels, inferred by us for GenFV; samples: as one more device with that many; or
+    `module:FUNCTION`, which gets a `Participants`.
+    """
+
     seconds_per_image: Annotated[float, Field(ge=0)] | None = None
+    """Seconds to draw one image, in the world's time; null: as measured when the run begins."""
 
     def __hash__(self) -> int:
         """A generator's prompts are a dict; jobs, which hold this, are keys of caches."""

@@ -1,29 +1,30 @@
 """The parts a method is made of, as typed settings: what the files beside this one fill in."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.section import Section
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.section import Bits, Section
 
-Bits = Annotated[int, Field(ge=1, le=32)]
 SCORES = ("cls", "received")
 LEVELS = ("uniform", "gaussian")
-SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
 
 
 class Tokens(Section):
-    """Which tokens cross the cut.
-
-    keep: tokens kept per sample, besides CLS and registers; None keeps all.
-    rest: what becomes of the others: one attention-weighted token, or nothing.
-    score: attention of the CLS query, or the mean attention a token receives from all queries
-    (for models without CLS), or `package.module:FUNCTION` for one's own (see model/attention.py).
-    """
+    """Which tokens cross the cut."""
 
     keep: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a sample that cross the cut, besides CLS and registers; null: all."""
+
     rest: Literal["merge", "drop"] = "merge"
+    """The tokens that are not kept: merged into one, weighted by their scores, or dropped."""
+
     score: str = "cls"
+    """What ranks tokens: the attention that CLS pays them (cls), the mean attention that they get
+    from all (received; for models without CLS), or `module:FUNCTION` for one's own.
+    """
 
     @field_validator("score")
     @classmethod
@@ -37,23 +38,43 @@ class Tokens(Section):
 
 
 class Quantizer(Section):
-    """How a tensor becomes bits.
+    """How the values that cross the cut become bits."""
 
-    bits: 1-8 quantise; 16 (bfloat16) and 32 (float32) pass through.
-    levels: equal steps over the range; Lloyd-Max levels of a Gaussian, scaled by the RMS; or
-    `package.module:FUNCTION` for one's own, scaled likewise (see wire/custom_levels.py).
-    per: one range (or RMS) for each token or for the whole tensor.
-    rounding: to the nearest level, or stochastic and unbiased (uniform levels only).
-    rotate: a seeded random-sign Hadamard rotation of the width first, undone after decoding.
-    entropy: zstandard over the packed bytes where it makes the frame smaller.
+    codec: Literal["quantize", "klt"] = "quantize"
+    """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
+    klt: a transform fitted to the activations spends bits where they tell most, by `step` and
+    `rate_bits` alone.
     """
 
+    step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
+    """Step size of klt, in units of the tensor: larger is coarser, and fewer bytes; auto: the one
+    that takes `rate_bits`.
+    """
+
+    rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
+    """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
+
     bits: Bits = 32
+    """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
+
     levels: str = "uniform"
+    """Values that can be told apart: uniform (equal steps from least to largest), gaussian
+    (Lloyd-Max levels, scaled by the root mean square), or `module:FUNCTION` for one's own.
+    """
+
     per: Literal["token", "tensor"] = "token"
+    """What has a range (or root mean square) of its own: each token, or the whole tensor."""
+
     rounding: Literal["nearest", "stochastic"] = "nearest"
+    """To the nearest level, or at random with the right mean (stochastic; uniform levels only)."""
+
     rotate: bool = False
+    """Spread large values over the width by a Hadamard rotation with random signs, which the
+    receiver undoes.
+    """
+
     entropy: Literal["zstd", "none"] = "zstd"
+    """Compress the packed bytes by zstandard where that makes them fewer, or never."""
 
     @field_validator("bits")
     @classmethod
@@ -82,87 +103,71 @@ class Quantizer(Section):
         return self
 
 
-class Allocation(Section):
-    """Who takes part in a round, with which cut, tokens, bits, bandwidth and power.
-
-    solver: equal (the method's own cut, tokens and bits; bandwidth in equal parts at full power),
-    one of the papers' or ours, or `package.module:FUNCTION` for one's own (see planning/decide.py).
-    cuts: to choose from (asfl, asfv, auto); empty: spread over the model's depth.
-    rates_bps: ASFL's thresholds R_1 <= R_2 ..., one for each of `cuts`, latest cut first.
-    tokens_min: K_min (st-sflora, exact). tokens: numbers to choose from, None for all (auto);
-    empty: all that were calibrated. bits: to choose from (sflam, auto).
-    latency_weight: lambda in [0, 1] (sflam). error_budget: bound on the relative squared
-    quantisation error, mean over devices (sflam).
-    quality_min: share of predictions that must survive the cut (auto), measured by
-    `cutlayer calibrate`. time_weight, energy_weight, bytes_weight: what auto minimises, per
-    second, joule and byte.
-    emd_max: the largest EMD between a device's labels and all (genfv); 2 takes any.
-    """
-
-    solver: str = "equal"
-    cuts: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    rates_bps: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 10e6, 20e6, 40e6)
-    tokens_min: Annotated[int, Field(ge=1)] = 1
-    tokens: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
-    bits: tuple[Bits, ...] = (2, 4, 8, 16, 32)
-    latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    error_budget: Annotated[float, Field(gt=0)] = 0.1
-    quality_min: Annotated[float, Field(gt=0, le=1)] = 0.9
-    time_weight: Annotated[float, Field(ge=0)] = 1.0
-    energy_weight: Annotated[float, Field(ge=0)] = 0.0
-    bytes_weight: Annotated[float, Field(ge=0)] = 0.0
-    emd_max: Annotated[float, Field(ge=0, le=2)] = 2.0
-
-    @field_validator("solver")
-    @classmethod
-    def _known_solver(cls, solver: str) -> str:
-        if solver not in SOLVERS and ":" not in solver:
-            raise ValueError(
-                f"no solver is called {solver!r}: take one of {', '.join(SOLVERS)}, or "
-                "package.module:FUNCTION for your own"
-            )
-        return solver
-
-    @field_validator("bits")
-    @classmethod
-    def _rising_bits(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-        if not bits or any(b > 8 and b not in (16, 32) for b in bits):
-            raise ValueError(f"{list(bits)} cannot be chosen from: take 1 to 8, 16 and 32")
-        return tuple(sorted(set(bits)))
-
-
 class Method(Section):
-    """A way of training: what runs where, what crosses the cut, and how adapters are combined.
+    """A way of training: what runs where, what crosses the cut, and how adapters are combined."""
 
-    train: LoRA adapters and the head, or every weight of the model.
-    split: True when the blocks after the cut run on the server; False when a device runs all.
-    cut: blocks on the device where the method fixes them; None: the job's model.cut.
-    device: what is before the cut is trained, or frozen (one way: no gradient returns).
-    order: devices side by side, or one after another handing the adapters on.
-    server_adapter: each device trains its own server adapter, averaged at the round's end; or
-    all train one, by the mean of a step's gradients (shared) or moved by one device's batch
-    after another's (in-turn).
-    aggregate: sample-weighted average of the devices' adapters, or none (each keeps its own).
-    pooled: one party holds all the data (the centralized reference).
-    augmented: the server trains on generated data too, as the job's `augment` section says; None:
-    if there is one and adapters are averaged.
-    """
+    renamed: ClassVar[Mapping[str, str]] = {"augmented": "generated"}
 
     name: str
+    """A published method (see `cutlayer methods`), or `module:OBJECT` for one's own."""
+
     train: Literal["lora", "full"] = "lora"
+    """What is trained: LoRA adapters and the head (lora), or every weight of the model (full)."""
+
     split: bool = True
+    """Whether the blocks after the cut run on the server; without, a device runs all of them."""
+
     cut: Annotated[int, Field(ge=0)] | None = None
+    """Blocks on the device, where the method fixes them; null: the job's `model.cut`."""
+
     device: Literal["trained", "frozen"] = "trained"
+    """Whether the blocks before the cut are trained. With frozen no gradient returns, so that all
+    goes one way.
+    """
+
     order: Literal["parallel", "sequential"] = "parallel"
+    """Devices train side by side, or one after another, each from the adapters of the last."""
+
     server_adapter: Literal["averaged", "shared", "in-turn"] = "averaged"
+    """Adapters after the cut: one for each device, averaged when a round ends (averaged), or one
+    for all, moved by the mean gradient of a step (shared) or by one device at a time (in-turn).
+    """
+
     aggregate: Literal["fedavg", "none"] = "fedavg"
+    """Adapters of the devices become their mean, weighted by samples (fedavg), or stay apart."""
+
     pooled: bool = False
-    augmented: bool | None = None
+    """Whether one party holds all the data: the reference `centralized`."""
+
+    generated: bool | None = None
+    """Whether the server trains on generated images too, as the job's `generated` section says;
+    null: if there is such a section and adapters are averaged.
+    """
+
     tokens: Tokens = Tokens()
+    """Which tokens cross the cut."""
+
     uplink: Quantizer = Quantizer()
+    """How activations are sent from devices to the server."""
+
     downlink: Quantizer = Quantizer()
+    """How gradients of activations are sent from the server to devices."""
+
     adapter_bits: Literal[16, 32] = 32
+    """Bits for a weight of an adapter on its way: 16 (bfloat16) or 32 (float32)."""
+
     allocation: Allocation = Allocation()
+    """Who takes part in a round, and with what."""
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """What may be a function of one's own, by the setting that names it."""
+        return {
+            "method.tokens.score": self.tokens.score,
+            "method.uplink.levels": self.uplink.levels,
+            "method.downlink.levels": self.downlink.levels,
+            "method.allocation.solver": self.allocation.solver,
+        }
 
     @property
     def code_on_devices(self) -> dict[str, str]:

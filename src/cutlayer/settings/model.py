@@ -8,32 +8,47 @@ from cutlayer.settings.section import Section
 
 
 class Lora(Section):
-    """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers.
-
-    targets: module name endings as in PEFT's `target_modules`, or "auto" for queries and values.
-    side: which blocks carry adapters: before the cut (device), after it (server), or both.
-    """
+    """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers."""
 
     rank: Annotated[int, Field(ge=1, le=2**14)] = 8
+    """Rank of the matrices A and B: more can learn more, and more is sent."""
+
     alpha: Annotated[float, Field(gt=0)] = 16.0
+    """What the product B A is multiplied by, over the rank."""
+
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that is set to 0 in training."""
+
     targets: Literal["auto"] | tuple[str, ...] = "auto"
+    """Layers with adapters, by the ends of their names, as PEFT's `target_modules` has them;
+    auto: the queries and values of attention.
+    """
+
     side: Literal["both", "device", "server"] = "both"
+    """Blocks with adapters: those before the cut (device), those after it (server), or both."""
 
 
 class Model(Section):
-    """The pretrained transformer and where it is cut.
-
-    path: "demo" (bundled), "resnet18" (bundled without weights), a local checkpoint folder, or a
-    Hugging Face hub name.
-    image_size: pixels a side; None is the checkpoint's own. max_tokens bounds a text.
-    cut: blocks on the device: 0 leaves it the embedding only, the model's depth leaves the server
-    the final norm and the head.
-    """
+    """The pretrained transformer and where it is cut."""
 
     path: Annotated[str, Field(min_length=1)] = "demo"
+    """demo (a bundled ViT), resnet18 (bundled without weights), a checkpoint's folder, or its name
+    on the Hugging Face hub.
+    """
+
     weights: Literal["pretrained", "random"] = "pretrained"
+    """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
+
     image_size: Annotated[int, Field(ge=1, le=2**14)] | None = None
+    """Pixels a side of the images that the model reads; null: the checkpoint's own."""
+
     max_tokens: Annotated[int, Field(ge=2, le=2**16)] = 64
+    """Word pieces that a text is cut to, those at its beginning and end included."""
+
     cut: Annotated[int, Field(ge=0, le=2**12)] = 2
+    """Blocks on the device. With 0 it runs the embedding only; with the model's depth the server
+    runs the final norm and the head only.
+    """
+
     lora: Lora = Lora()
+    """The adapters that are trained."""

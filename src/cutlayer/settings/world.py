@@ -1,174 +1,149 @@
 """The world section of a job: radio, places, movement, energy and time, in SI units.
 
-The defaults are the setting of ST-SFLora (arXiv 2605.26120) where the paper gives one; where it
-does not, the field's text says [I], inferred.
+The defaults are the setting of ST-SFLora (arXiv 2605.26120) where the paper gives one; a field's
+explanation says so where its default was inferred by us.
 """
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from cutlayer.settings.section import Count, Section
-
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Preset = Literal[
-    "phones", "raspberry-pi-4", "raspberry-pi-5", "jetson-nano", "jetson-orin-nano"
-]  # fmt: skip
-
-
-class FleetSettings(Section):
-    """Which devices there are and where they start.
-
-    preset: a kind of device (see `cutlayer.world.fleet`), or several, dealt in turn.
-    path: a CSV file with one row a device instead; its columns are the fields of `Fleet`.
-    placement: presets only: uniform in distance from the server [I: ST-SFLora's "uniform in
-    5-500 m"], or uniform over the area between the two distances.
-    """
-
-    preset: Preset | Annotated[tuple[Preset, ...], Field(min_length=1)] = "phones"
-    path: str | None = None
-    placement: Literal["distance", "area"] = "distance"
-    min_distance_m: NotNegative = 5.0
-    max_distance_m: Positive = 500.0
-
-    @model_validator(mode="after")
-    def _ring_is_not_empty(self) -> Self:
-        if self.min_distance_m >= self.max_distance_m:
-            raise ValueError(
-                f"min_distance_m is {self.min_distance_m:g} but max_distance_m is "
-                f"{self.max_distance_m:g}: make the first the smaller"
-            )
-        return self
-
-
-class MobilitySettings(Section):
-    """How devices move.
-
-    kind: static (places and speeds as in the fleet; a preset's speed is 0); redraw (every round
-    finds them at new places with new speeds and headings: ST-SFLora's formulas know no more than
-    distance and speed [I]); highway; or trace (positions replayed from `path`).
-    stay: time left in coverage: radial is ST-SFLora's (L - l)/v; straight keeps the heading,
-    which static devices do not have.
-    speed_*: a Gaussian truncated to [min, max], for redraw and highway.
-    lanes, lane_width_m, road_offset_m, road_m: a straight road past the server, half of the lanes
-    each way, the nearest road_offset_m from the server; who leaves one end enters at the other.
-    Defaults: freeway of 3GPP TR 36.885, table A.1.2-1: 3 + 3 lanes of 4 m, 2 km, 140 km/h;
-    server 35 m off the road.
-    path: SUMO FCD (.xml), CSV (time_s, device, x_m, y_m, speed_mps), or "demo" (bundled: 20
-    vehicles for 600 s on a highway with the server at (0, 0), by SUMO); start_s is the trace's
-    time at which the run starts; server_x_m, server_y_m is the server's place in it.
-    """
-
-    kind: Literal["static", "redraw", "highway", "trace"] = "static"
-    stay: Literal["radial", "straight"] = "radial"
-    speed_mean_mps: NotNegative = 38.9
-    speed_std_mps: NotNegative = 5.0
-    speed_min_mps: NotNegative = 20.0
-    speed_max_mps: Positive = 60.0
-    lanes: Count = 6
-    lane_width_m: Positive = 4.0
-    road_offset_m: NotNegative = 35.0
-    road_m: Positive = 2000.0
-    path: str | None = None
-    start_s: float = 0.0
-    server_x_m: float = 0.0
-    server_y_m: float = 0.0
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        low, high = self.speed_min_mps, self.speed_max_mps
-        if not low <= self.speed_mean_mps <= high:
-            raise ValueError(
-                f"speed_mean_mps is {self.speed_mean_mps:g}, outside speed_min_mps {low:g} to "
-                f"speed_max_mps {high:g}: widen the range or change the mean"
-            )
-        if self.kind == "static" and self.stay == "straight":
-            raise ValueError(
-                "stay is 'straight' but kind is 'static', whose devices have no heading: set stay "
-                "to 'radial' or take another kind"
-            )
-        if self.kind == "trace" and not self.path:
-            raise ValueError("path is missing: kind 'trace' needs a .xml or .csv file of positions")
-        if self.kind != "trace" and self.path:
-            raise ValueError(
-                f"path is {self.path!r} but kind is {self.kind!r}: set kind to 'trace'"
-            )
-        return self
+from cutlayer.settings.places import FleetSettings, MobilitySettings
+from cutlayer.settings.section import Count, NotNegative, Positive, Section
 
 
 class EnergySettings(Section):
-    """What a device's energy counts, and how much a round may take.
-
-    transmit: p T of everything sent. forward, backward: kappa cycles f^2 of computing; both off
-    as in ST-SFLora, which models transmission only.
-    cap_j: of one device in one round (E_max); the paper gives no number.
-    """
+    """Which energy of a device is counted, and how much a round may take."""
 
     transmit: bool = True
+    """Count what sending takes: radiated watts times seconds, of everything that is sent."""
+
     forward: bool = False
+    """Count what computing forward takes: kappa x cycles x clock^2. ST-SFLora leaves it out."""
+
     backward: bool = False
+    """Count what computing gradients takes, likewise. ST-SFLora leaves it out."""
+
     cap_j: Positive | None = None
+    """Joules that one device may spend in one round (E_max, of which the paper gives no number);
+    null: any.
+    """
 
 
 class WorldSettings(Section):
-    """The wireless world of a run.
-
-    bandwidth_hz: shared by all devices of a round (W_tot). noise_dbm_per_hz: thermal density;
-    noise_figure_db adds the receiver's. snr_gap_db and max_bps_per_hz: distance from Shannon's
-    bound and a cap of spectral efficiency; off as in the papers.
-    path_loss: log-distance (with `exponent` beyond reference_m; reference_loss_db None is free
-    space at the carrier [I]: the paper gives no carrier), or TR 38.901 UMi street canyon or UMa.
-    line_of_sight: for TR 38.901: drawn with its probability, or always, or never.
-    shadowing_db: standard deviation; None is TR 38.901's own, and 0 for log-distance. A device
-    keeps its draw for shadowing_rounds rounds, None: for the whole run.
-    fading: power of the block fading of a round, mean 1; Rayleigh [I] as in the literature.
-    reciprocal: one draw for both directions.
-    server_height_m: None is TR 38.901's: 10 m (UMi), 25 m (UMa).
-    rates_path: CSV (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed.
-    latency_s: of every frame one way, beyond the time that its bits take; none in the papers.
-    packet_loss: share of packets lost on the way and sent again, by TCP with BBR (see
-    world/packet_loss.py);
-    the radio's own repeats are in its rate. None in the papers. Allocators plan without it.
-    serving: fifo: the server takes batches one at a time, as they arrive, as in the papers. pooled:
-    those of `training.pool` devices in one pass, once the last has arrived, as ours does.
-    server_power_w: broadcast power [I]. server_flops: FLOP/s of the server; None: its computing
-    takes no time, as in ST-SFLora.
-    coverage_m: radius L. max_stay_s: t_bar, None for no bound. deadline_s: of a round.
-    """
+    """The wireless world of a run: it gives every round seconds and joules."""
 
     bandwidth_hz: Positive = 50e6
+    """Bandwidth in Hz that all devices of a round share (W_tot)."""
+
     carrier_hz: Positive = 3.5e9
+    """Carrier frequency in Hz; inferred by us, since the paper gives none."""
+
     noise_dbm_per_hz: float = -174.0
+    """Density of thermal noise in dBm/Hz."""
+
     noise_figure_db: NotNegative = 0.0
+    """Noise that the receiver adds, in dB."""
+
     server_gain_dbi: float = 0.0
+    """Gain of the server's antenna in dBi."""
+
     device_gain_dbi: float = 0.0
+    """Gain of a device's antenna in dBi."""
+
     snr_gap_db: NotNegative = 0.0
+    """Signal-to-noise ratio lost to coding and modulation, in dB; 0, as in the papers, reaches
+    Shannon's bound.
+    """
+
     max_bps_per_hz: Positive | None = None
+    """Most bit/s for each Hz of bandwidth; null, as in the papers: no bound but Shannon's."""
+
     path_loss: Literal["log-distance", "umi", "uma"] = "log-distance"
+    """log-distance (loss grows by a power of the distance), or 3GPP TR 38.901's urban street canyon
+    (umi) or urban macro cell (uma).
+    """
+
     exponent: Positive = 2.5
+    """Of log-distance: the power of the distance."""
+
     reference_m: Positive = 1.0
+    """Of log-distance: distance in metres from which the loss grows."""
+
     reference_loss_db: float | None = None
+    """Of log-distance: loss in dB at `reference_m`; null: that of free space at the carrier,
+    inferred by us.
+    """
+
     line_of_sight: Literal["drawn", "always", "never"] = "drawn"
+    """Of umi and uma: whether a device sees the server: with TR 38.901's probability (drawn),
+    always, or never.
+    """
+
     shadowing_db: NotNegative | None = None
+    """Standard deviation of shadowing in dB; null: TR 38.901's own, and 0 for log-distance."""
+
     shadowing_rounds: Count | None = None
+    """Rounds for which a device keeps its draw of shadowing; null: the whole run."""
+
     fading: Literal["none", "rayleigh", "rician"] = "rayleigh"
+    """Fading of the received power, drawn for each device and round with mean 1; Rayleigh fading
+    is inferred by us from the literature.
+    """
+
     rician_k_db: float = 6.0
+    """Of rician: steady over scattered power, in dB."""
+
     reciprocal: bool = True
+    """Whether uplink and downlink have the same fading; without, each has its own draw."""
+
     server_height_m: Positive | None = None
+    """Of umi and uma: height of the server's antenna in metres; null: 10 (umi) or 25 (uma)."""
+
     device_height_m: Positive = 1.5
+    """Of umi and uma: height of devices in metres."""
+
     rates_path: str | None = None
+    """A CSV file (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed
+    ones; null: none.
+    """
+
     latency_s: NotNegative = 0.0
+    """Seconds that every frame takes one way besides its bits; the papers have none."""
+
     packet_loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of packets that are lost and sent again, as by TCP with BBR, besides what the radio
+    itself repeats. The papers have none, and allocators plan without it.
+    """
+
     serving: Literal["fifo", "pooled"] = "fifo"
+    """The server takes batches one at a time as they arrive, as in the papers (fifo), or those of
+    `training.pool` devices in one pass when the last is there, as ours does (pooled).
+    """
+
     server_power_w: Positive = 1.0
+    """Watts that the server radiates; inferred by us."""
+
     server_flops: Positive | None = None
+    """FLOP/s that the server computes; null, as in ST-SFLora: its computing takes no time."""
+
     coverage_m: Positive = 500.0
+    """Radius of the server's coverage in metres (L)."""
+
     max_stay_s: Positive | None = None
+    """Most seconds that a device is taken to stay in coverage; null: no bound."""
+
     deadline_s: Positive | None = None
+    """Seconds after which a round ends: who is not done is left out of it; null: no deadline."""
+
     fleet: FleetSettings = FleetSettings()
+    """Which devices there are and where they start."""
+
     mobility: MobilitySettings = MobilitySettings()
+    """How devices move."""
+
     energy: EnergySettings = EnergySettings()
+    """Which energy of a device is counted."""
 
     @model_validator(mode="after")
     def _standard_applies(self) -> Self:

@@ -1,6 +1,6 @@
 """Several methods on the same devices, data and seed: one table and one set of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -13,7 +13,7 @@ from cutlayer.drawing.tables import Column
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
-from cutlayer.model.families import ModelSpec, describe
+from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.record.folder import new_folder
 from cutlayer.record.writing import writing
@@ -21,7 +21,7 @@ from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
 from cutlayer.simulation.simulate import simulate
 from cutlayer.train.check import check
-from cutlayer.train.parts import load_parts
+from cutlayer.train.parts import Parts, load_parts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +50,7 @@ WORLD_COLUMNS = (
 WORLD_NOTES = """\
 to target: until {:.1f} %, the highest accuracy that every method reached, was first measured.
 STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
-all sent. dropped: turns of devices that were left out, came too late or failed.
+all sent. dropped: turns of devices that were left out, came too late or were lost.
 """
 NOTES = """\
 accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
@@ -90,11 +90,22 @@ def entries(job: Job, texts: Sequence[str]) -> list[Entry]:
             entry = change_job(job, [f"method={name}"])
         entry = change_job(entry, [f"method.{setting}" for setting in settings])
         found.append(Entry(label, entry))
+    _check_labels(found)
+    return found
+
+
+def _check_labels(found: Sequence[Entry]) -> None:
+    """Raise JobError where two lines, or a line and another, would share a folder."""
     labels = [entry.label for entry in found]
     for label in labels:
         if labels.count(label) > 1:
             raise JobError(f"--methods: {label!r} stands there twice: name each method once")
-    return found
+        if not _folder_name(label).strip("."):
+            raise JobError(f"methods: {label!r} is no label: give each job a name, as in 'mine'")
+    folders = [_folder_name(label) for label in labels]
+    for label, folder in zip(labels, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise JobError(f"methods: the folder of {label!r} is another's too: call it otherwise")
 
 
 def _words(text: str) -> list[str]:
@@ -117,7 +128,7 @@ class Comparison:
     def tables(self) -> list["Table"]:
         """The tables for a terminal of 80 columns; comparison.md has a column more."""
         shown = [tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"])]
-        if self.rows[0]["virtual_s"] is not None:
+        if any(row["virtual_s"] is not None for row in self.rows):
             shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
         return shown
 
@@ -133,48 +144,84 @@ class Comparison:
 
 
 def compare(
-    job: Job,
-    texts: Sequence[str],
+    jobs: Job | Mapping[str, Job],
+    *,
+    methods: Sequence[str] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Run each method of `texts` (see `entries`) on the job's devices, data and seed.
+    """Run several jobs side by side: one table and one set of pictures.
 
-    out: a folder that gets one run folder a method, comparison.md and figures (None: a new one
+    jobs: one job, of which each method of `methods` is run on the same devices, data and seed (see
+    `entries`, as in ["sflora", "small = tsflora tokens.keep=24"]); or a job for each label, as in
+    {"mine": job, "theirs": other}, without `methods`.
+    out: a folder that gets one run folder for each, comparison.md and figures (None: a new one
     below runs/). Raises JobError, DataError, ModelError or RunError.
     """
-    found = entries(job, texts)
+    found = _entries_of(jobs, methods)
     folder = Path(out) if out is not None else new_folder("compare")
     if (folder / "comparison.md").exists():
         raise RunError(f"--out: {folder} already holds a comparison: give another folder")
-    spec = describe(job.model)
-    for entry in found:  # all methods, before anything is loaded
-        check(entry.job, spec)
-    parts = load_parts(job)
-    results = [
-        simulate(entry.job, folder / _folder_name(entry.label), progress=progress, parts=parts)
-        for entry in found
-    ]
-    rows = _rows(found, results, parts.model.spec)
+    for entry in found:  # all of them, before anything is loaded
+        check(entry.job, describe(entry.job.model))
+    results, shared = _run_all(found, folder, progress)
+    rows = _rows(found, results)
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
         _draw(folder / "figures", found, results)
-        plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+        if shared is not None:
+            labels = folder / "figures" / "labels.png"
+            plots.label_map(shared.counts, shared.train.classes, labels)
         text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
-        if job.world is not None:
+        if any(entry.job.world is not None for entry in found):
             text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}\n"
             text += WORLD_NOTES.format(100 * _target(results))
         write_atomically(folder / "comparison.md", text.encode())
     return Comparison(folder, [entry.label for entry in found], results, rows)
 
 
+def _entries_of(jobs: Job | Mapping[str, Job], methods: Sequence[str]) -> list[Entry]:
+    """What `compare` was given, as lines. Raises JobError."""
+    if isinstance(jobs, Job):
+        if not methods or isinstance(methods, str):
+            raise JobError(
+                f"methods: {methods!r} names no methods to compare: give a list, as in "
+                "['sflora', 'tsflora tokens.keep=24'], or a dict of jobs by label"
+            )
+        return entries(jobs, methods)
+    if methods or not jobs:
+        raise JobError(
+            "methods: each job of a dict has its method: give a dict of jobs by label alone, or "
+            "one job with methods"
+        )
+    found = [Entry(label, job) for label, job in jobs.items()]
+    _check_labels(found)
+    return found
+
+
+def _run_all(
+    found: Sequence[Entry], folder: Path, progress: Progress | None
+) -> tuple[list[Result], Parts | None]:
+    """Run one after another; model and data are loaded anew only where the next has others.
+
+    Also returns model and data where all have the same.
+    """
+    results: list[Result] = []
+    wanted = [(e.job.model, e.job.data, e.job.devices.count, e.job.seed) for e in found]
+    parts: Parts | None = None
+    for place, entry in enumerate(found):
+        if parts is None or wanted[place] != wanted[place - 1]:
+            parts = load_parts(entry.job)
+        run_folder = folder / _folder_name(entry.label)
+        results.append(simulate(entry.job, out=run_folder, progress=progress, parts=parts))
+    return results, parts if all(one == wanted[0] for one in wanted) else None
+
+
 def _folder_name(label: str) -> str:
     return "-".join(label.replace("=", "").replace(":", ".").replace("/", ".").split())
 
 
-def _rows(
-    found: Sequence[Entry], results: Sequence[Result], spec: ModelSpec
-) -> list[dict[str, Any]]:
+def _rows(found: Sequence[Entry], results: Sequence[Result]) -> list[dict[str, Any]]:
     totals = {
         entry.label: r.up_bytes + r.down_bytes for entry, r in zip(found, results, strict=True)
     }
@@ -184,7 +231,7 @@ def _rows(
     rows, target = [], _target(results)
     for entry, result in zip(found, results, strict=True):
         rounds, total = len(result.rows), totals[entry.label]
-        costs = round_costs(entry.job, spec, result.rows)
+        costs = round_costs(entry.job, describe(entry.job.model), result.rows)
         rows.append(
             {
                 "method": entry.label,

@@ -24,6 +24,11 @@ def demo_job(seed: int = 0) -> Job:
     )
 
 
-def run_demo(out: str | Path | None, seed: int, progress: Progress) -> Comparison:
-    """Compare sflora with tsflora at two settings on the demo job."""
-    return compare(demo_job(seed), METHODS, out, progress)
+def demo(
+    *, out: str | Path | None = None, seed: int = 0, progress: Progress | None = None
+) -> Comparison:
+    """Compare sflora with tsflora at two settings on the demo job: minutes on two cores.
+
+    out: the folder of the runs (None: a new one below runs/). Raises as `compare`.
+    """
+    return compare(demo_job(seed), methods=METHODS, out=out, progress=progress)

@@ -6,7 +6,6 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
-from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
@@ -14,7 +13,9 @@ from cutlayer.train.result import RoundResult
 
 
 class LocalFleet:
-    """Devices made when first drawn; they share one backbone (see rounds.Fleet)."""
+    """Devices made for the round that draws them; they share one backbone (see `Fleet` in
+    rounds/loop.py).
+    """
 
     real = False
     planning_source: PlanningSource | None = None
@@ -24,15 +25,12 @@ class LocalFleet:
         self.parts = parts
         self.link = LocalLink([])
         self._labels = labels_of(job, parts)
-        self._devices: dict[int, Device] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
         for index in drawn:
-            if index not in self._devices:
-                self._devices[index] = make_device(self.job, self.parts, index)
-            device = self._devices[index]
+            device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
@@ -46,10 +44,12 @@ class LocalFleet:
 
     def release(self, result: RoundResult, state: RunState) -> None:
         """See Fleet."""
+        devices = self.link.devices
         if self.job.method.pooled:
-            state.adapter = _copy(self._devices[result.cohort[0]].adapter)
+            state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
-            state.kept |= {d: _copy(self._devices[d].adapter) for d in result.cohort}
+            state.kept |= {d: _copy(devices[d].adapter) for d in result.cohort}
+        self.link.end()
 
 
 def _copy(adapter: Adapter) -> Adapter:

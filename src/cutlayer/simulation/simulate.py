@@ -15,8 +15,8 @@ from cutlayer.train.parts import Parts, load_parts, parts_for
 
 def simulate(
     job: Job,
-    out: str | Path | None = None,
     *,
+    out: str | Path | None = None,
     progress: Progress | None = None,
     parts: Parts | None = None,
 ) -> Result:
@@ -37,7 +37,7 @@ def simulate(
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
 
 
-def resume(folder: str | Path, progress: Progress | None = None) -> Result:
+def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
     It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.

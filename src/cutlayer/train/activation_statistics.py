@@ -9,7 +9,8 @@ import torch
 
 from cutlayer.model.lora import Segment
 from cutlayer.seeds import derive
-from cutlayer.train.device import Device, batch_inputs
+from cutlayer.train.device import Device
+from cutlayer.train.pool import batch_inputs
 
 
 @dataclass(frozen=True, eq=False)

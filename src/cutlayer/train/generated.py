@@ -7,7 +7,6 @@ Here the first term is whatever the round's method made of its devices: an avera
 the one adapter that they moved together or in turn.
 """
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import mean
@@ -20,9 +19,12 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
-from cutlayer.train import device as on_device
-from cutlayer.train.device import SERVER, Device
+from cutlayer.own_code import load_own_function
+from cutlayer.train.device import GENERATED_DATA, Device
+from cutlayer.train.exchange import LOSS
+from cutlayer.train.pool import Pool
 from cutlayer.train.server import Server
+from cutlayer.train.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ Policy = Callable[[Participants], float]
 
 
 def by_emd(now: Participants) -> float:
-    """Half the mean EMD: the less the devices' labels are like all, the more [I]."""
+    """Half the mean EMD: the less the devices' labels are like all, the more; inferred by us."""
     return float(now.distances.mean()) / 2
 
 
@@ -62,18 +64,12 @@ def find_policy(name: str) -> Policy:
     """
     if name in _POLICIES:
         return _POLICIES[name]
-    module, _, function = name.partition(":")
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise JobError(f"augment.weight: cannot import {name!r} ({error})") from None
-    if not callable(own):
-        raise JobError(f"augment.weight: {name!r} is not a function")
+    own = load_own_function("generated.weight", name)
 
     def checked(now: Participants) -> float:
         weight = float(own(now))
         if not 0 <= weight <= 1:
-            raise JobError(f"augment.weight: {name!r} gave {weight:g}: let it give 0 to 1")
+            raise JobError(f"generated.weight: {name!r} gave {weight:g}: let it give 0 to 1")
         return weight
 
     return checked
@@ -97,7 +93,8 @@ def train_generated(
         names = server.model.server_names(min(one.cut for one in decisions.values()))
     place = server.model.compute
     own = {name: start[name].detach().clone().to(place) for name in names if name in start}
-    one = Device(SERVER, images, server.job, server.model, preprocess, own)
+    one = Device(GENERATED_DATA, images, server.job, server.model, preprocess, own)
     one.begin(round, Decision(server.job.cut), None)
-    losses = [loss for step in range(one.steps) for loss in on_device.train_whole([one], step)]
+    pool, watch = Pool([one]), Stopwatch()
+    losses = [float(loss) for step in range(one.steps) for loss in pool.send(LOSS, step, watch)]
     return {name: tensor.detach() for name, tensor in one.adapter.items()}, mean(losses)

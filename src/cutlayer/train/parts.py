@@ -21,6 +21,7 @@ from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels, share
 from cutlayer.train.server import Server
+from cutlayer.train.task import task_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def load_parts(job: Job) -> Parts:
     train, test = load(job.data, job.seed)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
+    task_of(job, classes)
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
     return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
@@ -100,4 +102,4 @@ def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
 
 def labels_of(job: Job, parts: Parts) -> SharedLabels:
     """What the server knows of the devices' labels, with the noise that the job asks for."""
-    return share(parts.counts, job.augment.share_epsilon if job.augment else None, job.seed)
+    return share(parts.counts, job.generated.share_epsilon if job.generated else None, job.seed)

@@ -1,52 +1,53 @@
-"""Levels of one's own: a function of a job's that says where the values of a few bits lie."""
+"""Quantiser levels given by a user's function, which the job names by `module:FUNCTION`."""
 
-import importlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.errors import FrameError, JobError
+from cutlayer.own_code import load_own_function
 
 _MOST_BITS = 8
 
 
-@lru_cache(maxsize=64)
-def own_levels(name: str, bits: int) -> NDArray[np.float32]:
+def own_levels(name: str, bits: int, setting: str = "levels") -> NDArray[np.float32]:
     """The 2^bits levels, ascending, that `package.module:FUNCTION` gives, in units of the RMS.
 
-    Raises JobError where there is no such function, or it gives no such levels.
+    setting: of the job, for errors. Raises JobError where there is no such function, or it gives
+    no such levels.
     """
-    module, _, function = name.partition(":")
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise JobError(f"quantizer.levels: cannot import {name!r} ({error})") from None
-    if not callable(own):
-        raise JobError(f"quantizer.levels: {name!r} is not a function")
+    return _levels_of(load_own_function(setting, name), name, bits, setting)
+
+
+@lru_cache(maxsize=64)
+def _levels_of(
+    own: Callable[[int], object], name: str, bits: int, setting: str
+) -> NDArray[np.float32]:
     try:
         levels = np.asarray(own(bits), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise JobError(
-            f"quantizer.levels: {name!r} gave no numbers ({error}): return 2**bits of them"
+            f"{setting}: {name!r} gave no numbers ({error}): return 2**bits of them"
         ) from None
     if levels.shape != (2**bits,) or not _rise(levels):
         raise JobError(
-            f"quantizer.levels: {name!r} gave {list(levels.shape)} numbers for {bits} bits: return "
+            f"{setting}: {name!r} gave {list(levels.shape)} numbers for {bits} bits: return "
             f"{2**bits} finite ones, each larger than the one before"
         )
     return levels
 
 
-def known_levels(name: str) -> None:
-    """Raise JobError where a quantiser's levels cannot be had, before anything is trained."""
+def known_levels(name: str, setting: str) -> None:
+    """Raise JobError where the levels of a setting cannot be had, before anything is trained."""
     if ":" in name:
         for bits in range(1, _MOST_BITS + 1):
-            own_levels(name, bits)
+            own_levels(name, bits, setting)
 
 
 def pack_levels(name: str, bits: int) -> str | tuple[float, ...]:
-    """Levels as a frame's header has them: by name, or one's own as numbers."""
+    """Levels as a frame's header holds them: the name of published ones, the numbers of others."""
     if ":" not in name:
         return name
     return tuple(own_levels(name, bits).tolist()) if bits <= _MOST_BITS else "uniform"

@@ -12,11 +12,9 @@ from cutlayer.network.device.device_data import load_folder, load_share
 from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml
-from cutlayer.train import device as on_device
 from cutlayer.train.activation_statistics import measure
 from cutlayer.train.device import Device
 from cutlayer.train.parts import compute_device
-from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
@@ -81,23 +79,6 @@ def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
             f"training: the server counts {message.steps} steps a round and this device "
             f"{device.steps}: run the same cutlayer on both sides"
         )
-
-
-def awaits_gradients(device: Device) -> bool:
-    """Whether the server answers each batch of the round, or the device sends one way."""
-    trains = device.job.method.device == "trained"
-    return trains and bool(device.model.device_names(device.decision.cut))
-
-
-def forward(device: Device, step: int) -> bytes:
-    """One batch up to the cut, as a frame."""
-    (frame,) = on_device.forward([device], step, Stopwatch())
-    return frame
-
-
-def backward(device: Device, frame: bytes) -> None:
-    """The server's gradient of that batch back from the cut, and a step of the optimiser."""
-    on_device.backward([device], [frame], Stopwatch())
 
 
 def upload(device: Device) -> bytes:

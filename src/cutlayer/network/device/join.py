@@ -7,10 +7,12 @@ sees a device that computes for long as alive.
 import asyncio
 import secrets
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,9 +46,11 @@ from cutlayer.network.transport.messages import (
     StepDone,
     Task,
 )
-from cutlayer.train import device as on_device
 from cutlayer.train.device import Device
+from cutlayer.train.exchange import Payload, step_exchanges
 from cutlayer.train.label_sharing import histogram
+from cutlayer.train.pool import Pool
+from cutlayer.train.stopwatch import Stopwatch
 
 Value = TypeVar("Value")
 Say = Callable[[str], None]
@@ -65,33 +69,73 @@ class JoinOptions:
     identity: Identity | None = None
     name: str | None = None
     number: int | None = None
-    data: Path | None = None
-    model: Path | None = None
+    data: str | Path | None = None
+    model: str | Path | None = None
     backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
 
 
-def join(options: JoinOptions, say: Say = print, log: EventLog | None = None) -> None:
+def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
     """Take part until the job is finished; comes back by itself when the connection is lost.
 
+    say: hears what goes on. log: a file that gets one JSON object an event, or - for standard
+    error. Where an event loop runs already, as in a notebook, it waits meanwhile.
     Raises RefusedError where the server will not have the device, and DataError, ModelError or
     RunError where it cannot take part.
     """
-
     if options.data is not None:
-        check_there(options.data)
+        check_there(Path(options.data))
+    stop = _Stop()
 
     async def until_stopped() -> None:
-        attending = asyncio.current_task()
-        assert attending is not None
-        # Not an exception from a signal handler: it could strike anywhere in the event loop.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, attending.cancel)
-        await attend(options, say, log or EventLog(None))
+        with stop.of_this_task():
+            await attend(options, say, EventLog(log))
 
     try:
-        asyncio.run(until_stopped())
+        if not _inside_event_loop():
+            asyncio.run(until_stopped())
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
+            joined = thread.submit(asyncio.run, until_stopped())
+            try:
+                joined.result()
+            except KeyboardInterrupt:
+                stop.now()
+                raise
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _inside_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Stop:
+    """Lets a device leave in good order: by a signal, or from another thread."""
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def of_this_task(self) -> Iterator[None]:
+        """Cancel the running task on SIGTERM and SIGINT, where signals come to this thread."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._stop = partial(loop.call_soon_threadsafe, task.cancel)
+        # Not an exception from a signal handler: it could strike anywhere in the event loop.
+        with suppress(NotImplementedError):  # Windows: asyncio.run cancels the task on SIGINT
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, task.cancel)
+        yield
+
+    def now(self) -> None:
+        """Cancel it from another thread."""
+        with suppress(RuntimeError):  # it has just ended by itself
+            self._stop()
 
 
 async def attend(options: JoinOptions, say: Say, log: EventLog) -> None:
@@ -196,13 +240,13 @@ class _DeviceSession:
 
     async def _prepare(self, connection: Connection, task: Task) -> Device:
         job = device_requests.read_job(task.job)
-        if self._options.model is None:
+        options = self._options
+        if options.model is None:
             folder = await fetch_part(connection, task, self._tell_piece())
         else:
-            folder = await self._compute(own_part, self._options.model, job, task)
-        return await self._compute(
-            device_requests.make_device, job, task, folder, self._options.data
-        )
+            folder = await self._compute(own_part, Path(options.model), job, task)
+        data = None if options.data is None else Path(options.data)
+        return await self._compute(device_requests.make_device, job, task, folder, data)
 
     def _tell_piece(self) -> Callable[[str, int, int], None]:
         told = [0]
@@ -215,45 +259,48 @@ class _DeviceSession:
         return tell
 
     def _ready(self, task: Task, device: Device) -> Ready:
-        labels, own, augment = None, self._options.data is not None, device.job.augment
-        if augment is not None:
+        labels, own, section = None, self._options.data is not None, device.job.generated
+        if section is not None:
             counts = np.bincount(device.data.labels, minlength=len(task.classes))
             # The server knows the job's seed, and could take noise of that seed off again.
             seed = self._secret if own else device.job.seed
-            labels = histogram(counts, augment.share_epsilon, seed, device.id).tolist()
+            labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
         return Ready(task.digest, len(device.data), own, labels)
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
         frame = await connection.receive(Lane.DOWN) if message.adapter else None
         await self._compute(device_requests.begin, device, message, frame)
-        if not device.job.method.split:
-            for step in range(device.steps):
-                (loss,) = await self._compute(on_device.train_whole, [device], step)
-                await connection.tell(StepDone(device.round, step, loss))
-        elif device_requests.awaits_gradients(device):
-            for step in range(device.steps):
-                await connection.send(
-                    Lane.UP, await self._compute(device_requests.forward, device, step)
-                )
-                await self._compute(
-                    device_requests.backward, device, await connection.receive(Lane.DOWN)
-                )
-        else:
-            await self._send_ahead(connection, device)
+        await self._walk_steps(connection, device)
         if device.adapter:
             await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
+        device.end()
 
-    async def _send_ahead(self, connection: Connection, device: Device) -> None:
-        """All steps, with no gradient to wait for: one is computed while another is sent."""
+    async def _walk_steps(self, connection: Connection, device: Device) -> None:
+        """All exchanges of all steps; what follows is computed while a frame is on its way up."""
+        pool, watch = Pool([device]), Stopwatch()
+        exchanges = step_exchanges(device.job.method, device.model, device.decision.cut)
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
-                frame = await self._compute(device_requests.forward, device, step)
-                if sending is not None:
-                    await sending
-                sending = asyncio.create_task(connection.send(Lane.UP, frame))
+                for exchange in exchanges:
+                    if exchange.up:
+                        (payload,) = await self._compute(pool.send, exchange, step, watch)
+                        if sending is not None:
+                            await sending
+                        sending = asyncio.create_task(_send(connection, device, step, payload))
+                    else:
+                        frame = await connection.receive(Lane.DOWN)
+                        await self._compute(pool.receive, exchange, step, {device.id: frame}, watch)
             if sending is not None:
                 await sending
         finally:
             if sending is not None:
                 sending.cancel()
+
+
+async def _send(connection: Connection, device: Device, step: int, payload: Payload) -> None:
+    """A frame, or a loss as a message."""
+    if isinstance(payload, bytes):
+        await connection.send(Lane.UP, payload)
+    else:
+        await connection.tell(StepDone(device.round, step, payload))

@@ -47,9 +47,9 @@ class Claims:
                     f"where the server counts {self._shares[number]}: use the same data on both"
                 )
             return
-        if self._job.augment is None or ready.labels is None:
+        if self._job.generated is None or ready.labels is None:
             return
-        epsilon = self._job.augment.share_epsilon
+        epsilon = self._job.generated.share_epsilon
         noise = 0.0 if epsilon is None else _NOISE_SCALES / epsilon
         most_off = noise * self._classes if epsilon is not None else 0.5
         if (

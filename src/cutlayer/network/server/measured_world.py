@@ -16,9 +16,10 @@ import numpy as np
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.network.transport.link_rates import LinkRates
-from cutlayer.planning.known.planning_input import Measures, PlanningInput
+from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.settings.world import MobilitySettings
+from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.settings.places import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
@@ -80,6 +81,15 @@ class MeasuredWorld:
             state=self._state(up, down, share, fleet.power_max_w),
             world=self.world,
             measures=measures,
+        )
+
+    def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
+        """Seconds of the round as decided, over the links as measured."""
+        shape = planned_shape(round, known, decided)
+        place = [known.devices.index(device) for device in shape.trained]
+        fleet, state = known.fleet.take(place), known.state.take(place)
+        return (
+            TimedRound(self.job, self.spec, self.world, fleet, state, shape).timeline().duration_s
         )
 
     def _state(self, up_bps: Array, down_bps: Array, share_hz: float, power_w: Array) -> WorldState:

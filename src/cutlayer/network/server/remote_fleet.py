@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import batch_sizes
 from cutlayer.errors import CutlayerError, FrameError, NetworkError, RunError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
@@ -26,6 +27,7 @@ from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Progress
 from cutlayer.train.activation_statistics import ActivationStatistics
+from cutlayer.train.exchange import LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
@@ -138,33 +140,34 @@ class RemoteLink:
 
         return self._each(list(decisions), start)
 
-    def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
+    def receive(
+        self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
+    ) -> Mapping[int, Payload]:
         """See Link. The devices compute unasked; this takes what they sent."""
+        if exchange == LOSS:
+            return self._each(devices, self._paced(step, lambda one: self._loss(one, step)))
         return self._each(devices, self._paced(step, lambda one: one.connection.receive(Lane.UP)))
 
-    def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
+    async def _loss(self, device: ConnectedDevice, step: int) -> float:
+        done = await device.next(device.losses)
+        due = (done.round, done.step) == (self._round, step)
+        if not due or done.loss is None or not math.isfinite(done.loss):
+            raise NetworkError(
+                f"message: device {device.number} told of a loss of {done.loss} in round "
+                f"{done.round}, step {done.step}, when one of round {self._round}, step {step} "
+                "was due"
+            )
+        return done.loss
+
+    def send(
+        self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
+    ) -> None:
         """See Link."""
 
         async def send(device: ConnectedDevice) -> None:
             await device.connection.send(Lane.DOWN, frames[device.number])
 
         self._each(list(frames), send)
-
-    def train_whole(self, step: int, devices: Sequence[int]) -> dict[int, float]:
-        """See Link."""
-
-        async def hear(device: ConnectedDevice) -> float:
-            done = await device.next(device.losses)
-            due = (done.round, done.step) == (self._round, step)
-            if not due or done.loss is None or not math.isfinite(done.loss):
-                raise NetworkError(
-                    f"message: device {device.number} told of a loss of {done.loss} in round "
-                    f"{done.round}, step {done.step}, when one of round {self._round}, step {step} "
-                    "was due"
-                )
-            return done.loss
-
-        return self._each(devices, self._paced(step, hear))
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
@@ -185,8 +188,8 @@ class RemoteLink:
         self._each(left, tell, _GRACE_S)
 
     def _started(self, number: int) -> Started:
-        training, samples = self.job.training, self.samples[number]
-        return Started(training.local_epochs * -(-samples // training.batch_size), samples)
+        samples = self.samples[number]
+        return Started(len(batch_sizes(samples, self.job.training)), samples)
 
     def _paced(
         self, step: int, act: Callable[[ConnectedDevice], Awaitable[Answer]]
@@ -388,7 +391,7 @@ class RemoteFleet:
         for device in connected:
             if device.ready is None or not device.ready.own:
                 continue  # whose labels the server makes itself
-            labels = device.ready.labels if self.job.augment is not None else None
+            labels = device.ready.labels if self.job.generated is not None else None
             if labels is not None and any(labels):
                 shared[device.number] = labels
                 counts[device.number] = np.rint(labels)

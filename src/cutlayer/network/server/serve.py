@@ -55,17 +55,20 @@ class ServeOptions:
 
 def serve(
     job: Job,
-    options: ServeOptions,
-    out: str | Path | None = None,
     *,
+    options: ServeOptions | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Train `job` with the devices that join, and write its run folder.
 
-    out: the run folder (None: a new one below runs/). on_port: told where it listens.
+    options: where and how (None: on this machine alone, without keys). out: the run folder (None: a
+    new one below runs/). on_port: told the port once devices can connect. Returns when the job is
+    done; a notebook's event loop is not needed and does not disturb.
     Raises as `simulate` does, and NetworkError.
     """
+    options = options or ServeOptions()
     _check(job, options)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     if (folder / JOB_FILE).exists():
@@ -78,10 +81,10 @@ def serve(
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
-def resume(
+def resume_serving(
     folder: str | Path,
-    options: ServeOptions,
     *,
+    options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
@@ -89,6 +92,7 @@ def resume(
 
     Raises as `serve`.
     """
+    options = options or ServeOptions()
     job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
@@ -100,11 +104,6 @@ def _check(job: Job, options: ServeOptions) -> None:
         raise JobError(
             f"method.name: {job.method.name} trains in one place, where no device takes part: run "
             "cutlayer simulate"
-        )
-    if job.method.aggregate == "none" and job.method.split:
-        raise JobError(
-            "method.aggregate: none with method.split has parts of the server's that no device "
-            "keeps: take fedavg, or split false"
         )
     for setting, value in job.method.code_on_devices.items():
         raise JobError(

@@ -92,14 +92,14 @@ class Identity:
     revocations: Revocations | None = None
 
 
-def load_server(folder: Path) -> Identity:
+def load_server_identity(folder: Path) -> Identity:
     """The edge server's identity from the folder of `cutlayer keys`. Raises KeysError."""
     authority, pem, pair = _load(folder, SERVER)
     revocations = Revocations(folder / REVOKED, authority)
     return Identity(pair[0], pair[1], pem, revocations=revocations)
 
 
-def load_device(folder: Path) -> Identity:
+def load_device_identity(folder: Path) -> Identity:
     """A device's identity from its folder below devices/. Raises KeysError."""
     _, pem, pair = _load(folder, DEVICE)
     name = device_name(x509.load_pem_x509_certificate(pair[1]))

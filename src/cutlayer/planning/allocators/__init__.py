@@ -6,7 +6,7 @@
 import importlib
 from collections.abc import Callable
 
-from cutlayer.errors import JobError
+from cutlayer.own_code import load_own_function
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 Solve = Callable[[PlanningInput], RoundDecisions]
@@ -19,13 +19,9 @@ def find_allocator(solver: str) -> Solve:
 
     Raises JobError when there is no such function.
     """
-    own = ":" in solver
-    file, _, name = (solver if own else _FILES.get(solver, f"{solver}:solve")).partition(":")
-    try:
-        module = importlib.import_module(file if own else f"{__name__}.{file}")
-        solve: Solve = getattr(module, name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise JobError(f"method.allocation.solver: cannot import {solver!r} ({error})") from None
-    if not callable(solve):
-        raise JobError(f"method.allocation.solver: {solver!r} is not a function")
+    if ":" in solver:
+        own: Solve = load_own_function("method.allocation.solver", solver)
+        return own
+    file, _, name = _FILES.get(solver, f"{solver}:solve").partition(":")
+    solve: Solve = getattr(importlib.import_module(f"{__name__}.{file}"), name)
     return solve

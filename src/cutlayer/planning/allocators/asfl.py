@@ -3,7 +3,6 @@
 import numpy as np
 
 from cutlayer.allocate import asfl
-from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
 from cutlayer.planning.allocators.equal import in_equal_parts
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
@@ -12,11 +11,7 @@ from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 def solve(now: PlanningInput) -> RoundDecisions:
     """Each device's cut by its rate at an equal share and full power."""
     settings = now.allocation
-    speed = rate(
-        now.bandwidth_hz / len(now.devices),
-        now.fleet.power_max_w,
-        now.gain / now.noise_w_per_hz,
-    )
+    speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
     cuts = settings.cuts or paper_cuts(now.loads.spec.depth)
     if len(cuts) != len(settings.rates_bps):
         raise AllocationError(
@@ -27,5 +22,5 @@ def solve(now: PlanningInput) -> RoundDecisions:
 
 
 def paper_cuts(depth: int) -> tuple[int, ...]:
-    """The paper's cuts 8, 6, 4, 2 of nine split points, in proportion to another depth [I]."""
+    """The paper's cuts 8, 6, 4, 2 of nine, in proportion to the model's depth: inferred by us."""
     return tuple(max(1, round(cut * depth / 9)) for cut in asfl.PAPER_CUTS)

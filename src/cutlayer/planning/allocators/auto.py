@@ -3,7 +3,7 @@
 import numpy as np
 
 from cutlayer.allocate import auto
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import Decision, tokens_of
 from cutlayer.allocate.options import OptionProblem
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
@@ -39,7 +39,7 @@ def solve(now: PlanningInput) -> RoundDecisions:
         chosen = int(table.bits[bits[plan.bits[place]]])
         decisions[device] = Decision(
             int(table.cuts[cuts[plan.cut[place]]]),
-            None if kept >= most else kept,
+            tokens_of(kept, most),
             chosen,
             max(chosen, method.downlink.bits),
             float(plan.bandwidth_hz[place]),
@@ -65,7 +65,7 @@ def _problem(
     now: PlanningInput, table: Calibration, cuts: Ints, tokens: Ints, bits: Ints
 ) -> OptionProblem:
     """Costs of a sample are those of the round by the samples: the dearest where they differ."""
-    samples = now.loads.trained_samples
+    samples = now.loads.samples_trained
     least = now.job.method.downlink.bits
     most = now.loads.spec.patches
     shape = (len(cuts), len(tokens), len(bits))
@@ -78,7 +78,7 @@ def _problem(
         adapter[c], memory[c] = now.loads.adapter_bits(cut), now.loads.memory_bytes(cut)
         broadcast = np.maximum(broadcast, now.broadcast_s(cut))
         for k, kept in enumerate(int(table.tokens[i]) for i in tokens):
-            keep = None if kept >= most else kept
+            keep = tokens_of(kept, most)
             served[c, k] = (now.loads.server_flops(cut, keep) / samples)[0] / now.server_flops
             for q, width in enumerate(int(table.bits[i]) for i in bits):
                 up[c, k, q] = (now.loads.activations_bits(cut, keep, width) / samples).max()

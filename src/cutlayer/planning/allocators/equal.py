@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.allocate.radio_math import power_under_energy, rate
+from cutlayer.allocate.radio_math import power_under_energy
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
@@ -19,13 +19,12 @@ def in_equal_parts(now: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDeci
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
     share = now.bandwidth_hz / (1 if now.turns else len(now.devices))
     link = now.gain / now.noise_w_per_hz
-    decisions, left_out, ends, uploads = {}, {}, [], []
+    decisions, left_out, uploads = {}, {}, []
     for cut in np.unique(cuts):
         payload = now.upload_bits(int(cut), tokens, up)
         cap = power_under_energy(payload, share, now.upload_energy_j(int(cut)), link)
         power = np.minimum(now.fleet.power_max_w, cap)
-        speed = rate(share, power, link)
-        end = now.fixed_s(int(cut), tokens, down) + payload / speed
+        speed = now.uplink_bps(share, power)
         for place in np.flatnonzero(cuts == cut):
             device = now.devices[place]
             if power[place] <= 0:
@@ -34,10 +33,8 @@ def in_equal_parts(now: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDeci
             decisions[device] = Decision(
                 int(cut), tokens, up, down, float(share), float(power[place])
             )
-            ends.append(float(end[place]))
             uploads.append(float(payload[place] / speed[place]))
-    planned = (sum(ends) if now.turns else max(ends)) if ends else None
     ste = None
     if uploads and method.split and tokens is None and not now.turns:
-        ste = float(now.loads.trained_samples.sum()) / max(uploads)  # f(N) of a sample is 1
-    return RoundDecisions(decisions, left_out, planned, ste)
+        ste = float(now.loads.samples_trained.sum()) / max(uploads)  # f(N) of a sample is 1
+    return RoundDecisions(decisions, left_out, ste=ste)

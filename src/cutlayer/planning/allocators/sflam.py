@@ -4,7 +4,6 @@ import numpy as np
 
 from cutlayer.allocate import sflam
 from cutlayer.allocate.decision import Decision
-from cutlayer.allocate.radio_math import rate
 from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
@@ -47,11 +46,7 @@ def solve(now: PlanningInput) -> RoundDecisions:
 
 def _in_time(now: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
     cut, tokens, choices = now.job.cut, now.job.method.tokens.keep, now.allocation.bits
-    speed = rate(
-        now.bandwidth_hz / len(now.devices),
-        now.fleet.power_max_w,
-        now.gain / now.noise_w_per_hz,
-    )
+    speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
     end = now.fixed_s(cut, tokens, choices[-1]) + now.upload_bits(cut, tokens, choices[0]) / speed
     able = end <= now.limit_s
     if not able.any():

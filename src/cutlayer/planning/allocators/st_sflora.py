@@ -3,8 +3,8 @@
 import numpy as np
 
 from cutlayer.allocate import equal, exact, st_sflora
-from cutlayer.allocate.decision import Decision
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, require_feasible
+from cutlayer.allocate.decision import Decision, tokens_of
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, require_feasible
 from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
@@ -31,7 +31,7 @@ def token_problem(now: PlanningInput) -> TokenProblem:
     """P0 of a round: all batches of a device are one payload, beta = samples D q."""
     method, cut, spec = now.job.method, now.job.cut, now.loads.spec
     bits = method.uplink.bits
-    beta = now.loads.trained_samples * spec.width_at(cut) * bits
+    beta = now.loads.samples_trained * spec.width_at(cut) * bits
     one = now.upload_bits(cut, 1, bits)
     importance = now.measures.importance(now.devices, cut)
     return TokenProblem(
@@ -41,7 +41,7 @@ def token_problem(now: PlanningInput) -> TokenProblem:
         time_max_s=now.limit_s,
         fixed_time_s=now.fixed_s(cut, None, method.downlink.bits),
         bits_per_token=beta,
-        importance=now.loads.trained_samples[:, None] * importance,
+        importance=now.loads.samples_trained[:, None] * importance,
         bandwidth_total_hz=now.bandwidth_hz,
         noise_w_per_hz=now.noise_w_per_hz,
         tokens_min=min(now.allocation.tokens_min, spec.patches),
@@ -81,7 +81,7 @@ def _allotment(
     decisions = {
         device: Decision(
             now.job.cut,
-            None if kept >= problem.tokens_max else int(kept),
+            tokens_of(int(kept), problem.tokens_max),
             method.uplink.bits,
             method.downlink.bits,
             float(width),
@@ -91,5 +91,5 @@ def _allotment(
             now.devices, plan.tokens, plan.bandwidth_hz, plan.power_w, strict=True
         )
     }
-    planned = float((problem.fixed_time_s + plan.time_s).max())
-    return RoundDecisions(decisions, left_out, planned, plan.ste, bound, note)
+    reckoned = float((problem.fixed_time_s + plan.time_s).max())
+    return RoundDecisions(decisions, left_out, reckoned, plan.ste, bound, note)

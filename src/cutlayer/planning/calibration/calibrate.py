@@ -71,7 +71,7 @@ def calibrate(
     make_folder(place)  # what is in the way shows before the work, not after
     with torch.inference_mode():
         if adapter is None:
-            trained = cut_survey.fit(model, preprocess, fitted, progress)
+            trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
         else:
             trained = load_adapter(adapter, model)
         found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
@@ -104,9 +104,10 @@ def choose_grid(
     depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
     N; 2, 4, 8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
     """
-    if not spec.heads:
+    if spec.why_all_tokens is not None:
         raise JobError(
-            f"model.path: {spec.path} has no attention to choose tokens by: calibrate a transformer"
+            f"model.path: {spec.path} {spec.why_all_tokens}: calibrate a model whose tokens can be "
+            "left out"
         )
     depth, N = spec.depth, spec.patches
     if cuts is None:

@@ -22,6 +22,7 @@ from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.model.fingerprint import of_model
+from cutlayer.own_code import with_hash
 
 Floats = NDArray[np.float64]
 Measure = Literal["agreement", "divergence", "accuracy"]
@@ -175,14 +176,15 @@ def subject_of(job: Job) -> Subject | None:
     if model is None or data is None:
         return None
     spec = describe(job.model)
+    quantizer = job.method.uplink.model_dump(exclude={"bits"})
     return Subject(
         model,
         data,
         spec.image_size,
         spec.max_tokens,
-        job.method.tokens.score,
+        with_hash("method.tokens.score", job.method.tokens.score),
         job.method.tokens.rest,
-        job.method.uplink.model_dump(exclude={"bits"}),
+        {**quantizer, "levels": with_hash("method.uplink.levels", quantizer["levels"])},
     )
 
 

@@ -1,12 +1,15 @@
 """What a round will ask of each device, by cut, tokens and bits: in closed form, without torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import Ints, batch_counts
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.shapes import device_shapes
@@ -24,30 +27,35 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Loads:
-    """Of m devices that hold `samples` [m] each; results are of a round, [m] or one for all.
+    """Of m devices; results are of a round, [m] or one for all.
 
-    classes: of the data. Bits are those of whole frames, headers included.
+    samples_per_epoch: [m] of each device. classes: of the data. Bits are those of whole frames,
+    headers included.
     """
 
     job: Job
     spec: ModelSpec
     classes: int
-    samples: Floats
+    samples_per_epoch: Floats
+
+    @cached_property
+    def batches(self) -> dict[int, Ints]:
+        """[m] batches of a round, by their number of samples."""
+        return batch_counts(self.samples_per_epoch, self.job.training)
 
     @property
-    def trained_samples(self) -> Floats:
+    def samples_trained(self) -> Floats:
         """[m] samples of a round, all epochs together."""
-        return self.job.training.local_epochs * self.samples
+        return self.job.training.local_epochs * self.samples_per_epoch
 
     @property
     def steps(self) -> Floats:
         """[m] batches of a round."""
-        training = self.job.training
-        return training.local_epochs * np.ceil(self.samples / training.batch_size)
+        return np.asarray(sum(self.batches.values()), dtype=np.float64)
 
     def activations_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] sent up through the cut."""
-        quantizer = self.job.method.uplink.model_copy(update={"bits": bits})
+        quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
         sent, width = self._shape(cut, tokens)
         text = self.spec.modality == "text"
         return self._frames(
@@ -57,8 +65,8 @@ class Loads:
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] sent back; 0 without a split, or with nothing to train before the cut."""
         if not self.job.method.split or not self.trains_on_device(cut):
-            return np.zeros(len(self.samples))
-        quantizer = self.job.method.downlink.model_copy(update={"bits": bits})
+            return np.zeros(len(self.samples_per_epoch))
+        quantizer = Decision(cut, bits_down=bits).downlink(self.job.method)
         sent, width = self._shape(cut, tokens)
         text = self.spec.modality == "text"
         return self._frames(lambda batch: gradient_bytes((batch, sent, width), quantizer, text))
@@ -84,17 +92,17 @@ class Loads:
 
     def forward_flops(self, cut: int) -> Floats:
         """[m] of a device, forward."""
-        return self.trained_samples * device_part(self.job, self.spec, cut).forward_flops
+        return self.samples_trained * device_part(self.job, self.spec, cut).forward_flops
 
     def backward_flops(self, cut: int) -> Floats:
         """[m] of a device, backward; 0 where nothing returns to it."""
         if not self.trains_on_device(cut):
-            return np.zeros(len(self.samples))
-        return self.trained_samples * device_part(self.job, self.spec, cut).backward_flops
+            return np.zeros(len(self.samples_per_epoch))
+        return self.samples_trained * device_part(self.job, self.spec, cut).backward_flops
 
     def server_flops(self, cut: int, tokens: int | None) -> Floats:
         """[m] of the server for each device, both passes."""
-        return self.trained_samples * flops(server_part(self.job, self.spec, cut, tokens))
+        return self.samples_trained * flops(server_part(self.job, self.spec, cut, tokens))
 
     def memory_bytes(self, cut: int) -> int:
         """Of a device at its peak."""
@@ -105,9 +113,11 @@ class Loads:
 
     def _frames(self, size_of: Callable[[int], int]) -> Floats:
         """[m] bits of the frames of all batches, the last and smaller one of an epoch included."""
-        training = self.job.training
-        whole, rest = np.divmod(self.samples.astype(np.int64), training.batch_size)
-        total = whole * size_of(training.batch_size)
-        for size in np.unique(rest[rest > 0]):
-            total = total + np.where(rest == size, size_of(int(size)), 0)
-        return 8.0 * training.local_epochs * total
+        total = np.zeros(len(self.samples_per_epoch))
+        for size, count in self.batches.items():
+            total = total + count * size_of(size)
+        return 8.0 * total
+
+    def take(self, index: Ints) -> "Loads":
+        """Of some of the devices, by their place."""
+        return replace(self, samples_per_epoch=self.samples_per_epoch[index])

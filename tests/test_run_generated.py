@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cutlayer
-from augment_helpers import AUGMENT, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.genfv import generated_amount
+from cutlayer.allocate.round_shape import RoundShape, Traffic
 from cutlayer.errors import CutlayerError, JobError
 from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.train.generated import Participants
-from cutlayer.train.result import Generated, RoundResult, Traffic
+from generated_helpers import GENERATED, WORLD, quick_job, stripes  # noqa: F401 - a fixture
 from helpers import equal, largest_difference
 from test_run_world import StopAfter
 
@@ -45,14 +45,14 @@ def too_much(now: Participants) -> float:
 
 
 def weighed_by(policy: str, *more: str, method: str = "genfl", **sections: object) -> Job:
-    weight = f"augment.weight={__name__}:{policy}"
-    return quick_job(weight, *more, method=method, augment=AUGMENT, **sections)
+    weight = f"generated.weight={__name__}:{policy}"
+    return quick_job(weight, *more, method=method, generated=GENERATED, **sections)
 
 
 def test_the_average_is_k1_of_the_devices_and_k2_of_the_server(tmp_path: Path) -> None:
-    fed = simulate(quick_job(method="fedlora"), tmp_path / "fed")
+    fed = simulate(quick_job(method="fedlora"), out=tmp_path / "fed")
     none, all_, some = (
-        simulate(weighed_by(name), tmp_path / name).adapter
+        simulate(weighed_by(name), out=tmp_path / name).adapter
         for name in ("nothing", "everything", "a_quarter")
     )
     assert equal(fed.adapter, none)
@@ -63,14 +63,14 @@ def test_the_average_is_k1_of_the_devices_and_k2_of_the_server(tmp_path: Path) -
 
 def test_beside_a_cut_the_server_trains_the_same_whole_model(tmp_path: Path) -> None:
     # The cut is exact, and nothing that the server does itself is compressed.
-    whole = simulate(weighed_by("everything"), tmp_path / "whole").adapter
-    cut = simulate(weighed_by("everything", method="tsflora"), tmp_path / "cut").adapter
+    whole = simulate(weighed_by("everything"), out=tmp_path / "whole").adapter
+    cut = simulate(weighed_by("everything", method="tsflora"), out=tmp_path / "cut").adapter
     assert largest_difference(whole, cut) < 1e-6
 
 
 def test_what_is_frozen_on_devices_is_frozen_on_generated_data(tmp_path: Path) -> None:
     adapter = simulate(
-        weighed_by("everything", method="st-sflora", world=WORLD), tmp_path / "run"
+        weighed_by("everything", method="st-sflora", world=WORLD), out=tmp_path / "run"
     ).adapter
     moved = {name for name, t in adapter.items() if "lora_B" in name and t.abs().max() > 0}
     assert {int(name.split("layers.")[1].split(".")[0]) for name in moved} == {2, 3, 4, 5}
@@ -80,9 +80,9 @@ def test_what_is_frozen_on_devices_is_frozen_on_generated_data(tmp_path: Path) -
 def test_with_every_split_method_nothing_but_the_adapter_changes(
     method: str, tmp_path: Path
 ) -> None:
-    job = quick_job(method=method, augment=AUGMENT, world=WORLD)
-    without = simulate(change_job(job, ["method.augmented=false"]), tmp_path / "without")
-    with_it = simulate(job, tmp_path / "with")
+    job = quick_job(method=method, generated=GENERATED, world=WORLD)
+    without = simulate(change_job(job, ["method.generated=false"]), out=tmp_path / "without")
+    with_it = simulate(job, out=tmp_path / "with")
     one, other = without.rows[0], with_it.rows[0]
     assert other.generated is not None
     assert one.generated is None
@@ -97,19 +97,19 @@ def test_with_every_split_method_nothing_but_the_adapter_changes(
 
 
 def test_the_server_counts_its_own_flops_where_it_has_no_other(tmp_path: Path) -> None:
-    job = quick_job(method="genfl", augment=AUGMENT)
-    row, spec = simulate(job, tmp_path / "run").rows[0], describe(job.model)
+    job = quick_job(method="genfl", generated=GENERATED)
+    row, spec = simulate(job, out=tmp_path / "run").rows[0], describe(job.model)
     costs = round_costs(job, spec, [row])
-    each = costs.device_flops * len(row.samples) / sum(row.samples.values())
+    each = costs.device_flops * len(row.samples_all_epochs) / sum(row.samples_all_epochs.values())
     assert costs.server_flops == pytest.approx(24 * each)
 
 
 def test_a_resumed_run_goes_on_with_the_measured_time_of_an_image(tmp_path: Path) -> None:
-    job = quick_job("training.rounds=3", method="genfl", augment=AUGMENT, world=WORLD)
-    job = change_job(job, ["augment.seconds_per_image=null", "augment.share_epsilon=0.5"])
-    whole = simulate(job, tmp_path / "whole")
+    job = quick_job("training.rounds=3", method="genfl", generated=GENERATED, world=WORLD)
+    job = change_job(job, ["generated.seconds_per_image=null", "generated.share_epsilon=0.5"])
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=StopAfter())
+        simulate(job, out=tmp_path / "cut", progress=StopAfter())
     again = cutlayer.resume(tmp_path / "cut")
     assert {row.generated_image_s for row in again.rows} == {0.125}
     assert equal(whole.adapter, again.adapter)
@@ -119,9 +119,9 @@ def test_a_resumed_run_goes_on_with_the_measured_time_of_an_image(tmp_path: Path
 def test_a_slower_generator_draws_fewer_images_and_no_longer_round(tmp_path: Path) -> None:
     rows = {}
     for seconds in (0.0, 0.3, 1e6):
-        job = quick_job(method="genfv", augment=AUGMENT, world=WORLD)
-        job = change_job(job, [f"augment.seconds_per_image={seconds}", "augment.amount=100"])
-        rows[seconds] = simulate(job, tmp_path / str(seconds)).rows[0]
+        job = quick_job(method="genfv", generated=GENERATED, world=WORLD)
+        job = change_job(job, [f"generated.seconds_per_image={seconds}", "generated.amount=100"])
+        rows[seconds] = simulate(job, out=tmp_path / str(seconds)).rows[0]
     assert sum(rows[0.0].generated) == 100
     assert 0 < sum(rows[0.3].generated) < 100
     assert sum(rows[1e6].generated) == 0
@@ -131,7 +131,7 @@ def test_a_slower_generator_draws_fewer_images_and_no_longer_round(tmp_path: Pat
     assert rows[0.3].virtual_s - rows[0.3].generated_s < 0.32
 
 
-def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
+def random_round(rng: np.random.Generator, job: Job) -> RoundShape:
     """A round such as training leaves it, of devices that sent and trained any amount.
 
     Each has a cut of its own where the method's allocator chooses cuts.
@@ -149,16 +149,14 @@ def random_round(rng: np.random.Generator, job: Job) -> RoundResult:
         )
         for d in rng.permutation(4)[: rng.integers(1, 5)]
     }
-    result = RoundResult(int(rng.integers(100)), decisions)
+    batches, traffic = {}, {}
     for device in decisions:
-        steps = int(rng.integers(1, 12))
-        result.samples[device] = steps * int(rng.integers(1, 9))
-        result.losses[device] = [1.0] * steps
+        batches[device] = tuple(rng.integers(1, 9, rng.integers(1, 12)).tolist())
         sent = int(10 ** rng.uniform(3, 7)) if job.method.split else 0
         back = sent if job.method.device == "trained" else 0
         adapter = int(10 ** rng.uniform(3, 6)) if job.method.device == "trained" else 0
-        result.traffic[device] = Traffic(sent, back, adapter, adapter)
-    return result
+        traffic[device] = Traffic(sent, back, adapter, adapter)
+    return RoundShape(int(rng.integers(100)), decisions, batches, traffic)
 
 
 @settings(max_examples=150)
@@ -180,17 +178,17 @@ def test_generation_makes_no_round_longer(
 ) -> None:
     world = {**WORLD, "server_flops": server_flops, "deadline_s": deadline_s}
     settings = [f"method.train={train}"] if method in ("genfl", "genfv", "sflora") else []
-    job = quick_job(*settings, method=method, augment=AUGMENT, world=world)
+    job = quick_job(*settings, method=method, generated=GENERATED, world=world)
     clock = VirtualClock(job, describe(job.model))
-    result = random_round(np.random.default_rng(seed), job)
-    before = clock.timeline(result).duration_s
-    training_s = clock.generated_training_s(result)
-    amount = generated_amount(clock.idle_s(result), image_s, training_s, 10**4)
+    shape = random_round(np.random.default_rng(seed), job)
+    before = clock.timeline(shape).duration_s
+    training_s = clock.generated_training_s(shape)
+    amount = generated_amount(clock.idle_s(shape), image_s, training_s, 10**4)
 
     def closed(images: int) -> float:
-        seconds = images * (image_s + training_s)
-        result.generated = Generated((images,), 0.5, seconds, image_s, 1.0)
-        return VirtualClock(job, describe(job.model)).close(result)[0]
+        return VirtualClock(job, describe(job.model)).close(shape, images * (image_s + training_s))[
+            0
+        ]
 
     assert closed(amount) == before
     if amount < 10**4:  # and it is the server's idle time that is filled
@@ -198,43 +196,58 @@ def test_generation_makes_no_round_longer(
 
 
 def test_a_job_with_generated_data_is_the_same_read_back(tmp_path: Path) -> None:
-    job = quick_job(method="genfv", augment=AUGMENT, world=WORLD)
+    job = quick_job(method="genfv", generated=GENERATED, world=WORLD)
     (tmp_path / "job.yaml").write_text(dump_job(job))
     assert load_job(tmp_path / "job.yaml") == job
-    assert job.generated == job.augment
-    assert change_job(job, ["method.name=local-lora"]).generated is None
+    assert job.generated_in_use == job.generated
+    assert change_job(job, ["method.name=local-lora"]).generated_in_use is None
 
 
 @pytest.mark.parametrize(
-    ("method", "augment", "more", "sentence"),
+    ("method", "generated", "more", "sentence"),
     [
-        ("sflora", {}, [], r"augment: generator is missing: name what draws the images"),
-        ("sflora", {"generator": {"source": "folder"}}, [], r"augment\.generator: path is missing"),
-        ("sflora", {**AUGMENT, "share_epsilon": 0}, [], r"augment\.share_epsilon: 0 will not do"),
-        ("sflora", {**AUGMENT, "weight": "all"}, [], "no policy is called 'all'"),
-        ("sflora", {**AUGMENT, "weight": "no.such:f"}, [], "cannot import 'no.such:f'"),
-        ("sflora", {**AUGMENT, "weight": f"{__name__}:SPLIT"}, [], "is not a function"),
-        ("sflora", {**AUGMENT, "weight": f"{__name__}:too_much"}, [], r"gave 1\.5: let it give 0"),
-        ("genfl", None, [], "the job has no augment section: add one"),
-        ("local-lora", AUGMENT, ["method.augmented=true"], "averages nothing"),
-        ("centralized", AUGMENT, ["method.augmented=true"], "averages nothing"),
+        ("sflora", {}, [], r"generated: generator is missing: name what draws the images"),
+        (
+            "sflora",
+            {"generator": {"source": "folder"}},
+            [],
+            r"generated\.generator: path is missing",
+        ),
+        (
+            "sflora",
+            {**GENERATED, "share_epsilon": 0},
+            [],
+            r"generated\.share_epsilon: 0 will not do",
+        ),
+        ("sflora", {**GENERATED, "weight": "all"}, [], "no policy is called 'all'"),
+        ("sflora", {**GENERATED, "weight": "no.such:f"}, [], "cannot import 'no.such:f'"),
+        ("sflora", {**GENERATED, "weight": f"{__name__}:SPLIT"}, [], "is not a function"),
+        (
+            "sflora",
+            {**GENERATED, "weight": f"{__name__}:too_much"},
+            [],
+            r"gave 1\.5: let it give 0",
+        ),
+        ("genfl", None, [], "the job has no generated section: add one"),
+        ("local-lora", GENERATED, ["method.generated=true"], "averages nothing"),
+        ("centralized", GENERATED, ["method.generated=true"], "averages nothing"),
     ],
 )
-def test_what_cannot_be_augmented_is_one_sentence(
-    method: str, augment: dict | None, more: list[str], sentence: str, tmp_path: Path
+def test_what_cannot_be_generated_for_is_one_sentence(
+    method: str, generated: dict | None, more: list[str], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(JobError, match=sentence):
-        simulate(quick_job(*more, method=method, augment=augment), tmp_path / "run")
+        simulate(quick_job(*more, method=method, generated=generated), out=tmp_path / "run")
 
 
-def test_texts_are_not_augmented(tmp_path: Path) -> None:
+def test_nothing_is_generated_for_texts(tmp_path: Path) -> None:
     import tiny_models
 
     tiny_models.write(tmp_path / "bert", "bert")
     job = quick_job(
         method="sflora",
-        augment=AUGMENT,
+        generated=GENERATED,
         model={"path": str(tmp_path / "bert"), "cut": 1, "max_tokens": 12},
     )
     with pytest.raises(CutlayerError, match="reads texts, and generators draw images"):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")

@@ -11,7 +11,7 @@ from cutlayer.job import Job
 from cutlayer.seeds import derive
 from helpers import small_job
 
-AUGMENT = {"generator": {"source": "demo"}, "amount": 24, "seconds_per_image": 0.01}
+GENERATED = {"generator": {"source": "demo"}, "amount": 24, "seconds_per_image": 0.01}
 WORLD = {"reference_loss_db": 75.0, "server_flops": 1e12}
 
 
