@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
-from cutlayer.files import write_atomically
+from cutlayer.files import open_plain, read_bounded, write_atomically
 from cutlayer.model.cut import CutModel
-from cutlayer.model.files import BESIDE, VOCABULARIES, find_file, read_json
+from cutlayer.model.files import BESIDE, MAX_CONFIG_BYTES, VOCABULARIES, find_file, read_json
 from cutlayer.model.framing import checkpoint_fit, fit_for, preprocessor_at
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
@@ -70,9 +70,11 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
     if not file.is_file():
         raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
     try:
-        config = json.loads(
-            (file.parent / ("config.json" if full else CONFIG)).read_text(encoding="utf-8")
-        )
+        beside = file.parent / ("config.json" if full else CONFIG)
+        config = json.loads(read_bounded(beside, MAX_CONFIG_BYTES))
+        if not isinstance(config, dict):
+            raise ValueError(f"{beside.name} holds no JSON object")
+        open_plain(file).close()  # a pipe would hang, and a device never end
         with safe_open(file, framework="pt", device="cpu") as tensors:
             adapter = {
                 key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
@@ -80,7 +82,7 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
                 if not key.endswith(IDLE) and not key.startswith(unused)
             }
         drawn = {} if full else {key: adapter.pop(key) for key in model.drawn if key in adapter}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
     _check(adapter, model, str(folder))
     model.take_drawn(drawn)

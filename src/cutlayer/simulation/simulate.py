@@ -49,6 +49,5 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    progress = progress or Silent()
-    job, parts, state, rows = saved_run(folder, progress)
+    job, parts, state, rows = saved_run(folder, (progress or Silent()).say)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

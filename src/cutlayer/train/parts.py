@@ -41,7 +41,7 @@ class Parts:
     counts: np.ndarray
 
 
-def load_parts(job: Job, say: Callable[[str], None] | None = None) -> Parts:
+def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """Check the job against its model's config, then load data and model.
 
     say: told in one line what data were loaded. Raises JobError, DataError or ModelError.
