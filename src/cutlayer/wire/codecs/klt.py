@@ -138,9 +138,12 @@ class KltCodec:
                 f"the frame's tensor has {width} channels, the basis {head.width}: fit the "
                 "basis to this cut"
             )
-        # A bound on a float lets NaN pass.
-        if not (np.isfinite(header.step) and np.isfinite(header.gain)):
-            raise FrameError("the frame's step size is not a number: have it sent again")
+        # Written so that NaN, which a header's bounds let pass, is refused too.
+        if not (header.step >= head.step and header.gain > 0):
+            raise FrameError(
+                f"the frame has step size {header.step} and gain {header.gain}; the basis was "
+                f"fitted for steps from {head.step}: send the basis again"
+            )
         kinds = self._book.kinds(positions)
         reader = symbols.Reader(
             body, header.coder, header.escapes, len(positions) * (head.width + 1)
