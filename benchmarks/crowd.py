@@ -21,17 +21,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cutlayer.drawing import tables
+from cutlayer.drawing.style import new_figure
 from cutlayer.errors import NetworkError
-from cutlayer.job import Quantizer
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import load_device, load_server
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.listener import listen
-from cutlayer.net.messages import Hello
-from cutlayer.report import tables
-from cutlayer.report.style import new_figure
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import load_device_identity, load_server_identity
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.listener import listen
+from cutlayer.network.transport.messages import Hello
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
     ActivationsMessage,
     GradientMessage,
@@ -75,7 +75,7 @@ async def be_devices(folder: Path, port: int, count: int, seconds: float, every_
 
     async def join(number: int) -> Connection:
         async with gate:
-            identity = load_device(folder / "devices" / f"device-{number:04d}")
+            identity = load_device_identity(folder / "devices" / f"device-{number:04d}")
             hello = Hello(version="1", job="00", samples=1)
             return await connect(f"127.0.0.1:{port}", hello, identity, LIMITS)
 
@@ -100,7 +100,9 @@ async def serve(folder: Path, count: int, options: argparse.Namespace) -> dict[s
     """One line of the table."""
     _, gradient = frames()
     decoded = [0]
-    listener = await listen("127.0.0.1:0", lambda name, said: None, load_server(folder), LIMITS)
+    listener = await listen(
+        "127.0.0.1:0", lambda name, said: None, load_server_identity(folder), LIMITS
+    )
 
     async def answer(connection: Connection) -> None:
         with suppress(NetworkError):

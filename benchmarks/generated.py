@@ -31,37 +31,38 @@ import torch
 import yaml
 
 from cutlayer.data.generate import load_generator
+from cutlayer.drawing import tables
+from cutlayer.drawing.curves import accuracy_by, curve_of
+from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.job import Job, make_job
-from cutlayer.report import tables
-from cutlayer.report.curves import accuracy_by, curve_of
-from cutlayer.report.record import Row, read_rows
-from cutlayer.report.selection_plot import draw_selection
-from cutlayer.run.augment import measured
-from cutlayer.run.progress import Silent
-from cutlayer.run.result import STATE_FILE
-from cutlayer.run.setup import compute_device, load_parts
-from cutlayer.run.simulate import resume, simulate
+from cutlayer.record.folder import STATE_FILE
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.rounds.generated import measured
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import resume, simulate
+from cutlayer.train.parts import compute_device, load_parts
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
 SPEED = "seconds_per_image.json"
 MACHINE = "machine.txt"
 
-# What a line trains with: its method, and what of `augment` differs from the default (None: none).
+# What a line trains with: its method, and what of the section `generated` differs from its
+# defaults (None: nothing is generated).
 FULL = {"train": "full"}
 LINES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "fedavg": ({"name": "fedlora", **FULL}, None),
     "genfl, full training": ({"name": "genfl", **FULL}, {}),
-    "genfv, full training, none generated": ({"name": "genfv", "augmented": False, **FULL}, {}),
+    "genfv, full training, none generated": ({"name": "genfv", "generated": False, **FULL}, {}),
     "genfv, full training": ({"name": "genfv", **FULL}, {}),
     "fedlora": ({"name": "fedlora"}, None),
     "genfl": ({"name": "genfl"}, {}),
     "genfl, weight samples": ({"name": "genfl"}, {"weight": "samples"}),
-    "genfv, none generated": ({"name": "genfv", "augmented": False}, {}),
+    "genfv, none generated": ({"name": "genfv", "generated": False}, {}),
     "genfv": ({"name": "genfv"}, {}),
     "genfv, mix whole": ({"name": "genfv"}, {"mix": "whole"}),
     "sflora": ({"name": "sflora"}, None),
-    "sflora, augment": ({"name": "sflora"}, {}),
+    "sflora, generated": ({"name": "sflora"}, {}),
 }
 # With generated data, and what the same is without.
 PAIRS = {
@@ -71,7 +72,7 @@ PAIRS = {
     "genfl, weight samples": "fedlora",
     "genfv": "genfv, none generated",
     "genfv, mix whole": "genfv, none generated",
-    "sflora, augment": "sflora",
+    "sflora, generated": "sflora",
 }
 # 20 vehicles on 2 km of highway, all of it in coverage; who is not done in a minute is left out.
 WORLD = {
@@ -109,7 +110,7 @@ MANY = tuple(line for line in LINES if not line.startswith("genfv, full"))
 WHOLE = tuple(line for line in LINES if "full" in line or line == "fedavg")
 SOME = (
     "fedlora", "genfl", "genfv, none generated", "genfv", "genfv, mix whole", "sflora",
-    "sflora, augment",
+    "sflora, generated",
 )  # fmt: skip
 PARTS = {
     "demo": Part(MANY, {0.1: (0, 1, 2), 0.3: (0, 1, 2)}, 800, 1000, 8, 100, 2e-3, {}),
@@ -122,7 +123,7 @@ PARTS = {
 
 def job_of(name: str, run: tuple[str, float, int], options: argparse.Namespace) -> Job:
     part, (line, alpha, seed) = PARTS[name], run
-    method, augment = LINES[line]
+    method, section = LINES[line]
     model, data = dict(part.model), {"source": "demo"}
     generator = {"source": "demo"}
     if name != "demo":
@@ -150,8 +151,8 @@ def job_of(name: str, run: tuple[str, float, int], options: argparse.Namespace) 
         },
         "world": WORLD,
     }
-    if augment is not None:
-        values["augment"] = {"generator": generator, "amount": part.amount, **augment}
+    if section is not None:
+        values["generated"] = {"generator": generator, "amount": part.amount, **section}
     return make_job(values)
 
 
@@ -176,15 +177,15 @@ def run_one(task: tuple[str, tuple[str, float, int], argparse.Namespace]) -> str
     folder = folder_of(options.runs, name, run)
     torch.set_num_threads(1 if options.processes > 1 else torch.get_num_threads())
     if (folder / STATE_FILE).exists():
-        resume(folder, Silent())
+        resume(folder, progress=Silent())
         return folder.name
     job = job_of(name, run, options)
-    if job.augment is not None:
+    if job.generated is not None:
         speed = json.loads((options.runs / name / SPEED).read_text())
-        augment = job.augment.model_copy(update={"seconds_per_image": speed})
-        job = job.model_copy(update={"augment": augment})
+        section = job.generated.model_copy(update={"seconds_per_image": speed})
+        job = job.model_copy(update={"generated": section})
     shutil.rmtree(folder, ignore_errors=True)
-    simulate(job, folder, progress=Silent())
+    simulate(job, out=folder, progress=Silent())
     return folder.name
 
 
@@ -194,9 +195,9 @@ def folder_of(runs: Path, name: str, run: tuple[str, float, int]) -> Path:
 
 def measure_generator(path: Path, job: Job) -> None:
     """Write what drawing one image takes here, measured once for all runs."""
-    assert job.augment is not None
+    assert job.generated is not None
     parts = load_parts(job)
-    generator = load_generator(job.augment.generator, parts.train, compute_device(job))
+    generator = load_generator(job.generated.generator, parts.train, compute_device(job))
     path.write_text(json.dumps(measured(generator, job)))
 
 

@@ -33,10 +33,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
 
+from cutlayer.drawing import tables
 from cutlayer.job import Job, dump_job, make_job
-from cutlayer.report import tables
-from cutlayer.report.record import Row, read_rows
-from cutlayer.run.simulate import simulate
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.simulation.simulate import simulate
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -307,7 +307,7 @@ def predicted(
         method = job.method.model_dump(mode="json")
         timed = job_of(method, job.devices.count, rounds, world)
         name = f"{flops:.6g}-{server_flops:.6g}-{rounds}"
-        return [float(row.virtual_s or 0.0) for row in simulate(timed, folder / name).rows]
+        return [float(row.virtual_s or 0.0) for row in simulate(timed, out=folder / name).rows]
 
     # The server's time is inversely proportional to its speed; the devices' overlaps with it.
     server_flops = 1e9 * lasting(1e15, 1e9)[0] / alone.server_s

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 
+from cutlayer.drawing import tables
 from cutlayer.job import Job, make_job
-from cutlayer.net import keys
-from cutlayer.net.identity import load_server
-from cutlayer.report import tables
-from cutlayer.report.record import Row
-from cutlayer.run.progress import Silent
-from cutlayer.run.serve import Desk, serve
-from cutlayer.run.simulate import simulate
+from cutlayer.network.server.serve import ServeOptions, serve
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.identity import load_server_identity
+from cutlayer.record.rows import Row
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import simulate
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -49,7 +49,7 @@ class Clock(Silent):
     def round_done(self, row: Row) -> None:
         """Take a mark."""
         spent = time.process_time() + sum(cpu_s(process.pid) for process in self.others)
-        self.marks.append((spent, sum(row.samples.values())))
+        self.marks.append((spent, sum(row.samples_all_epochs.values())))
 
     @property
     def rate(self) -> float:
@@ -82,7 +82,7 @@ def job_of(method: str, devices: int, rounds: int) -> Job:
 def measure(method: str, options: argparse.Namespace, folder: Path) -> dict[str, object]:
     job = job_of(method, options.devices, options.rounds)
     alone = Clock()
-    simulate(job, folder / f"{method}-simulated", progress=alone)
+    simulate(job, out=folder / f"{method}-simulated", progress=alone)
     together = Clock()
 
     def start(port: int) -> None:
@@ -95,8 +95,10 @@ def measure(method: str, options: argparse.Namespace, folder: Path) -> dict[str,
                 )
             )
 
-    desk = Desk("127.0.0.1:0", load_server(folder / "keys"))
-    result = serve(job, desk, folder / f"{method}-served", progress=together, on_port=start)
+    options = ServeOptions("127.0.0.1:0", load_server_identity(folder / "keys"))
+    result = serve(
+        job, options=options, out=folder / f"{method}-served", progress=together, on_port=start
+    )
     for process in together.others:
         process.wait()
     beyond = sum(sum(row.overhead_bytes or []) for row in result.rows)

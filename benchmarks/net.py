@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 
 from cutlayer.errors import NetworkError
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import load_device, load_server
-from cutlayer.net.limits import Lane
-from cutlayer.net.listener import Listener, listen
-from cutlayer.net.messages import Hello
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import load_device_identity, load_server_identity
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.listener import Listener, listen
+from cutlayer.network.transport.messages import Hello
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -79,7 +79,7 @@ of the same machine, idle but for this.
 async def be_device(folder: Path, port: int) -> None:
     """Echo every frame until the server is done."""
     device = await connect(
-        f"127.0.0.1:{port}", Hello(version="1", job="00", samples=1), load_device(folder)
+        f"127.0.0.1:{port}", Hello(version="1", job="00", samples=1), load_device_identity(folder)
     )
     try:
         while True:
@@ -93,7 +93,7 @@ async def be_server(folder: Path, repeats: int) -> list[str]:
     keys.init(folder)
     keys.add_server(folder, ["127.0.0.1"])
     bundle = keys.add_device(folder, "device")
-    listener = await listen("127.0.0.1:0", lambda name, said: None, load_server(folder))
+    listener = await listen("127.0.0.1:0", lambda name, said: None, load_server_identity(folder))
     found = await exchanges(listener, bundle, repeats) + await overhead(listener, bundle)
     await listener.close("done", final=True)
     return found

@@ -24,10 +24,10 @@ from playwright.sync_api import sync_playwright
 
 from cutlayer.dashboard.access import Access
 from cutlayer.dashboard.app import make_app
+from cutlayer.drawing import tables
 from cutlayer.job import dump_job
-from cutlayer.report import page, tables
-from cutlayer.report.views.runs import Run, lines_of
-from cutlayer.run import replay
+from cutlayer.reports import page, replay
+from cutlayer.reports.views.runs import Run, lines_of
 from environment import describe
 from report_runs import made_holdings, made_patches, made_places, made_run, made_spans
 

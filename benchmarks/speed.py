@@ -15,10 +15,12 @@ from statistics import median
 
 import torch
 
+from cutlayer.drawing import tables
 from cutlayer.job import Job, change_job, make_job
-from cutlayer.report import tables
-from cutlayer.run.decide import base_decision
-from cutlayer.run.setup import (
+from cutlayer.planning.decide import base_decision
+from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.link import LocalLink
+from cutlayer.train.parts import (
     Parts,
     first_adapter,
     load_parts,
@@ -26,8 +28,6 @@ from cutlayer.run.setup import (
     make_server,
     samples_a_round,
 )
-from cutlayer.train.cohort import draw_cohort
-from cutlayer.train.link import LocalLink
 from cutlayer.train.round import train_round
 from environment import describe
 
@@ -71,7 +71,8 @@ def one_round(job: Job, parts: Parts, round: int) -> Timing:
     result = train_round(job, round, decisions, LocalLink(devices), server)
     seconds = sum(result.watch.seconds.values())
     return Timing(
-        sum(result.samples.values()) / seconds, result.watch.seconds.get("wire", 0.0) / seconds
+        sum(result.shape.samples_trained.values()) / seconds,
+        result.watch.seconds.get("wire", 0.0) / seconds,
     )
 
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from cutlayer.drawing import plots, tables
 from cutlayer.job import Job, dump_job, make_job
-from cutlayer.report import plots, tables
-from cutlayer.report.record import read_rows
+from cutlayer.record.rows import read_rows
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

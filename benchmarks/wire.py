@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from cutlayer.methods.spec import Quantizer
-from cutlayer.report import tables
+from cutlayer.drawing import tables
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from environment import describe
 

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean
 
+from cutlayer.drawing import curves, tables
+from cutlayer.drawing.curves import curve_of
 from cutlayer.job import Job, make_job
-from cutlayer.report import curves, tables
-from cutlayer.report.curves import curve_of
-from cutlayer.report.record import Row, read_rows
-from cutlayer.run.progress import Silent
-from cutlayer.run.result import STATE_FILE
-from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import resume, simulate
+from cutlayer.record.folder import STATE_FILE
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import resume, simulate
+from cutlayer.train.parts import load_parts
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -86,10 +86,10 @@ def run_all(options: argparse.Namespace) -> None:
             if (folder / "adapter").is_dir():
                 continue
             if (folder / STATE_FILE).exists():
-                resume(folder, Lines())
+                resume(folder, progress=Lines())
                 continue
             parts = parts or load_parts(job)
-            simulate(job, folder, parts=parts, progress=Lines())
+            simulate(job, out=folder, parts=parts, progress=Lines())
 
 
 class Lines(Silent):

@@ -1,4 +1,4 @@
-"""What `mkdocs build` does besides: measured reports as pages, and equations as MathML.
+"""What `mkdocs build` does besides: reports as pages, all settings as tables, equations as MathML.
 
 Equations are converted here, so that the site needs no script from anywhere to show them.
 """
@@ -13,8 +13,17 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+from cutlayer.job import Job
+from cutlayer.settings.explanations import explain
+from cutlayer.settings.generator import GeneratorTraining
+from cutlayer.settings.section import Section
+
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = "benchmarks/reports"
+SETTINGS = {
+    "<!-- settings of a job -->": Job,
+    "<!-- settings of cutlayer generator train -->": GeneratorTraining,
+}
 _EQUATION = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
@@ -31,8 +40,28 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Lead links that work in a checkout to where the reports are in the site."""
+    """Lead links of a checkout to the reports in the site, and write the tables of settings."""
+    for marker, section in SETTINGS.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, settings_tables(section))
     return markdown.replace(f"../{REPORTS}/", "reports/")
+
+
+def settings_tables(section: type[Section]) -> str:
+    """A table for the section and for each below it: setting, what it may be, default, text."""
+    lines = []
+    for found in explain(section):
+        if found.path:
+            lines += [f"### {found.path}", "", html.escape(found.purpose), ""]
+        if found.settings:
+            lines += ["| setting | may be | default | what it does |", "|---|---|---|---|"]
+        for one in found.settings:
+            words = [
+                html.escape(text).replace("|", "&#124;") for text in (one.kind, one.explanation)
+            ]
+            lines.append(f"| `{one.name}` | {words[0]} | `{one.default}` | {words[1]} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def on_page_content(content: str, **_: Any) -> str:

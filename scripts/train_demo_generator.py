@@ -24,9 +24,9 @@ import torch
 from PIL import Image
 
 from cutlayer.data import diffusion
+from cutlayer.generation.train import resume_generator, train_generator
 from cutlayer.job import make_job
-from cutlayer.methods.generator import GeneratorTraining
-from cutlayer.run.generator_train import resume_generator, train_generator
+from cutlayer.settings.generator import GeneratorTraining
 from make_demo_data import CLASSES, read_split
 
 

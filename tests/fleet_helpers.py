@@ -16,13 +16,13 @@ import pytest
 pytest.importorskip("grpc")
 
 from cutlayer.job import Job
-from cutlayer.net.backoff import Backoff
-from cutlayer.run.events import EventLog
-from cutlayer.run.join import Place, attend
-from cutlayer.run.progress import Progress
-from cutlayer.run.remote import Patience
-from cutlayer.run.result import Result
-from cutlayer.run.serve import Desk, resume, serve
+from cutlayer.network.device.join import JoinOptions, attend
+from cutlayer.network.server.remote_fleet import Timeouts
+from cutlayer.network.server.serve import ServeOptions, resume_serving, serve
+from cutlayer.network.transport.backoff import Backoff
+from cutlayer.network.transport.event_log import EventLog
+from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.result import Result
 
 QUICK = Backoff(first_s=0.05, longest_s=0.2)
 
@@ -40,10 +40,10 @@ class Crowd:
 
     def join(self, port: int, number: int, name: str | None = None, **place: Any) -> None:
         name = name or f"device-{number:04d}"
-        where = Place(f"127.0.0.1:{port}", name=name, number=number, backoff=QUICK, **place)
+        where = JoinOptions(f"127.0.0.1:{port}", name=name, number=number, backoff=QUICK, **place)
         asyncio.run_coroutine_threadsafe(self._start(name, where), self._loop).result()
 
-    async def _start(self, name: str, place: Place) -> None:
+    async def _start(self, name: str, place: JoinOptions) -> None:
         async def attended() -> None:
             try:
                 await attend(place, self.said.append, EventLog(None))
@@ -101,18 +101,18 @@ def served(
     again: bool = False,
     port: int = 0,
     virtual: bool = False,
-    **patience: Any,
+    **timeouts: Any,
 ) -> Result:
     """Serve a job on any free port; `devices` brings them once it is known."""
-    desk = Desk(
+    options = ServeOptions(
         f"127.0.0.1:{port}",
-        patience=Patience(**patience),
+        timeouts=Timeouts(**timeouts),
         log=out.with_suffix(".log"),
         virtual=virtual,
     )
     if again:
-        return resume(out, desk, progress=progress, on_port=devices)
-    return serve(job, desk, out, progress=progress, on_port=devices)
+        return resume_serving(out, options=options, progress=progress, on_port=devices)
+    return serve(job, options=options, out=out, progress=progress, on_port=devices)
 
 
 def process(port: int, number: int, *words: str) -> subprocess.Popen[bytes]:

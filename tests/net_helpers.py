@@ -14,13 +14,13 @@ pytest.importorskip("grpc")
 
 import grpc
 
-from cutlayer.net import keys
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.identity import Identity, load_device, load_server
-from cutlayer.net.limits import SERVICE, Lane, Limits, client_options
-from cutlayer.net.listener import Listener, listen
-from cutlayer.net.messages import Hello
+from cutlayer.network.transport import keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.identity import Identity, load_device_identity, load_server_identity
+from cutlayer.network.transport.limits import SERVICE, Lane, Limits, client_options
+from cutlayer.network.transport.listener import Listener, listen
+from cutlayer.network.transport.messages import Hello
 
 Result = TypeVar("Result")
 
@@ -128,7 +128,7 @@ class Fleet:
 
     @property
     def server(self) -> Identity:
-        return load_server(self.folder)
+        return load_server_identity(self.folder)
 
     def device(self, name: str) -> Identity:
-        return load_device(self.folder / "devices" / name)
+        return load_device_identity(self.folder / "devices" / name)

@@ -6,8 +6,8 @@ import numpy as np
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job, make_job
-from cutlayer.report.record import Row
-from cutlayer.report.views.runs import STAGES, Holdings, Patches, Places, Run, Spans
+from cutlayer.record.rows import Row
+from cutlayer.reports.views.runs import STAGES, Holdings, Patches, Places, Run, Spans
 
 
 def made_job(method: str = "tsflora", devices: int = 4, rounds: int = 3, seed: int = 0) -> Job:

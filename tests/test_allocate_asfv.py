@@ -11,8 +11,8 @@ from allocate_cases import NOISE, gains, limits, token_problem
 from cutlayer.allocate import equal
 from cutlayer.allocate.asfl import cut_by_rate
 from cutlayer.allocate.asfv import VehiclePlan, VehicleProblem, solve, vehicles_possible
-from cutlayer.allocate.problem import subset, violations
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
+from cutlayer.allocate.token_problem import subset, violations
 from cutlayer.errors import AllocationError
 
 
@@ -37,8 +37,8 @@ def vehicles(seed: int, M: int, C: int = 4, limited: bool = True) -> VehicleProb
 def check(problem: VehicleProblem, plan: VehiclePlan) -> None:
     m = np.flatnonzero(plan.takes_part)
     payload = problem.upload_bits[m, plan.cut[m]]
-    link = problem.gain[m] / problem.noise_w_per_hz
-    time = payload / rate(plan.bandwidth_hz[m], plan.power_w[m], link)
+    gain_over_noise = problem.gain[m] / problem.noise_w_per_hz
+    time = payload / rate(plan.bandwidth_hz[m], plan.power_w[m], gain_over_noise)
     high = 1 + 1e-8
     assert (problem.fixed_time_s[m, plan.cut[m]] + time <= plan.round_time_s * high).all()
     assert (plan.time_s[m] <= problem.time_max_s[m] * high).all()
@@ -67,8 +67,8 @@ def test_two_of_three_vehicles_are_as_fast_as_brute_force(seed: int, limited: bo
         for m, width in ((a, share), (b, problem.bandwidth_total_hz - share)):
             options = []
             for c in range(3):
-                link = problem.gain[m] / problem.noise_w_per_hz
-                air = problem.upload_bits[m, c] / rate(width, power, link)
+                gain_over_noise = problem.gain[m] / problem.noise_w_per_hz
+                air = problem.upload_bits[m, c] / rate(width, power, gain_over_noise)
                 end = problem.fixed_time_s[m, c] + air
                 spent = problem.compute_energy_j[m, c] + power * air
                 ok = (end <= problem.time_max_s[m]) & (spent <= problem.energy_max_j[m])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from allocate_cases import NOISE, gains, limits
 from cutlayer.allocate.auto import AutoPlan, solve
 from cutlayer.allocate.options import OptionProblem
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.uploads import Uploads, cheapest
 from cutlayer.errors import AllocationError
 
@@ -73,8 +73,8 @@ def chosen(problem: OptionProblem, plan: AutoPlan) -> np.ndarray:
 def check(problem: OptionProblem, plan: AutoPlan) -> None:
     m = np.flatnonzero(plan.takes_part)
     uploads, compute = option_uploads(problem, chosen(problem, plan))
-    link = problem.gain / problem.noise_w_per_hz
-    time = uploads.payload_bits[m] / rate(plan.bandwidth_hz[m], plan.power_w[m], link[m])
+    gain_over_noise = problem.gain / problem.noise_w_per_hz
+    time = uploads.payload_bits[m] / rate(plan.bandwidth_hz[m], plan.power_w[m], gain_over_noise[m])
     high = 1 + 1e-8
     end = uploads.fixed_s[m] + time
     assert (end <= np.minimum(plan.round_time_s, problem.time_max_s[m]) * high).all()
@@ -136,7 +136,7 @@ def test_the_uploads_it_makes_are_no_slower_than_a_grids() -> None:
     uploads, _ = option_uploads(problem, chosen(problem, plan))
     share = np.linspace(0.001, 0.999, 3000) * problem.bandwidth_total_hz
     ends = [
-        uploads.fixed_s[m] + uploads.payload_bits[m] / rate(width, 0.2, uploads.link[m])
+        uploads.fixed_s[m] + uploads.payload_bits[m] / rate(width, 0.2, uploads.gain_over_noise[m])
         for m, width in ((0, share), (1, problem.bandwidth_total_hz - share))
     ]
     grid = float(np.maximum(*ends).min())

@@ -8,11 +8,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import feasible_problems, token_problem
-from cutlayer.allocate import close, exact, st_sflora
-from cutlayer.allocate.close import survivors
-from cutlayer.allocate.problem import TokenProblem, obstacles, subset, violations
-from cutlayer.allocate.relaxed import answer, clearing_price, least_time
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate import close_gap, exact, st_sflora
+from cutlayer.allocate.close_gap import survivors
+from cutlayer.allocate.radio_math import rate
+from cutlayer.allocate.relaxed import bandwidth_price, best_responses, least_time
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, subset, violations
 from cutlayer.errors import AllocationError
 
 
@@ -28,7 +28,7 @@ def brute_force(problem: TokenProblem, cells: int = 240, levels: int = 120) -> f
     for m, K in product(range(2), span):
         p = power[:, None] * problem.power_max_w[m]
         time = problem.bits_per_token[m] * (K + problem.extra_tokens)
-        time = time / rate(splits[m], p, problem.link[m])
+        time = time / rate(splits[m], p, problem.gain_over_noise[m])
         good = (p * time <= problem.energy_max_j[m]) & (time <= problem.upload_max_s[m])
         fastest[m, K] = np.where(good, time, np.inf).min(axis=0)
     for K in product(span, span):
@@ -109,7 +109,10 @@ def test_the_relaxed_value_at_a_round_time_is_a_convex_solvers() -> None:
         for stretch in (1.2, 2.5):
             tau = shortest * stretch
             time = np.minimum(tau, problem.upload_max_s)
-            reach = np.minimum(problem.power_max_w, problem.energy_max_j / time) * problem.link
+            reach = (
+                np.minimum(problem.power_max_w, problem.energy_max_j / time)
+                * problem.gain_over_noise
+            )
             K, f, share = cp.Variable(3), cp.Variable(3), cp.Variable(3, nonneg=True)
             unit = problem.bandwidth_total_hz
             # W log2(1 + a / W) through the relative entropy, W in units of the whole band.
@@ -128,8 +131,8 @@ def test_the_relaxed_value_at_a_round_time_is_a_convex_solvers() -> None:
             task = cp.Problem(cp.Maximize(cp.sum(f)), rules)
             task.solve(solver=cp.CLARABEL)
             s = np.array([1 / tau])
-            price = clearing_price(problem, s)
-            priced = answer(problem, price, s)
+            price = bandwidth_price(problem, s)
+            priced = best_responses(problem, price, s)
             bound = priced.value.sum() + price[0] * problem.bandwidth_total_hz
             assert bound == pytest.approx(task.value / tau, rel=1e-5)
 
@@ -137,18 +140,20 @@ def test_the_relaxed_value_at_a_round_time_is_a_convex_solvers() -> None:
 def test_an_answers_slope_is_its_values_derivative() -> None:
     problem = token_problem(4, 5, 30, limited=True)
     price, s, step = np.array([2e-5]), np.array([1.7]), 1e-6
-    before, after = (answer(problem, price, s + d).value for d in (-step, step))
-    assert np.allclose((after - before) / (2 * step), answer(problem, price, s).slope, rtol=1e-4)
+    before, after = (best_responses(problem, price, s + d).value for d in (-step, step))
+    assert np.allclose(
+        (after - before) / (2 * step), best_responses(problem, price, s).slope, rtol=1e-4
+    )
 
 
 def test_an_answer_beats_every_whole_number_of_tokens() -> None:
     problem = token_problem(5, 6, 40, limited=True, time_max_s=np.linspace(0.7, 4, 6))
     s = np.array([0.4, 1.0, 2.5])
     for price in (1e-7, 1e-5, 1e-3):
-        found = answer(problem, np.full(3, price), s)
+        found = best_responses(problem, np.full(3, price), s)
         for K in range(problem.tokens_min, 41):
             tokens = np.full(6, K)
-            need = problem.demand_hz(tokens, 1 / s[:, None])
+            need = problem.bandwidth_needed_hz(tokens, 1 / s[:, None])
             value = s[:, None] * problem.importance[np.arange(6), tokens] - price * need
             feasible = np.isfinite(found.value)
             assert (
@@ -163,10 +168,10 @@ def test_no_relaxed_round_between_two_looked_at_is_above_the_lines() -> None:
             continue
         shortest = least_time(problem, np.full((1, 6), problem.tokens_min))[0]
         ends = np.array([1 / (8 * shortest), 1 / shortest])
-        ceilings, _ = exact._ceilings(problem, exact._look(problem, ends))
+        ceilings, _ = exact._ceilings(problem, exact._evaluate_round_times(problem, ends))
         inside = np.geomspace(*ends, 40)
-        price = clearing_price(problem, inside)
-        value = answer(problem, price, inside).value.sum(axis=1)
+        price = bandwidth_price(problem, inside)
+        value = best_responses(problem, price, inside).value.sum(axis=1)
         best = (value + price * problem.bandwidth_total_hz).max()
         assert ceilings[0] >= best * (1 - 1e-9)
         assert ceilings[0] <= best * 3
@@ -180,12 +185,12 @@ def test_the_best_vector_is_among_the_survivors_or_under_the_bound() -> None:
         best = int(np.argmax(value))
         s = 1 / times[best]
         low, high = s * 0.995, s * 1.015
-        price = float(clearing_price(problem, np.array([s]))[0])
+        price = float(bandwidth_price(problem, np.array([s]))[0])
         kept, _ = survivors(problem, low, high, price, 0.99 * value[best])
         assert grid[best].tolist() in kept.tolist()
         assert len(kept) < len(grid)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(close, "VECTORS", 0)
+            patch.setattr(close_gap, "VECTORS", 0)
             none, bound = survivors(problem, low, high, price, 0.99 * value[best])
         assert not len(none)
         assert value[best] * (1 - 1e-9) <= bound <= value[best] * 1.5
@@ -195,7 +200,7 @@ def test_the_shortest_round_uses_the_whole_band() -> None:
     problem = token_problem(6, 8, 20)
     tokens = np.random.default_rng(0).integers(1, 21, (30, 8))
     times = least_time(problem, tokens)
-    used = problem.demand_hz(tokens, times[:, None]).sum(axis=1)
+    used = problem.bandwidth_needed_hz(tokens, times[:, None]).sum(axis=1)
     assert np.allclose(used, problem.bandwidth_total_hz, rtol=1e-9)
     assert (used <= problem.bandwidth_total_hz * (1 + 1e-12)).all()
 
@@ -241,14 +246,14 @@ def test_it_is_feasible_on_10_000_random_instances() -> None:
 
 def test_what_is_in_the_way_is_named_with_a_value_that_would_do() -> None:
     base = token_problem(0, 3, 10)
-    cap = base.payload_bits(1) * np.log(2) / base.link
+    cap = base.payload_bits(1) * np.log(2) / base.gain_over_noise
     poor = token_problem(0, 3, 10, energy_max_j=np.array([1.0, 0.5 * cap[1], 1.0]))
     with pytest.raises(AllocationError, match=r"energy_max_j of device 1 .* more than [\d.e-]+ J"):
         exact.solve(poor)
     late = token_problem(0, 3, 10, time_max_s=np.array([9.0, 9.0, 0.4]))
     with pytest.raises(AllocationError, match=r"time_max_s of device 2 is 0\.4: .* needs [\d.]+ s"):
         exact.solve(late)
-    need = token_problem(0, 3, 10, time_max_s=2.0).demand_hz(np.ones(3), np.inf)
+    need = token_problem(0, 3, 10, time_max_s=2.0).bandwidth_needed_hz(np.ones(3), np.inf)
     narrow = token_problem(0, 3, 10, time_max_s=2.0, bandwidth_total_hz=need.sum() * 0.99)
     with pytest.raises(AllocationError, match=rf"3 devices need {need.sum():.6g} Hz"):
         exact.solve(narrow)

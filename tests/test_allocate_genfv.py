@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
 from cutlayer.allocate.genfv import emd, generated_amount, select, share_band
-from cutlayer.allocate.shared import rate
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.uploads import Uploads, only
 from cutlayer.errors import AllocationError
 
@@ -24,7 +24,7 @@ def vehicles(seed: int, M: int, limited: bool = True) -> tuple[Uploads, np.ndarr
         limit_s=np.broadcast_to(caps["time_max_s"], M),
         power_max_w=np.full(M, 0.2),
         energy_max_j=np.broadcast_to(caps["energy_max_j"], M),
-        link=gains(rng, M) / NOISE,
+        gain_over_noise=gains(rng, M) / NOISE,
         band_hz=float(rng.choice([0.3e6, 3e6]) * M),
     )
     return uploads, rng.uniform(0, 2, M)
@@ -61,7 +61,7 @@ def test_two_vehicles_are_as_fast_as_brute_force(seed: int, limited: bool) -> No
     power = np.geomspace(1e-3, 1, 200)[:, None] * 0.2
     ends = []
     for m, width in enumerate((share, uploads.band_hz - share)):
-        air = uploads.payload_bits[m] / rate(width, power, uploads.link[m])
+        air = uploads.payload_bits[m] / rate(width, power, uploads.gain_over_noise[m])
         end = uploads.fixed_s[m] + air
         ok = (end <= uploads.limit_s[m]) & (power * air <= uploads.energy_max_j[m])
         ends.append(np.where(ok, end, np.inf).min(axis=0))
@@ -80,7 +80,7 @@ def feasible_everywhere(count: int) -> None:
         some = only(uploads, np.flatnonzero(chosen))
         plan = share_band(some)
         planned += 1
-        sent = some.payload_bits / rate(plan.bandwidth_hz, plan.power_w, some.link)
+        sent = some.payload_bits / rate(plan.bandwidth_hz, plan.power_w, some.gain_over_noise)
         assert (some.fixed_s + sent <= plan.round_time_s * high).all()
         assert (some.fixed_s + sent <= some.limit_s * high).all()
         assert (plan.power_w <= some.power_max_w * high).all()

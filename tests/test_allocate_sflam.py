@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
+from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.sflam import (
     BitsPlan,
     BitsProblem,
@@ -16,7 +17,6 @@ from cutlayer.allocate.sflam import (
     quantisation_error,
     solve,
 )
-from cutlayer.allocate.shared import rate
 from cutlayer.allocate.uploads import cheapest
 from cutlayer.errors import AllocationError
 

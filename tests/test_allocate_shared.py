@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     bandwidth_for_rate,
     least_bandwidth,
@@ -36,49 +36,53 @@ def test_the_root_solves_its_equation_over_250_orders_of_magnitude() -> None:
 
 
 def test_bandwidth_inverts_the_rate_to_1e_12_and_grows_with_it() -> None:
-    bandwidth, power, link = links()
-    wanted = rate(bandwidth, power, link)
-    found = bandwidth_for_rate(wanted, power, link)
-    assert np.abs(rate(found, power, link) / wanted - 1).max() < 1e-12
+    bandwidth, power, gain_over_noise = links()
+    wanted = rate(bandwidth, power, gain_over_noise)
+    found = bandwidth_for_rate(wanted, power, gain_over_noise)
+    assert np.abs(rate(found, power, gain_over_noise) / wanted - 1).max() < 1e-12
     rates = np.linspace(0, 0.999, 2000) * 0.1 * 1e8 / LN2
     assert (np.diff(bandwidth_for_rate(rates, 0.1, 1e8)) > 0).all()
     assert bandwidth_for_rate([0.0, 0.1 * 1e8 / LN2], 0.1, 1e8).tolist() == [0.0, np.inf]
 
 
 def test_power_under_an_energy_cap_spends_just_the_cap() -> None:
-    bandwidth, _, link = links()
+    bandwidth, _, gain_over_noise = links()
     payload = 1e6
-    least = payload * LN2 / link
-    cap = least * (1 + 10 ** np.random.default_rng(1).uniform(-3, 6, len(link)))
-    power = power_under_energy(payload, bandwidth, cap, link)
-    energy = power * payload / rate(bandwidth, power, link)
+    least = payload * LN2 / gain_over_noise
+    cap = least * (1 + 10 ** np.random.default_rng(1).uniform(-3, 6, len(gain_over_noise)))
+    power = power_under_energy(payload, bandwidth, cap, gain_over_noise)
+    energy = power * payload / rate(bandwidth, power, gain_over_noise)
     assert np.abs(energy / cap - 1).max() < 1e-11
-    assert (power_under_energy(payload, bandwidth, least * 0.999, link) == 0).all()
+    assert (power_under_energy(payload, bandwidth, least * 0.999, gain_over_noise) == 0).all()
     assert np.isinf(power_under_energy(payload, 1e6, np.inf, 1e8))
 
 
 def test_power_for_a_deadline_meets_it_to_the_second() -> None:
-    bandwidth, _, link = links()
-    payload = bandwidth * np.random.default_rng(2).uniform(0.01, 20, len(link))
-    power = power_for_deadline(payload, 2.0, bandwidth, link)
-    assert np.abs(payload / rate(bandwidth, power, link) / 2.0 - 1).max() < 1e-9
+    bandwidth, _, gain_over_noise = links()
+    payload = bandwidth * np.random.default_rng(2).uniform(0.01, 20, len(gain_over_noise))
+    power = power_for_deadline(payload, 2.0, bandwidth, gain_over_noise)
+    assert np.abs(payload / rate(bandwidth, power, gain_over_noise) / 2.0 - 1).max() < 1e-9
     assert power_for_deadline(1e6, 0.0, 1e6, 1e8) == np.inf
 
 
 def test_no_power_on_a_grid_needs_less_than_the_least_bandwidth() -> None:
     rng = np.random.default_rng(3)
     for _ in range(50):
-        link, p_max, t = 10 ** rng.uniform(6, 9), 10 ** rng.uniform(-2, 0), rng.uniform(0.1, 5)
-        payload = rng.uniform(0.01, 0.9) * t * p_max * link / LN2
-        cap = payload * LN2 / link * (1 + 10 ** rng.uniform(-2, 2))
-        least = float(least_bandwidth(payload, t, p_max, cap, link))
+        gain_over_noise, p_max, t = (
+            10 ** rng.uniform(6, 9),
+            10 ** rng.uniform(-2, 0),
+            rng.uniform(0.1, 5),
+        )
+        payload = rng.uniform(0.01, 0.9) * t * p_max * gain_over_noise / LN2
+        cap = payload * LN2 / gain_over_noise * (1 + 10 ** rng.uniform(-2, 2))
+        least = float(least_bandwidth(payload, t, p_max, cap, gain_over_noise))
         powers = np.linspace(1e-4, 1, 4000)[:, None] * p_max
         widths = least * np.linspace(0.5, 1.5, 201)
-        speed = rate(widths, powers, link)
+        speed = rate(widths, powers, gain_over_noise)
         fits = (payload / speed <= t) & (powers * payload / speed <= cap)
         assert not fits[:, widths < least * (1 - 1e-9)].any()
         power = float(power_in_time(t, p_max, cap))
-        time = payload / float(rate(least, power, link))
+        time = payload / float(rate(least, power, gain_over_noise))
         assert time == pytest.approx(t, rel=1e-9)
         assert power * time <= cap * (1 + 1e-9)
         assert fits.any()

@@ -7,7 +7,7 @@ import pytest
 
 from allocate_cases import curves, token_problem
 from cutlayer.allocate import exact
-from cutlayer.allocate.problem import TokenProblem, obstacles, violations
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, violations
 
 KINDS = ("alike", "same curves", "flat", "in two pieces", "unequal links", "plain")
 
@@ -35,7 +35,7 @@ def hard_problem(seed: int) -> TokenProblem:
     easy = token_problem(seed, M, N, **changes)  # type: ignore[arg-type]
     share = easy.bandwidth_total_hz / M
     payload = easy.payload_bits(rng.integers(least, N + 1, M))
-    time = payload / (share * np.log2(1 + 0.2 * easy.link / share))
+    time = payload / (share * np.log2(1 + 0.2 * easy.gain_over_noise / share))
     tight, width = rng.uniform(0.3, 5), float(rng.choice([0, 0.1, 1]))
     changes["time_max_s"] = 0.5 + time * rng.lognormal(np.log(1.5 * tight), width, M)
     changes["energy_max_j"] = 0.2 * time * rng.lognormal(np.log(tight), width, M)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
-from cutlayer.allocate.shared import LN2, least_bandwidth, rate
+from cutlayer.allocate.radio_math import LN2, least_bandwidth, rate
 from cutlayer.allocate.uploads import (
     Shares,
     Uploads,
@@ -31,7 +31,7 @@ def uploads_of(seed: int, M: int, limited: bool = False) -> Uploads:
         limit_s=np.broadcast_to(caps["time_max_s"], (M,)).astype(float),
         power_max_w=rng.uniform(0.05, 0.3, M),
         energy_max_j=np.broadcast_to(caps["energy_max_j"], (M,)).astype(float),
-        link=gains(rng, M) / NOISE,
+        gain_over_noise=gains(rng, M) / NOISE,
         band_hz=5e6 * M,
     )
 
@@ -41,7 +41,7 @@ def feasible(uploads: Uploads) -> bool:
 
 
 def check(uploads: Uploads, shares: Shares) -> None:
-    time = uploads.payload_bits / rate(shares.bandwidth_hz, shares.power_w, uploads.link)
+    time = uploads.payload_bits / rate(shares.bandwidth_hz, shares.power_w, uploads.gain_over_noise)
     end = np.minimum(shares.round_time_s, uploads.limit_s)
     assert (uploads.fixed_s + time <= end * (1 + 1e-9)).all()
     assert (shares.power_w <= uploads.power_max_w * (1 + 1e-9)).all()
@@ -70,7 +70,7 @@ def test_no_split_on_a_grid_is_faster_than_the_shortest_round(seed: int, limited
     ends = []
     for m, width in ((0, share), (1, uploads.band_hz - share)):
         p = power * uploads.power_max_w[m]
-        time = uploads.payload_bits[m] / rate(width, p, uploads.link[m])
+        time = uploads.payload_bits[m] / rate(width, p, uploads.gain_over_noise[m])
         ok = (p * time <= uploads.energy_max_j[m]) & (
             uploads.fixed_s[m] + time <= uploads.limit_s[m]
         )
@@ -91,10 +91,10 @@ def test_the_least_energy_in_a_round_is_a_convex_solvers() -> None:
         air = uploads.air_time(tau)
         shares = in_time(uploads, tau)
         check(uploads, shares)
-        # W = w band, energy e: S <= w t band log2(1 + e link / (w t band)).
+        # W = w band, energy e: S <= w t band log2(1 + e gain_over_noise / (w t band)).
         w, e = cp.Variable(4, nonneg=True), cp.Variable(4, nonneg=True)
         z = cp.multiply(w, air)
-        reach = cp.multiply(e, uploads.link / uploads.band_hz)
+        reach = cp.multiply(e, uploads.gain_over_noise / uploads.band_hz)
         bits = -cp.rel_entr(z, z + reach)
         rules = [
             bits >= uploads.payload_bits * LN2 / uploads.band_hz,
@@ -137,7 +137,7 @@ def test_no_bandwidth_and_power_on_a_grid_is_cheaper() -> None:
         times, energies = [], []
         for m, width in ((0, share), (1, uploads.band_hz - share)):
             p = np.geomspace(1e-3, 1, 120)[:, None] * uploads.power_max_w[m]
-            time = uploads.payload_bits[m] / rate(width, p, uploads.link[m])
+            time = uploads.payload_bits[m] / rate(width, p, uploads.gain_over_noise[m])
             times.append(uploads.fixed_s[m] + time)
             energies.append(p * time)
         best = min(
@@ -164,7 +164,11 @@ def test_the_least_bandwidth_suits_the_round() -> None:
     uploads = uploads_of(1, 5)
     tau = fastest(uploads)
     need = least_bandwidth(
-        uploads.payload_bits, tau - uploads.fixed_s, uploads.power_max_w, np.inf, uploads.link
+        uploads.payload_bits,
+        tau - uploads.fixed_s,
+        uploads.power_max_w,
+        np.inf,
+        uploads.gain_over_noise,
     )
     assert need.sum() == pytest.approx(uploads.band_hz, rel=1e-9)
 

@@ -20,15 +20,15 @@ uvicorn = pytest.importorskip("uvicorn")
 
 import httpx  # noqa: E402
 
-from browsers import Opened  # noqa: E402
+from browsers import OpenRuns  # noqa: E402
 from cutlayer import simulate  # noqa: E402
 from cutlayer.cli import main  # noqa: E402
 from cutlayer.dashboard.access import Access  # noqa: E402
 from cutlayer.dashboard.app import make_app  # noqa: E402
-from cutlayer.dashboard.watch import Watch  # noqa: E402
+from cutlayer.dashboard.watch import WatchedRuns  # noqa: E402
 from cutlayer.errors import NetworkError  # noqa: E402
 from cutlayer.job import dump_job  # noqa: E402
-from cutlayer.report.record import Row  # noqa: E402
+from cutlayer.record.rows import Row  # noqa: E402
 from helpers import small_job  # noqa: E402
 from report_runs import made_job, made_rows  # noqa: E402
 
@@ -104,7 +104,7 @@ def test_each_look_finds_what_changed_since_the_last(tmp_path: Path) -> None:
     rows = made_rows(made_job(rounds=3))
     begin(tmp_path / "a", rows[:1])
     begin(tmp_path / "group" / "b", rows, rounds=3)
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     found, _ = watch.look()
     assert {seen.name: seen.state for seen in found} == {"a": "running", "group/b": "finished"}
     assert watch.look() == ([], [])
@@ -120,7 +120,7 @@ def test_each_look_finds_what_changed_since_the_last(tmp_path: Path) -> None:
 def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -> None:
     first, second, _ = made_rows(made_job(rounds=3))
     begin(tmp_path / "a", [first])
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     watch.look()
     line = second.to_json() + "\n"
     with (tmp_path / "a" / "rounds.jsonl").open("a") as file:
@@ -135,7 +135,7 @@ def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -
 def test_a_record_that_a_resumed_run_wrote_anew_is_read_anew(tmp_path: Path) -> None:
     rows = made_rows(made_job(rounds=3))
     begin(tmp_path / "a", rows[:2])
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     watch.look()
     part = tmp_path / "a" / "part"
     part.write_text(rows[0].to_json() + "\n")
@@ -152,7 +152,7 @@ def test_a_damaged_run_says_so_and_the_others_go_on(tmp_path: Path) -> None:
         file.write("no round\n")
     begin(tmp_path / "bad-job")
     (tmp_path / "bad-job" / "job.yaml").write_text("model: {cut: many}\n")
-    found = {seen.name: seen.told() for seen in Watch(tmp_path).look()[0]}
+    found = {seen.name: seen.told() for seen in WatchedRuns(tmp_path).look()[0]}
     assert found["good"]["state"] == "finished"
     assert "begins no round" in found["bad-record"]["fault"]
     assert "model.cut" in found["bad-job"]["fault"]
@@ -160,18 +160,18 @@ def test_a_damaged_run_says_so_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_a_run_to_which_nothing_comes_for_long_is_silent(tmp_path: Path) -> None:
     begin(tmp_path / "a", made_rows(made_job(rounds=3))[:1])
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     watch.look()
     assert watch.runs["a"].state == "running"
     long_ago = time.time() - 3600
     os.utime(tmp_path / "a" / "rounds.jsonl", (long_ago, long_ago))
-    (seen,), _ = Watch(tmp_path).look()
+    (seen,), _ = WatchedRuns(tmp_path).look()
     assert seen.state == "silent"
 
 
 def test_a_run_that_is_deleted_leaves_the_list(tmp_path: Path) -> None:
     begin(tmp_path / "a")
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     watch.look()
     for file in (tmp_path / "a").iterdir():
         file.unlink()
@@ -183,7 +183,7 @@ def test_two_hundred_runs_are_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     row = made_rows(made_job(rounds=1))[0]
     for number in range(200):
         begin(tmp_path / f"run-{number}", [row])
-    watch = Watch(tmp_path)
+    watch = WatchedRuns(tmp_path)
     assert len(watch.look()[0]) == 200
     # Were a line read again, its run would be told as changed or unreadable.
     for number in range(200):
@@ -366,7 +366,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     world = {"reference_loss_db": 75.0, "mobility": {"kind": "redraw"}}
     data = {"train_samples": 60, "test_samples": 20, "partition": {"min_samples": 8}}
-    simulate(small_job(method="tsflora", world=world, data=data), folder / "simulated")
+    simulate(small_job(method="tsflora", world=world, data=data), out=folder / "simulated")
     from fleet_helpers import crowd
     from fleet_helpers import served as job_served
 
@@ -391,7 +391,7 @@ def test_every_view_is_shown(
     scheme: str,
 ) -> None:
     with served(real) as url:
-        opened = Opened(browser, f"{url}#run={name}", width, scheme)
+        opened = OpenRuns(browser, f"{url}#run={name}", width, scheme)
         shown = opened.page
         assert set(
             shown.eval_on_selector_all("#views section", "all => all.map(one => one.id)")
@@ -411,7 +411,7 @@ def test_a_run_is_followed_as_it_goes_on(browser: Any, tmp_path: Path) -> None:
     rows = made_rows(made_job(rounds=5))
     begin(tmp_path / "a", rows[:2], rounds=5)
     with served(tmp_path) as url:
-        opened = Opened(browser, f"{url}#run=a")
+        opened = OpenRuns(browser, f"{url}#run=a")
         shown = opened.page
         assert "After 2 rounds" in shown.inner_text("#view-headline")
         for number in (2, 3, 4):
@@ -430,7 +430,7 @@ def test_a_round_that_is_looked_at_stays_while_others_come(
     rows = made_rows(made_job(rounds=5))
     begin(tmp_path / "a", rows[:3], rounds=5)
     with served(tmp_path) as url:
-        opened = Opened(browser, f"{url}#run=a")
+        opened = OpenRuns(browser, f"{url}#run=a")
         shown = opened.page
         shown.focus("#view-allocation input[type=range]")
         shown.keyboard.press("Home")
@@ -450,7 +450,7 @@ def test_runs_are_found_opened_and_compared_with_the_keyboard(
         job = made_job(method=method, rounds=3)
         begin(tmp_path / method, made_rows(job), method=method, rounds=3)
     with served(tmp_path) as url:
-        opened = Opened(browser, url, ready="html[data-listed]")
+        opened = OpenRuns(browser, url, ready="html[data-listed]")
         shown = opened.page
         keys = shown.keyboard
         keys.press("/")

@@ -18,8 +18,8 @@ from cutlayer.data.diffusion import Diffusion
 from cutlayer.data.generate import load_generator
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError
-from cutlayer.job import Data
-from cutlayer.methods.generator import Generator
+from cutlayer.settings.data import Data
+from cutlayer.settings.generator import GeneratorSettings
 
 CLASSES = ("cat", "dog")
 
@@ -155,7 +155,7 @@ SOURCES = ["diffusion", "class_pipeline", "text_pipeline", "folder"]
 
 
 @pytest.fixture
-def settings(request: pytest.FixtureRequest) -> Generator:
+def settings(request: pytest.FixtureRequest) -> GeneratorSettings:
     """One generator of each kind, all of the same classes and size."""
     path = {
         "diffusion": "diffusion_folder",
@@ -163,7 +163,7 @@ def settings(request: pytest.FixtureRequest) -> Generator:
         "text_pipeline": "text_pipeline",
         "folder": "image_folder",
     }[request.param]
-    return Generator(
+    return GeneratorSettings(
         source="diffusers" if request.param.endswith("pipeline") else request.param,
         path=str(request.getfixturevalue(path)),
         prompts={"cat": "tabby", "dog": "dog"} if request.param == "class_pipeline" else {},
@@ -172,7 +172,7 @@ def settings(request: pytest.FixtureRequest) -> Generator:
 
 
 @pytest.mark.parametrize("settings", SOURCES, indirect=True)
-def test_an_image_depends_on_seed_class_and_number_only(settings: Generator) -> None:
+def test_an_image_depends_on_seed_class_and_number_only(settings: GeneratorSettings) -> None:
     generator = load_generator(settings, images_of())
     labels = np.array([0, 1, 0, 1, 1])
     images = generator.generate(labels, seed=5)
@@ -190,7 +190,7 @@ def test_an_image_depends_on_seed_class_and_number_only(settings: Generator) -> 
 
 
 @pytest.mark.parametrize("settings", SOURCES, indirect=True)
-def test_the_time_an_image_takes_is_measured(settings: Generator) -> None:
+def test_the_time_an_image_takes_is_measured(settings: GeneratorSettings) -> None:
     generator = load_generator(settings, images_of())
     assert generator.seconds_per_image is None
     assert generator.generate(np.empty(0, np.int64), seed=0).shape == (0, 3, 8, 8)
@@ -201,7 +201,7 @@ def test_the_time_an_image_takes_is_measured(settings: Generator) -> None:
 
 
 @pytest.mark.parametrize("settings", SOURCES, indirect=True)
-def test_images_of_another_size_or_colour_are_refused(settings: Generator) -> None:
+def test_images_of_another_size_or_colour_are_refused(settings: GeneratorSettings) -> None:
     with pytest.raises(DataError, match=r"8 x 8 pixels, but the data have 12 x 10.*resize=true"):
         load_generator(settings, images_of(size=(12, 10)))
     with pytest.raises(DataError, match="draws RGB images, but the data are grey"):
@@ -212,14 +212,14 @@ def test_images_of_another_size_or_colour_are_refused(settings: Generator) -> No
 
 
 @pytest.mark.parametrize("settings", ["diffusion", "folder"], indirect=True)
-def test_a_class_that_a_generator_does_not_know_is_refused(settings: Generator) -> None:
+def test_a_class_that_a_generator_does_not_know_is_refused(settings: GeneratorSettings) -> None:
     with pytest.raises(DataError, match=r"knows no class 'bird' of the data \(it knows cat, dog\)"):
         load_generator(settings, images_of(("cat", "bird")))
 
 
 def test_a_class_without_a_prompt_is_refused(text_pipeline: Path, class_pipeline: Path) -> None:
     def refused(path: Path, classes: tuple[str, ...], **prompts: str) -> str:
-        settings = Generator(source="diffusers", path=str(path), prompts=prompts)
+        settings = GeneratorSettings(source="diffusers", path=str(path), prompts=prompts)
         with pytest.raises(DataError) as error:
             load_generator(settings, images_of(classes))
         return str(error.value)
@@ -232,7 +232,7 @@ def test_a_class_without_a_prompt_is_refused(text_pipeline: Path, class_pipeline
 
 def test_what_a_prompt_says_is_what_is_drawn(text_pipeline: Path, class_pipeline: Path) -> None:
     def drawn(path: Path, **settings: object) -> Tensor:
-        chosen = Generator.model_validate(
+        chosen = GeneratorSettings.model_validate(
             {"source": "diffusers", "path": str(path), "steps": 2, "guidance": 3.0, **settings}
         )
         return load_generator(chosen, images_of()).generate(np.array([0, 1]), seed=0)
@@ -253,13 +253,15 @@ def test_pickled_weights_are_not_read(tmp_path: Path, class_pipeline: Path) -> N
 
     pipeline = DiTPipeline.from_pretrained(class_pipeline)
     pipeline.save_pretrained(tmp_path, safe_serialization=False)
-    settings = Generator(source="diffusers", path=str(tmp_path), prompts={"cat": "0", "dog": "7"})
+    settings = GeneratorSettings(
+        source="diffusers", path=str(tmp_path), prompts={"cat": "0", "dog": "7"}
+    )
     with pytest.raises(DataError, match="with safetensors weights"):
         load_generator(settings, images_of())
 
 
 def test_images_generated_earlier_come_once_each_before_they_repeat(image_folder: Path) -> None:
-    settings = Generator(source="folder", path=str(image_folder))
+    settings = GeneratorSettings(source="folder", path=str(image_folder))
     generator = load_generator(settings, images_of())
     shades = generator.generate(np.array([0] * 10 + [1] * 3), seed=0)[:, 0, 0, 0].tolist()
     assert sorted(shades[:5]) == sorted(shades[5:10]) == [0, 1, 2, 3, 4]
@@ -282,7 +284,7 @@ def test_a_damaged_generator_is_one_sentence(
         (tmp_path / "generator.json").write_text(json.dumps({**described, "widths": [16, 16]}))
     else:
         (tmp_path / "generator.json").write_text("{")
-    settings = Generator(source="diffusion", path=str(tmp_path))
+    settings = GeneratorSettings(source="diffusion", path=str(tmp_path))
     with pytest.raises(DataError, match=f"{tmp_path} holds") as error:
         load_generator(settings, images_of())
     assert "\n" not in str(error.value)
@@ -291,7 +293,7 @@ def test_a_damaged_generator_is_one_sentence(
 def test_texts_have_no_generator(diffusion_folder: Path) -> None:
     texts = Dataset(["one", "two"], np.array([0, 1]), CLASSES)
     with pytest.raises(DataError, match="the data are texts"):
-        load_generator(Generator(source="diffusion", path=str(diffusion_folder)), texts)
+        load_generator(GeneratorSettings(source="diffusion", path=str(diffusion_folder)), texts)
 
 
 class Oracle(nn.Module):
@@ -354,7 +356,7 @@ def test_the_bundled_generator_is_small_and_draws_what_it_is_asked_for() -> None
     train, _ = load(Data(), 0)
     assert isinstance(train.inputs, Tensor)
     labels = np.repeat(np.arange(10), 4)
-    generator = load_generator(Generator(steps=8), train)
+    generator = load_generator(GeneratorSettings(steps=8), train)
     drawn = generator.generate(labels, seed=0).flatten(1).float()
     real = train.inputs.flatten(1).float()
     # By its 5 nearest real images, an image is of the class asked for; at random 1 of 10 is.
@@ -365,8 +367,8 @@ def test_the_bundled_generator_is_small_and_draws_what_it_is_asked_for() -> None
 
 def test_the_settings_say_what_is_missing() -> None:
     with pytest.raises(ValueError, match="needs a path"):
-        Generator(source="diffusion")
+        GeneratorSettings(source="diffusion")
     with pytest.raises(ValueError, match="which reads none"):
-        Generator(path="somewhere")
+        GeneratorSettings(path="somewhere")
     with pytest.raises(ValueError, match=r"must hold \{\} once"):
-        Generator(source="diffusers", path="x", template="a cat")
+        GeneratorSettings(source="diffusers", path="x", template="a cat")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cutlayer.data.partition import label_counts, partition
 from cutlayer.errors import DataError
-from cutlayer.job import Partition
+from cutlayer.settings.data import Partition
 
 BALANCED = np.repeat(np.arange(10), 200)
 

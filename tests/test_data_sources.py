@@ -16,7 +16,7 @@ from PIL import Image
 from cutlayer.data.dataset import Dataset, holdout, stratified
 from cutlayer.data.sources import SOURCES, load
 from cutlayer.errors import DataError
-from cutlayer.job import Data
+from cutlayer.settings.data import Data
 
 
 def picture(value: int, size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Image.Image:

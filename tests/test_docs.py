@@ -18,7 +18,8 @@ import typer
 import yaml
 
 from cutlayer import cli, methods
-from cutlayer.job import Job, Method, load_job
+from cutlayer.job import Job, load_job
+from cutlayer.settings.method import Method
 from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks_of, furnish
 
 SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid"}
@@ -156,7 +157,7 @@ def _cutlayer(verb: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> N
 def test_settings_of_methods_are_those_of_the_code(page: Path) -> None:
     if page.stem == "index":
         return
-    method = methods.find(page.stem)
+    method = methods.find_method(page.stem)
     shown = {
         setting: yaml.safe_load(value)
         for setting, value in re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", page.read_text(), re.M)

@@ -7,7 +7,7 @@ import pytest
 from cutlayer import methods
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job, dump_job, load_job, make_job
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 
 @pytest.mark.parametrize("name", methods.NAMES)
@@ -18,7 +18,7 @@ def test_a_job_survives_yaml(tmp_path: Path, name: str) -> None:
 
 
 def test_a_method_by_name_has_its_preset() -> None:
-    assert make_job({"method": "tsflora"}).method == methods.find("tsflora")
+    assert make_job({"method": "tsflora"}).method == methods.find_method("tsflora")
 
 
 def test_settings_go_on_top_of_the_preset() -> None:
@@ -30,7 +30,7 @@ def test_settings_go_on_top_of_the_preset() -> None:
 
 def test_another_method_brings_its_own_preset() -> None:
     job = change_job(load_job(None, ["method=tsflora"]), ["method=fedlora"])
-    assert job.method == methods.find("fedlora")
+    assert job.method == methods.find_method("fedlora")
 
 
 MINE = Method(name="mine", tokens={"keep": 3})

@@ -13,8 +13,8 @@ from cutlayer.job import dump_job, make_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
-from cutlayer.run.asked import read_job
-from cutlayer.run.serve import Desk, serve
+from cutlayer.network.device.device_requests import read_job
+from cutlayer.network.server.serve import ServeOptions, serve
 from helpers import small_job
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 
@@ -88,7 +88,9 @@ def test_what_is_no_score_is_refused(model: CutModel, name: str, why: str) -> No
 def test_a_name_without_a_function_is_refused_before_training(score: str, tmp_path: Path) -> None:
     job = small_job(f"method.tokens.score={score}", "method.tokens.keep=4", method="tsflora")
     with pytest.raises(JobError, match=r"method\.tokens\.score"):
-        compare(job, ["own = tsflora tokens.keep=4 tokens.score=" + score], tmp_path / "out")
+        compare(
+            job, methods=["own = tsflora tokens.keep=4 tokens.score=" + score], out=tmp_path / "out"
+        )
 
 
 CODE = pytest.mark.parametrize("setting", ["method.tokens.score", "method.uplink.levels"])
@@ -106,9 +108,9 @@ def test_a_device_runs_no_code_that_a_server_names(setting: str, tmp_path: Path)
 @CODE
 def test_a_server_says_so_before_it_opens(setting: str, tmp_path: Path) -> None:
     job = small_job("method.uplink.rounding=nearest", f"{setting}=own:mine", method="tsflora")
-    nobody = cast(Desk, None)
+    nobody = cast(ServeOptions, None)
     with pytest.raises(JobError, match=f"{setting}: 'own:mine' is code"):
-        serve(job, nobody, tmp_path / "run")
+        serve(job, options=nobody, out=tmp_path / "run")
 
 
 def test_a_misspelt_score_names_those_there_are() -> None:
@@ -123,6 +125,6 @@ def test_a_run_with_ones_own_copy_of_a_score_is_the_run_with_that_score(tmp_path
         "last = tsflora tokens.keep=8 tokens.score=own_scores:last",
     ]
     job = small_job("training.rounds=1", "data.train_samples=80")
-    published, own, last = compare(job, methods, tmp_path / "out").results
+    published, own, last = compare(job, methods=methods, out=tmp_path / "out").results
     assert own.rows[0].loss == pytest.approx(published.rows[0].loss, rel=1e-4)
     assert last.rows[0].loss != pytest.approx(published.rows[0].loss, rel=1e-4)

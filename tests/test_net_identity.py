@@ -13,11 +13,11 @@ import grpc
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.net import certificates, keys
-from cutlayer.net.client import connect
-from cutlayer.net.identity import Identity, load_server, peer_of
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.messages import RoundBegin
+from cutlayer.network.transport import certificates, keys
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.identity import Identity, load_server_identity, peer_of
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.messages import RoundBegin
 from net_helpers import Fleet, Site, hello, play, settled, site
 
 
@@ -194,7 +194,7 @@ def speak_tls_1_2(folder: Path) -> str:
 
     async def scene() -> str:
         nonlocal place
-        async with site(Limits(idle_s=2.0), load_server(folder)) as place:
+        async with site(Limits(idle_s=2.0), load_server_identity(folder)) as place:
             spoke = await asyncio.to_thread(speak, place.listener.port)
             return "refused after the handshake" if spoke else "no handshake"
 
@@ -213,7 +213,8 @@ def speak_tls_1_2(folder: Path) -> str:
 def test_only_tls_1_3_is_spoken(fleet: Fleet, suites: str | None, answer: str) -> None:
     # gRPC reads its settings once in a process.
     code = (
-        "import sys, pathlib, cutlayer.net; from test_net_identity import speak_tls_1_2; "
+        "import sys, pathlib, cutlayer.network.transport; "
+        "from test_net_identity import speak_tls_1_2; "
         "print(speak_tls_1_2(pathlib.Path(sys.argv[1])))"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GRPC")}

@@ -13,8 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cutlayer.cli import main
 from cutlayer.errors import KeysError, RefusedError
-from cutlayer.net import certificates, keys
-from cutlayer.net.identity import Peer, Revocations, load_device, load_server
+from cutlayer.network.transport import certificates, keys
+from cutlayer.network.transport.identity import (
+    Peer,
+    Revocations,
+    load_device_identity,
+    load_server_identity,
+)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -40,8 +45,8 @@ def test_the_commands_make_a_fleet_that_both_sides_can_load(
     assert run(monkeypatch, "server", "edge.local", "192.168.1.10", "::1") == 0
     assert run(monkeypatch, "device", "cam-1", "cam-2") == 0
     assert run(monkeypatch, "revoke", "cam-2") == 0
-    assert load_server(Path("keys")).name is None
-    assert load_device(Path("keys/devices/cam-1")).name == "cam-1"
+    assert load_server_identity(Path("keys")).name is None
+    assert load_device_identity(Path("keys/devices/cam-1")).name == "cam-1"
     capsys.readouterr()
     assert run(monkeypatch, "show") == 0
     server, one, two = (line.split() for line in capsys.readouterr().out.splitlines())
@@ -149,29 +154,29 @@ def test_an_error_is_one_sentence_and_changes_nothing(
 def test_what_cannot_be_an_identity_says_why(folder: Path, tmp_path: Path) -> None:
     bundle = keys.add_device(folder, "cam-1")
     with pytest.raises(KeysError, match=r"holds no server\.crt"):
-        load_server(folder)
+        load_server_identity(folder)
     with pytest.raises(KeysError, match="it is a device's"):
-        load_server(bundle)
+        load_server_identity(bundle)
     keys.add_server(folder, ["localhost"])
     with pytest.raises(KeysError, match="it is a server's"):
-        load_device(folder)
+        load_device_identity(folder)
     keys.init(tmp_path / "other")
     other = keys.add_device(tmp_path / "other", "cam-1")
     certificate = (bundle / "device.crt").read_bytes()
     (bundle / "device.crt").write_bytes((other / "device.crt").read_bytes())
     with pytest.raises(KeysError, match="does not belong to"):
-        load_device(bundle)
+        load_device_identity(bundle)
     (bundle / "device.key").write_bytes((other / "device.key").read_bytes())
     with pytest.raises(KeysError, match="not signed by the authority"):
-        load_device(bundle)
+        load_device_identity(bundle)
     (bundle / "device.crt").write_bytes(certificate[:100])
     with pytest.raises(KeysError, match="is no certificate"):
-        load_device(bundle)
+        load_device_identity(bundle)
 
 
 def test_an_expired_certificate_is_told_before_it_is_used(folder: Path) -> None:
     bundle = keys.add_device(folder, "cam-1", days=-1)
     with pytest.raises(KeysError, match=r"device\.crt expired on"):
-        load_device(bundle)
+        load_device_identity(bundle)
     # Nothing need be revoked to replace it.
-    assert load_device(keys.add_device(folder, "cam-1")).name == "cam-1"
+    assert load_device_identity(keys.add_device(folder, "cam-1")).name == "cam-1"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutlayer.errors import NetworkError
-from cutlayer.net.chunks import Assembly, grant, split
-from cutlayer.net.lane import LaneStream
+from cutlayer.network.transport.chunks import Assembly, grant, split
+from cutlayer.network.transport.lane import LaneStream
 from net_helpers import play
 
 CHUNK = 64

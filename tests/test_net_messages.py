@@ -7,13 +7,13 @@ import msgspec
 import pytest
 
 from cutlayer.errors import NetworkError
-from cutlayer.net import messages
-from cutlayer.net.messages import (
+from cutlayer.network.transport import messages
+from cutlayer.network.transport.messages import (
     Bye,
     Done,
     Fetch,
     Hello,
-    Measured,
+    MeasuredRates,
     Message,
     PartFile,
     Ping,
@@ -45,7 +45,7 @@ EXAMPLES: list[Message] = [
     Task(3, "seed: 1", "ab", ["cat", "dog"], 2, [PartFile("config.json", 7, "cd")]),
     Fetch("model.safetensors", 4096),
     Ready("ab", 31, labels=[1, 2]),
-    Measured(uplink_bps=2e7),
+    MeasuredRates(uplink_bps=2e7),
     Probe(3, 2, scored=True),
     Probed(3, 2, 1.5, 0.25, [0.0, 0.5, 1.0]),
     Done(),

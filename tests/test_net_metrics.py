@@ -10,8 +10,8 @@ pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from cutlayer.errors import NetworkError
-from cutlayer.net.limits import Lane
-from cutlayer.net.metrics import Metrics
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.metrics import Metrics
 from net_helpers import eventually, play, site
 
 

@@ -7,11 +7,11 @@ from contextlib import aclosing
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.net.backoff import Backoff, reconnecting
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.listener import listen
+from cutlayer.network.transport.backoff import Backoff, reconnecting
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.listener import listen
 from net_helpers import hello, play
 
 QUICK = Backoff(first_s=0.01, longest_s=0.05)

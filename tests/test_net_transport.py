@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.net.client import connect
-from cutlayer.net.limits import Lane, Limits
-from cutlayer.net.listener import listen
-from cutlayer.net.measure import measure_link
-from cutlayer.net.messages import Hello, Measured, RoundBegin, StepDone
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.link_rates import measure_link
+from cutlayer.network.transport.listener import listen
+from cutlayer.network.transport.messages import Hello, MeasuredRates, RoundBegin, StepDone
 from net_helpers import eventually, hello, play, settled, site
 
 SIZES = (0, 1, 4096, 2**17 - 9, 2**17 - 8, 2**17, 2**17 + 1, 10**6, 5 * 2**20)
@@ -207,7 +207,7 @@ def test_what_a_device_measures_reaches_the_server() -> None:
             rates = await measure_link(device)
             assert rates.round_trip_s > 0
             assert min(rates.uplink_bps, rates.downlink_bps) > 1e6
-            await device.tell(Measured(uplink_bps=rates.uplink_bps, flops_per_s=1e9))
+            await device.tell(MeasuredRates(uplink_bps=rates.uplink_bps, flops_per_s=1e9))
             await device.tell(StepDone(0, 0))
             assert await server.hear() == StepDone(0, 0)
             assert server.hello is not None

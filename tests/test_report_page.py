@@ -14,13 +14,12 @@ import torch
 from browsers import Opened
 from cutlayer.cli import main
 from cutlayer.job import dump_job
-from cutlayer.report import page
-from cutlayer.report.views.runs import Holdings, Run, lines_of
-from cutlayer.run import replay
-from cutlayer.run.checkpoint import load_state
-from cutlayer.run.report import report
-from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import simulate
+from cutlayer.record.checkpoint import load_state
+from cutlayer.reports import page, replay
+from cutlayer.reports.build_report import report
+from cutlayer.reports.views.runs import Holdings, Run, lines_of
+from cutlayer.simulation.simulate import simulate
+from cutlayer.train.parts import load_parts
 from cutlayer.wire.tokens import select
 from helpers import small_job
 from report_runs import made_holdings, made_patches, made_places, made_run, made_spans
@@ -36,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for method in ("sflora", "tsflora"):
         for seed in (0, 1):
             job = small_job(f"seed={seed}", method=method, world=WORLD, data=SMALL)
-            simulate(job, folder / f"{method}-{seed}")
+            simulate(job, out=folder / f"{method}-{seed}")
     return folder
 
 
@@ -62,7 +61,7 @@ def html_of(run: Run) -> str:
 @pytest.mark.parametrize("method", ["sflora", "st-sflora", "split-lora", "centralized"])
 def test_a_round_s_timeline_is_that_of_the_run(tmp_path: Path, method: str) -> None:
     job = small_job("devices.per_round=3", method=method, world=WORLD, data=SMALL)
-    result = simulate(job, tmp_path / "run")
+    result = simulate(job, out=tmp_path / "run")
     spec = load_parts(job).model.spec
     spans = replay.timelines(job, spec, result.rows)
     assert [one.round for one in spans] == [0, 1]
@@ -97,7 +96,7 @@ def test_patches_kept_are_those_that_would_be_sent(runs: Path) -> None:
 
 
 def test_the_page_holds_all_it_needs_and_asks_nobody(runs: Path, tmp_path: Path) -> None:
-    written = report([runs / "tsflora-0"], tmp_path / "sub" / "report.html", images=2)
+    written = report([runs / "tsflora-0"], out=tmp_path / "sub" / "report.html", images=2)
     text = written.page.read_text()
     assert "default-src 'none'" in text
     links = set(re.findall(r"https?://[^\s\"'<)]+", text)) - {"http://www.w3.org/2000/svg"}
@@ -124,7 +123,7 @@ def test_a_run_of_a_thousand_rounds_and_a_hundred_devices_stays_below_six_megaby
 
 def test_figures_come_as_png_svg_and_pdf(runs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "figures"
-    written = report([runs], tmp_path / "all.html", images=2, figures_folder=folder)
+    written = report([runs], out=tmp_path / "all.html", images=2, figures_folder=folder)
     names = {path.stem for path in written.figures}
     assert names >= {
         "accuracy-by-round", "accuracy-by-second", "labels", "pareto", "patches", "round",
@@ -202,7 +201,7 @@ def test_a_run_whose_data_are_elsewhere_is_still_reported(runs: Path, tmp_path: 
     shutil.copytree(runs / "tsflora-0", folder)
     gone = small_job("data.source=folder", "data.path=/nowhere", method="tsflora", world=WORLD)
     (folder / "job.yaml").write_text(dump_job(gone))
-    text = report([folder], tmp_path / "r.html").page.read_text()
+    text = report([folder], out=tmp_path / "r.html").page.read_text()
     assert "/nowhere" in text
     assert text.count('"kind":"missing"') == 2  # labels and patches; the timeline is there
 
@@ -309,7 +308,7 @@ def test_tables_sort_and_numbers_open(browser: Any, one: Path) -> None:
 def test_several_runs_stand_side_by_side_and_one_by_one(
     browser: Any, runs: Path, tmp_path: Path
 ) -> None:
-    written = report([runs], tmp_path / "all.html", images=2)
+    written = report([runs], out=tmp_path / "all.html", images=2)
     opened = Opened(browser, written.page.as_uri())
     shown = opened.page
     kinds = shown.eval_on_selector_all("section", "all => all.map(one => one.dataset.kind)")

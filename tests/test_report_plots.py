@@ -7,10 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cutlayer.report import curves as drawing
-from cutlayer.report import plots
-from cutlayer.report.curves import Curve
-from cutlayer.report.plots import Point, Traffic
+from cutlayer.drawing import curves as drawing
+from cutlayer.drawing import plots
+from cutlayer.drawing.curves import Curve
+from cutlayer.drawing.plots import MethodBytes, Point
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_neighbouring_curves_differ_in_colour_marker_and_line(tmp_path, drawn):
 
 
 def test_bars_are_megabytes_in_each_direction(tmp_path, drawn):
-    rows = [Traffic("sflora", 12_300_000, 9_000_000), Traffic("local-lora", 0, 0)]
+    rows = [MethodBytes("sflora", 12_300_000, 9_000_000), MethodBytes("local-lora", 0, 0)]
     plots.bytes_by_method(rows, tmp_path / "bytes.png", per="a round")
     check_png(tmp_path / "bytes.png")
     axes = drawn[0].axes[0]
@@ -143,4 +143,4 @@ def test_nothing_to_show_is_still_a_figure(tmp_path):
 def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
     path = tmp_path / "missing" / "bytes.png"
     with pytest.raises(FileNotFoundError):
-        plots.bytes_by_method([Traffic("a", 1, 1)], path)
+        plots.bytes_by_method([MethodBytes("a", 1, 1)], path)

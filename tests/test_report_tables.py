@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from cutlayer.report.tables import Column, markdown, render
+from cutlayer.drawing.tables import Column, markdown, render
 
 COLUMNS = [
     Column("method", "method", "text"),

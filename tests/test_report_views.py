@@ -15,10 +15,18 @@ from scipy import stats
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import change_job
-from cutlayer.report import page
-from cutlayer.report.views import comparison, curves, devices, patches, rounds, statistics, summary
-from cutlayer.report.views.pack import pack, plain, spread
-from cutlayer.report.views.runs import STAGES, Run, lines_of
+from cutlayer.reports import page
+from cutlayer.reports.views import (
+    comparison,
+    curves,
+    devices,
+    patches,
+    rounds,
+    statistics,
+    summary,
+)
+from cutlayer.reports.views.pack import pack, plain, spread
+from cutlayer.reports.views.runs import STAGES, Run, lines_of
 from report_runs import made_holdings, made_patches, made_places, made_run, made_spans
 
 
@@ -303,5 +311,5 @@ def test_images_are_small_pictures_in_the_page():
 
 
 def test_views_and_pages_need_no_torch():
-    code = "import sys, cutlayer.report.page; assert not {'torch', 'matplotlib'} & {*sys.modules}"
+    code = "import sys, cutlayer.reports.page; assert not {'torch', 'matplotlib'} & {*sys.modules}"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,26 +14,28 @@ import torch
 
 import tiny_models
 from cutlayer.cli import main
+from cutlayer.data.fingerprint import of_data
 from cutlayer.data.sources import load
+from cutlayer.drawing import calibration_plot
 from cutlayer.errors import CutlayerError, JobError, RunError
-from cutlayer.job import Data, Job, change_job, make_job
+from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.cut import Segment
 from cutlayer.model.export import save_adapter
 from cutlayer.model.families import describe
+from cutlayer.model.fingerprint import of_model
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.report import calibration_plot
-from cutlayer.run import fingerprint
-from cutlayer.run.calibrate import calibrate, choose_grid
-from cutlayer.run.calibration import (
+from cutlayer.planning.calibration.calibrate import calibrate, choose_grid
+from cutlayer.planning.calibration.linear_head import fit_head
+from cutlayer.planning.calibration.record import (
     Calibration,
     cache_file,
     calibration_for,
     read_calibration,
     write_calibration,
 )
-from cutlayer.run.linear_head import fit_head
 from cutlayer.seeds import derive
+from cutlayer.settings.data import Data
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from cutlayer.wire.tokens import select
 
@@ -242,7 +244,7 @@ def test_finding_a_record_imports_neither_torch_nor_figures() -> None:
     code = (
         "import sys\n"
         "from cutlayer.job import make_job\n"
-        "from cutlayer.run.calibration import calibration_for\n"
+        "from cutlayer.planning.calibration.record import calibration_for\n"
         "assert calibration_for(make_job({'method': 'auto'})).quality().shape[2] > 1\n"
         "for name in ('torch', 'transformers', 'matplotlib', 'pyarrow'):\n"
         "    assert name not in sys.modules, name\n"
@@ -375,33 +377,33 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def test_fingerprints_are_of_contents_not_of_places(vit: Path, tmp_path: Path) -> None:
     model = job_on(vit).model
     moved = model.model_copy(update={"path": str(shutil.copytree(vit, tmp_path / "moved"))})
-    assert fingerprint.of_model(moved, 0) == fingerprint.of_model(model, 0)
+    assert of_model(moved, 0) == of_model(model, 0)
     weights = tmp_path / "moved" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    assert fingerprint.of_model(moved, 0) != fingerprint.of_model(model, 0)
+    assert of_model(moved, 0) != of_model(model, 0)
     weights.unlink()
-    assert fingerprint.of_model(moved, 0) is None
+    assert of_model(moved, 0) is None
     random = model.model_copy(update={"weights": "random"})
-    assert fingerprint.of_model(random, 0) != fingerprint.of_model(random, 1)
+    assert of_model(random, 0) != of_model(random, 1)
 
     root = tmp_path / "images"
     for name in ("cat/1.png", "dog/1.png"):
         (root / name).parent.mkdir(parents=True)
         (root / name).write_bytes(b"picture")
     data = Data(source="folder", path=str(root))
-    first = fingerprint.of_data(data, 0)
-    assert fingerprint.of_data(data, 1) != first  # another fifth is held out
+    first = of_data(data, 0)
+    assert of_data(data, 1) != first  # another fifth is held out
     moved_data = data.model_copy(update={"path": str(shutil.copytree(root, tmp_path / "there"))})
-    assert fingerprint.of_data(moved_data, 0) == first
+    assert of_data(moved_data, 0) == first
     (root / "dog/1.png").rename(root / "dog/2.png")
-    assert fingerprint.of_data(data, 0) != first
+    assert of_data(data, 0) != first
     (root / "test" / "dog").mkdir(parents=True)
     (root / "test" / "dog" / "3.png").write_bytes(b"picture")
-    assert fingerprint.of_data(data, 1) == fingerprint.of_data(data, 0)
+    assert of_data(data, 1) == of_data(data, 0)
     gone = data.model_copy(update={"path": str(tmp_path / "nowhere")})
-    assert fingerprint.of_data(gone, 0) is None
+    assert of_data(gone, 0) is None
 
 
 def test_models_and_data_on_the_hub_are_known_by_what_is_cached(
@@ -416,16 +418,16 @@ def test_models_and_data_on_the_hub_are_known_by_what_is_cached(
         return str(vit / name) if (vit / name).is_file() else None
 
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: None)
-    assert fingerprint.of_model(hub, 0) is None
+    assert of_model(hub, 0) is None
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
-    assert fingerprint.of_model(hub, 0) == fingerprint.of_model(model, 0)
+    assert of_model(hub, 0) == of_model(model, 0)
 
     data = Data(source="hub", path="someone/images:small")
-    unknown = fingerprint.of_data(data, 0)
+    unknown = of_data(data, 0)
     branch = tmp_path / "datasets--someone--images" / "refs" / "main"
     branch.parent.mkdir(parents=True)
     branch.write_text("0123abcd")
-    known = fingerprint.of_data(data, 0)
+    known = of_data(data, 0)
     assert None not in (unknown, known)
     assert known != unknown
 

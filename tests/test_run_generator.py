@@ -19,12 +19,12 @@ from cutlayer.data import diffusion
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load
 from cutlayer.errors import CutlayerError, DataError, JobError, RunError
+from cutlayer.generation import scores
+from cutlayer.generation import settings as named
+from cutlayer.generation.evaluate import evaluate_generator
+from cutlayer.generation.train import batch_rows, resume_generator, train_generator
 from cutlayer.job import Job, make_job
-from cutlayer.methods.generator import Generator, GeneratorTraining
-from cutlayer.run import generator_scores as scores
-from cutlayer.run import generator_settings as named
-from cutlayer.run.generator_evaluate import evaluate_generator
-from cutlayer.run.generator_train import batch_rows, resume_generator, train_generator
+from cutlayer.settings.generator import GeneratorSettings, GeneratorTraining
 from helpers import small_job
 
 TINY = GeneratorTraining(
@@ -176,7 +176,7 @@ def test_figures_tell_new_images_from_copies_and_from_wrong_ones(
         ("wrong", others, turned),
     ):
         folder = write_folder(tmp_path / kind, data, names)
-        settings = Generator(source="folder", path=str(folder))
+        settings = GeneratorSettings(source="folder", path=str(folder))
         found[kind] = evaluate_generator(job, settings, tmp_path / f"{kind}-out", per_class=12)
     new, copies, wrong = found["new"], found["copies"], found["wrong"]
     assert new.accuracy["generated"] > 0.65

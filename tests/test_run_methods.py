@@ -9,8 +9,8 @@ from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
-from cutlayer.run.simulate import resume
-from cutlayer.run.situation import Allotment, Situation
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import equal, largest_difference, small_job
 from test_run_world import StopAfter
@@ -25,7 +25,7 @@ def world_job(method: str, *settings: str, **world: object) -> Job:
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_a_round_takes_the_time_its_plan_reckoned_with(method: str, tmp_path: Path) -> None:
-    row = simulate(world_job(method), tmp_path / "run").rows[0]
+    row = simulate(world_job(method), out=tmp_path / "run").rows[0]
     assert row.late == []
     # zstd shortens frames, and one-way devices overlap computing and sending.
     assert row.planned_s / 2 < row.virtual_s <= row.planned_s * (1 + 1e-3)
@@ -33,13 +33,13 @@ def test_a_round_takes_the_time_its_plan_reckoned_with(method: str, tmp_path: Pa
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_bandwidth_and_power_stay_within_the_worlds(method: str, tmp_path: Path) -> None:
-    row = simulate(world_job(method), tmp_path / "run").rows[0]
+    row = simulate(world_job(method), out=tmp_path / "run").rows[0]
     assert sum(one.bandwidth_hz for one in row.decisions.values()) <= 50e6 * (1 + 1e-9)
     assert all(0 < one.power_w <= 0.2 * (1 + 1e-9) for one in row.decisions.values())
 
 
 def test_frozen_devices_send_one_way_and_no_adapter_travels(tmp_path: Path) -> None:
-    result = simulate(world_job("st-sflora"), tmp_path / "run")
+    result = simulate(world_job("st-sflora"), out=tmp_path / "run")
     for activations, gradients, down, up in result.rows[0].traffic.values():
         assert activations > 0
         assert gradients == down == up == 0
@@ -52,11 +52,11 @@ def test_devices_in_turn_move_the_adapter_once_for_each_batch(tmp_path: Path) ->
     # One device a round in turn is plain training; four give another adapter than their mean.
     alone = small_job("devices.count=1", "method.device=frozen")
     in_turn = change_job(alone, ["method.server_adapter=in-turn"])
-    one, other = simulate(alone, tmp_path / "a"), simulate(in_turn, tmp_path / "b")
+    one, other = simulate(alone, out=tmp_path / "a"), simulate(in_turn, out=tmp_path / "b")
     assert largest_difference(one.adapter, other.adapter) < 1e-6
     several = small_job("method.device=frozen", "method.server_adapter=shared")
-    mean = simulate(several, tmp_path / "c")
-    moved = simulate(change_job(several, ["method.server_adapter=in-turn"]), tmp_path / "d")
+    mean = simulate(several, out=tmp_path / "c")
+    moved = simulate(change_job(several, ["method.server_adapter=in-turn"]), out=tmp_path / "d")
     assert largest_difference(mean.adapter, moved.adapter) > 1e-4
 
 
@@ -64,16 +64,16 @@ def test_different_cuts_in_one_round_average_to_what_one_cut_gives(tmp_path: Pat
     # The cut is exact, so joined and averaged adapters do not depend on where each was cut.
     cuts = "method.allocation.cuts=[4,1]"
     rates = "method.allocation.rates_bps=[0,0.7e6]"
-    mixed = simulate(world_job("asfl", cuts, rates), tmp_path / "mixed")
-    plain = simulate(world_job("sflora"), tmp_path / "plain")
+    mixed = simulate(world_job("asfl", cuts, rates), out=tmp_path / "mixed")
+    plain = simulate(world_job("sflora"), out=tmp_path / "plain")
     assert {one.cut for one in mixed.rows[0].decisions.values()} == {1, 4}
     assert largest_difference(mixed.adapter, plain.adapter) < 1e-5
 
 
 def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
     settings = ("method.allocation.cuts=[4,1]", "method.allocation.rates_bps=[0,0.7e6]")
-    row = simulate(world_job("asfl", *settings), tmp_path / "run").rows[0]
-    sent = {d: row.traffic[d][0] / row.samples[d] for d in row.decisions}
+    row = simulate(world_job("asfl", *settings), out=tmp_path / "run").rows[0]
+    sent = {d: row.traffic[d][0] / row.samples_all_epochs[d] for d in row.decisions}
     assert max(sent.values()) < 1.1 * min(sent.values())  # a transformer's blocks are all as wide
     early = {d for d, one in row.decisions.items() if one.cut == 1}
     assert early
@@ -81,35 +81,37 @@ def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
 
 
 def test_sflam_sends_the_embedding_in_few_bits(tmp_path: Path) -> None:
-    row = simulate(world_job("sflam"), tmp_path / "run").rows[0]
+    row = simulate(world_job("sflam"), out=tmp_path / "run").rows[0]
     assert {one.cut for one in row.decisions.values()} == {0}
     bits = {one.bits_up for one in row.decisions.values()}
     assert bits <= {2, 4, 8, 16, 32}
     strict = world_job("sflam", "method.allocation.error_budget=1e-6")
-    finer = simulate(strict, tmp_path / "finer").rows[0]
+    finer = simulate(strict, out=tmp_path / "finer").rows[0]
     assert min(one.bits_up for one in finer.decisions.values()) > max(bits)
 
 
 def test_a_tighter_quality_sends_more(tmp_path: Path) -> None:
-    loose = simulate(world_job("auto", "method.allocation.quality_min=0.3"), tmp_path / "loose")
-    tight = simulate(world_job("auto", "method.allocation.quality_min=0.99"), tmp_path / "tight")
+    loose = simulate(world_job("auto", "method.allocation.quality_min=0.3"), out=tmp_path / "loose")
+    tight = simulate(
+        world_job("auto", "method.allocation.quality_min=0.99"), out=tmp_path / "tight"
+    )
     assert loose.up_bytes < tight.up_bytes
     assert loose.rows[0].virtual_s < tight.rows[0].virtual_s
 
 
 def test_exact_has_no_less_ste_than_the_published_order(tmp_path: Path) -> None:
-    paper = simulate(world_job("st-sflora"), tmp_path / "paper").rows[0]
+    paper = simulate(world_job("st-sflora"), out=tmp_path / "paper").rows[0]
     ours = simulate(
-        world_job("st-sflora", "method.allocation.solver=exact"), tmp_path / "ours"
+        world_job("st-sflora", "method.allocation.solver=exact"), out=tmp_path / "ours"
     ).rows[0]
     assert paper.ste <= ours.ste * (1 + 1e-9) <= ours.ste_bound * (1 + 1e-6)
 
 
 def test_devices_that_cannot_be_in_time_are_left_out_and_said_to_be(tmp_path: Path) -> None:
-    whole = simulate(world_job("st-sflora"), tmp_path / "whole").rows[0]
-    row = simulate(world_job("st-sflora", deadline_s=whole.planned_s / 2), tmp_path / "short").rows[
-        0
-    ]
+    whole = simulate(world_job("st-sflora"), out=tmp_path / "whole").rows[0]
+    row = simulate(
+        world_job("st-sflora", deadline_s=whole.planned_s / 2), out=tmp_path / "short"
+    ).rows[0]
     assert row.left_out
     assert all("standing time" in why for why in row.left_out.values())
     assert set(row.left_out) | set(row.decisions) == {0, 1, 2, 3}
@@ -118,16 +120,16 @@ def test_devices_that_cannot_be_in_time_are_left_out_and_said_to_be(tmp_path: Pa
 
 def test_late_devices_leave_no_trace_on_a_shared_adapter(tmp_path: Path) -> None:
     job = world_job("st-sflora-full")
-    whole = simulate(job, tmp_path / "whole").rows[0]
+    whole = simulate(job, out=tmp_path / "whole").rows[0]
     late = world_job("st-sflora-full", deadline_s=whole.virtual_s * 0.9)
-    some = simulate(late, tmp_path / "some")
+    some = simulate(late, out=tmp_path / "some")
     assert 0 < len(some.rows[0].late) < 4
     in_time = [d for d in some.rows[0].cohort if d not in some.rows[0].late]
-    with_them = simulate(job, tmp_path / "again")
+    with_them = simulate(job, out=tmp_path / "again")
     assert not equal(some.adapter, with_them.adapter)
     only = simulate(
         change_job(job, [f"method.allocation.solver={__name__}:{_only(in_time)}"]),
-        tmp_path / "only",
+        out=tmp_path / "only",
     )
     assert equal(some.adapter, only.adapter)
 
@@ -140,18 +142,18 @@ def _only(devices: list[int]) -> str:
     return "take_chosen"
 
 
-def take_chosen(now: Situation) -> Allotment:
+def take_chosen(now: PlanningInput) -> RoundDecisions:
     """An allocator of one's own: some devices, alike."""
     share = now.bandwidth_hz / len(CHOSEN)
     alike = Decision(now.job.cut, None, 32, 32, share, 0.2)
-    return Allotment({d: alike for d in now.devices if d in CHOSEN}, {})
+    return RoundDecisions({d: alike for d in now.devices if d in CHOSEN}, {})
 
 
 def test_a_resumed_run_decides_as_an_uninterrupted_one(tmp_path: Path) -> None:
     job = change_job(world_job("st-sflora"), ["training.rounds=3"])
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=StopAfter())
+        simulate(job, out=tmp_path / "cut", progress=StopAfter())
     again = resume(tmp_path / "cut")
     assert equal(whole.adapter, again.adapter)
     assert [r.decisions for r in whole.rows] == [r.decisions for r in again.rows]
@@ -173,12 +175,12 @@ def test_impossible_allocations_are_one_sentence(
     settings: list[str], world: dict, sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises((JobError, AllocationError), match=sentence):
-        simulate(world_job("st-sflora", *settings, **world), tmp_path / "run")
+        simulate(world_job("st-sflora", *settings, **world), out=tmp_path / "run")
 
 
 def test_an_allocator_without_a_world_says_what_to_add(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="world=\\{\\}"):
-        simulate(small_job(method="st-sflora"), tmp_path / "run")
+        simulate(small_job(method="st-sflora"), out=tmp_path / "run")
 
 
 def test_poisson_participation_draws_cohorts_of_that_mean() -> None:

@@ -40,7 +40,7 @@ def documented_methods() -> list[str]:
 def test_a_pretrained_encoder_learns_topics_with_a_quarter_of_its_tokens(prepared: Path) -> None:
     fewer = ["data.train_samples=240", "data.test_samples=100", "training.rounds=2"]
     job = load_job(prepared / "r8.yaml", fewer)
-    results = compare(job, documented_methods(), prepared / "runs").results
+    results = compare(job, methods=documented_methods(), out=prepared / "runs").results
     whole, *short = results
     for result in results:
         assert result.rows[1].loss < result.rows[0].loss

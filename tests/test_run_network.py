@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cutlayer import simulate
-from cutlayer.net.measure import LinkRates
+from cutlayer.network.transport.link_rates import LinkRates
 from fleet_helpers import crowd, events, process, served
 from helpers import equal, largest_difference, small_job
 
@@ -20,9 +20,9 @@ def test_noisy_labels_are_those_of_the_simulator_where_the_data_are_the_jobs(
     tmp_path: Path,
 ) -> None:
     job = small_job(
-        "augment={generator: {source: demo}, amount: 12, share_epsilon: 0.5}", method="genfl"
+        "generated={generator: {source: demo}, amount: 12, share_epsilon: 0.5}", method="genfl"
     )
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(
             job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
@@ -40,7 +40,7 @@ def test_allocators_go_by_what_devices_measured(
     async def measured(connection: object) -> LinkRates:
         return LinkRates(0.01, next(rates), 50e6)
 
-    monkeypatch.setattr("cutlayer.run.join.measure_link", measured)
+    monkeypatch.setattr("cutlayer.network.device.join.measure_link", measured)
     cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
     job = small_job(cuts, "training.rounds=1", method="asfl", world={})
     with crowd() as devices:
@@ -64,8 +64,8 @@ def test_allocators_go_by_what_devices_measured(
 def test_every_method_that_the_simulator_runs_runs_over_a_network(
     tmp_path: Path, method: str
 ) -> None:
-    augment = "augment={generator: {source: demo}, amount: 8}"
-    settings = [augment] if method.startswith("gen") else []
+    generated = "generated={generator: {source: demo}, amount: 8}"
+    settings = [generated] if method.startswith("gen") else []
     job = small_job(*settings, "training.rounds=1", method=method, world={})
     with crowd() as devices:
         found = served(
@@ -79,7 +79,7 @@ def test_every_method_that_the_simulator_runs_runs_over_a_network(
 @pytest.mark.parametrize("method", ["sflora", "fedlora", "tsflora", "st-sflora"])
 def test_a_network_ends_where_the_simulator_does(tmp_path: Path, method: str) -> None:
     job = small_job("method.allocation.solver=equal", method=method)
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(
             job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
@@ -97,7 +97,7 @@ def test_devices_that_are_processes_end_where_the_simulator_does(
     tmp_path: Path, method: str
 ) -> None:
     job = small_job("method.allocation.solver=equal", method=method)
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     devices: list[subprocess.Popen[bytes]] = []
     together = served(
         job, tmp_path / "net", lambda port: devices.extend(process(port, n) for n in range(4))
@@ -118,7 +118,7 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
 ) -> None:
     world = {"mobility": {"kind": "redraw"}, "deadline_s": deadline_s}
     job = small_job(method=method, world=world)
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     assert any(row.late for row in alone.rows) == bool(deadline_s)
     with crowd() as devices:
         together = served(

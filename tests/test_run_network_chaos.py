@@ -20,7 +20,7 @@ pytest.importorskip("grpc")
 
 from cutlayer import simulate
 from cutlayer.job import Job, dump_job
-from cutlayer.report.record import Row, read_rows
+from cutlayer.record.rows import Row, read_rows
 from helpers import small_job
 
 ROUNDS, DEVICES, SERVER_KILLS = 50, 12, 2
@@ -156,7 +156,7 @@ def rounds_done(out: Path) -> int:
 @pytest.mark.slow
 def test_chaos_costs_devices_their_turns_and_never_the_run(tmp_path: Path) -> None:
     random.seed(0)
-    plain = [simulate(chaos_job(seed), tmp_path / f"plain-{seed}") for seed in range(3)]
+    plain = [simulate(chaos_job(seed), out=tmp_path / f"plain-{seed}") for seed in range(3)]
     out, port = tmp_path / "run", free_port()
     (tmp_path / "job.yaml").write_text(dump_job(chaos_job(0)))
     proxy = Proxy(port)
@@ -203,5 +203,5 @@ def check(row: Row, undisturbed: Row) -> None:
     through = set(row.decisions) - set(row.lost)
     for device in through:
         assert row.traffic[device] == undisturbed.traffic[device]
-        assert row.samples[device] == undisturbed.samples[device]
+        assert row.samples_all_epochs[device] == undisturbed.samples_all_epochs[device]
     assert json.loads(row.to_json())["round"] == row.round

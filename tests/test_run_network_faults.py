@@ -13,15 +13,15 @@ import torch
 
 from cutlayer import __version__, simulate
 from cutlayer.errors import DataError, NetworkError, RefusedError, RunError
-from cutlayer.job import Quantizer
-from cutlayer.net.client import connect
-from cutlayer.net.connection import Connection
-from cutlayer.net.limits import Lane
-from cutlayer.net.messages import Hello, Ready, RoundBegin, StepDone, Task
-from cutlayer.report.record import read_rows
-from cutlayer.run.join import Place, join
-from cutlayer.run.progress import Silent
-from cutlayer.run.serve import Desk, serve
+from cutlayer.network.device.join import JoinOptions, join
+from cutlayer.network.server.serve import ServeOptions, serve
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.messages import Hello, Ready, RoundBegin, StepDone, Task
+from cutlayer.record.rows import read_rows
+from cutlayer.rounds.progress import Silent
+from cutlayer.settings.method import Quantizer
 from cutlayer.train.result import RoundResult
 from cutlayer.wire.codec import (
     ActivationsMessage,
@@ -178,7 +178,7 @@ def interrupt() -> None:
 
 def test_devices_return_to_a_server_that_goes_on_and_nothing_counts_twice(tmp_path: Path) -> None:
     job = quick_job("training.rounds=3")
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         ports: list[int] = []
 
@@ -238,14 +238,14 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
 
 def test_data_that_are_not_there_are_missed_before_anything_is_connected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^--data: there is no "):
-        join(Place("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))
+        join(JoinOptions("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))
 
 
 def test_a_port_in_use_leaves_no_run_folder_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        desk = Desk(f"127.0.0.1:{other.getsockname()[1]}")
+        desk = ServeOptions(f"127.0.0.1:{other.getsockname()[1]}")
         with pytest.raises(NetworkError, match=r"^address: cannot listen on"):
-            serve(quick_job(), desk, tmp_path / "net")
+            serve(quick_job(), options=desk, out=tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
 

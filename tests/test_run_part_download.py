@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cutlayer.net.messages import Fetch
-from cutlayer.run import parts_download
+from cutlayer.network import part_files
+from cutlayer.network.transport.messages import Fetch
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
 
@@ -20,7 +20,7 @@ def fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
         asked.append((name, offset))
         return Fetch(name, offset)
 
-    monkeypatch.setattr(parts_download, "Fetch", noted)
+    monkeypatch.setattr(part_files, "Fetch", noted)
     return asked
 
 

@@ -10,7 +10,7 @@ from cutlayer import compare, simulate
 from cutlayer.job import Job, make_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Segment
-from cutlayer.run.setup import load_parts
+from cutlayer.train.parts import load_parts
 
 
 def dinov2_job(models: Path, data: Path, **sections: dict) -> Job:
@@ -41,7 +41,9 @@ def test_methods_train_dinov2_on_cifar10_through_the_cut(
         "small = tsflora tokens.keep=8 uplink.bits=4 uplink.levels=gaussian "
         "uplink.rounding=nearest uplink.rotate=true",
     ]
-    comparison = compare(dinov2_job(shared_models, shared_data), methods, tmp_path / "out")
+    comparison = compare(
+        dinov2_job(shared_models, shared_data), methods=methods, out=tmp_path / "out"
+    )
     sflora, fedlora, small = comparison.results
     # The cut is exact: split and whole training see the same losses.
     assert sflora.rows[0].loss == pytest.approx(fedlora.rows[0].loss, rel=1e-5)
@@ -56,7 +58,7 @@ def test_the_adapter_of_a_run_gives_the_same_logits_in_peft(
     from peft import PeftModel
 
     job = dinov2_job(shared_models, shared_data)
-    result = simulate(job, tmp_path / "run")
+    result = simulate(job, out=tmp_path / "run")
     parts = load_parts(job)
     images = Preprocessor(parts.model.spec)(parts.test.inputs[:4])
     ours = parts.model.forward(images, [Segment(result.adapter, 4)])

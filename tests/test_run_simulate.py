@@ -13,9 +13,9 @@ import cutlayer
 from cutlayer import simulate
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import dump_job
-from cutlayer.report.record import Row, read_rows
-from cutlayer.run.checkpoint import load_state
-from cutlayer.run.progress import Silent
+from cutlayer.record.checkpoint import load_state
+from cutlayer.record.rows import Row, read_rows
+from cutlayer.rounds.progress import Silent
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 
@@ -38,9 +38,9 @@ def without_times(rows: list[Row]) -> list[dict]:
 @pytest.mark.parametrize("method", ["tsflora", "local-lora"])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, method: str) -> None:
     job = small_job("training.rounds=3", "devices.per_round=3", method=method)
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=StopAfter(1))
+        simulate(job, out=tmp_path / "cut", progress=StopAfter(1))
     assert not (tmp_path / "cut" / "adapter").exists()
     resumed = cutlayer.resume(tmp_path / "cut")
     assert equal(whole.adapter, resumed.adapter)
@@ -53,7 +53,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path, method: str)
 
 def test_a_killed_run_resumes_to_the_same_adapter(tmp_path: Path) -> None:
     job = small_job("training.rounds=4", method="tsflora")
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     (tmp_path / "job.yaml").write_text(dump_job(job))
     folder = tmp_path / "killed"
     command = [sys.executable, "-m", "cutlayer", "simulate", tmp_path / "job.yaml", "--out", folder]
@@ -69,7 +69,7 @@ def test_a_killed_run_resumes_to_the_same_adapter(tmp_path: Path) -> None:
 
 def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
     job = small_job("data.partition.kind=iid")  # 30 samples a device: batches of 8, 8, 8, 6
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     payload = 30 * 50 * 128 * 4  # samples, tokens with CLS, width, bytes of a float32
     for activations, gradients, down, up in row.traffic.values():
         assert payload < activations < payload + 4 * 120
@@ -78,13 +78,13 @@ def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
-    simulate(small_job("training.rounds=1"), tmp_path / "run")
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     with pytest.raises(RunError, match="already holds a run"):
-        simulate(small_job("training.rounds=1"), tmp_path / "run")
+        simulate(small_job("training.rounds=1"), out=tmp_path / "run")
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
-    done = simulate(small_job("training.rounds=1"), tmp_path / "run")
+    done = simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     again = cutlayer.resume(tmp_path / "run")
     assert equal(done.adapter, again.adapter)
     assert len(again.rows) == 1
@@ -93,11 +93,11 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path: Path) -> None:
     job = small_job("training.optimizer=sgd", "training.lr=1e30")
     with pytest.raises(RunError, match=r"round 0, step \d|NaN, infinity"):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")
 
 
 def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
-    simulate(small_job("training.rounds=1"), tmp_path / "run")
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     state = tmp_path / "run" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-40])
     with pytest.raises(RunError, match="is damaged"):
@@ -118,5 +118,5 @@ def test_a_job_the_model_cannot_run_is_refused(
     tmp_path: Path, settings: list[str], message: str
 ) -> None:
     with pytest.raises(CutlayerError, match=message):
-        simulate(small_job(*settings), tmp_path / "run")
+        simulate(small_job(*settings), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,7 @@ def test_a_text_encoder_trains_through_the_cut(
     job_values: dict, tmp_path: Path, score: str
 ) -> None:
     methods = ["sflora", "fedlora", f"few = tsflora tokens.keep=2 tokens.score={score}"]
-    comparison = compare(make_job(job_values), methods, tmp_path / "out")
+    comparison = compare(make_job(job_values), methods=methods, out=tmp_path / "out")
     sflora, fedlora, few = comparison.results
     assert sflora.rows[0].loss == pytest.approx(fedlora.rows[0].loss, rel=1e-4)
     assert few.rows[0].traffic[0][0] < sflora.rows[0].traffic[0][0]
@@ -48,7 +48,7 @@ def test_texts_train_over_a_network_as_in_a_simulation(
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     job = make_job({**job_values, "method": {"name": "tsflora", "tokens": {"keep": 2}}})
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(
             job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(2)]

@@ -11,8 +11,8 @@ import pytest
 from cutlayer.cli import main
 from cutlayer.errors import RunError
 from cutlayer.job import dump_job
-from cutlayer.report.record import Row
-from cutlayer.run.trackers import scalars, track
+from cutlayer.record.rows import Row
+from cutlayer.reports.trackers import scalars, track
 from report_runs import made_job, made_rows
 
 
@@ -53,7 +53,7 @@ def test_tensorboard_reads_what_was_measured(run: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    where = track(run, "tensorboard", str(tmp_path / "events"))
+    where = track(run, to="tensorboard", where=str(tmp_path / "events"))
     events = EventAccumulator(where.removeprefix("tensorboard --logdir "))
     events.Reload()
     for name in expected()[0]:
@@ -69,7 +69,7 @@ def test_mlflow_reads_what_was_measured(
     mlflow = pytest.importorskip("mlflow", reason="needs the package mlflow")
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    where = track(run, "mlflow", uri, project="fleet")
+    where = track(run, to="mlflow", where=uri, project="fleet")
     client = mlflow.MlflowClient(uri)
     (experiment,) = client.search_experiments(filter_string="name = 'fleet'")
     (found,) = client.search_runs([experiment.experiment_id])
@@ -89,7 +89,7 @@ def test_wandb_keeps_it_offline_where_it_is_told_so(
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    where = track(run, "wandb", str(tmp_path))
+    where = track(run, to="wandb", where=str(tmp_path))
     assert where.startswith("wandb sync ")
     (file,) = Path(where.removeprefix("wandb sync ")).glob("*.wandb")
     accuracies = []
@@ -130,7 +130,7 @@ def test_a_run_is_followed_to_its_last_round(tmp_path: Path) -> None:
     append(folder, rows[:1])
     later = threading.Timer(0.5, append, (folder, rows[1:]))
     later.start()
-    track(folder, "tensorboard", follow=True)
+    track(folder, to="tensorboard", follow=True)
     later.join()
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
@@ -142,9 +142,9 @@ def test_a_tracker_that_is_not_there_is_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(RunError, match=r"mlflow is not installed: pip install 'cutlayer\[mlflow\]"):
-        track(run, "mlflow")
+        track(run, to="mlflow")
     with pytest.raises(RunError, match="'paper' is none of tensorboard, mlflow, wandb"):
-        track(run, "paper")
+        track(run, to="paper")
     monkeypatch.setattr(sys, "argv", ["cutlayer", "track", str(run / "nowhere"), "--to", "wandb"])
     with pytest.raises(SystemExit):
         main()
@@ -154,4 +154,4 @@ def test_a_tracker_that_is_not_there_is_one_sentence(
 def test_what_a_tracker_will_not_take_is_one_sentence(run: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the package tensorboard")
     with pytest.raises(RunError, match="--to: tensorboard does not take the run of"):
-        track(run, "tensorboard", str(run / "job.yaml"))
+        track(run, to="tensorboard", where=str(run / "job.yaml"))

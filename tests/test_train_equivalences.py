@@ -8,9 +8,9 @@ import pytest
 import tiny_models
 from cutlayer import simulate
 from cutlayer.job import Job, change_job
-from cutlayer.run.decide import base_decision
-from cutlayer.run.setup import first_adapter, load_parts, make_device, make_server
+from cutlayer.planning.decide import base_decision
 from cutlayer.train.link import LocalLink
+from cutlayer.train.parts import first_adapter, load_parts, make_device, make_server
 from cutlayer.train.round import train_round
 from helpers import equal, largest_difference, moved, small_job
 
@@ -28,8 +28,8 @@ def trained(job: Job, order: list[int] | None = None) -> tuple[dict, dict]:
 
 def test_one_device_of_sflora_equals_split_lora(tmp_path: Path) -> None:
     one = "devices.count=1"
-    parallel = simulate(small_job(one), tmp_path / "sflora")
-    sequential = simulate(small_job(one, method="split-lora"), tmp_path / "split")
+    parallel = simulate(small_job(one), out=tmp_path / "sflora")
+    sequential = simulate(small_job(one, method="split-lora"), out=tmp_path / "split")
     assert equal(parallel.adapter, sequential.adapter)
     assert parallel.up_bytes == sequential.up_bytes
 
@@ -37,8 +37,8 @@ def test_one_device_of_sflora_equals_split_lora(tmp_path: Path) -> None:
 def test_tsflora_with_all_tokens_and_32_bits_equals_sflora(tmp_path: Path) -> None:
     off = ("method.tokens.keep=null", "method.uplink.bits=32", "method.downlink.bits=32")
     off += ("method.uplink.entropy=none", "method.downlink.entropy=none")
-    plain = simulate(small_job(), tmp_path / "sflora")
-    compressed = simulate(small_job(*off, method="tsflora"), tmp_path / "tsflora")
+    plain = simulate(small_job(), out=tmp_path / "sflora")
+    compressed = simulate(small_job(*off, method="tsflora"), out=tmp_path / "tsflora")
     assert equal(plain.adapter, compressed.adapter)
     # Headers name other settings, and the body says nothing of them: bytes differ by headers only.
     assert compressed.up_bytes == pytest.approx(plain.up_bytes, rel=1e-4)
@@ -77,14 +77,14 @@ def test_devices_in_one_pass_equal_devices_one_by_one(server_adapter: str) -> No
 
 
 def test_centralized_equals_one_device_that_holds_all(tmp_path: Path) -> None:
-    central = simulate(small_job(method="centralized"), tmp_path / "central")
-    alone = simulate(small_job("devices.count=1", method="fedlora"), tmp_path / "alone")
+    central = simulate(small_job(method="centralized"), out=tmp_path / "central")
+    alone = simulate(small_job("devices.count=1", method="fedlora"), out=tmp_path / "alone")
     assert equal(central.adapter, alone.adapter)
     assert (central.up_bytes, central.down_bytes) == (0, 0)
 
 
 def test_local_lora_shares_nothing(tmp_path: Path) -> None:
-    result = simulate(small_job(method="local-lora"), tmp_path / "run")
+    result = simulate(small_job(method="local-lora"), out=tmp_path / "run")
     assert (result.up_bytes, result.down_bytes) == (0, 0)
     assert sorted(p.name for p in result.adapter_folder.iterdir()) == [
         f"device-{i:04d}" for i in range(4)
@@ -97,7 +97,7 @@ def test_a_shared_server_adapter_differs_from_averaged_ones() -> None:
 
 
 def test_a_device_without_adapters_gets_no_gradients(tmp_path: Path) -> None:
-    result = simulate(small_job("model.lora.side=server"), tmp_path / "run")
+    result = simulate(small_job("model.lora.side=server"), out=tmp_path / "run")
     activations, gradients, *_ = result.rows[0].traffic[0]
     assert activations > 0
     assert gradients == 0
@@ -128,15 +128,15 @@ def test_a_fully_trained_resnet_is_split_anywhere_with_one_result(tmp_path: Path
 
 
 def test_full_training_moves_the_backbone_and_sends_it(tmp_path: Path) -> None:
-    lora = simulate(small_job("training.rounds=1", method="fedlora"), tmp_path / "lora")
-    full = simulate(small_job(*FULL, method="fedlora"), tmp_path / "full")
+    lora = simulate(small_job("training.rounds=1", method="fedlora"), out=tmp_path / "lora")
+    full = simulate(small_job(*FULL, method="fedlora"), out=tmp_path / "full")
     assert full.up_bytes > 10 * lora.up_bytes
     assert any("patch_embeddings" in name for name in full.adapter)
 
 
 def test_sflam_in_full_trains_both_sides_of_the_embedding(tmp_path: Path) -> None:
     job = small_job(*FULL, method="sflam", world={"reference_loss_db": 75.0})
-    result = simulate(job, tmp_path / "run")
+    result = simulate(job, out=tmp_path / "run")
     start = first_adapter(job, load_parts(job).model)
     assert all(t[1] > 0 and t[3] > 0 for t in result.rows[0].traffic.values())
     for part in ("patch_embeddings", "layers.3", "classifier"):

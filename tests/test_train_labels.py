@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutlayer.train.labels import SharedLabels, histogram, share
+from cutlayer.train.label_sharing import SharedLabels, histogram, share
 
 COUNTS = np.array([[10, 0, 0], [0, 10, 0], [0, 0, 20]])
 

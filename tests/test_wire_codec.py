@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire import quantize, rotate
 from cutlayer.wire.codec import (
     ActivationsMessage,
@@ -30,7 +30,7 @@ from cutlayer.wire.codec import (
     encode_adapter,
     encode_gradient,
 )
-from cutlayer.wire.size import body_bytes
+from cutlayer.wire.frame_bytes import body_bytes
 
 QUANTIZERS = st.builds(
     lambda bits, scheme, per, rotation, entropy: Quantizer(

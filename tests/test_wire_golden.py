@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
     ActivationsMessage,
     AdapterMessage,

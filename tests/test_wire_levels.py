@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import own_levels
 from cutlayer.errors import FrameError, JobError
 from cutlayer.job import make_job
-from cutlayer.methods.spec import Quantizer
-from cutlayer.run.simulate import simulate
+from cutlayer.settings.method import Quantizer
+from cutlayer.simulation.simulate import simulate
 from cutlayer.wire import frame
 from cutlayer.wire.codec import (
     ActivationsMessage,
@@ -99,5 +99,5 @@ def test_a_job_with_other_levels_is_refused_before_it_trains(
         }
     )
     with pytest.raises(JobError, match=fault):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

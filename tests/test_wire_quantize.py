@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.quantize import (
     dequantize,
     gaussian_levels,
@@ -18,7 +19,6 @@ from cutlayer.wire.quantize import (
     unpack_bits,
 )
 from cutlayer.wire.rotate import rotate, unrotate
-from cutlayer.wire.size import body_bytes
 
 
 def through(x: Tensor, quantizer: Quantizer, seed: int = 0) -> Tensor:
@@ -229,6 +229,17 @@ def test_a_forged_rms_whose_levels_overflow_is_refused() -> None:
     body = np.float32(3e38).tobytes() + np.float16(1.0).tobytes() + b"\xff"
     with pytest.raises(FrameError, match="ranges"):
         dequantize(body, 1, 2, Quantizer(bits=4, levels="gaussian"))
+
+
+def test_levels_that_are_not_known_are_refused_and_not_taken_for_gaussian_ones() -> None:
+    body = np.float32(1).tobytes() + np.float16(1.0).tobytes() + b"\x00"
+    with pytest.raises(FrameError, match="'own_levels:cubic' are not known here"):
+        dequantize(body, 1, 2, Quantizer(bits=4, levels="own_levels:cubic"))
+    given = np.linspace(-1, 1, 16, dtype=np.float32)
+    assert dequantize(body, 1, 2, Quantizer(bits=4, levels="own_levels:cubic"), given).shape == (
+        1,
+        2,
+    )
 
 
 def test_forged_floats_are_refused() -> None:

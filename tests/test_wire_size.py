@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
     ActivationsMessage,
     AdapterMessage,
@@ -14,7 +14,7 @@ from cutlayer.wire.codec import (
     encode_adapter,
     encode_gradient,
 )
-from cutlayer.wire.size import activations_bytes, adapter_bytes, gradient_bytes
+from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes
 
 # Three numbers in a header may each be four bytes shorter than reckoned.
 SLACK = 12

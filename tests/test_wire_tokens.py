@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cutlayer.methods.spec import Tokens
+from cutlayer.settings.method import Tokens
 from cutlayer.wire.tokens import select
 
 

@@ -71,6 +71,19 @@ def test_a_step_takes_as_long_as_its_own_frames():
     assert parallel(times).busy_s("uplink").tolist() == [6, 2]
 
 
+def test_the_last_batch_of_an_epoch_takes_less_everywhere():
+    takes = {"forward_s": [[2], [1]], "server_s": [[4], [2]], "backward_s": [[6], [3]]}
+    for line in (
+        parallel(durations(1, **takes, steps=2)),
+        parallel(durations(1, **takes, steps=2), "pooled"),
+        sequential(durations(1, **takes, steps=2)),
+    ):
+        assert line.start_s["server"][:, 0].tolist() == [2, 13]
+        assert line.finish_s.tolist() == [12 + 6]
+    one_way = durations(1, forward_s=[[2], [1]], server_s=[[4], [2]], steps=2, one_way=True)
+    assert parallel(one_way).finish_s.tolist() == [2 + 4 + 2]
+
+
 def test_an_unlimited_server_makes_nobody_wait():
     times = durations(2, uplink_s=[1, 1], server_s=[2, 3])
     assert parallel(times, "unlimited").finish_s.tolist() == [3, 4]
@@ -149,7 +162,7 @@ def simulate(times, server):
     jobs = []
     for m in range(count):
         for step in range(times.steps[m] if times.one_way else 1):
-            device[m] += times.forward_s[m]
+            device[m] += times.forward_s[step, m]
             radio[m] = max(device[m], radio[m]) + times.uplink_s[step, m]
             jobs.append((radio[m], step, m))
     free, finish = 0.0, [0.0] * count
@@ -157,14 +170,14 @@ def simulate(times, server):
         jobs.sort()
         arrived, step, m = jobs.pop(0)
         start = max(arrived, free) if server == "fifo" else max(arrived, chain[m])
-        end = start + times.server_s[m]
+        end = start + times.server_s[step, m]
         free = chain[m] = end
         if times.one_way:
             finish[m] = end
             continue
-        ready = end + times.downlink_s[step, m] + times.backward_s[m]
+        ready = end + times.downlink_s[step, m] + times.backward_s[step, m]
         if step + 1 < times.steps[m]:
-            sent = ready + times.forward_s[m] + times.uplink_s[step + 1, m]
+            sent = ready + times.forward_s[step + 1, m] + times.uplink_s[step + 1, m]
             jobs.append((sent, step + 1, m))
         finish[m] = ready
     sent = radio if times.one_way else finish
@@ -193,9 +206,9 @@ def test_a_timeline_is_that_of_an_event_by_event_simulation(data, count, one_way
 
     back = [0.0] * count if one_way else None
     times = durations(
-        count, broadcast_s=draw(), forward_s=draw(), uplink_s=draw_steps(), server_s=draw(),
-        downlink_s=back or draw_steps(), backward_s=back or draw(), upload_s=draw(),
-        steps=steps, one_way=one_way,
+        count, broadcast_s=draw(), forward_s=draw_steps(), uplink_s=draw_steps(),
+        server_s=draw_steps(), downlink_s=back or draw_steps(), backward_s=back or draw_steps(),
+        upload_s=draw(), steps=steps, one_way=one_way,
     )  # fmt: skip
     line = parallel(times, server)
     assert line.finish_s.tolist() == simulate(times, server).tolist()
@@ -220,9 +233,7 @@ def check_order(times, line):
         for stage in stages:
             assert np.isnan(line.start_s[stage][steps:, m]).all()
             if stage != "server":
-                takes = getattr(times, f"{stage}_s")
-                # What is given by step is taken by step.
-                takes = takes[:steps, m].sum() if takes.ndim == 2 else steps * takes[m]
+                takes = getattr(times, f"{stage}_s")[:steps, m].sum()
                 assert line.busy_s(stage)[m] == pytest.approx(takes)
     assert line.duration_s == line.finish_s.max()
     assert not line.late.any()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from cutlayer.settings.places import FleetSettings
+from cutlayer.settings.world import EnergySettings
 from cutlayer.world.energy import compute_j, compute_s, cycles, round_j, transmit_j
 from cutlayer.world.fleet import make_fleet
-from cutlayer.world.settings import EnergySettings, FleetSettings
 
 FLEET = make_fleet(FleetSettings(preset=("raspberry-pi-4", "jetson-nano")), 2, seed=0)
 

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
+from cutlayer.settings.places import FleetSettings
+from cutlayer.settings.world import Preset
 from cutlayer.world.fleet import BOARDS, FIELDS, Fleet, make_fleet, read_fleet
-from cutlayer.world.settings import FleetSettings, Preset
 
 GOOD = {
     "x_m": "-30", "y_m": "40.5", "speed_mps": "0", "clock_hz": "1.2e9", "cores": "4",

@@ -7,9 +7,9 @@ import pytest
 
 from cutlayer.errors import JobError
 from cutlayer.job import make_job
-from cutlayer.run.plan import plan
+from cutlayer.planning.plan import plan
 from cutlayer.seeds import numpy_rng
-from cutlayer.world.loss import PACKET_BYTES, lateness_s
+from cutlayer.world.packet_loss import PACKET_BYTES, lateness_s
 
 
 def lateness(size, rate, loss, frames=20_000, round_trip_s=0.1):
@@ -65,7 +65,7 @@ def test_what_a_device_loses_depends_on_no_other(tmp_path: Path) -> None:
         rates.write_text("\n".join(["time_s,device,uplink_bps,downlink_bps", *lines]))
         link = {"rates_path": str(rates), "latency_s": 0.05, "packet_loss": 0.3}
         found = plan(make_job({"devices": {"count": devices}, "method": "sflora", "world": link}))
-        place = list(found.allotment.decisions).index(0)
+        place = list(found.decided.decisions).index(0)
         sent = found.timeline.end_s["uplink"] - found.timeline.start_s["uplink"]
         return sent[:, place].tolist()
 

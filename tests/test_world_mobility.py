@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
+from cutlayer.settings.places import MobilitySettings
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.mobility import (
     Motion,
     draw_speeds,
@@ -17,7 +19,6 @@ from cutlayer.world.mobility import (
     radial_stay_s,
     straight_stay_s,
 )
-from cutlayer.world.settings import MobilitySettings, WorldSettings
 from cutlayer.world.traces import read_positions, read_rates
 
 HIGHWAY = MobilitySettings(kind="highway")

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.pathloss import line_of_sight_probability, log_distance_db
-from cutlayer.world.settings import WorldSettings
 from cutlayer.world.world import World, WorldState
 
 

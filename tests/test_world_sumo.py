@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cutlayer.errors import WorldError
-from cutlayer.world.settings import MobilitySettings, WorldSettings
+from cutlayer.settings.places import MobilitySettings
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.stay import compare_stays
 from cutlayer.world.sumo import export
 from cutlayer.world.traces import read_positions

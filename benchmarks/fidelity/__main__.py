@@ -35,8 +35,8 @@ from benchmarks.fidelity import (
 )
 from benchmarks.fidelity.page import Section
 
+from cutlayer.allocate.radio_math import Floats
 from cutlayer.allocate.relaxed import least_time
-from cutlayer.allocate.shared import Floats
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

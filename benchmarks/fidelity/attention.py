@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from benchmarks.fidelity.setting import BATCH
 
-from cutlayer.allocate.shared import Floats
+from cutlayer.allocate.radio_math import Floats
 from cutlayer.data.sources import load
-from cutlayer.job import Data, Model
 from cutlayer.model.attention import capture, cls_scores
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
+from cutlayer.settings.data import Data
+from cutlayer.settings.model import Model
 
 IMAGE_SIZE = 196  # 14 x 14 patches of 14 pixels: the paper's 196 tokens
 CUT = 2

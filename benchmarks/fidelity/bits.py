@@ -8,13 +8,13 @@ import numpy as np
 from benchmarks.fidelity import setting
 from benchmarks.fidelity.page import Claim, Section, middle, table
 
+from cutlayer.allocate.radio_math import Floats, Ints
 from cutlayer.allocate.sflam import PAPER_BITS, BitsProblem, curve, quantisation_error
-from cutlayer.allocate.shared import Floats, Ints
+from cutlayer.drawing.style import COLOURS, LINES, legend, new_figure
 from cutlayer.model.cost import device_cost
-from cutlayer.report.style import COLOURS, LINES, legend, new_figure
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.energy import compute_j, compute_s
-from cutlayer.world.settings import WorldSettings
 from cutlayer.world.world import World
 
 DEVICES = 10

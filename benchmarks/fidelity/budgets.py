@@ -10,9 +10,9 @@ from benchmarks.fidelity.levers import most_that_fit
 from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
-from cutlayer.allocate.problem import TokenPlan, TokenProblem
-from cutlayer.allocate.shared import Floats
-from cutlayer.report.style import COLOURS, LINES, MARKERS, legend, new_figure
+from cutlayer.allocate.radio_math import Floats
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem
+from cutlayer.drawing.style import COLOURS, LINES, MARKERS, legend, new_figure
 
 BANDWIDTHS_HZ = (10e6, 20e6, 50e6, 100e6, 200e6)
 ENERGIES_J = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

@@ -9,9 +9,9 @@ from benchmarks.fidelity import setting
 from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
+from cutlayer.allocate.radio_math import Floats, Ints, power_under_energy, rate
 from cutlayer.allocate.relaxed import least_time
-from cutlayer.allocate.shared import Floats, Ints, power_under_energy, rate
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.errors import AllocationError
 
 Solve = Callable[[TokenProblem], float]
@@ -154,7 +154,7 @@ def alternate_at_equal_shares(problem: TokenProblem) -> float:
         times, power = equal_shares(problem, tokens)
         if not np.isfinite(times).all():
             break
-        plan = plan_of(problem, tokens, share, power)
+        plan = plan_with_costs(problem, tokens, share, power)
         speed = rate(share, power, problem.link)
         seconds = np.minimum(problem.energy_max_j / power, problem.upload_max_s)
         seconds = np.minimum(seconds, plan.round_time_s) * (1 + 1e-9)

@@ -18,13 +18,14 @@ from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job, make_job
-from cutlayer.methods.spec import Quantizer
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.run.decide import base_decision
-from cutlayer.train import device as on_device
+from cutlayer.planning.decide import base_decision
+from cutlayer.settings.method import Quantizer
 from cutlayer.train.device import Device
+from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS
+from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import (
     AdapterMessage,
@@ -107,15 +108,17 @@ def one_batch(method: str, path: str) -> None:
     data = Dataset(images, labels, tuple(str(c) for c in range(CLASSES)))
     device = Device(0, data, job, model, Preprocessor(model.spec))
     device.begin(0, decision, _adapter(job, model))
+    pool, watch = Pool([device]), Stopwatch()
     if not job.method.split:
-        on_device.train_whole([device], 0)
+        pool.send(LOSS, 0, watch)
         return
-    frames = on_device.forward([device], 0, Stopwatch())
+    (frame,) = pool.send(ACTIVATIONS, 0, watch)
     if device.adapter:
-        hidden = decode_activations(frames[0]).hidden
+        assert isinstance(frame, bytes)
+        hidden = decode_activations(frame).hidden
         gradient = GradientMessage(0, 0, 0, torch.zeros_like(hidden), 0.0)
         reply = encode_gradient(gradient, Quantizer(bits=32, entropy="none"))
-        on_device.backward([device], [reply], Stopwatch())
+        pool.receive(GRADIENT, 0, {0: reply}, watch)
 
 
 def _adapter(job: Job, model: CutModel) -> bytes | None:

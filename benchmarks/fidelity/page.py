@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.report import tables
+from cutlayer.drawing import tables
 
 
 @dataclass(frozen=True)

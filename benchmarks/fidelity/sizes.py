@@ -6,8 +6,8 @@ import torch
 from benchmarks.fidelity.page import Claim, Section, table
 from benchmarks.fidelity.setting import BATCH, CUT, vit
 
-from cutlayer.methods.spec import Quantizer, Tokens
 from cutlayer.model import cost
+from cutlayer.settings.method import Quantizer, Tokens
 from cutlayer.wire.codec import ActivationsMessage, encode_activations
 from cutlayer.wire.tokens import select
 

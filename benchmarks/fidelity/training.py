@@ -7,8 +7,8 @@ from statistics import mean
 from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.job import Job, make_job
-from cutlayer.run.setup import load_parts
-from cutlayer.run.simulate import simulate
+from cutlayer.simulation.simulate import simulate
+from cutlayer.train.parts import load_parts
 
 SEEDS = (0, 1, 2)
 KEPT = 16
@@ -36,7 +36,7 @@ def section() -> Section:
         parts = load_parts(_job("sflora", seed))
         for label, method in METHODS.items():
             with tempfile.TemporaryDirectory() as folder:
-                result = simulate(_job(method, seed), Path(folder) / "run", parts=parts)
+                result = simulate(_job(method, seed), out=Path(folder) / "run", parts=parts)
             last = result.rows[-1]
             # With fewer tokens the paper's accuracy is that of device and server together.
             found[label].append(last.accuracy_through_cut or result.accuracy)

@@ -14,16 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from cutlayer import __version__
+from cutlayer.commands.generator import app as generator
+from cutlayer.commands.keys import app as keys
+from cutlayer.commands.network import PANEL as NETWORK
+from cutlayer.commands.network import app as network
+from cutlayer.commands.settings import settings
+from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
-from cutlayer.net.keys_cli import app as keys
-from cutlayer.run.generator_cli import app as generator
-from cutlayer.run.network_cli import PANEL as NETWORK
-from cutlayer.run.network_cli import app as network
-from cutlayer.run.world_cli import app as world
 
 if TYPE_CHECKING:
-    from cutlayer.run.compare import Comparison
-    from cutlayer.run.progress import OnConsole
+    from cutlayer.rounds.progress import OnConsole
+    from cutlayer.simulation.compare import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +40,7 @@ app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
+app.command(rich_help_panel=NAME)(settings)
 console = Console()
 
 JobFile = Annotated[
@@ -72,10 +74,10 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
 ) -> None:
     """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
-    from cutlayer.run.demo import run_demo
+    from cutlayer.simulation.demo import demo as run
 
     with _watched() as progress:
-        _show(run_demo(out, seed, progress))
+        _show(run(out=out, seed=seed, progress=progress))
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -89,15 +91,15 @@ def simulate(
 ) -> None:
     """Train a job on this machine, device by device, and write its run folder."""
     from cutlayer.job import load_job
-    from cutlayer.run import simulate as runs
+    from cutlayer.simulation import simulate as runs
 
     if resume and (job or settings or out):
         _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress)
+            result = runs.resume(resume, progress=progress)
         else:
-            result = runs.simulate(load_job(job, settings or []), out, progress=progress)
+            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
         f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
@@ -121,11 +123,12 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures."""
-    from cutlayer.job import load_job
-    from cutlayer.run import compare as comparisons
+    from cutlayer.job import load_job, split_values
+    from cutlayer.simulation import compare as comparisons
 
+    chosen, named = load_job(job, settings or []), split_values(methods)
     with _watched() as progress:
-        _show(comparisons.compare(load_job(job, settings or []), methods.split(","), out, progress))
+        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -144,15 +147,15 @@ def calibrate(
 ) -> None:
     """Measure how much of a model's output survives each cut, number of tokens and bits."""
     from cutlayer.job import load_job
-    from cutlayer.run import calibration_view as view
-    from cutlayer.run.calibration import cache_file, write_calibration
+    from cutlayer.planning.calibration import view
+    from cutlayer.planning.calibration.record import cache_file, write_calibration
 
     chosen = load_job(job, settings or [])
     grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
     widths = view.numbers("--bits", bits)
     try:
         with view.bar(console) as progress:
-            from cutlayer.run.calibrate import calibrate
+            from cutlayer.planning.calibration.calibrate import calibrate
 
             found = calibrate(
                 chosen,
@@ -181,32 +184,40 @@ def plan(
     job: JobFile = None,
     settings: Settings = None,
     sweep: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6."
+            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6; "
+            "given twice, for each combination of values."
         ),
     ] = None,
     round: Annotated[int, typer.Option(min=0, help="The round to plan.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Rounds to average over, each with a channel of its own.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
     ] = None,
 ) -> None:
     """Solve only the allocation: who takes part and with what, and what a round takes."""
     from cutlayer.job import load_job
-    from cutlayer.run import plan as plans
+    from cutlayer.planning import plan as plans
+    from cutlayer.planning import plan_files, plan_sweep, plan_totals
 
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plans.sweep(asked, sweep)
-        console.print(plans.sweep_table(rows))
-        written = plans.write_sweep(rows, out) if out else []
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
+        console.print(plan_sweep.sweep_table(rows))
+        written = plan_files.write_sweep(rows, out) if out else []
     else:
-        found = plans.plan(asked, round)
+        found = plans.plan(asked, round=round)
         console.print(found.table())
-        for sentence in found.sentences():
+        for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             _say(sentence)
-        written = plans.write_plan(found, out) if out else []
+        if draws > 1:
+            drawn = plan_totals.draws_of(plans.Planner(asked), draws, round)
+            console.print(plan_totals.draws_table(drawn))
+        written = plan_files.write_plan(found, out) if out else []
     for path in written:
         _say(f"written  {path}")
 
@@ -228,12 +239,12 @@ def report(
     ] = None,
 ) -> None:
     """Write one page about runs that works offline, and figures for a paper."""
-    from cutlayer.run.report import report as write
+    from cutlayer.reports.build_report import report as write
 
     with console.status("report") as status:
         found = write(
             runs,
-            out,
+            out=out,
             reference=reference,
             images=images,
             figures_folder=figures,
@@ -260,12 +271,12 @@ def track(
     ] = False,
 ) -> None:
     """Send the record of runs to TensorBoard, MLflow or Weights & Biases."""
-    from cutlayer.run.trackers import track as send
+    from cutlayer.reports.trackers import track as send
 
     if follow and len(runs) > 1:
         _fail("--follow: follows one run: name one")
     for run in runs:
-        _say(f"tracked  {run}: {send(run, to, where, project=project, follow=follow)}")
+        _say(f"tracked  {run}: {send(run, to=to, where=where, project=project, follow=follow)}")
 
 
 @app.command(rich_help_panel=SEE)
@@ -341,7 +352,7 @@ def _show(comparison: "Comparison") -> None:
 @contextmanager
 def _watched() -> Iterator["OnConsole"]:
     """Progress on the console; an interrupted run says how to go on with it."""
-    from cutlayer.run.progress import OnConsole
+    from cutlayer.rounds.progress import OnConsole
 
     with OnConsole(console) as progress:
         try:

@@ -1,170 +1,87 @@
 """What to run: a typed job, the same thing as a Python object and as a YAML file."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from cutlayer import methods
 from cutlayer.errors import JobError
-from cutlayer.methods.augment import Augment
-from cutlayer.methods.spec import Allocation, Method, Quantizer, Section, Tokens
-from cutlayer.world.settings import WorldSettings
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.data import Data, Partition
+from cutlayer.settings.devices import Devices
+from cutlayer.settings.generated import GeneratedData
+from cutlayer.settings.method import Method, Quantizer, Tokens
+from cutlayer.settings.model import Lora, Model
+from cutlayer.settings.section import Section
+from cutlayer.settings.training import Training
+from cutlayer.settings.world import WorldSettings
 
 # libyaml's is eight times as fast, which lists of hundreds of runs show; not every build has it.
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 __all__ = [
-    "Allocation", "Augment", "Data", "Devices", "Job", "Lora", "Method", "Model", "Partition",
-    "Quantizer", "Tokens", "Training", "WorldSettings", "change_job", "dump_job", "load_job",
+    "Allocation",
+    "Data",
+    "Devices",
+    "GeneratedData",
+    "Job",
+    "Lora",
+    "Method",
+    "Model",
+    "Partition",
+    "Quantizer",
+    "Tokens",
+    "Training",
+    "WorldSettings",
+    "change_job",
+    "dump_job",
+    "load_job",
     "make_job",
 ]  # fmt: skip
 
-Count = Annotated[int, Field(ge=1)]
-
-
-class Lora(Section):
-    """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers.
-
-    targets: module name endings as in PEFT's `target_modules`, or "auto" for queries and values.
-    side: which blocks carry adapters: before the cut (device), after it (server), or both.
-    """
-
-    rank: Count = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: Literal["auto"] | tuple[str, ...] = "auto"
-    side: Literal["both", "device", "server"] = "both"
-
-
-class Model(Section):
-    """The pretrained transformer and where it is cut.
-
-    path: "demo" (bundled), "resnet18" (bundled without weights), a local checkpoint folder, or a
-    Hugging Face hub name.
-    image_size: pixels a side; None is the checkpoint's own. max_tokens bounds a text.
-    cut: blocks on the device: 0 leaves it the embedding only, the model's depth leaves the server
-    the final norm and the head.
-    """
-
-    path: Annotated[str, Field(min_length=1)] = "demo"
-    weights: Literal["pretrained", "random"] = "pretrained"
-    image_size: Count | None = None
-    max_tokens: Annotated[int, Field(ge=2)] = 64
-    cut: Annotated[int, Field(ge=0)] = 2
-    lora: Lora = Lora()
-
-
-class Partition(Section):
-    """How the training samples are divided among the devices.
-
-    kind: iid; dirichlet (each class's shares drawn from Dir(alpha)); labels (each device holds
-    `labels_per_device` classes); powerlaw (sizes fall as rank^-exponent, classes as in iid).
-    """
-
-    kind: Literal["iid", "dirichlet", "labels", "powerlaw"] = "dirichlet"
-    alpha: Annotated[float, Field(gt=0)] = 0.5
-    labels_per_device: Count = 2
-    exponent: Annotated[float, Field(gt=0)] = 1.5
-    min_samples: Count = 1
-
-
-class Data(Section):
-    """Where samples come from and how they are divided.
-
-    source: demo (bundled Fashion-MNIST subset), hub (a Hugging Face dataset by name or folder),
-    parquet, folder (one subfolder of images a class), table (CSV or JSONL of texts).
-    """
-
-    source: Literal["demo", "hub", "parquet", "folder", "table"] = "demo"
-    path: str | None = None
-    test_path: str | None = None
-    input_column: str | None = None
-    label_column: str = "label"
-    train_samples: Count | None = None
-    test_samples: Count | None = None
-    partition: Partition = Partition()
-
-    @model_validator(mode="after")
-    def _path_where_needed(self) -> Self:
-        if self.source != "demo" and not self.path:
-            raise ValueError(f"path is missing: source {self.source!r} needs data.path")
-        return self
-
-
-class Devices(Section):
-    """The fleet: how many devices there are and how many take part in a round.
-
-    participation: exactly per_round devices a round, or a Poisson number with that mean, at
-    least one (ST-SFLora, arXiv 2605.26120).
-    """
-
-    count: Count = 10
-    per_round: Count | None = None
-    participation: Literal["fixed", "poisson"] = "fixed"
-
-    @model_validator(mode="after")
-    def _cohort_fits(self) -> Self:
-        if self.per_round is not None and self.per_round > self.count:
-            raise ValueError(
-                f"per_round is {self.per_round} but there are {self.count} devices: "
-                f"take per_round up to {self.count} or raise devices.count"
-            )
-        return self
-
-    @property
-    def cohort(self) -> int:
-        """Devices in a round; the mean number where it is drawn."""
-        return self.per_round or self.count
-
-
-class Training(Section):
-    """How long and how fast to train.
-
-    batch_size: samples of one device in one step.
-    pool: devices whose batches are computed in one pass through the backbone; it changes speed
-    and memory, not the result (beyond float rounding).
-    evaluate_every: rounds between evaluations of the aggregated model; the last is always one.
-    """
-
-    rounds: Count = 5
-    local_epochs: Count = 1
-    batch_size: Count = 16
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    pool: Count = 4
-    evaluate_every: Count = 1
-    compute: Literal["auto", "cpu", "cuda"] = "auto"
-
-    @model_validator(mode="after")
-    def _momentum_has_sgd(self) -> Self:
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(
-                f"momentum is {self.momentum} with optimizer {self.optimizer!r}: "
-                "take optimizer sgd, or leave momentum at 0"
-            )
-        return self
-
 
 class Job(Section):
-    """One run: model, data, devices, method and training, and the seed of all its randomness.
+    """One run: model, data, devices, method and training, and the seed of all its randomness."""
 
-    world: the radio, energy and mobility world that times the run; None for no world.
-    augment: generated data that the server trains on too; None for none.
-    """
+    renamed: ClassVar[Mapping[str, str]] = {"augment": "generated"}
 
     model: Model = Model()
+    """The pretrained transformer and where it is cut."""
+
     data: Data = Data()
+    """Where samples come from and who holds which."""
+
     devices: Devices = Devices()
-    method: Method = methods.find("sflora")
+    """How many devices there are and how many take part in a round."""
+
+    method: Method = methods.find_method("sflora")
+    """What runs where, what crosses the cut, and how adapters are combined: the name of a published
+    method, or a name and the settings that differ from it.
+    """
+
     training: Training = Training()
+    """How long and how fast to train."""
+
     world: WorldSettings | None = None
-    augment: Augment | None = None
+    """The radio, energy and mobility that time the run; null: a run without a world."""
+
+    generated: GeneratedData | None = None
+    """Images that the server generates and trains on beside the devices; null: none."""
+
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of all randomness of the run."""
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The code of one's own, `package.module:NAME`, by the setting of the job that names it."""
+        named = {"method.name": self.method.name, **self.method.own_code}
+        if self.generated is not None:
+            named["generated.weight"] = self.generated.weight
+        return {setting: value for setting, value in named.items() if ":" in value}
 
     @property
     def cut(self) -> int:
@@ -172,10 +89,10 @@ class Job(Section):
         return self.model.cut if self.method.cut is None else self.method.cut
 
     @property
-    def generated(self) -> Augment | None:
+    def generated_in_use(self) -> GeneratedData | None:
         """The generated data that the server trains on; None where the method goes without."""
         averages = self.method.aggregate == "fedavg" and not self.method.pooled
-        return self.augment if averages and self.method.augmented is not False else None
+        return self.generated if averages and self.method.generated is not False else None
 
     @model_validator(mode="before")
     @classmethod
@@ -187,7 +104,7 @@ class Job(Section):
         if isinstance(method, str):
             method = {"name": method}
         if isinstance(method, dict):
-            preset = methods.find(str(method.get("name", "sflora"))).model_dump()
+            preset = methods.find_method(str(method.get("name", "sflora"))).model_dump()
             method = _merged(preset, method)
         return {**values, "method": method}
 
@@ -227,10 +144,28 @@ def dump_job(job: Job) -> str:
 
 def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
     """`job` with `section.field=value` settings applied."""
-    values = job.model_dump(mode="json")
+    # What the job does not name stays unnamed: a plan asks whether it names data.
+    values = job.model_dump(mode="json", exclude_unset=True)
     for setting in settings:
         _set(values, setting)
     return make_job(values)
+
+
+def split_values(text: str) -> list[str]:
+    """The values of `a,b,c`; commas within brackets, braces or quotes belong to a value."""
+    values, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        else:
+            depth += (sign in "[{(") - (sign in ")}]")
+        if sign == "," and depth <= 0 and not quote:
+            values.append("")
+        else:
+            values[-1] += sign
+    return [value.strip() for value in values]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

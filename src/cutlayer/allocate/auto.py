@@ -18,7 +18,7 @@ that needs the least bandwidth, needs fall with tau, and bisection on tau is exa
 energy part falls with tau, so that on [tau_1, tau_2] no plan costs less than time_weight tau_1
 plus the energy bound of tau_2; intervals that could hold a better plan are halved. For the options
 of every tau tried, power, bandwidth and tau are then solved together exactly
-(`uploads.cheapest`). Plan and lower bound are both returned. [I]
+(`uploads.cheapest`). Plan and lower bound are both returned. All of this was inferred by us.
 
 Options dominated in FLOPs, payload, download, server time and memory by another are dropped
 first: the other is never worse, for any device.
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutlayer.allocate.options import OptionProblem, Options, options_of
-from cutlayer.allocate.shared import LN2, Bools, Floats, Ints, least_feasible, rate
+from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_feasible, rate
 from cutlayer.allocate.uploads import Shares, cheapest, energy_slope_inverse
 from cutlayer.errors import AllocationError
 
@@ -126,7 +126,7 @@ def _search(
     """Options chosen, their shares, the cost and the lower bound."""
     shortest = _shortest(options)
     first = options.needed_hz(shortest).argmin(axis=1)
-    shares, cost = _settle(options, first, weights)
+    shares, cost = _solve_radio(options, first, weights)
     best = (first, shares, cost)
     if weights.energy <= 0 and weights.bits <= 0:
         return *best, weights.time * shortest
@@ -149,7 +149,7 @@ def _search(
                 continue
             if (key := answer.tobytes()) not in tried:
                 tried.add(key)
-                shares, cost = _settle(options, answer, weights)
+                shares, cost = _solve_radio(options, answer, weights)
                 best = min(best, (answer, shares, cost), key=lambda b: b[2])
         lower = weights.time * times[:-1] + spent[1:]
         wide = np.flatnonzero(lower < best[2] * (1 - tolerance))
@@ -166,9 +166,9 @@ def _search(
 
 
 def _shortest(options: Options) -> float:
-    """The shortest round of all, exact: every device at the option that needs least bandwidth."""
+    """The shortest possible round (exact): every device takes its option of least bandwidth."""
     top = float(options.limit_s.max())
-    speed = rate(options.band_hz, options.power_max_w, options.link)
+    speed = rate(options.band_hz, options.power_max_w, options.gain_over_noise)
     alone = (options.fixed_s + options.payload_bits / speed[:, None]).min(axis=1)
     low = high = min(max(float(alone.max()), 1e-12), top)
 
@@ -182,7 +182,7 @@ def _shortest(options: Options) -> float:
     return float(least_feasible(excess, np.array([low]), np.array([high]))[0])
 
 
-def _settle(options: Options, choice: Ints, weights: _Weights) -> tuple[Shares, float]:
+def _solve_radio(options: Options, choice: Ints, weights: _Weights) -> tuple[Shares, float]:
     """The exact power, bandwidth and round time for options chosen, and the cost."""
     uploads = options.uploads(choice)
     if weights.energy > 0:
@@ -231,7 +231,7 @@ def _priced(options: Options, weights: _Weights, tau: float) -> _Chooser:
     air = np.where(able, np.minimum(tau, options.limit_s)[:, None] - options.fixed_s, 1.0)
     nats = np.broadcast_to(options.payload_bits * LN2, floor.shape)
     sends = able & (nats > 0) & (weights.energy > 0)
-    link = options.link[:, None]
+    gain_over_noise = options.gain_over_noise[:, None]
     settled = weights.energy * options.compute_energy_j + weights.bits * options.payload_bits
     rows = np.arange(len(floor))
 
@@ -239,10 +239,10 @@ def _priced(options: Options, weights: _Weights, tau: float) -> _Chooser:
         width = np.where(able, floor, 1.0)
         energy = np.zeros_like(width)
         if weights.energy > 0:
-            x = energy_slope_inverse(price / weights.energy * link / air)
+            x = energy_slope_inverse(price / weights.energy * gain_over_noise / air)
             width = np.where(sends, np.maximum(width, nats / (x * air)), width)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-                used = width * air / link * np.expm1(nats / (width * air))
+                used = width * air / gain_over_noise * np.expm1(nats / (width * air))
             energy = np.where(sends, used, 0.0)
         cost = np.where(able, weights.energy * energy + settled + price * width, np.inf)
         pick = cost.argmin(axis=1)

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
-from cutlayer.allocate.shared import Bools, power_under_energy
+from cutlayer.allocate.radio_math import Bools, power_under_energy
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.errors import AllocationError
 
 
@@ -25,7 +25,7 @@ def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPl
         )
     bandwidth = np.full(M, problem.bandwidth_total_hz / M)
     cap = power_under_energy(
-        problem.payload_bits(kept), bandwidth, problem.energy_max_j, problem.link
+        problem.payload_bits(kept), bandwidth, problem.energy_max_j, problem.gain_over_noise
     )
     if (cap <= 0).any():
         m = int(np.argmin(cap))
@@ -33,23 +33,24 @@ def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPl
             f"energy_max_j of device {m} is {problem.energy_max_j[m]:.6g}: no power sends "
             f"{kept[m]} tokens with it"
         )
-    return plan_of(problem, kept, bandwidth, np.minimum(problem.power_max_w, cap))
+    return plan_with_costs(problem, kept, bandwidth, np.minimum(problem.power_max_w, cap))
 
 
 def takes_part(problem: TokenProblem, plan: TokenPlan | None = None) -> Bools:
     """[M] whether T_0 + T_U is within the standing time (arXiv 2605.26120).
 
     The test comes before the allocation that decides T_U: without `plan` it takes equal
-    bandwidth, K_min and the largest power under the energy cap [I]; with it, the plan's uploads.
+    bandwidth, K_min and the largest power under the energy cap, which was inferred by us; with a
+    plan, its uploads.
     """
     if plan is not None:
         late: Bools = plan.time_s > problem.upload_max_s * (1 + 1e-9)
         return ~late
     share = problem.bandwidth_total_hz / problem.devices
     payload = problem.payload_bits(problem.tokens_min)
-    cap = power_under_energy(payload, share, problem.energy_max_j, problem.link)
+    cap = power_under_energy(payload, share, problem.energy_max_j, problem.gain_over_noise)
     power = np.minimum(problem.power_max_w, cap)
-    speed = np.maximum(share * np.log2(1 + power * problem.link / share), 1e-300)
+    speed = np.maximum(share * np.log2(1 + power * problem.gain_over_noise / share), 1e-300)
     within = payload / speed <= problem.upload_max_s * (1 + 1e-12)
     enough: Bools = (power > 0) & (problem.upload_max_s > 0) & within
     return enough

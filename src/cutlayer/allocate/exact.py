@@ -8,7 +8,8 @@ bound is largest, until no interval can hold a better relaxed round. The tokens 
 rounded, filled up, and given their own shortest round (exact: for given tokens the bandwidth
 needed falls as the round grows). The largest bound left is a bound on P0 itself, so the answer
 comes with its gap. With few devices the token vectors that the bound leaves are all tried (see
-`close`), which mostly makes the gap 0. [I]
+`close_gap`), which mostly makes the gap 0. The paper solves P0 by alternation; this method was
+inferred by us.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from itertools import product
 
 import numpy as np
 
-from cutlayer.allocate.close import survivors
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
-from cutlayer.allocate.relaxed import Priced, answer, clearing_price, least_time
-from cutlayer.allocate.shared import Floats, Ints
+from cutlayer.allocate.close_gap import survivors
+from cutlayer.allocate.radio_math import Floats, Ints
+from cutlayer.allocate.relaxed import Priced, bandwidth_price, best_responses, least_time
 from cutlayer.allocate.st_sflora import solve as alternate
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 
 # Up to so many token vectors all are tried.
 ENUMERATE = 4096
@@ -49,7 +50,9 @@ class Bounded:
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """Round times looked at, s ascending: s, price, bound G [I], and the devices' answers."""
+    """J round times looked at, s = 1 / tau ascending: s, the price of bandwidth and the bound G on
+    the STE at that price, [J] each, and what the devices do at it.
+    """
 
     s: Floats
     price: Floats
@@ -79,7 +82,9 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
     longest = min(every / plan.ste, float(problem.upload_max_s.max()))
     longest = max(longest, shortest * (1 + 1e-9))
     breaks = (problem.upload_max_s > shortest) & (problem.upload_max_s < longest)
-    nodes = _look(problem, np.geomspace(1 / longest, 1 / shortest, 17 if breaks.any() else 5))
+    nodes = _evaluate_round_times(
+        problem, np.geomspace(1 / longest, 1 / shortest, 17 if breaks.any() else 5)
+    )
     while True:
         ceilings, crossings = _ceilings(problem, nodes)
         target = max(plan.ste, float(nodes.bound.max()) * (1 + tolerance))
@@ -89,9 +94,9 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
             break
         worst = wide[np.argsort(-ceilings[wide], kind="stable")][: min(4, room)]
         guess = np.interp(crossings[worst], nodes.s, nodes.price)
-        nodes = _join(nodes, _look(problem, crossings[worst], guess))
+        nodes = _join(nodes, _evaluate_round_times(problem, crossings[worst], guess))
     near = np.argsort(-nodes.bound, kind="stable")[:6]
-    filled = [_fill(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
+    filled = [_fill_bandwidth(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
     plan = max(plan, _best(problem, np.array(filled)), key=lambda p: p.ste)
     if problem.devices <= NEIGHBOURS:
         plan = _climb(problem, plan)
@@ -120,9 +125,9 @@ def _best(problem: TokenProblem, tokens: Ints) -> TokenPlan:
     return plan_for_time(problem, tokens[best], float(times[best]))
 
 
-def _look(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> _Nodes:
-    price = clearing_price(problem, s, guess)
-    priced = answer(problem, price, s)
+def _evaluate_round_times(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> _Nodes:
+    price = bandwidth_price(problem, s, guess)
+    priced = best_responses(problem, price, s)
     bound = priced.value.sum(axis=1) + price * problem.bandwidth_total_hz
     return _Nodes(s, price, bound, priced)
 
@@ -151,7 +156,8 @@ def _join(first: _Nodes, second: _Nodes) -> _Nodes:
 
 
 def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
-    """For each interval between nodes [I - 1]: a bound on the STE inside, and where to split.
+    """For each interval between two of the J nodes [J - 1]: a bound on the STE inside it, and where
+    to split it.
 
     Two lines in s, one for each end's price, lie above the STE (see `relaxed`); the bound is the
     top of their lower envelope.
@@ -170,7 +176,7 @@ def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
             (nodes.price[:-1][mixed], 0, at_a, slope_a),
             (nodes.price[1:][mixed], 1, at_b, slope_b),
         ):
-            low, high = (answer(problem, price, s, held) for s in ends)
+            low, high = (best_responses(problem, price, s, held) for s in ends)
             tangent = (low, high)[tangent_end]
             chord = ((high.value - low.value) * held).sum(axis=1) / width[mixed]
             level[mixed] = tangent.value.sum(axis=1) + price * band
@@ -185,14 +191,14 @@ def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
     return np.max(tops, axis=0), split
 
 
-def _fill(problem: TokenProblem, tokens: Ints, round_time: float) -> Ints:
+def _fill_bandwidth(problem: TokenProblem, tokens: Ints, round_time: float) -> Ints:
     """`tokens` [M] and as many more as the bandwidth left allows, by gain per bandwidth."""
     tokens = tokens.copy()
     device = np.arange(problem.devices)
-    used = problem.demand_hz(tokens, round_time)
+    used = problem.bandwidth_needed_hz(tokens, round_time)
     for _ in range(8):
         more = np.minimum(tokens + 1, problem.tokens_max)
-        cost = problem.demand_hz(more, round_time) - used
+        cost = problem.bandwidth_needed_hz(more, round_time) - used
         gain = problem.importance[device, more] - problem.importance[device, tokens]
         left = problem.bandwidth_total_hz - used.sum()
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -2,7 +2,7 @@
 
 The paper splits the least delay of a round into a large scale (label sharing, vehicles by speed
 and labels) and a small one (bandwidth, power, amount of generated data). Its formulas could not be
-had; all of these are the literature's standard ones [I]:
+had; all of these are the literature's standard ones, inferred by us:
 
 - EMD_n = sum_y |p_n(y) - p_g(y)|, in [0, 2], between a vehicle's labels and those of all.
 - n takes part if EMD_n <= EMD_max and it can be done within its stay time, T_cmp + T_up <= stay.
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.shared import Bools, Floats, power_in_time
+from cutlayer.allocate.radio_math import Bools, Floats, power_in_time
 from cutlayer.allocate.uploads import Uploads, fastest
 
 
@@ -33,13 +33,13 @@ def mix(counts: npt.ArrayLike) -> Floats:
 
 
 def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
-    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C] [I]."""
+    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C]."""
     distance: Floats = np.abs(mix(counts) - mix(everyone)).sum(axis=-1)
     return distance
 
 
 def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
-    """Who takes part [M] [I]: near enough in labels, and in time together with the others.
+    """Who takes part [M]: near enough in labels, and in time together with the others.
 
     distance: [M] EMD_n. The vehicles are those that need the least bandwidth to finish within
     their stay times; no larger set of vehicles near enough could.
@@ -54,8 +54,9 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 
 
 @dataclass(frozen=True, eq=False)
-class Radio:
-    """bandwidth_hz, power_w, upload_s, energy_j (of the upload): [M]; round_time_s."""
+class VehicleShares:
+    """What each vehicle gets: bandwidth_hz, power_w, upload_s, energy_j of the upload [M]; and the
+    seconds of the round."""
 
     bandwidth_hz: Floats
     power_w: Floats
@@ -64,19 +65,19 @@ class Radio:
     round_time_s: float
 
 
-def share_band(uploads: Uploads) -> Radio:
-    """Bandwidth and power of the shortest round [I]; who has to leave before it ends is done then.
+def share_band(uploads: Uploads) -> VehicleShares:
+    """Bandwidth and power of the shortest round; who leaves before its end has sent all by then.
 
     AllocationError where not all can be in time.
     """
     time = fastest(uploads)
     air = uploads.air_time(time)
     power = power_in_time(air, uploads.power_max_w, uploads.energy_max_j)
-    return Radio(uploads.needed_hz(time), power, air, power * air, time)
+    return VehicleShares(uploads.needed_hz(time), power, air, power * air, time)
 
 
 def generated_amount(room_s: float, image_s: float, training_s: float, most: int) -> int:
-    """b [I]: the images that the server can draw and train on in `room_s`, at most `most`.
+    """b, the images that the server can draw and train on in `room_s`, at most `most`.
 
     image_s: t_gen of one. training_s: E_local c / f_server of one.
     """

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cutlayer.allocate.problem import device_array, positive
-from cutlayer.allocate.shared import LN2, Bools, Floats, Ints, least_bandwidth
+from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_bandwidth
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Uploads, fastest, only
 from cutlayer.errors import AllocationError
 
@@ -97,12 +97,14 @@ OPTION_COSTS = (
 class Options:
     """The O options left for the m devices left.
 
-    index [O]: into the flattened quality table. link, limit_s, power_max_w, energy_max_j [m];
-    payload_bits, fixed_s, compute_energy_j [m, O], of the round; able [m, O]: memory suffices.
+    index [O]: into the flattened quality table.
+    gain_over_noise, limit_s, power_max_w, energy_max_j: [m].
+    payload_bits, fixed_s, compute_energy_j: [m, O], of the round.
+    able: [m, O] memory suffices.
     """
 
     index: Ints
-    link: Floats
+    gain_over_noise: Floats
     limit_s: Floats
     power_max_w: Floats
     energy_max_j: Floats
@@ -121,7 +123,7 @@ class Options:
             air,
             self.power_max_w[:, None],
             np.maximum(left, 0.0),
-            self.link[:, None],
+            self.gain_over_noise[:, None],
         )
         return np.where(self.able & (left >= 0) & (air >= 0), need, np.inf)
 
@@ -134,7 +136,7 @@ class Options:
             limit_s=self.limit_s,
             power_max_w=self.power_max_w,
             energy_max_j=np.maximum(self.energy_max_j - self.compute_energy_j[rows, choice], 0.0),
-            link=self.link,
+            gain_over_noise=self.gain_over_noise,
             band_hz=self.band_hz,
         )
 
@@ -151,7 +153,7 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
     samples = np.asarray(problem.samples)[:, None]
     options = Options(
         index=index,
-        link=problem.gain / problem.noise_w_per_hz,
+        gain_over_noise=problem.gain / problem.noise_w_per_hz,
         limit_s=problem.time_max_s,
         power_max_w=problem.power_max_w,
         energy_max_j=problem.energy_max_j,
@@ -187,7 +189,7 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
 
 
 def _worth_trying(problem: OptionProblem) -> Ints:
-    """Flat indices of the options of enough quality that no other such option dominates."""
+    """Flat indices of the options that are good enough and that no other beats in every cost."""
     quality = problem.quality.ravel()
     enough = np.flatnonzero(quality >= problem.quality_min)
     if not len(enough):
@@ -208,7 +210,7 @@ def _worth_trying(problem: OptionProblem) -> Ints:
 
 def _only(options: Options, members: Ints) -> Options:
     names = (
-        "link",
+        "gain_over_noise",
         "limit_s",
         "power_max_w",
         "energy_max_j",
@@ -221,14 +223,14 @@ def _only(options: Options, members: Ints) -> Options:
 
 
 def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float) -> str:
-    """Why device m has no option, and what would do."""
+    """Why device m can take none of the options, and what would let it."""
     if not options.able[m].any():
         return (
             f"memory_max_bytes of device {m} is {problem.memory_max_bytes[m]:.6g}: the options of "
             f"enough quality take {least_bytes:.6g} and more"
         )
     able = np.flatnonzero(options.able[m])
-    least = options.compute_energy_j[m] + options.payload_bits[m] * LN2 / options.link[m]
+    least = options.compute_energy_j[m] + options.payload_bits[m] * LN2 / options.gain_over_noise[m]
     if not (least[able] < options.energy_max_j[m]).any():
         return (
             f"energy_max_j of device {m} is {options.energy_max_j[m]:.6g}: the options of enough "

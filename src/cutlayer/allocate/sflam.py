@@ -4,7 +4,7 @@ Minimise lambda max_m T_m + (1 - lambda) sum_m E_m with T_m = T_0,m + S_m(q_m) /
 E_m = E_cmp,m + p_m S_m(q_m) / R_m over bits q_m, powers and bandwidths, subject to
 sum W <= W_tot, p <= p_max, the energy caps, the time limits and sum_m err_m(q_m) <= budget.
 
-Block coordinate descent, as in the paper, with two blocks [I]:
+Block coordinate descent, as in the paper, with two blocks, inferred by us:
 
 - power and bandwidth for given bits: a geometric program, solved exactly (`uploads.cheapest`).
   One block, because either alone stalls: each leaves the other no slack at the round time;
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.allocate.problem import device_array, positive
-from cutlayer.allocate.shared import LN2, Floats, Ints, marginal_rate
+from cutlayer.allocate.radio_math import LN2, Floats, Ints, marginal_rate
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Shares, Uploads, cheapest
 from cutlayer.errors import AllocationError
 
@@ -99,7 +99,7 @@ class BitsProblem:
             limit_s=self.time_max_s,
             power_max_w=self.power_max_w,
             energy_max_j=np.maximum(self.energy_max_j - self.compute_energy_j, 0.0),
-            link=self.gain / self.noise_w_per_hz,
+            gain_over_noise=self.gain / self.noise_w_per_hz,
             band_hz=self.bandwidth_total_hz,
         )
 
@@ -147,7 +147,7 @@ def solve(
         choice = np.full(M, int(np.argmax(fits)))
     else:
         choice = fewest_bits(problem, 1 / (problem.gain * problem.power_max_w))
-    shares, objective = _settle(problem, choice, latency_weight)
+    shares, objective = _solve_radio(problem, choice, latency_weight)
     history, loops = [objective], 1
     while not shared_bits and loops < loops_max:
         loops += 1
@@ -155,7 +155,7 @@ def solve(
         if np.array_equal(other, choice):
             break
         try:
-            tried = _settle(problem, other, latency_weight)
+            tried = _solve_radio(problem, other, latency_weight)
         except AllocationError:
             break
         if tried[1] >= objective * (1 - tolerance):
@@ -219,7 +219,7 @@ def fewest_bits(problem: BitsProblem, cost_per_bit: Floats) -> Ints:
     return result
 
 
-def _settle(problem: BitsProblem, choice: Ints, weight: float) -> tuple[Shares, float]:
+def _solve_radio(problem: BitsProblem, choice: Ints, weight: float) -> tuple[Shares, float]:
     shares = cheapest(problem.uploads(choice), weight, 1 - weight)
     time = float((problem.fixed_time_s + shares.upload_s).max())
     energy = float((shares.energy_j + problem.compute_energy_j).sum())
@@ -229,16 +229,16 @@ def _settle(problem: BitsProblem, choice: Ints, weight: float) -> tuple[Shares, 
 def _bit_cost(problem: BitsProblem, choice: Ints, shares: Shares, weight: float) -> Floats:
     """[M] what one more bit of payload costs at the present solution, up to a common factor.
 
-    In joules: de/dS = ln2 / link * e^x where power may still rise, else the price of the
+    In joules: de/dS = ln2 / gain_over_noise * e^x where power may still rise, else the price of the
     bandwidth that the bit takes, nu / (t dR/dW). With no weight on energy, that bandwidth alone.
     """
     uploads = problem.uploads(choice)
     width, air = shares.bandwidth_hz, shares.upload_s
-    snr = shares.power_w * uploads.link / width
+    snr = shares.power_w * uploads.gain_over_noise / width
     takes = 1 / (air * marginal_rate(snr))
     if weight >= 1:
         return takes
-    free = LN2 / uploads.link * (1 + snr)
+    free = LN2 / uploads.gain_over_noise * (1 + snr)
     floor = uploads.needed_hz(shares.round_time_s)
     cost: Floats = np.where(width > floor * (1 + 1e-9), free, shares.price_j_per_hz * takes)
     return cost

@@ -1,5 +1,8 @@
 """ST-SFLora's own solver of P0: power, bandwidth and tokens in turn (arXiv 2605.26120).
 
+STE itself, the semantic transmission efficiency that P0 maximises: see `TokenPlan` in
+token_problem.py.
+
 Its steps, each with the other two variables held:
 
 1. power: the largest that the energy cap allows, up to p_max; at least what the standing time
@@ -9,11 +12,11 @@ Its steps, each with the other two variables held:
 3. tokens: the most that fit tau, the energy cap and the standing time at the present rate,
    K = floor(min(N, E_max R / (p beta) - 2, T_left R / beta - 2, tau R / beta - 2)).
 
-What becomes of it [I]: step 2 gives each device just the rate that its present K needs, so step
-3 finds that K again. Taken in this order the tokens never leave their start. With step 3 before
-step 2 the devices with better links fill up once to the slowest one's round time and then stay.
-Both orders are here, the paper's by default; `solve` reports the stall, and an infeasible start,
-as such. `cutlayer.allocate.exact` solves the same problem.
+What becomes of it, inferred by us: step 2 gives each device just the rate that its present K needs,
+so step 3 finds that K again. Taken in this order the tokens never leave their start. With step 3
+before step 2 the devices with better links fill up once to the slowest one's round time and then
+stay. Both orders are here, the paper's by default; `solve` reports the stall, and an infeasible
+start, as such. `cutlayer.allocate.exact` solves the same problem.
 """
 
 from dataclasses import dataclass
@@ -22,8 +25,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_of
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     Bools,
     Floats,
     Ints,
@@ -33,6 +35,7 @@ from cutlayer.allocate.shared import (
     power_under_energy,
     rate,
 )
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 
 Order = Literal["power-bandwidth-tokens", "power-tokens-bandwidth"]
 Status = Literal["settled", "stalled", "infeasible", "loop limit"]
@@ -84,7 +87,9 @@ def solve(
         power, lowest, ceiling = _powers(problem, tokens, bandwidth)
         if not (power > 0).all() or not (lowest <= ceiling * (1 + tolerance)).all():
             return _infeasible(_power_reason(problem, tokens, lowest, ceiling), loop, history)
-        reached = float((problem.payload_bits(tokens) / rate(bandwidth, power, problem.link)).max())
+        reached = float(
+            (problem.payload_bits(tokens) / rate(bandwidth, power, problem.gain_over_noise)).max()
+        )
         if order == "power-tokens-bandwidth":
             tokens = _tokens(problem, power, bandwidth, reached)
         shares, round_time = _bandwidths(problem, tokens, power)
@@ -105,7 +110,7 @@ def solve(
                 f"{problem.tokens_min}"
             )
             return _infeasible(reason, loop, history)
-        plan = plan_of(problem, tokens, bandwidth, power)
+        plan = plan_with_costs(problem, tokens, bandwidth, power)
         history.append(plan.ste)
         now = np.concatenate([power, bandwidth, [round_time]])
         if np.array_equal(tokens, before[0]) and np.allclose(now, before[1], tolerance, 0.0):
@@ -127,9 +132,9 @@ def _powers(
 ) -> tuple[Floats, Floats, Floats]:
     """Step 1: the power taken, the least for the standing time, the largest for the energy cap."""
     payload = problem.payload_bits(tokens)
-    cap = power_under_energy(payload, bandwidth, problem.energy_max_j, problem.link)
+    cap = power_under_energy(payload, bandwidth, problem.energy_max_j, problem.gain_over_noise)
     ceiling = np.minimum(problem.power_max_w, cap)
-    lowest = power_for_deadline(payload, problem.upload_max_s, bandwidth, problem.link)
+    lowest = power_for_deadline(payload, problem.upload_max_s, bandwidth, problem.gain_over_noise)
     return ceiling, lowest, ceiling
 
 
@@ -140,7 +145,7 @@ def _needed(problem: TokenProblem, tokens: Ints, power: Floats, round_time: floa
         payload / round_time,
         np.maximum(power * payload / problem.energy_max_j, payload / problem.upload_max_s),
     )
-    return bandwidth_for_rate(wanted, power, problem.link)
+    return bandwidth_for_rate(wanted, power, problem.gain_over_noise)
 
 
 def _bandwidths(problem: TokenProblem, tokens: Ints, power: Floats) -> tuple[Floats | None, float]:
@@ -149,8 +154,8 @@ def _bandwidths(problem: TokenProblem, tokens: Ints, power: Floats) -> tuple[Flo
     if _needed(problem, tokens, power, np.inf).sum() > band * (1 + 1e-12):
         return None, np.inf
     payload = problem.payload_bits(tokens)
-    alone = payload / rate(band, power, problem.link)
-    shared = payload / rate(band / problem.devices, power, problem.link)
+    alone = payload / rate(band, power, problem.gain_over_noise)
+    shared = payload / rate(band / problem.devices, power, problem.gain_over_noise)
 
     def excess(times: Floats) -> Floats:
         return np.array([_needed(problem, tokens, power, t).sum() / band - 1 for t in times])
@@ -167,7 +172,7 @@ def _bandwidths(problem: TokenProblem, tokens: Ints, power: Floats) -> tuple[Flo
 
 def _tokens(problem: TokenProblem, power: Floats, bandwidth: Floats, round_time: float) -> Ints:
     """Step 3: the tokens that fit at the present rates."""
-    speed = rate(bandwidth, power, problem.link)
+    speed = rate(bandwidth, power, problem.gain_over_noise)
     seconds = np.minimum(problem.energy_max_j / power, np.minimum(problem.upload_max_s, round_time))
     room = seconds * speed / problem.bits_per_token
     left = np.minimum(room * (1 + _FLOOR_SLACK), 2.0**60) - problem.extra_tokens

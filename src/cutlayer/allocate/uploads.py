@@ -4,25 +4,26 @@ Device m sends S_m bits after fixed_s_m seconds of other work and has to be done
 the round tau and by its own time limit, so t_m = min(tau, limit_m) - fixed_m is its air time. It
 uses all of t_m: less power over a longer time sends the same bits with less energy,
 
-    e(W, t) = (W t / link)(2^(S / (W t)) - 1)   joules,
+    e(W, t) = (W t / gain_over_noise)(2^(S / (W t)) - 1)   joules,
 
 falling and convex in W. Its power and energy limits are a least bandwidth, `least_bandwidth`.
 
 - Shortest round: bandwidth needed falls with tau, so bisection on its sum is exact.
-- Least energy in a given round: de/dW = -(t / link) h(x), h(x) = (x - 1) e^x + 1,
-  x = S ln2 / (W t). A price nu per Hz gives h(x) = nu link / t for each device alone, and
+- Least energy in a given round: de/dW = -(t / g) h(x), h(x) = (x - 1) e^x + 1,
+  x = S ln2 / (W t). A price nu per Hz gives h(x) = nu g / t for each device alone, and
   bisection on nu makes the sum W_tot. Exact, the problem being convex.
 - Least weighted time and energy: with W = e^a, t = e^b, tau = e^c, e(W, t) is
-  sum_k>0 (S ln2)^k e^((1-k)(a+b)) / (k! link), a sum of exponentials of linear forms; so are
+  sum_k>0 (S ln2)^k e^((1-k)(a+b)) / (k! g), a sum of exponentials of linear forms; so are
   the limits and t + fixed <= tau. The problem is a geometric program: the least energy is convex
-  in ln tau, and one search on the sign of the derivative finds the optimum. [I]
+  in ln tau, and one search on the sign of the derivative finds the optimum. This form was
+  inferred by us.
 """
 
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from cutlayer.allocate.shared import (
+from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,
@@ -40,10 +41,12 @@ from cutlayer.errors import AllocationError
 
 @dataclass(frozen=True, eq=False)
 class Uploads:
-    """payload_bits, fixed_s, limit_s, power_max_w, energy_max_j, link: [M]; band_hz in all.
+    """Uploads of M devices that share a band of band_hz.
+
+    payload_bits, fixed_s, limit_s, power_max_w, energy_max_j, gain_over_noise: [M].
 
     limit_s: end of the stay, counted from the round's start; inf for none. energy_max_j: for the
-    upload alone; inf for none. link: h / N0 in Hz per watt.
+    upload alone; inf for none. gain_over_noise: h / N0 in Hz per watt.
     """
 
     payload_bits: Floats
@@ -51,11 +54,11 @@ class Uploads:
     limit_s: Floats
     power_max_w: Floats
     energy_max_j: Floats
-    link: Floats
+    gain_over_noise: Floats
     band_hz: float
 
     def air_time(self, round_time_s: float) -> Floats:
-        """t_m [M] in seconds; not above 0 where nothing is left."""
+        """Seconds t_m [M] left for each upload; 0 or less: none are left."""
         return np.minimum(round_time_s, self.limit_s) - self.fixed_s
 
     def needed_hz(self, round_time_s: float) -> Floats:
@@ -65,7 +68,7 @@ class Uploads:
             self.air_time(round_time_s),
             self.power_max_w,
             self.energy_max_j,
-            self.link,
+            self.gain_over_noise,
         )
 
 
@@ -109,7 +112,7 @@ def energy_slope_inverse(value: Floats) -> Floats:
 def fastest(uploads: Uploads) -> float:
     """The shortest round in seconds, exact; AllocationError where not even the limits do."""
     require_room(uploads)
-    alone = rate(uploads.band_hz, uploads.power_max_w, uploads.link)
+    alone = rate(uploads.band_hz, uploads.power_max_w, uploads.gain_over_noise)
     low = max(float((uploads.fixed_s + uploads.payload_bits / alone).max()), 1e-12)
     top = float(uploads.limit_s.max())
     high = min(low, top)
@@ -135,7 +138,7 @@ def in_time(uploads: Uploads, round_time_s: float) -> Shares:
     band = uploads.band_hz
 
     def width(price: Floats) -> Floats:
-        x = energy_slope_inverse(price[:, None] * uploads.link / air)
+        x = energy_slope_inverse(price[:, None] * uploads.gain_over_noise / air)
         bandwidth: Floats = np.maximum(floor, nats / (x * air))
         return bandwidth
 
@@ -144,20 +147,20 @@ def in_time(uploads: Uploads, round_time_s: float) -> Shares:
         return used / band - 1
 
     # At the low price some device alone asks for the band; at the high one all have their floors.
-    low = energy_slope(nats / (band * air)) * air / uploads.link
-    high = energy_slope(nats / (floor * air)) * air / uploads.link
+    low = energy_slope(nats / (band * air)) * air / uploads.gain_over_noise
+    high = energy_slope(nats / (floor * air)) * air / uploads.gain_over_noise
     price = least_feasible(excess, np.array([low.min()]), np.array([high.max()]), tolerance=1e-10)
     bandwidth = width(price)[0]
     bandwidth = bandwidth * min(1.0, band / float(bandwidth.sum()))
     bandwidth = np.maximum(bandwidth, floor)
-    power = power_for_deadline(uploads.payload_bits, air, bandwidth, uploads.link)
+    power = power_for_deadline(uploads.payload_bits, air, bandwidth, uploads.gain_over_noise)
     limit = power_in_time(air, uploads.power_max_w, uploads.energy_max_j)
     power = np.where(power > limit * (1 - 1e-9), limit, power)
     return Shares(bandwidth, power, air, power * air, round_time_s, float(price[0]))
 
 
 def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
-    """`in_time` of the devices that send at all, zeros for the others."""
+    """`in_time` for the devices that send anything; zeros for the others."""
     index = np.flatnonzero(sends)
     wide = np.zeros((4, len(sends)))
     price = 0.0
@@ -202,8 +205,8 @@ def _energy_growth(uploads: Uploads, round_time_s: float) -> float:
     width, air = shares.bandwidth_hz, shares.upload_s
     with np.errstate(divide="ignore", invalid="ignore"):
         x = uploads.payload_bits * LN2 / (width * air)
-        snr = shares.power_w * uploads.link / width
-    free = -width / uploads.link * energy_slope(x)
+        snr = shares.power_w * uploads.gain_over_noise / width
+    free = -width / uploads.gain_over_noise * energy_slope(x)
     # Where the floor binds, energy is p_max t or E_max, and the floor's fall is worth the price.
     at_power = uploads.energy_max_j >= uploads.power_max_w * air
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -218,7 +221,7 @@ def _energy_growth(uploads: Uploads, round_time_s: float) -> float:
 def require_room(uploads: Uploads) -> None:
     """AllocationError naming the device and the limit in the way, if there is one."""
     need = uploads.needed_hz(np.inf)
-    least_energy = uploads.payload_bits * LN2 / uploads.link
+    least_energy = uploads.payload_bits * LN2 / uploads.gain_over_noise
     if (lacking := ~(need <= uploads.band_hz)).any():
         m = int(np.argmax(lacking))
         if uploads.energy_max_j[m] <= least_energy[m]:

@@ -1,4 +1,4 @@
-"""Who may look: a token where one is set, and no page of another site by way of a name of ours."""
+"""Who may open the dashboard: whoever has the token, and no other site through a forged name."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ from starlette.types import ASGIApp
 
 from cutlayer import __version__
 from cutlayer.dashboard.access import Access, Guarded
-from cutlayer.dashboard.views import Opened
-from cutlayer.dashboard.watch import Seen, Watch
+from cutlayer.dashboard.views import OpenRuns
+from cutlayer.dashboard.watch import WatchedRun, WatchedRuns
 from cutlayer.errors import CutlayerError
-from cutlayer.report.page import SCRIPTS, asset
+from cutlayer.reports.page import SCRIPTS, asset
 
 EVERY_S = 1.0
 """Seconds between looks at the run folders, while anybody watches."""
@@ -42,13 +42,13 @@ def make_app(
 
     ending: whether the server is about to stop, so that streams of events end by themselves.
     """
-    return Guarded(_Dashboard(Watch(root), every_s, ending).app, access)
+    return Guarded(_Dashboard(WatchedRuns(root), every_s, ending).app, access)
 
 
 class _Dashboard:
-    def __init__(self, watch: Watch, every_s: float, ending: Callable[[], bool]) -> None:
+    def __init__(self, watch: WatchedRuns, every_s: float, ending: Callable[[], bool]) -> None:
         self._watch, self._every_s, self._ending = watch, every_s, ending
-        self._opened = Opened()
+        self._opened = OpenRuns()
         self._news = asyncio.Condition()
         self._version = 0
         self._changed: dict[str, int] = {}
@@ -116,7 +116,7 @@ class _Dashboard:
         return answer
 
     def _views(
-        self, make: Callable[[list[Seen]], dict[str, Any]], busy: asyncio.Lock
+        self, make: Callable[[list[WatchedRun]], dict[str, Any]], busy: asyncio.Lock
     ) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
             names = request.query_params.getlist("id")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cutlayer.errors import NetworkError
-from cutlayer.net.address import is_loopback, listen_at, split_address
+from cutlayer.network.transport.address import is_loopback, listen_at, split_address
 
 
 def dashboard(

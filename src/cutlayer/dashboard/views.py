@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from cutlayer.dashboard.watch import Seen
+from cutlayer.dashboard.watch import WatchedRun
 from cutlayer.errors import RunError
-from cutlayer.report import page
-from cutlayer.report.follow import Tail
-from cutlayer.report.record import Row
-from cutlayer.report.views.runs import Run, lines_of
-from cutlayer.run import report
+from cutlayer.record.rows import Row
+from cutlayer.record.tail import Tail
+from cutlayer.reports import build_report, page
+from cutlayer.reports.views.runs import Run, lines_of
 
 _OPEN = 4
 _IMAGES = 4
@@ -26,7 +25,7 @@ _CELLS = 30_000
 _SOON = dict.fromkeys(page.TITLES, "it is being computed from the job")
 
 
-class Opened:
+class OpenRuns:
     """The records of the runs that were looked at last, each read once and then followed."""
 
     def __init__(self) -> None:
@@ -34,9 +33,9 @@ class Opened:
         self._open: OrderedDict[str, tuple[Tail[Row], list[Row]]] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
         # Model and data of one job at a time: the next look at it is quick.
-        self._load = functools.lru_cache(maxsize=1)(report.load_for_views)
+        self._load = functools.lru_cache(maxsize=1)(build_report.load_for_views)
 
-    def run(self, seen: Seen) -> Run:
+    def run(self, seen: WatchedRun) -> Run:
         """The run with all its rows so far. Raises RunError where it has none."""
         if seen.job is None:
             raise RunError(f"run: {seen.name} cannot be read: {seen.fault}")
@@ -60,7 +59,7 @@ class Opened:
             raise RunError(f"run: {seen.name} has no finished round yet: its first is under way")
         return Run(seen.folder, seen.job, rows)
 
-    def detail(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """The first run's views, as the report's page is given them; of those to be computed the
         places.
         """
@@ -73,30 +72,30 @@ class Opened:
                 "views": page.views_of(replace(run, missing=_SOON), cells=_CELLS),
             }
 
-    def computed(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def computed(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """Its views to be computed, which takes seconds; asked again, those of the same round."""
         seen = several[0]
         run = self.run(seen)
         key = (seen.name, len(run.rows))
         if key not in self._again:
-            self._again[key] = report.again(run, _IMAGES, 1, self._load)
+            self._again[key] = build_report.again(run, _IMAGES, 1, self._load)
             while len(self._again) > _OPEN:
                 self._again.popitem(last=False)
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}
 
-    def together(self, several: Sequence[Seen]) -> dict[str, Any]:
+    def together(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """The views of several runs side by side. Raises RunError for fewer than two."""
         if len(several) < 2:
             raise RunError("run: side by side are two runs or more: choose another")
         with _uncollected():
             runs = [self.run(seen) for seen in several]
             lines = lines_of(runs)
-            return page.payload([], lines, report.usual_reference(lines))
+            return page.payload([], lines, build_report.usual_reference(lines))
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without a search for cycles, which rows have none of: it takes as long as reading them.
+    """Read without Python's search for cycles: rows have none, and searching doubles the time.
 
     Within another it leaves the end to that one.
     """

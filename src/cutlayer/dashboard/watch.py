@@ -10,10 +10,9 @@ from typing import Any
 
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import Job, load_job
-from cutlayer.report.follow import Brief, Summary, Tail, read_brief
-from cutlayer.report.views.pack import plain
-from cutlayer.run.result import JOB_FILE
-from cutlayer.run.roster import ROSTER_FILE
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
+from cutlayer.record.tail import Brief, Summary, Tail, read_brief
+from cutlayer.reports.views.pack import plain
 
 DEEPEST = 3
 """Folders below the one that is watched in which runs are looked for: a comparison has its own."""
@@ -23,7 +22,7 @@ _SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
 
 
 @dataclass(eq=False)
-class Seen:
+class WatchedRun:
     """One run folder: its job, and what its record says so far. fault: why it cannot be read."""
 
     name: str
@@ -68,13 +67,13 @@ class Seen:
             return "unreadable"
         if self.summary.rounds >= self.job.training.rounds:
             return "finished"
-        patience = _SILENT_S + _SILENT_ROUNDS * self.summary.seconds
-        if time.time() - self.changed_s > patience:
+        timeouts = _SILENT_S + _SILENT_ROUNDS * self.summary.seconds
+        if time.time() - self.changed_s > timeouts:
             return "silent"
         return "running" if self.summary.rounds else "waiting"
 
     def told(self) -> dict[str, Any]:
-        """What the list shows of the run, as JSON."""
+        """The run's line in the list of runs, as JSON."""
         job = self.job
         return {
             "id": self.name,
@@ -90,7 +89,7 @@ class Seen:
         }
 
 
-class Watch:
+class WatchedRuns:
     """All runs below `root`; `look` from one thread at a time."""
 
     def __init__(self, root: Path) -> None:
@@ -99,16 +98,16 @@ class Watch:
                 f"RUNS: {root} is no folder: name one that holds run folders, or start a run first"
             )
         self.root = root
-        self.runs: dict[str, Seen] = {}
+        self.runs: dict[str, WatchedRun] = {}
         self._states: dict[str, str] = {}
 
-    def find(self, name: str) -> Seen:
+    def find(self, name: str) -> WatchedRun:
         """The run of that name, which only the list gives: no path does. Raises RunError."""
         if name not in self.runs:
             raise RunError(f"run: there is no {name} below {self.root} now: choose one of the list")
         return self.runs[name]
 
-    def look(self) -> tuple[list[Seen], list[str]]:
+    def look(self) -> tuple[list[WatchedRun], list[str]]:
         """The runs new or changed since the last look, and the names of those that are gone."""
         there = {self._name(folder): folder for folder in _run_folders(self.root, DEEPEST)}
         gone = [name for name in self.runs if name not in there]
@@ -116,7 +115,7 @@ class Watch:
             del self.runs[name], self._states[name]
         changed = []
         for name, folder in there.items():
-            seen = self.runs.setdefault(name, Seen(name, folder, Tail(folder, read_brief)))
+            seen = self.runs.setdefault(name, WatchedRun(name, folder, Tail(folder, read_brief)))
             new = seen.look()
             # Silence comes by the mere passing of time.
             if new or self._states.get(name) != seen.state:

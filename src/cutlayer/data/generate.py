@@ -17,9 +17,9 @@ from cutlayer.data.dataset import Dataset, Indices
 from cutlayer.data.drawing import Draw, Drawing, Shape, Wanted
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError
-from cutlayer.job import Data
-from cutlayer.methods.generator import Generator as Settings
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import Data
+from cutlayer.settings.generator import GeneratorSettings as Settings
 
 
 class Generator(Protocol):

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from cutlayer.data.dataset import Indices, largest_remainder
 from cutlayer.errors import DataError
-from cutlayer.job import Partition
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import Partition
 
 DRAWS = 1000
 """How often a random division is drawn anew before its minimum size is given up."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from cutlayer.data.diffusion import diffusers, shape_of
 from cutlayer.data.drawing import Draw, Shape, Wanted
 from cutlayer.errors import DataError
-from cutlayer.methods.generator import Generator as Settings
+from cutlayer.settings.generator import GeneratorSettings as Settings
 
 _TRIAL_STEPS = 2
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from cutlayer.data import images, tables
 from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
 from cutlayer.data.rows import Rows, class_order, numbered
 from cutlayer.errors import DataError
-from cutlayer.job import Data
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import Data
 
 HELD_OUT = 0.2
 """Share of every class held out for testing when a source has no test data."""
@@ -42,6 +43,39 @@ def load(data: Data, seed: int) -> tuple[Dataset, Dataset]:
     `train_samples` / `test_samples` take a class-stratified part; it and the held-out fifth
     depend on `seed` only. Raises DataError for anything missing, unreadable or inconsistent.
     """
+    chosen = _choose(data, seed)
+    read = _texts if chosen.train.text else _images
+    inputs, test_inputs = read(chosen.train, chosen.index, chosen.test, chosen.test_index)
+    return (
+        Dataset(inputs, chosen.labels, chosen.classes),
+        Dataset(test_inputs, chosen.test_labels, chosen.classes),
+    )
+
+
+def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
+    """The labels of the training samples of `load`, and the classes; no image is decoded.
+
+    Raises DataError.
+    """
+    chosen = _choose(data, seed)
+    return chosen.labels, chosen.classes
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Which rows are trained and tested on, with their labels."""
+
+    train: Rows
+    index: Indices
+    labels: Indices
+    test: Rows
+    test_index: Indices
+    test_labels: Indices
+    classes: tuple[str, ...]
+
+
+def _choose(data: Data, seed: int) -> _Chosen:
+    """Which samples `data` names, by their labels alone; see `load`."""
     train, test = _READERS[data.source](data)
     for rows in (train, test):
         if rows is not None and not len(rows):
@@ -73,11 +107,7 @@ def load(data: Data, seed: int) -> tuple[Dataset, Dataset]:
         )
     index = _part(labels, index, data.train_samples, "train_samples", seed)
     test_index = _part(test_labels, test_index, data.test_samples, "test_samples", seed)
-    inputs, test_inputs = (_texts if train.text else _images)(train, index, test, test_index)
-    return (
-        Dataset(inputs, labels[index], classes),
-        Dataset(test_inputs, test_labels[test_index], classes),
-    )
+    return _Chosen(train, index, labels[index], test, test_index, test_labels[test_index], classes)
 
 
 def load_own(data: Data, classes: tuple[str, ...], side: int) -> Dataset:

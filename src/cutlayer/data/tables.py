@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
-from cutlayer.job import Data
+from cutlayer.settings.data import Data
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,7 +4,8 @@ import importlib
 from types import ModuleType
 
 from cutlayer.errors import JobError
-from cutlayer.methods.spec import Method
+from cutlayer.own_code import load_own, refresh
+from cutlayer.settings.method import Method
 
 # The order is that of the table `cutlayer methods`: references first.
 NAMES = (
@@ -13,17 +14,14 @@ NAMES = (
 )  # fmt: skip
 
 
-def find(name: str) -> Method:
+def find_method(name: str) -> Method:
     """The method called `name`, or the `Method` object at `package.module:OBJECT`.
 
     Raises JobError when there is no such method.
     """
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            method = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise JobError(f"method.name: cannot import {name!r} ({error})") from None
+        refresh({"method.name": name})
+        method = load_own("method.name", name)
         if not isinstance(method, Method):
             raise JobError(f"method.name: {name!r} is a {type(method).__name__}, not a Method")
         return method.model_copy(update={"name": name})

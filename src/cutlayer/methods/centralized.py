@@ -4,6 +4,6 @@ Each round trains on as many samples as a cohort of the same job would hold, dra
 of all devices without replacement, so that rounds of all methods cost the same training.
 """
 
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 METHOD = Method(name="centralized", split=False, pooled=True, aggregate="none")

@@ -5,6 +5,6 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 A and B are averaged apart, as the baselines of TSFLora and ST-SFLora do.
 """
 
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 METHOD = Method(name="fedlora", split=False)

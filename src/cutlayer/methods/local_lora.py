@@ -4,6 +4,6 @@ The baseline `Local LoRA` of TSFLora (arXiv 2605.23988) and ST-SFLora (arXiv 260
 no aggregated model: accuracy is the mean over devices, each on the common test set.
 """
 
-from cutlayer.methods.spec import Method
+from cutlayer.settings.method import Method
 
 METHOD = Method(name="local-lora", split=False, aggregate="none")

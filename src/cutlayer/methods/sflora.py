@@ -5,7 +5,7 @@ server adapters of a round's cohort are averaged by their numbers of samples. Ac
 gradients cross the cut as float32.
 """
 
-from cutlayer.methods.spec import Method, Quantizer
+from cutlayer.settings.method import Method, Quantizer
 
 _AS_IT_IS = Quantizer(bits=32, entropy="none")
 

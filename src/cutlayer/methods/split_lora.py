@@ -5,7 +5,7 @@ SplitLoRA (arXiv 2407.00952): one device adapter and one server adapter, each up
 device within a round.
 """
 
-from cutlayer.methods.spec import Method, Quantizer
+from cutlayer.settings.method import Method, Quantizer
 
 _AS_IT_IS = Quantizer(bits=32, entropy="none")
 

@@ -1,6 +1,6 @@
 """ST-SFLora with all tokens: frozen devices, one way, equal bandwidth (arXiv 2605.26120)."""
 
-from cutlayer.methods.spec import Method, Quantizer
+from cutlayer.settings.method import Method, Quantizer
 
 _PLAIN = Quantizer(bits=32, entropy="none")
 

@@ -6,7 +6,7 @@ tensor's range with stochastic rounding. Gradients come back in the compressed s
 number of bits.
 """
 
-from cutlayer.methods.spec import Method, Quantizer, Tokens
+from cutlayer.settings.method import Method, Quantizer, Tokens
 
 _EIGHT_BITS = Quantizer(bits=8, per="tensor", rounding="stochastic")
 

@@ -8,7 +8,6 @@ A score of one's own is a function that a job names by `package.module:FUNCTION`
 to be kept, 0 or more since they also weigh the merged token.
 """
 
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cutlayer.errors import JobError, ModelError
+from cutlayer.errors import ModelError
+from cutlayer.own_code import load_own_function
 
 QUERY_CHUNK = 64
 
@@ -40,21 +40,14 @@ def capture(query: nn.Module, key: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def find(score: str) -> Measure:
+def find_score(score: str) -> Measure:
     """What scores tokens: cls, received, or the function at `package.module:FUNCTION`.
 
     Raises JobError when there is no such function.
     """
     if ":" not in score:
         return cls_scores if score == "cls" else received_scores
-    module, _, name = score.partition(":")
-    try:
-        own: Measure = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise JobError(f"method.tokens.score: cannot import {score!r} ({error})") from None
-    if not callable(own):
-        raise JobError(f"method.tokens.score: {score!r} is not a function")
-    return partial(_checked, score, own)
+    return partial(_checked, score, load_own_function("method.tokens.score", score))
 
 
 def _checked(

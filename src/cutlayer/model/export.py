@@ -15,9 +15,9 @@ from safetensors.torch import save
 from cutlayer.errors import ModelError
 from cutlayer.files import write_atomically
 from cutlayer.model.cut import CutModel
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.files import find_file
-from cutlayer.model.lora import HEAD, Adapter
+from cutlayer.model.files import BESIDE, VOCABULARIES, find_file
+from cutlayer.model.lora import Adapter
+from cutlayer.model.spec import ModelSpec
 from cutlayer.model.weights import SINGLE, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
@@ -53,6 +53,7 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
     Raises ModelError when the files are missing or corrupt, or belong to another model.
     """
     full = model.train == "full"
+    unused = _unused(model.spec)
     file = Path(folder) / (SINGLE if full else WEIGHTS)
     if not file.is_file():
         raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
@@ -64,11 +65,13 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
             adapter = {
                 key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
                 for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
-                if not key.endswith(IDLE)
+                if not key.endswith(IDLE) and not key.startswith(unused)
             }
+        drawn = {} if full else {key: adapter.pop(key) for key in model.drawn if key in adapter}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
     _check(adapter, model, str(folder))
+    model.take_drawn(drawn)
     lora = model.spec.lora
     if not full and config.get("lora_alpha") != lora.alpha:
         raise ModelError(
@@ -90,12 +93,14 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
         "lora_alpha": spec.lora.alpha,
         "lora_dropout": spec.lora.dropout,
         "target_modules": _target_modules(model),
-        "modules_to_save": [HEAD],
+        "modules_to_save": _saved_modules(model),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
-    tensors = {PREFIX + key: value for key, value in adapter.items()}
+    held = model.module.state_dict()
+    drawn = {key: held[key].cpu().contiguous() for key in model.drawn}
+    tensors = {PREFIX + key: value for key, value in (adapter | drawn).items()}
     return {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
@@ -104,18 +109,21 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
 
 def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
     """The files of a whole model, by name: weights, config, and what prepares its inputs."""
-    empty = skeleton(replace(spec, weights="pretrained"), 0)
+    dtype = next(iter(adapter.values())).dtype
+    empty = skeleton(replace(spec, weights="pretrained"), 0, dtype)
+    unused = _unused(spec)
     tensors = {
         key: torch.zeros(value.shape, dtype=value.dtype)
         for key, value in empty.state_dict().items()
-        if key.endswith(IDLE)
+        if key.endswith(IDLE) or key.startswith(unused)
     }
     tensors |= adapter
     config: Any = empty.config
     config.architectures = [spec.parts.architecture]
-    config.dtype = str(next(iter(adapter.values())).dtype).removeprefix("torch.")
+    config.dtype = str(dtype).removeprefix("torch.")
     if spec.modality == "image":
-        config.image_size = spec.image_size
+        section = spec.parts.section
+        (config if section is None else getattr(config, section)).image_size = spec.image_size
     return {
         SINGLE: save(tensors, metadata={"format": "pt"}),
         "config.json": config.to_json_string().encode(),
@@ -123,12 +131,16 @@ def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
     }
 
 
+def _unused(spec: ModelSpec) -> tuple[str, ...]:
+    """How the names begin of tensors that classification never computes with."""
+    return tuple(f"{spec.parts.base}.{path}." for path in spec.parts.unused)
+
+
 def _preparation(spec: ModelSpec) -> dict[str, bytes]:
     """The base's own files that a model's inputs are prepared by, as far as it has them."""
     names = ["preprocessor_config.json"]
     if spec.modality == "text":
-        whole = find_file(spec.path, "tokenizer.json")
-        names = ["tokenizer.json" if whole else "vocab.txt", "tokenizer_config.json"]
+        names = [*VOCABULARIES, *BESIDE]
     found = {name: find_file(spec.path, name) for name in names}
     return {name: file.read_bytes() for name, file in found.items() if file is not None}
 
@@ -148,6 +160,12 @@ def _check(adapter: Adapter, model: CutModel, what: str) -> None:
                 f"adapter: {key} of {what} has shape {list(adapter[key].shape)}, not "
                 f"{list(shapes[key])}: it must come from the same model, rank and classes"
             )
+
+
+def _saved_modules(model: CutModel) -> list[str]:
+    """The names that PEFT finds all modules by that an adapter brings whole."""
+    neck = model.spec.parts.neck
+    return [*model.spec.parts.head.modules, *([neck] if model.drawn and neck else [])]
 
 
 def _target_modules(model: CutModel) -> list[str]:

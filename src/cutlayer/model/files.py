@@ -7,6 +7,10 @@ from typing import Any
 
 from cutlayer.errors import ModelError
 
+# What a tokenizer may be read from, best first, and what may lie beside it.
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+
 BUNDLED = {"demo": "demo-vit", "resnet18": "resnet18"}
 
 

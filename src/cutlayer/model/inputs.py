@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.files import find_file, read_json
+from cutlayer.model.files import BESIDE, VOCABULARIES, find_file, read_json
+from cutlayer.model.spec import ModelSpec
 
 # Luma of ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -53,7 +53,19 @@ class Preprocessor:
             max_length=self.spec.max_tokens,
             return_tensors="pt",
         )
+        self._check_known(tokens["input_ids"])
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def _check_known(self, ids: Tensor) -> None:
+        """Raise ModelError for a token that the model's embedding has no row for."""
+        highest = int(ids.max()) if ids.numel() else 0
+        if highest >= self.spec.vocabulary:
+            raise ModelError(
+                f"model.path: the tokenizer of {self.spec.path} gives "
+                f"{self._tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, but the "
+                f"model embeds {self.spec.vocabulary} tokens: give the tokenizer that belongs to "
+                "the checkpoint, or save it again after model.resize_token_embeddings"
+            )
 
     def _pixels(self, images: Tensor) -> Tensor:
         if self._tokenizer is not None:
@@ -118,19 +130,27 @@ def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
 
 
 def _tokenizer(spec: ModelSpec) -> Any:
+    """The checkpoint's own tokenizer, able to pad."""
     from transformers import AutoTokenizer
 
-    file = find_file(spec.path, "tokenizer.json") or find_file(spec.path, "vocab.txt")
+    file = next((f for name in VOCABULARIES if (f := find_file(spec.path, name))), None)
     if file is None:
         raise ModelError(
-            f"model.path: {spec.path} has neither tokenizer.json nor vocab.txt: "
+            f"model.path: {spec.path} has none of {', '.join(VOCABULARIES)}: "
             "give a checkpoint with its tokenizer"
         )
-    find_file(spec.path, "tokenizer_config.json")  # beside it, where the hub has one
+    for name in BESIDE:  # downloaded too, where the hub has them
+        find_file(spec.path, name)
     try:
-        return AutoTokenizer.from_pretrained(str(file.parent))
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent))
+        if tokenizer.pad_token_id is None:
+            # Any token will do: attention and pooling leave padding out.
+            ids = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id, 0)
+            filler = next(number for number in ids if number is not None)
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(filler)
     except Exception as error:  # tokenizers raises bare Exception for a corrupt file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path: the tokenizer of {spec.path} cannot be read ({reason}): restore its files"
         ) from None
+    return tokenizer

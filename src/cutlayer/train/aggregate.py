@@ -1,4 +1,4 @@
-"""Averages of adapters."""
+"""Averages of adapters: where the number of a device's samples becomes its weight."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,13 @@ import torch
 from cutlayer.model.lora import Adapter
 
 
+def average_by_samples(adapters: Sequence[Adapter], samples: Sequence[int]) -> Adapter:
+    """FedAvg (arXiv 1602.05629): each device's adapter weighs as many samples as it trained on."""
+    return weighted_average(adapters, [float(count) for count in samples])
+
+
 def weighted_average(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
-    """FedAvg (arXiv 1602.05629): sum_n rho_n w_n with rho_n = weight_n / sum of weights.
+    """sum_n rho_n w_n with rho_n = weight_n / sum of weights.
 
     Each tensor is averaged over the adapters that hold it, so that adapters of different cuts
     join into one. Sums run in float64 in the given order.

@@ -3,26 +3,40 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
-from cutlayer.wire.levels import known_levels
+from cutlayer.own_code import refresh
+from cutlayer.wire.custom_levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that model or world cannot meet."""
+    """Raise JobError for the first setting of the method that model or world cannot meet.
+
+    Code of one's own is loaded anew where its file changed.
+    """
+    refresh(job.own_code)
     check_train(spec, job.method.train)
+    if job.method.aggregate == "none" and job.method.split:
+        raise JobError(
+            "method.aggregate: none with method.split has parts of the server's that no device "
+            "keeps: take fedavg, or split false"
+        )
+    if job.training.image_augmentation and spec.modality != "image":
+        raise JobError(
+            f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
+        )
     if job.method.split:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
-    _check_augment(job, spec)
+    _check_generated(job, spec)
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:
     if ":" in job.method.tokens.score:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
-        attention.find(job.method.tokens.score)
+        attention.find_score(job.method.tokens.score)
     for name, side in (("uplink", job.method.uplink), ("downlink", job.method.downlink)):
-        known_levels(side.levels)
+        known_levels(side.levels, f"method.{name}.levels")
         if side.codec != "quantize":
             raise JobError(
                 f"method.{name}.codec: {side.codec!r} is there for the library (cutlayer.wire) but "
@@ -30,10 +44,14 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
             )
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
-    if spec.residual is not None and (ranks or keep is not None):
+    if spec.why_all_tokens is not None and (ranks or keep is not None):
         raise JobError(
-            f"method.tokens.keep: nothing ranks the positions of {job.model.path}, which is a "
-            "ResNet: take null, and an allocation.solver that chooses no tokens"
+            f"method.tokens.keep: {job.model.path} {spec.why_all_tokens}: take null, and an "
+            "allocation.solver that chooses no tokens"
+        )
+    if job.method.tokens.score == "cls" and not spec.prefix and (ranks or keep is not None):
+        raise JobError(
+            f"method.tokens.score: 'cls' but {job.model.path} has no CLS token: take received"
         )
     if keep is None:
         return
@@ -88,21 +106,21 @@ def _check_allocation(job: Job) -> None:
         )
 
 
-def _check_augment(job: Job, spec: ModelSpec) -> None:
+def _check_generated(job: Job, spec: ModelSpec) -> None:
     method = job.method
-    if method.augmented and job.augment is None:
+    if method.generated and job.generated is None:
         raise JobError(
-            f"augment: method {method.name} trains on generated data, but the job has no augment "
-            "section: add one, as in augment: {generator: {source: demo}}, or take "
-            "method.augmented false"
+            f"generated: method {method.name} trains on generated data, but the job has no "
+            "generated section: add one, as in generated: {generator: {source: demo}}, or take "
+            "method.generated false"
         )
-    if method.augmented and job.generated is None:
+    if method.generated and job.generated_in_use is None:
         raise JobError(
-            f"method.augmented: method {method.name} averages nothing that generated data could "
-            "join: take method.augmented false"
+            f"method.generated: method {method.name} averages nothing that generated data could "
+            "join: take method.generated false"
         )
-    if job.generated and spec.modality != "image":
+    if job.generated_in_use and spec.modality != "image":
         raise JobError(
-            f"augment: {job.model.path} reads texts, and generators draw images: leave augment "
-            "out, or take method.augmented false"
+            f"generated: {job.model.path} reads texts, and generators draw images: leave generated "
+            "out, or take method.generated false"
         )

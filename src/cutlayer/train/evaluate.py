@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.data.dataset import Dataset
@@ -14,8 +13,9 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
-from cutlayer.train.device import shorten
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.train.pool import shorten
+from cutlayer.train.task import Task
+from cutlayer.wire.codec import decode_activations, encode_activations
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,24 @@ class Evaluation:
 
 
 def evaluate(
-    model: CutModel, preprocess: Preprocessor, adapter: Adapter, data: Dataset, batch: int = 128
+    task: Task,
+    model: CutModel,
+    preprocess: Preprocessor,
+    adapter: Adapter,
+    data: Dataset,
+    batch: int = 128,
 ) -> Evaluation:
     """Evaluate the unsplit model with `adapter` on `data`, as an exported adapter would serve."""
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         return model.forward(_inputs(model, preprocess, part), [Segment(adapter, len(part))])
 
-    return _score(logits_of, data, batch)
+    return _score(task, logits_of, data, batch)
 
 
 def evaluate_through_cut(
     job: Job,
+    task: Task,
     decision: Decision,
     model: CutModel,
     preprocess: Preprocessor,
@@ -58,8 +64,7 @@ def evaluate_through_cut(
     decision: of cut, tokens and bits.
     """
     cut = decision.cut
-    tokens = job.method.tokens.model_copy(update={"keep": decision.tokens})
-    uplink = job.method.uplink.model_copy(update={"bits": decision.bits_up})
+    tokens, uplink = decision.selection(job.method), decision.uplink(job.method)
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         route = [Segment(adapter, len(part))]
@@ -67,8 +72,7 @@ def evaluate_through_cut(
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
         sent, mask = shorten(activations, slice(None), tokens, model.spec.prefix)
-        labels = torch.from_numpy(part.labels)
-        message = ActivationsMessage(0, 0, 0, sent, mask, labels, len(part.classes))
+        message = task.message(0, 0, 0, sent, mask, task.targets(part))
         received = decode_activations(
             encode_activations(
                 message,
@@ -80,7 +84,7 @@ def evaluate_through_cut(
         mask = received.mask.to(model.compute) if received.mask is not None else None
         return model.server_forward(received.hidden.to(model.compute), mask, cut, route)
 
-    return _score(logits_of, data, batch)
+    return _score(task, logits_of, data, batch)
 
 
 def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[str, torch.Tensor]:
@@ -88,18 +92,15 @@ def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[st
 
 
 def _score(
-    logits_of: Callable[[Dataset, int], torch.Tensor], data: Dataset, batch: int
+    task: Task, logits_of: Callable[[Dataset, int], torch.Tensor], data: Dataset, batch: int
 ) -> Evaluation:
-    classes = len(data.classes)
-    right, count, loss = np.zeros(classes), np.zeros(classes), 0.0
+    scores = []
     with torch.no_grad():
         for start in range(0, len(data), batch):
             part = data.subset(np.arange(start, min(start + batch, len(data))))
-            logits = logits_of(part, start).float().cpu()
-            labels = torch.from_numpy(part.labels)
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-            hits = (logits.argmax(1) == labels).numpy()
-            right += np.bincount(part.labels, weights=hits, minlength=classes)
-            count += np.bincount(part.labels, minlength=classes)
-    by_class = np.divide(right, count, out=np.zeros(classes), where=count > 0)
+            scores.append(task.score(logits_of(part, start), task.targets(part)))
+    right = np.sum([score.right for score in scores], axis=0)
+    count = np.sum([score.count for score in scores], axis=0)
+    by_class = np.divide(right, count, out=np.zeros(len(right)), where=count > 0)
+    loss = sum(score.loss for score in scores)
     return Evaluation(right.sum() / len(data), loss / len(data), tuple(by_class.tolist()))

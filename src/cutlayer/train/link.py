@@ -6,9 +6,10 @@ from typing import Protocol
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
-from cutlayer.train import device as on_device
+from cutlayer.train.activation_statistics import ActivationStatistics, measure
 from cutlayer.train.device import Device
-from cutlayer.train.measure import Measured, measure
+from cutlayer.train.exchange import Exchange, Payload
+from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 
 
@@ -28,7 +29,7 @@ class Link(Protocol):
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
-    ) -> dict[int, Measured]:
+    ) -> dict[int, ActivationStatistics]:
         """What the devices' activations are like, before the round is decided."""
         ...
 
@@ -38,16 +39,16 @@ class Link(Protocol):
         """Start a round; devices without a frame go on with the adapter they have."""
         ...
 
-    def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
-        """A frame of activations of each device's batch; the devices have one cut."""
+    def receive(
+        self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
+    ) -> Mapping[int, Payload]:
+        """What each device sends up in an exchange of a step; the devices have one cut."""
         ...
 
-    def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
-        """Gradient frames back to the devices that sent activations."""
-        ...
-
-    def train_whole(self, step: int, devices: Sequence[int]) -> dict[int, float]:
-        """One step of devices that run the whole model: each one's loss."""
+    def send(
+        self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
+    ) -> None:
+        """Frames of an exchange down to devices that sent up before in the step."""
         ...
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
@@ -64,10 +65,11 @@ class LocalLink:
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self.devices = {device.id: device for device in devices}
+        self._pool = Pool([])
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
-    ) -> dict[int, Measured]:
+    ) -> dict[int, ActivationStatistics]:
         """See Link."""
         found = measure([self.devices[number] for number in devices], round, cut, scored)
         return dict(zip(devices, found, strict=True))
@@ -83,24 +85,30 @@ class LocalLink:
             started[number] = Started(device.steps, device.samples)
         return started
 
-    def forward(self, step: int, devices: Sequence[int], watch: Stopwatch) -> dict[int, bytes]:
+    def receive(
+        self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
+    ) -> Mapping[int, Payload]:
         """See Link."""
-        frames = on_device.forward([self.devices[number] for number in devices], step, watch)
-        return dict(zip(devices, frames, strict=True))
+        wanted = [self.devices[number] for number in devices]
+        if self._pool.devices != wanted:
+            self._pool = Pool(wanted)
+        return dict(zip(devices, self._pool.send(exchange, step, watch), strict=True))
 
-    def backward(self, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
+    def send(
+        self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
+    ) -> None:
         """See Link."""
-        devices = [self.devices[number] for number in frames]
-        on_device.backward(devices, list(frames.values()), watch)
-
-    def train_whole(self, step: int, devices: Sequence[int]) -> dict[int, float]:
-        """See Link."""
-        losses = on_device.train_whole([self.devices[number] for number in devices], step)
-        return dict(zip(devices, losses, strict=True))
+        self._pool.receive(exchange, step, frames, watch)
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
         return {number: self.devices[number].upload() for number in devices}
+
+    def end(self) -> None:
+        """End the round: no device keeps its adapter, its optimiser or a graph."""
+        self._pool = Pool([])
+        for device in self.devices.values():
+            device.end()
 
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Raises: a device of one's own does not fail by itself."""

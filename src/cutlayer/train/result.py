@@ -1,30 +1,11 @@
-"""What one round did, or (in a plan) would do."""
+"""What one round of training did: losses, samples, batches and bytes by device."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic
 from cutlayer.train.stopwatch import Stopwatch
-
-
-@dataclass
-class Traffic:
-    """Bytes of the frames of one device in one round, by what they carry."""
-
-    activations: int = 0
-    gradients: int = 0
-    adapter_down: int = 0
-    adapter_up: int = 0
-
-    @property
-    def up(self) -> int:
-        """Bytes from the device to the server."""
-        return self.activations + self.adapter_up
-
-    @property
-    def down(self) -> int:
-        """Bytes from the server to the device."""
-        return self.gradients + self.adapter_down
 
 
 @dataclass(frozen=True)
@@ -47,16 +28,17 @@ class Generated:
 class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
-    decisions: of the devices that took part, in the order they take turns. samples: those each
-    trained on, all epochs together. late: devices whose training came too late for the average;
-    lost: those that failed on the way. overhead_bytes: what a network took beyond the frames, up
-    and down; None without one. generated: None without generated data. watch holds
-    wall-clock seconds by stage; cpu_seconds is processor time of the whole round.
+    decisions: of the devices that took part, in the order they take turns. batches: samples of
+    each step that a device was to make. late: devices whose training came too late for the
+    average; lost: those that stopped answering, or sent what will not do. overhead_bytes: what a
+    network took beyond the frames, up and down; None without one. generated: None without
+    generated data. watch holds wall-clock seconds by stage; cpu_seconds is processor time of the
+    whole round.
     """
 
     round: int
     decisions: dict[int, Decision]
-    samples: dict[int, int] = field(default_factory=dict)
+    batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
     losses: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
     late: list[int] = field(default_factory=list)
@@ -70,6 +52,13 @@ class RoundResult:
     def cohort(self) -> list[int]:
         """The devices that took part."""
         return list(self.decisions)
+
+    @property
+    def shape(self) -> RoundShape:
+        """The round as it happened so far: a step is one that gave a loss."""
+        done = {device: len(self.losses.get(device, ())) for device in self.batches}
+        made = {device: sizes[: done[device]] for device, sizes in self.batches.items()}
+        return RoundShape(self.round, self.decisions, made, self.traffic)
 
     @property
     def loss(self) -> float:

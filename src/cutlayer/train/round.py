@@ -5,18 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
+from cutlayer.train.exchange import Exchange, Payload
 from cutlayer.train.link import Link, Started
 from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
+from cutlayer.train.server_part import PoolStep
 
 OnStep = Callable[[RoundResult, int, int], None]
 """Called after each step with the round so far, the steps done and the steps there are."""
 
-FindLate = Callable[[RoundResult, Sequence[int]], Sequence[int]]
+FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
 
 
@@ -62,7 +65,7 @@ class _Turn:
         method, result = self.server.job.method, self.result
         started = self._train()
         trained = self._upload(started)
-        late = list(find_late(result, list(started))) if find_late else []
+        late = list(find_late(result.shape, list(started))) if find_late else []
         result.late += late
         in_time = {device: one.samples for device, one in started.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
@@ -86,7 +89,7 @@ class _Turn:
                     self.result.lost.append(device)
                     del started[device]
             with self.result.watch.timed("server"):
-                self.server.update()
+                self.server.part.adapters.update(step)
             if self.on_step:
                 number, turns = self.place
                 self.on_step(self.result, number * steps + step + 1, turns * steps)
@@ -95,7 +98,6 @@ class _Turn:
     def _begin(self) -> dict[int, Started]:
         result, server = self.result, self.server
         decisions = {device: result.decisions[device] for device in self.devices}
-        server.begin(result.round, decisions)
         frames = {}
         if server.job.method.aggregate != "none":
             for device, decision in decisions.items():
@@ -104,45 +106,52 @@ class _Turn:
                     frames[device] = frame
                     result.traffic[device].adapter_down += len(frame)
         started = self.link.begin(result.round, decisions, frames)
+        steps = {device: one.steps for device, one in started.items()}
+        server.begin(result.round, {device: decisions[device] for device in steps}, steps)
         result.lost += [device for device in self.devices if device not in started]
-        epochs = server.job.training.local_epochs
-        result.samples |= {device: epochs * one.samples for device, one in started.items()}
+        training = server.job.training
+        result.batches |= {
+            device: batch_sizes(one.samples, training) for device, one in started.items()
+        }
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
-        """One batch of each device; returns the devices that failed."""
-        if self.server.job.method.split:
-            losses = self._through_the_cut(step, devices)
-        else:
-            with self.result.watch.timed("device"):
-                losses = self.link.train_whole(step, devices)
-        for device, loss in losses.items():
-            self.result.losses[device].append(loss)
-        return [device for device in devices if device not in losses]
-
-    def _through_the_cut(self, step: int, devices: Sequence[int]) -> dict[int, float]:
-        result = self.result
-        with result.watch.timed("device"):
-            frames = self.link.forward(step, devices, result.watch)
-        if not frames:
-            return {}
-        with result.watch.timed("server"):
-            done = self.server.step(step, frames, result.watch)
-        for device, fault in done.faults.items():
-            self.link.reject(device, fault)
-        if done.replies:
-            with result.watch.timed("device"):
-                self.link.backward(done.replies, result.watch)
-        for device in done.losses:
-            result.traffic[device].activations += len(frames[device])
-            result.traffic[device].gradients += len(done.replies.get(device, b""))
-        return done.losses
+        """Walk the exchanges of a step with devices of one cut; returns those that are lost."""
+        result, part = self.result, self.server.part
+        state = PoolStep(step)
+        carried: list[tuple[Exchange, Mapping[int, Payload]]] = []
+        for exchange in part.exchanges(devices[0]):
+            if exchange.up:
+                with result.watch.timed("device"):
+                    sent = self.link.receive(exchange, step, devices, result.watch)
+                with result.watch.timed("server"):
+                    faults = part.take(exchange, state, sent, result.watch)
+                for device, fault in faults.items():
+                    self.link.reject(device, fault)
+            else:
+                sent = part.give(exchange, state)
+                if sent:
+                    with result.watch.timed("device"):
+                        self.link.send(exchange, step, sent, result.watch)
+            carried.append((exchange, sent))
+        for device, loss in state.losses.items():
+            result.losses[device].append(loss)
+            for exchange, sent in carried:
+                payload = sent.get(device)
+                if isinstance(payload, bytes):  # a loss is no frame
+                    _count(result.traffic[device], exchange, payload)
+        return [device for device in devices if device not in state.losses]
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
         """What devices that train something trained; one that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}
+        for device, fault in server.part.not_finite().items():
+            if device in started:
+                self.link.reject(device, fault)
+                result.lost.append(device)
+                del started[device]
         training = [d for d in started if server.device_names(result.decisions[d])]
         with result.watch.timed("adapters"):
             frames = self.link.upload(training)
@@ -158,3 +167,10 @@ class _Turn:
                 result.lost.append(device)
                 del started[device]
         return trained
+
+
+def _count(traffic: Traffic, exchange: Exchange, frame: bytes) -> None:
+    if exchange.up:
+        traffic.activations += len(frame)
+    else:
+        traffic.gradients += len(frame)

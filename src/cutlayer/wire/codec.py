@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire import frame, quantize
 from cutlayer.wire.codecs.quantized import QuantizedCodec, decode_quantized
 from cutlayer.wire.codecs.seam import Codec, Rows
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
+from cutlayer.wire.frame_bytes import label_bits
 from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
@@ -41,7 +42,6 @@ from cutlayer.wire.headers import (
     TensorHeader,
 )
 from cutlayer.wire.places import Places, find_places, pack_kept, unpack_kept
-from cutlayer.wire.size import label_bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.methods.spec import Quantizer
-from cutlayer.wire.levels import own_levels
+from cutlayer.settings.method import LEVELS, Quantizer
+from cutlayer.wire.custom_levels import own_levels
 
 Float32 = NDArray[np.float32]
 Levels = Float32 | NDArray[np.float64]
@@ -77,7 +77,7 @@ def dequantize(
 
     own: the sender's levels, which take the place of the Gaussian ones.
     The caller checks len(body) == body_bytes(...). Raises FrameError where the body holds ranges
-    or values that are not finite numbers.
+    or values that are not finite numbers, or its levels are neither known nor given.
     """
     bits, shape = quantizer.bits, (rows, width)
     if rows * width == 0:
@@ -88,6 +88,11 @@ def dequantize(
         wide = np.frombuffer(body, "<u2").astype(np.uint32)
         wide <<= 16
         return sound(torch.from_numpy(wide.view(np.float32))).view(shape)
+    if own is None and quantizer.levels not in LEVELS:
+        raise FrameError(
+            f"the frame's levels {quantizer.levels!r} are not known here: have them sent along, or "
+            f"take {' or '.join(LEVELS)}"
+        )
     groups = rows if quantizer.per == "token" else 1
     fields = 2 if quantizer.levels == "uniform" else 1
     levels = gaussian_levels(bits) if own is None else own

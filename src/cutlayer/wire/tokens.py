@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cutlayer.methods.spec import Tokens
+from cutlayer.settings.method import Tokens
 
 
 @dataclass(frozen=True, eq=False)

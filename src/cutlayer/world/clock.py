@@ -108,7 +108,7 @@ class _Grid:
 
 
 def _alone(times: Durations) -> _Grid:
-    """Every device as if the server were its own."""
+    """The timeline if each device had a server to itself."""
     grid = _Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -119,14 +119,14 @@ def _alone(times: Durations) -> _Grid:
     for step in range(len(grid.end["forward"])):
         who = times.steps > step
         arrived = _forward_and_send(times, grid, step, who, ready)
-        served = grid.add("server", step, who, arrived, times.server_s)
+        served = grid.add("server", step, who, arrived, times.server_s[step])
         ready = np.where(who, _return(times, grid, step, who, served), ready)
     grid.add("upload", 0, everyone, ready, times.upload_s)
     return grid
 
 
 def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) -> _Grid:
-    """One pass a step and pool over the batches of `hopeful` devices; others get no server time."""
+    """The server computes a pool's batches of one step together, for the `hopeful` devices only."""
     grid = _Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -148,7 +148,7 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
             if not pool.any():
                 continue
             start = max(free, float(grid.end["uplink"][step, pool].max()))
-            free = start + float(times.server_s[pool].sum())
+            free = start + float(times.server_s[step, pool].sum())
             starts, ends = np.full(len(pool), start), np.full(len(pool), free)
             grid.put("server", step, pool, starts, ends)
             if not times.one_way:
@@ -159,13 +159,13 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
 
 
 def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
-    """One queue. `alone` is already right where nobody waits, and for all that is sent one-way."""
+    """The server takes batches one at a time; `alone` already holds for all who never wait."""
     if not times.server_s.any():
         return alone
     if times.one_way or len(alone.end["server"]) == 1:
         sent = ~np.isnan(alone.end["uplink"]) & reachable
         arrival = alone.end["uplink"][sent]
-        takes = np.broadcast_to(times.server_s, sent.shape)[sent]
+        takes = times.server_s[sent]
         start = _queue(arrival, takes)
         alone.start["server"][sent], alone.end["server"][sent] = start, start + takes
         if not times.one_way:
@@ -177,7 +177,7 @@ def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
 
 
 def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
-    """A queue whose next arrivals depend on when earlier ones were served: event by event."""
+    """The queue event by event, since when a device's next batch comes depends on its last one."""
     grid = _Grid(times)
     everyone = np.ones(len(reachable), dtype=bool)
     begin = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -186,11 +186,11 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
     free = 0.0
     while waiting:
         arrived, step, m = heapq.heappop(waiting)
-        computed = begin[m] + times.forward_s[m]
+        computed = begin[m] + times.forward_s[step, m]
         served = max(free, arrived)
-        free = served + times.server_s[m]
+        free = served + times.server_s[step, m]
         received = free + times.downlink_s[step, m]
-        done = received + times.backward_s[m]
+        done = received + times.backward_s[step, m]
         marks = (begin[m], computed), (computed, arrived), (served, free)
         for stage, mark in zip(
             STEP_STAGES, (*marks, (free, received), (received, done)), strict=True
@@ -198,20 +198,20 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
             grid.start[stage][step, m], grid.end[stage][step, m] = mark
         begin[m] = done
         if step + 1 < times.steps[m]:
-            sent = done + times.forward_s[m] + times.uplink_s[step + 1, m]
+            sent = done + times.forward_s[step + 1, m] + times.uplink_s[step + 1, m]
             heapq.heappush(waiting, (float(sent), step + 1, m))
     grid.add("upload", 0, reachable, begin, times.upload_s)
     return grid
 
 
 def _forward_and_send(times: Durations, grid: _Grid, step: int, who: Flags, ready: Array) -> Array:
-    computed = grid.add("forward", step, who, ready, times.forward_s)
+    computed = grid.add("forward", step, who, ready, times.forward_s[step])
     return grid.add("uplink", step, who, computed, times.uplink_s[step])
 
 
 def _return(times: Durations, grid: _Grid, step: int, who: Flags, served: Array) -> Array:
     received = grid.add("downlink", step, who, served, times.downlink_s[step])
-    return grid.add("backward", step, who, received, times.backward_s)
+    return grid.add("backward", step, who, received, times.backward_s[step])
 
 
 def _send(times: Durations, grid: _Grid, who: Flags, ready: Array) -> None:
@@ -219,7 +219,7 @@ def _send(times: Durations, grid: _Grid, who: Flags, ready: Array) -> None:
     radio = ready
     for step in range(len(grid.end["forward"])):
         here = who & (times.steps > step)
-        ready = np.where(here, grid.add("forward", step, here, ready, times.forward_s), ready)
+        ready = np.where(here, grid.add("forward", step, here, ready, times.forward_s[step]), ready)
         start = np.maximum(ready, radio)
         radio = np.where(here, grid.add("uplink", step, here, start, times.uplink_s[step]), radio)
     grid.add("upload", 0, who, radio, times.upload_s)
@@ -231,7 +231,7 @@ def _serve_in_order(times: Durations, grid: _Grid, who: Flags) -> None:
     for step in range(len(grid.end["server"])):
         here = who & (times.steps > step)
         start = np.fmax(grid.end["uplink"][step], free)
-        free = np.where(here, grid.add("server", step, here, start, times.server_s), free)
+        free = np.where(here, grid.add("server", step, here, start, times.server_s[step]), free)
 
 
 def _queue(arrival: Array, takes: Array) -> Array:

@@ -24,10 +24,10 @@ STEP_STAGES: tuple[Stage, ...] = ("forward", "uplink", "server", "downlink", "ba
 class Durations:
     """What each stage takes on each of M devices, arrays [M] in seconds.
 
-    forward_s to backward_s are of one step; uplink_s and downlink_s [S, M] of every step (S: most
-    steps of any device); upload_s is the adapter's. steps: int [M], 1 or more.
+    forward_s to backward_s are [S, M], of every step (S: most steps of any device), as the last
+    batch of an epoch is smaller; upload_s is the adapter's. steps: int [M], 1 or more.
     one_way: no gradient returns, and downlink and backward do not take place.
-    Infinity means never (a rate of 0). Build it with `durations`.
+    Infinity: the stage never ends (a rate of 0). Build it with `durations`.
     """
 
     broadcast_s: Array
@@ -103,7 +103,7 @@ def durations(
 ) -> Durations:
     """Durations of M devices from arrays [M] or one number for all; left out: takes no time.
 
-    uplink_s and downlink_s may be arrays [S, M], where steps differ.
+    Those of a step (forward_s to backward_s) may be arrays [S, M], where steps differ.
     Raises WorldError for a negative or undefined duration, and for a device without a step.
     """
     given = {
@@ -115,7 +115,7 @@ def durations(
     most = int(counts.max(initial=1))
     arrays = {}
     for name, value in given.items():
-        shape = (most, devices) if name in ("uplink_s", "downlink_s") else (devices,)
+        shape = (most, devices) if name.removesuffix("_s") in STEP_STAGES else (devices,)
         spread = np.broadcast_to(array(value), shape)
         bad = ~(spread >= 0)
         if bad.any():

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world import channel, mobility, pathloss
 from cutlayer.world.fleet import Fleet, make_fleet
-from cutlayer.world.settings import WorldSettings
 from cutlayer.world.traces import read_positions, read_rates
 from cutlayer.world.units import Array, Flags, array, ratio
 

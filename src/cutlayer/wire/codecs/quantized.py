@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.methods.spec import Quantizer
+from cutlayer.settings.method import Quantizer
 from cutlayer.wire import entropy, quantize, rotate
 from cutlayer.wire.codecs.seam import Coded, Rows
+from cutlayer.wire.custom_levels import pack_levels, unpack_levels
+from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.headers import TensorHeader
-from cutlayer.wire.levels import pack_levels, unpack_levels
-from cutlayer.wire.size import body_bytes
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,283 @@
+"""ST-SFLora's problem P0 as arrays: which tokens, bandwidth and power give the largest STE.
+
+P0 (arXiv 2605.26120): over tokens K_m, bandwidths W_m and powers p_m of M devices maximise the
+semantic transmission efficiency STE = sum_m f_m(K_m) / max_m T_m, T_m = S_m / R(W_m, p_m),
+S_m = beta_m (K_m + 2), subject to 0 <= p_m <= p_max, sum W_m <= W_tot, K_min <= K_m <= N,
+p_m T_m <= E_max and T_0 + T_m <= the standing time.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.radio_math import (
+    LN2,
+    Bools,
+    Floats,
+    Ints,
+    least_bandwidth,
+    power_in_time,
+    power_under_energy,
+    rate,
+)
+from cutlayer.errors import AllocationError
+
+
+def device_array(name: str, value: npt.ArrayLike, M: int, *, zero: bool, inf: bool) -> Floats:
+    """`value` as float64 [M], a scalar meaning all alike; AllocationError where it is not valid.
+
+    zero, inf: whether 0 and infinity are allowed; negative values and NaN never are.
+    """
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != M):
+        raise AllocationError(
+            f"{name} has shape {array.shape}: give one value or one for each of {M} devices"
+        )
+    array = np.broadcast_to(array, (M,)).copy()
+    good = (array >= 0) & (zero | (array > 0)) & (inf | (array < np.inf))
+    if not good.all():
+        m = int(np.argmin(good))
+        want = ("0 or more" if zero else "above 0") + ("" if inf else " and finite")
+        raise AllocationError(f"{name} of device {m} is {array[m]:g}: it must be {want}")
+    return array
+
+
+def positive(name: str, value: float) -> float:
+    """`value` if it is positive and finite, else AllocationError."""
+    if not 0 < value < np.inf:
+        raise AllocationError(f"{name} is {value:g}: it must be above 0 and finite")
+    return float(value)
+
+
+def subset(problem: Any, devices: npt.ArrayLike) -> Any:
+    """A problem dataclass with the named devices only: every array's first axis is indexed."""
+    index = np.asarray(devices)
+    chosen = {
+        field.name: getattr(problem, field.name)[index]
+        for field in fields(problem)
+        if isinstance(getattr(problem, field.name), np.ndarray)
+    }
+    return replace(problem, **chosen)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenProblem:
+    """P0 for the M devices that take part.
+
+    gain: [M] channel power gain h. power_max_w, energy_max_j: [M] limits of an upload; energy may
+    be inf. time_max_s: [M] standing time left, may be inf. fixed_time_s: [M] T_0, broadcast and
+    device forward. bits_per_token: [M] beta = B D q. importance: [M, N + 1], importance[m, K] =
+    f_m(K), cumulative, non-decreasing and concave. bandwidth_total_hz: W_tot. noise_w_per_hz: N0.
+    tokens_min: K_min >= 1. extra_tokens: sent besides the K kept (CLS and the merged one, and
+    what frames add).
+    A single number stands for all devices alike.
+    """
+
+    gain: Floats
+    power_max_w: Floats
+    energy_max_j: Floats
+    time_max_s: Floats
+    fixed_time_s: Floats
+    bits_per_token: Floats
+    importance: Floats
+    bandwidth_total_hz: float
+    noise_w_per_hz: float
+    tokens_min: int = 1
+    extra_tokens: float = 2
+
+    def __post_init__(self) -> None:
+        curves = np.atleast_2d(np.asarray(self.importance, dtype=np.float64))
+        M, N = len(curves), curves.shape[1] - 1
+        for name, zero, inf in (
+            ("gain", False, False),
+            ("power_max_w", False, False),
+            ("energy_max_j", False, True),
+            ("time_max_s", True, True),
+            ("fixed_time_s", True, False),
+            ("bits_per_token", False, False),
+        ):
+            array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "importance", curves)
+        positive("bandwidth_total_hz", self.bandwidth_total_hz)
+        positive("noise_w_per_hz", self.noise_w_per_hz)
+        if not 1 <= self.tokens_min <= N:
+            raise AllocationError(
+                f"tokens_min is {self.tokens_min}: it must be 1 to {N}, the tokens of a sample"
+            )
+        if not np.isfinite(curves).all():
+            m = int(np.argmin(np.isfinite(curves).all(axis=1)))
+            raise AllocationError(f"importance of device {m} is not finite: measure it again")
+        steps = np.diff(curves, axis=1)
+        slack = 1e-9 * np.maximum(np.abs(curves).max(axis=1), 1e-300)
+        bad = (steps < -slack[:, None]).any(axis=1) | (np.diff(steps, axis=1) > slack[:, None]).any(
+            axis=1
+        )
+        if bad.any():
+            raise AllocationError(
+                f"importance of device {int(np.argmax(bad))} is not increasing and concave in the "
+                "tokens kept: sum the scores in descending order"
+            )
+
+    @property
+    def devices(self) -> int:
+        """How many devices take part (M)."""
+        return len(self.gain)
+
+    @property
+    def tokens_max(self) -> int:
+        """The most tokens of a sample (N)."""
+        return int(self.importance.shape[1]) - 1
+
+    @property
+    def gain_over_noise(self) -> Floats:
+        """[M] h / N0 in Hz per watt."""
+        return self.gain / self.noise_w_per_hz
+
+    @property
+    def upload_max_s(self) -> Floats:
+        """[M] seconds of the standing time left for the upload; 0 or less: none are left."""
+        return self.time_max_s - self.fixed_time_s
+
+    def payload_bits(self, tokens: npt.ArrayLike) -> Floats:
+        """S = beta (K + extra) in bits, for tokens [..., M]."""
+        bits: Floats = self.bits_per_token * (np.asarray(tokens) + self.extra_tokens)
+        return bits
+
+    def bandwidth_needed_hz(self, tokens: npt.ArrayLike, round_time_s: npt.ArrayLike) -> Floats:
+        """Least bandwidth w_m(K_m, tau) in Hz for tokens [..., M] and one or more round times."""
+        time = np.minimum(round_time_s, self.upload_max_s)
+        return least_bandwidth(
+            self.payload_bits(tokens),
+            time,
+            self.power_max_w,
+            self.energy_max_j,
+            self.gain_over_noise,
+        )
+
+    def value(self, tokens: Ints) -> Floats:
+        """Sum over devices of f_m(K_m), for tokens [..., M]."""
+        total: Floats = self.importance[np.arange(self.devices), tokens].sum(axis=-1)
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPlan:
+    """An allocation of P0 or of a baseline.
+
+    tokens [M] int64, bandwidth_hz [M], power_w [M]; time_s [M] the upload T_U, energy_j [M] its
+    energy; round_time_s max T_U; importance sum f_m(K_m); ste the ratio of the two, per second.
+    """
+
+    tokens: Ints
+    bandwidth_hz: Floats
+    power_w: Floats
+    time_s: Floats
+    energy_j: Floats
+    round_time_s: float
+    importance: float
+    ste: float
+
+
+def plan_with_costs(
+    problem: TokenProblem, tokens: Ints, bandwidth_hz: Floats, power_w: Floats
+) -> TokenPlan:
+    """The plan that these decisions make, with times and energies computed from them."""
+    speed = rate(bandwidth_hz, power_w, problem.gain_over_noise)
+    with np.errstate(divide="ignore"):
+        time = problem.payload_bits(tokens) / speed
+    importance = float(problem.value(tokens))
+    longest = float(time.max())
+    return TokenPlan(
+        tokens=tokens.astype(np.int64),
+        bandwidth_hz=bandwidth_hz,
+        power_w=power_w,
+        time_s=time,
+        energy_j=power_w * time,
+        round_time_s=longest,
+        importance=importance,
+        ste=importance / longest,
+    )
+
+
+def plan_for_time(problem: TokenProblem, tokens: Ints, round_time_s: float) -> TokenPlan:
+    """The plan that sends these tokens in this round time with the least bandwidth each."""
+    time = np.minimum(round_time_s, problem.upload_max_s)
+    power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
+    return plan_with_costs(
+        problem, tokens, problem.bandwidth_needed_hz(tokens, round_time_s), power
+    )
+
+
+def violations(problem: TokenProblem, plan: TokenPlan, tolerance: float = 1e-9) -> list[str]:
+    """One sentence for every constraint of P0 that a plan breaks, beyond a relative tolerance."""
+    high = 1 + tolerance
+    broken: list[str] = []
+    for sentence, holds in (
+        ("tokens are not between tokens_min and N", _between(problem, plan)),
+        ("power is above power_max_w", plan.power_w <= problem.power_max_w * high),
+        ("energy is above energy_max_j", plan.energy_j <= problem.energy_max_j * high),
+        ("upload ends after the standing time", plan.time_s <= problem.upload_max_s * high),
+    ):
+        broken += [f"device {m}: {sentence}" for m in np.flatnonzero(~holds)]
+    if plan.bandwidth_hz.sum() > problem.bandwidth_total_hz * high:
+        broken.append("the bandwidths sum to more than bandwidth_total_hz")
+    return broken
+
+
+def _between(problem: TokenProblem, plan: TokenPlan) -> Bools:
+    result: Bools = (plan.tokens >= problem.tokens_min) & (plan.tokens <= problem.tokens_max)
+    return result
+
+
+def obstacles(problem: TokenProblem) -> list[str]:
+    """Why P0 has no solution: the constraint of the device in the way and what would do; else [].
+
+    Each device alone first: standing time, then energy, then both with the whole band; then all
+    together: the bandwidth they need at K_min when each uses its whole standing time.
+    """
+    left, need = (
+        problem.upload_max_s,
+        problem.bandwidth_needed_hz(np.full(problem.devices, problem.tokens_min), np.inf),
+    )
+    payload = problem.payload_bits(problem.tokens_min)
+    least_energy = payload * LN2 / problem.gain_over_noise
+    band = problem.bandwidth_total_hz
+    alone = np.minimum(
+        problem.power_max_w,
+        power_under_energy(payload, band, problem.energy_max_j, problem.gain_over_noise),
+    )
+    with np.errstate(divide="ignore"):
+        least_time = problem.fixed_time_s + payload / rate(band, alone, problem.gain_over_noise)
+    what = f"{problem.tokens_min} tokens"
+    found: list[str] = []
+    for m in np.flatnonzero(~(need <= band)):
+        if problem.energy_max_j[m] <= least_energy[m]:
+            found.append(
+                f"energy_max_j of device {m} is {problem.energy_max_j[m]:.6g}: sending {what} "
+                f"over its link takes more than {least_energy[m]:.6g} J"
+            )
+        else:
+            found.append(
+                f"time_max_s of device {m} is {problem.time_max_s[m]:.6g}: with the whole band to "
+                f"itself it needs {least_time[m]:.6g} s to send {what}, {left[m]:.6g} s being "
+                "left for the upload"
+            )
+    if not found and need.sum() > band:
+        most = int(np.argmax(need))
+        found.append(
+            f"bandwidth_total_hz is {band:.6g}: to send {what} each within their standing times "
+            f"the {problem.devices} devices need {need.sum():.6g} Hz, device {most} the most of it "
+            f"({need[most]:.6g} Hz)"
+        )
+    return found
+
+
+def require_feasible(problem: TokenProblem) -> None:
+    """Raise AllocationError with the first of `obstacles`, if there is one."""
+    found = obstacles(problem)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise AllocationError(found[0] + more)

@@ -1,0 +1,80 @@
+"""`cutlayer keys`: the certificates of a fleet, from the command line."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make the certificates of a fleet: init, then server, then one for each device.",
+)
+console = Console()
+
+Folder = Annotated[Path, typer.Option("--keys", help="Folder of the fleet's keys.")]
+Days = Annotated[int, typer.Option(min=1, max=36500, help="How long it is valid.")]
+
+
+@app.command()
+def init(keys: Folder = Path("keys"), days: Days = 3650) -> None:
+    """Make the authority that signs every certificate of the fleet."""
+    _folder().init(keys, days)
+    _say(f"authority {keys / 'authority.crt'}; keep {keys / 'authority.key'} to yourself")
+
+
+@app.command()
+def server(
+    hosts: Annotated[list[str], typer.Argument(help="Names and addresses devices will join.")],
+    keys: Folder = Path("keys"),
+    days: Days = 730,
+) -> None:
+    """Make the edge server's certificate."""
+    _say(f"server {_folder().add_server(keys, hosts, days)} for {', '.join(hosts)}")
+
+
+@app.command()
+def device(
+    names: Annotated[list[str], typer.Argument(help="Names of devices.")],
+    keys: Folder = Path("keys"),
+    days: Days = 730,
+) -> None:
+    """Make a certificate for each of some devices; copy each folder to its device."""
+    for name in names:
+        _say(f"device {name}: copy {_folder().add_device(keys, name, days)} to it")
+
+
+@app.command()
+def revoke(
+    names: Annotated[list[str], typer.Argument(help="Names of devices.")],
+    keys: Folder = Path("keys"),
+) -> None:
+    """Shut some devices out for good, at once where they are connected."""
+    for name in names:
+        _say(f"device {name}: {_folder().revoke(keys, name)} certificates revoked")
+
+
+@app.command()
+def show(keys: Folder = Path("keys")) -> None:
+    """List the certificates of the fleet."""
+    table = Table.grid(padding=(0, 2))
+    for known in _folder().list_issued(keys):
+        state = "valid" if known.valid else "expired"
+        if known.revoked:
+            state = f"revoked {known.revoked:%Y-%m-%d}"
+        name = escape(known.device) if known.device else "(server)"
+        table.add_row(f"[bold]{name}[/]", f"until {known.expires:%Y-%m-%d}", state)
+    console.print(table)
+
+
+def _folder() -> ModuleType:
+    from cutlayer.network.transport import keys  # slow to import
+
+    return keys
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,175 @@
+"""`cutlayer serve` and `cutlayer join`: a job over a real network, from the command line."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cutlayer.errors import JobError, NetworkError
+
+app = typer.Typer()
+console = Console()
+
+PORT = 7311
+PANEL = "Over a network"
+
+Keys = Annotated[Path | None, typer.Option(help="Folder of keys, as `cutlayer keys` makes them.")]
+Log = Annotated[
+    str | None, typer.Option(help="A file for one JSON object an event; - for standard error.")
+]
+
+
+@app.command(rich_help_panel=PANEL)
+def serve(
+    job: Annotated[
+        Path | None, typer.Argument(help="A YAML job; without one, the built-in defaults.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="A setting on top of the job, as in training.rounds=3.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder, without a JOB.")
+    ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help=f"HOST:PORT; with keys 0.0.0.0:{PORT}, without them 127.0.0.1:{PORT}.",
+        ),
+    ] = None,
+    keys: Keys = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Let anyone in who reaches the address, without keys."),
+    ] = False,
+    min_devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Devices to begin with; else those of a round, or of the job."
+        ),
+    ] = None,
+    timeouts: Annotated[
+        float, typer.Option(min=1, metavar="S", help="Seconds a device may take for one answer.")
+    ] = 120.0,
+    deadline: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="S", help="Seconds a round may take; the rest are left out."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Answer Prometheus at HOST:PORT, as in 127.0.0.1:9311."
+        ),
+    ] = None,
+    virtual: Annotated[
+        bool,
+        typer.Option(
+            "--virtual", help="Allocate and time rounds by the job's world, not by measured rates."
+        ),
+    ] = False,
+    log: Log = None,
+) -> None:
+    """Train a job with the devices that join: this machine is the edge server."""
+    from cutlayer.job import load_job
+    from cutlayer.network.server import serve as runs
+    from cutlayer.network.server.remote_fleet import Timeouts
+    from cutlayer.network.transport.identity import load_server_identity
+    from cutlayer.rounds.progress import OnConsole
+
+    if resume and (job or settings or out):
+        raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
+    identity = load_server_identity(keys) if keys else None
+    address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
+    waits = Timeouts(min_devices, timeouts, round_s=deadline or math.inf)
+    options = runs.ServeOptions(address, identity, insecure, waits, metrics, log, virtual)
+
+    def told(port: int) -> None:
+        host = address.rpartition(":")[0]
+        secured = "with keys" if identity else "WITHOUT keys: anyone who reaches it can join"
+        _say(f"listening on {host}:{port}, {secured}")
+
+    with OnConsole(console, "serve") as progress:
+        try:
+            if resume:
+                result = runs.resume_serving(
+                    resume, options=options, progress=progress, on_port=told
+                )
+            else:
+                chosen = load_job(job, settings or [])
+                result = runs.serve(
+                    chosen, options=options, out=out, progress=progress, on_port=told
+                )
+        except KeyboardInterrupt:
+            progress.__exit__(None, None, None)
+            _say(progress.interrupted())
+            raise typer.Exit(130) from None
+    _say(
+        f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
+        f"{result.down_bytes / 1e6:.1f} MB down"
+    )
+    _say(f"adapter  {result.adapter_folder}")
+    _say(f"see it   cutlayer report {result.folder}")
+
+
+@app.command(rich_help_panel=PANEL)
+def join(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of the server.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="This device's samples: a folder of images a class, or tables."),
+    ] = None,
+    share: Annotated[
+        bool,
+        typer.Option(
+            "--share", help="Instead: the part of the job's own data that a simulation gives it."
+        ),
+    ] = False,
+    keys: Keys = None,
+    name: Annotated[
+        str | None, typer.Option(help="What to be called; with keys, as the certificate says.")
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Which device of the job to be.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The checkpoint, if it is on this machine already.")
+    ] = None,
+    log: Log = None,
+) -> None:
+    """Take part in the job of a server with this machine's data, until it is finished."""
+    if (data is None) != share:
+        raise NetworkError(
+            "--data: name this device's samples, or say --share for its part of the job's own data"
+        )
+    from cutlayer.network.device.join import JoinOptions
+    from cutlayer.network.device.join import join as take_part
+    from cutlayer.network.transport.identity import load_device_identity
+
+    identity = load_device_identity(keys) if keys else None
+    if identity is None and name is None:
+        name = _host_name()
+    place = JoinOptions(address, identity, name, number, data, model=model)
+    try:
+        take_part(place, say=_say, log=log)
+    except KeyboardInterrupt:
+        _say("left: join again to go on")
+        raise typer.Exit(130) from None
+
+
+def _host_name() -> str:
+    import platform
+    import re
+
+    return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:63].lstrip(".-_") or "device"
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,65 @@
+"""What a data set is, as a hash of its files: it is not loaded."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+from cutlayer.fingerprint import of_file, of_parts
+from cutlayer.settings.data import Data
+
+_TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
+_TEST_SPLITS = ("test", "val", "dev", "eval")
+
+
+def of_data(data: Data, seed: int) -> str | None:
+    """A hash of a source's files and of the settings that say what to read from them.
+
+    Tables are hashed whole, images by name and size, a data set on the hub by its name and, where
+    it is in the hub's cache, its commit. `train_samples` and the division among devices do not
+    count: they take parts of the same training split. seed: counts where the test split may be
+    held out of the training data by it. None where the files are not on this machine.
+    """
+    settings: list[object] = [data.source, data.input_column, data.label_column]
+    if data.source == "demo":
+        asset = Path(str(files("cutlayer.assets"))) / "fashion-mnist.npz"
+        return of_parts(*settings, of_file(asset)) if asset.is_file() else None
+    contents: list[str] = []
+    apart = data.test_path is not None
+    for path in (data.path, data.test_path):
+        if path is None:
+            continue
+        place = Path(path).expanduser()
+        if place.is_dir():
+            found = list(_files(place))
+            apart = apart or any(_tested_on(name) for name, _ in found)
+            contents += [f"{content} {name}" for name, content in found]
+        elif place.is_file():
+            contents.append(of_file(place))
+        elif data.source == "hub":
+            contents.append(f"{path} {_commit(path)}")
+        else:
+            return None
+    return of_parts(*settings, data.test_path is None, "" if apart else seed, *contents)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, str]]:
+    """The name of each visible file below `folder`, and what it holds: a hash, or its size."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
+            table = path.suffix.lower() in _TABLES
+            yield name, of_file(path) if table else str(path.stat().st_size)
+
+
+def _tested_on(name: str) -> bool:
+    """Whether a file is of a test split, as sources find it: by how its path's parts begin."""
+    return any(part.lower().startswith(_TEST_SPLITS) for part in name.split("/"))
+
+
+def _commit(name: str) -> str:
+    """The commit of a data set's main branch in the hub's cache, "" where it is not there."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repo = name.partition(":")[0].replace("/", "--")
+    branch = Path(HF_HUB_CACHE) / f"datasets--{repo}" / "refs" / "main"
+    return branch.read_text().strip() if branch.is_file() else ""

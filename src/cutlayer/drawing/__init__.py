@@ -1,0 +1,1 @@
+"""Figures and tables, from plain numbers: nothing here knows how a run is made."""

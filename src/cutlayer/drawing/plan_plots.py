@@ -1,0 +1,146 @@
+"""Pictures of one round: when every stage happens on every device, and who gets what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from cutlayer.drawing.style import COLOURS, GREY, legend, new_figure, plain_log
+
+STAGE_COLOURS = {
+    "broadcast": COLOURS[5],
+    "forward": COLOURS[0],
+    "uplink": COLOURS[1],
+    "server": GREY,
+    "downlink": COLOURS[3],
+    "backward": COLOURS[2],
+    "upload": COLOURS[4],
+    "aggregation": COLOURS[6],
+}
+_MOST = 60
+
+
+class Stages(Protocol):
+    """What is drawn of a round: the stages of a device, each with its start and end in seconds."""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that the round takes."""
+        ...
+
+    def spans(self, device: int) -> Sequence[Any]:
+        """Stages of the device at a place, with stage, start_s and end_s."""
+        ...
+
+
+def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
+    """A line a device, a bar a stage; of a large cohort the first sixty."""
+    shown = list(devices)[:_MOST]
+    with new_figure(path, height=1.8 + 0.24 * len(shown)) as figure:
+        axes = figure.subplots()
+        for stage, colour in STAGE_COLOURS.items():
+            bars = [
+                (place, span.start_s, span.end_s - span.start_s)
+                for place in range(len(shown))
+                for span in round.spans(place)
+                if span.stage == stage and span.end_s < float("inf")
+            ]
+            if bars:
+                places, starts, widths = zip(*bars, strict=True)
+                axes.barh(places, widths, left=starts, height=0.72, color=colour, label=stage)
+        axes.set_yticks(range(len(shown)), [str(device) for device in shown], fontsize=8)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("seconds since the round began")
+        axes.set_ylabel("device")
+        some = f", {len(shown)} of {len(devices)} devices" if len(shown) < len(devices) else ""
+        axes.set_title(f"One round: {round.duration_s:.3g} s{some}", loc="left")
+        legend(figure)
+
+
+def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Bandwidth, power, tokens, bits and cut of each device against its distance.
+
+    rows: those of `Plan.rows`; what is alike for all stands in the title.
+    """
+    panels = {
+        "bandwidth_mhz": "bandwidth (MHz)",
+        "power_mw": "power (mW)",
+        "tokens": "tokens",
+        "bits": "bits",
+        "cut": "cut",
+        "finish_s": "done after (s)",
+    }
+    values = {key: [row[key] for row in rows if row[key] is not None] for key in panels}
+    alike = {key for key, found in values.items() if found and max(found) == min(found)}
+    drawn = [key for key, found in values.items() if found and key not in alike] or ["finish_s"]
+    with new_figure(path, height=1.4 + 1.5 * len(drawn)) as figure:
+        grid = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+        for index, (axes, key) in enumerate(zip(grid, drawn, strict=True)):
+            axes.scatter(
+                [row["distance_m"] for row in rows],
+                [row[key] for row in rows],
+                color=COLOURS[index],
+                s=26,
+                edgecolor="white",
+                linewidth=0.5,
+            )
+            axes.set_ylabel(panels[key], fontsize=9)
+            if max(values[key]) > 50 * min(values[key]) > 0:
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(0, 1.12 * max(values[key]))
+        grid[-1].set_xlabel("distance from the server (m)")
+        same = [f"{panels[key]} {values[key][0]:.3g}" for key in panels if key in alike]
+        grid[0].set_title(
+            "Who gets what" + (f"; all: {', '.join(same)}" if same else ""), loc="left"
+        )
+
+
+def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What plans come to against the value that was swept; gaps where there is no plan.
+
+    rows: those of `cutlayer.sweep`, with one number for each value.
+    """
+    panels = {
+        "round_s": "round (s)",
+        "joules": "devices (J)",
+        "sent": "up (bytes)",
+        "ste": "STE (1/s)",
+        "devices": "devices in time",
+        "tokens": "mean tokens",
+        "bits": "mean bits",
+        "cut": "mean cut",
+    }
+    drawn = [key for key in panels if len({row.get(key) for row in rows}) > 1]
+    texts = [row["value"] for row in rows]
+    numbers = _numbers(texts)
+    with new_figure(path, height=1.4 + 1.5 * max(1, len(drawn))) as figure:
+        grid = figure.subplots(max(1, len(drawn)), 1, sharex=True, squeeze=False)[:, 0]
+        for index, (axes, key) in enumerate(zip(grid, drawn, strict=False)):
+            values = [float("nan") if row.get(key) is None else row[key] for row in rows]
+            axes.plot(
+                numbers or range(len(rows)),
+                values,
+                color=COLOURS[index % len(COLOURS)],
+                marker="o",
+                linewidth=1.6,
+            )
+            axes.set_ylabel(panels[key], fontsize=9)
+            axes.margins(y=0.15)
+        if not numbers:
+            grid[-1].set_xticks(range(len(rows)), texts)
+        elif min(numbers) > 0 and max(numbers) > 20 * min(numbers):
+            grid[-1].set_xscale("log")
+            plain_log(grid[-1])
+        grid[-1].set_xlabel(rows[0]["field"])
+        grid[0].set_title("One round, planned", loc="left")
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    """The values as numbers; None where one of them is no number."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return []

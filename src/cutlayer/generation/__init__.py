@@ -1,0 +1,1 @@
+"""Generators of images: trained, judged, and named on the command line."""

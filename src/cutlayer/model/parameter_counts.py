@@ -1,0 +1,123 @@
+"""How many numbers the pieces of a transformer hold, from its config: what the costs count with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cutlayer.model.spec import ModelSpec
+
+Side = Literal["device", "server", "whole"]
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One part of a model.
+
+    parameters: frozen numbers held. adapter_parameters: numbers in its adapter (LoRA, or every
+    weight and running statistic; the head with the server). forward_flops, backward_flops: FLOPs
+    for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
+    backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
+    values and output of attention, in float32; without LoRA dropout's masks.
+    """
+
+    parameters: int
+    adapter_parameters: int
+    forward_flops: int
+    backward_flops: int
+    activation_bytes: int
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Frozen weights in float32."""
+        return FLOAT_BYTES * self.parameters
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Trained weights in float32."""
+        return FLOAT_BYTES * self.adapter_parameters
+
+
+def lora_parameters(inputs: int, outputs: int, rank: int) -> int:
+    """Numbers in the A and B of one linear layer."""
+    return rank * (inputs + outputs)
+
+
+def norm_parameters(spec: ModelSpec) -> int:
+    """Numbers in one norm."""
+    return spec.width * (1 + spec.norm_bias)
+
+
+def block_parameters(spec: ModelSpec, index: int) -> int:
+    """Frozen numbers in block `index`, and in what is computed with the first."""
+    numbers = sum(linear.numbers for linear in spec.linears)
+    norms = 2 - (index == 0 and not spec.parts.first_norm)
+    numbers += norms * norm_parameters(spec) + 2 * spec.width * spec.parts.layer_scale
+    relative = spec.relative
+    if relative is None:
+        return numbers
+    layers = 0 if relative.shared else relative.to_position + relative.to_content
+    return numbers + layers * (spec.width + 1) * spec.width + (index == 0) * relative.conv
+
+
+def shared_parameters(spec: ModelSpec) -> int:
+    """Frozen numbers that every part with blocks holds: a table of relative positions."""
+    if spec.relative is None:
+        return 0
+    return (spec.relative.rows + 2 * spec.relative.norm) * spec.width
+
+
+def blocks_parameters(spec: ModelSpec, first: int, last: int) -> int:
+    """Frozen numbers of a part in and for blocks first ... last - 1."""
+    shared = shared_parameters(spec) if first < last else 0
+    return shared + sum(block_parameters(spec, index) for index in range(first, last))
+
+
+def embedding_parameters(spec: ModelSpec) -> int:
+    """Numbers in the embedding, position embeddings at the chosen image size."""
+    family, width = spec.parts, spec.width
+    if spec.modality == "image":
+        patch = spec.channels * spec.patch_size**2 + family.patch_bias
+        norm = norm_parameters(spec) if family.embedding_norm else 0
+        return (patch + spec.prefix + spec.position_rows) * width + norm
+    narrow = spec.embedding_width
+    tables = (spec.vocabulary + spec.position_rows + spec.token_types) * narrow
+    # ELECTRA normalises before it projects, with a bias; DeBERTa after, without.
+    before = narrow != width and spec.relative is None and family.block_inputs == "mask"
+    norm = (narrow if before else width) * (1 + spec.norm_bias)
+    return tables + norm + (narrow + before) * width * (narrow != width)
+
+
+def embedding_flops(spec: ModelSpec) -> int:
+    """FLOPs of the embedding's forward pass: patches, or the projection of narrow tables."""
+    if spec.modality == "image":
+        return 2 * spec.patches * spec.channels * spec.patch_size**2 * spec.width
+    narrow = spec.embedding_width
+    return 2 * spec.tokens * narrow * spec.width if narrow != spec.width else 0
+
+
+def tail_parameters(spec: ModelSpec) -> int:
+    """Frozen numbers after the blocks: the final norm, and what stands before the head."""
+    family, width = spec.parts, spec.width
+    numbers = 0 if family.norm is None else norm_parameters(spec)
+    if family.neck is not None:
+        numbers += (width + spec.neck_bias) * width + family.neck_norm * norm_parameters(spec)
+    return numbers
+
+
+def head_parameters(spec: ModelSpec) -> int:
+    """Numbers in the head, which trains."""
+    return sum((inputs + 1) * outputs for inputs, outputs in spec.head_layers.values())
+
+
+def head_flops(spec: ModelSpec) -> int:
+    """FLOPs of the head's forward pass, as many as each of its two gradients takes."""
+    return sum(2 * inputs * outputs for inputs, outputs in spec.head_layers.values())
+
+
+def head_entry_flops(spec: ModelSpec) -> int:
+    """FLOPs of the gradient at what was pooled, through the head's layers that read it."""
+    layers = list(spec.head_layers.values())
+    readers = layers if spec.parts.head.hidden is None else layers[:1]
+    return sum(2 * inputs * outputs for inputs, outputs in readers)

@@ -1,0 +1,1 @@
+"""Devices elsewhere: a server that they join, over authenticated connections."""

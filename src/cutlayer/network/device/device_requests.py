@@ -1,0 +1,100 @@
+"""What a device of a network computes when its server asks for it: frames in, frames out."""
+
+import math
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import RefusedError, RunError
+from cutlayer.job import Job
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.weights import load_model
+from cutlayer.network.device.device_data import load_folder, load_share
+from cutlayer.network.part_files import part_of
+from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
+from cutlayer.settings.method import Method
+from cutlayer.train.activation_statistics import measure
+from cutlayer.train.device import Device
+from cutlayer.train.parts import compute_device
+from cutlayer.wire.codec import AdapterMessage, encode_adapter
+
+
+def read_job(text: str) -> Job:
+    """The job that a server sent. Its method is taken as it stands: no code is looked up by name.
+
+    Raises RefusedError.
+    """
+    try:
+        values = yaml.safe_load(text)
+        values["method"] = Method.model_validate(values["method"])
+        job = Job.model_validate(values)
+    except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
+        raise RefusedError(
+            f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
+        ) from None
+    for setting, value in job.method.code_on_devices.items():
+        raise RefusedError(
+            f"task: the server's job names {value!r} as {setting}, and a device runs no code that "
+            "a server names: take one of the built-in ones"
+        )
+    return job
+
+
+def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
+    """The device that a task describes, with its part of the model in the folder `part`.
+
+    data: samples of its own; None: those that its number has in a simulation. Raises DataError and
+    ModelError.
+    """
+    training = job.training.model_copy(update={"compute": "auto"})
+    job = job.model_copy(update={"training": training})
+    held = {"path": str(part), "weights": "pretrained", "cut": task.cut}
+    model = load_model(
+        job.model.model_copy(update=held),
+        len(task.classes),
+        job.seed,
+        part_of(job),
+        train=job.method.train,
+    ).to(compute_device(job))
+    if data is not None:
+        samples = load_folder(data, job, tuple(task.classes), model.spec.image_size)
+    else:
+        samples = load_share(job, task.number)
+    return Device(task.number, samples, job, model, Preprocessor(model.spec))
+
+
+def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
+    """Start a round as the server decided it. Raises RunError where the two count other steps."""
+    decision = Decision(
+        message.cut,
+        message.tokens,
+        message.bits_up,
+        message.bits_down,
+        message.bandwidth_hz,
+        message.power_w,
+    )
+    if frame is None:
+        device.adapter = {}  # what an earlier round trained is not trained in this one
+    device.begin(message.round, decision, frame)
+    if device.steps != message.steps:
+        raise RunError(
+            f"training: the server counts {message.steps} steps a round and this device "
+            f"{device.steps}: run the same cutlayer on both sides"
+        )
+
+
+def upload(device: Device) -> bytes:
+    """What the device trained in the round, as a frame."""
+    if device.job.method.aggregate == "none":  # kept for the device as it is
+        return encode_adapter(AdapterMessage(device.id, device.round, 0, device.adapter), 32)
+    return device.upload()
+
+
+def probe(device: Device, asked: Probe) -> Probed:
+    """What the device's activations are like, as an answer for allocators."""
+    (found,) = measure([device], asked.round, asked.cut, asked.scored)
+    curve = None if found.importance is None else found.importance.tolist()
+    spread = found.spread if math.isfinite(found.spread) else 0.0
+    return Probed(asked.round, asked.cut, spread, found.mean_square, curve)

@@ -1,0 +1,313 @@
+"""A device of a network: joins a server, fetches its part of the model, and trains as it is told.
+
+The network is served by an event loop, the computing by one thread beside it, so that the server
+sees a device that computes for long as alive.
+"""
+
+import asyncio
+import secrets
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cutlayer import __version__
+from cutlayer.errors import (
+    CutlayerError,
+    FrameError,
+    NetworkError,
+    RefusedError,
+    RunError,
+)
+from cutlayer.network.device import device_requests
+from cutlayer.network.device.device_data import check_there
+from cutlayer.network.device.machine import Machine, describe_machine
+from cutlayer.network.part_files import fetch_part, own_part
+from cutlayer.network.transport.backoff import Backoff, reconnecting
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.event_log import EventLog
+from cutlayer.network.transport.identity import Identity
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.link_rates import LinkRates, measure_link
+from cutlayer.network.transport.messages import (
+    Done,
+    Hello,
+    MeasuredRates,
+    Probe,
+    Ready,
+    RoundBegin,
+    RoundEnd,
+    StepDone,
+    Task,
+)
+from cutlayer.train.device import Device
+from cutlayer.train.exchange import Payload, step_exchanges
+from cutlayer.train.label_sharing import histogram
+from cutlayer.train.pool import Pool
+from cutlayer.train.stopwatch import Stopwatch
+
+Value = TypeVar("Value")
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """Where a device joins, as whom, and with what.
+
+    name: needed where there is no identity. number: the one it wants to be. data: a file or folder
+    of its own; None: the part of the job's data that its number has in a simulation. model: a
+    checkpoint on this machine instead of a download.
+    """
+
+    address: str
+    identity: Identity | None = None
+    name: str | None = None
+    number: int | None = None
+    data: str | Path | None = None
+    model: str | Path | None = None
+    backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
+
+
+def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
+    """Take part until the job is finished; comes back by itself when the connection is lost.
+
+    say: hears what goes on. log: a file that gets one JSON object an event, or - for standard
+    error. Where an event loop runs already, as in a notebook, it waits meanwhile.
+    Raises RefusedError where the server will not have the device, and DataError, ModelError or
+    RunError where it cannot take part.
+    """
+    if options.data is not None:
+        check_there(Path(options.data))
+    stop = _Stop()
+
+    async def until_stopped() -> None:
+        with stop.of_this_task():
+            await attend(options, say, EventLog(log))
+
+    try:
+        if not _inside_event_loop():
+            asyncio.run(until_stopped())
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="device") as thread:
+            joined = thread.submit(asyncio.run, until_stopped())
+            try:
+                joined.result()
+            except KeyboardInterrupt:
+                stop.now()
+                raise
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _inside_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Stop:
+    """Lets a device leave in good order: by a signal, or from another thread."""
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def of_this_task(self) -> Iterator[None]:
+        """Cancel the running task on SIGTERM and SIGINT, where signals come to this thread."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._stop = partial(loop.call_soon_threadsafe, task.cancel)
+        # Not an exception from a signal handler: it could strike anywhere in the event loop.
+        with suppress(NotImplementedError):  # Windows: asyncio.run cancels the task on SIGINT
+            if threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, task.cancel)
+        yield
+
+    def now(self) -> None:
+        """Cancel it from another thread."""
+        with suppress(RuntimeError):  # it has just ended by itself
+            self._stop()
+
+
+async def attend(options: JoinOptions, say: Say, log: EventLog) -> None:
+    """See `join`; cancelling it says goodbye to the server and leaves."""
+    with ThreadPoolExecutor(1, thread_name_prefix="compute") as thread:
+        await _DeviceSession(options, say, log, thread).run()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    task: Task
+    device: Device
+
+
+class _DeviceSession:
+    """One device, over all of its connections."""
+
+    def __init__(
+        self, options: JoinOptions, say: Say, log: EventLog, thread: ThreadPoolExecutor
+    ) -> None:
+        self._options, self._say, self._log, self._thread = options, say, log, thread
+        self._machine: Machine | None = None
+        self._rates: LinkRates | None = None
+        self._prepared: _Prepared | None = None
+        self._secret = secrets.randbits(63)
+
+    async def run(self) -> None:
+        """Connect, again and again, until the job is done."""
+        self._machine = await self._compute(describe_machine)
+        async with aclosing(
+            reconnecting(self._connect, self._options.backoff, self._tell_wait)
+        ) as connections:
+            async for connection in connections:
+                try:
+                    if await self._take_part(connection):
+                        return
+                except (asyncio.CancelledError, CutlayerError) as error:
+                    await connection.close(str(error) or "the device stops")
+                    if isinstance(error, RefusedError) or not isinstance(error, NetworkError):
+                        raise
+
+    async def _compute(self, work: Callable[..., Value], *given: Any) -> Value:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
+
+    async def _connect(self) -> Connection:
+        options, machine, rates = self._options, self._machine, self._rates
+        assert machine is not None
+        hello = Hello(
+            version=__version__,
+            job=self._prepared.task.digest if self._prepared else None,
+            samples=len(self._prepared.device.data) if self._prepared else 0,
+            device=options.name,
+            number=options.number,
+            processor=machine.processor,
+            cores=machine.cores,
+            memory_bytes=machine.memory_bytes,
+            flops_per_s=machine.flops_per_s,
+            uplink_bps=rates.uplink_bps if rates else None,
+            downlink_bps=rates.downlink_bps if rates else None,
+        )
+        return await connect(options.address, hello, options.identity)
+
+    def _tell_wait(self, error: NetworkError, seconds: float) -> None:
+        self._say(f"{error}; trying again in {seconds:.1f} s")
+        self._log.write("wait", seconds=round(seconds, 3), reason=str(error))
+
+    async def _take_part(self, connection: Connection) -> bool:
+        """Serve one connection; whether the job is done. Raises NetworkError when it is lost."""
+        task = await connection.hear()
+        if not isinstance(task, Task):
+            raise RefusedError("task: another message came first: run the same cutlayer")
+        if self._prepared is None or self._prepared.task != task:
+            self._prepared = _Prepared(task, await self._prepare(connection, task))
+        device = self._prepared.device
+        if self._rates is None:
+            self._rates = await measure_link(connection)
+            await connection.tell(
+                MeasuredRates(
+                    uplink_bps=self._rates.uplink_bps, downlink_bps=self._rates.downlink_bps
+                )
+            )
+        await connection.tell(self._ready(task, device))
+        self._say(f"device {device.id}: ready with {len(device.data)} samples")
+        self._log.write("ready", number=device.id, samples=len(device.data))
+        while True:
+            match await connection.hear():
+                case RoundBegin() as message:
+                    try:
+                        await self._round(connection, device, message)
+                    except (FrameError, RunError) as fault:
+                        # The round is lost on this device; the next one may go well.
+                        self._say(str(fault))
+                        raise NetworkError(str(fault)) from None
+                case Probe() as message:
+                    await connection.tell(
+                        await self._compute(device_requests.probe, device, message)
+                    )
+                case RoundEnd(round=round, late=late):
+                    self._say(f"round {round + 1} is over{', too late for us' if late else ''}")
+                    self._log.write("round", round=round, late=late)
+                case Done():
+                    await connection.close("the job is done")
+                    self._say("the job is done")
+                    return True
+                case message:
+                    raise NetworkError(f"message: {type(message).__name__} was not due")
+
+    async def _prepare(self, connection: Connection, task: Task) -> Device:
+        job = device_requests.read_job(task.job)
+        options = self._options
+        if options.model is None:
+            folder = await fetch_part(connection, task, self._tell_piece())
+        else:
+            folder = await self._compute(own_part, Path(options.model), job, task)
+        data = None if options.data is None else Path(options.data)
+        return await self._compute(device_requests.make_device, job, task, folder, data)
+
+    def _tell_piece(self) -> Callable[[str, int, int], None]:
+        told = [0]
+
+        def tell(name: str, held: int, size: int) -> None:
+            if size > 1e5 and (held == size or held - told[0] > 10e6):
+                told[0] = 0 if held == size else held
+                self._say(f"fetched {held / 1e6:.1f} of {size / 1e6:.1f} MB of {name}")
+
+        return tell
+
+    def _ready(self, task: Task, device: Device) -> Ready:
+        labels, own, section = None, self._options.data is not None, device.job.generated
+        if section is not None:
+            counts = np.bincount(device.data.labels, minlength=len(task.classes))
+            # The server knows the job's seed, and could take noise of that seed off again.
+            seed = self._secret if own else device.job.seed
+            labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
+        return Ready(task.digest, len(device.data), own, labels)
+
+    async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
+        frame = await connection.receive(Lane.DOWN) if message.adapter else None
+        await self._compute(device_requests.begin, device, message, frame)
+        await self._walk_steps(connection, device)
+        if device.adapter:
+            await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
+        device.end()
+
+    async def _walk_steps(self, connection: Connection, device: Device) -> None:
+        """All exchanges of all steps; what follows is computed while a frame is on its way up."""
+        pool, watch = Pool([device]), Stopwatch()
+        exchanges = step_exchanges(device.job.method, device.model, device.decision.cut)
+        sending: asyncio.Task[None] | None = None
+        try:
+            for step in range(device.steps):
+                for exchange in exchanges:
+                    if exchange.up:
+                        (payload,) = await self._compute(pool.send, exchange, step, watch)
+                        if sending is not None:
+                            await sending
+                        sending = asyncio.create_task(_send(connection, device, step, payload))
+                    else:
+                        frame = await connection.receive(Lane.DOWN)
+                        await self._compute(pool.receive, exchange, step, {device.id: frame}, watch)
+            if sending is not None:
+                await sending
+        finally:
+            if sending is not None:
+                sending.cancel()
+
+
+async def _send(connection: Connection, device: Device, step: int, payload: Payload) -> None:
+    """A frame, or a loss as a message."""
+    if isinstance(payload, bytes):
+        await connection.send(Lane.UP, payload)
+    else:
+        await connection.tell(StepDone(device.round, step, payload))

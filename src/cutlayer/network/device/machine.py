@@ -1,0 +1,58 @@
+"""What a device is and can do, as it tells the server when it joins: Linux, macOS and Windows."""
+
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+_SIDE = 384
+_MEASURE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor by name, the cores this process may use, memory, and a measured FLOP/s."""
+
+    processor: str
+    cores: int
+    memory_bytes: int
+    flops_per_s: float
+
+
+def describe_machine() -> Machine:
+    """This machine; takes a fifth of a second."""
+    memory = psutil.virtual_memory().total
+    return Machine(_processor()[:200], usable_cores(), memory, _flops_per_s())
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say (macOS)."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity() or [0])
+    return psutil.cpu_count() or 1
+
+
+def _flops_per_s() -> float:
+    """Of multiplying float32 matrices: the best of as many tries as fit in a short time."""
+    a, b = torch.rand(_SIDE, _SIDE), torch.rand(_SIDE, _SIDE)
+    best_s, end = float("inf"), time.perf_counter() + _MEASURE_S
+    while (start := time.perf_counter()) < end:
+        torch.mm(a, b)
+        best_s = min(best_s, time.perf_counter() - start)
+    return 2 * _SIDE**3 / best_s
+
+
+def _processor() -> str:
+    """Linux tells the name in a file; elsewhere Python knows it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"

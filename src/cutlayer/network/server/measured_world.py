@@ -1,0 +1,108 @@
+"""What allocators go by on a real network: devices and links as they were measured.
+
+Of the job's world its budgets hold: bandwidth, powers, the cap on joules sent, the server's speed.
+Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s, memory, and a
+rate each way, which is taken as that of an equal share of the band in a full cohort, as a trace's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.network.transport.messages import Hello
+from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
+from cutlayer.planning.known.round_loads import Loads
+from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.settings.places import MobilitySettings
+from cutlayer.world.units import Array
+from cutlayer.world.world import World, WorldState
+
+# A rate beyond this is a wire's, not a radio's, and its gain would not be a number.
+_MOST_BPS_PER_HZ = 30.0
+# Of a device that has not measured its link: nothing to plan with, so it is planned last.
+_UNKNOWN_BPS = 1.0
+
+
+class MeasuredWorld:
+    """Plans from what devices said of themselves (see PlanningSource)."""
+
+    def __init__(self, job: Job, spec: ModelSpec) -> None:
+        assert job.world is not None
+        self.job, self.spec = job, spec
+        still = {"mobility": MobilitySettings(), "rates_path": None}
+        self.world = World(job.world.model_copy(update=still), job.devices.count, job.seed)
+        self._known: dict[int, Hello] = {}
+
+    def know(self, devices: Mapping[int, Hello]) -> None:
+        """What devices measured, by number."""
+        self._known |= devices
+
+    def planning_input(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> PlanningInput:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        numbers = np.fromiter(samples, dtype=np.int64)
+        held = np.fromiter(samples.values(), dtype=np.float64)
+        known = [self._known[number] for number in samples]
+        one = np.ones(len(known))
+        fleet = replace(
+            self.world.fleet.take(numbers),
+            clock_hz=np.array([hello.flops_per_s or 1.0 for hello in known]),
+            cores=one,
+            flops_per_cycle=one,
+            memory_bytes=np.array([float(hello.memory_bytes or 1) for hello in known]),
+        )
+        share = self.world.settings.bandwidth_hz
+        if self.job.method.order != "sequential":
+            share /= self.job.devices.cohort
+        up, down = (
+            np.minimum([rate or _UNKNOWN_BPS for rate in rates], _MOST_BPS_PER_HZ * share)
+            for rates in (
+                [hello.uplink_bps for hello in known],
+                [hello.downlink_bps for hello in known],
+            )
+        )
+        return PlanningInput(
+            job=self.job,
+            devices=tuple(samples),
+            loads=Loads(self.job, self.spec, classes, held),
+            fleet=fleet,
+            state=self._state(up, down, share, fleet.power_max_w),
+            world=self.world,
+            measures=measures,
+        )
+
+    def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
+        """Seconds of the round as decided, over the links as measured."""
+        shape = planned_shape(round, known, decided)
+        place = [known.devices.index(device) for device in shape.trained]
+        fleet, state = known.fleet.take(place), known.state.take(place)
+        return (
+            TimedRound(self.job, self.spec, self.world, fleet, state, shape).timeline().duration_s
+        )
+
+    def _state(self, up_bps: Array, down_bps: Array, share_hz: float, power_w: Array) -> WorldState:
+        """Devices that stay where they are, with the gains that explain their rates."""
+        zero = np.zeros(len(up_bps))
+        here = np.ones(len(up_bps), dtype=np.bool_)
+        radio, server_w = self.world.radio, self.world.settings.server_power_w
+        return WorldState(
+            x_m=zero,
+            y_m=zero,
+            distance_m=zero,
+            speed_mps=zero,
+            in_coverage=here,
+            stay_s=np.full(len(up_bps), np.inf),
+            line_of_sight=here,
+            path_loss_db=zero,
+            shadowing_db=zero,
+            gain_up=radio.gain_for(up_bps, share_hz, power_w),
+            gain_down=radio.gain_for(down_bps, share_hz, server_w),
+            uplink_bps=up_bps,
+            downlink_bps=down_bps,
+        )

@@ -1,0 +1,200 @@
+"""A job over a network: this is the edge server, and devices join it."""
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cutlayer import __version__
+from cutlayer.errors import CutlayerError, JobError, RunError
+from cutlayer.fingerprint import of_parts
+from cutlayer.job import Job, dump_job
+from cutlayer.model.part import write_part
+from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
+from cutlayer.network.server.logged_progress import LoggedProgress
+from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
+from cutlayer.network.server.roster import Roster
+from cutlayer.network.transport.address import check_free
+from cutlayer.network.transport.event_log import EventLog
+from cutlayer.network.transport.identity import Identity
+from cutlayer.network.transport.limits import Limits
+from cutlayer.network.transport.messages import Task
+from cutlayer.record.checkpoint import RunState
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
+from cutlayer.record.rows import Row
+from cutlayer.record.writing import writing
+from cutlayer.rounds.loop import run_rounds
+from cutlayer.rounds.progress import Progress, Silent
+from cutlayer.rounds.result import Result
+from cutlayer.rounds.run_folder import begin_run, saved_run
+from cutlayer.train.parts import Parts, load_parts
+
+PART_FOLDER = "part"
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where and how a server receives devices.
+
+    address: HOST:PORT; port 0 takes any free one. identity: None takes any device, on loopback
+    addresses only unless `insecure`. metrics: HOST:PORT for Prometheus. virtual: allocate and time
+    rounds by the job's world, as a simulation does, and not by what devices measure.
+    """
+
+    address: str = "127.0.0.1:7311"
+    identity: Identity | None = None
+    insecure: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    metrics: str | None = None
+    log: str | Path | None = None
+    virtual: bool = False
+
+
+def serve(
+    job: Job,
+    *,
+    options: ServeOptions | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    on_port: Callable[[int], None] | None = None,
+) -> Result:
+    """Train `job` with the devices that join, and write its run folder.
+
+    options: where and how (None: on this machine alone, without keys). out: the run folder (None: a
+    new one below runs/). on_port: told the port once devices can connect. Returns when the job is
+    done; a notebook's event loop is not needed and does not disturb.
+    Raises as `simulate` does, and NetworkError.
+    """
+    options = options or ServeOptions()
+    _check(job, options)
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    if (folder / JOB_FILE).exists():
+        raise RunError(
+            f"run folder: {folder} already holds a run: give another with --out, or continue it "
+            f"with cutlayer serve --resume {folder}"
+        )
+    parts = load_parts(job)
+    state = begin_run(folder, job, parts)
+    return _open(folder, job, parts, state, [], options, progress, on_port)
+
+
+def resume_serving(
+    folder: str | Path,
+    *,
+    options: ServeOptions | None = None,
+    progress: Progress | None = None,
+    on_port: Callable[[int], None] | None = None,
+) -> Result:
+    """Go on with the run in `folder` after its last finished round; devices join again.
+
+    Raises as `serve`.
+    """
+    options = options or ServeOptions()
+    job, parts, state, rows = saved_run(Path(folder))
+    _check(job, options)
+    return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
+
+
+def _check(job: Job, options: ServeOptions) -> None:
+    """Refuse what cannot be served, before a folder is made. Raises JobError and NetworkError."""
+    if job.method.pooled:
+        raise JobError(
+            f"method.name: {job.method.name} trains in one place, where no device takes part: run "
+            "cutlayer simulate"
+        )
+    for setting, value in job.method.code_on_devices.items():
+        raise JobError(
+            f"{setting}: {value!r} is code, and devices run none that a server names: take one of "
+            "the built-in ones, or run cutlayer simulate"
+        )
+    if options.virtual and job.world is None:
+        raise JobError("--virtual: the job has no world to go by: add a world section")
+    counted = job.world is not None and (job.world.energy.forward or job.world.energy.backward)
+    if counted and not options.virtual:
+        raise JobError(
+            "world.energy: what a real device spends on computing is not measured: leave forward "
+            "and backward out, or go by the job's world with --virtual"
+        )
+    check_free(options.address, "address")
+    if options.metrics is not None:
+        check_free(options.metrics, "--metrics")
+
+
+def _open(
+    folder: Path,
+    job: Job,
+    parts: Parts,
+    state: RunState,
+    rows: list[Row],
+    options: ServeOptions,
+    progress: Progress | None,
+    on_port: Callable[[int], None] | None,
+) -> Result:
+    """Receive devices and run the rounds that are left."""
+    log = EventLog(options.log)
+    with writing(folder):
+        roster = Roster(folder / ROSTER_FILE, job.devices.count)
+        roster.write()
+        offer = _offer(folder / PART_FOLDER, job, parts)
+    connected_devices = ConnectedDevices(offer, roster, log)
+    watched = LoggedProgress(progress or Silent(), log)
+    reason, done = "the server was stopped", False
+    connected_devices.open(
+        options.address, options.identity, limits_of(job, parts), options.insecure
+    )
+    try:
+        log.write("listening", port=connected_devices.listener.port, folder=str(folder))
+        if on_port is not None:
+            on_port(connected_devices.listener.port)
+        watched.measure(connected_devices.listener, options.metrics)
+        timeouts = options.timeouts
+        if job.world is not None and job.world.deadline_s is not None and not options.virtual:
+            shorter = min(timeouts.round_s, job.world.deadline_s)
+            timeouts = replace(timeouts, round_s=shorter)
+        fleet = RemoteFleet(
+            job, parts, connected_devices, timeouts, watched, real=not options.virtual
+        )
+        result = run_rounds(folder, job, parts, fleet, state, rows, watched)
+        done = True
+    except CutlayerError as error:
+        reason = str(error)
+        raise
+    finally:
+        log.write("closing", reason="the job is done" if done else reason)
+        connected_devices.close(reason, done)
+        watched.close()
+    shutil.rmtree(folder / PART_FOLDER)
+    return result
+
+
+def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
+    """What devices are told, and the files of their part of the model in `folder`."""
+    reach = latest_cut(job, parts.model.spec.depth)
+    model = job.model.model_copy(update={"cut": reach})
+    files = describe_files(write_part(folder, model, job.seed, part_of(job)))
+    text, classes = dump_job(job), list(parts.train.classes)
+    hashes = [f"{file.name} {file.sha256}" for file in files]
+    digest = of_parts(__version__, text, *classes, reach, *hashes)
+    return JobOffer(Task(0, text, digest, classes, reach, files), folder)
+
+
+def latest_cut(job: Job, depth: int) -> int:
+    """The most blocks that a device of the job may have to run."""
+    if not job.method.split:
+        return depth
+    chosen = job.method.allocation
+    if chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver:
+        return max(chosen.cuts, default=depth)
+    return job.cut
+
+
+def limits_of(job: Job, parts: Parts) -> Limits:
+    """Limits of connections, with no larger frame than the job has use for."""
+    spec, batch = parts.model.spec, job.training.batch_size
+    adapter = sum(math.prod(shape) for shape in parts.model.shapes().values())
+    rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
+    # Float32 values at most; a bit a token, labels and headers are little beside them.
+    largest = 4 * max(adapter, batch * (rows + spec.tokens)) + 2**17
+    return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

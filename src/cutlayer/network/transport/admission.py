@@ -1,0 +1,52 @@
+"""Who is let in: what a server asks of a device before it is a connection, and after."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from cutlayer.errors import RefusedError
+from cutlayer.network.transport.identity import Identity, Peer, peer_of
+from cutlayer.network.transport.messages import PROTOCOL, Hello, Message
+
+Admit = Callable[[str, Hello], None]
+"""Raises RefusedError, or NetworkError if it may try again, for a device (by name) to turn away."""
+
+
+def identify(identity: Identity | None, properties: Mapping[str, Iterable[bytes]]) -> Peer | None:
+    """Who is there, by certificate; None where the server has none. Raises CutlayerError."""
+    if identity is None:
+        return None
+    peer = peer_of(properties)
+    still_good(identity, peer)()
+    return peer
+
+
+def still_good(identity: Identity | None, peer: Peer | None) -> Callable[[], None]:
+    """A check that a peer's certificate is neither revoked nor expired; raises CutlayerError."""
+    if identity is None or identity.revocations is None or peer is None:
+        return lambda: None
+    revocations = identity.revocations
+    return lambda: revocations.check(peer)
+
+
+def check_hello(message: Message, peer: Peer | None) -> Hello:
+    """A device's first message as a hello that can be answered. Raises RefusedError."""
+    if not isinstance(message, Hello):
+        raise RefusedError("hello: another message came first: run the same cutlayer on both sides")
+    if message.protocol != PROTOCOL:
+        raise RefusedError(
+            f"hello: protocol {message.protocol} of cutlayer {message.version} is not {PROTOCOL}: "
+            "run the same cutlayer on both sides"
+        )
+    if peer is not None and message.device not in (None, peer.name):
+        raise RefusedError(
+            f"hello: it names device {message.device}, but the certificate is that of "
+            f"{peer.name}: give that device its own keys"
+        )
+    return message
+
+
+def name_of(hello: Hello, peer: Peer | None) -> str:
+    """The device's name. Raises RefusedError where neither certificate nor hello gives one."""
+    name = peer.name if peer is not None else hello.device
+    if name is None:
+        raise RefusedError("hello: it names no device, and there are no certificates: name one")
+    return name

@@ -1,0 +1,69 @@
+"""Connecting again and again: waits that double up to a limit, with jitter."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from cutlayer.errors import NetworkError, RefusedError
+from cutlayer.network.transport.connection import Connection
+
+OnWait = Callable[[NetworkError, float], None]
+"""Told why a connection failed and in how many seconds it is tried again."""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait between attempts.
+
+    The n-th wait is drawn uniformly between a half and the whole of min(longest_s, first_s 2^n),
+    so that the devices of a fleet whose server was away do not return all at once. A connection
+    that held for steady_s starts the count anew.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 60.0
+    steady_s: float = 30.0
+
+    def waits(self, rng: random.Random | None = None) -> Iterator[float]:
+        """The waits, without end."""
+        rng = rng or random.Random()
+        wait = self.first_s
+        while True:
+            yield rng.uniform(wait / 2, wait)
+            wait = min(self.longest_s, 2 * wait)
+
+
+async def reconnecting(
+    connect: Callable[[], Awaitable[Connection]],
+    backoff: Backoff | None = None,
+    on_wait: OnWait | None = None,
+) -> AsyncGenerator[Connection, None]:
+    """A live connection each time the one before is over, until the loop is left.
+
+    The body of the loop may be left by `continue` as soon as it meets a NetworkError. Raises
+    RefusedError when the server does not want the device back.
+    """
+    backoff = backoff or Backoff()
+    waits = backoff.waits()
+    while True:
+        began = time.monotonic()
+        try:
+            connection = await connect()
+            try:
+                yield connection
+                await connection.wait_closed()
+            finally:
+                connection.end("the device is done with it")
+            error = connection.error
+        except NetworkError as failure:
+            error = failure
+        if isinstance(error, RefusedError):
+            raise error
+        if time.monotonic() - began >= backoff.steady_s:
+            waits = backoff.waits()
+        wait = next(waits)
+        if on_wait is not None:
+            on_wait(error, wait)
+        await asyncio.sleep(wait)

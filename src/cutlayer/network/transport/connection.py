@@ -1,0 +1,254 @@
+"""A connection between the server and one device: its lanes, its messages, its end."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+
+from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.network.transport import messages
+from cutlayer.network.transport.lane import Counters, Frame, LaneStream, Write
+from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.messages import Bye, Hello, MeasuredRates, Message, Ping, Pong
+
+How = Literal["leave", "close", "drop"]
+
+_FAREWELL_S = 2.0
+
+
+class Connection:
+    """What both sides use: frames by lane, messages, and a reason when it is over.
+
+    name: the device's, from its certificate where there are certificates. hello: what the device
+    said of itself, kept up to date by the server. check: raises when the device is no longer to
+    be believed (RefusedError: ever again); it is asked at every message.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        by_server: bool,
+        name: str = "",
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.hello: Hello | None = None
+        self.reason = ""
+        self.final = False
+        self.how: How = "drop"
+        self._limits, self._by_server, self._check = limits, by_server, check
+        self._lanes: dict[Lane, LaneStream[Any]] = {}
+        self._control: LaneStream[Message] | None = None
+        self._began = self._heard = time.monotonic()
+        self._over = asyncio.Event()
+        self._at_end: list[Callable[[], object]] = []
+        self._numbers = itertools.count()
+        self._pings: dict[int, asyncio.Future[None]] = {}
+
+    # What the training uses
+
+    async def send(self, lane: Lane, frame: Frame) -> None:
+        """Send a frame; returns when all of it is on its way. Raises NetworkError.
+
+        Waits while the other side has frames of this lane that it has not received. Cancelling is
+        safe: a frame that has begun is still sent whole.
+        """
+        self._believe()
+        await self._frames(lane).send(frame)
+
+    async def receive(self, lane: Lane) -> bytes:
+        """The next frame of a lane. Raises NetworkError when the connection is over."""
+        return await self._frames(lane).receive()
+
+    async def tell(self, message: Message) -> None:
+        """Send a message. Raises NetworkError."""
+        self._believe()
+        await self._messages().send(messages.encode(message))
+
+    async def hear(self) -> Message:
+        """The next message; pings are answered unheard. Raises NetworkError."""
+        return await self._messages().receive()
+
+    async def ping(self, payload_bytes: int = 0, answer_bytes: int = 0) -> float:
+        """Seconds until the other side has answered so many bytes with so many."""
+        number = next(self._numbers)
+        answered = asyncio.get_running_loop().create_future()
+        self._pings[number] = answered
+        start = time.perf_counter()
+        try:
+            await self.tell(Ping(number, bytes(payload_bytes), answer_bytes))
+            await answered
+        finally:
+            self._pings.pop(number, None)
+        return time.perf_counter() - start
+
+    async def close(self, reason: str, final: bool = False) -> None:
+        """End the connection; the other side is told why. final: a device is not to come back."""
+        if not self._by_server and not self.over:
+            try:
+                async with asyncio.timeout(_FAREWELL_S):
+                    await self.tell(Bye(reason[:512]))
+                    await self.wait_closed()
+            except (NetworkError, TimeoutError):
+                pass  # it is over either way
+        self.end(reason, final, how="close")
+
+    async def wait_closed(self) -> str:
+        """Wait until the connection is over; returns why."""
+        await self._over.wait()
+        return self.reason
+
+    @property
+    def over(self) -> bool:
+        """Whether the connection has ended."""
+        return self._over.is_set()
+
+    @property
+    def error(self) -> NetworkError:
+        """What those learn who still use a connection that is over."""
+        kind = RefusedError if self.final else NetworkError
+        return kind(f"connection{f' of device {self.name}' if self.name else ''}: {self.reason}")
+
+    def lane(self, lane: Lane) -> LaneStream[Any]:
+        """A lane's counters and queues, to look at."""
+        return self._lanes[lane]
+
+    @property
+    def counters(self) -> dict[Lane, Counters]:
+        """What has passed, by lane."""
+        # A copy: the metrics look on from a thread of their own.
+        return {lane: stream.counters for lane, stream in dict(self._lanes).items()}
+
+    # What the listener and the client use
+
+    @property
+    def whole(self) -> bool:
+        """Whether all lanes are there."""
+        return len(self._lanes) == len(Lane)
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the connection began."""
+        return time.monotonic() - self._began
+
+    def attach(self, lane: Lane, write: Write) -> None:
+        """Join a lane's stream to the connection. Raises NetworkError when it has one."""
+        if self.over:
+            raise self.error
+        if lane in self._lanes:
+            raise NetworkError(f"stream: lane {lane} is open already")
+        window = self._limits.window(lane, self._by_server)
+        common = {
+            "window": window,
+            "max_bytes": self._limits.size(lane),
+            "chunk_bytes": self._limits.chunk_bytes,
+        }
+        fail = partial(self._fail, lane)
+        stall_s = self._limits.stall_s
+        if lane is Lane.CONTROL:
+            control: LaneStream[Message] = LaneStream(
+                write, self._message, fail, stall_s=stall_s, **common
+            )
+            self._lanes[lane] = self._control = control
+        else:
+            self._lanes[lane] = LaneStream(write, _as_it_is, fail, stall_s=stall_s, **common)
+
+    def feed(self, lane: Lane, message: bytes) -> None:
+        """Take in what came on a lane's stream; anything amiss ends the connection."""
+        if self.over:
+            return
+        self._heard = time.monotonic()
+        try:
+            self._check()
+            self._lanes[lane].feed(message)
+        except CutlayerError as error:
+            self.end(str(error), final=isinstance(error, RefusedError))
+
+    def look_after(self) -> None:
+        """End the connection when it is silent, stalled or no longer to be believed."""
+        try:
+            self._believe()
+        except NetworkError:
+            return
+        if time.monotonic() - self._heard > self._limits.idle_s:
+            self.end(f"nothing came for {self._limits.idle_s:g} s")
+        for lane, stream in self._lanes.items():
+            if stream.stalled_for_s > self._limits.stall_s:
+                self._fail(lane, "a frame began and did not go on")
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have something called once when the connection is over."""
+        self._at_end.append(callback)
+
+    def end(self, reason: str, final: bool = False, how: How = "drop") -> None:
+        """End the connection here and now; only the first reason counts.
+
+        final: the device is not to come back. how: whether the other side left, this side closed
+        it, or neither meant it.
+        """
+        if self.over:
+            return
+        self.reason, self.final, self.how = reason, final, how
+        self._over.set()
+        for stream in self._lanes.values():
+            stream.end(self.error)
+        for answered in self._pings.values():
+            if not answered.done():
+                answered.set_exception(self.error)
+        for callback in self._at_end:
+            callback()
+
+    # Inside
+
+    def _believe(self) -> None:
+        if not self.over:
+            try:
+                self._check()
+            except CutlayerError as error:
+                self.end(str(error), final=isinstance(error, RefusedError))
+        if self.over:
+            raise self.error
+
+    def _frames(self, lane: Lane) -> LaneStream[bytes]:
+        stream = self._lanes.get(lane)
+        if stream is None or stream is self._control:
+            raise NetworkError(f"lane {lane}: it carries no frames: name up or down")
+        return stream
+
+    def _messages(self) -> LaneStream[Message]:
+        if self._control is None:
+            raise NetworkError("connection: it has no control lane yet: wait for connect")
+        return self._control
+
+    def _fail(self, lane: Lane, reason: str) -> None:
+        self.end(f"lane {lane}: {reason}")
+
+    def _message(self, frame: bytes) -> Message | None:
+        """What `hear` returns; None for what is answered here."""
+        message = messages.decode(frame)
+        if isinstance(message, Ping):
+            if self._messages().waiting >= self._limits.messages_in_flight:
+                raise NetworkError("message: pings came and their answers were not taken")
+            self._messages().post(
+                messages.encode(Pong(message.number, bytes(message.answer_bytes)))
+            )
+        elif isinstance(message, Pong):
+            answered = self._pings.get(message.number)
+            if answered is not None and not answered.done():
+                answered.set_result(None)
+        elif isinstance(message, MeasuredRates) and self.hello is not None:
+            rates = {k: v for k, v in msgspec.structs.asdict(message).items() if v is not None}
+            self.hello = msgspec.structs.replace(self.hello, **rates)
+        elif isinstance(message, Bye):
+            self.end(f"the other side left ({message.reason})", how="leave")
+        else:
+            return message
+        return None
+
+
+def _as_it_is(frame: bytes) -> bytes:
+    return frame

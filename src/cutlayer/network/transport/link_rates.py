@@ -1,0 +1,44 @@
+"""What a device finds out about its link to the server, with pings of growing size."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.messages import MAX_PING_BYTES
+
+# Below this, what is timed is the machines more than the link.
+_LONG_ENOUGH_S = 0.25
+# The first long message finds a connection that has yet to learn what its link carries.
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class LinkRates:
+    """Round trip of an empty message, and payload bits a second each way."""
+
+    round_trip_s: float
+    uplink_bps: float
+    downlink_bps: float
+
+
+async def measure_link(connection: Connection, tries: int = 5) -> LinkRates:
+    """Measure the link of a connection that carries nothing else meanwhile.
+
+    A rate is the bits of a ping over the time it takes beyond an empty one's: pings grow from
+    16 KiB until that is a quarter of a second, or they are MAX_PING_BYTES, and the fastest of three
+    of that size counts. Raises NetworkError.
+    """
+    round_trip_s = min([await connection.ping() for _ in range(tries)])
+    up = await _rate(lambda size: connection.ping(payload_bytes=size), round_trip_s)
+    down = await _rate(lambda size: connection.ping(answer_bytes=size), round_trip_s)
+    return LinkRates(round_trip_s, up, down)
+
+
+async def _rate(ping: Callable[[int], Awaitable[float]], round_trip_s: float) -> float:
+    size = 2**14
+    while True:
+        taken_s = await ping(size) - round_trip_s
+        if taken_s >= _LONG_ENOUGH_S or size >= MAX_PING_BYTES:
+            again_s = [await ping(size) - round_trip_s for _ in range(_TRIES - 1)]
+            return 8 * size / max(min(taken_s, *again_s), 1e-6)
+        size = min(4 * size, MAX_PING_BYTES)

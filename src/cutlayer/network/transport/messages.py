@@ -1,0 +1,218 @@
+"""Control messages between a device and the server: typed, bounded, and checked when read.
+
+A message is a msgpack map whose key "type" tells which. To add one: write the struct and name it
+in `Message`; a field with a default can be added without a new PROTOCOL.
+"""
+
+from typing import Annotated, get_args
+
+import msgspec
+from msgspec import Meta
+
+from cutlayer.errors import NetworkError
+
+PROTOCOL = 2
+MAX_PING_BYTES = 2**20
+
+Text = Annotated[str, Meta(max_length=512)]
+Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{1,128}$")]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Rate = Annotated[float, Meta(gt=0, le=1e21)]
+Number = Annotated[int, Meta(ge=0, le=2**20)]
+Cut = Annotated[int, Meta(ge=0, le=4096)]
+Bits = Annotated[int, Meta(ge=1, le=32)]
+Share = Annotated[float, Meta(ge=0, le=1e6)]
+Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
+
+
+class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
+    pass
+
+
+class Hello(_Message, tag="hello"):
+    """The first message of a device: what it is and can do. What it has not measured is None.
+
+    job: the digest of the job it is ready for; None: any. device: its name, needed where no
+    certificate gives it. number: the one it wants to be in the job. labels: samples of each
+    class, with noise where the job asks for it.
+    """
+
+    version: Text
+    job: Digest | None = None
+    samples: Count = 0
+    protocol: int = PROTOCOL
+    device: Name | None = None
+    number: Number | None = None
+    processor: Text = ""
+    cores: Annotated[int, Meta(ge=1, le=65536)] = 1
+    memory_bytes: Count = 0
+    flops_per_s: Rate | None = None
+    uplink_bps: Rate | None = None
+    downlink_bps: Rate | None = None
+    labels: Histogram | None = None
+
+
+class Welcome(_Message, tag="welcome"):
+    """The server's answer to a device it takes; one that it does not learns why and is let go.
+
+    session: what the device's other lanes show to belong to this connection.
+    """
+
+    session: Digest
+
+
+class PartFile(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of the device's part of the model."""
+
+    name: Name
+    size: Count
+    sha256: Digest
+
+
+class Task(_Message, tag="task"):
+    """What a device needs to know and to have before it can take part.
+
+    number: the device's, in the job. job: as YAML, and its digest. classes: the names of the
+    labels. cut: the latest cut there may be. files: of the model's part before it.
+    """
+
+    number: Number
+    job: Annotated[str, Meta(max_length=2**16)]
+    digest: Digest
+    classes: Annotated[list[Text], Meta(max_length=65536)]
+    cut: Cut
+    files: Annotated[list[PartFile], Meta(max_length=32)]
+
+
+class Fetch(_Message, tag="fetch"):
+    """Asks for a file of the part from `offset` on; it comes on the lane down, in pieces."""
+
+    file: Name
+    offset: Count = 0
+
+
+class Ready(_Message, tag="ready"):
+    """The device can take part. job: the digest of the task it is ready for.
+
+    own: it trains on data that the server does not know of. labels: as in the hello, where the
+    job shares them.
+    """
+
+    job: Digest
+    samples: Annotated[int, Meta(ge=1, le=2**32)]
+    own: bool = False
+    labels: Histogram | None = None
+
+
+class MeasuredRates(_Message, tag="measured"):
+    """Rates that a device measured since its hello; None leaves one as it was."""
+
+    flops_per_s: Rate | None = None
+    uplink_bps: Rate | None = None
+    downlink_bps: Rate | None = None
+
+
+class RoundBegin(_Message, tag="round-begin"):
+    """The device takes part in a round, as decided: where it cuts, what it sends, with what radio.
+
+    tokens: kept of a sample besides the prefix (None: all). bits: of one value up and down.
+    adapter: a frame with the adapter to start from comes on the lane down.
+    """
+
+    round: Count
+    cut: Cut
+    steps: Count
+    adapter: bool = False
+    tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+    bits_up: Bits = 32
+    bits_down: Bits = 32
+    bandwidth_hz: Rate | None = None
+    power_w: Rate | None = None
+
+
+class StepDone(_Message, tag="step-done"):
+    """The device has finished one step. loss: of its batch, where it knows one."""
+
+    round: Count
+    step: Count
+    loss: float | None = None
+
+
+class RoundEnd(_Message, tag="round-end"):
+    """The round is over for the device. late: what it trained was not taken."""
+
+    round: Count
+    late: bool = False
+
+
+class Probe(_Message, tag="probe"):
+    """Asks what the activations of a round's first batch are like. scored: rank its tokens too."""
+
+    round: Count
+    cut: Cut
+    scored: bool = False
+
+
+class Probed(_Message, tag="probed"):
+    """The answer to a probe (see train.activation_statistics.ActivationStatistics)."""
+
+    round: Count
+    cut: Cut
+    spread: Annotated[float, Meta(ge=0, le=1e38)]
+    mean_square: Annotated[float, Meta(ge=0, le=1e38)]
+    importance: Annotated[list[Share], Meta(max_length=65537)] | None = None
+
+
+class Done(_Message, tag="done"):
+    """The job is finished: the device may go."""
+
+
+class Ping(_Message, tag="ping"):
+    """Asks for `answer_bytes` bytes back; `payload` only fills the way there."""
+
+    number: Count
+    payload: Annotated[bytes, Meta(max_length=MAX_PING_BYTES)] = b""
+    answer_bytes: Annotated[int, Meta(ge=0, le=MAX_PING_BYTES)] = 0
+
+
+class Pong(_Message, tag="pong"):
+    """The answer to the ping of the same number."""
+
+    number: Count
+    payload: Annotated[bytes, Meta(max_length=MAX_PING_BYTES)] = b""
+
+
+class Bye(_Message, tag="bye"):
+    """The last message of a device that leaves on purpose."""
+
+    reason: Text = ""
+
+
+Message = (
+    Hello | Welcome | Task | Fetch | Ready | MeasuredRates | Probe | Probed | RoundBegin | StepDone
+    | RoundEnd | Done | Ping | Pong | Bye
+)  # fmt: skip
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """A message as bytes."""
+    return _ENCODER.encode(message)
+
+
+def decode(frame: bytes) -> Message:
+    """The message in `frame`. Raises NetworkError for anything else."""
+    try:
+        message: Message = _DECODER.decode(frame)
+    # UnicodeDecodeError, RecursionError and the like are as bad as a wrong type.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise NetworkError(
+            f"message: it is not valid ({error}): run the same cutlayer on both sides"
+        ) from None
+    return message
+
+
+KINDS: tuple[type[Message], ...] = get_args(Message)

@@ -1,0 +1,84 @@
+"""Code of one's own that a job names by `module:NAME`: found, loaded anew when changed, hashed."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cutlayer.errors import JobError
+from cutlayer.fingerprint import of_file
+
+_loaded: dict[str, str] = {}
+"""SHA-256 of the file of each module, as it was when the module was loaded."""
+
+
+def load_own(setting: str, name: str) -> Any:
+    """The object at `package.module:NAME`, which the job's `setting` names.
+
+    Raises JobError, which names the setting, where there is none or its module cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(_module(module), attribute)
+    except Exception as error:  # importing runs the module, which can fail in any way
+        plain = isinstance(error, ImportError | AttributeError)
+        why = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise JobError(f"{setting}: cannot import {name!r} ({why})") from None
+
+
+def load_own_function(setting: str, name: str) -> Any:
+    """As `load_own`, of a function. Raises JobError where it is something else."""
+    function = load_own(setting, name)
+    if not callable(function):
+        raise JobError(f"{setting}: {name!r} is not a function")
+    return function
+
+
+def refresh(named: Mapping[str, str]) -> dict[str, str]:
+    """Load the modules anew whose file changed; the SHA-256 of the file by setting.
+
+    named: `package.module:NAME` by the setting that names it. A run calls this once, before its
+    first round, so that all of it runs the same code. What such a module imports in turn is not
+    looked at. Raises JobError.
+    """
+    hashes = {}
+    for setting, name in named.items():
+        module = name.partition(":")[0]
+        load_own(setting, name)
+        path = _file(_module(module))
+        if path is None:
+            continue
+        try:
+            found = of_file(path)
+            if _loaded.get(module) != found:
+                # Not importlib.reload: Python's cache of compiled files takes an edit within the
+                # same second for none if the size stays.
+                exec(compile(path.read_bytes(), str(path), "exec"), vars(_module(module)))
+                _loaded[module] = found
+        except Exception as error:  # as above
+            raise JobError(f"{setting}: cannot load {path} ({error}): mend it") from None
+        load_own(setting, name)
+        hashes[setting] = found
+    return hashes
+
+
+def with_hash(setting: str, name: str) -> str:
+    """A name as records keep it: code of one's own with the hash of its file. Raises JobError."""
+    if ":" not in name:
+        return name
+    return " ".join([name, *refresh({setting: name}).values()])
+
+
+def _module(name: str) -> ModuleType:
+    module = importlib.import_module(name)
+    path = _file(module)
+    if name not in _loaded and path is not None:
+        _loaded[name] = of_file(path)
+    return module
+
+
+def _file(module: ModuleType) -> Path | None:
+    """The source file of a module; None for one without, such as a compiled module."""
+    path = Path(getattr(module, "__file__", None) or "")
+    return path if path.suffix == ".py" and path.is_file() else None

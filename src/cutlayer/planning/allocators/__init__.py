@@ -1,0 +1,27 @@
+"""Allocators put to a job, one file each: from what is known to a problem, and to decisions.
+
+`solve(now: PlanningInput) -> RoundDecisions` is all there is to one.
+"""
+
+import importlib
+from collections.abc import Callable
+
+from cutlayer.own_code import load_own_function
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+
+Solve = Callable[[PlanningInput], RoundDecisions]
+
+_FILES = {"st-sflora": "st_sflora:solve_as_published", "exact": "st_sflora:solve_exactly"}
+
+
+def find_allocator(solver: str) -> Solve:
+    """The allocator called `solver`, or the function at `package.module:FUNCTION`.
+
+    Raises JobError when there is no such function.
+    """
+    if ":" in solver:
+        own: Solve = load_own_function("method.allocation.solver", solver)
+        return own
+    file, _, name = _FILES.get(solver, f"{solver}:solve").partition(":")
+    solve: Solve = getattr(importlib.import_module(f"{__name__}.{file}"), name)
+    return solve

@@ -1,0 +1,26 @@
+"""ASFL (arXiv 2406.15804): the faster the link, the earlier the cut; equal parts of the band."""
+
+import numpy as np
+
+from cutlayer.allocate import asfl
+from cutlayer.errors import AllocationError
+from cutlayer.planning.allocators.equal import in_equal_parts
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+
+
+def solve(now: PlanningInput) -> RoundDecisions:
+    """Each device's cut by its rate at an equal share and full power."""
+    settings = now.allocation
+    speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
+    cuts = settings.cuts or paper_cuts(now.loads.spec.depth)
+    if len(cuts) != len(settings.rates_bps):
+        raise AllocationError(
+            f"method.allocation.rates_bps has {len(settings.rates_bps)} thresholds for the cuts "
+            f"{list(cuts)}: give one for each cut, or name the cuts in method.allocation.cuts"
+        )
+    return in_equal_parts(now, np.asarray(asfl.cut_by_rate(speed, settings.rates_bps, cuts)))
+
+
+def paper_cuts(depth: int) -> tuple[int, ...]:
+    """The paper's cuts 8, 6, 4, 2 of nine, in proportion to the model's depth: inferred by us."""
+    return tuple(max(1, round(cut * depth / 9)) for cut in asfl.PAPER_CUTS)

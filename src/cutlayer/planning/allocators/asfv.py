@@ -1,0 +1,44 @@
+"""ASFV's cut, vehicles, bandwidth and power for the least latency (arXiv 2405.18707)."""
+
+import numpy as np
+
+from cutlayer.allocate import asfv
+from cutlayer.allocate.decision import Decision
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+
+
+def solve(now: PlanningInput) -> RoundDecisions:
+    """As many vehicles as can finish, each at the cut that needs the least bandwidth."""
+    method = now.job.method
+    tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
+    cuts = now.allocation.cuts or spread_cuts(now.loads.spec.depth)
+    # The broadcast carries the largest device part of all.
+    broadcast = np.max([now.broadcast_s(cut) for cut in cuts], axis=0)
+    fixed = [broadcast + now.following_s(cut, tokens, down) for cut in cuts]
+    compute = [now.compute_j(cut) for cut in cuts]
+    problem = asfv.VehicleProblem(
+        gain=now.gain,
+        power_max_w=now.fleet.power_max_w,
+        energy_max_j=now.energy_cap_j,
+        time_max_s=now.limit_s,
+        fixed_time_s=np.stack(fixed, axis=1),
+        upload_bits=np.stack([now.upload_bits(cut, tokens, up) for cut in cuts], axis=1),
+        compute_energy_j=np.stack(compute, axis=1),
+        bandwidth_total_hz=now.bandwidth_hz,
+        noise_w_per_hz=now.noise_w_per_hz,
+    )
+    plan = asfv.solve(problem)
+    decisions, left_out = {}, {}
+    for place, device in enumerate(now.devices):
+        if plan.takes_part[place]:
+            share, power = float(plan.bandwidth_hz[place]), float(plan.power_w[place])
+            cut = int(cuts[plan.cut[place]])
+            decisions[device] = Decision(cut, tokens, up, down, share, power)
+        else:
+            left_out[device] = "no cut lets it finish within its stay time and energy"
+    return RoundDecisions(decisions, left_out, plan.round_time_s)
+
+
+def spread_cuts(depth: int) -> tuple[int, ...]:
+    """Every quarter of the depth, and the first block."""
+    return tuple(sorted({1, *(max(1, round(depth * part / 4)) for part in (1, 2, 3))}))

@@ -1,0 +1,161 @@
+"""`cutlayer calibrate`: measure how much of a model's output survives the cut, and keep the record.
+
+What is measured where is chosen here; cut_survey.py measures.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cutlayer import __version__
+from cutlayer.data.dataset import Dataset, stratified
+from cutlayer.data.sources import load
+from cutlayer.errors import JobError
+from cutlayer.fingerprint import of_file
+from cutlayer.job import Job
+from cutlayer.model.export import WEIGHTS, load_adapter
+from cutlayer.model.families import ModelSpec, describe
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.weights import load_model
+from cutlayer.planning.calibration import cut_survey
+from cutlayer.planning.calibration.cut_survey import Grid
+from cutlayer.planning.calibration.record import (
+    Calibration,
+    cache_file,
+    make_folder,
+    subject_of,
+    write_calibration,
+)
+from cutlayer.seeds import numpy_rng
+from cutlayer.train.parts import compute_device
+
+BITS = (2, 4, 8, 32)
+HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS = 256, 8
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, and how many of how many steps of it are."""
+
+
+def calibrate(
+    job: Job,
+    *,
+    samples: int = 128,
+    cuts: Sequence[int] | None = None,
+    tokens: Sequence[int | None] | None = None,
+    bits: Sequence[int] | None = None,
+    adapter: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Measure the job's model on `samples` samples of its training split; cache the record.
+
+    cuts, tokens (None among them: all), bits: the grid, see `choose_grid`. adapter: the folder of
+    a trained adapter, measured in place of the pretrained model; without one, a linear head is
+    fitted to other samples of the training split, so that there are predictions to compare.
+    Raises JobError, DataError, ModelError or RunError, each with one sentence.
+    """
+    progress = progress or (lambda what, done, steps: None)
+    spec = describe(job.model)
+    grid = choose_grid(spec, cuts, tokens, bits)
+    # The test split only measures results and never tunes: the least of it is read.
+    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed)
+    measured, fitted = _draw(train, samples, adapter is None, job.seed)
+    model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
+    model.to(compute_device(job))
+    preprocess = Preprocessor(model.spec)
+    subject = subject_of(job)
+    assert subject is not None  # model and data were just read
+    place = cache_file(subject)
+    make_folder(place)  # what is in the way shows before the work, not after
+    with torch.inference_mode():
+        if adapter is None:
+            trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
+        else:
+            trained = load_adapter(adapter, model)
+        found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
+    calibration = Calibration(
+        subject,
+        grid.cuts,
+        grid.tokens,
+        grid.bits,
+        **found,
+        samples=samples,
+        head_samples=len(fitted),
+        batch_size=job.training.batch_size,
+        seed=job.seed,
+        adapter=None if adapter is None else of_file(Path(adapter) / WEIGHTS),
+        version=__version__,
+    )
+    write_calibration(calibration, place)
+    return calibration
+
+
+def choose_grid(
+    spec: ModelSpec,
+    cuts: Sequence[int] | None = None,
+    tokens: Sequence[int | None] | None = None,
+    bits: Sequence[int] | None = None,
+) -> Grid:
+    """The grid asked for, with all tokens and 32 bits added.
+
+    By default: the job's own cut, cuts after the embedding, blocks 1 and 2 and each quarter of the
+    depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
+    N; 2, 4, 8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
+    """
+    if spec.why_all_tokens is not None:
+        raise JobError(
+            f"model.path: {spec.path} {spec.why_all_tokens}: calibrate a model whose tokens can be "
+            "left out"
+        )
+    depth, N = spec.depth, spec.patches
+    if cuts is None:
+        quarters = (math.floor(depth * quarter / 4 + 0.5) for quarter in (1, 2, 3))
+        cuts = [cut for cut in (0, 1, 2, *quarters, spec.cut) if 0 <= cut < depth]
+    if tokens is None:
+        tokens = [max(1, round(N * 12 ** (step / 5 - 1))) for step in range(6)]
+    kept = {N if count is None else count for count in tokens}
+    bits = BITS if bits is None else bits
+    for cut in cuts:
+        if not 0 <= cut <= depth:
+            raise JobError(
+                f"cuts: {cut} is not within the {depth} blocks of {spec.path}: take 0 to {depth}"
+            )
+    for count in kept:
+        if not 1 <= count <= N:
+            raise JobError(
+                f"tokens: {count} of the {N} tokens of {spec.path} cannot be kept: take 1 to {N}, "
+                "or all"
+            )
+    for width in bits:
+        if not (1 <= width <= 8 or width in (16, 32)):
+            raise JobError(f"bits: {width} bits cannot be packed: take 1 to 8, 16 or 32")
+    return Grid(_ascending(cuts), _ascending({*kept, N}), _ascending({*bits, 32}))
+
+
+def _ascending(numbers: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(numbers)))
+
+
+def _draw(train: Dataset, samples: int, with_head: bool, seed: int) -> tuple[Dataset, Dataset]:
+    """Samples to measure on and, if a head is wanted, others to fit it on; classes in proportion.
+
+    Raises JobError when there are too few.
+    """
+    classes = len(train.classes)
+    spared = classes if with_head else 0
+    most = len(train) - spared
+    if not 1 <= samples <= most:
+        why = f", less {spared} to fit a head on" if spared else ""
+        raise JobError(
+            f"samples: {samples} cannot be taken from the training split's {len(train)}{why}: "
+            f"take 1 to {most}"
+        )
+    chosen = stratified(train.labels, samples, numpy_rng(seed, "calibrate", "measured"))
+    if not with_head:
+        return train.subset(chosen), train.subset([])
+    others = np.setdiff1d(np.arange(len(train)), chosen)
+    size = min(len(others), max(HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS * classes))
+    fitted = stratified(train.labels[others], size, numpy_rng(seed, "calibrate", "fitted"))
+    return train.subset(chosen), train.subset(others[fitted])

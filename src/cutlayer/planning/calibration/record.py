@@ -1,0 +1,278 @@
+"""How much of a model's output survives the cut, as measured: the record, on disk and found again.
+
+Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.data.fingerprint import of_data
+from cutlayer.errors import RunError
+from cutlayer.files import cache_folder, write_atomically
+from cutlayer.fingerprint import of_parts
+from cutlayer.job import Job
+from cutlayer.model.families import describe
+from cutlayer.model.fingerprint import of_model
+from cutlayer.own_code import with_hash
+
+Floats = NDArray[np.float64]
+Measure = Literal["agreement", "divergence", "accuracy"]
+BUNDLED = "demo-calibration.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was measured: records of equal subjects can stand for each other.
+
+    model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
+    inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
+    uplink besides its bits.
+    """
+
+    model: str
+    data: str
+    image_size: int
+    max_tokens: int
+    score: str
+    rest: str
+    quantizer: dict[str, str | bool]
+
+    @property
+    def inputs(self) -> str:
+        """A hash of all that importance and the statistics of activations depend on."""
+        parts = (self.model, self.data, self.image_size, self.max_tokens, self.score)
+        return of_parts(*parts)[:20]
+
+    @property
+    def key(self) -> str:
+        """The name of the record in the cache: `inputs`, and a hash of the rest."""
+        settings = (f"{name}={value}" for name, value in sorted(self.quantizer.items()))
+        return f"{self.inputs}-{of_parts(self.rest, *settings)[:12]}"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was measured on `samples` samples of the training split, drawn by `seed`.
+
+    cuts [C], tokens [K], bits [Q]: the grid, ascending; tokens are those kept besides the prefix,
+    and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed.
+    agreement [C, K, Q]: share of samples whose predicted class is that of the uncompressed model.
+    divergence [C, K, Q]: mean KL divergence of the predictions from the uncompressed ones, nats.
+    accuracy [C, K, Q]: on the labels. bytes_per_sample [C, K, Q]: of frames of `batch_size`
+    samples, headers and labels included. All four are NaN (null on disk) at cut 0 with fewer
+    than all tokens: no block there ranks them.
+    importance, importance_low, importance_high: by cut from 1 on, [N + 1]: the share of a sample's
+    scores that its K best tokens hold, as the mean over samples (ST-SFLora's rank-wise importance,
+    arXiv 2605.26120, over the batch size), the 10th and the 90th percentile.
+    mean_square, range_16: of the activations, by cut from 0 on: the mean of their squares, and
+    max - min over 16 samples, as the mean over such batches (SFLAM's delta, arXiv 2504.09114).
+    head_samples: on which the head was fitted, 0 where `adapter`, the hash of a trained adapter's
+    weights, brought its own.
+    Raises ValueError where these do not fit together.
+    """
+
+    subject: Subject
+    cuts: tuple[int, ...]
+    tokens: tuple[int, ...]
+    bits: tuple[int, ...]
+    agreement: Floats
+    divergence: Floats
+    accuracy: Floats
+    bytes_per_sample: Floats
+    importance: dict[int, Floats]
+    importance_low: dict[int, Floats]
+    importance_high: dict[int, Floats]
+    mean_square: dict[int, float]
+    range_16: dict[int, float]
+    samples: int
+    head_samples: int
+    batch_size: int
+    seed: int
+    adapter: str | None
+    version: str
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"its format is {self.format}, this version reads {FORMAT}")
+        for name, axis, least in (
+            ("cuts", self.cuts, 0),
+            ("tokens", self.tokens, 1),
+            ("bits", self.bits, 1),
+        ):
+            if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
+                raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")
+        if self.bits[-1] != 32:
+            raise ValueError(f"bits {list(self.bits)} do not end with 32")
+        shape = (len(self.cuts), len(self.tokens), len(self.bits))
+        for name in ("agreement", "divergence", "accuracy", "bytes_per_sample"):
+            _check_table(name, getattr(self, name), shape, self.cuts)
+        for name in ("importance", "importance_low", "importance_high"):
+            _check_cuts(name, getattr(self, name), {cut for cut in self.cuts if cut})
+            for cut, curve in getattr(self, name).items():
+                _check_curve(f"{name} of cut {cut}", curve, self.tokens[-1])
+        for name in ("mean_square", "range_16"):
+            _check_cuts(name, getattr(self, name), {0, *self.cuts})
+
+    def quality(self, measure: Measure = "agreement") -> Floats:
+        """How much survives, [C, K, Q] from 0 to 1, where 1 is all; 0 for what cannot be.
+
+        agreement: as measured; divergence: exp(-KL); accuracy: over that of the uncompressed
+        model, 1 at most.
+        """
+        if measure == "agreement":
+            return np.nan_to_num(self.agreement)
+        if measure == "divergence":
+            return np.nan_to_num(np.exp(-self.divergence))
+        whole = self.accuracy[:, -1:, -1:]
+        ratio = np.divide(self.accuracy, whole, out=np.ones_like(self.accuracy), where=whole > 0)
+        return np.nan_to_num(np.minimum(ratio, 1.0))
+
+
+def _check_table(name: str, table: Floats, shape: tuple[int, ...], cuts: tuple[int, ...]) -> None:
+    top = 1.0 if name in ("agreement", "accuracy") else np.finfo(np.float64).max
+    impossible = np.zeros(shape, dtype=np.bool_)
+    if 0 in cuts:
+        impossible[cuts.index(0), :-1] = True
+    fits = table.shape == shape and (np.isnan(table) == impossible).all()
+    if not fits or not ((table >= 0) & (table <= top) | impossible).all():
+        raise ValueError(f"{name} is no table {list(shape)} of numbers from 0 to {top:g}")
+
+
+def _check_curve(name: str, curve: Floats, tokens: int) -> None:
+    ends = curve.shape == (tokens + 1,) and np.allclose(curve[[0, -1]], (0, 1), atol=1e-6)
+    if not ends or not (np.diff(curve) > -1e-6).all():
+        raise ValueError(f"{name} does not rise from 0 to 1 over {tokens} tokens")
+
+
+def _check_cuts(name: str, values: dict[int, Any], cuts: set[int]) -> None:
+    if set(values) != cuts:
+        raise ValueError(f"{name} has the cuts {sorted(values)}, not {sorted(cuts)}")
+
+
+def subject_of(job: Job) -> Subject | None:
+    """What a calibration of `job` measures; None where its model or data is not on this machine.
+
+    Raises ModelError or RunError for a model or files that cannot be read.
+    """
+    try:
+        model = of_model(job.model, job.seed)
+        data = of_data(job.data, job.seed)
+    except OSError as error:
+        raise RunError(
+            f"calibration: cannot read {error.filename} ({error.strerror}): make it readable"
+        ) from None
+    if model is None or data is None:
+        return None
+    spec = describe(job.model)
+    quantizer = job.method.uplink.model_dump(exclude={"bits"})
+    return Subject(
+        model,
+        data,
+        spec.image_size,
+        spec.max_tokens,
+        with_hash("method.tokens.score", job.method.tokens.score),
+        job.method.tokens.rest,
+        {**quantizer, "levels": with_hash("method.uplink.levels", quantizer["levels"])},
+    )
+
+
+def calibration_for(job: Job, *, exact: bool = True) -> Calibration | None:
+    """The record of the job's model and data: from the cache, else the bundled one, else None.
+
+    exact: with the job's own quantiser settings and fate of the tokens left over. Without it, the
+    newest record of any will do where there is none of its own: importance and the statistics of
+    activations do not depend on them. Nothing is downloaded.
+    Raises ModelError, or RunError for a damaged record.
+    """
+    subject = subject_of(job)
+    if subject is None:
+        return None
+    own = cache_file(subject)
+    if own.is_file():
+        return read_calibration(own)
+    bundled = _bundled() if job.model.path == "demo" else None
+    if bundled and bundled.subject == subject:
+        return bundled
+    if exact:
+        return None
+    others = list(own.parent.glob(f"{subject.inputs}-*.json"))
+    if others:
+        return read_calibration(max(others, key=lambda path: path.stat().st_mtime))
+    return bundled if bundled and bundled.subject.inputs == subject.inputs else None
+
+
+def _bundled() -> Calibration | None:
+    """The demo's record, which comes with the package."""
+    path = Path(str(files("cutlayer.assets"))) / BUNDLED
+    return read_calibration(path) if path.is_file() else None
+
+
+def cache_file(subject: Subject) -> Path:
+    """Where the record of `subject` lies."""
+    return cache_folder() / "calibration" / f"{subject.key}.json"
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """The record in a file. Raises RunError where there is none or it is damaged."""
+    try:
+        return msgspec.json.decode(
+            Path(path).read_bytes(), type=Calibration, dec_hook=lambda _, values: _array(values)
+        )
+    except OSError as error:
+        raise RunError(
+            f"calibration: cannot read {path} ({error.strerror}): make it with cutlayer calibrate"
+        ) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RunError(
+            f"calibration: {path} is no whole record ({error}): delete it and run cutlayer "
+            "calibrate again"
+        ) from None
+
+
+def write_calibration(calibration: Calibration, path: str | Path) -> Path:
+    """Write the record as JSON, whole or not at all. Returns the path; raises RunError."""
+    path = Path(path)
+    fields = msgspec.to_builtins(calibration, enc_hook=_plain, str_keys=True)
+    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    make_folder(path)
+    with _writing(path):
+        write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    return path
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder that the file `path` will be in. Raises RunError."""
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"calibration: cannot write {path} ({error.strerror}): give another file with --out, "
+            "or another cache folder in CUTLAYER_CACHE"
+        ) from None
+
+
+def _plain(values: Floats) -> Any:
+    plain = values.astype(object)
+    plain[np.isnan(values)] = None  # JSON has no NaN
+    return plain.tolist()
+
+
+def _array(values: object) -> Floats:
+    return np.array(values, dtype=np.float64)

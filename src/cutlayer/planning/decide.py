@@ -1,0 +1,127 @@
+"""Who takes part in a round and how: the job's allocator, and what it has measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import AllocationError
+from cutlayer.job import Job
+from cutlayer.planning import allocators
+from cutlayer.planning.calibration.record import Calibration
+from cutlayer.planning.known.planning_input import (
+    Floats,
+    PlanningInput,
+    PlanningSource,
+    RoundDecisions,
+)
+
+if TYPE_CHECKING:
+    from cutlayer.train.activation_statistics import ActivationStatistics
+    from cutlayer.train.label_sharing import SharedLabels
+    from cutlayer.train.link import Link
+
+
+def base_decision(job: Job) -> Decision:
+    """What the job and its method say by themselves, without a radio."""
+    method = job.method
+    return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
+
+
+def decide(
+    job: Job,
+    round: int,
+    samples: Mapping[int, int],
+    classes: int,
+    link: Link,
+    planning_source: PlanningSource | None,
+    calibration: Calibration | None = None,
+    labels: SharedLabels | None = None,
+) -> RoundDecisions:
+    """The decisions of a round.
+
+    samples: of an epoch, of each device that could take part, in the order they take turns.
+    planning_source: None without a world.
+    calibration: for allocators that choose by measured quality.
+    labels: what devices shared of theirs, for allocators that choose by them.
+    Raises AllocationError where nobody can take part, or only at limits that it names.
+    """
+    if planning_source is None or job.method.pooled:
+        return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
+    measures = StatisticsFromDevices(job, round, link, calibration)
+    now = planning_source.planning_input(round, samples, classes, measures)
+    if labels is not None:
+        now = replace(now, label_emd=labels.distances(now.devices))
+    return solve_round(round, now, planning_source)
+
+
+def solve_round(
+    round: int, known: PlanningInput, planning_source: PlanningSource
+) -> RoundDecisions:
+    """What the job's allocator decides for the devices that are known, in their order, timed.
+
+    Raises AllocationError where nobody can take part, or only at limits that it names.
+    """
+    decided = allocators.find_allocator(known.job.method.allocation.solver)(known)
+    if not decided.decisions:
+        device, reason = next(iter(decided.left_out.items()))
+        raise AllocationError(
+            f"no device can take part in round {round + 1}: device {device}: {reason}"
+        )
+    ordered = {d: decided.decisions[d] for d in known.devices if d in decided.decisions}
+    decided = replace(decided, decisions=ordered)
+    planned_s = planning_source.planned_s(round, known, decided)
+    return replace(decided, planned_s=planned_s if np.isfinite(planned_s) else None)
+
+
+class StatisticsFromDevices:
+    """Measures taken on the devices of a round, when first asked for (see Measures)."""
+
+    def __init__(self, job: Job, round: int, link: Link, calibration: Calibration | None) -> None:
+        self.job = job
+        self.round = round
+        self.link = link
+        self._calibration = calibration
+        self._found: dict[tuple[int, bool, int], ActivationStatistics] = {}
+
+    def importance(self, devices: Sequence[int], cut: int) -> Floats:
+        """See Measures. Raises AllocationError at cut 0, where no block scores tokens."""
+        if cut == 0:
+            raise AllocationError(
+                "model.cut: 0 leaves no block on the device to score tokens with: take model.cut "
+                "of 1 or more, or another method.allocation.solver"
+            )
+        found = self._measured(devices, cut, scored=True)
+        return np.stack([one.importance for one in found if one.importance is not None])
+
+    def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
+        """See Measures."""
+        found = self._measured(devices, cut, scored=False)
+        return np.array([m.spread for m in found]), np.array([m.mean_square for m in found])
+
+    def calibration(self) -> Calibration:
+        """See Measures."""
+        if self._calibration is None:
+            raise AllocationError(
+                "method.allocation: nothing was calibrated for this model and data: run "
+                "cutlayer calibrate with this job first"
+            )
+        return self._calibration
+
+    def _measured(
+        self, devices: Sequence[int], cut: int, scored: bool
+    ) -> list[ActivationStatistics]:
+        """Each device's statistics; one that does not answer, and is lost later, gets another's."""
+        missing = [device for device in devices if (cut, scored, device) not in self._found]
+        if missing:
+            found = self.link.measure(self.round, missing, cut, scored)
+            self._found |= {(cut, scored, device): one for device, one in found.items()}
+        known = {d: m for (c, s, d), m in self._found.items() if (c, s) == (cut, scored)}
+        if not known:
+            raise AllocationError("no device answered when asked for what its activations are like")
+        stand_in = next(iter(known.values()))
+        return [known.get(device, stand_in) for device in devices]

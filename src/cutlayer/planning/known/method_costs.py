@@ -1,0 +1,111 @@
+"""What a method asks of a device and of the server, by the cost model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import mean
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.job import Job
+from cutlayer.model.cost import Cost, device_cost, memory_bytes, server_cost, whole_cost
+from cutlayer.model.families import ModelSpec
+from cutlayer.record.rows import Row
+from cutlayer.settings.training import Training
+
+
+@lru_cache(maxsize=1024)
+def device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
+    """What runs on a device: the blocks before the cut, or the whole model without a split."""
+    method = job.method
+    if not method.split:
+        return whole_cost(spec, method.train)
+    if method.device == "frozen":
+        return device_cost(_frozen(spec, cut), cut, method.train)
+    return device_cost(spec, cut, method.train)
+
+
+@lru_cache(maxsize=1024)
+def server_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
+    """What runs on the server for a device that keeps `tokens` (None: all); None for nothing."""
+    method = job.method
+    if method.pooled:
+        return whole_cost(spec, method.train)
+    if not method.split:
+        return None
+    spec = _frozen(spec, cut) if method.device == "frozen" else spec
+    return server_cost(spec, cut, tokens_sent(job, spec, cut, tokens), method.train)
+
+
+def _frozen(spec: ModelSpec, cut: int) -> ModelSpec:
+    """The same model with nothing to train before the cut."""
+    return replace(spec, cut=cut, lora=spec.lora.model_copy(update={"side": "server"}))
+
+
+def tokens_sent(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> int:
+    """Tokens of a sample that cross the cut when `tokens` are kept, prefix and merged included."""
+    every = spec.tokens_at(cut)
+    if tokens is None or tokens >= every - spec.prefix:
+        return every
+    return spec.prefix + tokens + (job.method.tokens.rest == "merge")
+
+
+def flops(cost: Cost | None) -> int:
+    """FLOPs for one sample, both passes."""
+    return cost.forward_flops + cost.backward_flops if cost else 0
+
+
+def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]) -> int:
+    """FLOPs of the server's training on one generated sample, all epochs of a round together.
+
+    Both parts of the model, at the earliest of the round's cuts; drawing it is not counted.
+    """
+    cut = min(one.cut for one in decisions.values())
+    parts = [device_part(job, spec, cut), server_part(job, spec, cut, None)]
+    return job.training.local_epochs * sum(map(flops, parts))
+
+
+def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
+    """Bytes of memory that a device needs at its peak."""
+    part = device_part(job, spec, cut)
+    return memory_bytes(part, spec, job.training.batch_size, _states(job.training))
+
+
+@dataclass(frozen=True)
+class RoundCosts:
+    """Memory of a device at its peak, and FLOPs in a mean round (None: there is no such party)."""
+
+    device_memory_bytes: int | None
+    device_flops: float | None
+    server_flops: float | None
+
+
+def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
+    """Costs of one device, the mean of a cohort, and of the server for all of a cohort.
+
+    Memory is that of the device that holds most. Raises ValueError without rows.
+    """
+    memory = 0
+    on_device, on_server, devices = [], [], 0
+    for row in rows:
+        device = server = 0.0
+        trained = row.shape(job.training).samples_trained
+        for number, decision in row.decisions.items():
+            samples = trained.get(number, 0)
+            device += samples * flops(device_part(job, spec, decision.cut))
+            server += samples * flops(server_part(job, spec, decision.cut, decision.tokens))
+            memory = max(memory, device_memory_bytes(job, spec, decision.cut))
+        if row.generated:
+            server += sum(row.generated) * generated_flops(job, spec, row.decisions)
+        on_device.append(device)
+        on_server.append(server)
+        devices += len(row.decisions)
+    if job.method.pooled:
+        return RoundCosts(None, None, mean(on_server))
+    each = sum(on_device) / max(devices, 1)
+    serves = job.method.split or any(sum(row.generated or ()) for row in rows)
+    return RoundCosts(memory, each, mean(on_server) if serves else None)
+
+
+def _states(training: Training) -> int:
+    """How many numbers the optimiser keeps for each trained number."""
+    return 2 if training.optimizer == "adamw" else int(training.momentum > 0)

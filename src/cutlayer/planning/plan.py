@@ -1,0 +1,226 @@
+"""Only the allocation of a job: who takes part and with what, and what a round would take.
+
+Nothing is loaded and nothing is trained: frames are counted by `wire.frame_bytes`, and what
+allocators measure comes from the job's calibration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from cutlayer.allocate.round_shape import RoundShape
+from cutlayer.drawing import tables
+from cutlayer.drawing.tables import Column
+from cutlayer.errors import JobError
+from cutlayer.job import Job
+from cutlayer.model.families import describe
+from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, Survival
+from cutlayer.planning.decide import solve_round
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
+from cutlayer.planning.round_timing import planned_shape
+from cutlayer.planning.virtual_clock import VirtualClock
+from cutlayer.settings.world import WorldSettings
+from cutlayer.train.check import check
+from cutlayer.train.cohort import draw_cohort
+from cutlayer.world.timeline import Timeline
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    Column("device", "device", "text"),
+    Column("distance_m", "away m", "count"),
+    Column("cut", "cut", "count"),
+    Column("tokens", "tokens", "count"),
+    Column("bits", "bits", "count"),
+    Column("bandwidth_mhz", "MHz"),
+    Column("power_mw", "mW", "count"),
+    Column("megabit_s", "Mbit/s"),
+    Column("sent", "up", "bytes"),
+    Column("finish_s", "done", "seconds"),
+    Column("late", "late", "text"),
+    Column("joules", "J"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A round as it would be: decisions, when each stage would happen, and each device's joules.
+
+    timeline is by device in the order of decided.decisions. late: devices that miss the deadline,
+    or leave coverage before they are done. samples: on what the sizes rest. survival: how much of
+    the predictions survives these decisions, None where that was not calibrated.
+    """
+
+    job: Job
+    known: PlanningInput
+    decided: RoundDecisions
+    shape: RoundShape
+    timeline: Timeline
+    joules: dict[int, float]
+    late: list[int]
+    samples: PlannedSamples
+    survival: Survival | None
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of the round."""
+        return self.timeline.duration_s
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes from all devices to the server."""
+        return sum(traffic.up for traffic in self.shape.traffic.values())
+
+    def table(self) -> Table:
+        """The rows for a terminal of 80 columns; who is late only where somebody is."""
+        columns = [c for c in COLUMNS if c.key != "late" or self.late]
+        return tables.render(self.rows(), columns, f"Round of {self.job.method.name}")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each device that takes part, for `drawing.tables` (see COLUMNS)."""
+        most = self.known.loads.spec.patches
+        rows = []
+        for place, (device, one) in enumerate(self.decided.decisions.items()):
+            here = self.known.devices.index(device)
+            width, power = one.bandwidth_hz or 0.0, one.power_w or 0.0
+            rows.append(
+                {
+                    "device": str(device),
+                    "distance_m": float(self.known.state.distance_m[here]),
+                    "cut": one.cut if self.job.method.split else None,
+                    "tokens": one.keep(most) if self.job.method.split else None,
+                    "bits": one.bits_up if self.job.method.split else None,
+                    "bandwidth_mhz": width / 1e6,
+                    "power_mw": power * 1e3,
+                    "megabit_s": float(self.known.uplink_bps(width, power)[here]) / 1e6,
+                    "sent": self.shape.traffic[device].up,
+                    "finish_s": float(self.timeline.finish_s[place]),
+                    "late": "late" if device in self.late else "",
+                    "joules": self.joules[device],
+                }
+            )
+        return sorted(rows, key=lambda row: int(row["device"]))
+
+    def summary(self) -> dict[str, Any]:
+        """What the round comes to, by name: a row of a sweep (see plan_sweep.COLUMNS)."""
+        rows = self.rows()
+        return {
+            "devices": len(rows) - len(self.late),
+            "late": len(self.late),
+            "round_s": self.round_s,
+            "joules": sum(self.joules.values()),
+            "sent": self.sent_bytes,
+            "ste": self.decided.ste,
+            "survives": self.survival.agreement if self.survival else None,
+            **{key: _mean([row[key] for row in rows]) for key in ("tokens", "bits", "cut")},
+        }
+
+    def sentences(self) -> list[str]:
+        """What the plan comes to, for people."""
+        lines = [self._takes(), f"samples: {self.samples.said}"]
+        solver, reckoned = self.job.method.allocation.solver, self.decided.solver_s
+        if reckoned is not None and abs(reckoned - self.round_s) > 0.01 * self.round_s:
+            lines.append(
+                f"{solver} reckoned with a round of {reckoned:.4g} s: its formula knows no queue "
+                "at the server, nor that devices compute while they send"
+            )
+        if self.decided.ste is not None:
+            bound = self.decided.ste_bound
+            most = f", of at most {bound:.4g}" if bound is not None else ""
+            lines.append(f"semantic transmission efficiency {self.decided.ste:.4g} 1/s{most}")
+        if self.decided.note:
+            lines.append(f"{solver}: {self.decided.note}")
+        if self.survival:
+            lines.append(self.survival.sentence())
+        reasons: dict[str, list[int]] = {}
+        for device, why in sorted(self.decided.left_out.items()):
+            reasons.setdefault(why, []).append(device)
+        for why, devices in reasons.items():
+            lines.append(f"left out {', '.join(map(str, devices))}: {why}")
+        return lines
+
+    def _takes(self) -> str:
+        """Who takes part, who would be late, and what the round takes."""
+        decided, late = self.decided.decisions, self.late
+        drawn = len({*decided, *self.decided.left_out})
+        who = f"{len(decided)} of {drawn} devices take part"
+        if late:
+            deadline = self.known.world.settings.deadline_s
+            limit = "in time" if deadline is None else f"within {deadline:g} s"
+            who = (
+                f"{len(decided) - len(late)} of {drawn} devices finish {limit}; late "
+                f"{'is' if len(late) == 1 else 'are'} {', '.join(map(str, sorted(late)))}"
+            )
+        used = sum(one.bandwidth_hz or 0.0 for one in decided.values())
+        if self.known.turns:
+            used = self.known.bandwidth_hz
+        return (
+            f"{who}; a round takes {self.round_s:.4g} s, {sum(self.joules.values()):.4g} J and "
+            f"{self.sent_bytes / 1e6:.4g} MB up; {used / 1e6:.4g} of "
+            f"{self.known.bandwidth_hz / 1e6:.4g} MHz are used"
+        )
+
+
+class Planner:
+    """Plans rounds of one job: what is alike for all of them is found once.
+
+    read: how labels are read, for who plans many jobs on the same data. clock: rounds begin at its
+    second. Raises JobError, ModelError, DataError or WorldError.
+    """
+
+    def __init__(self, job: Job, read: ReadLabels = read_labels) -> None:
+        if job.world is None:
+            raise JobError(
+                "world: a plan needs one: add a world section (--set world={} for defaults)"
+            )
+        if job.method.pooled:
+            raise JobError(f"method.name: {job.method.name!r} has no devices to plan for")
+        self.job = job
+        self.spec = describe(job.model)
+        check(job, self.spec)
+        self.clock = VirtualClock(job, self.spec)
+        self._samples = samples_of(job, self.clock.world.fleet, read)
+        self._measures = StatisticsFromCalibration(job)
+
+    def plan(self, round: int) -> Plan:
+        """Solve the allocation of one round. Raises WorldError or AllocationError."""
+        clock, samples = self.clock, self._samples
+        cohort, away = clock.reachable(round, draw_cohort(self.job, round))
+        held = {device: samples.by_device[device] for device in cohort}
+        now = clock.planning_input(round, held, samples.classes, self._measures)
+        decided = solve_round(round, now, clock)
+        shape = planned_shape(round, now, decided)
+        timed = clock.timed(shape)
+        timeline = timed.timeline()
+        return Plan(
+            self.job,
+            now,
+            replace(decided, left_out=away | decided.left_out),
+            shape,
+            timeline,
+            timed.joules(timeline),
+            timed.late(timeline),
+            samples,
+            self._measures.survival(decided.decisions.values(), self.spec.patches),
+        )
+
+
+def plan(job: Job, *, round: int = 0) -> Plan:
+    """Solve the allocation of one round of `job` without training, as if the run began with it.
+
+    Raises JobError, ModelError, DataError, WorldError or AllocationError, each with one sentence.
+    """
+    return Planner(job).plan(round)
+
+
+def in_a_world(job: Job) -> Job:
+    """The job, in the default world where it names none: a plan is nothing without one."""
+    return job if job.world is not None else job.model_copy(update={"world": WorldSettings()})
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

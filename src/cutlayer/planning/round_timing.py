@@ -1,0 +1,167 @@
+"""When everything in a round happens: the stages of a round's shape in a world, and their joules.
+
+The planner asks it of a round that was planned, the virtual clock of one that happened.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
+from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.planning.known.method_costs import device_part, flops, server_part
+from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+from cutlayer.seeds import numpy_rng
+from cutlayer.train.cohort import make_pools
+from cutlayer.world import clock, energy
+from cutlayer.world.fleet import Fleet
+from cutlayer.world.packet_loss import lateness_s
+from cutlayer.world.timeline import Durations, Stage, Timeline, durations
+from cutlayer.world.units import Array
+from cutlayer.world.world import World, WorldState
+
+
+def planned_shape(round: int, known: PlanningInput, decided: RoundDecisions) -> RoundShape:
+    """The round as it will be if every device comes through and frames are as long as reckoned."""
+    alike: dict[Decision, list[int]] = {}
+    place = {device: at for at, device in enumerate(known.devices)}
+    for device, one in decided.decisions.items():
+        same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
+        alike.setdefault(same, []).append(device)
+    traffic, batches = {}, {}
+    for one, devices in alike.items():
+        loads = known.loads.take(np.array([place[device] for device in devices]))
+        adapter = int(loads.adapter_bits(one.cut) / 8)
+        up = back = np.zeros(len(devices))
+        if known.job.method.split:
+            up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
+            back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
+        for at, device in enumerate(devices):
+            traffic[device] = Traffic(int(up[at]), int(back[at]), adapter, adapter)
+            samples = int(loads.samples_per_epoch[at])
+            batches[device] = batch_sizes(samples, known.job.training)
+    return RoundShape(round, decided.decisions, batches, traffic)
+
+
+@dataclass(frozen=True, eq=False)
+class TimedRound:
+    """A round's shape in a world; fleet and state are of the devices in `shape.trained`.
+
+    state: None where one party holds all the data, and no radio takes part.
+    """
+
+    job: Job
+    spec: ModelSpec
+    world: World
+    fleet: Fleet
+    state: WorldState | None
+    shape: RoundShape
+
+    def timeline(self) -> Timeline:
+        """When each stage happens, by device in the order of `shape.trained`."""
+        deadline, trained = self.world.settings.deadline_s, self.shape.trained
+        if self.job.method.order == "sequential":
+            return clock.sequential(self._durations(), deadline)
+        place = {device: at for at, device in enumerate(trained)}
+        pools = make_pools(self.job, self.shape.decisions, trained)
+        # Devices that run the whole model wait for no server, nor for each other.
+        serving = self.world.settings.serving if self.job.method.split else "unlimited"
+        return clock.parallel(
+            self._durations(),
+            serving,
+            deadline,
+            [[place[device] for device in pool] for pool in pools],
+        )
+
+    def late(self, timeline: Timeline) -> list[int]:
+        """The devices that miss the deadline, or leave coverage before they are done."""
+        if self.state is None:
+            return []
+        late = timeline.late | (timeline.finish_s > self.state.stay_s)
+        return [device for device, missed in zip(self.shape.trained, late, strict=True) if missed]
+
+    def joules(self, timeline: Timeline) -> dict[int, float]:
+        """Of each device, for what the job's world counts."""
+        if self.job.method.pooled:
+            return {}
+        decisions = self._decisions
+        samples = self.shape.batch_table().sum(axis=0)
+        parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
+        spent = energy.round_j(
+            self.fleet,
+            self.world.settings.energy,
+            np.array([one.power_w or 0.0 for one in decisions]),
+            timeline.busy_s("uplink") + timeline.busy_s("upload"),
+            samples * np.array([part.forward_flops for part in parts]),
+            samples * np.array([part.backward_flops for part in parts]),
+        )
+        return dict(zip(self.shape.trained, spent.tolist(), strict=True))
+
+    @property
+    def _decisions(self) -> list[Decision]:
+        return [self.shape.decisions[device] for device in self.shape.trained]
+
+    def _durations(self) -> Durations:
+        """What each step takes by its samples; a step's share of the bytes goes by them too."""
+        decisions, samples = self._decisions, self.shape.batch_table()
+        steps = (samples > 0).sum(axis=0)
+        job, spec, settings = self.job, self.spec, self.world.settings
+        served = [flops(server_part(job, spec, one.cut, one.tokens)) for one in decisions]
+        server_s = samples * np.array(served) / (settings.server_flops or np.inf)
+        if job.method.pooled:
+            return durations(1, server_s=server_s, steps=steps, one_way=True)
+        state = self.state
+        assert state is not None
+        uplink_bps = self.world.uplink_bps(
+            state,
+            np.array([one.bandwidth_hz or 0.0 for one in decisions]),
+            np.array([one.power_w or 0.0 for one in decisions]),
+        )
+        parts = [device_part(job, spec, one.cut) for one in decisions]
+        traffic = [self.shape.traffic[device] for device in self.shape.trained]
+        share = samples / samples.sum(axis=0)
+        sent = share * np.array([t.activations for t in traffic])
+        returned = share * np.array([t.gradients for t in traffic])
+        one_way = job.method.split and not returned.any()
+        forward = np.array([part.forward_flops for part in parts])
+        backward = np.array([0 if one_way else part.backward_flops for part in parts])
+        broadcast = np.full((1, len(traffic)), float(max(t.adapter_down for t in traffic)))
+        upload = np.array([[float(t.adapter_up) for t in traffic]])
+        return durations(
+            len(traffic),
+            broadcast_s=self._frames_s("broadcast", broadcast, self.world.broadcast_bps(state))[0],
+            forward_s=energy.compute_s(samples * forward, self.fleet),
+            uplink_s=self._frames_s("uplink", sent, uplink_bps),
+            server_s=server_s,
+            downlink_s=self._frames_s("downlink", returned, state.downlink_bps),
+            backward_s=energy.compute_s(samples * backward, self.fleet),
+            upload_s=self._frames_s("upload", upload, uplink_bps)[0],
+            steps=steps,
+            one_way=one_way,
+        )
+
+    def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
+        """[S, M] seconds until each of the frames [S, M] of a device is there.
+
+        Nothing to send takes no time, over a dead link for ever.
+        """
+        settings = self.world.settings
+        with np.errstate(divide="ignore", invalid="ignore"):
+            whole_s = 8 * size_bytes / rate_bps + settings.latency_s
+        seconds: Array = np.where(size_bytes > 0, whole_s, 0.0)
+        if settings.packet_loss:
+            for place, device in enumerate(self.shape.trained):
+                rng = numpy_rng(self.job.seed, self.shape.round, stage, device, "packet loss")
+                for size in np.unique(size_bytes[:, place]):
+                    frames = size_bytes[:, place] == size
+                    seconds[frames, place] += lateness_s(
+                        rng,
+                        float(size),
+                        float(rate_bps[place]),
+                        int(frames.sum()),
+                        settings.packet_loss,
+                        2 * settings.latency_s,
+                    )
+        return seconds

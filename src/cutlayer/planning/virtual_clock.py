@@ -1,0 +1,159 @@
+"""What a run would take in its world: virtual seconds and joules, from the bytes it really sent."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cutlayer.allocate.round_shape import RoundShape
+from cutlayer.errors import WorldError
+from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.planning.known.method_costs import generated_flops
+from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
+from cutlayer.planning.known.round_loads import Loads
+from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.world.timeline import Timeline
+from cutlayer.world.units import Indices
+from cutlayer.world.world import World, WorldState
+
+
+class VirtualClock:
+    """Times the rounds of a run, one after another.
+
+    Devices send with the bandwidth and power decided for them; the downlink is split equally, and
+    broadcast goes at the rate of the cohort's worst gain (ST-SFLora, arXiv 2605.26120).
+    Activations, gradients and adapters take the bytes of their frames.
+    now_s: virtual seconds since the run began.
+    """
+
+    def __init__(self, job: Job, spec: ModelSpec, now_s: float = 0.0) -> None:
+        assert job.world is not None
+        self.job = job
+        self.spec = spec
+        self.now_s = now_s
+        self.world = World(job.world, job.devices.count, job.seed)
+
+    def reachable(self, round: int, cohort: Sequence[int]) -> tuple[list[int], dict[int, str]]:
+        """The devices of a cohort that the server reaches when the round starts; why not others.
+
+        Out of reach is who is out of coverage, and whose measured rate is zero in either
+        direction: it could not be told what was decided, or could not answer. Raises WorldError
+        when nobody is left.
+        """
+        if self.job.method.pooled:
+            return list(cohort), {}
+        state = self.world.state(round, self.now_s)
+        away: dict[int, str] = {}
+        for device in cohort:
+            dead = [
+                name
+                for name, rate in (("uplink", state.uplink_bps), ("downlink", state.downlink_bps))
+                if not rate[device] > 0
+            ]
+            if not state.in_coverage[device]:
+                away[device] = "out of coverage"
+            elif dead:
+                away[device] = f"outage: its {' and '.join(dead)} rate is 0"
+        if len(away) == len(cohort):
+            raise WorldError(self._nobody(round, cohort, away, state))
+        return [device for device in cohort if device not in away], away
+
+    def _nobody(
+        self, round: int, cohort: Sequence[int], away: Mapping[int, str], state: WorldState
+    ) -> str:
+        """Why a round has no devices, and what would help."""
+        covered = [device for device in cohort if state.in_coverage[device]]
+        if covered:
+            return (
+                f"round {round + 1}: no device of its {len(cohort)} can be reached; device "
+                f"{covered[0]} has an {away[covered[0]]} in world.rates_path at "
+                f"{self.now_s:.4g} s: draw more devices a round (devices.per_round), or take a "
+                "trace whose outages do not meet"
+            )
+        nearest = min(cohort, key=lambda device: float(state.distance_m[device]))
+        return (
+            f"round {round + 1}: no device of its {len(cohort)} is in coverage; the nearest, "
+            f"device {nearest}, is {state.distance_m[nearest]:.0f} m from the server or not on "
+            f"the road, and world.coverage_m is {self.world.settings.coverage_m:g}: widen the "
+            "coverage, or draw more devices a round (devices.per_round)"
+        )
+
+    def planning_input(
+        self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
+    ) -> PlanningInput:
+        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        numbers = np.fromiter(samples, dtype=np.int64)
+        state = self._state(round, numbers.tolist(), numbers)
+        held = np.fromiter(samples.values(), dtype=np.float64)
+        return PlanningInput(
+            job=self.job,
+            devices=tuple(samples),
+            loads=Loads(self.job, self.spec, classes, held),
+            fleet=self.world.fleet.take(numbers),
+            state=state,
+            world=self.world,
+            measures=measures,
+        )
+
+    def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
+        """Seconds of the round as decided, by the very arithmetic that times what happens."""
+        return self.timeline(planned_shape(round, known, decided)).duration_s
+
+    def find_late(self, shape: RoundShape, turn: Sequence[int]) -> list[int]:
+        """The devices of a turn that missed the round's deadline or left coverage too early."""
+        if self.job.method.pooled:
+            return []
+        timed = self.timed(shape)
+        timeline = timed.timeline()
+        late = timed.late(timeline)
+        return [device for device in late if device in turn]
+
+    def timeline(self, shape: RoundShape) -> Timeline:
+        """When each stage of the round happened, by device in the order of `shape.trained`."""
+        return self.timed(shape).timeline()
+
+    def idle_s(self, shape: RoundShape) -> float:
+        """Seconds of the round in which the server computes nothing for devices."""
+        return _idle_s(self.timeline(shape))
+
+    def generated_training_s(self, shape: RoundShape) -> float:
+        """Seconds in which the server trains on one generated image, all epochs together."""
+        speed = self.world.settings.server_flops
+        return generated_flops(self.job, self.spec, shape.decisions) / speed if speed else 0.0
+
+    def close(self, shape: RoundShape, generated_s: float = 0.0) -> tuple[float, dict[int, float]]:
+        """End a round: its seconds, by which the clock moves on, and each device's joules.
+
+        generated_s: the server's own work on generated data. It fills its idle time; what is
+        beyond comes on top.
+        """
+        timed = self.timed(shape)
+        timeline = timed.timeline()
+        duration = timeline.duration_s + max(0.0, generated_s - _idle_s(timeline))
+        self.now_s += duration
+        return duration, timed.joules(timeline)
+
+    def timed(self, shape: RoundShape) -> TimedRound:
+        """The round in the world of now."""
+        trained = np.array(shape.trained, dtype=np.int64)
+        # Who holds all the data has no radio, and needs no trace that lasts.
+        state = None if self.job.method.pooled else self._state(shape.round, shape.cohort, trained)
+        fleet = self.world.fleet.take(trained)
+        return TimedRound(self.job, self.spec, self.world, fleet, state, shape)
+
+    def _state(self, round: int, cohort: Sequence[int], devices: Indices) -> WorldState:
+        """The world for some devices of a round in which a cohort takes part.
+
+        Devices that take turns have the whole band. A trace's rates are taken as those of an
+        equal share among all of a cohort, whoever of it takes part.
+        """
+        sharing = len(cohort)
+        if self.world.settings.rates_path:
+            sharing = self.job.devices.cohort
+        if self.job.method.order == "sequential":
+            sharing = 1
+        return self.world.state(round, self.now_s, sharing).take(devices)
+
+
+def _idle_s(timeline: Timeline) -> float:
+    return max(0.0, timeline.duration_s - float(timeline.busy_s("server").sum()))

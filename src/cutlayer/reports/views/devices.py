@@ -1,0 +1,84 @@
+"""Who holds which labels, how well each device is served, and how often it took part."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from cutlayer.reports.views.pack import View, pack, plain
+from cutlayer.reports.views.runs import Holdings, Run
+
+
+def labels(holdings: Holdings) -> View:
+    """Samples by device and label."""
+    devices, classes = holdings.counts.shape
+    some = (holdings.counts > 0).sum(axis=1)
+    held = f"{some.min()}" if some.min() == some.max() else f"{some.min()} to {some.max()}"
+    return {
+        "kind": "labels",
+        "id": "labels",
+        "title": "Who holds which labels",
+        "text": f"{int(holdings.counts.sum()):,} training samples on {devices} devices; a device "
+        f"holds {held} of {classes} labels.",
+        "data": {
+            "classes": list(holdings.classes),
+            "counts": pack(holdings.counts.T),
+            "samples": holdings.counts.sum(axis=1).tolist(),
+        },
+    }
+
+
+def devices(run: Run) -> View:
+    """By device: the last accuracy on its own mix of labels, and what became of its turns."""
+    count = 1 if run.job.method.pooled else run.job.devices.count
+    measured = [row for row in run.rows if row.device_accuracy]
+    accuracy = measured[-1].device_accuracy if measured else []
+    took, late = Counter[int](), Counter[int]()
+    lost, out = Counter[int](), Counter[int]()
+    for row in run.rows:
+        missed = {*row.late, *row.lost}
+        took.update(device for device in row.decisions if device not in missed)
+        late.update(set(row.late) - set(row.lost))
+        lost.update(set(row.lost))
+        out.update(list(row.left_out))
+    turns = [took[device] + late[device] + lost[device] + out[device] for device in range(count)]
+    text = f"{sum(turn > 0 for turn in turns)} of {count} devices were drawn at least once"
+    if measured:
+        values = 100 * np.array(accuracy)
+        text += (
+            f"; after round {measured[-1].round + 1} accuracy on a device's own mix of labels is "
+            f"{values.min():.0f} to {values.max():.0f} %, {values.mean():.1f} % in the mean"
+        )
+    reasons = Counter(reason for row in run.rows for reason in row.left_out.values())
+    return {
+        "kind": "devices",
+        "id": "devices",
+        "title": "Device by device",
+        "text": text + ".",
+        "data": {
+            "accuracy": plain([100 * value for value in accuracy]),
+            "turns": {
+                "took part": [took[device] for device in range(count)],
+                "too late": [late[device] for device in range(count)],
+                "lost": [lost[device] for device in range(count)],
+                "left out": [out[device] for device in range(count)],
+            },
+            "reasons": reasons.most_common(6),
+            "over_rounds": _over_rounds(run),
+        },
+    }
+
+
+def _over_rounds(run: Run) -> View | None:
+    """Accuracy [M, rounds] of every device, each time it was measured."""
+    measured = [row for row in run.rows if row.device_accuracy]
+    if len(measured) < 2:
+        return None
+    most = max(2, 100_000 // len(measured[0].device_accuracy))
+    step = -(-len(measured) // most)
+    kept = measured[::-1][::step][::-1]  # the last one is always among them
+    return {
+        "rounds": [row.round + 1 for row in kept],
+        "values": pack(100 * np.array([row.device_accuracy for row in kept]).T),
+    }

@@ -1,0 +1,168 @@
+"""The rounds of a run, wherever its devices are: decided, trained, measured and committed."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from cutlayer.drawing.curves import curve_of, draw_curves
+from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.job import Job
+from cutlayer.planning.calibration.record import Calibration, calibration_for
+from cutlayer.planning.decide import decide
+from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
+from cutlayer.planning.virtual_clock import VirtualClock
+from cutlayer.record.checkpoint import RunState, save_state
+from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
+from cutlayer.record.rows import FILE, Row
+from cutlayer.record.writing import writing
+from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
+from cutlayer.rounds.measure_round import measure_round
+from cutlayer.rounds.progress import Progress, Silent
+from cutlayer.rounds.result import Result
+from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.label_sharing import SharedLabels
+from cutlayer.train.link import Link
+from cutlayer.train.parts import Parts, make_server
+from cutlayer.train.result import RoundResult
+from cutlayer.train.round import train_round
+from cutlayer.train.server_optimizer import move_global
+from cutlayer.train.task import task_of
+
+
+class Fleet(Protocol):
+    """The devices of a run, in this process or elsewhere.
+
+    real: their time is that of a clock on the wall, and not of the job's world.
+    planning_source: what allocators go by instead of that world.
+    """
+
+    real: bool
+    planning_source: PlanningSource | None
+
+    @property
+    def link(self) -> Link:
+        """How to reach the devices gathered last."""
+        ...
+
+    def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
+        """Make ready those of the devices drawn for a round that are there.
+
+        Returns the samples of an epoch of each, in the order drawn.
+        """
+        ...
+
+    def labels(self) -> SharedLabels:
+        """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
+        ...
+
+    def release(self, result: RoundResult, state: RunState) -> None:
+        """End a round: what devices keep for themselves goes into `state`."""
+        ...
+
+
+def run_rounds(
+    folder: Path,
+    job: Job,
+    parts: Parts,
+    fleet: Fleet,
+    state: RunState,
+    rows: list[Row],
+    progress: Progress | None,
+) -> Result:
+    """Train the rounds that are left, committing each."""
+    progress = progress or Silent()
+    progress.started(job, folder, state.rounds)
+    clock = None
+    if job.world is not None and not fleet.real:
+        clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
+    calibration = calibration_of(job, progress)
+    generated_training = generated_training_for(job, parts, rows)
+    for round in range(state.rounds, job.training.rounds):
+        result, decided = _train(
+            job, parts, fleet, state, round, clock, calibration, generated_training, progress
+        )
+        row = measure_round(job, parts, state, result, decided, clock)
+        rows.append(row)
+        with writing(folder):
+            _append(folder / FILE, row)
+            save_state(folder / STATE_FILE, state)
+        progress.round_done(row)
+    with writing(folder):
+        _export(folder / ADAPTER_FOLDER, job, parts, state)
+        _draw(folder, job, rows)
+    progress.finished()
+    return Result(folder, job, rows, state.adapter)
+
+
+def calibration_of(job: Job, progress: Progress) -> Calibration | None:
+    """The job's calibration where its allocator wants one; measured now if it never was."""
+    if job.method.allocation.solver != "auto":
+        return None
+    found = calibration_for(job)
+    if found is None:
+        from cutlayer.planning.calibration.calibrate import calibrate
+
+        progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
+        found = calibrate(job)
+    return found
+
+
+def _train(
+    job: Job,
+    parts: Parts,
+    fleet: Fleet,
+    state: RunState,
+    round: int,
+    clock: VirtualClock | None,
+    calibration: Calibration | None,
+    generated_training: GeneratedTraining | None,
+    progress: Progress,
+) -> tuple[RoundResult, RoundDecisions]:
+    """Decide and train one round; `state` is then that of the round's end."""
+    drawn = draw_cohort(job, round)
+    reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
+    samples = fleet.gather(round, reachable, state)
+    labels = fleet.labels()
+    server = make_server(job, parts, state.adapter)
+    classes = len(parts.train.classes)
+    planning_source = fleet.planning_source if fleet.real else clock
+    decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
+    away = away | {device: "not connected" for device in reachable if device not in samples}
+    decided = replace(decided, left_out=away | decided.left_out)
+    find_late = clock.find_late if clock else None
+    result = train_round(
+        job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
+    )
+    if generated_training:
+        generated_training.join(state.adapter, result, server, clock, labels)
+    state.rounds = round + 1
+    state.adapter, state.moments = move_global(
+        job.training, state.adapter, server.adapter, state.moments, parts.model.trained
+    )
+    fleet.release(result, state)
+    return result, decided
+
+
+def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
+    """The global adapter, or one for each device where each keeps its own."""
+    task = task_of(job, len(parts.train.classes))
+    if job.method.aggregate == "none" and not job.method.pooled:
+        for index, adapter in sorted(state.kept.items()):
+            task.export(adapter, parts.model, folder / f"device-{index:04d}")
+    else:
+        task.export(state.adapter, parts.model, folder)
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a") as file:
+        file.write(row.to_json() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
+    draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
+    if job.world is not None and not job.method.pooled:
+        draw_selection(rows, job.devices.count, folder / "figures" / "selection.png")

@@ -1,0 +1,179 @@
+"""The parts a method is made of, as typed settings: what the files beside this one fill in."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.section import Bits, Section
+
+SCORES = ("cls", "received")
+LEVELS = ("uniform", "gaussian")
+
+
+class Tokens(Section):
+    """Which tokens cross the cut."""
+
+    keep: Annotated[int, Field(ge=1)] | None = None
+    """Tokens of a sample that cross the cut, besides CLS and registers; null: all."""
+
+    rest: Literal["merge", "drop"] = "merge"
+    """The tokens that are not kept: merged into one, weighted by their scores, or dropped."""
+
+    score: str = "cls"
+    """What ranks tokens: the attention that CLS pays them (cls), the mean attention that they get
+    from all (received; for models without CLS), or `module:FUNCTION` for one's own.
+    """
+
+    @field_validator("score")
+    @classmethod
+    def _known_score(cls, score: str) -> str:
+        if score not in SCORES and ":" not in score:
+            raise ValueError(
+                f"no score is called {score!r}: take one of {', '.join(SCORES)}, or "
+                "package.module:FUNCTION for your own"
+            )
+        return score
+
+
+class Quantizer(Section):
+    """How the values that cross the cut become bits."""
+
+    codec: Literal["quantize", "klt"] = "quantize"
+    """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
+    klt: a transform fitted to the activations spends bits where they tell most, by `step` and
+    `rate_bits` alone.
+    """
+
+    step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
+    """Step size of klt, in units of the tensor: larger is coarser, and fewer bytes; auto: the one
+    that takes `rate_bits`.
+    """
+
+    rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
+    """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
+
+    bits: Bits = 32
+    """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
+
+    levels: str = "uniform"
+    """Values that can be told apart: uniform (equal steps from least to largest), gaussian
+    (Lloyd-Max levels, scaled by the root mean square), or `module:FUNCTION` for one's own.
+    """
+
+    per: Literal["token", "tensor"] = "token"
+    """What has a range (or root mean square) of its own: each token, or the whole tensor."""
+
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """To the nearest level, or at random with the right mean (stochastic; uniform levels only)."""
+
+    rotate: bool = False
+    """Spread large values over the width by a Hadamard rotation with random signs, which the
+    receiver undoes.
+    """
+
+    entropy: Literal["zstd", "none"] = "zstd"
+    """Compress the packed bytes by zstandard where that makes them fewer, or never."""
+
+    @field_validator("bits")
+    @classmethod
+    def _known_bits(cls, bits: int) -> int:
+        if bits > 8 and bits not in (16, 32):
+            raise ValueError(f"{bits} bits cannot be packed: take 1 to 8, 16 or 32")
+        return bits
+
+    @field_validator("levels")
+    @classmethod
+    def _known_levels(cls, levels: str) -> str:
+        if levels not in LEVELS and ":" not in levels:
+            raise ValueError(
+                f"no levels are called {levels!r}: take one of {', '.join(LEVELS)}, or "
+                "package.module:FUNCTION for your own"
+            )
+        return levels
+
+    @model_validator(mode="after")
+    def _unbiased_levels(self) -> Self:
+        if self.rounding == "stochastic" and self.levels != "uniform":
+            raise ValueError(
+                "rounding 'stochastic' is unbiased only between uniform levels, not "
+                f"{self.levels!r}: set levels to 'uniform' or rounding to 'nearest'"
+            )
+        return self
+
+
+class Method(Section):
+    """A way of training: what runs where, what crosses the cut, and how adapters are combined."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"augmented": "generated"}
+
+    name: str
+    """A published method (see `cutlayer methods`), or `module:OBJECT` for one's own."""
+
+    train: Literal["lora", "full"] = "lora"
+    """What is trained: LoRA adapters and the head (lora), or every weight of the model (full)."""
+
+    split: bool = True
+    """Whether the blocks after the cut run on the server; without, a device runs all of them."""
+
+    cut: Annotated[int, Field(ge=0)] | None = None
+    """Blocks on the device, where the method fixes them; null: the job's `model.cut`."""
+
+    device: Literal["trained", "frozen"] = "trained"
+    """Whether the blocks before the cut are trained. With frozen no gradient returns, so that all
+    goes one way.
+    """
+
+    order: Literal["parallel", "sequential"] = "parallel"
+    """Devices train side by side, or one after another, each from the adapters of the last."""
+
+    server_adapter: Literal["averaged", "shared", "in-turn"] = "averaged"
+    """Adapters after the cut: one for each device, averaged when a round ends (averaged), or one
+    for all, moved by the mean gradient of a step (shared) or by one device at a time (in-turn).
+    """
+
+    aggregate: Literal["fedavg", "none"] = "fedavg"
+    """Adapters of the devices become their mean, weighted by samples (fedavg), or stay apart."""
+
+    pooled: bool = False
+    """Whether one party holds all the data: the reference `centralized`."""
+
+    generated: bool | None = None
+    """Whether the server trains on generated images too, as the job's `generated` section says;
+    null: if there is such a section and adapters are averaged.
+    """
+
+    tokens: Tokens = Tokens()
+    """Which tokens cross the cut."""
+
+    uplink: Quantizer = Quantizer()
+    """How activations are sent from devices to the server."""
+
+    downlink: Quantizer = Quantizer()
+    """How gradients of activations are sent from the server to devices."""
+
+    adapter_bits: Literal[16, 32] = 32
+    """Bits for a weight of an adapter on its way: 16 (bfloat16) or 32 (float32)."""
+
+    allocation: Allocation = Allocation()
+    """Who takes part in a round, and with what."""
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """What may be a function of one's own, by the setting that names it."""
+        return {
+            "method.tokens.score": self.tokens.score,
+            "method.uplink.levels": self.uplink.levels,
+            "method.downlink.levels": self.downlink.levels,
+            "method.allocation.solver": self.allocation.solver,
+        }
+
+    @property
+    def code_on_devices(self) -> dict[str, str]:
+        """What a device would run of one's own code: the function by the setting that names it."""
+        named = {
+            "method.tokens.score": self.tokens.score,
+            "method.uplink.levels": self.uplink.levels,
+        }
+        return {setting: value for setting, value in named.items() if ":" in value}

@@ -1,0 +1,54 @@
+"""The model section of a job: which pretrained transformer, where it is cut, its adapters."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cutlayer.settings.section import Count, Section
+
+
+class Lora(Section):
+    """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers."""
+
+    rank: Count = 8
+    """Rank of the matrices A and B: more can learn more, and more is sent."""
+
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """What the product B A is multiplied by, over the rank."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of an adapter's inputs that is set to 0 in training."""
+
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    """Layers with adapters, by the ends of their names, as PEFT's `target_modules` has them;
+    auto: the queries and values of attention.
+    """
+
+    side: Literal["both", "device", "server"] = "both"
+    """Blocks with adapters: those before the cut (device), those after it (server), or both."""
+
+
+class Model(Section):
+    """The pretrained transformer and where it is cut."""
+
+    path: Annotated[str, Field(min_length=1)] = "demo"
+    """demo (a bundled ViT), resnet18 (bundled without weights), a checkpoint's folder, or its name
+    on the Hugging Face hub.
+    """
+
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
+
+    image_size: Count | None = None
+    """Pixels a side of the images that the model reads; null: the checkpoint's own."""
+
+    max_tokens: Annotated[int, Field(ge=2)] = 64
+    """Word pieces that a text is cut to, those at its beginning and end included."""
+
+    cut: Annotated[int, Field(ge=0)] = 2
+    """Blocks on the device. With 0 it runs the embedding only; with the model's depth the server
+    runs the final norm and the head only.
+    """
+
+    lora: Lora = Lora()
+    """The adapters that are trained."""

@@ -1,0 +1,36 @@
+"""What every section of a job has in common."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Bits = Annotated[int, Field(ge=1, le=32)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen part of a job; unknown fields are refused.
+
+    The text below a field is its explanation: `cutlayer settings` and the page of all settings
+    print it, and each field has one.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Fields that jobs of an earlier version have, and what each is called now."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_what_was_renamed(cls, values: Any) -> Any:
+        """Refuse an earlier name by the new one; one without a value says nothing and is let go."""
+        if not isinstance(values, dict):
+            return values
+        for old, new in cls.renamed.items():
+            if values.get(old) is not None:
+                raise ValueError(f"{old!r} is called {new!r} now: write {new} in its place")
+        return {key: value for key, value in values.items() if key not in cls.renamed}

@@ -1,0 +1,52 @@
+"""A job on one machine: every device and the server in one process, resumable after any stop."""
+
+from pathlib import Path
+
+from cutlayer.errors import RunError
+from cutlayer.job import Job
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
+from cutlayer.rounds.loop import run_rounds
+from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.result import Result
+from cutlayer.rounds.run_folder import begin_run, saved_run
+from cutlayer.simulation.local_fleet import LocalFleet
+from cutlayer.train.parts import Parts, load_parts, parts_for
+
+
+def simulate(
+    job: Job,
+    *,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    parts: Parts | None = None,
+) -> Result:
+    """Train `job` and write its run folder.
+
+    out: the run folder (None: a new one below runs/). parts: model and data loaded before, by
+    `load_parts` of a job with the same model, data, devices and seed.
+    Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
+    """
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    if (folder / JOB_FILE).exists():
+        raise RunError(
+            f"run folder: {folder} already holds a run: give another with --out, or continue it "
+            f"with cutlayer simulate --resume {folder}"
+        )
+    parts = parts_for(job, parts) if parts else load_parts(job)
+    state = begin_run(folder, job, parts)
+    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
+
+
+def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
+    """Go on with the run in `folder` after its last finished round.
+
+    It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.
+    """
+    folder = Path(folder)
+    if (folder / ROSTER_FILE).exists():
+        raise RunError(
+            f"--resume: the devices of {folder} joined over a network: go on with "
+            f"cutlayer serve --resume {folder}"
+        )
+    job, parts, state, rows = saved_run(folder)
+    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

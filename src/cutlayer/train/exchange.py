@@ -1,0 +1,50 @@
+"""What crosses between a device and the server in one training step, in the order it crosses.
+
+The server, devices in this process, devices over a network and both links walk the one list that
+`step_exchanges` gives; a step of another kind is another list.
+"""
+
+from dataclasses import dataclass
+
+from cutlayer.model.cut import CutModel
+from cutlayer.settings.method import Method
+
+Payload = bytes | float
+"""What an exchange carries: a frame, or a loss, which is a number and no frame."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One message of a step.
+
+    up: from the device to the server; else down, to the device.
+    """
+
+    name: str
+    up: bool
+
+
+ACTIVATIONS = Exchange("activations", up=True)
+GRADIENT = Exchange("gradient", up=False)
+LOSS = Exchange("loss", up=True)
+
+
+def step_exchanges(method: Method, model: CutModel, cut: int) -> tuple[Exchange, ...]:
+    """The exchanges of every step of a device that holds the first `cut` blocks.
+
+    A device that runs the whole model tells its loss; one that trains nothing sends one way.
+    """
+    if not method.split:
+        return (LOSS,)
+    if trained_names(method, model, cut):
+        return (ACTIVATIONS, GRADIENT)
+    return (ACTIVATIONS,)
+
+
+def trained_names(method: Method, model: CutModel, cut: int) -> tuple[str, ...]:
+    """The tensors of the adapter that a device which holds the first `cut` blocks trains."""
+    if not method.split:
+        return tuple(model.shapes())
+    if method.device == "frozen":
+        return ()
+    return model.device_names(cut)

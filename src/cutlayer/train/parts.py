@@ -1,0 +1,105 @@
+"""Everything a run needs before its first round, made from a job."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.data.partition import label_counts, partition
+from cutlayer.data.sources import load
+from cutlayer.errors import JobError
+from cutlayer.job import Job
+from cutlayer.model.cut import CutModel
+from cutlayer.model.families import describe
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter
+from cutlayer.model.weights import load_model
+from cutlayer.seeds import derive
+from cutlayer.train.check import check
+from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.device import Device
+from cutlayer.train.label_sharing import SharedLabels, share
+from cutlayer.train.server import Server
+from cutlayer.train.task import task_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What all methods of a comparison share: the frozen model, the data and who holds what.
+
+    shares: sample indices of each device [M]. counts: samples by device and class [M, C].
+    """
+
+    model: CutModel
+    preprocess: Preprocessor
+    train: Dataset
+    test: Dataset
+    shares: list[np.ndarray]
+    counts: np.ndarray
+
+
+def load_parts(job: Job) -> Parts:
+    """Check the job against its model's config, then load data and model.
+
+    Raises JobError, DataError or ModelError.
+    """
+    check(job, describe(job.model))
+    train, test = load(job.data, job.seed)
+    shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
+    classes = len(train.classes)
+    task_of(job, classes)
+    counts = label_counts(train.labels, shares, classes)
+    model = _load(job, classes)
+    return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
+
+
+def parts_for(job: Job, parts: Parts) -> Parts:
+    """`parts` for another method of the same job: its model where the method trains otherwise."""
+    if parts.model.train == job.method.train:
+        return parts
+    return replace(parts, model=_load(job, len(parts.train.classes)))
+
+
+def _load(job: Job, classes: int) -> CutModel:
+    model = load_model(job.model, classes, job.seed, train=job.method.train)
+    return model.to(compute_device(job))
+
+
+def compute_device(job: Job) -> torch.device:
+    """The torch device a job asks for. Raises JobError when it is not there."""
+    there = torch.cuda.is_available()
+    if job.training.compute == "cuda" and not there:
+        raise JobError(
+            "training.compute: 'cuda' was asked for but torch sees no GPU: take 'cpu' or 'auto'"
+        )
+    return torch.device("cuda" if there and job.training.compute != "cpu" else "cpu")
+
+
+def first_adapter(job: Job, model: CutModel) -> Adapter:
+    """The adapter every device starts from."""
+    return model.new_adapter(derive(job.seed, "adapter"))
+
+
+def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
+    """The server with its global adapter."""
+    return Server(job, parts.model, adapter)
+
+
+def make_device(job: Job, parts: Parts, index: int) -> Device:
+    """Device `index` with its share of the data; all of it when one party holds the data."""
+    data = parts.train if job.method.pooled else parts.train.subset(parts.shares[index])
+    return Device(index, data, job, parts.model, parts.preprocess)
+
+
+def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
+    """Samples a pooled party trains on: those a cohort of this round would hold."""
+    if not job.method.pooled:
+        return None
+    split = job.model_copy(update={"method": job.method.model_copy(update={"pooled": False})})
+    return sum(len(parts.shares[index]) for index in draw_cohort(split, round))
+
+
+def labels_of(job: Job, parts: Parts) -> SharedLabels:
+    """What the server knows of the devices' labels, with the noise that the job asks for."""
+    return share(parts.counts, job.generated.share_epsilon if job.generated else None, job.seed)

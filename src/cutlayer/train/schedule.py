@@ -1,0 +1,25 @@
+"""The learning rate of a step: the one place where a schedule is."""
+
+import math
+
+from cutlayer.settings.training import Training
+
+
+def rate_at(training: Training, round: int, step: int, steps: int) -> float:
+    """The learning rate of a step, by its place among the job's steps.
+
+    steps: what the device (or, of a server adapter that devices share, the longest of them) takes
+    in this round; the other rounds are counted as equally long. So the rate follows from (round,
+    step) alone, alike on both sides of a network and after a resumption.
+    """
+    done, all_steps = round * steps + step, training.rounds * steps
+    warmup = training.warmup_steps or training.warmup_share * all_steps
+    if done < warmup:
+        # The first step is not lost at a rate of zero.
+        return training.lr * min(1.0, (done + 1) / warmup)
+    if training.schedule == "constant":
+        return training.lr
+    share = (done - warmup) / (all_steps - warmup)
+    if training.schedule == "linear":
+        return training.lr * (1 - share)
+    return training.lr * (1 + math.cos(math.pi * share)) / 2

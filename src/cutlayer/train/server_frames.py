@@ -1,0 +1,65 @@
+"""The frames of a step as the server reads and writes them."""
+
+import torch
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import FrameError
+from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.seeds import derive, torch_rng
+from cutlayer.wire.codec import (
+    ActivationsMessage,
+    GradientMessage,
+    decode_activations,
+    encode_gradient,
+)
+
+
+def read_activations(
+    frame: bytes, due: tuple[int, int, int], decision: Decision, spec: ModelSpec, batch_size: int
+) -> ActivationsMessage:
+    """The activations of a frame, on the CPU.
+
+    due: the device, round and step they must be of. batch_size: the most samples there may be.
+    Raises FrameError for any but those due.
+    """
+    message = decode_activations(frame)
+    if (message.device, message.round, message.step) != due:
+        raise FrameError(
+            f"frame: device {due[0]} sent activations of device {message.device}, round "
+            f"{message.round}, step {message.step} when those of round {due[1]}, step {due[2]} "
+            "were due: run the same cutlayer on both sides"
+        )
+    shape = tuple(message.hidden.shape)
+    # One token may stand for all that were not kept.
+    most = spec.tokens_at(decision.cut) + (decision.tokens is not None)
+    fits = (
+        shape[0] <= batch_size
+        and (shape[1] <= most if spec.residual is None else shape[1] == most)
+        and shape[2] == spec.width_at(decision.cut)
+        and (message.mask is not None) == (spec.modality == "text")
+    )
+    if not fits:
+        raise FrameError(
+            f"frame: device {due[0]} sent activations of shape {list(shape)}, which do not fit the "
+            f"model at cut {decision.cut}: run the same job on both sides"
+        )
+    return message
+
+
+def gradient_frame(
+    job: Job, decision: Decision, answered: ActivationsMessage, loss: float, gradient: torch.Tensor
+) -> bytes:
+    """The gradient [B, T, D] in the activations of a message, at the bits decided for its device.
+
+    Raises RunError for values that the bits cannot carry.
+    """
+    key = (answered.device, answered.round, "downlink", answered.step)
+    return encode_gradient(
+        GradientMessage(
+            answered.device, answered.round, answered.step, gradient, loss, answered.mask
+        ),
+        decision.downlink(job.method),
+        rng=torch_rng(job.seed, *key),
+        rotation_seed=derive(job.seed, "rotation"),
+    )

@@ -1,0 +1,233 @@
+"""The server's side of the steps of a round: it trains what lies after the cut."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import CutlayerError, FrameError, RunError
+from cutlayer.job import Job
+from cutlayer.model.cut import CutModel
+from cutlayer.model.lora import Adapter, Segment
+from cutlayer.seeds import torch_rng
+from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
+from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.server_adapters import ServerAdapters
+from cutlayer.train.server_frames import gradient_frame, read_activations
+from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.train.task import Task
+from cutlayer.wire.codec import ActivationsMessage
+
+Faults = dict[int, CutlayerError]
+
+
+@dataclass
+class PoolStep:
+    """One step of devices that share a pass, as far as its exchanges have been walked.
+
+    losses: mean loss of each device's batch. replies: the frames that are due down.
+    """
+
+    step: int
+    losses: dict[int, float] = field(default_factory=dict)
+    replies: dict[int, bytes] = field(default_factory=dict)
+
+
+class ServerPart:
+    """What the server does in the steps of one round, or of one turn of it.
+
+    start: the global adapter. decisions, steps: of the devices that have started.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: CutModel,
+        task: Task,
+        start: Adapter,
+        round: int,
+        decisions: Mapping[int, Decision],
+        steps: Mapping[int, int],
+    ) -> None:
+        self._job, self._model, self._task = job, model, task
+        self._round = round
+        self.decisions = dict(decisions)
+        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
+        cuts = {one.cut for one in decisions.values()}
+        self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
+
+    def exchanges(self, device: int) -> tuple[Exchange, ...]:
+        """The exchanges of a step of a device."""
+        return self._exchanges[self.decisions[device].cut]
+
+    def take(
+        self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
+    ) -> Faults:
+        """Deal with what the devices of a pool sent; returns why some of them fail.
+
+        What a device sends wrong is its own fault: the others' results are those without it.
+        """
+        if exchange == LOSS:
+            state.losses |= cast(Mapping[int, float], sent)
+            return {}
+        assert exchange == ACTIVATIONS
+        return self._step(state, cast(Mapping[int, bytes], sent), watch)
+
+    def give(self, exchange: Exchange, state: PoolStep) -> dict[int, bytes]:
+        """The frames that go down in an exchange, by device."""
+        assert exchange == GRADIENT
+        return state.replies
+
+    def _step(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
+        """Forward and backward of a pool's activations; the devices have one cut.
+
+        Adapters move at `update`, so pools of any size give the same step; those trained in turn
+        move after every device.
+        """
+        faults: Faults = {}
+        messages = []
+        with watch.timed("wire"):
+            for device, frame in frames.items():
+                try:
+                    messages.append(self._read(device, state.step, frame))
+                except FrameError as fault:
+                    faults[device] = fault
+        losses: dict[int, float] = {}
+        for batch in self._batches(messages):
+            for message, loss, gradient in self._train(batch, faults):
+                try:
+                    if gradient is not None:
+                        with watch.timed("wire"):
+                            decision = self.decisions[message.device]
+                            reply = gradient_frame(self._job, decision, message, loss, gradient)
+                            state.replies[message.device] = reply
+                    losses[message.device] = loss
+                except RunError as fault:  # it does not fit into the bits of the downlink
+                    faults[message.device] = fault
+            if self._job.method.server_adapter == "in-turn":
+                self.adapters.update(state.step)
+        state.losses |= {device: losses[device] for device in frames if device in losses}
+        state.replies = {d: state.replies[d] for d in frames if d in state.replies}
+        return faults
+
+    def _read(self, device: int, step: int, frame: bytes) -> ActivationsMessage:
+        """The activations of a frame. Raises FrameError for any but those due."""
+        if device not in self.adapters:
+            raise FrameError(
+                f"frame: device {device} sent activations but is not in the cohort of this round: "
+                "let it join the next"
+            )
+        message = read_activations(
+            frame,
+            (device, self._round, step),
+            self.decisions[device],
+            self._model.spec,
+            self._job.training.batch_size,
+        )
+        self._task.received(message)
+        return message
+
+    def _batches(
+        self, messages: Sequence[ActivationsMessage]
+    ) -> Iterator[list[ActivationsMessage]]:
+        """Messages that one pass can take: of one length, and one by one where trained in turn."""
+        if self._job.method.server_adapter == "in-turn":
+            yield from ([message] for message in messages)
+            return
+        alike = defaultdict(list)
+        for message in messages:
+            alike[message.hidden.shape[1]].append(message)
+        yield from alike.values()
+
+    def _train(
+        self, messages: Sequence[ActivationsMessage], faults: Faults
+    ) -> list[tuple[ActivationsMessage, float, torch.Tensor | None]]:
+        """Add the gradients of those whose loss and gradients are finite to their adapters.
+
+        Returns each of these with its loss and, where a gradient is due down, its own.
+        """
+        hidden, losses = self._losses(messages)
+        values: list[float] = losses.tolist()
+        found: Faults = {
+            message.device: not_finite("loss", value, message.device, message.round, message.step)
+            for message, value in zip(messages, values, strict=True)
+            if not math.isfinite(value)
+        }
+        devices = [message.device for message in messages]
+        if not found:
+            gradients = _gradients(losses, [hidden, *self.adapters.trained_by(devices)])
+            if not _finite(gradients):
+                found = self._without_finite_gradients(messages)
+        if found:
+            # The pass mixes devices, and so may its gradients: have it again without those.
+            faults |= found
+            left = [message for message in messages if message.device not in found]
+            return self._train(left, faults) if left else []
+        down, *own = gradients
+        self.adapters.add(devices, own)
+        parts: Sequence[torch.Tensor | None] = [None] * len(messages)
+        if down is not None:
+            parts = torch.split(down, [len(message.hidden) for message in messages])
+        return list(zip(messages, values, parts, strict=True))
+
+    def _losses(self, messages: Sequence[ActivationsMessage]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward: the hidden states that came in, as a leaf, and each device's loss [M]."""
+        hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
+        hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device))
+        masks = [message.mask for message in messages if message.mask is not None]
+        mask = torch.cat(masks).to(self._model.compute) if masks else None
+        route = []
+        for message in messages:
+            rng = None
+            if self._job.model.lora.dropout:
+                key = (message.device, message.round, "server-dropout", message.step)
+                rng = torch_rng(self._job.seed, *key)
+            route.append(Segment(self.adapters[message.device], len(message.hidden), rng))
+        cut = self.decisions[messages[0].device].cut
+        logits = self._model.server_forward(hidden, mask, cut, route)
+        return hidden, self._task.losses(logits, [self._task.received(m) for m in messages])
+
+    def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
+        """Which of the messages it is whose gradients are not finite: each is tried alone."""
+        faulty = list(messages)
+        if len(messages) > 1:
+            alone = [message for message in messages if not self._has_finite_gradients(message)]
+            faulty = alone or faulty  # or all, where just their sum is too large
+        return {
+            m.device: not_finite("gradient", "not finite", m.device, m.round, m.step)
+            for m in faulty
+        }
+
+    def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
+        hidden, losses = self._losses([message])
+        tensors = self.adapters.trained_by([message.device])
+        return _finite(_gradients(losses, [hidden, *tensors]))
+
+    def not_finite(self) -> Faults:
+        """The devices for which something was trained that is not finite, at the round's end."""
+        return {
+            device: not_finite("server part", "not finite", device, self._round)
+            for device in self.adapters.not_finite()
+        }
+
+
+def _gradients(
+    losses: torch.Tensor, tensors: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor | None]:
+    """Of the losses' sum in each tensor, None where there is none; what they hold stays apart."""
+    held = [tensor.grad for tensor in tensors]
+    for tensor in tensors:
+        tensor.grad = None
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    found = [tensor.grad for tensor in tensors]
+    for tensor, gradient in zip(tensors, held, strict=True):
+        tensor.grad = gradient
+    return found
+
+
+def _finite(gradients: Sequence[torch.Tensor | None]) -> bool:
+    return are_finite([[gradient for gradient in gradients if gradient is not None]])[0]

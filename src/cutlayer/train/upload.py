@@ -1,0 +1,65 @@
+"""What is done to a trained adapter on its way from a device into the server's average.
+
+Each is a pair: what the device does before it sends, and what the server does with what arrived,
+since it believes no device. Clipping is the one there is.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from cutlayer.model.lora import Adapter
+from cutlayer.settings.training import Training
+
+
+class UploadStep(Protocol):
+    """One such pair. start: the adapter that the round began with, on that side."""
+
+    def on_device(self, start: Adapter, trained: Adapter) -> Adapter:
+        """What the device sends instead of what it trained."""
+        ...
+
+    def on_server(self, start: Adapter, arrived: Adapter) -> Adapter:
+        """What the server averages instead of what arrived."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClipUpdate:
+    """Bounds the L2 norm of the change that a device makes: w0 + (w - w0) min(1, bound / norm).
+
+    On the server the device's part of the server's adapter is measured along with what it sent.
+    moves: which tensors are trained by a gradient; the others are left as they are.
+    """
+
+    bound: float
+    moves: Callable[[str], bool]
+
+    def on_device(self, start: Adapter, trained: Adapter) -> Adapter:
+        """See UploadStep."""
+        return self._clipped(start, trained)
+
+    def on_server(self, start: Adapter, arrived: Adapter) -> Adapter:
+        """See UploadStep."""
+        return self._clipped(start, arrived)
+
+    def _clipped(self, start: Adapter, trained: Adapter) -> Adapter:
+        changes = {
+            name: trained[name].detach() - start[name]
+            for name in sorted(trained)
+            if self.moves(name)
+        }
+        norm = torch.nn.utils.get_total_norm(changes.values())
+        factor = torch.clamp(self.bound / norm, max=1.0)  # a norm of 0 gives infinity, and so 1
+        if factor == 1.0:
+            return trained
+        return trained | {name: start[name] + factor * change for name, change in changes.items()}
+
+
+def upload_steps(training: Training, moves: Callable[[str], bool]) -> Sequence[UploadStep]:
+    """The pairs that a job asks for, in the order the device applies them."""
+    if training.clip_update_norm is None:
+        return ()
+    return (ClipUpdate(training.clip_update_norm, moves),)

@@ -1,0 +1,73 @@
+"""How long frames will be, before anything is encoded (and without torch): what planners need.
+
+Numbers in a header take 1 to 9 bytes; they are counted at the length of a six-digit one. Bodies
+are exact where zstandard does not shorten them, and a bound where it does.
+"""
+
+from collections.abc import Iterable
+from math import prod
+
+import msgspec
+
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.custom_levels import pack_levels
+from cutlayer.wire.frame import HEAD_BYTES
+from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+
+_NUMBER = 10**5
+
+
+def activations_bytes(
+    shape: tuple[int, int, int], quantizer: Quantizer, num_classes: int, masked: bool = False
+) -> int:
+    """Bytes of a frame with the activations [B, T, D] of a batch."""
+    B, T, D = shape
+    tensor = _tensor(quantizer)
+    header = ActivationsHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, tensor, num_classes)
+    labels = -(-B * label_bits(num_classes) // 8)
+    return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:
+    """Bytes of a frame with the gradient of activations [B, T, D]."""
+    B, T, D = shape
+    header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
+    return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def adapter_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]], bits: int) -> int:
+    """Bytes of a frame with an adapter's tensors at 16 or 32 bits; 0 for an adapter without any."""
+    found = tuple(tensors)
+    if not found:
+        return 0
+    header = AdapterHeader(_NUMBER, _NUMBER, _NUMBER, 16 if bits == 16 else 32, found)
+    return _frame(header, sum(prod(shape) for _, shape in found) * bits // 8)
+
+
+def body_bytes(rows: int, width: int, quantizer: Quantizer) -> int:
+    """The exact length in bytes of [rows, width] quantised (see `quantize`)."""
+    if quantizer.bits > 8 or rows == 0:
+        return rows * width * quantizer.bits // 8
+    groups = rows if quantizer.per == "token" else 1
+    fields = 2 if quantizer.levels == "uniform" else 1
+    return 4 + 2 * fields * groups + -(-rows * width * quantizer.bits // 8)
+
+
+def label_bits(num_classes: int) -> int:
+    """Bits that one label takes: ceil(log2(num_classes))."""
+    return (num_classes - 1).bit_length()
+
+
+def _tensor(quantizer: Quantizer) -> TensorHeader:
+    rotation = 2**62 if quantizer.rotate and quantizer.bits <= 8 else None
+    bits = quantizer.bits
+    levels = pack_levels(quantizer.levels, bits)
+    return TensorHeader(bits, levels, quantizer.per, rotation, False)  # type: ignore[arg-type]
+
+
+def _mask(tokens: int, masked: bool) -> int:
+    return -(-tokens // 8) if masked else 0
+
+
+def _frame(header: msgspec.Struct, body: int) -> int:
+    return HEAD_BYTES + len(msgspec.msgpack.encode(header)) + body

@@ -1,0 +1,110 @@
+"""Code of one's own that a job names: errors name the setting, edits are seen, runs keep hashes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import cutlayer
+from cutlayer.errors import JobError, RunError
+from cutlayer.fingerprint import of_file
+from cutlayer.job import Job, make_job
+from cutlayer.own_code import refresh
+from helpers import small_job
+
+NEAREST = """
+from cutlayer import Decision, PlanningInput, RoundDecisions
+
+
+def some(known: PlanningInput) -> RoundDecisions:
+    one = Decision(known.job.cut, None, 8, 8, known.bandwidth_hz / 2, power_w=0.2)
+    return RoundDecisions({device: one for device in known.devices[:1]})
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
+    path = tmp_path / "my_parts.py"
+    path.write_text(NEAREST)
+    return path
+
+
+def job(*settings: str) -> Job:
+    own = "method.allocation.solver=my_parts:some"
+    few = ("data.train_samples=60", "data.test_samples=20", "training.rounds=1")
+    return small_job(*few, own, *settings, world={})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "method.tokens.score", "method.uplink.levels", "method.downlink.levels",
+        "method.allocation.solver", "generated.weight",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nowhere:f", "cannot import 'nowhere:f'"),
+        (":f", "cannot import ':f'"),
+        ("my_parts:", "cannot import 'my_parts:'"),
+        ("my_parts:NUMBER", "is not a function"),
+        ("broken:f", r"cannot import 'broken:f' \(SyntaxError: "),
+        ("failing:f", r"cannot import 'failing:f' \(ZeroDivisionError: "),
+    ],
+)
+def test_every_setting_that_names_code_is_named_where_it_cannot_be_had(
+    setting: str, name: str, sentence: str, module: Path, tmp_path: Path
+) -> None:
+    module.write_text("NUMBER = 3\n")
+    (module.parent / "broken.py").write_text("def f(:\n")
+    (module.parent / "failing.py").write_text("1 / 0\n")
+    more = {"generated": {"generator": {"source": "demo"}}} if "generated" in setting else {}
+    wrong = small_job(f"{setting}='{name}'", world={}, **more)
+    with pytest.raises(JobError, match=f"^{setting}: .*{sentence}"):
+        cutlayer.simulate(wrong, out=tmp_path / "run")
+
+
+def test_a_method_that_cannot_be_had_is_one_sentence(module: Path) -> None:
+    module.write_text("1 / 0\n")
+    with pytest.raises(JobError, match=r"^method\.name: cannot import 'my_parts:MINE' \(Zero"):
+        make_job({"method": "my_parts:MINE"})
+
+
+def test_an_edited_module_is_loaded_afresh_in_the_same_process(module: Path) -> None:
+    first = cutlayer.plan(job())
+    # Of the same size and within the same second, which Python's own cache does not tell apart.
+    module.write_text(NEAREST.replace("known.devices[:1]", "known.devices[:3]"))
+    second = cutlayer.plan(job())
+    assert len(first.decided.decisions) == 1
+    assert len(second.decided.decisions) == 3
+
+
+def test_an_edited_method_is_read_afresh(module: Path) -> None:
+    text = "from cutlayer import Method\n\nMINE = Method(name='mine', adapter_bits=16)\n"
+    module.write_text(text)
+    assert make_job({"method": "my_parts:MINE"}).method.adapter_bits == 16
+    module.write_text(text.replace("16", "32"))
+    assert make_job({"method": "my_parts:MINE"}).method.adapter_bits == 32
+
+
+def test_a_run_keeps_the_hash_of_the_code_and_goes_on_with_no_other(
+    module: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    cutlayer.simulate(job(), out=folder)
+    hashes = json.loads((folder / "code.json").read_text())
+    assert hashes == {"method.allocation.solver": of_file(module)}
+    cutlayer.resume(folder)
+    module.write_text(NEAREST + "\n")
+    with pytest.raises(
+        RunError, match=r"^--resume: method\.allocation\.solver names my_parts:some"
+    ):
+        cutlayer.resume(folder)
+
+
+def test_a_run_of_published_parts_has_no_file_of_hashes(tmp_path: Path) -> None:
+    assert refresh(small_job().own_code) == {}
