@@ -175,7 +175,8 @@ def subject_of(job: Job) -> Subject | None:
     if model is None or data is None:
         return None
     spec = describe(job.model)
-    quantizer = job.method.uplink.model_dump(exclude={"bits"})
+    # Bits are what is measured; a quantiser does not read the settings of codec klt.
+    quantizer = job.method.uplink.model_dump(exclude={"bits", "codec", "step", "rate_bits"})
     return Subject(
         model,
         data,
