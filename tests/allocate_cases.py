@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cutlayer.allocate.problem import TokenProblem, obstacles
+from cutlayer.allocate.token_problem import TokenProblem, obstacles
 
 NOISE = 10 ** ((-174 - 30) / 10)
 

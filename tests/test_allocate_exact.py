@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from allocate_cases import feasible_problems, token_problem
 from cutlayer.allocate import close_gap, exact, st_sflora
 from cutlayer.allocate.close_gap import survivors
-from cutlayer.allocate.problem import TokenProblem, obstacles, subset, violations
 from cutlayer.allocate.radio_math import rate
-from cutlayer.allocate.relaxed import best_responses, clearing_price, least_time
+from cutlayer.allocate.relaxed import bandwidth_price, best_responses, least_time
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, subset, violations
 from cutlayer.errors import AllocationError
 
 
@@ -131,7 +131,7 @@ def test_the_relaxed_value_at_a_round_time_is_a_convex_solvers() -> None:
             task = cp.Problem(cp.Maximize(cp.sum(f)), rules)
             task.solve(solver=cp.CLARABEL)
             s = np.array([1 / tau])
-            price = clearing_price(problem, s)
+            price = bandwidth_price(problem, s)
             priced = best_responses(problem, price, s)
             bound = priced.value.sum() + price[0] * problem.bandwidth_total_hz
             assert bound == pytest.approx(task.value / tau, rel=1e-5)
@@ -153,7 +153,7 @@ def test_an_answer_beats_every_whole_number_of_tokens() -> None:
         found = best_responses(problem, np.full(3, price), s)
         for K in range(problem.tokens_min, 41):
             tokens = np.full(6, K)
-            need = problem.demand_hz(tokens, 1 / s[:, None])
+            need = problem.bandwidth_needed_hz(tokens, 1 / s[:, None])
             value = s[:, None] * problem.importance[np.arange(6), tokens] - price * need
             feasible = np.isfinite(found.value)
             assert (
@@ -170,7 +170,7 @@ def test_no_relaxed_round_between_two_looked_at_is_above_the_lines() -> None:
         ends = np.array([1 / (8 * shortest), 1 / shortest])
         ceilings, _ = exact._ceilings(problem, exact._evaluate_round_times(problem, ends))
         inside = np.geomspace(*ends, 40)
-        price = clearing_price(problem, inside)
+        price = bandwidth_price(problem, inside)
         value = best_responses(problem, price, inside).value.sum(axis=1)
         best = (value + price * problem.bandwidth_total_hz).max()
         assert ceilings[0] >= best * (1 - 1e-9)
@@ -185,7 +185,7 @@ def test_the_best_vector_is_among_the_survivors_or_under_the_bound() -> None:
         best = int(np.argmax(value))
         s = 1 / times[best]
         low, high = s * 0.995, s * 1.015
-        price = float(clearing_price(problem, np.array([s]))[0])
+        price = float(bandwidth_price(problem, np.array([s]))[0])
         kept, _ = survivors(problem, low, high, price, 0.99 * value[best])
         assert grid[best].tolist() in kept.tolist()
         assert len(kept) < len(grid)
@@ -200,7 +200,7 @@ def test_the_shortest_round_uses_the_whole_band() -> None:
     problem = token_problem(6, 8, 20)
     tokens = np.random.default_rng(0).integers(1, 21, (30, 8))
     times = least_time(problem, tokens)
-    used = problem.demand_hz(tokens, times[:, None]).sum(axis=1)
+    used = problem.bandwidth_needed_hz(tokens, times[:, None]).sum(axis=1)
     assert np.allclose(used, problem.bandwidth_total_hz, rtol=1e-9)
     assert (used <= problem.bandwidth_total_hz * (1 + 1e-12)).all()
 
@@ -253,7 +253,7 @@ def test_what_is_in_the_way_is_named_with_a_value_that_would_do() -> None:
     late = token_problem(0, 3, 10, time_max_s=np.array([9.0, 9.0, 0.4]))
     with pytest.raises(AllocationError, match=r"time_max_s of device 2 is 0\.4: .* needs [\d.]+ s"):
         exact.solve(late)
-    need = token_problem(0, 3, 10, time_max_s=2.0).demand_hz(np.ones(3), np.inf)
+    need = token_problem(0, 3, 10, time_max_s=2.0).bandwidth_needed_hz(np.ones(3), np.inf)
     narrow = token_problem(0, 3, 10, time_max_s=2.0, bandwidth_total_hz=need.sum() * 0.99)
     with pytest.raises(AllocationError, match=rf"3 devices need {need.sum():.6g} Hz"):
         exact.solve(narrow)

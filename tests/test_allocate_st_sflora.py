@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from allocate_cases import token_problem
-from cutlayer.allocate.problem import violations
 from cutlayer.allocate.relaxed import least_time
 from cutlayer.allocate.st_sflora import solve
+from cutlayer.allocate.token_problem import violations
 
 
 def test_in_the_papers_order_the_tokens_never_leave_their_start() -> None:

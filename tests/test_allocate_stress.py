@@ -7,7 +7,7 @@ import pytest
 
 from allocate_cases import curves, token_problem
 from cutlayer.allocate import exact
-from cutlayer.allocate.problem import TokenProblem, obstacles, violations
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, violations
 
 KINDS = ("alike", "same curves", "flat", "in two pieces", "unequal links", "plain")
 

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import signal
 import subprocess
 import sys
 import threading
@@ -116,3 +117,25 @@ def test_serve_and_join_work_where_an_event_loop_runs_already(inside: str, tmp_p
     assert not other.is_alive()
     assert said[-1] == "the job is done"
     assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_a_device_in_a_notebook_leaves_when_it_is_interrupted() -> None:
+    pytest.importorskip("grpc")
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def interrupt(line: str) -> None:
+        assert "trying again" in line
+        signal.pthread_kill(main, signal.SIGINT)
+
+    async def cell() -> None:
+        cutlayer.join(cutlayer.JoinOptions("127.0.0.1:9", name="cam-1"), say=interrupt)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.close()

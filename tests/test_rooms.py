@@ -1,6 +1,7 @@
 """Imports between the rooms of the package, and between their sub-rooms, point one way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ ROOT = Path(cutlayer.__file__).parent
 # From the ground up. A room may import from rooms on lines above its own; rooms of one line do not
 # know each other. A name with a dot is a sub-room, which its own line places in its room.
 FLOORS = (
-    ("errors", "files", "seeds", "fingerprint"),
+    ("errors", "files", "seeds", "fingerprint", "harmless", "plain_yaml", "resize"),
     ("own_code",),
     ("settings",),
     ("methods",),
@@ -75,3 +76,35 @@ def test_a_room_imports_only_from_the_floors_below_it(path: Path) -> None:
         return
     above = {r for r in imported_rooms(path) - {room} if FLOOR_OF[r] >= FLOOR_OF[room]}
     assert not above, f"{room} stands on no floor above {above}"
+
+
+@pytest.mark.parametrize("folder", ["src", "docs", "benchmarks"])
+def test_what_was_inferred_is_said_in_words(folder: str) -> None:
+    """Marks like [I] say nothing to whoever has not read the design."""
+    root = ROOT.parents[1] / folder
+    texts = [p for p in root.rglob("*") if p.suffix in (".py", ".md")]
+    assert [p for p in texts if re.search(r"(?<!\w)\[I(\]|:)", p.read_text())] == []
+
+
+def test_files_that_a_room_names_in_its_header_are_there() -> None:
+    there = {path.name for path in FILES}
+    for path in ROOT.rglob("__init__.py"):
+        header = ast.get_docstring(ast.parse(path.read_text())) or ""
+        named = set(re.findall(r"\b\w+\.py\b", header))
+        assert named <= there, f"{path.parent.name} names {sorted(named - there)}"
+
+
+def test_what_contributing_names_is_there() -> None:
+    """The map has every room, and each row of the table names files and names that there are."""
+    text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
+    sources = "\n".join(path.read_text() for path in FILES)
+    belongs, rows = text.split("## To change X, open Y")
+    for room in {room.partition(".")[0] for room in FLOOR_OF}:
+        assert f"{room}/" in belongs or f"{room}.py" in belongs, f"the map has no {room}"
+    for quoted in re.findall(r"`([\w./-]+)`", rows.partition("## ")[0]):
+        if "/" in quoted or quoted.endswith(".py"):
+            there = (ROOT / quoted, ROOT.parents[1] / quoted)
+            assert any(path.exists() for path in there), f"there is no {quoted}"
+        elif not quoted.startswith("-"):
+            name = quoted.rpartition(".")[2]
+            assert re.search(rf"\b(def|class) {name}\b", sources), f"nothing is called {quoted}"

@@ -13,7 +13,10 @@ from cutlayer import simulate
 from cutlayer.cli import app
 from cutlayer.errors import AllocationError, JobError, WorldError
 from cutlayer.job import Job, change_job, load_job, make_job
-from cutlayer.planning.plan import in_a_world, plan, sweep, write_plan
+from cutlayer.planning.plan import Planner, in_a_world, plan
+from cutlayer.planning.plan_files import write_plan, write_sweep
+from cutlayer.planning.plan_sweep import sweep
+from cutlayer.planning.plan_totals import draws_of, totals_of, upload_instead
 from helpers import small_job
 
 METHODS = ("fedlora", "split-lora", "tsflora", "st-sflora", "sflam", "asfl", "asfv", "auto")
@@ -129,14 +132,165 @@ def test_a_job_without_a_world_is_planned_in_the_default_one() -> None:
         plan(load_job(None))
 
 
+OUTAGE = "time_s,device,uplink_bps,downlink_bps"
+
+
+def rates(folder: Path, *dead: tuple[int, int, float, float]) -> dict:
+    """Three devices at 10 Mbit/s both ways, but for rows (second, device, up, down) of others."""
+    lines = {(s, m): (1e7, 1e7) for s in (0, 10**5) for m in range(3)}
+    lines |= {(s, m): (up, down) for s, m, up, down in dead}
+    file = folder / "rates.csv"
+    text = [f"{s},{m},{up},{down}" for (s, m), (up, down) in sorted(lines.items())]
+    file.write_text("\n".join([OUTAGE, *text]))
+    return {"rates_path": str(file), "deadline_s": 500}
+
+
 @pytest.mark.filterwarnings("error")
-def test_a_link_that_is_dead_downwards_keeps_no_other_device_waiting(tmp_path: Path) -> None:
-    rates = tmp_path / "rates.csv"
-    lines = [f"{s},{m},1e7,{1e7 if m else 0}" for s in (0, 10**5) for m in range(3)]
-    rates.write_text("\n".join(["time_s,device,uplink_bps,downlink_bps", *lines]))
-    world = {"rates_path": str(rates), "deadline_s": 500}
-    found = plan(make_job({"devices": {"count": 3}, "method": "fedlora", "world": world}))
-    dead = [device == 0 for device in found.decided.decisions]
-    assert np.isinf(found.known.broadcast_s(2)).tolist() == dead
-    assert found.timeline.late.tolist() == dead
-    assert found.timeline.finish_s[~np.array(dead)].max() < 500
+@pytest.mark.parametrize("method", ["fedlora", "sflora", "st-sflora", "auto", "asfv", "split-lora"])
+@pytest.mark.parametrize("way", ["uplink", "downlink"])
+def test_a_rate_of_zero_is_an_outage_that_concerns_no_other_device(
+    tmp_path: Path, method: str, way: str
+) -> None:
+    up, down = (0, 1e7) if way == "uplink" else (1e7, 0)
+    world = rates(tmp_path, (0, 0, up, down))
+    found = plan(make_job({"devices": {"count": 3}, "method": method, "world": world}))
+    assert found.decided.left_out == {0: f"outage: its {way} rate is 0"}
+    assert set(found.decided.decisions) == {1, 2}
+    assert found.timeline.finish_s.max() < 500
+    assert f"left out 0: outage: its {way} rate is 0" in found.sentences()
+
+
+def test_a_plan_for_devices_that_are_all_out_is_one_sentence(tmp_path: Path) -> None:
+    world = rates(tmp_path, *((0, m, 0, 0) for m in range(3)))
+    with pytest.raises(
+        WorldError, match=r"can be reached; device \d has an outage: its uplink and"
+    ):
+        plan(make_job({"devices": {"count": 3}, "world": world}))
+
+
+def test_a_run_leaves_a_device_out_while_its_rate_is_zero(tmp_path: Path) -> None:
+    world = rates(tmp_path, (1, 1, 0, 1e7), (60, 1, 1e7, 1e7)) | {"deadline_s": None}
+    settings = ("data.train_samples=60", "training.rounds=2", "devices.count=3")
+    rows = simulate(small_job(*settings, world=world), out=tmp_path / "run").rows
+    assert 1 < rows[0].virtual_s < 60
+    assert [row.left_out for row in rows] == [{}, {1: "outage: its uplink rate is 0"}]
+
+
+def test_a_plan_promises_nothing_that_nobody_reaches(tmp_path: Path) -> None:
+    job = job_of("sflora", "world.deadline_s=0.5", "devices.count=6")
+    found = plan(job)
+    assert "0 of 6 devices finish within 0.5 s" in found.sentences()[0]
+    assert {row["late"] for row in found.rows()} == {"late"}
+    assert (found.summary()["devices"], found.summary()["late"]) == (0, 6)
+    with write_plan(found, tmp_path)[0].open() as file:
+        assert {row["late"] for row in csv.DictReader(file)} == {"late"}
+    never, some = sweep(job, setting="world.deadline_s=0.5,1e4")
+    assert (never["devices"], never["late"], some["devices"], some["late"]) == (0, 6, 6, 0)
+
+
+def test_a_plan_takes_the_sizes_of_the_data_that_the_job_names(tmp_path: Path) -> None:
+    job = small_job("training.rounds=1", method="sflora", world={"reference_loss_db": 70.0})
+    row = simulate(job, out=tmp_path / "run").rows[0]
+    found = plan(load_job(tmp_path / "run" / "job.yaml"))
+    assert found.shape.samples_trained == row.samples_all_epochs
+    assert found.decided.decisions == row.decisions
+    assert found.round_s == pytest.approx(row.virtual_s, rel=1e-3)
+    assert "of the job's data (demo)" in found.sentences()[1]
+    assert "the job names no data" in plan(job_of("sflora")).sentences()[1]
+    elsewhere = job_of("sflora", "data={source: folder, path: /no/such/photos}")
+    assert "/no/such/photos is not on this machine" in plan(elsewhere).sentences()[1]
+
+
+@pytest.mark.parametrize("method", [*METHODS, "genfv"])
+def test_what_is_planned_is_what_the_clock_measures(tmp_path: Path, method: str) -> None:
+    plain = {} if method in ("fedlora", "genfv") else {"uplink": {"entropy": "none"}}
+    plain |= {"downlink": {"entropy": "none"}} if plain else {}
+    generator = {"source": "demo", "steps": 2}
+    job = small_job(
+        "data.train_samples=60",
+        "training.rounds=1",
+        method={"name": method, **plain} if method != "auto" else {"name": method},
+        world={"reference_loss_db": 70.0, "server_flops": 2e9},
+        generated={"generator": generator, "amount": 2, "seconds_per_image": 1e-9}
+        if method == "genfv"
+        else None,
+    )
+    row = simulate(job, out=tmp_path / "run").rows[0]
+    assert row.planned_s == pytest.approx(row.virtual_s, rel=0.02 if method == "auto" else 1e-3)
+
+
+def test_the_rounds_of_a_job_are_planned_one_after_another_and_summed() -> None:
+    job = job_of("sflora", "training.rounds=3", "devices.count=4")
+    total = totals_of(job)
+    planner, seconds = Planner(job), []
+    for round in range(3):
+        seconds.append(planner.plan(round).round_s)
+        planner.clock.now_s += seconds[-1]
+    assert len(set(seconds)) == 3
+    assert total.seconds == pytest.approx(sum(seconds))
+    assert "the job's 3 rounds take" in total.sentence()
+    longer = totals_of(job_of("sflora", "training.rounds=200", "devices.count=4"))
+    assert (longer.planned, longer.rounds) == (20, 200)
+    assert "as the mean of the first 20" in longer.sentence()
+
+
+def test_draws_differ_in_their_channel_alone_and_are_averaged(tmp_path: Path) -> None:
+    job = job_of("st-sflora", "devices.count=4")
+    drawn = draws_of(Planner(job), 5)
+    assert len(set(drawn["ste"])) == 5
+    assert drawn["ste"][0] == plan(job).decided.ste
+    still = draws_of(Planner(job_of("st-sflora", "devices.count=4", "world.fading=none")), 3)
+    assert len(set(still["ste"])) == 1
+    rows = sweep(job, setting="world.bandwidth_hz=1e7,1e8", draws=3)
+    with write_sweep(rows, tmp_path)[0].open() as file:
+        narrow, wide = csv.DictReader(file)
+    assert float(narrow["ste"]) == pytest.approx(np.mean(rows[0]["ste"]))
+    assert float(narrow["ste_std"]) == pytest.approx(np.std(rows[0]["ste"]))
+    assert float(wide["ste"]) > float(narrow["ste"])
+
+
+def test_a_plan_says_what_survives_where_it_was_calibrated() -> None:
+    found = plan(job_of("auto", "devices.count=4"))
+    assert found.survival is not None
+    assert 0.9 <= found.survival.least <= found.survival.agreement <= 1
+    assert any("of predictions survive" in line for line in found.sentences())
+    assert plan(job_of("fedlora")).survival is None
+
+
+def test_a_plan_says_what_uploading_the_images_would_take() -> None:
+    found = plan(job_of("sflora", "devices.count=4"))
+    line = upload_instead(found)
+    assert line is not None
+    samples = int(found.known.loads.samples_per_epoch.sum())
+    assert f"{samples:,} of 28 x 28 x 1 bytes" in line
+
+
+def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> None:
+    job = job_of("asfv", "devices.count=3")
+    rows = sweep(job, setting=["method.allocation.cuts=[1,2],[4]", "world.bandwidth_hz=1e7,5e7"])
+    assert [row["value"] for row in rows] == ["[1,2], 1e7", "[1,2], 5e7", "[4], 1e7", "[4], 5e7"]
+    assert [row["cut"] == 4 for row in rows] == [False, False, True, True]
+    with write_sweep(rows, tmp_path)[0].open() as file:
+        first = next(csv.DictReader(file))
+    assert first["method.allocation.cuts"] == "[1,2]"
+    assert first["world.bandwidth_hz"] == "1e7"
+    with pytest.raises(JobError, match="is swept twice"):
+        sweep(job, setting=["model.cut=1", "model.cut=2"])
+
+
+def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    from cutlayer.data import sources
+
+    hashed, read = [], []
+    digest, training_labels = hashlib.file_digest, sources.training_labels
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: hashed.append(file.name) or digest(file, name)
+    )
+    monkeypatch.setattr(
+        sources, "training_labels", lambda *a: read.append(a) or training_labels(*a)
+    )
+    sweep(job_of("st-sflora", "data.train_samples=900"), setting="world.bandwidth_hz=1e7,2e7,5e7")
+    assert len(read) == 1
+    assert len(hashed) == len(set(hashed))

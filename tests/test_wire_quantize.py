@@ -231,6 +231,17 @@ def test_a_forged_rms_whose_levels_overflow_is_refused() -> None:
         dequantize(body, 1, 2, Quantizer(bits=4, levels="gaussian"))
 
 
+def test_levels_that_are_not_known_are_refused_and_not_taken_for_gaussian_ones() -> None:
+    body = np.float32(1).tobytes() + np.float16(1.0).tobytes() + b"\x00"
+    with pytest.raises(FrameError, match="'own_levels:cubic' are not known here"):
+        dequantize(body, 1, 2, Quantizer(bits=4, levels="own_levels:cubic"))
+    given = np.linspace(-1, 1, 16, dtype=np.float32)
+    assert dequantize(body, 1, 2, Quantizer(bits=4, levels="own_levels:cubic"), given).shape == (
+        1,
+        2,
+    )
+
+
 def test_forged_floats_are_refused() -> None:
     for bits, data in ((32, np.float32(np.nan).tobytes()), (16, b"\x80\x7f")):
         with pytest.raises(FrameError, match="NaN"):

@@ -10,8 +10,8 @@ from benchmarks.fidelity.levers import most_that_fit
 from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
-from cutlayer.allocate.problem import TokenPlan, TokenProblem
 from cutlayer.allocate.radio_math import Floats
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem
 from cutlayer.drawing.style import COLOURS, LINES, MARKERS, legend, new_figure
 
 BANDWIDTHS_HZ = (10e6, 20e6, 50e6, 100e6, 200e6)

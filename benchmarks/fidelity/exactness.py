@@ -11,8 +11,8 @@ from benchmarks.fidelity.levers import equal_shares
 from benchmarks.fidelity.page import Claim, Section, middle, table
 
 from cutlayer.allocate import equal, exact, st_sflora
-from cutlayer.allocate.problem import obstacles
 from cutlayer.allocate.radio_math import Floats
+from cutlayer.allocate.token_problem import obstacles
 from cutlayer.seeds import numpy_rng
 
 FLEETS = (10, 100, 10_000)

@@ -9,9 +9,9 @@ from benchmarks.fidelity import setting
 from benchmarks.fidelity.page import Claim, Section, spread, table
 
 from cutlayer.allocate import exact, st_sflora
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.allocate.radio_math import Floats, Ints, power_under_energy, rate
 from cutlayer.allocate.relaxed import least_time
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.errors import AllocationError
 
 Solve = Callable[[TokenProblem], float]

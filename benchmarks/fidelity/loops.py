@@ -9,8 +9,8 @@ from benchmarks.fidelity.levers import most_that_fit
 from benchmarks.fidelity.page import Claim, Section, table
 
 from cutlayer.allocate import st_sflora
-from cutlayer.allocate.problem import obstacles
 from cutlayer.allocate.radio_math import Floats
+from cutlayer.allocate.token_problem import obstacles
 
 DRAWS = 100
 TIGHT = {"energy_max_j": 0.05, "stay_max_s": 30.0}

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from cutlayer.allocate import equal
-from cutlayer.allocate.problem import TokenProblem
 from cutlayer.allocate.radio_math import Floats, Ints
+from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.model.cost import Cost, device_cost
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.seeds import numpy_rng
@@ -74,7 +74,8 @@ def problem(
 
     A Poisson number of the clients, each with one of `curves` [., N + 1]. Unless `members` are
     named, whoever would be late with K_min tokens and an equal share is left out; the broadcast
-    goes at the worst gain, so the worst is left out first and the others are tested again [I].
+    goes at the worst gain, so the worst is left out first and the others are tested again
+    (inferred by us).
     """
     settings = WorldSettings(bandwidth_hz=bandwidth_hz, reference_loss_db=reference_loss_db)
     world = World(settings, clients, seed)

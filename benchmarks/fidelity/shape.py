@@ -7,9 +7,9 @@ import numpy as np
 from benchmarks.fidelity import setting
 from benchmarks.fidelity.page import Claim, Section, middle, table
 
-from cutlayer.allocate.problem import TokenProblem
 from cutlayer.allocate.radio_math import Floats
 from cutlayer.allocate.relaxed import least_time
+from cutlayer.allocate.token_problem import TokenProblem
 from cutlayer.drawing.style import COLOURS, LINES, new_figure
 
 SHARES = (16, 64, 128)

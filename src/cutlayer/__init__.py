@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutlayer.allocate.decision import Decision as Decision
+    from cutlayer.allocate.round_shape import RoundShape as RoundShape
     from cutlayer.errors import AllocationError as AllocationError
     from cutlayer.errors import CutlayerError as CutlayerError
     from cutlayer.errors import DataError as DataError
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from cutlayer.planning.known.planning_input import RoundDecisions as RoundDecisions
     from cutlayer.planning.plan import Plan as Plan
     from cutlayer.planning.plan import plan as plan
-    from cutlayer.planning.plan import sweep as sweep
+    from cutlayer.planning.plan_sweep import sweep as sweep
     from cutlayer.record.rows import Row as Row
     from cutlayer.reports.build_report import Report as Report
     from cutlayer.reports.build_report import report as report
@@ -55,21 +56,21 @@ if TYPE_CHECKING:
     from cutlayer.seeds import derive as derive
     from cutlayer.seeds import numpy_rng as numpy_rng
     from cutlayer.seeds import torch_rng as torch_rng
+    from cutlayer.settings.allocation import Allocation as Allocation
     from cutlayer.settings.data import Data as Data
     from cutlayer.settings.data import Partition as Partition
     from cutlayer.settings.devices import Devices as Devices
     from cutlayer.settings.generated import GeneratedData as GeneratedData
     from cutlayer.settings.generator import GeneratorSettings as GeneratorSettings
-    from cutlayer.settings.method import Allocation as Allocation
     from cutlayer.settings.method import Method as Method
     from cutlayer.settings.method import Quantizer as Quantizer
     from cutlayer.settings.method import Tokens as Tokens
     from cutlayer.settings.model import Lora as Lora
     from cutlayer.settings.model import Model as Model
+    from cutlayer.settings.places import FleetSettings as FleetSettings
+    from cutlayer.settings.places import MobilitySettings as MobilitySettings
     from cutlayer.settings.training import Training as Training
     from cutlayer.settings.world import EnergySettings as EnergySettings
-    from cutlayer.settings.world import FleetSettings as FleetSettings
-    from cutlayer.settings.world import MobilitySettings as MobilitySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
     from cutlayer.simulation.compare import Comparison as Comparison
     from cutlayer.simulation.compare import compare as compare
@@ -86,6 +87,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "allocate.decision": ["Decision"],
+    "allocate.round_shape": ["RoundShape"],
     "errors": [
         "AllocationError", "CutlayerError", "DataError", "FrameError", "JobError", "KeysError",
         "ModelError", "NetworkError", "RefusedError", "RunError", "WorldError",
@@ -100,21 +102,24 @@ _NAMES = {
     "planning.calibration.calibrate": ["calibrate"],
     "planning.calibration.record": ["Calibration"],
     "planning.known.planning_input": ["Measures", "PlanningInput", "RoundDecisions"],
-    "planning.plan": ["Plan", "plan", "sweep"],
+    "planning.plan": ["Plan", "plan"],
+    "planning.plan_sweep": ["sweep"],
     "record.rows": ["Row"],
     "reports.build_report": ["Report", "report"],
     "reports.trackers": ["track"],
     "rounds.progress": ["Progress"],
     "rounds.result": ["Result"],
     "seeds": ["derive", "numpy_rng", "torch_rng"],
+    "settings.allocation": ["Allocation"],
     "settings.data": ["Data", "Partition"],
     "settings.devices": ["Devices"],
     "settings.generated": ["GeneratedData"],
     "settings.generator": ["GeneratorSettings"],
-    "settings.method": ["Allocation", "Method", "Quantizer", "Tokens"],
+    "settings.method": ["Method", "Quantizer", "Tokens"],
     "settings.model": ["Lora", "Model"],
+    "settings.places": ["FleetSettings", "MobilitySettings"],
     "settings.training": ["Training"],
-    "settings.world": ["EnergySettings", "FleetSettings", "MobilitySettings", "WorldSettings"],
+    "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["Comparison", "compare"],
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],

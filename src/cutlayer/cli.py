@@ -21,6 +21,7 @@ from cutlayer.commands.network import app as network
 from cutlayer.commands.settings import settings
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
+from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
@@ -107,6 +108,9 @@ def simulate(
     _say(f"adapter  {result.adapter_folder}")
     _say(f"figures  {result.folder / 'figures'}")
     _say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        _say(result.worse)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -123,10 +127,10 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures."""
-    from cutlayer.job import load_job
+    from cutlayer.job import load_job, split_values
     from cutlayer.simulation import compare as comparisons
 
-    chosen, named = load_job(job, settings or []), methods.split(",")
+    chosen, named = load_job(job, settings or []), split_values(methods)
     with _watched() as progress:
         _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
 
@@ -184,12 +188,16 @@ def plan(
     job: JobFile = None,
     settings: Settings = None,
     sweep: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6."
+            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6; "
+            "given twice, for each combination of values."
         ),
     ] = None,
     round: Annotated[int, typer.Option(min=0, help="The round to plan.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Rounds to average over, each with a channel of its own.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
     ] = None,
@@ -197,19 +205,23 @@ def plan(
     """Solve only the allocation: who takes part and with what, and what a round takes."""
     from cutlayer.job import load_job
     from cutlayer.planning import plan as plans
+    from cutlayer.planning import plan_files, plan_sweep, plan_totals
 
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
     if sweep:
-        rows = plans.sweep(asked, setting=sweep)
-        console.print(plans.sweep_table(rows))
-        written = plans.write_sweep(rows, out) if out else []
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
+        console.print(plan_sweep.sweep_table(rows))
+        written = plan_files.write_sweep(rows, out) if out else []
     else:
         found = plans.plan(asked, round=round)
         console.print(found.table())
-        for sentence in found.sentences():
+        for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             _say(sentence)
-        written = plans.write_plan(found, out) if out else []
+        if draws > 1:
+            drawn = plan_totals.draws_of(plans.Planner(asked), draws, round)
+            console.print(plan_totals.draws_table(drawn))
+        written = plan_files.write_plan(found, out) if out else []
     for path in written:
         _say(f"written  {path}")
 
@@ -242,6 +254,8 @@ def report(
             figures_folder=figures,
             say=lambda sentence: status.update(f"report: {escape(sentence)}"),
         )
+    for sentence in found.left_out:
+        _say(f"note     {sentence}")
     _say(f"page     {found.page}")
     for path in found.figures:
         _say(f"figure   {path}")
@@ -331,7 +345,7 @@ def _list(texts: Mapping[str, str]) -> None:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(comparison: "Comparison") -> None:
@@ -356,7 +370,7 @@ def _watched() -> Iterator["OnConsole"]:
 
 def _fail(sentence: str, status: int = 2) -> NoReturn:
     Console(stderr=True).print(
-        f"[red]cutlayer:[/] {escape(sentence)}", highlight=False, soft_wrap=True
+        f"[red]cutlayer:[/] {escape(harmless(sentence))}", highlight=False, soft_wrap=True
     )
     raise SystemExit(status)
 

@@ -46,10 +46,13 @@ class RefusedError(NetworkError):
 
 
 _EXTRAS = {
+    "adjustText": "server",
+    "constriction": "codec",
     "cryptography": "server",
     "grpc": "server",
     "matplotlib": "server",
     "prometheus_client": "server",
+    "psutil": "server",
     "pyarrow": "server",
     "starlette": "dashboard",
     "uvicorn": "dashboard",
@@ -62,5 +65,6 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
     extra = _EXTRAS.get(package)
     if extra is None:
         return None
-    device = " (on a device, 'cutlayer[device]')" if package in ("cryptography", "grpc") else ""
+    on_devices = package in ("cryptography", "grpc", "psutil")
+    device = " (on a device, 'cutlayer[device]')" if on_devices else ""
     return f"{package} is not installed: pip install 'cutlayer[{extra}]'{device}"

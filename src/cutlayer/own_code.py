@@ -79,6 +79,6 @@ def _module(name: str) -> ModuleType:
 
 
 def _file(module: ModuleType) -> Path | None:
-    """The source file of a module; None where it has none."""
+    """The source file of a module; None for one without, such as a compiled module."""
     path = Path(getattr(module, "__file__", None) or "")
     return path if path.suffix == ".py" and path.is_file() else None

@@ -4,11 +4,11 @@ Vehicle m with cut c is done after T = fixed_m(c) + S_m(c) / R_m: forward and ba
 sides and the downlink are fixed, S is all it sends (activations and its part of the model). It
 takes part only if T is within its stay time and its compute and upload energy within its cap.
 
-The paper alternates between the blocks. Here [I] a round time tau is tried: each vehicle then
-takes the cut that needs the least bandwidth (by enumeration; the power is the least upload's,
-see `shared`), and n vehicles fit if and only if the n smallest needs sum to at most W_tot. Needs
-fall as tau grows, so bisection on tau finds the shortest round for the best n vehicles, jointly
-optimal in cut, selection, bandwidth and power.
+The paper alternates between the blocks. Here, inferred by us, a round time tau is tried: each
+vehicle then takes the cut that needs the least bandwidth (by enumeration; the power is the least
+upload's, see `radio_math`), and n vehicles fit if and only if the n smallest needs sum to at most
+W_tot. Needs fall as tau grows, so bisection on tau finds the shortest round for the best n
+vehicles, jointly optimal in cut, selection, bandwidth and power.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.problem import device_array, positive
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -27,6 +26,7 @@ from cutlayer.allocate.radio_math import (
     power_in_time,
     rate,
 )
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.errors import AllocationError
 
 

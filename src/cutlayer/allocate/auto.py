@@ -18,7 +18,7 @@ that needs the least bandwidth, needs fall with tau, and bisection on tau is exa
 energy part falls with tau, so that on [tau_1, tau_2] no plan costs less than time_weight tau_1
 plus the energy bound of tau_2; intervals that could hold a better plan are halved. For the options
 of every tau tried, power, bandwidth and tau are then solved together exactly
-(`uploads.cheapest`). Plan and lower bound are both returned. [I]
+(`uploads.cheapest`). Plan and lower bound are both returned. All of this was inferred by us.
 
 Options dominated in FLOPs, payload, download, server time and memory by another are dropped
 first: the other is never worse, for any device.
@@ -166,7 +166,7 @@ def _search(
 
 
 def _shortest(options: Options) -> float:
-    """The shortest round of all, exact: every device at the option that needs least bandwidth."""
+    """The shortest possible round (exact): every device takes its option of least bandwidth."""
     top = float(options.limit_s.max())
     speed = rate(options.band_hz, options.power_max_w, options.gain_over_noise)
     alone = (options.fixed_s + options.payload_bits / speed[:, None]).min(axis=1)

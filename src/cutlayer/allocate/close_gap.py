@@ -8,13 +8,13 @@ and each psi is at most a line in s: its tangent where the standing time does no
 concave in s), psi itself with the bandwidth held where it does. Sums of lines are lines, so a
 vector matters only if its sum exceeds the STE in hand at one of the interval's ends. Vectors are
 built device by device; a beginning that cannot get there with the best of the rest is dropped,
-and what remains in the end is tried. [I]
+and what remains in the end is tried. Inferred by us.
 """
 
 import numpy as np
 
-from cutlayer.allocate.problem import TokenProblem
 from cutlayer.allocate.radio_math import Floats, Ints, marginal_rate, power_in_time
+from cutlayer.allocate.token_problem import TokenProblem
 
 VECTORS = 4096
 
@@ -51,15 +51,16 @@ def survivors(
 
 
 def _lines(problem: TokenProblem, s_low: float, s_high: float, price: float) -> Floats:
-    """[2, M, K]: upper bounds on psi at s_low and s_high, for K from K_min to N; -inf if never."""
+    """[2, M, K]: upper bounds on psi at s_low and s_high, for K from K_min to N; -inf where K can
+    never be sent."""
     tokens = np.arange(problem.tokens_min, problem.tokens_max + 1)[:, None]
     left = problem.upload_max_s
     middle = (s_low + s_high) / 2
     held = left < 1 / s_low
     time = np.where(held, left, 1 / middle)
     power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
-    width = problem.demand_hz(tokens, np.where(held, np.inf, 1 / middle))
-    widest = problem.demand_hz(tokens, np.where(held, np.inf, 1 / s_low))
+    width = problem.bandwidth_needed_hz(tokens, np.where(held, np.inf, 1 / middle))
+    widest = problem.bandwidth_needed_hz(tokens, np.where(held, np.inf, 1 / s_low))
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.where(
             problem.energy_max_j * middle >= problem.power_max_w,

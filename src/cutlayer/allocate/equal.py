@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.allocate.radio_math import Bools, power_under_energy
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.errors import AllocationError
 
 
@@ -40,7 +40,8 @@ def takes_part(problem: TokenProblem, plan: TokenPlan | None = None) -> Bools:
     """[M] whether T_0 + T_U is within the standing time (arXiv 2605.26120).
 
     The test comes before the allocation that decides T_U: without `plan` it takes equal
-    bandwidth, K_min and the largest power under the energy cap [I]; with it, the plan's uploads.
+    bandwidth, K_min and the largest power under the energy cap, which was inferred by us; with a
+    plan, its uploads.
     """
     if plan is not None:
         late: Bools = plan.time_s > problem.upload_max_s * (1 + 1e-9)

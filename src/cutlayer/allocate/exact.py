@@ -8,7 +8,8 @@ bound is largest, until no interval can hold a better relaxed round. The tokens 
 rounded, filled up, and given their own shortest round (exact: for given tokens the bandwidth
 needed falls as the round grows). The largest bound left is a bound on P0 itself, so the answer
 comes with its gap. With few devices the token vectors that the bound leaves are all tried (see
-`close_gap`), which mostly makes the gap 0. [I]
+`close_gap`), which mostly makes the gap 0. The paper solves P0 by alternation; this method was
+inferred by us.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from itertools import product
 import numpy as np
 
 from cutlayer.allocate.close_gap import survivors
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 from cutlayer.allocate.radio_math import Floats, Ints
-from cutlayer.allocate.relaxed import Priced, best_responses, clearing_price, least_time
+from cutlayer.allocate.relaxed import Priced, bandwidth_price, best_responses, least_time
 from cutlayer.allocate.st_sflora import solve as alternate
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 
 # Up to so many token vectors all are tried.
 ENUMERATE = 4096
@@ -49,7 +50,9 @@ class Bounded:
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """Round times looked at, s ascending: s, price, bound G [I], and the devices' answers."""
+    """J round times looked at, s = 1 / tau ascending: s, the price of bandwidth and the bound G on
+    the STE at that price, [J] each, and what the devices do at it.
+    """
 
     s: Floats
     price: Floats
@@ -93,7 +96,7 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
         guess = np.interp(crossings[worst], nodes.s, nodes.price)
         nodes = _join(nodes, _evaluate_round_times(problem, crossings[worst], guess))
     near = np.argsort(-nodes.bound, kind="stable")[:6]
-    filled = [_fill(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
+    filled = [_fill_bandwidth(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
     plan = max(plan, _best(problem, np.array(filled)), key=lambda p: p.ste)
     if problem.devices <= NEIGHBOURS:
         plan = _climb(problem, plan)
@@ -123,7 +126,7 @@ def _best(problem: TokenProblem, tokens: Ints) -> TokenPlan:
 
 
 def _evaluate_round_times(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> _Nodes:
-    price = clearing_price(problem, s, guess)
+    price = bandwidth_price(problem, s, guess)
     priced = best_responses(problem, price, s)
     bound = priced.value.sum(axis=1) + price * problem.bandwidth_total_hz
     return _Nodes(s, price, bound, priced)
@@ -153,7 +156,8 @@ def _join(first: _Nodes, second: _Nodes) -> _Nodes:
 
 
 def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
-    """For each interval between nodes [I - 1]: a bound on the STE inside, and where to split.
+    """For each interval between two of the J nodes [J - 1]: a bound on the STE inside it, and where
+    to split it.
 
     Two lines in s, one for each end's price, lie above the STE (see `relaxed`); the bound is the
     top of their lower envelope.
@@ -187,14 +191,14 @@ def _ceilings(problem: TokenProblem, nodes: _Nodes) -> tuple[Floats, Floats]:
     return np.max(tops, axis=0), split
 
 
-def _fill(problem: TokenProblem, tokens: Ints, round_time: float) -> Ints:
+def _fill_bandwidth(problem: TokenProblem, tokens: Ints, round_time: float) -> Ints:
     """`tokens` [M] and as many more as the bandwidth left allows, by gain per bandwidth."""
     tokens = tokens.copy()
     device = np.arange(problem.devices)
-    used = problem.demand_hz(tokens, round_time)
+    used = problem.bandwidth_needed_hz(tokens, round_time)
     for _ in range(8):
         more = np.minimum(tokens + 1, problem.tokens_max)
-        cost = problem.demand_hz(more, round_time) - used
+        cost = problem.bandwidth_needed_hz(more, round_time) - used
         gain = problem.importance[device, more] - problem.importance[device, tokens]
         left = problem.bandwidth_total_hz - used.sum()
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -2,7 +2,7 @@
 
 The paper splits the least delay of a round into a large scale (label sharing, vehicles by speed
 and labels) and a small one (bandwidth, power, amount of generated data). Its formulas could not be
-had; all of these are the literature's standard ones [I]:
+had; all of these are the literature's standard ones, inferred by us:
 
 - EMD_n = sum_y |p_n(y) - p_g(y)|, in [0, 2], between a vehicle's labels and those of all.
 - n takes part if EMD_n <= EMD_max and it can be done within its stay time, T_cmp + T_up <= stay.
@@ -33,13 +33,13 @@ def mix(counts: npt.ArrayLike) -> Floats:
 
 
 def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
-    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C] [I]."""
+    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C]."""
     distance: Floats = np.abs(mix(counts) - mix(everyone)).sum(axis=-1)
     return distance
 
 
 def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
-    """Who takes part [M] [I]: near enough in labels, and in time together with the others.
+    """Who takes part [M]: near enough in labels, and in time together with the others.
 
     distance: [M] EMD_n. The vehicles are those that need the least bandwidth to finish within
     their stay times; no larger set of vehicles near enough could.
@@ -55,7 +55,8 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 
 @dataclass(frozen=True, eq=False)
 class VehicleShares:
-    """bandwidth_hz, power_w, upload_s, energy_j (of the upload): [M]; round_time_s."""
+    """What each vehicle gets: bandwidth_hz, power_w, upload_s, energy_j of the upload [M]; and the
+    seconds of the round."""
 
     bandwidth_hz: Floats
     power_w: Floats
@@ -65,7 +66,7 @@ class VehicleShares:
 
 
 def share_band(uploads: Uploads) -> VehicleShares:
-    """Bandwidth and power of the shortest round [I]; who has to leave before it ends is done then.
+    """Bandwidth and power of the shortest round; who leaves before its end has sent all by then.
 
     AllocationError where not all can be in time.
     """
@@ -76,7 +77,7 @@ def share_band(uploads: Uploads) -> VehicleShares:
 
 
 def generated_amount(room_s: float, image_s: float, training_s: float, most: int) -> int:
-    """b [I]: the images that the server can draw and train on in `room_s`, at most `most`.
+    """b, the images that the server can draw and train on in `room_s`, at most `most`.
 
     image_s: t_gen of one. training_s: E_local c / f_server of one.
     """

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cutlayer.allocate.problem import device_array, positive
 from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_bandwidth
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Uploads, fastest, only
 from cutlayer.errors import AllocationError
 
@@ -189,7 +189,7 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
 
 
 def _worth_trying(problem: OptionProblem) -> Ints:
-    """Flat indices of the options of enough quality that no other such option dominates."""
+    """Flat indices of the options that are good enough and that no other beats in every cost."""
     quality = problem.quality.ravel()
     enough = np.flatnonzero(quality >= problem.quality_min)
     if not len(enough):
@@ -223,7 +223,7 @@ def _only(options: Options, members: Ints) -> Options:
 
 
 def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float) -> str:
-    """Why device m has no option, and what would do."""
+    """Why device m can take none of the options, and what would let it."""
     if not options.able[m].any():
         return (
             f"memory_max_bytes of device {m} is {problem.memory_max_bytes[m]:.6g}: the options of "

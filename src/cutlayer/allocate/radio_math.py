@@ -17,7 +17,7 @@ p T_U <= E, it never pays to finish early: stretching the upload to t at the sam
 more bits at the same bandwidth. So T_U = t, p = min(p_max, E / t), and w(S, t) is one inverse.
 w is convex and increasing in S (the inverse of a concave increasing function) and falls with t.
 With s = 1/t, it is jointly convex in (s, S s): R >= S s and p <= min(p_max, E s) are convex
-constraints. [I] All of this is inferred here; arXiv 2605.26120 nests bisections instead.
+constraints. All of this was inferred by us; arXiv 2605.26120 nests bisections instead.
 
 Arrays broadcast; nothing here depends on the order of devices.
 """

@@ -9,18 +9,17 @@ never below the best STE among rounds of length 1/s, whatever mu >= 0 (weak dual
 it for fractional tokens at the mu where the bandwidths sum to W_tot.
 
 Shape in s, for a fixed mu. Where the standing time does not bind, s f(v/s) with v = K s is the
-perspective of a concave function and w is convex in (s, S s) (see `shared`), so phi_m is concave
-in s, and so is the best relaxed STE. Where it binds (1/s beyond the upload time left), w_m does
-not depend on s and phi_m is a maximum of lines: convex in s. Sums of both have several local
+perspective of a concave function and w is convex in (s, S s) (see `radio_math`), so phi_m is
+concave in s, and so is the best relaxed STE. Where it binds (1/s beyond the upload time left), w_m
+does not depend on s and phi_m is a maximum of lines: convex in s. Sums of both have several local
 maxima. A bound over an interval of s is therefore a line: tangents of the concave terms plus
-chords of the convex ones. [I]
+chords of the convex ones. All of this was inferred by us.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.allocate.problem import TokenProblem
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -33,14 +32,15 @@ from cutlayer.allocate.radio_math import (
     snr_of_marginal,
     snr_root,
 )
+from cutlayer.allocate.token_problem import TokenProblem
 
 
 @dataclass(frozen=True, eq=False)
 class Priced:
-    """The devices' answers to I pairs of price and s.
+    """What each of M devices does at J pairs of a price of bandwidth and s = 1 / tau.
 
-    tokens [I, M], fractional; whole [I, M] int64, that rounded down; bandwidth_hz [I, M];
-    value [I, M] = phi; slope [I, M] = d phi / d s at a fixed price.
+    tokens [J, M], fractional; whole [J, M] int64, that rounded down; bandwidth_hz [J, M];
+    value [J, M] = phi; slope [J, M] = d phi / d s at a fixed price.
     """
 
     tokens: Floats
@@ -53,9 +53,9 @@ class Priced:
 def best_responses(
     problem: TokenProblem, price: Floats, s: Floats, standing: Bools | None = None
 ) -> Priced:
-    """Every device's best fractional tokens at `price` [I] (per Hz and second) and `s` [I] (1/s).
+    """Every device's best fractional tokens at `price` [J] (per Hz and second) and `s` [J] (1/s).
 
-    standing [I, M] names devices that shall upload for all their standing time, whatever s;
+    standing [J, M] names devices that shall upload for all their standing time, whatever s;
     by default those for which it is shorter than 1/s. K_min must be feasible at each s.
 
     By bisection over whole tokens on the sign of s (f(K+1) - f(K)) - mu dw/dK; within a segment
@@ -111,10 +111,10 @@ def best_responses(
     return Priced(tokens, whole, bandwidth, value, slope)
 
 
-def clearing_price(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> Floats:
-    """The price [I] at which the devices' answers use W_tot: next to 0 if they never do.
+def bandwidth_price(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> Floats:
+    """The price [J] of bandwidth at which the devices use W_tot together; near 0 if they never do.
 
-    guess [I]: where to look first. Any price gives a valid bound; this one the best at each s.
+    guess [J]: where to look first. Any price gives a valid bound; this one the best at each s.
     """
     left = problem.upload_max_s
     time = np.minimum(left, 1 / s[:, None])
@@ -149,13 +149,13 @@ def clearing_price(problem: TokenProblem, s: Floats, guess: Floats | None = None
 
 
 def least_time(problem: TokenProblem, tokens: Ints) -> Floats:
-    """The shortest round [I] in seconds that sends tokens [I, M]; inf where none is feasible.
+    """The shortest round [J] in seconds that sends tokens [J, M]; inf where none is feasible.
 
     Exact: the bandwidth needed falls as the round grows.
     """
     band = problem.bandwidth_total_hz
     payload = problem.payload_bits(tokens)
-    possible = problem.demand_hz(tokens, np.inf).sum(axis=1) <= band
+    possible = problem.bandwidth_needed_hz(tokens, np.inf).sum(axis=1) <= band
     # A lower bound is the whole band for one device alone; an upper one is found by growing.
     fastest = (payload / rate(band, problem.power_max_w, problem.gain_over_noise)).max(axis=1)
     left = problem.upload_max_s
@@ -163,11 +163,11 @@ def least_time(problem: TokenProblem, tokens: Ints) -> Floats:
     slowest, growing = fastest.copy(), possible.copy()
     while growing.any():
         slowest = np.where(growing, np.minimum(slowest * 4, np.maximum(longest, fastest)), slowest)
-        short = problem.demand_hz(tokens, slowest[:, None]).sum(axis=1) > band
+        short = problem.bandwidth_needed_hz(tokens, slowest[:, None]).sum(axis=1) > band
         growing &= short & (slowest < np.minimum(longest, 1e30 * fastest))
 
     def excess(times: Floats) -> Floats:
-        used: Floats = problem.demand_hz(tokens, times[:, None]).sum(axis=1)
+        used: Floats = problem.bandwidth_needed_hz(tokens, times[:, None]).sum(axis=1)
         return used / band - 1
 
     times = least_feasible(excess, fastest * (1 - 1e-12), slowest)

@@ -4,7 +4,7 @@ Minimise lambda max_m T_m + (1 - lambda) sum_m E_m with T_m = T_0,m + S_m(q_m) /
 E_m = E_cmp,m + p_m S_m(q_m) / R_m over bits q_m, powers and bandwidths, subject to
 sum W <= W_tot, p <= p_max, the energy caps, the time limits and sum_m err_m(q_m) <= budget.
 
-Block coordinate descent, as in the paper, with two blocks [I]:
+Block coordinate descent, as in the paper, with two blocks, inferred by us:
 
 - power and bandwidth for given bits: a geometric program, solved exactly (`uploads.cheapest`).
   One block, because either alone stalls: each leaves the other no slack at the round time;
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.allocate.problem import device_array, positive
 from cutlayer.allocate.radio_math import LN2, Floats, Ints, marginal_rate
+from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Shares, Uploads, cheapest
 from cutlayer.errors import AllocationError
 

@@ -1,5 +1,8 @@
 """ST-SFLora's own solver of P0: power, bandwidth and tokens in turn (arXiv 2605.26120).
 
+STE itself, the semantic transmission efficiency that P0 maximises: see `TokenPlan` in
+token_problem.py.
+
 Its steps, each with the other two variables held:
 
 1. power: the largest that the energy cap allows, up to p_max; at least what the standing time
@@ -9,11 +12,11 @@ Its steps, each with the other two variables held:
 3. tokens: the most that fit tau, the energy cap and the standing time at the present rate,
    K = floor(min(N, E_max R / (p beta) - 2, T_left R / beta - 2, tau R / beta - 2)).
 
-What becomes of it [I]: step 2 gives each device just the rate that its present K needs, so step
-3 finds that K again. Taken in this order the tokens never leave their start. With step 3 before
-step 2 the devices with better links fill up once to the slowest one's round time and then stay.
-Both orders are here, the paper's by default; `solve` reports the stall, and an infeasible start,
-as such. `cutlayer.allocate.exact` solves the same problem.
+What becomes of it, inferred by us: step 2 gives each device just the rate that its present K needs,
+so step 3 finds that K again. Taken in this order the tokens never leave their start. With step 3
+before step 2 the devices with better links fill up once to the slowest one's round time and then
+stay. Both orders are here, the paper's by default; `solve` reports the stall, and an infeasible
+start, as such. `cutlayer.allocate.exact` solves the same problem.
 """
 
 from dataclasses import dataclass
@@ -22,7 +25,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, plan_with_costs
 from cutlayer.allocate.radio_math import (
     Bools,
     Floats,
@@ -33,6 +35,7 @@ from cutlayer.allocate.radio_math import (
     power_under_energy,
     rate,
 )
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_costs
 
 Order = Literal["power-bandwidth-tokens", "power-tokens-bandwidth"]
 Status = Literal["settled", "stalled", "infeasible", "loop limit"]

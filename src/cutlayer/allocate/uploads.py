@@ -15,7 +15,8 @@ falling and convex in W. Its power and energy limits are a least bandwidth, `lea
 - Least weighted time and energy: with W = e^a, t = e^b, tau = e^c, e(W, t) is
   sum_k>0 (S ln2)^k e^((1-k)(a+b)) / (k! g), a sum of exponentials of linear forms; so are
   the limits and t + fixed <= tau. The problem is a geometric program: the least energy is convex
-  in ln tau, and one search on the sign of the derivative finds the optimum. [I]
+  in ln tau, and one search on the sign of the derivative finds the optimum. This form was
+  inferred by us.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -57,7 +58,7 @@ class Uploads:
     band_hz: float
 
     def air_time(self, round_time_s: float) -> Floats:
-        """t_m [M] in seconds; not above 0 where nothing is left."""
+        """Seconds t_m [M] left for each upload; 0 or less: none are left."""
         return np.minimum(round_time_s, self.limit_s) - self.fixed_s
 
     def needed_hz(self, round_time_s: float) -> Floats:
@@ -159,7 +160,7 @@ def in_time(uploads: Uploads, round_time_s: float) -> Shares:
 
 
 def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
-    """`in_time` of the devices that send at all, zeros for the others."""
+    """`in_time` for the devices that send anything; zeros for the others."""
     index = np.flatnonzero(sends)
     wide = np.zeros((4, len(sends)))
     price = 0.0

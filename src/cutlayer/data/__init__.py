@@ -1,1 +1,5 @@
-"""Samples, and who holds which."""
+"""Samples, and who holds which.
+
+sources.py reads what a job names (images.py, tables.py, rows.py), partition.py divides it among the
+devices. generate.py draws images (diffusion.py, pipelines.py, drawing.py).
+"""

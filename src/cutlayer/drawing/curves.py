@@ -87,7 +87,7 @@ def accuracy_by_round(curves: Curves, path: Path) -> None:
 
 
 def accuracy_by(amount: Amount, curves: Curves, path: Path) -> None:
-    """Accuracy against all that was spent so far; a method that spends none is a level line."""
+    """Accuracy against bytes, seconds or joules so far; a method that spends none is level."""
     found = means(curves, amount)
     totals = [float(spent[-1]) for _, _, spent, _ in found if spent[-1] > 0]
     with new_figure(path) as figure:

@@ -26,7 +26,7 @@ class Stages(Protocol):
 
     @property
     def duration_s(self) -> float:
-        """Of the round."""
+        """Seconds that the round takes."""
         ...
 
     def spans(self, device: int) -> Sequence[Any]:
@@ -62,7 +62,7 @@ def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
 def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Bandwidth, power, tokens, bits and cut of each device against its distance.
 
-    rows: of `run.plan.Plan.rows`; what is alike for all stands in the title.
+    rows: those of `Plan.rows`; what is alike for all stands in the title.
     """
     panels = {
         "bandwidth_mhz": "bandwidth (MHz)",
@@ -101,14 +101,14 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """What plans come to against the value that was swept; gaps where there is no plan.
 
-    rows: of `run.plan.sweep`.
+    rows: those of `cutlayer.sweep`, with one number for each value.
     """
     panels = {
         "round_s": "round (s)",
         "joules": "devices (J)",
         "sent": "up (bytes)",
         "ste": "STE (1/s)",
-        "devices": "devices",
+        "devices": "devices in time",
         "tokens": "mean tokens",
         "bits": "mean bits",
         "cut": "mean cut",
@@ -139,7 +139,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:
-    """The values as numbers; none where one of them is not."""
+    """The values as numbers; None where one of them is no number."""
     try:
         return [float(text) for text in texts]
     except ValueError:

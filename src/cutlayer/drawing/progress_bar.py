@@ -1,11 +1,11 @@
-"""The live bar of everything that takes minutes."""
+"""The live progress bar of runs, calibrations and the training of generators."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def make_bar(console: Console, *fields: str) -> Progress:
-    """A bar in a terminal, nothing elsewhere, with the times behind and ahead.
+    """A progress bar with the time passed and the time left; outside a terminal it shows nothing.
 
     fields: names of a task's fields to show beside it.
     """

@@ -17,7 +17,7 @@ Kind = TypeVar("Kind", bound=Section)
 
 
 def data(name: str | None) -> list[str]:
-    """The job's settings for images named by one word; none without a word.
+    """The job's settings for images named by one word; an empty list without a word.
 
     "demo", a parquet file or a folder that holds one, or a folder with one subfolder a class.
     """

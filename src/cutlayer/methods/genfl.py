@@ -2,8 +2,8 @@
 
 As fedlora; the job's `generated` section says what the server generates. From the same global
 adapter the server trains on generated images of the labels that a round's devices miss, and the
-average blends both: w = k1 sum rho_n w_n + k2 w_a, k1 + k2 = 1 [I: k2 is half the mean EMD]. The
-papers train all of a ResNet-18: method.train full.
+average blends both: w = k1 sum rho_n w_n + k2 w_a, k1 + k2 = 1; that k2 is half the mean EMD was
+inferred by us. The papers train all of a ResNet-18: method.train full.
 """
 
 from cutlayer.settings.method import Method

@@ -9,8 +9,8 @@ counted: cost_lora.py, cost_full.py and cost_resnet.py.
 from __future__ import annotations
 
 from cutlayer.model import cost_full, cost_lora, cost_resnet
-from cutlayer.model.families import ModelSpec, Train, check_train
 from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side, lora_parameters
+from cutlayer.model.spec import ModelSpec, Train, check_train
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",
@@ -84,7 +84,7 @@ def _part(
     train: Train,
     incoming: bool = False,
 ) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them."""
+    """The cost of blocks first ... last - 1, and of what this side has before or after them."""
     if train == "lora":
         check_train(spec, train)
     if spec.residual is not None:

@@ -6,18 +6,18 @@ of a batch, which are the same few for any number of samples, are left out.
 
 from __future__ import annotations
 
-from cutlayer.model.families import ModelSpec
 from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side
 from cutlayer.model.residual import Conv, Map
+from cutlayer.model.spec import ModelSpec
 
 # An index of max pooling takes as much memory as two floats.
 INDEX_FLOATS = 2
 
 
 def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: bool) -> Cost:
-    """Blocks first ... last - 1, with what the side has before or after them.
+    """The cost of blocks first ... last - 1, and of what this side has before or after them.
 
-    incoming: the gradient at the first block's input is wanted.
+    incoming: whether a gradient must be computed for the first block's input.
     """
     net = spec.residual
     assert net is not None

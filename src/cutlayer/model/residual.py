@@ -25,16 +25,16 @@ class Map(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Its positions."""
+        """Positions of the map: each crosses the cut as one token."""
         return self.side**2
 
     @property
     def numbers(self) -> int:
-        """Its values."""
+        """Values in the map: positions times channels."""
         return self.channels * self.tokens
 
     def through(self, conv: Conv) -> Map:
-        """What a convolution padded by half its kernel makes of it."""
+        """The map that a convolution, padded by half its kernel, makes of this one."""
         return Map(conv.outputs, -(-self.side // conv.stride))
 
 

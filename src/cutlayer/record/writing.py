@@ -1,4 +1,4 @@
-"""What is said when a run folder cannot be written."""
+"""One sentence for every failure to write a run folder."""
 
 import errno
 from collections.abc import Iterator

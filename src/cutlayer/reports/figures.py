@@ -66,14 +66,14 @@ def _of_one(run: Run, folder: Path) -> None:
 
 
 class _Stages:
-    """A round's spans as `plan_plots.gantt` asks for them."""
+    """A round's spans in the form that `plan_plots.gantt` draws."""
 
     def __init__(self, spans: Spans) -> None:
         self._spans = spans
         self.duration_s = spans.duration_s
 
     def spans(self, device: int) -> list[SimpleNamespace]:
-        """Of the device at a place."""
+        """The spans of the device at a place in the cohort."""
         one = self._spans
         return [
             SimpleNamespace(

@@ -46,7 +46,7 @@ def render(detailed: Sequence[Run], lines: Sequence[Line], reference: Run | None
 
 
 def asset(name: str) -> str:
-    """The text of a file of the page."""
+    """The text of a file in assets/ that the page is made of."""
     folder = importlib.resources.files("cutlayer.reports") / "assets"
     return (folder / name).read_text(encoding="utf-8")
 
@@ -54,7 +54,7 @@ def asset(name: str) -> str:
 def payload(
     detailed: Sequence[Run], lines: Sequence[Line], reference: Run | None = None
 ) -> dict[str, Any]:
-    """What the page's script is given."""
+    """The JSON that the page's script draws from."""
     runs = [run for line in lines for run in line.runs]
     several = len(runs) > 1
     together = _together(lines, reference) if several else []
@@ -103,7 +103,7 @@ def computed_views(run: Run) -> list[View]:
 
 
 def _other(reference: Run | None, run: Run) -> Run | None:
-    """The reference, unless it is the run itself."""
+    """The reference run; None where the run is the reference itself."""
     return None if reference is None or reference.folder == run.folder else reference
 
 

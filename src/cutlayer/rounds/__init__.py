@@ -1,1 +1,6 @@
-"""The rounds of a run, wherever its devices are: trained, measured, committed one by one."""
+"""The rounds of a run, wherever its devices are: trained, measured, committed one by one.
+
+loop.py is the one loop; it knows devices only as a `Fleet`, which is local_fleet.py in a simulation
+and remote_fleet.py over a network. run_folder.py begins a run's folder or reads it to resume,
+measure_round.py evaluates and makes the round's record, generated.py adds generated data.
+"""

@@ -13,6 +13,9 @@ _KINDS = {
     "integer": "whole number", "number": "number", "boolean": "true, false", "string": "text",
     "object": "texts by name", "null": "null",
 }  # fmt: skip
+_ADVICE = 10_000
+"""Upper bounds beyond this keep a machine from harm; they are no advice, and are not printed."""
+
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
@@ -73,7 +76,11 @@ def _kind(schema: dict[str, Any]) -> str:
         return " or ".join(_kind(one) for one in schema["anyOf"])
     if schema["type"] == "array":
         return f"list of {_kind(schema['items'])}"
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in _BOUNDS.items() if key in schema]
+    bounds = [
+        f"{sign} {schema[key]:g}"
+        for key, sign in _BOUNDS.items()
+        if key in schema and (">" in sign or schema[key] <= _ADVICE)
+    ]
     return " ".join([_KINDS[schema["type"]], *bounds])
 
 

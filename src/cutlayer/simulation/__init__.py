@@ -1,1 +1,5 @@
-"""Every device and the server in one process."""
+"""Every device and the server in one process.
+
+simulate.py runs a job or resumes it, compare.py runs several side by side, local_fleet.py makes the
+devices. The rounds themselves are those of rounds/loop.py, as over a network.
+"""

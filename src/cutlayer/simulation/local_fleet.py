@@ -13,7 +13,9 @@ from cutlayer.train.result import RoundResult
 
 
 class LocalFleet:
-    """Devices made for the round that draws them; they share one backbone (see rounds.Fleet)."""
+    """Devices made for the round that draws them; they share one backbone (see `Fleet` in
+    rounds/loop.py).
+    """
 
     real = False
     planning_source: PlanningSource | None = None

@@ -45,7 +45,7 @@ Policy = Callable[[Participants], float]
 
 
 def by_emd(now: Participants) -> float:
-    """Half the mean EMD: the less the devices' labels are like all, the more (our choice)."""
+    """Half the mean EMD: the less the devices' labels are like all, the more; inferred by us."""
     return float(now.distances.mean()) / 2
 
 

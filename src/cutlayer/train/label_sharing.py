@@ -1,8 +1,8 @@
 """Label sharing: devices send how many samples of each class they hold, if they like with noise.
 
 GenFL and GenFV (arXiv 2503.20166, 2503.19676) share labels before anything is generated; how many
-images of which class is [I]. A histogram is sent once a run and is not counted as traffic: tens
-of bytes, as other control messages.
+images of which class are drawn was inferred by us. A histogram is sent once a run and is not
+counted as traffic: tens of bytes, as other control messages.
 """
 
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ class SharedLabels:
     def wanted(self, devices: Sequence[int], kind: Mix) -> Floats:
         """The shares [C] in which a round of `devices` needs generated images.
 
-        missing [I]: b_y in proportion to max(0, p_g(y) - p_sel(y)), what the round's devices hold
-        too little of; whole: p_g, the mix of the whole fleet. A round that holds the fleet's own
-        mix misses nothing, and gets that mix.
+        missing: b_y in proportion to max(0, p_g(y) - p_sel(y)), what the round's devices hold too
+        little of, which was inferred by us; whole: p_g, the mix of the whole fleet. A round that
+        holds the fleet's own mix misses nothing, and gets that mix.
         """
         whole = mix(self.counts.sum(axis=0))
         if kind == "whole":

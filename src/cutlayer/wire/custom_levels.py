@@ -1,4 +1,4 @@
-"""Levels of one's own: a function of a job's that says where the values of a few bits lie."""
+"""Quantiser levels given by a user's function, which the job names by `module:FUNCTION`."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -47,7 +47,7 @@ def known_levels(name: str, setting: str) -> None:
 
 
 def pack_levels(name: str, bits: int) -> str | tuple[float, ...]:
-    """Levels as a frame's header has them: by name, or one's own as numbers."""
+    """Levels as a frame's header holds them: the name of published ones, the numbers of others."""
     if ":" not in name:
         return name
     return tuple(own_levels(name, bits).tolist()) if bits <= _MOST_BITS else "uniform"

@@ -20,7 +20,7 @@ _NUMBER = 10**5
 def activations_bytes(
     shape: tuple[int, int, int], quantizer: Quantizer, num_classes: int, masked: bool = False
 ) -> int:
-    """Of a frame of activations [B, T, D]."""
+    """Bytes of a frame with the activations [B, T, D] of a batch."""
     B, T, D = shape
     tensor = _tensor(quantizer)
     header = ActivationsHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, tensor, num_classes)
@@ -29,14 +29,14 @@ def activations_bytes(
 
 
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:
-    """Of a frame with the gradient of activations [B, T, D]."""
+    """Bytes of a frame with the gradient of activations [B, T, D]."""
     B, T, D = shape
     header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
     return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 
 
 def adapter_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]], bits: int) -> int:
-    """Of a frame with an adapter's named shapes, at 16 or 32 bits; 0 without tensors."""
+    """Bytes of a frame with an adapter's tensors at 16 or 32 bits; 0 for an adapter without any."""
     found = tuple(tensors)
     if not found:
         return 0
@@ -54,7 +54,7 @@ def body_bytes(rows: int, width: int, quantizer: Quantizer) -> int:
 
 
 def label_bits(num_classes: int) -> int:
-    """Bits of one label."""
+    """Bits that one label takes: ceil(log2(num_classes))."""
     return (num_classes - 1).bit_length()
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.settings.method import Quantizer
+from cutlayer.settings.method import LEVELS, Quantizer
 from cutlayer.wire.custom_levels import own_levels
 
 Float32 = NDArray[np.float32]
@@ -46,9 +46,9 @@ def quantize(
     if x.numel() == 0:
         return b""
     if quantizer.bits == 32:
-        return _finite(x, what).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        return finite(x, what).contiguous().numpy().astype("<f4", copy=False).tobytes()
     if quantizer.bits == 16:
-        y = _finite(x.to(torch.bfloat16), what).view(torch.int16)
+        y = finite(x.to(torch.bfloat16), what).view(torch.int16)
         return y.contiguous().numpy().astype("<i2", copy=False).tobytes()
     groups = x.contiguous() if quantizer.per == "token" else x.reshape(1, -1)
     if quantizer.levels == "gaussian":
@@ -77,7 +77,7 @@ def dequantize(
 
     own: the sender's levels, which take the place of the Gaussian ones.
     The caller checks len(body) == body_bytes(...). Raises FrameError where the body holds ranges
-    or values that are not finite numbers.
+    or values that are not finite numbers, or its levels are neither known nor given.
     """
     bits, shape = quantizer.bits, (rows, width)
     if rows * width == 0:
@@ -88,6 +88,11 @@ def dequantize(
         wide = np.frombuffer(body, "<u2").astype(np.uint32)
         wide <<= 16
         return sound(torch.from_numpy(wide.view(np.float32))).view(shape)
+    if own is None and quantizer.levels not in LEVELS:
+        raise FrameError(
+            f"the frame's levels {quantizer.levels!r} are not known here: have them sent along, or "
+            f"take {' or '.join(LEVELS)}"
+        )
     groups = rows if quantizer.per == "token" else 1
     fields = 2 if quantizer.levels == "uniform" else 1
     levels = gaussian_levels(bits) if own is None else own
@@ -123,7 +128,8 @@ def sound(x: Tensor) -> Tensor:
     return x
 
 
-def _finite(x: Tensor, what: str) -> Tensor:
+def finite(x: Tensor, what: str) -> Tensor:
+    """x, a tensor to encode that is not empty, or RunError where it holds NaN or infinity."""
     low, high = x.min().item(), x.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise _not_finite(what)

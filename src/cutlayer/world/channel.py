@@ -41,8 +41,9 @@ def power_gain(
 class Radio:
     """What turns bandwidth, power and gain into a rate.
 
-    noise_w_per_hz: N0. snr_gap: SNR lost to coding and modulation (1: Shannon's bound).
-    max_bps_per_hz: cap of spectral efficiency, None for none.
+    noise_w_per_hz: N0. snr_gap: ratio by which coding and modulation lower the signal-to-noise
+    ratio (1: Shannon's bound).
+    max_bps_per_hz: most bit/s for each Hz of bandwidth; None: no such limit.
     """
 
     noise_w_per_hz: float
@@ -72,5 +73,5 @@ class Radio:
         return array(snr * self.snr_gap * self.noise_w_per_hz * bandwidth_hz / array(power_w))
 
     def broadcast_bps(self, bandwidth_hz: float, power_w: float, gain: Array) -> float:
-        """Rate of one message for all of `gain` [M]: that of the worst (ST-SFLora's R_DL)."""
+        """Bit/s of one message for all of `gain` [M]: that of the worst (ST-SFLora's R_DL)."""
         return float(self.rate_bps(bandwidth_hz, power_w, gain.min()))

@@ -108,7 +108,7 @@ class _Grid:
 
 
 def _alone(times: Durations) -> _Grid:
-    """Every device as if the server were its own."""
+    """The timeline if each device had a server to itself."""
     grid = _Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -126,7 +126,7 @@ def _alone(times: Durations) -> _Grid:
 
 
 def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) -> _Grid:
-    """One pass a step and pool over the batches of `hopeful` devices; others get no server time."""
+    """The server computes a pool's batches of one step together, for the `hopeful` devices only."""
     grid = _Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -159,7 +159,7 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
 
 
 def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
-    """One queue. `alone` is already right where nobody waits, and for all that is sent one-way."""
+    """The server takes batches one at a time; `alone` already holds for all who never wait."""
     if not times.server_s.any():
         return alone
     if times.one_way or len(alone.end["server"]) == 1:
@@ -177,7 +177,7 @@ def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
 
 
 def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
-    """A queue whose next arrivals depend on when earlier ones were served: event by event."""
+    """The queue event by event, since when a device's next batch comes depends on its last one."""
     grid = _Grid(times)
     everyone = np.ones(len(reachable), dtype=bool)
     begin = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)

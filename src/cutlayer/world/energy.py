@@ -21,7 +21,7 @@ def cycles(flops: npt.ArrayLike, fleet: Fleet) -> Array:
 
 
 def compute_j(flops: npt.ArrayLike, fleet: Fleet) -> Array:
-    """E = kappa * cycles * f^2 [M], the CMOS model of the literature [I].
+    """E = kappa * cycles * f^2 [M], the usual model of a processor; inferred by us.
 
     Ticks are counted once for all cores, so kappa is the whole processor's and kappa f^3 its power.
     """

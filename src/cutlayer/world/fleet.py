@@ -7,7 +7,7 @@ power times its time; idle draw is not charged apart. The radio is assumed to be
 modem (3GPP TS 38.101-1, clause 6.2.1: 23 dBm, 0.2 W).
 
 - phones: ST-SFLora's class (arXiv 2605.26120): clock uniform in 1.0-1.5 GHz, 4 to 6 cores, 1 FLOP
-  a cycle and core, 0.2 W. [I] energy coefficient 1e-27 (2 W at 1.25 GHz); 8 GiB assumed.
+  a cycle and core, 0.2 W. Inferred by us: energy coefficient 1e-27 (2 W at 1.25 GHz), 8 GiB.
 - raspberry-pi-4: product brief: BCM2711, four Cortex-A72, 1.8 GHz since 2021, 8 GB version. Peak
   8 FLOPs: one 128-bit FMA a cycle. 7.2 W at the wall in HPL, where it reached 11.8 Gflop/s of
   the 28.8 of its float64 peak (github.com/geerlingguy/sbc-reviews, issue 4).
@@ -30,13 +30,13 @@ import numpy.typing as npt
 
 from cutlayer.errors import WorldError
 from cutlayer.seeds import numpy_rng
-from cutlayer.settings.world import FleetSettings
+from cutlayer.settings.places import FleetSettings
 from cutlayer.world.tables import read_table
 from cutlayer.world.units import Array, Flags, array
 
 DATA_SIZE = 500
-"""Samples a device of a preset holds until the run's partition says otherwise [I: 400-500 in
-SFLAM's public code]."""
+"""Samples a device of a preset holds until the run's partition says otherwise; inferred by us from
+SFLAM's public code, which has 400 to 500."""
 
 
 class Board(NamedTuple):
@@ -97,7 +97,7 @@ class Fleet:
 
     @property
     def devices(self) -> int:
-        """M."""
+        """How many devices there are (M)."""
         return len(self.x_m)
 
     @property

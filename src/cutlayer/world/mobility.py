@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.seeds import numpy_rng
-from cutlayer.settings.world import FleetSettings, MobilitySettings
+from cutlayer.settings.places import FleetSettings, MobilitySettings
 from cutlayer.world.fleet import Fleet, place
 from cutlayer.world.units import Array, Flags, array
 
@@ -29,7 +29,7 @@ class Motion:
     present: Flags
 
     def seen_from(self, x_m: float, y_m: float) -> Motion:
-        """The same with (x_m, y_m) as the origin."""
+        """The same motion with the server at (x_m, y_m) as the origin."""
         return replace(self, x_m=self.x_m - x_m, y_m=self.y_m - y_m)
 
 

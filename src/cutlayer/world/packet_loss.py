@@ -1,7 +1,7 @@
-"""Packets that are lost and sent again: how much later a frame is whole.
+"""Packets that are lost and sent again: by how many seconds a frame arrives later.
 
-As TCP does under BBR, which does not take a loss for congestion. Measured beside it by
-benchmarks/link.py.
+The sender behaves as TCP with BBR, which does not slow down when packets are lost.
+benchmarks/link.py compares this with a real link.
 """
 
 import numpy as np

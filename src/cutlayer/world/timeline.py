@@ -27,7 +27,7 @@ class Durations:
     forward_s to backward_s are [S, M], of every step (S: most steps of any device), as the last
     batch of an epoch is smaller; upload_s is the adapter's. steps: int [M], 1 or more.
     one_way: no gradient returns, and downlink and backward do not take place.
-    Infinity means never (a rate of 0). Build it with `durations`.
+    Infinity: the stage never ends (a rate of 0). Build it with `durations`.
     """
 
     broadcast_s: Array

@@ -12,7 +12,7 @@ LIGHT_MPS = 299_792_458.0
 
 
 def array(values: npt.ArrayLike) -> Array:
-    """Float64, without a copy where it is already."""
+    """The values as a float64 array; not copied where they are one already."""
     return np.asarray(values, dtype=np.float64)
 
 

@@ -1,1 +1,5 @@
-"""A device of a network run."""
+"""A device of a network run.
+
+join.py connects and takes part; device_requests.py does what the server asks, on device_data.py;
+machine.py says what the device can compute.
+"""

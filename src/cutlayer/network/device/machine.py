@@ -1,11 +1,11 @@
-"""What a device is and can do, as it tells the server when it joins."""
+"""What a device is and can do, as it tells the server when it joins: Linux, macOS and Windows."""
 
-import os
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 _SIDE = 384
@@ -24,7 +24,16 @@ class Machine:
 
 def describe_machine() -> Machine:
     """This machine; takes a fifth of a second."""
-    return Machine(_processor()[:200], len(os.sched_getaffinity(0)), _memory(), _flops_per_s())
+    memory = psutil.virtual_memory().total
+    return Machine(_processor()[:200], usable_cores(), memory, _flops_per_s())
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say (macOS)."""
+    process = psutil.Process()
+    if hasattr(process, "cpu_affinity"):
+        return len(process.cpu_affinity() or [0])
+    return psutil.cpu_count() or 1
 
 
 def _flops_per_s() -> float:
@@ -37,11 +46,8 @@ def _flops_per_s() -> float:
     return 2 * _SIDE**3 / best_s
 
 
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _processor() -> str:
+    """Linux tells the name in a file; elsewhere Python knows it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -49,4 +55,4 @@ def _processor() -> str:
                 return value.strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine() or "unknown"

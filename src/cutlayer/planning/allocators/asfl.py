@@ -22,5 +22,5 @@ def solve(now: PlanningInput) -> RoundDecisions:
 
 
 def paper_cuts(depth: int) -> tuple[int, ...]:
-    """The paper's cuts 8, 6, 4, 2 of nine split points, in proportion to another depth [I]."""
+    """The paper's cuts 8, 6, 4, 2 of nine, in proportion to the model's depth: inferred by us."""
     return tuple(max(1, round(cut * depth / 9)) for cut in asfl.PAPER_CUTS)

@@ -4,7 +4,7 @@ import numpy as np
 
 from cutlayer.allocate import equal, exact, st_sflora
 from cutlayer.allocate.decision import Decision, tokens_of
-from cutlayer.allocate.problem import TokenPlan, TokenProblem, require_feasible
+from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, require_feasible
 from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 

@@ -17,7 +17,7 @@ CELLS = 100_000
 
 @dataclass(frozen=True)
 class Quantity:
-    """Something that a device gets or spends in a round: of its turn, or None."""
+    """Something that a device gets or spends in a round, and how to read it from the record."""
 
     key: str
     title: str

@@ -107,7 +107,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's."""
+        """The name of the run folder."""
         return self.folder.resolve().name
 
     @property
@@ -117,18 +117,18 @@ class Run:
 
     @property
     def accuracy(self) -> float | None:
-        """The last one measured."""
+        """The last accuracy that was measured, as a fraction."""
         found = [row.accuracy for row in self.rows if row.accuracy is not None]
         return found[-1] if found else None
 
     @property
     def up_bytes(self) -> int:
-        """From all devices to the server, over the whole run."""
+        """Bytes from all devices to the server, over the whole run."""
         return sum(row.up_bytes for row in self.rows)
 
     @property
     def down_bytes(self) -> int:
-        """From the server to all devices, over the whole run."""
+        """Bytes from the server to all devices, over the whole run."""
         return sum(row.down_bytes for row in self.rows)
 
     @property
@@ -139,7 +139,7 @@ class Run:
 
     @property
     def joules(self) -> float | None:
-        """Of all devices, in the job's world."""
+        """Joules of all devices over the whole run, in the job's world."""
         if self.virtual_s is None:
             return None
         return sum(sum(row.joules.values()) for row in self.rows)
@@ -159,7 +159,7 @@ class Line:
 
     @property
     def job(self) -> Job:
-        """Of its first run."""
+        """The job of the line's first run."""
         return self.runs[0].job
 
 

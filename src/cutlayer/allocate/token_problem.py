@@ -1,4 +1,4 @@
-"""What the token allocators are asked and what they answer: P0 of ST-SFLora as arrays.
+"""ST-SFLora's problem P0 as arrays: which tokens, bandwidth and power give the largest STE.
 
 P0 (arXiv 2605.26120): over tokens K_m, bandwidths W_m and powers p_m of M devices maximise the
 semantic transmission efficiency STE = sum_m f_m(K_m) / max_m T_m, T_m = S_m / R(W_m, p_m),
@@ -123,12 +123,12 @@ class TokenProblem:
 
     @property
     def devices(self) -> int:
-        """M."""
+        """How many devices take part (M)."""
         return len(self.gain)
 
     @property
     def tokens_max(self) -> int:
-        """N."""
+        """The most tokens of a sample (N)."""
         return int(self.importance.shape[1]) - 1
 
     @property
@@ -138,7 +138,7 @@ class TokenProblem:
 
     @property
     def upload_max_s(self) -> Floats:
-        """[M] what the standing time leaves for the upload; not above 0 where nothing is left."""
+        """[M] seconds of the standing time left for the upload; 0 or less: none are left."""
         return self.time_max_s - self.fixed_time_s
 
     def payload_bits(self, tokens: npt.ArrayLike) -> Floats:
@@ -146,8 +146,8 @@ class TokenProblem:
         bits: Floats = self.bits_per_token * (np.asarray(tokens) + self.extra_tokens)
         return bits
 
-    def demand_hz(self, tokens: npt.ArrayLike, round_time_s: npt.ArrayLike) -> Floats:
-        """w_m(K_m, tau) in Hz for tokens [..., M] and round times [..., 1] or scalar."""
+    def bandwidth_needed_hz(self, tokens: npt.ArrayLike, round_time_s: npt.ArrayLike) -> Floats:
+        """Least bandwidth w_m(K_m, tau) in Hz for tokens [..., M] and one or more round times."""
         time = np.minimum(round_time_s, self.upload_max_s)
         return least_bandwidth(
             self.payload_bits(tokens),
@@ -206,7 +206,9 @@ def plan_for_time(problem: TokenProblem, tokens: Ints, round_time_s: float) -> T
     """The plan that sends these tokens in this round time with the least bandwidth each."""
     time = np.minimum(round_time_s, problem.upload_max_s)
     power = power_in_time(time, problem.power_max_w, problem.energy_max_j)
-    return plan_with_costs(problem, tokens, problem.demand_hz(tokens, round_time_s), power)
+    return plan_with_costs(
+        problem, tokens, problem.bandwidth_needed_hz(tokens, round_time_s), power
+    )
 
 
 def violations(problem: TokenProblem, plan: TokenPlan, tolerance: float = 1e-9) -> list[str]:
@@ -238,7 +240,7 @@ def obstacles(problem: TokenProblem) -> list[str]:
     """
     left, need = (
         problem.upload_max_s,
-        problem.demand_hz(np.full(problem.devices, problem.tokens_min), np.inf),
+        problem.bandwidth_needed_hz(np.full(problem.devices, problem.tokens_min), np.inf),
     )
     payload = problem.payload_bits(problem.tokens_min)
     least_energy = payload * LN2 / problem.gain_over_noise

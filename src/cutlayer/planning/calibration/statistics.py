@@ -1,0 +1,122 @@
+"""What a calibration says of a plan: its allocator's statistics, and what survives its settings."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.errors import AllocationError
+from cutlayer.job import Job
+from cutlayer.planning.calibration.record import Calibration, calibration_for
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Survival:
+    """How much of the predictions survives the cut, as the mean over a round's devices.
+
+    agreement: share of predictions that stay what they are without compression; least: of the
+    device with the smallest. accuracy: on the labels; whole: without compression. between: some
+    numbers of tokens lie between measured ones. samples: that were measured on.
+    """
+
+    agreement: float
+    least: float
+    accuracy: float
+    whole: float
+    between: bool
+    samples: int
+
+    def sentence(self) -> str:
+        """For people."""
+        how = "interpolated between measured tokens" if self.between else "measured"
+        return (
+            f"{100 * self.agreement:.1f} % of predictions survive these cuts, tokens and bits "
+            f"(least: {100 * self.least:.1f} %), with an accuracy of {100 * self.accuracy:.1f} % "
+            f"against {100 * self.whole:.1f} % uncompressed: {how} on {self.samples} samples by "
+            "cutlayer calibrate, before any training"
+        )
+
+
+class StatisticsFromCalibration:
+    """Measures as the job's calibration has them, alike for every device (see Measures)."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._found: dict[bool, Calibration | None] = {}
+
+    def importance(self, devices: Sequence[int], cut: int) -> Floats:
+        """See Measures. Raises AllocationError for a cut that was not calibrated."""
+        curves = self._record(exact=False).importance
+        return np.tile(self._at(curves, cut), (len(devices), 1))
+
+    def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
+        """See Measures. Raises AllocationError for a cut that was not calibrated."""
+        record = self._record(exact=False)
+        spread, square = self._at(record.range_16, cut), self._at(record.mean_square, cut)
+        return np.full(len(devices), spread), np.full(len(devices), square)
+
+    def calibration(self) -> Calibration:
+        """See Measures."""
+        return self._record(exact=True)
+
+    def survival(self, decisions: Iterable[Decision], patches: int) -> Survival | None:
+        """What was measured of these decisions; None where it was not, or nothing is cut."""
+        record = self._find(exact=True) if self.job.method.split else None
+        return None if record is None else _survival(record, decisions, patches)
+
+    def _record(self, exact: bool) -> Calibration:
+        found = self._find(exact)
+        if found is None:
+            raise AllocationError(
+                f"method.allocation.solver: {self.job.method.allocation.solver!r} goes by what "
+                "was measured, and this model and data never were: run cutlayer calibrate with "
+                "this job first"
+            )
+        return found
+
+    def _find(self, exact: bool) -> Calibration | None:
+        """The job's record, looked for once."""
+        if exact not in self._found:
+            self._found[exact] = calibration_for(self.job, exact=exact)
+        return self._found[exact]
+
+    def _at(self, by_cut: dict[int, Any], cut: int) -> Any:
+        if cut not in by_cut:
+            raise AllocationError(
+                f"model.cut: {cut} was not calibrated, only {', '.join(map(str, by_cut))}: run "
+                "cutlayer calibrate with this job, or take one of these"
+            )
+        return by_cut[cut]
+
+
+def _survival(record: Calibration, decisions: Iterable[Decision], patches: int) -> Survival | None:
+    """See StatisticsFromCalibration.survival: between two numbers of tokens by a straight line."""
+    found, between = [], False
+    for one in decisions:
+        keep = min(one.keep(patches), record.tokens[-1])
+        known = one.cut in record.cuts and one.bits_up in record.bits
+        if not known or keep < record.tokens[0]:
+            return None
+        between = between or keep not in record.tokens
+        cut, bits = record.cuts.index(one.cut), record.bits.index(one.bits_up)
+        agreement, accuracy = (
+            float(np.interp(keep, record.tokens, table[cut, :, bits]))
+            for table in (record.agreement, record.accuracy)
+        )
+        found.append((agreement, accuracy, float(record.accuracy[cut, -1, -1])))
+    agreements, accuracies, whole = np.array(found).T
+    if np.isnan(agreements).any():  # fewer than all tokens at cut 0, where nothing ranks them
+        return None
+    return Survival(
+        float(agreements.mean()),
+        float(agreements.min()),
+        float(accuracies.mean()),
+        float(whole.mean()),
+        between,
+        record.samples,
+    )

@@ -1,0 +1,61 @@
+"""A plan or a sweep as files: a CSV of what is printed, and pictures."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cutlayer.files import write_atomically
+from cutlayer.planning import plan_sweep
+from cutlayer.planning.plan import COLUMNS, Plan
+from cutlayer.planning.plan_totals import spread_of
+from cutlayer.record.writing import writing
+
+
+def write_plan(found: Plan, folder: Path) -> list[Path]:
+    """Write plan.csv and pictures of the round and of who got what; returns their paths."""
+    from cutlayer.drawing import plan_plots
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(found.rows(), [column.key for column in COLUMNS], folder / "plan.csv")
+        plan_plots.gantt(found.timeline, list(found.decided.decisions), folder / "round.png")
+        plan_plots.shares(found.rows(), folder / "shares.png")
+    return [folder / name for name in ("plan.csv", "round.png", "shares.png")]
+
+
+def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    """Write sweep.csv and the curves of a sweep; returns their paths.
+
+    The CSV has a column for each setting that was swept. Values of several draws are their mean,
+    with the standard deviation in a column beside it that ends in _std.
+    """
+    from cutlayer.drawing import plan_plots
+
+    numbers = [column.key for column in plan_sweep.COLUMNS if column.key != "value"]
+    drawn = any(isinstance(row.get("round_s"), list) for row in rows)
+    names = [*rows[0]["settings"], *numbers, *([f"{key}_std" for key in numbers] if drawn else [])]
+    plain = [row | row["settings"] | _averaged(row, numbers) for row in rows]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(plain, ["value", *names, "why"], folder / "sweep.csv")
+        plan_plots.sweep(plain, folder / "sweep.png")
+    return [folder / name for name in ("sweep.csv", "sweep.png")]
+
+
+def _averaged(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """Mean and spread of what has a value a draw."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        if isinstance(row.get(key), list):
+            found[key], found[f"{key}_std"] = spread_of(row[key])
+    return found
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
