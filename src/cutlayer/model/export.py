@@ -4,6 +4,7 @@ Both are read and written without importing peft.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,32 +15,43 @@ from safetensors.torch import save
 
 from cutlayer.errors import ModelError
 from cutlayer.files import write_atomically
+from cutlayer.model.adapter_fit import check_classes, check_settings, check_shapes
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.files import find_file
 from cutlayer.model.lora import HEAD, Adapter
-from cutlayer.model.weights import SINGLE, skeleton
+from cutlayer.model.weights import SINGLE, current_names, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+LABELS = "labels.json"
 PREFIX = "base_model.model."
 # What a checkpoint holds besides what trains and computes: written as zeros, not read.
 IDLE = (".num_batches_tracked", ".mask_token")
 
 
-def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
+def save_adapter(
+    adapter: Adapter,
+    model: CutModel,
+    folder: str | Path,
+    classes: Sequence[str] | None = None,
+) -> Path:
     """Write `adapter` so that others load it. Each file is whole or not there at all.
 
     LoRA: `peft.PeftModel.from_pretrained(base, folder)`; the base is Hugging Face's classification
     model of the same checkpoint and classes. Full training: a checkpoint of the whole model for
     `AutoModelForImageClassification.from_pretrained(folder)` (of texts:
-    `AutoModelForSequenceClassification`), which a job's model.path can also name. Returns the
-    folder.
+    `AutoModelForSequenceClassification`), which a job's model.path can also name. classes:
+    the names of the labels, in order; beside an adapter they are in labels.json (id2label and
+    label2id, as from_pretrained of the base takes them), of a whole model in its config. Returns
+    the folder.
     Raises ModelError when the adapter is not one of this model, OSError when it cannot be written.
     """
-    _check(adapter, model, "adapter")
+    check_shapes({k: tuple(t.shape) for k, t in adapter.items()}, model, "adapter", "adapter")
     held = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
-    files = _checkpoint(held, model.spec) if model.train == "full" else _peft(held, model)
+    files = _peft(held, model) if model.train == "lora" else _checkpoint(held, model.spec, classes)
+    if classes is not None and model.train == "lora":
+        files[LABELS] = _json(_labels(classes))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -47,35 +59,70 @@ def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
     return folder
 
 
-def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
+def load_adapter(
+    folder: str | Path,
+    model: CutModel,
+    classes: Sequence[str] | None = None,
+    field: str = "adapter",
+) -> Adapter:
     """The adapter that `save_adapter` or PEFT wrote, on the model's torch device.
 
-    Raises ModelError when the files are missing or corrupt, or belong to another model.
+    classes: names that must be the adapter's, in order, where it has names. field: what errors call
+    the folder's setting. Raises ModelError when the files are missing or corrupt, or belong to
+    another model.
     """
-    full = model.train == "full"
-    file = Path(folder) / (SINGLE if full else WEIGHTS)
+    full, folder = model.train == "full", Path(folder)
+    file = folder / (SINGLE if full else WEIGHTS)
     if not file.is_file():
-        raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
+        kind = "a whole model" if full else "an adapter"
+        raise ModelError(f"{field}: there is no {file}: give a folder that holds {kind}")
     try:
-        config = json.loads(
-            (file.parent / ("config.json" if full else CONFIG)).read_text(encoding="utf-8")
-        )
+        config = json.loads((folder / ("config.json" if full else CONFIG)).read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"its configuration is a {type(config).__name__}")
+        if not full:
+            check_settings(config, model, field, folder)
         with safe_open(file, framework="pt", device="cpu") as tensors:
+            keys = [key for key in tensors.keys() if not key.endswith(IDLE)]  # noqa: SIM118
+            names = current_names([key.removeprefix(PREFIX) for key in keys], model)
+            shapes = [tuple(tensors.get_slice(key).get_shape()) for key in keys]
+            held = dict(zip(names, shapes, strict=True))
+            check_shapes(held, model, field, folder, config.get("target_modules"))
+            if classes is not None:
+                known = class_names(folder)
+                check_classes(classes if known is None else known, classes, field, folder)
             adapter = {
-                key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
-                for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
-                if not key.endswith(IDLE)
+                name: tensors.get_tensor(key).to(model.compute, model.dtype)
+                for name, key in zip(names, keys, strict=True)
             }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
-    _check(adapter, model, str(folder))
-    lora = model.spec.lora
-    if not full and config.get("lora_alpha") != lora.alpha:
-        raise ModelError(
-            f"model.lora.alpha: {lora.alpha} but {folder} was trained with "
-            f"{config.get('lora_alpha')}: take the same"
-        )
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{field}: {folder} cannot be read ({error}): restore its files") from None
+    for key, tensor in adapter.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{field}: {key} of {folder} is not finite: give a sound adapter")
     return adapter
+
+
+def class_names(folder: Path) -> list[str] | None:
+    """The names of the classes in a folder that `save_adapter` wrote; None where it has none.
+
+    Raises OSError or ValueError for files that cannot be read.
+    """
+    file = folder / LABELS
+    if not file.is_file():
+        file = folder / "config.json"
+    if not file.is_file():
+        return None
+    values = json.loads(file.read_text("utf-8"))
+    found = values.get("id2label") if isinstance(values, dict) else None
+    if not isinstance(found, dict) or not found:
+        return None
+    names = [found.get(str(number)) for number in range(len(found))]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"id2label of {file.name} does not name classes 0 to {len(found) - 1}")
+    # Hugging Face's own names for classes that nobody named.
+    unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
+    return None if unnamed else [str(name) for name in names]
 
 
 def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
@@ -98,11 +145,25 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
     tensors = {PREFIX + key: value for key, value in adapter.items()}
     return {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
-        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        CONFIG: _json(config),
     }
 
 
-def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
+def _labels(classes: Sequence[str]) -> dict[str, Any]:
+    """The names of the classes as Hugging Face's configurations have them."""
+    return {
+        "id2label": {str(index): name for index, name in enumerate(classes)},
+        "label2id": {name: index for index, name in enumerate(classes)},
+    }
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _checkpoint(
+    adapter: Adapter, spec: ModelSpec, classes: Sequence[str] | None
+) -> dict[str, bytes]:
     """The files of a whole model, by name: weights, config, and what prepares its inputs."""
     empty = skeleton(replace(spec, weights="pretrained"), 0)
     tensors = {
@@ -114,6 +175,9 @@ def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
     config: Any = empty.config
     config.architectures = [spec.parts.architecture]
     config.dtype = str(next(iter(adapter.values())).dtype).removeprefix("torch.")
+    if classes is not None:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: index for index, name in enumerate(classes)}
     if spec.modality == "image":
         config.image_size = spec.image_size
     return {
@@ -131,23 +195,6 @@ def _preparation(spec: ModelSpec) -> dict[str, bytes]:
         names = ["tokenizer.json" if whole else "vocab.txt", "tokenizer_config.json"]
     found = {name: find_file(spec.path, name) for name in names}
     return {name: file.read_bytes() for name, file in found.items() if file is not None}
-
-
-def _check(adapter: Adapter, model: CutModel, what: str) -> None:
-    """Raise ModelError unless `adapter` has the tensors and shapes of the model's adapters."""
-    shapes = model.shapes()
-    for key in [*shapes, *adapter]:
-        if key not in adapter or key not in shapes:
-            verb = "lacks" if key in shapes else "has an unknown tensor,"
-            raise ModelError(
-                f"adapter: {what} {verb} {key}: it must come from the same model, "
-                "model.lora.targets and side"
-            )
-        if tuple(adapter[key].shape) != shapes[key]:
-            raise ModelError(
-                f"adapter: {key} of {what} has shape {list(adapter[key].shape)}, not "
-                f"{list(shapes[key])}: it must come from the same model, rank and classes"
-            )
 
 
 def _target_modules(model: CutModel) -> list[str]:

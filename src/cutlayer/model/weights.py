@@ -7,7 +7,7 @@ stays out, and the tensors of the rest are read one by one from the safetensors 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,6 +226,20 @@ def _read(
                 converter = by_pattern[pattern]
                 converter.add_tensor(target, key, pattern, value)
                 yield from converter.convert(target, model=model).items()
+
+
+def current_names(keys: Sequence[str], model: CutModel) -> list[str]:
+    """The names that adapter tensors have today; older ones are translated as in `_read`."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    shapes: dict[str, Any] = dict(model.shapes())
+    if all(key in shapes for key in keys):
+        return list(keys)
+    table = get_model_conversion_mapping(model.module)
+    renamings = [step for step in table if not isinstance(step, WeightConverter)]
+    base = model.spec.parts.base
+    return [rename_source_key(key, renamings, [], base, shapes)[0] for key in keys]
 
 
 def _files(spec: ModelSpec) -> dict[str, list[str]]:

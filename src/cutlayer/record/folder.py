@@ -7,6 +7,11 @@ JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter
 ROSTER_FILE, CODE_FILE = "fleet.json", "code.json"
 
 
+def device_folder(device: int) -> str:
+    """Below the adapter folder, where an adapter lies that one device keeps for itself."""
+    return f"device-{device:04d}"
+
+
 def new_folder(name: str) -> Path:
     """A folder below runs/ named by the time and `name`, not yet made."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -14,7 +14,7 @@ from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, save_state
-from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
+from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE, device_folder
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
@@ -147,12 +147,13 @@ def _train(
 
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own."""
-    task = task_of(job, len(parts.train.classes))
+    classes = parts.train.classes
+    task = task_of(job, len(classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            task.export(adapter, parts.model, folder / f"device-{index:04d}")
+            task.export(adapter, parts.model, folder / device_folder(index), classes)
     else:
-        task.export(state.adapter, parts.model, folder)
+        task.export(state.adapter, parts.model, folder, classes)
 
 
 def _append(path: Path, row: Row) -> None:

@@ -46,6 +46,7 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
     Raises JobError or RunError.
     """
     hashes = refresh(job.own_code)
+    first = first_adapter(job, parts.model, parts.train.classes)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
@@ -54,7 +55,7 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)
         plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
-    return RunState(0, first_adapter(job, parts.model))
+    return RunState(0, first)
 
 
 def _check_code(folder: Path, job: Job) -> None:

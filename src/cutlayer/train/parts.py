@@ -1,5 +1,6 @@
 """Everything a run needs before its first round, made from a job."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.partition import label_counts, partition
 from cutlayer.data.sources import load
-from cutlayer.errors import JobError
+from cutlayer.errors import JobError, ModelError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
+from cutlayer.model.export import load_adapter
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
@@ -76,9 +78,34 @@ def compute_device(job: Job) -> torch.device:
     return torch.device("cuda" if there and job.training.compute != "cpu" else "cpu")
 
 
-def first_adapter(job: Job, model: CutModel) -> Adapter:
-    """The adapter every device starts from."""
-    return model.new_adapter(derive(job.seed, "adapter"))
+def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
+    """The adapter every device starts from: a new one, or that of model.adapter.
+
+    classes: the data's, which must be the adapter's where it names its own. Raises ModelError.
+    """
+    if job.model.adapter is None:
+        return model.new_adapter(derive(job.seed, "adapter"))
+    adapter = load_adapter(job.model.adapter, model, classes, "model.adapter")
+    _check_bare_blocks(job, model, adapter)
+    return adapter
+
+
+def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
+    """Raise ModelError where frozen devices would run blocks without what the adapter has there.
+
+    Looks at blocks that every device runs, whatever cut it gets.
+    """
+    if not job.method.split or job.method.device != "frozen":
+        return
+    chosen = job.method.allocation
+    moves = chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver
+    for name in model.device_names(min(chosen.cuts, default=0) if moves else job.cut):
+        if model.train == "lora" and name.endswith(".lora_B.weight") and bool(adapter[name].any()):
+            raise ModelError(
+                f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "
+                f"{job.method.name} run their blocks without adapters: give one trained with "
+                "method.device frozen at the same cut, or take method.device trained"
+            )
 
 
 def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
