@@ -34,14 +34,15 @@ def made_rows(job: Job, accuracy: float = 0.5, megabytes: float = 1.0) -> list[R
                 m: Decision(1 + m % 4, 6 + m % 40, 4, 8, float(rng.uniform(1e4, 1e7)), 0.2)
                 for m in rng.permutation(devices).tolist()
             },
-            samples=dict.fromkeys(range(devices), 32),
+            samples_all_epochs=dict.fromkeys(range(devices), 32),
             loss=2.0 / (1 + number),
             traffic={m: [size, 0, 0, 0] for m in range(devices)},
             seconds={"device": 1.0},
             cpu_seconds=1.0,
             device_loss={m: float(rng.uniform(0.1, 2)) for m in range(devices)},
             accuracy=accuracy * (number + 1) / rounds,
-            device_accuracy=rng.uniform(0, 1, devices).tolist(),
+            test_samples=100,
+            label_mix_accuracy=rng.uniform(0, 1, devices).tolist(),
             virtual_s=2.0,
             joules={m: float(rng.uniform(0.1, 2)) for m in range(devices)},
         )

@@ -152,7 +152,7 @@ def test_an_adapter_without_head_or_with_other_classes_is_refused(tmp_path: Path
     names = list("abcde")
     folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter", names)
     load_adapter(folder, model, names)
-    with pytest.raises(ModelError, match="class 0 of .* is 'a' but the data's is 'b'"):
+    with pytest.raises(ModelError, match=r"class 0 of .* is 'a' but the data's is 'b'"):
         load_adapter(folder, model, list("bacde"))
     with pytest.raises(ModelError, match="tells 5 classes apart but the data has 6"):
         load_adapter(folder, load_model(settings(path), CLASSES + 1, 0))

@@ -86,22 +86,27 @@ def simulate(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, without a JOB.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
+            "it other rounds."
+        ),
     ] = None,
 ) -> None:
     """Train a job on this machine, device by device, and write its run folder."""
     from cutlayer.job import load_job
+    from cutlayer.rounds.run_folder import rounds_to_resume
     from cutlayer.simulation import simulate as runs
 
-    if resume and (job or settings or out):
-        _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
+    if resume and (job or out):
+        _fail("--resume: the folder holds its job: leave out JOB and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress=progress)
+            result = runs.resume(resume, rounds=rounds_to_resume(settings or []), progress=progress)
         else:
             result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
-        f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
+        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
     _say(f"adapter  {result.adapter_folder}")

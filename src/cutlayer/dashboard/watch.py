@@ -10,6 +10,7 @@ from typing import Any
 
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import Job, load_job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
 from cutlayer.reports.views.pack import plain
@@ -32,6 +33,7 @@ class WatchedRun:
     summary: Summary = field(default_factory=Summary)
     fault: str = ""
     changed_s: float = 0.0
+    _accuracy: dict[int, float | None] = field(default_factory=dict)
     _begun: int = 0
     _job_written: int = 0
 
@@ -57,7 +59,9 @@ class WatchedRun:
         for row in self.tail.rows():
             if self._begun != self.tail.begun:
                 self._begun, self.summary = self.tail.begun, Summary()
+                self._accuracy.clear()
             self.summary.add(row)
+            self._accuracy[self.summary.rounds] = row.accuracy
         self.changed_s = self.tail.path.stat().st_mtime
 
     @property
@@ -65,7 +69,7 @@ class WatchedRun:
         """finished, running, silent (nothing came for long), waiting (no round yet), unreadable."""
         if self.fault or self.job is None:
             return "unreadable"
-        if self.summary.rounds >= self.job.training.rounds:
+        if is_over(self.job.training, self.summary.rounds, self._accuracy):
             return "finished"
         timeouts = _SILENT_S + _SILENT_ROUNDS * self.summary.seconds
         if time.time() - self.changed_s > timeouts:

@@ -87,9 +87,7 @@ def check_shapes(
         )
 
 
-def check_classes(
-    theirs: Sequence[str], ours: Sequence[str], field: str, folder: object
-) -> None:
+def check_classes(theirs: Sequence[str], ours: Sequence[str], field: str, folder: object) -> None:
     """Raise ModelError for the first class that the adapter knows by another name."""
     if len(theirs) != len(ours):
         raise ModelError(

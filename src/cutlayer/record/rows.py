@@ -26,7 +26,13 @@ class Row:
     adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
-    device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
+    test_samples: size of the test set that the accuracies are of. macro_f1, class_accuracy [C]
+    (None: the test set has none of the class): of the unsplit model too; confusion: [true class,
+    predicted class, samples] of the pairs that occur (last round only). Where each device keeps a
+    model of its own they are of all of them together.
+    label_mix_accuracy: accuracy on the test set, its classes weighted by each device's own mix of
+    labels [M]. held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
+    (None for no sample); both empty where the job holds none out.
     late: devices whose training came too late for the average; lost: those that
     stopped answering, or sent what will not do.
     virtual_s, joules: the round's duration and each device's energy in the job's world; None and
@@ -52,7 +58,13 @@ class Row:
     accuracy: float | None = None
     test_loss: float | None = None
     accuracy_through_cut: float | None = None
-    device_accuracy: list[float] = field(default_factory=list)
+    test_samples: int | None = None
+    macro_f1: float | None = None
+    class_accuracy: list[float | None] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    label_mix_accuracy: list[float] = field(default_factory=list)
+    held_out_accuracy: list[float | None] = field(default_factory=list)
+    held_out_samples: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
@@ -108,6 +120,8 @@ class Row:
         except msgspec.DecodeError as error:
             raise ValueError(str(error)) from None
         values.setdefault("steps", {})  # which records did not always have
+        if "device_accuracy" in values:  # what it was called once
+            values["label_mix_accuracy"] = values.pop("device_accuracy")
         for key in (
             "traffic", "device_loss", "joules", "samples", "steps", "decisions", "left_out",
         ):  # fmt: skip

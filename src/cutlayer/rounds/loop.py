@@ -14,6 +14,7 @@ from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, save_state
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE, device_folder
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
@@ -79,21 +80,31 @@ def run_rounds(
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
-    for round in range(state.rounds, job.training.rounds):
+    while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, generated_training, progress
+            job, parts, fleet, state, state.rounds, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock)
+        row = measure_round(job, parts, state, result, decided, clock, rows)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
             save_state(folder / STATE_FILE, state)
         progress.round_done(row)
+    if state.rounds < job.training.rounds:
+        progress.say(
+            f"stopped after round {state.rounds}: accuracy has not risen for "
+            f"{job.training.patience} rounds (training.patience)"
+        )
     with writing(folder):
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
     return Result(folder, job, rows, state.adapter)
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
+    """By the number of rounds done."""
+    return {row.round + 1: row.accuracy for row in rows}
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:

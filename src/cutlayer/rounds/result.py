@@ -26,6 +26,18 @@ class Result:
         return accuracy
 
     @property
+    def test_samples(self) -> int:
+        """How many samples of the held-out set the accuracy is of."""
+        samples = self.rows[-1].test_samples
+        assert samples is not None
+        return samples
+
+    @property
+    def accuracy_said(self) -> str:
+        """The accuracy and the size of the test set, for people."""
+        return f"{100 * self.accuracy:.1f} % of {self.test_samples:,} test samples"
+
+    @property
     def up_bytes(self) -> int:
         """Bytes from the devices to the server over the whole run."""
         return sum(row.up_bytes for row in self.rows)

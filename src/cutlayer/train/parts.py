@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from cutlayer.data.dataset import Dataset
-from cutlayer.data.partition import label_counts, partition
+from cutlayer.data.partition import divide, label_counts
 from cutlayer.data.sources import load
 from cutlayer.errors import JobError, ModelError
 from cutlayer.job import Job
@@ -30,7 +30,8 @@ from cutlayer.train.task import task_of
 class Parts:
     """What all methods of a comparison share: the frozen model, the data and who holds what.
 
-    shares: sample indices of each device [M]. counts: samples by device and class [M, C].
+    shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
+    is tested on [M]. counts: samples to train on by device and class [M, C].
     """
 
     model: CutModel
@@ -38,6 +39,7 @@ class Parts:
     train: Dataset
     test: Dataset
     shares: list[np.ndarray]
+    held_out: list[np.ndarray]
     counts: np.ndarray
 
 
@@ -48,12 +50,12 @@ def load_parts(job: Job) -> Parts:
     """
     check(job, describe(job.model))
     train, test = load(job.data, job.seed)
-    shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
+    shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
     task_of(job, classes)
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
-    return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
+    return Parts(model, Preprocessor(model.spec), train, test, shares, held_out, counts)
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:
@@ -114,8 +116,13 @@ def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:
-    """Device `index` with its share of the data; all of it when one party holds the data."""
-    data = parts.train if job.method.pooled else parts.train.subset(parts.shares[index])
+    """Device `index` with its share of the data; all shares when one party holds the data."""
+    if not job.method.pooled:
+        data = parts.train.subset(parts.shares[index])
+    elif job.data.partition.held_out:
+        data = parts.train.subset(np.sort(np.concatenate(parts.shares)))
+    else:
+        data = parts.train
     return Device(index, data, job, parts.model, parts.preprocess)
 
 

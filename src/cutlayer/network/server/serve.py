@@ -83,16 +83,17 @@ def serve(
 def resume_serving(
     folder: str | Path,
     *,
+    rounds: int | None = None,
     options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Go on with the run in `folder` after its last finished round; devices join again.
 
-    Raises as `serve`.
+    rounds: of the whole run, see `cutlayer.resume`. Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder))
+    job, parts, state, rows = saved_run(Path(folder), rounds)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
@@ -116,6 +117,11 @@ def _check(job: Job, options: ServeOptions) -> None:
         raise JobError(
             "world.energy: what a real device spends on computing is not measured: leave forward "
             "and backward out, or go by the job's world with --virtual"
+        )
+    if job.data.partition.held_out:
+        raise JobError(
+            f"data.partition.held_out: {job.data.partition.held_out} but devices over a network "
+            "hold nothing out: leave it at 0, or run cutlayer simulate"
         )
     check_free(options.address, "address")
     if options.metrics is not None:

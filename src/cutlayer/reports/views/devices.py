@@ -32,8 +32,8 @@ def labels(holdings: Holdings) -> View:
 def devices(run: Run) -> View:
     """By device: the last accuracy on its own mix of labels, and what became of its turns."""
     count = 1 if run.job.method.pooled else run.job.devices.count
-    measured = [row for row in run.rows if row.device_accuracy]
-    accuracy = measured[-1].device_accuracy if measured else []
+    measured = [row for row in run.rows if row.label_mix_accuracy]
+    accuracy = measured[-1].label_mix_accuracy if measured else []
     took, late = Counter[int](), Counter[int]()
     lost, out = Counter[int](), Counter[int]()
     for row in run.rows:
@@ -72,13 +72,13 @@ def devices(run: Run) -> View:
 
 def _over_rounds(run: Run) -> View | None:
     """Accuracy [M, rounds] of every device, each time it was measured."""
-    measured = [row for row in run.rows if row.device_accuracy]
+    measured = [row for row in run.rows if row.label_mix_accuracy]
     if len(measured) < 2:
         return None
-    most = max(2, 100_000 // len(measured[0].device_accuracy))
+    most = max(2, 100_000 // len(measured[0].label_mix_accuracy))
     step = -(-len(measured) // most)
     kept = measured[::-1][::step][::-1]  # the last one is always among them
     return {
         "rounds": [row.round + 1 for row in kept],
-        "values": pack(100 * np.array([row.device_accuracy for row in kept]).T),
+        "values": pack(100 * np.array([row.label_mix_accuracy for row in kept]).T),
     }

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cutlayer.drawing.curves import Curve, curve_of
 from cutlayer.job import Job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import Row
 
 Floats = npt.NDArray[np.float64]
@@ -119,6 +120,18 @@ class Run:
     def accuracy(self) -> float | None:
         """The last accuracy that was measured, as a fraction."""
         found = [row.accuracy for row in self.rows if row.accuracy is not None]
+        return found[-1] if found else None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run goes on no further: all its rounds are done, or it was stopped early."""
+        accuracy = {row.round + 1: row.accuracy for row in self.rows}
+        return is_over(self.job.training, len(self.rows), accuracy)
+
+    @property
+    def test_samples(self) -> int | None:
+        """Size of the test set; None where no accuracy was measured, or a record is older."""
+        found = [row.test_samples for row in self.rows if row.test_samples is not None]
         return found[-1] if found else None
 
     @property
