@@ -16,6 +16,7 @@ from safetensors.torch import save
 from cutlayer.errors import ModelError
 from cutlayer.files import write_atomically
 from cutlayer.model.adapter_fit import check_classes, check_settings, check_shapes
+from cutlayer.model.class_names import LABELS, class_names
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.files import find_file
@@ -24,7 +25,6 @@ from cutlayer.model.weights import SINGLE, current_names, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-LABELS = "labels.json"
 PREFIX = "base_model.model."
 # What a checkpoint holds besides what trains and computes: written as zeros, not read.
 IDLE = (".num_batches_tracked", ".mask_token")
@@ -101,28 +101,6 @@ def load_adapter(
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{field}: {key} of {folder} is not finite: give a sound adapter")
     return adapter
-
-
-def class_names(folder: Path) -> list[str] | None:
-    """The names of the classes in a folder that `save_adapter` wrote; None where it has none.
-
-    Raises OSError or ValueError for files that cannot be read.
-    """
-    file = folder / LABELS
-    if not file.is_file():
-        file = folder / "config.json"
-    if not file.is_file():
-        return None
-    values = json.loads(file.read_text("utf-8"))
-    found = values.get("id2label") if isinstance(values, dict) else None
-    if not isinstance(found, dict) or not found:
-        return None
-    names = [found.get(str(number)) for number in range(len(found))]
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"id2label of {file.name} does not name classes 0 to {len(found) - 1}")
-    # Hugging Face's own names for classes that nobody named.
-    unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
-    return None if unnamed else [str(name) for name in names]
 
 
 def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:

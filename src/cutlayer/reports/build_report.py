@@ -12,7 +12,8 @@ from typing import Any
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, load_job
-from cutlayer.record.folder import JOB_FILE, STATE_FILE
+from cutlayer.model.class_names import class_names
+from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
 from cutlayer.record.rows import FILE, read_rows
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
@@ -105,7 +106,16 @@ def read_run(folder: Path) -> Run:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
         )
-    return Run(folder, job, rows)
+    return Run(folder, job, rows, classes=classes_of(folder))
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """The names of a run's classes, as its adapter folder has them; none where it has none."""
+    try:
+        adapters = [folder / ADAPTER_FOLDER, folder / ADAPTER_FOLDER / device_folder(0)]
+        return tuple(next(filter(None, map(class_names, adapters)), ()))
+    except (OSError, ValueError, RecursionError):
+        return ()
 
 
 def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None = None) -> Run:

@@ -94,6 +94,7 @@ class Run:
 
     rows: at least one. whole: the number of tokens that a decision of None keeps; 0: unknown.
     missing: by view (labels, gantt, fleet, patches) the sentence that says why it is not there.
+    classes: their names, in order; none where the folder has none (yet).
     """
 
     folder: Path
@@ -105,6 +106,7 @@ class Run:
     places: Places | None = None
     patches: Patches | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     @property
     def name(self) -> str:
