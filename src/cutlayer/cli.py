@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cutlayer import __version__
 from cutlayer.commands.generator import app as generator
+from cutlayer.commands.inference import app as inference
 from cutlayer.commands.keys import app as keys
 from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
@@ -38,6 +39,7 @@ TRAIN, PLAN, SEE = "Train", "Plan and measure", "See"
 MAKE, NAME = "Make data and vehicles", "What a job can name"
 app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
+app.add_typer(inference)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
 app.command(rich_help_panel=NAME)(settings)

@@ -73,7 +73,8 @@ class Evaluation:
         return self.labels[self.labels == self.predicted]
 
     def _count(self, found: Indices) -> Indices:
-        return np.bincount(found, minlength=self.classes)
+        counts: Indices = np.bincount(found, minlength=self.classes)
+        return counts
 
 
 def joined(several: Sequence[Evaluation]) -> Evaluation:

@@ -7,11 +7,11 @@ import yaml
 from pydantic import ValidationError
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.data.device_data import load_folder, load_share
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.job import Job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.network.device.device_data import load_folder, load_share
 from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.settings.method import Method

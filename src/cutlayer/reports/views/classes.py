@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cutlayer.reports.views.pack import View, pack, plain
+from cutlayer.reports.views.pack import Floats, View, pack, plain
 from cutlayer.reports.views.runs import Run
 
 _MATRIX = 100
@@ -66,10 +66,11 @@ def _samples(confusion: list[list[int]], count: int) -> list[int] | None:
     return held
 
 
-def _shares(confusion: list[list[int]], count: int) -> np.ndarray:
+def _shares(confusion: list[list[int]], count: int) -> Floats:
     """[C, C]: of each true class (a row), the percent that each class was predicted for."""
     cells = np.zeros((count, count))
     for true, said, n in confusion:
         cells[true, said] = n
     held = cells.sum(axis=1, keepdims=True)
-    return np.divide(100 * cells, held, out=np.zeros_like(cells), where=held > 0)
+    shares: Floats = np.divide(100 * cells, held, out=np.zeros_like(cells), where=held > 0)
+    return shares

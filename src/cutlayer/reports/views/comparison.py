@@ -169,7 +169,8 @@ def _notes(lines: Sequence[Line], target: float | None, reference: Line | None) 
             f"To target: until {100 * target:.1f} %, the highest accuracy that every run reached, "
             "was first measured."
         )
-    sizes = sorted({run.test_samples for line in lines for run in line.runs} - {None})
+    every = {run.test_samples for line in lines for run in line.runs}
+    sizes = sorted(size for size in every if size is not None)
     if sizes:
         notes.append(f"Accuracies are of {', '.join(f'{n:,}' for n in sizes)} test samples.")
     if reference is not None:
