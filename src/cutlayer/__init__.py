@@ -78,8 +78,8 @@ if TYPE_CHECKING:
     from cutlayer.settings.world import FleetSettings as FleetSettings
     from cutlayer.settings.world import MobilitySettings as MobilitySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
-    from cutlayer.simulation.compare import Comparison as Comparison
     from cutlayer.simulation.compare import compare as compare
+    from cutlayer.simulation.comparison import Comparison as Comparison
     from cutlayer.simulation.demo import demo as demo
     from cutlayer.simulation.simulate import resume as resume
     from cutlayer.simulation.simulate import simulate as simulate
@@ -127,7 +127,8 @@ _NAMES = {
     "settings.model": ["Lora", "Model"],
     "settings.training": ["Training"],
     "settings.world": ["EnergySettings", "FleetSettings", "MobilitySettings", "WorldSettings"],
-    "simulation.compare": ["Comparison", "compare"],
+    "simulation.compare": ["compare"],
+    "simulation.comparison": ["Comparison"],
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],
     "train.generated": ["Participants"],

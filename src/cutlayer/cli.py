@@ -25,7 +25,7 @@ from cutlayer.errors import CutlayerError, missing_package
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
-    from cutlayer.simulation.compare import Comparison
+    from cutlayer.simulation.comparison import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,6 +126,12 @@ def compare(
             "it if you like, as in 'sflora, small = tsflora tokens.keep=24 uplink.bits=4'."
         ),
     ] = "sflora, tsflora",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Run each once for each seed, as in 0,1,2: mean, range and paired differences."
+        ),
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
 ) -> None:
@@ -134,8 +140,9 @@ def compare(
     from cutlayer.simulation import compare as comparisons
 
     chosen, named = load_job(job, settings or []), split_values(methods)
+    numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
     with _watched() as progress:
-        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
+        _show(comparisons.compare(chosen, methods=named, seeds=numbers, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -354,6 +361,12 @@ def _show(comparison: "Comparison") -> None:
         console.print(table)
     for line in comparison.where():
         _say(line)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        _fail(f"--seeds: {text!r} is no seed: give whole numbers from 0, as in 0,1,2")
+    return int(text)
 
 
 @contextmanager

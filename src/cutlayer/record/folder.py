@@ -7,6 +7,10 @@ JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter
 ROSTER_FILE, CODE_FILE = "fleet.json", "code.json"
 
 
+LABELS_FILE = "comparison.json"
+"""In a comparison's folder: the label of each run folder in it."""
+
+
 def device_folder(device: int) -> str:
     """Below the adapter folder, where an adapter lies that one device keeps for itself."""
     return f"device-{device:04d}"

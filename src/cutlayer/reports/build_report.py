@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,13 @@ from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, load_job
 from cutlayer.model.class_names import class_names
-from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
+from cutlayer.record.folder import (
+    ADAPTER_FOLDER,
+    JOB_FILE,
+    LABELS_FILE,
+    STATE_FILE,
+    device_folder,
+)
 from cutlayer.record.rows import FILE, read_rows
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
@@ -106,7 +113,18 @@ def read_run(folder: Path) -> Run:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
         )
-    return Run(folder, job, rows, classes=classes_of(folder))
+    return Run(folder, job, rows, classes=classes_of(folder), label=label_of(folder))
+
+
+def label_of(folder: Path) -> str:
+    """What the comparison that a run folder lies in calls it; empty where none does."""
+    folder = folder.resolve()
+    try:
+        labels = json.loads((folder.parent / LABELS_FILE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    found = labels.get(folder.name) if isinstance(labels, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:

@@ -70,7 +70,8 @@ class Evaluation:
 
     @property
     def _right(self) -> Indices:
-        return self.labels[self.labels == self.predicted]
+        right: Indices = self.labels[self.labels == self.predicted]
+        return right
 
     def _count(self, found: Indices) -> Indices:
         counts: Indices = np.bincount(found, minlength=self.classes)

@@ -94,7 +94,8 @@ class Run:
 
     rows: at least one. whole: the number of tokens that a decision of None keeps; 0: unknown.
     missing: by view (labels, gantt, fleet, patches) the sentence that says why it is not there.
-    classes: their names, in order; none where the folder has none (yet).
+    classes: their names, in order; none where the folder has none (yet). label: what a comparison
+    called it; empty for a run of its own.
     """
 
     folder: Path
@@ -107,6 +108,7 @@ class Run:
     patches: Patches | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
+    label: str = ""
 
     @property
     def name(self) -> str:
@@ -179,13 +181,14 @@ class Line:
 
 
 def lines_of(runs: Iterable[Run]) -> list[Line]:
-    """The runs by job, seeds together, each named by its method and what sets it apart.
+    """The runs by job, seeds together, each named by its label, or else by its method and what
+    sets it apart.
 
     Two runs of the same job and seed are two lines: one does not say how sure the other is.
     """
     groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in runs:
-        key = run.job.model_copy(update={"seed": 0}).model_dump_json()
+        key = run.label + "\n" + run.job.model_copy(update={"seed": 0}).model_dump_json()
         again = 0
         while any(run.job.seed == other.job.seed for other in groups.get((key, again), [])):
             again += 1
@@ -223,7 +226,9 @@ def differing(jobs: Sequence[Job]) -> list[str]:
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """A name for each: the method's, its settings where methods are alike, or the folder's."""
+    """A name for each: a comparison's label, else the method's, its settings where methods are
+    alike, or the folder's.
+    """
     labels = []
     for group in groups:
         job = group[0].job
@@ -234,7 +239,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
             [job.method.name]
             + [f"{path.removeprefix('method.')}={_short(values.get(path))}" for path in apart]
         )
-        labels.append(label if len(apart) <= 3 else group[0].name)
+        label = label if len(apart) <= 3 else group[0].name
+        labels.append(group[0].label or label)
     return [
         label if labels.count(label) == 1 else f"{label} ({group[0].name})"
         for label, group in zip(labels, groups, strict=True)
