@@ -194,7 +194,7 @@ def test_plain_transformers_loads_a_merged_model_with_the_same_logits(
     chosen = settings(write(tmp_path / "base", family), 1)
     model = load_model(chosen, CLASSES, 0)
     adapter = random_adapter(model, 0)
-    whole, tensors = merge(adapter, chosen, CLASSES, 0)
+    whole, tensors = merge(adapter, model, chosen, 0)
     names = [f"name {number}" for number in range(CLASSES)]
     folder = save_adapter(tensors, whole, tmp_path / "merged", names)
     auto = auto_class(model.spec)
@@ -232,5 +232,6 @@ def test_a_run_is_exported_alone_or_merged(run: cutlayer.Result, tmp_path: Path)
 
 def test_an_adapter_of_another_model_is_not_merged(tmp_path: Path) -> None:
     chosen = settings(write(tmp_path / "base", "vit"), 1)
+    model = load_model(chosen, CLASSES, 0)
     with pytest.raises(ModelError, match="has no place in"):
-        merge({"elsewhere.weight": torch.zeros(1)}, chosen, CLASSES, 0)
+        merge({"elsewhere.weight": torch.zeros(1)}, model, chosen, 0)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import tiny_models
 from cutlayer.errors import ModelError
 from cutlayer.model import cost
 from cutlayer.model.cut import CutModel
@@ -17,30 +18,31 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,
-    CONFIGS,
     DEPTH,
     RESNET_DEPTH,
     RESNETS,
-    SWIGLU,
+    family_of,
     inputs_of,
     random_adapter,
     settings,
-    write,
+    write_all,
     write_resnet,
 )
 
 BATCH = 2
-EVERY = [*CONFIGS, "swiglu", *RESNETS]
+TRANSFORMERS = [name for name in tiny_models.EVERY if family_of(name) != "deberta-v2"]
+EVERY = [*TRANSFORMERS, *RESNETS]
 AT_EVERY_CUT = [
-    (name, cut) for name in EVERY for cut in range(1 + (RESNET_DEPTH if name in RESNETS else DEPTH))
+    (name, cut)
+    for name in EVERY
+    for cut in (range(1 + RESNET_DEPTH) if name in RESNETS else (0, 2, DEPTH))
 ]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("checkpoints")
-    made = {family: write(root / family, family) for family in CONFIGS}
-    made["swiglu"] = write(root / "swiglu", "dinov2", **SWIGLU)
+    made = write_all(root, TRANSFORMERS)
     return made | {kind: write_resnet(root / kind, kind) for kind in RESNETS}
 
 

@@ -1,6 +1,5 @@
 """Cutting changes nothing: loss and gradients of the split model are the unsplit PEFT model's."""
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,13 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.model.weights import load_model
 from tiny_models import (
+    ALL_LINEAR,
     CLASSES,
-    CONFIGS,
     DEPTH,
-    SWIGLU,
+    EVERY,
     assert_same_step,
     inputs_of,
+    is_text,
     labels_of,
     peft_name,
     random_adapter,
@@ -26,7 +26,7 @@ from tiny_models import (
     split_step,
     unsplit_logits,
     with_peft,
-    write,
+    write_all,
 )
 
 BATCH = 4
@@ -41,20 +41,19 @@ def _peft_step(
     loss.backward()
     named = dict(whole.named_parameters())
     trained = {name for name, parameter in named.items() if parameter.requires_grad}
-    assert trained == {peft_name(key) for key in adapter}
-    return loss.detach(), {key: named[peft_name(key)].grad for key in adapter}
+    assert trained == {peft_name(model, key) for key in adapter}
+    return loss.detach(), {key: named[peft_name(model, key)].grad for key in adapter}
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("checkpoints")
-    made = {family: write(root / family, family) for family in CONFIGS}
-    made["dinov2-swiglu"] = write(root / "dinov2-swiglu", "dinov2", **SWIGLU)
-    return made
+    return write_all(tmp_path_factory.mktemp("checkpoints"))
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float64", "float32"])
-@pytest.mark.parametrize("family", [*CONFIGS, "dinov2-swiglu"])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [(name, torch.float64) for name in EVERY] + [(n, torch.float32) for n in ("vit", "modernbert")],
+)
 def test_split_equals_unsplit_peft_at_every_cut(
     checkpoints: dict[str, Path], family: str, dtype: torch.dtype
 ) -> None:
@@ -67,8 +66,8 @@ def test_split_equals_unsplit_peft_at_every_cut(
         assert_same_step(found, expected, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("family", [name for name in CONFIGS if name != "bert"])
-@pytest.mark.parametrize("size", [24, 12])
+@pytest.mark.parametrize("family", [name for name in EVERY if not is_text(name)])
+@pytest.mark.parametrize("size", [24])
 def test_split_equals_unsplit_peft_at_another_image_size(
     checkpoints: dict[str, Path], family: str, size: int
 ) -> None:
@@ -84,13 +83,9 @@ def test_split_equals_unsplit_peft_at_another_image_size(
     )
 
 
-@pytest.mark.parametrize("family", ["vit", "bert"])
+@pytest.mark.parametrize("family", list(ALL_LINEAR))
 def test_lora_on_every_linear_layer_equals_peft(checkpoints: dict[str, Path], family: str) -> None:
-    targets = {
-        "vit": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
-        "bert": ("query", "key", "value", "dense"),
-    }[family]
-    job = settings(checkpoints[family], lora={"targets": targets})
+    job = settings(checkpoints[family], lora={"targets": ALL_LINEAR[family]})
     model = load_model(job, CLASSES, 0, dtype=torch.float64)
     adapter = random_adapter(model, 1)
     inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
@@ -101,11 +96,11 @@ def test_lora_on_every_linear_layer_equals_peft(checkpoints: dict[str, Path], fa
     )
 
 
-@pytest.mark.parametrize("family", list(CONFIGS))
+@pytest.mark.parametrize("family", EVERY)
 def test_parts_loaded_apart_compute_what_the_whole_does(
     checkpoints: dict[str, Path], family: str
 ) -> None:
-    for cut, weights in itertools.product(range(DEPTH + 1), ["pretrained", "random"]):
+    for cut, weights in ((0, "pretrained"), (1, "random"), (2, "pretrained"), (DEPTH, "random")):
         job = settings(checkpoints[family], cut, weights=weights)
         whole, device, server = (
             load_model(job, CLASSES, 3, part) for part in ("whole", "device", "server")
@@ -129,7 +124,7 @@ def test_a_part_refuses_to_run_what_it_does_not_hold(checkpoints: dict[str, Path
 
 
 def test_dropped_tokens_pass_the_server(checkpoints: dict[str, Path]) -> None:
-    for family in CONFIGS:
+    for family in ("vit", "deit", "distilled", "dinov2", "clip", "siglip", "bert", "electra"):
         model = load_model(settings(checkpoints[family]), CLASSES, 0)
         adapter, inputs = random_adapter(model, 0), inputs_of(model, BATCH)
         route, prefix = [Segment(adapter, BATCH)], model.spec.prefix
@@ -142,8 +137,9 @@ def test_dropped_tokens_pass_the_server(checkpoints: dict[str, Path]) -> None:
         assert not torch.allclose(logits, everything)
 
 
-def test_padding_changes_no_text(checkpoints: dict[str, Path]) -> None:
-    model = load_model(settings(checkpoints["bert"]), CLASSES, 0, dtype=torch.float64)
+@pytest.mark.parametrize("family", [name for name in EVERY if is_text(name)])
+def test_padding_changes_no_text(checkpoints: dict[str, Path], family: str) -> None:
+    model = load_model(settings(checkpoints[family]), CLASSES, 0, dtype=torch.float64)
     route = [Segment(random_adapter(model, 0), 1)]
     ids = torch.arange(1, 6)[None]
     padded = torch.cat([ids, torch.zeros(1, 4, dtype=torch.long)], 1)

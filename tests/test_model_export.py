@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cutlayer import files
 from cutlayer.errors import ModelError
@@ -17,6 +17,7 @@ from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,
+    EVERY,
     hugging_face,
     inputs_of,
     random_adapter,
@@ -29,8 +30,11 @@ from tiny_models import (
 BATCH = 3
 
 
-@pytest.mark.parametrize("side", ["both", "device", "server"])
-@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers", "bert"])
+@pytest.mark.parametrize(
+    ("family", "side"),
+    [(name, "both") for name in EVERY]
+    + [(name, side) for name in ("vit", "bert") for side in ("device", "server")],
+)
 def test_peft_loads_the_export_and_gives_the_same_logits(
     tmp_path: Path, family: str, side: str
 ) -> None:
@@ -48,6 +52,43 @@ def test_peft_loads_the_export_and_gives_the_same_logits(
         found = unsplit_logits(loaded, model, inputs)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(base, expected, atol=1e-2)
+
+
+def test_a_drawn_pooler_travels_with_the_adapter(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    path = write(tmp_path / "base", "bert")
+    state = load_file(path / "model.safetensors")
+    kept = {key: value for key, value in state.items() if "pooler" not in key}
+    save_file(kept, path / "model.safetensors", {"format": "pt"})
+    model = load_model(settings(path), CLASSES, 0)
+    adapter, inputs = random_adapter(model, 0), inputs_of(model, BATCH)
+    folder = save_adapter(adapter, model, tmp_path / "adapter")
+    with torch.no_grad():
+        expected = model(inputs, [Segment(adapter, BATCH)])
+        loaded = PeftModel.from_pretrained(hugging_face(model), folder).eval()
+        torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+        other = load_model(settings(path), CLASSES, 1)
+        found = load_adapter(folder, other)
+        assert found.keys() == adapter.keys()
+        again = other(inputs, [Segment(found, BATCH)])
+        torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["distilled", "dinov3_vit", "clip"])
+def test_an_adapter_loads_on_what_the_auto_class_makes(tmp_path: Path, family: str) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageClassification
+
+    path = write(tmp_path / "base", family)
+    model = load_model(settings(path), CLASSES, 0)
+    adapter, inputs = random_adapter(model, 0), inputs_of(model, BATCH)
+    folder = save_adapter(adapter, model, tmp_path / "adapter")
+    base = AutoModelForImageClassification.from_pretrained(path, num_labels=CLASSES)
+    with torch.no_grad():
+        found = PeftModel.from_pretrained(base, folder).eval()(**inputs).logits
+        expected = model(inputs, [Segment(adapter, BATCH)])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_keys_and_config_are_those_that_peft_writes(tmp_path: Path) -> None:
@@ -201,3 +242,11 @@ def test_a_failed_save_leaves_what_was_there(
     with pytest.raises(OSError, match="No space left"):
         save_adapter(random_adapter(model, 1), model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_names_of_the_classes_lie_beside_an_adapter(tmp_path: Path) -> None:
+    model = load_model(settings("demo", 1, {}), 3, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path, ("cat", "\u0101nt", "10"))
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    assert labels["id2label"] == {"0": "cat", "1": "\u0101nt", "2": "10"}
+    assert labels["label2id"] == {"cat": 0, "\u0101nt": 1, "10": 2}

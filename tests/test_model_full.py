@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import tiny_models
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import load_adapter, save_adapter
@@ -15,11 +16,11 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,
-    CONFIGS,
     DEPTH,
-    SWIGLU,
     assert_same_step,
+    family_of,
     inputs_of,
+    is_text,
     labels_of,
     random_adapter,
     settings,
@@ -28,18 +29,17 @@ from tiny_models import (
     unsplit_logits,
     with_weights,
     write,
+    write_all,
 )
 
 BATCH = 4
-EVERY = [*CONFIGS, "dinov2-swiglu"]
+# DeBERTa's blocks share a table across the cut: only LoRA can train it there.
+EVERY = [name for name in tiny_models.EVERY if family_of(name) != "deberta-v2"]
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("checkpoints")
-    made = {family: write(root / family, family) for family in CONFIGS}
-    made["dinov2-swiglu"] = write(root / "dinov2-swiglu", "dinov2", **SWIGLU)
-    return made
+    return write_all(tmp_path_factory.mktemp("checkpoints"), EVERY)
 
 
 def _load(path: Path, cut: int = 1, part: str = "whole", **more: object) -> CutModel:
@@ -195,18 +195,21 @@ def test_a_side_for_lora_is_refused(checkpoints: dict[str, Path]) -> None:
         _load(checkpoints["vit"], lora={"side": "server"})
 
 
-@pytest.mark.parametrize("size", [None, 24])
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [(name, None if is_text(name) else 24) for name in EVERY] + [("vit", None), ("clip", None)],
+)
 def test_hugging_face_loads_the_export_and_gives_the_same_logits(
     checkpoints: dict[str, Path], tmp_path: Path, family: str, size: int | None
 ) -> None:
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-    text = family == "bert"
+    text = is_text(family)
     more = {"image_size": size} if size and not text else {}
     model = _load(checkpoints[family], **more)
     adapter = random_adapter(model, 0)
-    folder = save_adapter(adapter, model, tmp_path / "model")
+    classes = [f"class {i}" for i in range(CLASSES)]
+    folder = save_adapter(adapter, model, tmp_path / "model", classes)
     auto = AutoModelForSequenceClassification if text else AutoModelForImageClassification
     loaded, found = auto.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
     assert not found["missing_keys"]
@@ -216,14 +219,19 @@ def test_hugging_face_loads_the_export_and_gives_the_same_logits(
         expected = model(inputs, [Segment(adapter, BATCH)])
         torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-9, atol=1e-9)
     assert loaded.config.num_labels == CLASSES
+    assert loaded.config.id2label == dict(enumerate(classes))
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float64"
     again = load_adapter(folder, model)
     assert again.keys() == adapter.keys()
     assert all(torch.equal(again[key], adapter[key]) for key in adapter)
     resumed = _load(folder).new_adapter(0)
-    assert all(
-        torch.equal(resumed[key], adapter[key]) for key in adapter if "classifier" not in key
-    )
+    heads = model.spec.parts.head.modules
+    assert all(torch.equal(resumed[k], adapter[k]) for k in adapter if k.split(".")[0] not in heads)
+
+
+def test_blocks_that_share_a_table_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"method\.train: 'full' cannot divide .* lora"):
+        _load(write(tmp_path, "deberta-v2"))
 
 
 def test_an_export_of_another_model_is_refused(

@@ -115,5 +115,30 @@ def test_the_wrong_kind_of_data_or_tokenizer_is_one_sentence(vit: Path, bert: Pa
     assert "\n" not in str(caught.value)
     (bert / "tokenizer.json").unlink()
     (bert / "vocab.txt").unlink()
-    with pytest.raises(ModelError, match=r"neither tokenizer\.json nor vocab\.txt"):
+    with pytest.raises(ModelError, match=r"has none of tokenizer\.json, vocab\.txt"):
         _preprocessor(bert)
+
+
+def _tokenizer_config(path: Path, **values: object) -> None:
+    config = {"tokenizer_class": "BertTokenizer", **values}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_a_tokenizer_without_padding_pads_with_what_attention_leaves_out(bert: Path) -> None:
+    texts = ["very good film", "bad"]
+    usual = _preprocessor(bert)(texts)
+    _tokenizer_config(bert, pad_token=None)
+    found = _preprocessor(bert)(texts)
+    assert torch.equal(found["attention_mask"], usual["attention_mask"])
+    kept = usual["attention_mask"].bool()
+    assert torch.equal(found["input_ids"][kept], usual["input_ids"][kept])
+
+
+def test_a_token_that_the_model_does_not_embed_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "small", "bert", vocab_size=len(WORDS) - 1)
+    (path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    _tokenizer_config(path)
+    prepare = _preprocessor(path)
+    assert prepare(["good bad"])["input_ids"].shape == (1, 4)
+    with pytest.raises(ModelError, match=r"gives 'very' the number 7, but the model embeds 7"):
+        prepare(["very good"])

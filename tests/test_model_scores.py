@@ -11,12 +11,14 @@ from cutlayer.model import attention
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
-from tiny_models import CLASSES, CONFIGS, inputs_of, random_adapter, settings, write
+from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 
 BATCH, CUT = 3, 2
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
+@pytest.fixture(
+    scope="module", params=["vit", "deit", "dinov2_with_registers", "bert", "distilbert", "clip"]
+)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CutModel:
     path = write(tmp_path_factory.mktemp("checkpoint"), request.param)
     return load_model(settings(path, CUT), CLASSES, 0, dtype=torch.float64)
@@ -28,9 +30,9 @@ def _attention(model: CutModel, inputs: dict[str, Tensor], route: list[Segment])
     before = model.device_forward(inputs, CUT - 1, route)
     block = model.module.get_submodule(spec.block_name(CUT - 1))
     hidden = before.hidden
-    if spec.family != "bert":
-        norm = "norm1" if spec.parts.layer_scale else "layernorm_before"
-        hidden = block.get_submodule(norm)(hidden)
+    if not spec.parts.post_norm:
+        names = ("norm1", "layernorm_before", "layer_norm1")
+        hidden = next(getattr(block, name) for name in names if hasattr(block, name))(hidden)
     with model.bank.use(route, BATCH):
         q, k = (
             block.get_submodule(path)(hidden).unflatten(-1, (spec.heads, -1)).transpose(1, 2)
@@ -104,3 +106,21 @@ def test_no_scores_without_a_block_on_the_device(model: CutModel) -> None:
     route = [Segment(model.new_adapter(0), BATCH)]
     with pytest.raises(ModelError, match=r"model\.cut: 0 leaves the device no attention"):
         model.device_forward(inputs_of(model, BATCH), 0, route, score="cls")
+
+
+@pytest.mark.parametrize(
+    ("family", "score", "message"),
+    [
+        ("modernbert", "received", "tells its blocks where each token stands"),
+        ("deberta-v2", "cls", "tells its blocks where each token stands"),
+        ("dinov3_vit", "cls", "tells its blocks where each token stands"),
+        ("siglip", "cls", "has no CLS token: take received"),
+    ],
+)
+def test_models_without_a_use_for_scores_say_why(
+    tmp_path: Path, family: str, score: str, message: str
+) -> None:
+    model = load_model(settings(write(tmp_path, family), CUT), CLASSES, 0)
+    route = [Segment(model.new_adapter(0), BATCH)]
+    with pytest.raises(ModelError, match=message):
+        model.device_forward(inputs_of(model, BATCH), CUT, route, score=score)

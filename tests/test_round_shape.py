@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from cutlayer.allocate.decision import Decision, tokens_of
 from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_counts, batch_sizes
-from cutlayer.job import Training, load_job, make_job
+from cutlayer.job import load_job, make_job
 from cutlayer.methods import find_method
 from cutlayer.planning.plan import plan
 from cutlayer.record.rows import Row
+from cutlayer.settings.training import Training
 from cutlayer.train.result import RoundResult
 
 TRAINING = Training(batch_size=4, local_epochs=2)

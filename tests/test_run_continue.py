@@ -176,7 +176,7 @@ def test_a_device_is_tested_on_samples_that_nobody_trains_on(tmp_path: Path) -> 
 def test_class_by_class_figures_agree_with_the_accuracy(finished: cutlayer.Result) -> None:
     row = read_rows(finished.folder)[-1]
     assert row == finished.rows[-1]
-    assert row.test_samples == finished.test_samples == 20
+    assert row.test_samples == finished.tests == 20
     there = {one for pair in row.confusion for one in pair[:2]}
     f1, right = [], 0
     for one in there:

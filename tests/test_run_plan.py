@@ -71,10 +71,10 @@ def test_planning_imports_nothing_heavy() -> None:
 
 def test_a_sweep_has_a_line_for_each_value_and_says_where_there_is_no_plan() -> None:
     job = job_of("asfv", "devices.count=8")
-    rows = sweep(job, settings="world.bandwidth_hz=1e6,10e6,100e6")
+    rows = sweep(job, setting="world.bandwidth_hz=1e6,10e6,100e6")
     seconds = [row["round_s"] for row in rows]
     assert seconds == sorted(seconds, reverse=True)
-    none, some = sweep(job, settings="world.deadline_s=1e-3,1e5")
+    none, some = sweep(job, setting="world.deadline_s=1e-3,1e5")
     assert "no" in none["why"] or "can finish" in none["why"]
     assert some["devices"] == 8
 
@@ -171,7 +171,7 @@ def test_a_plan_for_devices_that_are_all_out_is_one_sentence(tmp_path: Path) -> 
 def test_a_run_leaves_a_device_out_while_its_rate_is_zero(tmp_path: Path) -> None:
     world = rates(tmp_path, (1, 1, 0, 1e7), (60, 1, 1e7, 1e7)) | {"deadline_s": None}
     settings = ("data.train_samples=60", "training.rounds=2", "devices.count=3")
-    rows = simulate(small_job(*settings, world=world), tmp_path / "run").rows
+    rows = simulate(small_job(*settings, world=world), out=tmp_path / "run").rows
     assert 1 < rows[0].virtual_s < 60
     assert [row.left_out for row in rows] == [{}, {1: "outage: its uplink rate is 0"}]
 
@@ -184,13 +184,13 @@ def test_a_plan_promises_nothing_that_nobody_reaches(tmp_path: Path) -> None:
     assert (found.summary()["devices"], found.summary()["late"]) == (0, 6)
     with write_plan(found, tmp_path)[0].open() as file:
         assert {row["late"] for row in csv.DictReader(file)} == {"late"}
-    never, some = sweep(job, settings="world.deadline_s=0.5,1e4")
+    never, some = sweep(job, setting="world.deadline_s=0.5,1e4")
     assert (never["devices"], never["late"], some["devices"], some["late"]) == (0, 6, 6, 0)
 
 
 def test_a_plan_takes_the_sizes_of_the_data_that_the_job_names(tmp_path: Path) -> None:
     job = small_job("training.rounds=1", method="sflora", world={"reference_loss_db": 70.0})
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     found = plan(load_job(tmp_path / "run" / "job.yaml"))
     assert found.shape.samples_trained == row.samples_all_epochs
     assert found.decided.decisions == row.decisions
@@ -211,11 +211,11 @@ def test_what_is_planned_is_what_the_clock_measures(tmp_path: Path, method: str)
         "training.rounds=1",
         method={"name": method, **plain} if method != "auto" else {"name": method},
         world={"reference_loss_db": 70.0, "server_flops": 2e9},
-        augment={"generator": generator, "amount": 2, "seconds_per_image": 1e-9}
+        generated={"generator": generator, "amount": 2, "seconds_per_image": 1e-9}
         if method == "genfv"
         else None,
     )
-    row = simulate(job, tmp_path / "run").rows[0]
+    row = simulate(job, out=tmp_path / "run").rows[0]
     assert row.planned_s == pytest.approx(row.virtual_s, rel=0.02 if method == "auto" else 1e-3)
 
 
@@ -241,7 +241,7 @@ def test_draws_differ_in_their_channel_alone_and_are_averaged(tmp_path: Path) ->
     assert drawn["ste"][0] == plan(job).decided.ste
     still = draws_of(Planner(job_of("st-sflora", "devices.count=4", "world.fading=none")), 3)
     assert len(set(still["ste"])) == 1
-    rows = sweep(job, settings="world.bandwidth_hz=1e7,1e8", draws=3)
+    rows = sweep(job, setting="world.bandwidth_hz=1e7,1e8", draws=3)
     with write_sweep(rows, tmp_path)[0].open() as file:
         narrow, wide = csv.DictReader(file)
     assert float(narrow["ste"]) == pytest.approx(np.mean(rows[0]["ste"]))
@@ -267,7 +267,7 @@ def test_a_plan_says_what_uploading_the_images_would_take() -> None:
 
 def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> None:
     job = job_of("asfv", "devices.count=3")
-    rows = sweep(job, settings=["method.allocation.cuts=[1,2],[4]", "world.bandwidth_hz=1e7,5e7"])
+    rows = sweep(job, setting=["method.allocation.cuts=[1,2],[4]", "world.bandwidth_hz=1e7,5e7"])
     assert [row["value"] for row in rows] == ["[1,2], 1e7", "[1,2], 5e7", "[4], 1e7", "[4], 5e7"]
     assert [row["cut"] == 4 for row in rows] == [False, False, True, True]
     with write_sweep(rows, tmp_path)[0].open() as file:
@@ -275,7 +275,7 @@ def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> No
     assert first["method.allocation.cuts"] == "[1,2]"
     assert first["world.bandwidth_hz"] == "1e7"
     with pytest.raises(JobError, match="is swept twice"):
-        sweep(job, settings=["model.cut=1", "model.cut=2"])
+        sweep(job, setting=["model.cut=1", "model.cut=2"])
 
 
 def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +291,6 @@ def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.M
     monkeypatch.setattr(
         sources, "training_labels", lambda *a: read.append(a) or training_labels(*a)
     )
-    sweep(job_of("st-sflora", "data.train_samples=900"), settings="world.bandwidth_hz=1e7,2e7,5e7")
+    sweep(job_of("st-sflora", "data.train_samples=900"), setting="world.bandwidth_hz=1e7,2e7,5e7")
     assert len(read) == 1
     assert len(hashed) == len(set(hashed))

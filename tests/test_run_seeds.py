@@ -12,11 +12,15 @@ from scipy import stats
 import cutlayer
 from cutlayer.errors import JobError
 from cutlayer.reports.build_report import read_run, run_folders
-from cutlayer.reports.views.runs import lines_of
+from cutlayer.reports.views.runs import Run, lines_of
 from cutlayer.reports.views.statistics import paired_interval
 from helpers import small_job
 
 FEW = ("data.train_samples=60", "data.test_samples=20", "training.rounds=1", "devices.count=2")
+
+
+def runs_in(folder: Path) -> list[Run]:
+    return [read_run(one, pytest.fail) for one in run_folders(folder)]
 
 
 def test_every_method_is_run_with_every_seed_under_its_label(tmp_path: Path) -> None:
@@ -34,7 +38,7 @@ def test_every_method_is_run_with_every_seed_under_its_label(tmp_path: Path) -> 
     assert "## Against sflora" in text
     assert "Student's t" in text
     # The report calls the lines what the comparison called them.
-    lines = lines_of(map(read_run, run_folders(tmp_path / "compared")))
+    lines = lines_of(runs_in(tmp_path / "compared"))
     assert sorted(line.label for line in lines) == ["sflora", "small"]
     assert [[run.job.seed for run in line.runs] for line in lines] == [[0, 3], [0, 3]]
     # A seed of a comparison is the run of that seed.
@@ -46,10 +50,10 @@ def test_a_comparison_whose_labels_are_damaged_is_named_by_its_methods(tmp_path:
     cutlayer.compare(small_job(*FEW), methods=["mine = sflora"], out=tmp_path / "compared")
     names = tmp_path / "compared" / "comparison.json"
     assert json.loads(names.read_text()) == {"mine": "mine"}
-    (run,) = map(read_run, run_folders(tmp_path / "compared"))
+    (run,) = runs_in(tmp_path / "compared")
     assert run.label == "mine"
     names.write_text("[")
-    (run,) = map(read_run, run_folders(tmp_path / "compared"))
+    (run,) = runs_in(tmp_path / "compared")
     assert lines_of([run])[0].label == "sflora"
 
 

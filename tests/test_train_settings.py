@@ -17,6 +17,7 @@ from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.decide import base_decision
 from cutlayer.record.checkpoint import RunState
+from cutlayer.rounds.progress import Silent
 from cutlayer.settings.training import Training
 from cutlayer.simulation.local_fleet import LocalFleet
 from cutlayer.train.link import LocalLink
@@ -211,14 +212,14 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_with_every_setting(
 ) -> None:
     job = small_job(*EVERYTHING, f"training.server_optimizer={server}", "training.rounds=3")
 
-    class Stop(cutlayer.rounds.progress.Silent):
+    class Stop(Silent):
         def round_done(self, row: Any) -> None:
             if row.round == 1:
                 raise KeyboardInterrupt
 
-    whole = simulate(job, tmp_path / "whole")
+    whole = simulate(job, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        simulate(job, tmp_path / "cut", progress=Stop())
+        simulate(job, out=tmp_path / "cut", progress=Stop())
     assert equal(cutlayer.resume(tmp_path / "cut").adapter, whole.adapter)
 
 
@@ -230,7 +231,7 @@ def test_a_network_ends_where_the_simulator_does_with_every_setting(
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     job = small_job(*EVERYTHING, "training.server_optimizer=momentum", method="tsflora")
-    alone = simulate(job, tmp_path / "alone")
+    alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(
             job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(3)]
@@ -279,7 +280,7 @@ def test_a_gradient_that_is_not_finite_stops_a_simulation(
     device = make_device(job, parts_for(job), 2)
     poisoned(monkeypatch, torch.from_numpy(device.first_batch(0).labels))
     with pytest.raises(RunError, match="gradient of device 2 is not finite in round 0, step 0"):
-        simulate(job, tmp_path / "run")
+        simulate(job, out=tmp_path / "run")
 
 
 def test_devices_keep_neither_adapter_nor_optimiser_after_a_round() -> None:
@@ -364,5 +365,5 @@ def test_settings_that_do_not_fit_data_or_method_are_refused_before_a_folder_is_
     tmp_path: Path, settings: list[str], message: str
 ) -> None:
     with pytest.raises(JobError, match=message):
-        simulate(small_job(*settings), tmp_path / "run")
+        simulate(small_job(*settings), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from cutlayer.settings.world import EnergySettings, FleetSettings
+from cutlayer.settings.places import FleetSettings
+from cutlayer.settings.world import EnergySettings
 from cutlayer.world.energy import compute_j, compute_s, cycles, round_j, transmit_j
 from cutlayer.world.fleet import make_fleet
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
-from cutlayer.settings.world import MobilitySettings, WorldSettings
+from cutlayer.settings.places import MobilitySettings
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.mobility import (
     Motion,
     draw_speeds,

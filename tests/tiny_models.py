@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import FAMILIES
 from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.names import VARIANTS as FAMILY_VARIANTS
 from cutlayer.settings.model import Lora, Model
 
+OF_TEACHERS = FAMILY_VARIANTS["DeiTForImageClassificationWithTeacher"]
 CLASSES = 5
 DEPTH = 3
 VISION = {
@@ -39,6 +42,71 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 20,
     },
 }
+TEXT = CONFIGS["bert"]
+CONFIGS |= {
+    "roberta": {**TEXT, "pad_token_id": 0},
+    "xlm-roberta": {**TEXT, "pad_token_id": 0},
+    "electra": {**TEXT, "embedding_size": 16},
+    "distilbert": {
+        "vocab_size": 60,
+        "dim": 24,
+        "n_layers": DEPTH,
+        "n_heads": 3,
+        "hidden_dim": 40,
+        "max_position_embeddings": 20,
+    },
+    "deberta-v2": {
+        **TEXT,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 4,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+    },
+    # Blocks 0 and 2 look everywhere, block 1 at one neighbour on each side.
+    "modernbert": {
+        **TEXT,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 2,
+        "pad_token_id": 0,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "dinov3_vit": {**VISION, "intermediate_size": 40, "num_register_tokens": 2},
+    "clip": {"vision_config": {**VISION, "intermediate_size": 40}},
+    "siglip": {"vision_config": {**VISION, "intermediate_size": 40}},
+}
+# Checkpoints that differ from others of their family in what is computed: family and settings.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "dinov2-swiglu": ("dinov2", {"mlp_ratio": 2, "use_swiglu_ffn": True}),
+    "dinov3-gated": ("dinov3_vit", {"use_gated_mlp": True}),
+    "deberta-v2-own-keys": (
+        "deberta-v2",
+        {"share_att_key": False, "position_biased_input": True, "type_vocab_size": 2},
+    ),
+    "deberta-v2-conv": (
+        "deberta-v2",
+        {"conv_kernel_size": 3, "conv_act": "gelu", "pos_att_type": "c2p", "embedding_size": 16},
+    ),
+    "deberta-v2-plain": ("deberta-v2", {"relative_attention": False, "norm_rel_ebd": "none"}),
+    "modernbert-mean": ("modernbert", {"classifier_pooling": "mean", "norm_bias": True}),
+    "electra-wide": ("electra", {"embedding_size": 24}),
+    "distilled": ("deit", {"teacher": True}),
+}
+EVERY = [*CONFIGS, *VARIANTS]
+# All linear layers of the blocks, and of what stands between blocks and head.
+ALL_LINEAR = {
+    "vit": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+    "bert": ("query", "key", "value", "dense"),
+    "distilbert": ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"),
+    "deberta-v2": ("query_proj", "key_proj", "value_proj"),
+    "deberta-v2-own-keys": ("query_proj", "pos_key_proj", "pos_query_proj"),
+    "modernbert": ("Wqkv", "Wi", "Wo", "head.dense"),
+    "clip": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+}
 # Three stages; images of 16 pixels are maps of 4, 4, 2 and 1 pixels a side at its five cuts.
 RESNETS: dict[str, dict[str, Any]] = {
     "basic": {"layer_type": "basic", "hidden_sizes": [6, 8, 10], "depths": [2, 1, 1]},
@@ -52,15 +120,29 @@ RESNETS: dict[str, dict[str, Any]] = {
     },
 }
 RESNET_DEPTH = 4
-# DINOv2-giant's gated MLP, whose checkpoints need more than new names.
-SWIGLU = {"mlp_ratio": 2, "use_swiglu_ffn": True}
 
 
-def build(family: str, **overrides: Any) -> nn.Module:
-    """A Hugging Face classification model whose every tensor is random."""
-    names = FAMILIES[family]
+def family_of(name: str) -> str:
+    """The `model_type` of a checkpoint of `EVERY`."""
+    return VARIANTS[name][0] if name in VARIANTS else name
+
+
+def is_text(name: str) -> bool:
+    """Whether a checkpoint of `EVERY` reads texts."""
+    return FAMILIES[family_of(name)].modality == "text"
+
+
+def build(name: str, **overrides: Any) -> nn.Module:
+    """A Hugging Face classification model of `EVERY` whose every tensor is random."""
+    family, settings = VARIANTS.get(name, (name, {}))
+    values = {**CONFIGS.get(family, {}), **settings, **overrides}
+    names = OF_TEACHERS if values.pop("teacher", False) else FAMILIES[family]
     package = importlib.import_module(names.module)
-    config = getattr(package, names.config)(**{**CONFIGS.get(family, {}), **overrides})
+    section = names.section
+    if section is not None:  # a tower's own settings are given flat
+        flat = {key: values.pop(key) for key in list(values) if key != section}
+        values[section] = {**values[section], **flat}
+    config = getattr(package, names.config)(**values)
     config.num_labels = CLASSES
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -81,10 +163,15 @@ def write_resnet(folder: Path, kind: str = "basic", **overrides: Any) -> Path:
     )
 
 
-def write(folder: Path, family: str, **overrides: Any) -> Path:
-    """A checkpoint folder of a tiny `family` model."""
-    build(family, **overrides).save_pretrained(folder)
+def write(folder: Path, name: str, **overrides: Any) -> Path:
+    """A checkpoint folder of a tiny model of `EVERY`."""
+    build(name, **overrides).save_pretrained(folder)
     return folder
+
+
+def write_all(root: Path, names: Iterable[str] = EVERY) -> dict[str, Path]:
+    """Checkpoint folders of tiny models, by name."""
+    return {name: write(root / name, name) for name in names}
 
 
 def settings(
@@ -142,21 +229,23 @@ def with_peft(model: CutModel, adapter: Adapter) -> nn.Module:
         r=model.spec.lora.rank,
         lora_alpha=model.spec.lora.alpha,
         target_modules=list(model.spec.targets),
-        modules_to_save=["classifier"],
+        modules_to_save=list(model.spec.parts.head.modules),
     )
     whole = get_peft_model(hugging_face(model), config)
     named = dict(whole.named_parameters())
     with torch.no_grad():
         for key, value in adapter.items():
-            named[peft_name(key)].copy_(value)
+            named[peft_name(model, key)].copy_(value)
     return whole.eval()
 
 
-def peft_name(key: str) -> str:
+def peft_name(model: CutModel, key: str) -> str:
     """The parameter in a PeftModel that an adapter's key stands for."""
+    first, _, rest = key.partition(".")
+    if first in model.spec.parts.head.modules:
+        return f"base_model.model.{first}.modules_to_save.default.{rest}"
     path, _, leaf = key.rpartition(".")
-    middle = "modules_to_save.default" if path == "classifier" else "default"
-    return f"base_model.model.{path}.{middle}.{leaf}"
+    return f"base_model.model.{path}.default.{leaf}"
 
 
 def with_weights(model: CutModel, adapter: Adapter) -> nn.Module:
@@ -164,7 +253,11 @@ def with_weights(model: CutModel, adapter: Adapter) -> nn.Module:
     whole = hugging_face(model)
     found = whole.load_state_dict({k: v.detach() for k, v in adapter.items()}, strict=False)
     assert not found.unexpected_keys
-    assert all(k.endswith(("num_batches_tracked", "mask_token")) for k in found.missing_keys)
+    unused = tuple(f"{model.spec.parts.base}.{path}" for path in model.spec.parts.unused)
+    assert all(
+        k.endswith(("num_batches_tracked", "mask_token")) or k.startswith(unused)
+        for k in found.missing_keys
+    )
     return whole
 
 

@@ -11,7 +11,8 @@ from cutlayer.allocate import asfl, asfv
 from cutlayer.allocate.asfv import VehicleProblem
 from cutlayer.allocate.radio_math import Floats, rate
 from cutlayer.model.residual import Conv, Map, layout
-from cutlayer.settings.world import FleetSettings, MobilitySettings, WorldSettings
+from cutlayer.settings.places import FleetSettings, MobilitySettings
+from cutlayer.settings.world import WorldSettings
 from cutlayer.world.world import World
 
 RESNET18 = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}

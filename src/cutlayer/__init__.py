@@ -62,21 +62,21 @@ if TYPE_CHECKING:
     from cutlayer.seeds import derive as derive
     from cutlayer.seeds import numpy_rng as numpy_rng
     from cutlayer.seeds import torch_rng as torch_rng
+    from cutlayer.settings.allocation import Allocation as Allocation
     from cutlayer.settings.data import Data as Data
     from cutlayer.settings.data import Partition as Partition
     from cutlayer.settings.devices import Devices as Devices
     from cutlayer.settings.generated import GeneratedData as GeneratedData
     from cutlayer.settings.generator import GeneratorSettings as GeneratorSettings
-    from cutlayer.settings.method import Allocation as Allocation
     from cutlayer.settings.method import Method as Method
     from cutlayer.settings.method import Quantizer as Quantizer
     from cutlayer.settings.method import Tokens as Tokens
     from cutlayer.settings.model import Lora as Lora
     from cutlayer.settings.model import Model as Model
+    from cutlayer.settings.places import FleetSettings as FleetSettings
+    from cutlayer.settings.places import MobilitySettings as MobilitySettings
     from cutlayer.settings.training import Training as Training
     from cutlayer.settings.world import EnergySettings as EnergySettings
-    from cutlayer.settings.world import FleetSettings as FleetSettings
-    from cutlayer.settings.world import MobilitySettings as MobilitySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
     from cutlayer.simulation.compare import compare as compare
     from cutlayer.simulation.comparison import Comparison as Comparison
@@ -119,14 +119,16 @@ _NAMES = {
     "rounds.progress": ["Progress"],
     "rounds.result": ["Result"],
     "seeds": ["derive", "numpy_rng", "torch_rng"],
+    "settings.allocation": ["Allocation"],
     "settings.data": ["Data", "Partition"],
     "settings.devices": ["Devices"],
     "settings.generated": ["GeneratedData"],
     "settings.generator": ["GeneratorSettings"],
-    "settings.method": ["Allocation", "Method", "Quantizer", "Tokens"],
+    "settings.method": ["Method", "Quantizer", "Tokens"],
     "settings.model": ["Lora", "Model"],
+    "settings.places": ["FleetSettings", "MobilitySettings"],
     "settings.training": ["Training"],
-    "settings.world": ["EnergySettings", "FleetSettings", "MobilitySettings", "WorldSettings"],
+    "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["compare"],
     "simulation.comparison": ["Comparison"],
     "simulation.demo": ["demo"],

@@ -47,6 +47,7 @@ class RefusedError(NetworkError):
 
 _EXTRAS = {
     "adjustText": "server",
+    "constriction": "codec",
     "cryptography": "server",
     "grpc": "server",
     "matplotlib": "server",

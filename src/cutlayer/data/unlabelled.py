@@ -10,6 +10,7 @@ import torch
 
 from cutlayer.data import images
 from cutlayer.errors import DataError
+from cutlayer.resize import Fit
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
@@ -29,13 +30,14 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_image(path: Path, side: int) -> torch.Tensor:
-    """uint8 [1, 1 or 3, H, W] of one file, of at most `side` pixels a side. Raises DataError."""
+def read_image(path: Path, fit: Fit | None) -> torch.Tensor:
+    """uint8 [1, 1 or 3, H, W] of one file, held as images to train on. Raises DataError.
+
+    fit: how the model makes its images.
+    """
     items: list[images.Item] = [(str(path), lambda: path)]
-    sizes, grey = images.look(items)
-    height, width = (int(length) for length in sizes[0])
-    size = (side, side) if max(height, width) > side else (height, width)
-    return images.stack(items, size, grey)
+    seen = images.look(items)
+    return images.stack(items, images.held_size([seen], fit), seen.grey, seen.depths)
 
 
 def read_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:

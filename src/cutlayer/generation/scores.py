@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cutlayer.data.dataset import Dataset, Indices
 from cutlayer.model.cut import CutModel, Segment
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import HEAD
 from cutlayer.seeds import derive, torch_rng
 
 Rows = npt.NDArray[np.float32]
@@ -22,20 +21,13 @@ Rows = npt.NDArray[np.float32]
 
 def features(model: CutModel, preprocess: Preprocessor, images: Tensor, batch: int = 128) -> Rows:
     """What the frozen model's head reads of each of `images` [n,C,H,W]: float32 [n,D]."""
-    seen: list[Tensor] = []
-
-    def note(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].float().cpu())
-
-    hook = model.module.get_submodule(HEAD).register_forward_pre_hook(note)
+    seen = []
     untrained = model.new_adapter(0)
-    try:
-        with torch.no_grad():
-            for part in torch.split(images, batch):
-                inputs = {k: v.to(model.compute) for k, v in preprocess(part).items()}
-                model.forward(inputs, [Segment(untrained, len(part))])
-    finally:
-        hook.remove()
+    with torch.no_grad():
+        for part in torch.split(images, batch):
+            inputs = {k: v.to(model.compute) for k, v in preprocess(part).items()}
+            read = model.features(inputs, [Segment(untrained, len(part))])
+            seen.append(read.float().cpu())
     rows: Rows = torch.cat(seen).numpy()
     return rows
 

@@ -100,12 +100,12 @@ def write_out(path: Path, text: str) -> None:
 def _samples(trained: Trained, data: str | Path | None) -> tuple[Dataset, str]:
     job = trained.job
     if data is None:
-        test = load(job.data, job.seed)[1]
+        test = load(job.data, job.seed, trained.preprocess.fit)[1]
         if test.classes != trained.classes:
             raise RunError(
                 f"RUN: the data of {trained.folder} have other classes now than it was trained on: "
                 "put them back, or name others with --data"
             )
         return test, "the job's test set"
-    side = trained.model.spec.image_size
-    return load_folder(Path(data).expanduser(), job, trained.classes, side), str(data)
+    fit = trained.preprocess.fit
+    return load_folder(Path(data).expanduser(), job, trained.classes, fit), str(data)

@@ -33,7 +33,7 @@ def export(
     trained = load_trained(run, device)
     model, tensors, job = trained.model, trained.adapter, trained.job
     if merged and model.train == "lora":
-        model, tensors = merge(tensors, job.model, len(trained.classes), job.seed)
+        model, tensors = merge(tensors, model, job.model, job.seed)
     try:
         save_adapter(tensors, model, folder, trained.classes)
     except OSError as error:

@@ -106,7 +106,7 @@ def _batches(
     held: list[torch.Tensor] = []
     called: list[str] = []
     for path in image_files(paths):
-        image = read_image(path, trained.model.spec.image_size)
+        image = read_image(path, trained.preprocess.fit)
         if held and (len(held) == most or held[0].shape != image.shape):
             yield called, Dataset(torch.cat(held), no_labels(len(held)), classes)
             held, called = [], []

@@ -4,7 +4,8 @@ Different cuts stand side by side in one round: every vehicle's part is joined w
 part, and whole adapters are averaged.
 """
 
-from cutlayer.settings.method import Allocation, Method, Quantizer
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method, Quantizer
 
 _PLAIN = Quantizer(bits=32, entropy="none")
 

@@ -3,7 +3,8 @@
 As asfl, but cuts, selection and radio are solved together under energy and stay time.
 """
 
-from cutlayer.settings.method import Allocation, Method, Quantizer
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method, Quantizer
 
 _PLAIN = Quantizer(bits=32, entropy="none")
 

@@ -5,7 +5,8 @@ another's (as in st-sflora), and the least time (or energy, or bytes, by a weigh
 the settings whose measured quality is at least `quality_min`. See allocate/auto.py.
 """
 
-from cutlayer.settings.method import Allocation, Method, Quantizer, Tokens
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method, Quantizer, Tokens
 
 _BITS = Quantizer(bits=8, levels="gaussian", rotate=True)
 

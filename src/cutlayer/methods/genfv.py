@@ -6,7 +6,8 @@ generates as much as fits meanwhile. IEEE TMC 24(11), 2025. The paper gives no b
 1.5 of 2 is ours. `method.generated=false` leaves the generated data out.
 """
 
-from cutlayer.settings.method import Allocation, Method
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method
 
 METHOD = Method(
     name="genfv",

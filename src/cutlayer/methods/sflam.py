@@ -6,7 +6,8 @@ trains every weight on both sides, as the authors' public code does, with one se
 all devices share.
 """
 
-from cutlayer.settings.method import Allocation, Method, Quantizer
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method, Quantizer
 
 _BITS = Quantizer(bits=8, per="tensor", rounding="stochastic")
 

@@ -6,7 +6,8 @@ algorithm sets tokens, bandwidth and power for the largest semantic transmission
 paper gives no K_min; 16 of 196 is ours.
 """
 
-from cutlayer.settings.method import Allocation, Method, Quantizer, Tokens
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.method import Method, Quantizer, Tokens
 
 _PLAIN = Quantizer(bits=32, entropy="none")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import HEAD
+from cutlayer.model.lora import head_shapes
 
 Shape = tuple[int, ...]
 
@@ -58,12 +58,13 @@ def check_shapes(
     held: the shape of each of its tensors. targets: what its configuration says of its layers.
     """
     wanted = model.shapes()
-    head = model.spec.parts.head if model.train == "full" else HEAD
-    if f"{head}.weight" in wanted and f"{head}.weight" not in held:
-        raise ModelError(
-            f"{field}: {folder} lacks {head}.weight, the head: train it with PEFT's "
-            f"modules_to_save [{HEAD!r}]"
-        )
+    head, parts = head_shapes(model.spec), model.spec.parts.head
+    for key in head:
+        if key in wanted and key not in held:
+            raise ModelError(
+                f"{field}: {folder} lacks {key}, the head: train it with PEFT's modules_to_save "
+                f"{list(parts.modules)}"
+            )
     for key in [*wanted, *held]:
         if key in held and key in wanted:
             continue
@@ -76,7 +77,7 @@ def check_shapes(
     for key, shape in held.items():
         if shape == wanted[key]:
             continue
-        if key.startswith(f"{head}.") and shape[1:] == wanted[key][1:]:
+        if key.rpartition(".")[0] in parts.outputs and shape[1:] == wanted[key][1:]:
             raise ModelError(
                 f"{field}: {folder} tells {shape[0]} classes apart but the data has "
                 f"{wanted[key][0]}: take data of the same classes"

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+from cutlayer.files import read_bounded
+from cutlayer.model.files import MAX_CONFIG_BYTES
+
 LABELS = "labels.json"
 """Beside an adapter: id2label and label2id, as Hugging Face's configurations have them."""
 
@@ -17,7 +20,7 @@ def class_names(folder: Path) -> list[str] | None:
         file = folder / "config.json"
     if not file.is_file():
         return None
-    values = json.loads(file.read_text("utf-8"))
+    values = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
     found = values.get("id2label") if isinstance(values, dict) else None
     if not isinstance(found, dict) or not found:
         return None

@@ -9,8 +9,8 @@ counted: cost_lora.py, cost_full.py and cost_resnet.py.
 from __future__ import annotations
 
 from cutlayer.model import cost_full, cost_lora, cost_resnet
-from cutlayer.model.families import ModelSpec, Train, check_train
 from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side, lora_parameters
+from cutlayer.model.spec import ModelSpec, Train, check_train
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",

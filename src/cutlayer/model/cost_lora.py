@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cutlayer.model.families import ModelSpec
 from cutlayer.model.parameter_counts import (
     FLOAT_BYTES,
     Cost,
-    Linear,
     Side,
-    block_linears,
-    block_parameters,
+    blocks_parameters,
+    copies_attended,
+    embedding_flops,
     embedding_parameters,
+    head_entry_flops,
+    head_flops,
+    head_parameters,
     lora_parameters,
     tail_parameters,
 )
+from cutlayer.model.spec import Linear, ModelSpec
 
 
 def part_cost(
@@ -30,13 +33,11 @@ def part_cost(
     tokens: how many go through the blocks. incoming: whether a gradient must be computed for the
     first block's input.
     """
-    parameters = (last - first) * block_parameters(spec)
+    parameters = blocks_parameters(spec, first, last)
     work = _Work(live=incoming)
     if side != "server":
         parameters += embedding_parameters(spec)
-        if spec.modality == "image":
-            kernel = spec.channels * spec.patch_size**2
-            work = replace(work, forward=2 * spec.patches * kernel * spec.width)
+        work = replace(work, forward=embedding_flops(spec))
     for index in range(first, last):
         work = _block(spec, index, tokens, work)
     if side != "device":
@@ -58,32 +59,38 @@ class _Work:
 
 def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
     """Add one block: follows which activations need a gradient, as autograd does."""
-    width, square = spec.width, 2 * tokens**2 * spec.width
-    q, k, v, output, *up, down = block_linears(spec)
-    ranks = _ranks(spec, spec.block_name(index), (q, k, v, output, *up, down))
+    width, square = spec.width, 2 * tokens**2 * spec.attention_width
+    ranks = _ranks(spec, spec.block_name(index), spec.linears)
+    readers = tuple(x for x in spec.linears if x.role in ("query", "key", "value", "fused"))
+    (output,) = (x for x in spec.linears if x.role == "output")
+    ups = tuple(x for x in spec.linears if x.role == "up")
+    (down,) = (x for x in spec.linears if x.role == "down")
 
-    qkv, live = _linears((q, k, v), ranks, tokens, work.live)
-    from_q, from_k, from_v = live
-    attended = any(live)
+    qkv, live = _linears(readers, ranks, tokens, work.live)
+    from_q, from_k, from_v = live * 3 if spec.parts.fused else live
+    places = _places(spec, index, ranks, tokens, from_q, from_k)
+    from_scores = from_q or from_k or places.live
+    attended = from_scores or from_v
     # Gradients of V, of the attention, and of Q and K through it, as far as they are needed.
-    attention = square * (from_v + (from_q or from_k) + from_q + from_k)
-    # q, k, v, the output, and the log-sum-exp of each head; a LoRA that reads the output shares it.
-    saved = attended * tokens * (4 * width + spec.heads)
-    saved -= (attended and ranks[output.path] > 0) * tokens * width
+    attention = square * (from_v + from_scores + from_q + from_k)
+    saved = attended * _attention_saved(spec, tokens)
+    if attended and ranks[output.path] and not copies_attended(spec):
+        saved -= tokens * spec.attention_width  # a LoRA that reads the output shares it
 
     projected, (live_out,) = _linears((output,), ranks, tokens, attended)
     middle = work.live or live_out
-    raised, live_up = _linears(tuple(up), ranks, tokens, middle)
+    raised, live_up = _linears(ups, ranks, tokens, middle)
     activated = any(live_up)
-    # What the activation function saves; SwiGLU: the gate, its SiLU and the other factor.
-    saved += activated * tokens * spec.mlp_width * (3 if spec.gated_mlp else 1)
+    # What the activation function saves; gated: the gate, its SiLU and the other factor.
+    saved += activated * tokens * spec.mlp_width * (3 if spec.gated_mlp else spec.activation_keeps)
     lowered, (live_down,) = _linears((down,), ranks, tokens, activated)
     end = middle or live_down
-    # A norm saves its input, mean and deviation. BERT's come after the sums, others before.
-    norms = middle + end if spec.parts.norm is None else work.live + middle
+    # A norm saves its input, mean and deviation. It comes after the sums, or before.
+    first_norm = work.live and (index > 0 or spec.parts.first_norm)
+    norms = middle + end if spec.parts.post_norm else first_norm + middle
     saved += norms * tokens * (width + 2)
 
-    layers = (qkv, projected, raised, lowered)
+    layers = (qkv, places, projected, raised, lowered)
     return _Work(
         live=end,
         adapter=work.adapter + sum(x.adapter for x in layers),
@@ -91,6 +98,75 @@ def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
         backward=work.backward + sum(x.backward for x in layers) + attention,
         saved=work.saved + sum(x.saved for x in layers) + saved,
     )
+
+
+def _attention_saved(spec: ModelSpec, tokens: int) -> int:
+    """Numbers that attention keeps: q, k, v, the output, and the log-sum-exp of each head.
+
+    With relative positions it is made of single operations, which keep q, k, the scaled k, v, the
+    attention and the projected positions.
+    """
+    relative = spec.relative
+    if relative is not None:
+        looked_up = relative.rows * (relative.to_position + relative.to_content)
+        kept = (4 * tokens + looked_up) * spec.attention_width
+        return kept + tokens**2 * spec.heads
+    saved = tokens * (4 * spec.attention_width + spec.heads)
+    if spec.parts.fused is not None:
+        # v is a piece of the whole, which stays; rotated q and k are new.
+        saved += tokens * 2 * spec.attention_width
+    return saved
+
+
+def _places(
+    spec: ModelSpec, index: int, ranks: dict[str, int], tokens: int, from_q: bool, from_k: bool
+) -> _Work:
+    """The part of attention that looks up relative positions, counted as for a batch of one.
+
+    The table is frozen and the same for all samples; its projections may carry LoRA.
+    """
+    relative = spec.relative
+    if relative is None:
+        return _Work(live=False)
+    works = []
+    for wanted, own, query, from_content in (
+        (relative.to_position, "attention.self.pos_key_proj", False, from_q),
+        (relative.to_content, "attention.self.pos_query_proj", True, from_k),
+    ):
+        if not wanted and not relative.shared:
+            continue
+        path = (spec.parts.query if query else spec.parts.key) if relative.shared else own
+        linear = Linear(path, spec.width, spec.attention_width, True, "query" if query else "key")
+        rank = ranks.get(path) or _ranks(spec, spec.block_name(index), (linear,))[path]
+        work, (live,) = _linears((linear,), {path: rank}, relative.rows, False)
+        if not wanted:  # computed all the same, and left unused
+            works.append(_Work(live=False, forward=work.forward))
+            continue
+        product = 2 * tokens * relative.rows * spec.attention_width
+        works.append(
+            replace(
+                work,
+                live=live or from_content,
+                adapter=0 if relative.shared else work.adapter,
+                forward=work.forward + product,
+                backward=work.backward + product * (live + from_content),
+            )
+        )
+    return _Work(
+        live=any(work.live for work in works),
+        adapter=sum(work.adapter for work in works),
+        forward=sum(work.forward for work in works) + _conv_flops(spec, index, tokens),
+        backward=sum(work.backward for work in works),
+        saved=sum(work.saved for work in works),
+    )
+
+
+def _conv_flops(spec: ModelSpec, index: int, tokens: int) -> int:
+    """FLOPs of the convolution beside the first block; its input is the embedding, frozen."""
+    relative = spec.relative
+    if relative is None or index or not relative.conv:
+        return 0
+    return 2 * tokens * (relative.conv - 3 * spec.width)
 
 
 def _linears(
@@ -117,22 +193,28 @@ def _linears(
 
 
 def _tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
-    """Add the final norm or pooler, and the trained head."""
-    width, head = spec.width, 2 * spec.head_inputs * spec.num_classes
+    """Add the final norm, what stands before the head, and the trained head."""
+    family, width = spec.parts, spec.width
     added, live = _Work(work.live), work.live
-    if spec.parts.norm is None:
-        pooler = Linear("pooler.dense", width, width, True)
-        ranks = _ranks(spec, spec.parts.base, (pooler,))
-        added, (live,) = _linears((pooler,), ranks, 1, live)
-    elif live:
+    if live and family.norm is not None:
         added = replace(added, saved=tokens * (width + 2))
+    if family.neck_linear is not None:
+        neck = Linear(family.neck_linear, width, width, spec.neck_bias, "output")
+        ranks = {neck.path: spec.lora.rank if spec.carries_lora(neck.path) else 0}
+        through, (live,) = _linears((neck,), ranks, 1, live)
+        through = replace(through, saved=through.saved + live * family.neck_norm * (2 * width + 2))
+        added = replace(through, saved=through.saved + added.saved)
+    sliced = family.neck is None and not spec.pool_mean and family.pool != "cls+mean"
     # The head's input; a slice, as of the CLS token, keeps all tokens.
-    kept = tokens * width if spec.parts.pool == "cls" else spec.head_inputs
+    kept = tokens * width if sliced else spec.head_inputs
+    if family.head.hidden is not None:
+        kept += width * (2 if spec.head_activation == "gelu" else 1)
+    still = 0 if live else head_entry_flops(spec)
     return _Work(
         live=True,
-        adapter=work.adapter + added.adapter + (spec.head_inputs + 1) * spec.num_classes,
-        forward=work.forward + added.forward + head,
-        backward=work.backward + added.backward + head * (1 + live),
+        adapter=work.adapter + added.adapter + head_parameters(spec),
+        forward=work.forward + added.forward + head_flops(spec),
+        backward=work.backward + added.backward + 2 * head_flops(spec) - still,
         saved=work.saved + added.saved + kept,
     )
 

@@ -6,9 +6,9 @@ of a batch, which are the same few for any number of samples, are left out.
 
 from __future__ import annotations
 
-from cutlayer.model.families import ModelSpec
 from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side
 from cutlayer.model.residual import Conv, Map
+from cutlayer.model.spec import ModelSpec
 
 # An index of max pooling takes as much memory as two floats.
 INDEX_FLOATS = 2

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import ModelSpec, Train
-from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
+from cutlayer.model.lora import Adapter, AdapterBank, BankHead, Batch, Piece, Segment, Tensors
+from cutlayer.model.spec import ModelSpec, Train
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
@@ -51,8 +51,8 @@ class Body(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
 
-    def finish(self, hidden: Tensor) -> Tensor:
-        """Final norm, pooling and head after the blocks: logits [B,C]."""
+    def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """What follows the blocks, up to what the head reads: [B,in], of K outputs [B,K,in]."""
 
 
 class Weights(Protocol):
@@ -78,23 +78,28 @@ class CutModel:
     """One backbone (or a part of it) that computes for any number of adapters.
 
     module: Hugging Face's classification model. body calls its pieces, weights knows what of it
-    trains; dtype: of the backbone and of new adapters.
+    trains; dtype: of the backbone and of new adapters. drawn: modules before the head that the
+    checkpoint lacks, so that they were drawn anew.
     """
 
     def __init__(
         self,
         module: nn.Module,
         body: Body,
+        head: BankHead,
         weights: Weights,
         spec: ModelSpec,
         part: Part,
         dtype: torch.dtype,
+        drawn: tuple[str, ...] = (),
     ) -> None:
         self.module = module.eval()
         self.spec = spec
         self.part = part
         self.dtype = dtype
+        self.drawn = drawn
         self._body = body
+        self._head = head
         self._weights = weights
         # A part may hold no tensor that would tell where it is.
         self._probe = torch.empty(0)
@@ -141,6 +146,20 @@ class CutModel:
         """
         return self._weights.trained(name)
 
+    def take_drawn(self, tensors: Adapter) -> None:
+        """Put saved values in place of tensors that were drawn because the checkpoint lacks them.
+
+        Raises ModelError for a tensor of another shape.
+        """
+        held = dict(self.module.named_parameters())
+        for name, value in tensors.items():
+            if value.shape != held[name].shape:
+                raise ModelError(
+                    f"adapter: {name} has shape {list(value.shape)}, not "
+                    f"{list(held[name].shape)}: it must come from the same model"
+                )
+            held[name].copy_(value)
+
     def device_names(self, cut: int) -> tuple[str, ...]:
         """The adapter's keys that the device holds when cut after block `cut`."""
         return tuple(key for key in self.shapes() if self.spec.position(key) < cut)
@@ -184,7 +203,7 @@ class CutModel:
             received = batch["hidden"]
             assert received is not None
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
-            return (self._body.finish(blocks),)
+            return (self._head(self._body.pool(blocks, batch["mask"])),)
 
         (logits,) = self._weights.run(route, {"hidden": hidden, "mask": mask}, piece)
         assert logits is not None
@@ -195,13 +214,26 @@ class CutModel:
 
         def piece(batch: Batch) -> tuple[Tensor]:
             hidden, mask = self._body.embed(_present(batch))
-            return (self._body.finish(self._body.run(hidden, mask, 0, self.spec.depth)),)
+            blocks = self._body.run(hidden, mask, 0, self.spec.depth)
+            return (self._head(self._body.pool(blocks, mask)),)
 
         (logits,) = self._weights.run(route, self._ready(inputs), piece)
         assert logits is not None
         return logits
 
     __call__ = forward
+
+    def features(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
+        """What the head's output layers read: [B,in], of K outputs one after another [B,K in]."""
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            hidden, mask = self._body.embed(_present(batch))
+            blocks = self._body.run(hidden, mask, 0, self.spec.depth)
+            return (self._head.read(self._body.pool(blocks, mask)).flatten(1),)
+
+        (read,) = self._weights.run(route, self._ready(inputs), piece)
+        assert read is not None
+        return read
 
     def _ready(self, inputs: dict[str, Tensor]) -> Batch:
         """The inputs on the model's torch device and, pixels, in its dtype and size."""

@@ -14,13 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
-from cutlayer.files import write_atomically
+from cutlayer.files import open_plain, read_bounded, write_atomically
 from cutlayer.model.adapter_fit import check_classes, check_settings, check_shapes
 from cutlayer.model.class_names import LABELS, class_names
 from cutlayer.model.cut import CutModel
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.files import find_file
-from cutlayer.model.lora import HEAD, Adapter
+from cutlayer.model.files import BESIDE, MAX_CONFIG_BYTES, VOCABULARIES, find_file, read_json
+from cutlayer.model.framing import checkpoint_fit, fit_for, preprocessor_at
+from cutlayer.model.lora import Adapter
+from cutlayer.model.spec import ModelSpec
 from cutlayer.model.weights import SINGLE, current_names, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
@@ -72,21 +73,30 @@ def load_adapter(
     another model.
     """
     full, folder = model.train == "full", Path(folder)
+    unused = _unused(model.spec)
     file = folder / (SINGLE if full else WEIGHTS)
     if not file.is_file():
         kind = "a whole model" if full else "an adapter"
         raise ModelError(f"{field}: there is no {file}: give a folder that holds {kind}")
     try:
-        config = json.loads((folder / ("config.json" if full else CONFIG)).read_text("utf-8"))
+        beside = folder / ("config.json" if full else CONFIG)
+        config = json.loads(read_bounded(beside, MAX_CONFIG_BYTES))
         if not isinstance(config, dict):
-            raise ValueError(f"its configuration is a {type(config).__name__}")
+            raise ValueError(f"{beside.name} holds no JSON object")
         if not full:
             check_settings(config, model, field, folder)
+        open_plain(file).close()  # a pipe would hang, and a device never end
         with safe_open(file, framework="pt", device="cpu") as tensors:
-            keys = [key for key in tensors.keys() if not key.endswith(IDLE)]  # noqa: SIM118
+            keys = [
+                key
+                for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
+                if not key.endswith(IDLE) and not key.startswith(unused)
+            ]
             names = current_names([key.removeprefix(PREFIX) for key in keys], model)
             shapes = [tuple(tensors.get_slice(key).get_shape()) for key in keys]
-            held = dict(zip(names, shapes, strict=True))
+            # What the checkpoint lacks is checked where it is put into the model.
+            apart = () if full else model.drawn
+            held = {n: s for n, s in zip(names, shapes, strict=True) if n not in apart}
             check_shapes(held, model, field, folder, config.get("target_modules"))
             if classes is not None:
                 known = class_names(folder)
@@ -95,11 +105,13 @@ def load_adapter(
                 name: tensors.get_tensor(key).to(model.compute, model.dtype)
                 for name, key in zip(names, keys, strict=True)
             }
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(f"{field}: {folder} cannot be read ({error}): restore its files") from None
     for key, tensor in adapter.items():
         if not bool(tensor.isfinite().all()):
             raise ModelError(f"{field}: {key} of {folder} is not finite: give a sound adapter")
+    if not full:
+        model.take_drawn({key: adapter.pop(key) for key in model.drawn if key in adapter})
     return adapter
 
 
@@ -115,12 +127,14 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
         "lora_alpha": spec.lora.alpha,
         "lora_dropout": spec.lora.dropout,
         "target_modules": _target_modules(model),
-        "modules_to_save": [HEAD],
+        "modules_to_save": _saved_modules(model),
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
     }
-    tensors = {PREFIX + key: value for key, value in adapter.items()}
+    held = model.module.state_dict()
+    drawn = {key: held[key].cpu().contiguous() for key in model.drawn}
+    tensors = {PREFIX + key: value for key, value in (adapter | drawn).items()}
     return {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: _json(config),
@@ -143,21 +157,24 @@ def _checkpoint(
     adapter: Adapter, spec: ModelSpec, classes: Sequence[str] | None
 ) -> dict[str, bytes]:
     """The files of a whole model, by name: weights, config, and what prepares its inputs."""
-    empty = skeleton(replace(spec, weights="pretrained"), 0)
+    dtype = next(iter(adapter.values())).dtype
+    empty = skeleton(replace(spec, weights="pretrained"), 0, dtype)
+    unused = _unused(spec)
     tensors = {
         key: torch.zeros(value.shape, dtype=value.dtype)
         for key, value in empty.state_dict().items()
-        if key.endswith(IDLE)
+        if key.endswith(IDLE) or key.startswith(unused)
     }
     tensors |= adapter
     config: Any = empty.config
     config.architectures = [spec.parts.architecture]
-    config.dtype = str(next(iter(adapter.values())).dtype).removeprefix("torch.")
+    config.dtype = str(dtype).removeprefix("torch.")
     if classes is not None:
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: index for index, name in enumerate(classes)}
     if spec.modality == "image":
-        config.image_size = spec.image_size
+        section = spec.parts.section
+        (config if section is None else getattr(config, section)).image_size = spec.image_size
     return {
         SINGLE: save(tensors, metadata={"format": "pt"}),
         "config.json": config.to_json_string().encode(),
@@ -165,14 +182,28 @@ def _checkpoint(
     }
 
 
+def _unused(spec: ModelSpec) -> tuple[str, ...]:
+    """How the names begin of tensors that classification never computes with."""
+    return tuple(f"{spec.parts.base}.{path}." for path in spec.parts.unused)
+
+
 def _preparation(spec: ModelSpec) -> dict[str, bytes]:
     """The base's own files that a model's inputs are prepared by, as far as it has them."""
     names = ["preprocessor_config.json"]
     if spec.modality == "text":
-        whole = find_file(spec.path, "tokenizer.json")
-        names = ["tokenizer.json" if whole else "vocab.txt", "tokenizer_config.json"]
+        names = [*VOCABULARIES, *BESIDE]
     found = {name: find_file(spec.path, name) for name in names}
-    return {name: file.read_bytes() for name, file in found.items() if file is not None}
+    files = {name: file.read_bytes() for name, file in found.items() if file is not None}
+    fit, own = fit_for(spec), read_json(spec.path, "preprocessor_config.json")
+    if fit is not None and own is not None and fit != checkpoint_fit(spec.path):
+        files["preprocessor_config.json"] = _json(preprocessor_at(own, fit))
+    return files
+
+
+def _saved_modules(model: CutModel) -> list[str]:
+    """The names that PEFT finds all modules by that an adapter brings whole."""
+    neck = model.spec.parts.neck
+    return [*model.spec.parts.head.modules, *([neck] if model.drawn and neck else [])]
 
 
 def _target_modules(model: CutModel) -> list[str]:

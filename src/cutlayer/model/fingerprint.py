@@ -3,17 +3,11 @@
 from pathlib import Path
 
 from cutlayer.fingerprint import of_file, of_parts
-from cutlayer.model.files import BUNDLED, find_file
+from cutlayer.model.files import BESIDE, BUNDLED, VOCABULARIES, find_file
 from cutlayer.settings.model import Model
 
 _INDEX = "model.safetensors.index.json"
-_CONFIGS = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
+_CONFIGS = ("config.json", "preprocessor_config.json", *VOCABULARIES, *BESIDE)
 
 
 def of_model(model: Model, seed: int) -> str | None:

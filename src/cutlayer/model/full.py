@@ -7,25 +7,22 @@ batch normalisation, so that the average of adapters is the average of whole mod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 
-from cutlayer.model.families import ModelSpec, Train
 from cutlayer.model.lora import (
-    HEAD,
     Adapter,
     AdapterBank,
-    BankHead,
     Batch,
     Piece,
     Segment,
     Tensors,
-    check_covers,
     fresh_head,
     merged,
-    rows_of,
+    one_by_one,
 )
+from cutlayer.model.positions import position_shape
+from cutlayer.model.spec import ModelSpec, Train
 
 Shapes = dict[str, tuple[int, ...]]
 STATISTICS = (".running_mean", ".running_var")
@@ -55,7 +52,6 @@ class FullWeights:
         self._holds_head = holds_head
         self._held = frozenset(_tensors(module))
         self._normalises_batches = any(key.endswith(STATISTICS) for key in self._held)
-        setattr(module, HEAD, BankHead(bank, spec.parts.head))
         self._swapped = _Swapped(module)
 
     def shapes(self) -> Shapes:
@@ -80,15 +76,12 @@ class FullWeights:
         both. Raises ModelError when the route does not cover the batch.
         """
         segments = [s for s in route if s.size] if self._normalises_batches else merged(route)
-        check_covers(segments, rows_of(batch))
-        parts = _split(batch, [segment.size for segment in segments])
-        results = []
-        for segment, part in zip(segments, parts, strict=True):
+
+        def run(segment: Segment, part: Batch) -> Tensors:
             with self.bank.use([segment], segment.size):
-                results.append(self._swapped.run(self._own(segment.adapter), piece, part))
-        if len(results) == 1:
-            return results[0]
-        return tuple(_joined(column) for column in zip(*results, strict=True))
+                return self._swapped.run(self._own(segment.adapter), piece, part)
+
+        return one_by_one(segments, batch, run)
 
     def _own(self, adapter: Adapter) -> Adapter:
         """The tensors of `adapter` that this part computes with; statistics without a graph."""
@@ -120,26 +113,16 @@ class _Swapped(nn.Module):
 def whole_shapes(module: nn.Module, spec: ModelSpec) -> Shapes:
     """The shape of each tensor that full training moves, from the module of the whole model."""
     shapes = {key: tuple(tensor.shape) for key, tensor in _tensors(module).items()}
-    shapes = {key: shape for key, shape in shapes.items() if not key.endswith(".mask_token")}
-    if spec.patch_size:  # interpolated to the job's image size once the weights are there
-        key = f"{spec.parts.base}.{spec.parts.embeddings}.position_embeddings"
-        shapes[key] = (1, spec.parts.prefix + spec.patches, spec.width)
-    return shapes
+    idle = tuple(f"{spec.parts.base}.{path}." for path in spec.parts.unused)
+    shapes = {
+        key: shape
+        for key, shape in shapes.items()
+        if not key.endswith(".mask_token") and not key.startswith(idle)
+    }
+    # Interpolated to the job's image size once the weights are there.
+    return shapes | position_shape(module, spec)
 
 
 def _tensors(module: nn.Module) -> Adapter:
     """The module's parameters and floating-point buffers, detached."""
     return {key: t for key, t in module.state_dict().items() if t.is_floating_point()}
-
-
-def _split(batch: Batch, sizes: list[int]) -> list[Batch]:
-    pieces = {k: None if t is None else torch.split(t, sizes) for k, t in batch.items()}
-    return [
-        {key: None if parts is None else parts[index] for key, parts in pieces.items()}
-        for index in range(len(sizes))
-    ]
-
-
-def _joined(column: Tensors) -> Tensor | None:
-    present = [tensor for tensor in column if tensor is not None]
-    return torch.cat(present) if present else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.files import find_file, read_json
+from cutlayer.model.files import BESIDE, VOCABULARIES, find_file, read_json
+from cutlayer.model.framing import fit_for
+from cutlayer.model.spec import ModelSpec
+from cutlayer.resize import fitted
 
 # Luma of ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -19,15 +20,16 @@ LUMA = (0.299, 0.587, 0.114)
 class Preprocessor:
     """Prepares samples for the model of `spec`.
 
-    Images: uint8 [B,C,H,W], resized to the model's square (aspect ratio not kept; antialiased
-    bilinear), grey and RGB turned into each other where the model needs it, normalised by the
-    checkpoint's preprocessor_config.json or else the family's mean and deviation.
+    Images: uint8 [B,C,H,W], made the model's square as model.aspect and the checkpoint's
+    preprocessor_config.json say (`fit`), grey and RGB turned into each other where the model needs
+    it, normalised by that file or else the family's mean and deviation.
     Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
     batch and cut at max_tokens.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self.fit = fit_for(spec)
         self._tokenizer: Any = None
         if spec.modality == "text":
             self._tokenizer = _tokenizer(spec)
@@ -53,20 +55,30 @@ class Preprocessor:
             max_length=self.spec.max_tokens,
             return_tensors="pt",
         )
+        self._check_known(tokens["input_ids"])
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
+    def _check_known(self, ids: Tensor) -> None:
+        """Raise ModelError for a token that the model's embedding has no row for."""
+        highest = int(ids.max()) if ids.numel() else 0
+        if highest >= self.spec.vocabulary:
+            raise ModelError(
+                f"model.path: the tokenizer of {self.spec.path} gives "
+                f"{self._tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, but the "
+                f"model embeds {self.spec.vocabulary} tokens: give the tokenizer that belongs to "
+                "the checkpoint, or save it again after model.resize_token_embeddings"
+            )
+
     def _pixels(self, images: Tensor) -> Tensor:
-        if self._tokenizer is not None:
+        if self.fit is None:
             raise ModelError(
                 f"model.path: {self.spec.path} reads texts but the data holds images: "
                 "take an image model, or a data source of texts"
             )
         pixels = _with_channels(images.float(), self.spec.channels)
-        size = (self.spec.image_size, self.spec.image_size)
-        if tuple(pixels.shape[-2:]) != size:
-            pixels = F.interpolate(
-                pixels, size=size, mode="bilinear", antialias=True, align_corners=False
-            )
+        # What has the size already was made to fit when it was loaded.
+        if tuple(pixels.shape[-2:]) != (self.fit.side, self.fit.side):
+            pixels = fitted(pixels, self.fit)
         return pixels * self._scale.to(pixels.device) + self._shift.to(pixels.device)
 
 
@@ -118,19 +130,27 @@ def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
 
 
 def _tokenizer(spec: ModelSpec) -> Any:
+    """The checkpoint's own tokenizer, able to pad."""
     from transformers import AutoTokenizer
 
-    file = find_file(spec.path, "tokenizer.json") or find_file(spec.path, "vocab.txt")
+    file = next((f for name in VOCABULARIES if (f := find_file(spec.path, name))), None)
     if file is None:
         raise ModelError(
-            f"model.path: {spec.path} has neither tokenizer.json nor vocab.txt: "
+            f"model.path: {spec.path} has none of {', '.join(VOCABULARIES)}: "
             "give a checkpoint with its tokenizer"
         )
-    find_file(spec.path, "tokenizer_config.json")  # beside it, where the hub has one
+    for name in BESIDE:  # downloaded too, where the hub has them
+        find_file(spec.path, name)
     try:
-        return AutoTokenizer.from_pretrained(str(file.parent))
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent))
+        if tokenizer.pad_token_id is None:
+            # Any token will do: attention and pooling leave padding out.
+            ids = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id, 0)
+            filler = next(number for number in ids if number is not None)
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(filler)
     except Exception as error:  # tokenizers raises bare Exception for a corrupt file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path: the tokenizer of {spec.path} cannot be read ({reason}): restore its files"
         ) from None
+    return tokenizer

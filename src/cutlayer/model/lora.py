@@ -15,14 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import ModelSpec, Train, match_targets
+from cutlayer.model.family import Activation
+from cutlayer.model.spec import ModelSpec, Train, match_targets
 from cutlayer.seeds import torch_rng
 
 Adapter = dict[str, Tensor]
 Batch = dict[str, Tensor | None]
 Tensors = tuple[Tensor | None, ...]
 Piece = Callable[[Batch], Tensors]
-HEAD = "classifier"
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class LoRALinear(nn.Module):
         rank = {pair[0].shape[0] for pair in present}
         if len(present) > 1 and len(present) == len(route) and _even(route) and len(rank) == 1:
             return self._stacked(x, y, present)
+        if len(route) == 1:
+            return self._one(x, y, *present[0])
         sizes = [s.size for s in route]
         parts = [
             part if pair is None else self._one(piece, part, *pair)
@@ -93,7 +100,7 @@ class LoRALinear(nn.Module):
                 torch.split(x, sizes), torch.split(y, sizes), pairs, strict=True
             )
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return torch.cat(parts)
 
     def _one(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
         inner = x.reshape(-1, x.shape[-1]) @ a.t()
@@ -113,23 +120,40 @@ class LoRALinear(nn.Module):
 
 
 class BankHead(nn.Module):
-    """The trained classification head: every segment has its own weight [C,in] and bias [C].
+    """The trained classification head: every segment has its own linear layers.
 
-    name: of the linear layer in Hugging Face's model, and so of its tensors in an adapter.
+    Layers are called and ordered as in Hugging Face's model: a hidden one with its activation if
+    the family has it, then those that give logits, whose mean is taken.
     """
 
-    def __init__(self, bank: AdapterBank, name: str = HEAD) -> None:
+    def __init__(self, bank: AdapterBank, spec: ModelSpec) -> None:
         super().__init__()
-        self.keys = (f"{name}.weight", f"{name}.bias")
+        self.head = spec.parts.head
+        self.activation = ACTIVATIONS[spec.head_activation]
         self.bank = bank
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B,in] -> logits [B,C]."""
+        """x [B,in], of K outputs [B,K,in] -> logits [B,C]."""
+        x = self.read(x)
+        outputs = self.head.outputs
+        if len(outputs) == 1:
+            return self._linear(outputs[0], x)
+        return torch.stack([self._linear(name, x[:, at]) for at, name in enumerate(outputs)]).mean(
+            0
+        )
+
+    def read(self, x: Tensor) -> Tensor:
+        """x [B,in], of K outputs [B,K,in] -> what the output layers read, of the same shape."""
+        hidden = self.head.hidden
+        return x if hidden is None else self.activation(self._linear(hidden, x))
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = f"{name}.weight", f"{name}.bias"
         route = self.bank.route
-        if not all(key in s.adapter for s in route for key in self.keys):
-            raise ModelError(f"adapter: {self.keys[0]} is missing: the head needs its own weights")
+        if not all(key in s.adapter for s in route for key in (weight, bias)):
+            raise ModelError(f"adapter: {weight} is missing: the head needs its own weights")
         parts = [
-            F.linear(piece, s.adapter[self.keys[0]], s.adapter[self.keys[1]])
+            F.linear(piece, s.adapter[weight], s.adapter[bias])
             for piece, s in zip(torch.split(x, [s.size for s in route]), route, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -171,9 +195,7 @@ class LoraWeights:
         for name, (inputs, outputs) in self.layers.items():
             shapes[f"{name}.lora_A.weight"] = (rank, inputs)
             shapes[f"{name}.lora_B.weight"] = (outputs, rank)
-        shapes[f"{HEAD}.weight"] = (self.spec.num_classes, self.spec.head_inputs)
-        shapes[f"{HEAD}.bias"] = (self.spec.num_classes,)
-        return shapes
+        return shapes | head_shapes(self.spec)
 
     def fresh(self, seed: int) -> Adapter:
         """A kaiming-uniform (a = sqrt 5), B zero, as in PEFT; head as `fresh_head`."""
@@ -188,17 +210,70 @@ class LoraWeights:
         return True
 
     def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
-        """Compute `piece` for the whole batch at once, each sample with its own adapter."""
+        """The whole batch at once, or segment after segment where the family needs that."""
+        if self.spec.parts.one_adapter_a_pass:
+            return one_by_one(merged(route), batch, self._run_one(piece))
         with self.bank.use(route, rows_of(batch)):
             return piece(batch)
 
+    def _run_one(self, piece: Piece) -> Callable[[Segment, Batch], Tensors]:
+        def run(segment: Segment, batch: Batch) -> Tensors:
+            with self.bank.use([segment], segment.size):
+                return piece(batch)
+
+        return run
+
+
+def head_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of the head, by key."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (inputs, outputs) in spec.head_layers.items():
+        shapes |= {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+    return shapes
+
 
 def fresh_head(spec: ModelSpec, seed: int) -> Adapter:
-    """A new classification head: weight normal(0, 0.02), bias zero, from (seed, its name)."""
-    key = f"{spec.parts.head}.weight"
-    weight = torch.zeros(spec.num_classes, spec.head_inputs)
-    nn.init.normal_(weight, std=0.02, generator=torch_rng(seed, key))
-    return {key: weight, f"{spec.parts.head}.bias": torch.zeros(spec.num_classes)}
+    """A new classification head: weights normal(0, 0.02), biases zero, from (seed, their names)."""
+    head = {key: torch.zeros(shape) for key, shape in head_shapes(spec).items()}
+    for key, tensor in head.items():
+        if key.endswith(".weight"):
+            nn.init.normal_(tensor, std=0.02, generator=torch_rng(seed, key))
+    return head
+
+
+def with_outputs(spec: ModelSpec, head: Adapter, weight: Tensor, bias: Tensor) -> Adapter:
+    """`head` with output layers that give the logits of `weight` [C,K in] and `bias` [C].
+
+    They are for what `CutModel.features` gives; K output layers are averaged.
+    """
+    outputs = spec.parts.head.outputs
+    parts = (weight * len(outputs)).chunk(len(outputs), dim=1)
+    given = {f"{name}.weight": part for name, part in zip(outputs, parts, strict=True)}
+    return head | given | {f"{name}.bias": bias for name in outputs}
+
+
+def one_by_one(
+    segments: Sequence[Segment], batch: Batch, run: Callable[[Segment, Batch], Tensors]
+) -> Tensors:
+    """What `run` gives for each segment and its samples, joined in the batch's order.
+
+    Raises ModelError when the segments do not cover the batch.
+    """
+    check_covers(segments, rows_of(batch))
+    sizes = [segment.size for segment in segments]
+    pieces = {key: None if t is None else torch.split(t, sizes) for key, t in batch.items()}
+    results = [
+        run(segment, {key: None if parts is None else parts[at] for key, parts in pieces.items()})
+        for at, segment in enumerate(segments)
+    ]
+    if len(results) == 1:
+        return results[0]
+    return tuple(_joined(column) for column in zip(*results, strict=True))
+
+
+def _joined(column: Tensors) -> Tensor | None:
+    present = [tensor for tensor in column if tensor is not None]
+    return torch.cat(present) if present else None
 
 
 def check_covers(route: Sequence[Segment], rows: int) -> None:
@@ -213,16 +288,18 @@ def rows_of(batch: Batch) -> int:
     return next(len(tensor) for tensor in batch.values() if tensor is not None)
 
 
-def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The linear layers that `targets` take, by name: (inputs, outputs), in the model's order.
+def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """The linear layers that the job's targets take, by name: (inputs, outputs), in model order.
 
     The head is not among them, since it is trained whole. Raises ModelError when a target takes
     no linear layer.
     """
+    targets: str | Sequence[str] = spec.targets
+    head = spec.parts.head.modules
     linear = {
         name: (module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[0] != HEAD
+        if isinstance(module, nn.Linear) and name.split(".")[0] not in head
     }
     for target in [targets] if isinstance(targets, str) else targets:
         rule = target if isinstance(targets, str) else (target,)
@@ -238,13 +315,12 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> dict[str, tu
 def attach(
     model: nn.Module, names: Sequence[str], bank: AdapterBank, scale: float, dropout: float
 ) -> None:
-    """Put a LoRALinear in place of each linear layer in `names`, and a BankHead for the head."""
+    """Put a LoRALinear in place of each linear layer in `names`."""
     for name in names:
         path, _, leaf = name.rpartition(".")
         parent = model.get_submodule(path)
         base = getattr(parent, leaf)
         setattr(parent, leaf, LoRALinear(base, name, bank, scale, dropout))
-    setattr(model, HEAD, BankHead(bank))
 
 
 def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -271,7 +347,8 @@ def _drop(x: Tensor, route: Sequence[Segment], p: float) -> Tensor:
         return x
     masks = []
     for s in route:
-        shape = (s.size, *x.shape[1:])
+        # One segment may look something up that is the same for all its samples.
+        shape = x.shape if len(route) == 1 else (s.size, *x.shape[1:])
         if s.rng is None:
             masks.append(x.new_ones(shape))
             continue

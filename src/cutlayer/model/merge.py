@@ -2,24 +2,26 @@
 
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
-from cutlayer.model.families import ModelSpec
 from cutlayer.model.lora import Adapter
+from cutlayer.model.spec import ModelSpec
 from cutlayer.model.weights import load_model
 from cutlayer.settings.model import Lora, Model
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
-def merge(adapter: Adapter, model: Model, classes: int, seed: int) -> tuple[CutModel, Adapter]:
+def merge(adapter: Adapter, trained: CutModel, model: Model, seed: int) -> tuple[CutModel, Adapter]:
     """The whole model, and all its tensors with the adapter merged in, on the CPU.
 
-    model, classes, seed: what the adapter was trained with. Raises ModelError for an adapter that
-    is not one of the model.
+    trained: the model that computes with the adapter; model, seed: what it was loaded by. Raises
+    ModelError for an adapter that is not one of the model.
     """
-    whole = load_model(model.model_copy(update={"lora": Lora()}), classes, seed, train="full")
-    merged = whole.new_adapter(0)
+    plain, classes = model.model_copy(update={"lora": Lora()}), trained.spec.num_classes
+    whole = load_model(plain, classes, seed, train="full")
+    merged, held = whole.new_adapter(0), trained.module.state_dict()
     scale = model.lora.alpha / model.lora.rank
-    for key, tensor in adapter.items():
+    # What the checkpoint lacks is the trained model's, drawn or read with its adapter.
+    for key, tensor in (adapter | {key: held[key] for key in trained.drawn}).items():
         value = tensor.detach().cpu()
         if key.endswith(_B):
             continue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from cutlayer.model.families import ModelSpec
+from cutlayer.model.spec import ModelSpec
 
 Side = Literal["device", "server", "whole"]
 FLOAT_BYTES = 4
@@ -39,52 +39,93 @@ class Cost:
         return FLOAT_BYTES * self.adapter_parameters
 
 
-class Linear(NamedTuple):
-    """A linear layer of a block: path below the block, sizes, whether it has a bias."""
-
-    path: str
-    inputs: int
-    outputs: int
-    bias: bool
-
-
 def lora_parameters(inputs: int, outputs: int, rank: int) -> int:
     """Numbers in the A and B of one linear layer."""
     return rank * (inputs + outputs)
 
 
-def block_linears(spec: ModelSpec) -> tuple[Linear, ...]:
-    """The linear layers of a block, in the order they are computed."""
-    family, width, hidden = spec.parts, spec.width, spec.mlp_width
-    attention = tuple(
-        Linear(path, width, width, spec.qkv_bias)
-        for path in (family.query, family.key, family.value)
-    )
-    up = ("mlp.gate_proj", "mlp.up_proj") if spec.gated_mlp else (family.up,)
-    down = "mlp.down_proj" if spec.gated_mlp else family.down
-    return (
-        *attention,
-        Linear(family.output, width, width, True),
-        *(Linear(path, width, hidden, True) for path in up),
-        Linear(down, hidden, width, True),
-    )
+def copies_attended(spec: ModelSpec) -> bool:
+    """Whether the next linear layer reads a copy of what attention keeps as its output.
+
+    So it is where queries and keys are put together anew, as rotated patches after a prefix are.
+    """
+    return spec.parts.block_inputs in ("patch-rotary", "relative")
 
 
-def block_parameters(spec: ModelSpec) -> int:
-    """Frozen numbers in one block."""
-    linear = sum(x.inputs * x.outputs + x.outputs * x.bias for x in block_linears(spec))
-    return linear + 4 * spec.width + 2 * spec.width * spec.parts.layer_scale
+def norm_parameters(spec: ModelSpec) -> int:
+    """Numbers in one norm."""
+    return spec.width * (1 + spec.norm_bias)
+
+
+def block_parameters(spec: ModelSpec, index: int) -> int:
+    """Frozen numbers in block `index`, and in what is computed with the first."""
+    numbers = sum(linear.numbers for linear in spec.linears)
+    norms = 2 - (index == 0 and not spec.parts.first_norm)
+    numbers += norms * norm_parameters(spec) + 2 * spec.width * spec.parts.layer_scale
+    relative = spec.relative
+    if relative is None:
+        return numbers
+    layers = 0 if relative.shared else relative.to_position + relative.to_content
+    return numbers + layers * (spec.width + 1) * spec.width + (index == 0) * relative.conv
+
+
+def shared_parameters(spec: ModelSpec) -> int:
+    """Frozen numbers that every part with blocks holds: a table of relative positions."""
+    if spec.relative is None:
+        return 0
+    return (spec.relative.rows + 2 * spec.relative.norm) * spec.width
+
+
+def blocks_parameters(spec: ModelSpec, first: int, last: int) -> int:
+    """Frozen numbers of a part in and for blocks first ... last - 1."""
+    shared = shared_parameters(spec) if first < last else 0
+    return shared + sum(block_parameters(spec, index) for index in range(first, last))
 
 
 def embedding_parameters(spec: ModelSpec) -> int:
     """Numbers in the embedding, position embeddings at the chosen image size."""
-    if spec.modality == "text":
-        return (spec.vocabulary + spec.positions + spec.token_types + 2) * spec.width
-    patch = spec.channels * spec.patch_size**2 + 1
-    # Each prefix token is a parameter; all but registers have a position too.
-    return (patch + spec.prefix + spec.parts.prefix + spec.patches) * spec.width
+    family, width = spec.parts, spec.width
+    if spec.modality == "image":
+        patch = spec.channels * spec.patch_size**2 + family.patch_bias
+        norm = norm_parameters(spec) if family.embedding_norm else 0
+        return (patch + spec.prefix + spec.position_rows) * width + norm
+    narrow = spec.embedding_width
+    tables = (spec.vocabulary + spec.position_rows + spec.token_types) * narrow
+    # ELECTRA normalises before it projects, with a bias; DeBERTa after, without.
+    before = narrow != width and spec.relative is None and family.block_inputs == "mask"
+    norm = (narrow if before else width) * (1 + spec.norm_bias)
+    return tables + norm + (narrow + before) * width * (narrow != width)
+
+
+def embedding_flops(spec: ModelSpec) -> int:
+    """FLOPs of the embedding's forward pass: patches, or the projection of narrow tables."""
+    if spec.modality == "image":
+        return 2 * spec.patches * spec.channels * spec.patch_size**2 * spec.width
+    narrow = spec.embedding_width
+    return 2 * spec.tokens * narrow * spec.width if narrow != spec.width else 0
 
 
 def tail_parameters(spec: ModelSpec) -> int:
-    """Frozen numbers after the blocks: the final norm, or the pooler."""
-    return spec.width**2 + spec.width if spec.parts.norm is None else 2 * spec.width
+    """Frozen numbers after the blocks: the final norm, and what stands before the head."""
+    family, width = spec.parts, spec.width
+    numbers = 0 if family.norm is None else norm_parameters(spec)
+    if family.neck is not None:
+        numbers += (width + spec.neck_bias) * width + family.neck_norm * norm_parameters(spec)
+    return numbers
+
+
+def head_parameters(spec: ModelSpec) -> int:
+    """Numbers in the head, which trains."""
+    return sum((inputs + 1) * outputs for inputs, outputs in spec.head_layers.values())
+
+
+def head_flops(spec: ModelSpec) -> int:
+    """FLOPs of the head's forward pass, as many as each of its two gradients takes."""
+    return sum(2 * inputs * outputs for inputs, outputs in spec.head_layers.values())
+
+
+def head_entry_flops(spec: ModelSpec) -> int:
+    """FLOPs of the gradient at what was pooled, through the head's layers that read it."""
+    layers = list(spec.head_layers.values())
+    readers = layers if spec.parts.head.hidden is None else layers[:1]
+    return sum(2 * inputs * outputs for inputs, outputs in readers)

@@ -9,7 +9,7 @@ from safetensors.torch import save
 from cutlayer.files import write_atomically
 from cutlayer.model.cut import Part
 from cutlayer.model.families import describe
-from cutlayer.model.files import find_file
+from cutlayer.model.files import BESIDE, VOCABULARIES, find_file
 from cutlayer.model.lora import AdapterBank
 from cutlayer.model.resnet import attach_norms
 from cutlayer.model.weights import SINGLE, fill, skeleton, strip
@@ -17,14 +17,7 @@ from cutlayer.model.weights import SINGLE, fill, skeleton, strip
 if TYPE_CHECKING:
     from cutlayer.settings.model import Model
 
-_BESIDE = (
-    "config.json",
-    "preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
+_BESIDE = ("config.json", "preprocessor_config.json", *VOCABULARIES, *BESIDE)
 
 
 def write_part(folder: Path, model: "Model", seed: int, part: Part) -> list[Path]:
@@ -46,11 +39,11 @@ def write_part(folder: Path, model: "Model", seed: int, part: Part) -> list[Path
 
 def _tensors(model: "Model", seed: int, part: Part) -> dict[str, torch.Tensor]:
     spec = describe(model)
-    module = skeleton(spec, seed)
+    module = skeleton(spec, seed, torch.float32)
     attach_norms(module, AdapterBank())
     strip(module, spec, part)
     if spec.weights != "random":
-        fill(module, spec, torch.float32)
+        fill(module, spec, torch.float32, seed)
     return {
         name: tensor.contiguous()
         for name, tensor in module.state_dict().items()

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.lora import HEAD, AdapterBank
+from cutlayer.model.lora import AdapterBank
+from cutlayer.model.spec import ModelSpec
 
 
 class ResNet:
@@ -22,11 +22,10 @@ class ResNet:
         self.spec = spec
         self._base: Any = module.get_submodule(spec.parts.base)
         self._blocks = [module.get_submodule(spec.block_name(i)) for i in range(spec.depth)]
-        self._head: Any = module.get_submodule(HEAD)
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, None]:
         """The stem: tokens [B,T,C]; there is never a mask."""
-        stem = self._base.get_submodule(self.spec.parts.embeddings)
+        stem = self._base.get_submodule(self.spec.parts.embeddings[0])
         return _tokens(stem(inputs["pixel_values"])), None
 
     def run(self, hidden: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
@@ -43,15 +42,14 @@ class ResNet:
     ) -> tuple[Tensor, Tensor]:
         """Raises ModelError: nothing ranks the positions of a map."""
         raise ModelError(
-            f"method.tokens.keep: {self.spec.path} is a ResNet, which has no attention to choose "
-            "tokens by: set method.tokens.keep to null"
+            f"method.tokens.keep: {self.spec.path} {self.spec.why_all_tokens}: "
+            "set method.tokens.keep to null"
         )
 
-    def finish(self, hidden: Tensor) -> Tensor:
-        """Mean over all positions, and head: [B,C]."""
+    def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean over all positions: [B,C]."""
         pooled: Tensor = self._base.pooler(self._map(hidden, self.spec.depth))
-        logits: Tensor = self._head(pooled.flatten(1))
-        return logits
+        return pooled.flatten(1)
 
     def _map(self, hidden: Tensor, cut: int) -> Tensor:
         """Tokens [B,T,C] as the map [B,C,S,S] that they are at `cut`."""

@@ -1,7 +1,6 @@
 """The names and shapes of the adapter's tensors, from a model's description alone."""
 
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.parameter_counts import block_linears
+from cutlayer.model.spec import ModelSpec
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -11,7 +10,7 @@ def device_shapes(spec: ModelSpec, cut: int) -> Shapes:
     rank = spec.lora.rank
     shapes: Shapes = {}
     for index in range(cut):
-        for linear in block_linears(spec):
+        for linear in spec.linears:
             name = f"{spec.block_name(index)}.{linear.path}"
             if spec.carries_lora(name):
                 shapes[f"{name}.lora_A.weight"] = (rank, linear.inputs)

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model import attention
-from cutlayer.model.families import ModelSpec
-from cutlayer.model.lora import HEAD
+from cutlayer.model import attention, block_inputs
+from cutlayer.model.spec import ModelSpec
 
 
 class Transformer:
@@ -20,26 +19,54 @@ class Transformer:
 
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.spec = spec
+        family = spec.parts
         self._config: Any = module.config
-        self._base: Any = module.get_submodule(spec.parts.base)
-        self._blocks: Any = self._base.get_submodule(spec.parts.blocks)
-        self._head: Any = module.get_submodule(HEAD)
+        self._base: Any = module.get_submodule(family.base)
+        self._blocks: Any = self._base.get_submodule(family.blocks)
+        self._neck: Any = module.get_submodule(family.neck) if family.neck else None
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
+        hidden, mask = self._embedded(inputs)
+        for path in self.spec.parts.embeddings[1:]:
+            # A projection is there only where the tables are of another width.
+            layer = getattr(self._base, path, None)
+            hidden = hidden if layer is None else layer(hidden)
+        return hidden, mask
+
+    def _embedded(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        embeddings = self._base.get_submodule(self.spec.parts.embeddings[0])
         if self.spec.modality == "text":
-            hidden: Tensor = self._base.embeddings(input_ids=inputs["input_ids"])
-            return hidden, inputs["attention_mask"].bool()
-        pixels = inputs["pixel_values"]
+            mask = inputs["attention_mask"].bool()
+            if self.spec.parts.block_inputs == "relative":
+                return embeddings(input_ids=inputs["input_ids"], mask=mask), mask
+            return embeddings(input_ids=inputs["input_ids"]), mask
         if self.spec.parts.asks_to_interpolate:
-            return self._base.embeddings(pixels, interpolate_pos_encoding=True), None
-        return self._base.embeddings(pixels), None
+            return embeddings(inputs["pixel_values"], interpolate_pos_encoding=True), None
+        return embeddings(inputs["pixel_values"]), None
 
     def run(self, hidden: Tensor, mask: Tensor | None, first: int, last: int) -> Tensor:
         """Blocks first ... last - 1."""
-        full = self._attention_mask(hidden, mask) if first < last else None
+        if first == last:
+            return hidden
+        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, mask)
+        arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
         for index in range(first, last):
-            hidden = self._blocks[index](hidden, full)
+            given = hidden
+            result = self._blocks[index](given, **arguments(index))
+            hidden = result[0] if isinstance(result, tuple) else result
+            if index == 0:
+                hidden = self._beside_first(given, hidden, mask)
+        return hidden
+
+    def _beside_first(self, given: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """What a family computes with the input and output of the first block."""
+        for path in self.spec.parts.after_first:
+            holder, _, leaf = path.rpartition(".")
+            layer = getattr(self._base.get_submodule(holder), leaf, None)
+            if layer is not None:
+                assert mask is not None
+                hidden = layer(given, hidden, mask.long())
         return hidden
 
     def run_scored(
@@ -47,13 +74,10 @@ class Transformer:
     ) -> tuple[Tensor, Tensor]:
         """Blocks 0 ... last - 1, and the scores [B,N] of the tokens in the last of them.
 
-        score: see `Tokens.score`. Raises ModelError when there is no block to score with.
+        score: see `Tokens.score`. Raises ModelError when there is no block to score with, or
+        when no token can be left out.
         """
-        if last == 0:
-            raise ModelError(
-                "model.cut: 0 leaves the device no attention to choose tokens by: "
-                "cut after block 1 or later, or keep all tokens"
-            )
+        self._check_scored(last, score)
         family = self.spec.parts
         hidden = self.run(hidden, mask, 0, last - 1)
         block = self._blocks[last - 1]
@@ -65,26 +89,39 @@ class Transformer:
         scores = measure(seen["q"], seen["k"], self.spec.heads, self.spec.prefix, mask)
         return hidden, scores
 
-    def finish(self, hidden: Tensor) -> Tensor:
-        """Final norm, pooling and head, as Hugging Face's classification models do: [B,C]."""
+    def _check_scored(self, last: int, score: str) -> None:
+        if last == 0:
+            raise ModelError(
+                "model.cut: 0 leaves the device no attention to choose tokens by: "
+                "cut after block 1 or later, or keep all tokens"
+            )
+        if self.spec.why_all_tokens is not None:
+            raise ModelError(
+                f"method.tokens.keep: {self.spec.path} {self.spec.why_all_tokens}: "
+                "set method.tokens.keep to null"
+            )
+        if score == "cls" and not self.spec.prefix:
+            raise ModelError(
+                f"method.tokens.score: 'cls' but {self.spec.path} has no CLS token: take received"
+            )
+
+    def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Final norm and pooling, as Hugging Face's classification models do: [B,in]."""
         family = self.spec.parts
         if family.norm is not None:
             hidden = self._base.get_submodule(family.norm)(hidden)
-        if family.pool == "pooler":
-            pooled = self._base.pooler(hidden)
-        elif family.pool == "cls+mean":
-            pooled = torch.cat([hidden[:, 0], hidden[:, self.spec.prefix :].mean(dim=1)], dim=1)
-        else:
-            pooled = hidden[:, 0]
-        logits: Tensor = self._head(pooled)
-        return logits
+        if family.pool != "pooler":
+            hidden = self._pooled(hidden, mask)
+        pooled: Tensor = hidden if self._neck is None else self._neck(hidden)
+        return pooled
 
-    def _attention_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor | None:
-        if mask is None:
-            return None
-        from transformers.masking_utils import create_bidirectional_mask
-
-        full: Tensor | None = create_bidirectional_mask(
-            config=self._config, inputs_embeds=hidden, attention_mask=mask
-        )
-        return full
+    def _pooled(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        pool, prefix = self.spec.parts.pool, self.spec.prefix
+        if self.spec.pool_mean:
+            if mask is None:
+                return hidden[:, prefix:].mean(dim=1)
+            total: Tensor = (hidden * mask[:, :, None]).sum(dim=1)
+            return total / mask.sum(dim=1, keepdim=True)
+        if pool == "cls+mean":
+            return torch.cat([hidden[:, 0], hidden[:, prefix:].mean(dim=1)], dim=1)
+        return hidden[:, :2] if pool == "cls+distillation" else hidden[:, 0]

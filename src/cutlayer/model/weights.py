@@ -7,7 +7,8 @@ stays out, and the tensors of the rest are read one by one from the safetensors 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,22 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import Body, CutModel, Part, Weights
-from cutlayer.model.families import ModelSpec, Train, check_train, describe
+from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
 from cutlayer.model.full import FullWeights, whole_shapes
-from cutlayer.model.lora import HEAD, AdapterBank, LoraWeights, find_targets
+from cutlayer.model.lora import AdapterBank, BankHead, LoraWeights, find_targets
+from cutlayer.model.positions import fit_positions
 from cutlayer.model.resnet import ResNet, attach_norms
+from cutlayer.model.spec import ModelSpec, Train, check_train
 from cutlayer.model.transformer import Transformer
-from cutlayer.seeds import derive
+from cutlayer.seeds import derive, torch_rng
 
 if TYPE_CHECKING:
     from cutlayer.settings.model import Model
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LOG = logging.getLogger(__name__)
 
 
 class Absent(nn.Module):
@@ -62,52 +66,57 @@ def load_model(
     """
     spec = describe(model, num_classes)
     check_train(spec, train)
-    module = skeleton(spec, seed)
+    module = skeleton(spec, seed, dtype)
     bank = AdapterBank()
     attach_norms(module, bank)
     # What trains is known by the whole model, before the other part goes.
-    layers = find_targets(module, spec.targets) if train == "lora" else {}
+    layers = find_targets(module, spec) if train == "lora" else {}
     shapes = whole_shapes(module, spec)
     strip(module, spec, part)
+    drawn: tuple[str, ...] = ()
     if spec.weights == "random":
-        module.to(dtype)
+        cast(module, dtype)
     else:
-        fill(module, spec, dtype)
-    fit_positions(module, spec)
+        drawn = fill(module, spec, dtype, seed)
+        _check_drawn(spec, drawn, layers)
+    embeddings: Any = module.get_submodule(f"{spec.parts.base}.{spec.parts.embeddings[0]}")
+    if not isinstance(embeddings, Absent):
+        fit_positions(embeddings, spec)
     weights: Weights
     if train == "lora":
         weights = LoraWeights(module, spec, layers, bank)
     else:
         weights = FullWeights(module, spec, shapes, bank, holds_head=part != "device")
     body: Body = (ResNet if spec.residual else Transformer)(module, spec)
-    return CutModel(module, body, weights, spec, part, dtype)
+    return CutModel(module, body, BankHead(bank, spec), weights, spec, part, dtype, drawn)
 
 
-def skeleton(spec: ModelSpec, seed: int) -> nn.Module:
-    """Hugging Face's classification model for `spec`, in float32 and evaluation mode.
+def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
+    """Hugging Face's classification model for `spec`, in evaluation mode.
 
-    Pretrained: on the meta device, to be filled. Random: initialised by transformers' own rules
-    from `seed`, the same on every call.
+    Pretrained: on the meta device, to be filled with values of `dtype`. Random: in float32,
+    initialised by transformers' own rules from `seed`, the same on every call.
     """
     family = spec.parts
     package = importlib.import_module(family.module)
     config = package.__dict__[family.config].from_dict(read_json(spec.path, "config.json") or {})
     config.num_labels = spec.num_classes
-    if spec.residual is None:
+    build: Any = getattr(package, family.architecture)
+    if build._supports_sdpa:
         config._attn_implementation = "sdpa"
     if spec.patch_size:
+        tower = config if family.section is None else getattr(config, family.section)
         # One number a side, which interpolation of positions needs.
-        config.patch_size = spec.patch_size
-        if not isinstance(config.image_size, int):
-            config.image_size = config.image_size[0]
-    build: Any = getattr(package, family.architecture)
+        tower.patch_size = spec.patch_size
+        if not isinstance(tower.image_size, int):
+            tower.image_size = tower.image_size[0]
     try:
         if spec.weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(seed, "backbone"))
                 model: nn.Module = build(config)
         else:
-            with torch.device("meta"):
+            with torch.device("meta"), _default_dtype(dtype):
                 model = build(config)
     except (TypeError, ValueError) as error:
         raise ModelError(
@@ -117,32 +126,59 @@ def skeleton(spec: ModelSpec, seed: int) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new tensors of `dtype`, as `from_pretrained` does while it builds a model."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Turn what a checkpoint would hold into `dtype`; tables that are computed stay as they are."""
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            _place(model, name, value.to(dtype))
+
+
 def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
     """Take out of `model` what `part` does not run; the head goes too, since adapters bring it.
 
-    device: embeddings and the first `spec.cut` blocks; server: the other blocks, the final norm
-    and the pooler.
+    device: embeddings and the first `spec.cut` blocks; server: the other blocks, and what follows
+    them.
     """
     family = spec.parts
-    base: Any = model.get_submodule(family.base)
-    out = {"whole": (0, 0), "device": (spec.cut, spec.depth), "server": (0, spec.cut)}[part]
-    absent = [spec.block_name(index) for index in range(*out)]
+    first = spec.cut if part == "server" else 0
+    last = spec.cut if part == "device" else spec.depth
+    absent = [spec.block_name(index) for index in range(spec.depth) if not first <= index < last]
+    below = list(family.unused)
     if part == "device":
-        tail = [name for name in ("pooler", family.norm) if getattr(base, name or "", None)]
-        absent += [f"{family.base}.{name}" for name in tail]
-    embeddings = getattr(base, family.embeddings)
+        below += [] if family.norm is None else [family.norm]
+        below += ["pooler"] if family.pool == "map" else []
+        absent += [] if family.neck is None else [family.neck]
     if part == "server":
-        absent.append(f"{family.base}.{family.embeddings}")
-    elif getattr(embeddings, "mask_token", None) is not None:
-        embeddings.mask_token = None  # only masked pretraining uses it
-    for name in [*absent, HEAD]:
+        below += family.embeddings
+    below += family.shared if first == last else ()
+    below += family.after_first if not first <= 0 < last else ()
+    absent += [f"{family.base}.{path}" for path in below] + list(family.head.modules)
+    for name in absent:
         path, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(path), leaf, Absent(name))
+        parent = model.get_submodule(path)
+        if getattr(parent, leaf, None) is not None:
+            setattr(parent, leaf, Absent(name))
+    embeddings: Any = model.get_submodule(f"{family.base}.{family.embeddings[0]}")
+    if getattr(embeddings, "mask_token", None) is not None:
+        embeddings.mask_token = None  # only masked pretraining uses it
 
 
-def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype) -> None:
+def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tuple[str, ...]:
     """Give every tensor left in `model` its pretrained value, in `dtype`, on the CPU.
 
+    Layers between pooling and head that the checkpoint lacks are drawn from (seed, their names),
+    and the log says so; their names are returned.
     Raises ModelError for a file that is missing, pickled or corrupt, and for tensors that are
     missing or of another shape than config.json says.
     """
@@ -154,36 +190,64 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype) -> None:
                 f"config.json asks for {list(wanted[name].shape)}: take files that belong together"
             )
         _place(model, name, value.to(dtype, copy=True))
-    missing = [name for name, value in model.state_dict().items() if value.is_meta]
-    if missing:
+    missing = {name: t for name, t in model.state_dict().items() if t.is_meta}
+    neck = spec.parts.neck
+    drawn = {n: t for n, t in missing.items() if neck is not None and n.startswith(f"{neck}.")}
+    lacking = [name for name in missing if name not in drawn]
+    if lacking:
         raise ModelError(
-            f"model.path: {spec.path} lacks {len(missing)} tensors, the first {missing[0]}: "
+            f"model.path: {spec.path} lacks {len(lacking)} tensors, the first {lacking[0]}: "
             "give a complete checkpoint, or take model.weights random"
         )
-    embeddings = _embeddings(model, spec)
-    if spec.modality == "text" and not isinstance(embeddings, Absent):
-        # Buffers that no checkpoint holds.
-        embeddings.position_ids = torch.arange(spec.positions)[None]
-        embeddings.token_type_ids = torch.zeros(1, spec.positions, dtype=torch.long)
+    for name, value in drawn.items():
+        _place(model, name, _draw(name, value, seed).to(dtype))
+    if drawn:
+        _LOG.warning(
+            "model.path: %s has no %s: a new one is drawn, and saved with the adapter",
+            spec.path,
+            neck,
+        )
+    _compute_buffers(model)
+    return tuple(drawn)
 
 
-def fit_positions(model: nn.Module, spec: ModelSpec) -> None:
-    """Interpolate the position embeddings to `spec.image_size` once, by the model's own function.
+def _check_drawn(spec: ModelSpec, drawn: Sequence[str], layers: Collection[str]) -> None:
+    """Raise ModelError when LoRA is wanted on a layer that was drawn: PEFT saves it whole."""
+    if drawn and spec.parts.neck_linear in layers:
+        raise ModelError(
+            f"model.lora.targets: they take {spec.parts.neck_linear}, which {spec.path} lacks and "
+            "which is drawn anew: name layers of the blocks alone"
+        )
 
-    The result is what Hugging Face computes anew for every batch at that size.
+
+def _draw(name: str, like: Tensor, seed: int) -> Tensor:
+    """A new tensor: of a matrix normal(0, 0.02), of a norm's weight one, of a bias zero."""
+    if like.dim() > 1:
+        return torch.empty(like.shape).normal_(std=0.02, generator=torch_rng(seed, name))
+    return torch.full(like.shape, float(name.endswith(".weight")))
+
+
+def _compute_buffers(model: Any) -> None:
+    """Give tables that no checkpoint holds (such as rotary frequencies) the model's own values.
+
+    transformers' rules compute them with a module's parameters, which are marked as done.
     """
-    embeddings = _embeddings(model, spec)
-    if not spec.patch_size or isinstance(embeddings, Absent):
-        return
-    old: Tensor = embeddings.position_embeddings
-    # The function reads the count of tokens from a tensor's shape; registers join later.
-    shape = (1, spec.parts.prefix + spec.patches, spec.width)
-    new = embeddings.interpolate_pos_encoding(old.new_empty(shape), *(spec.image_size,) * 2)
-    embeddings.position_embeddings = nn.Parameter(new.detach().clone(), requires_grad=False)
-
-
-def _embeddings(model: nn.Module, spec: ModelSpec) -> Any:
-    return model.get_submodule(f"{spec.parts.base}.{spec.parts.embeddings}")
+    for module in model.modules():
+        empty = {
+            name: buffer
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer is not None and buffer.is_meta
+        }
+        if not empty:
+            continue
+        for name, buffer in empty.items():
+            module._buffers[name] = torch.empty_like(buffer, device="cpu")
+        done = list(module.parameters())
+        for parameter in done:
+            parameter._is_hf_initialized = True
+        model._init_weights(module)
+        for parameter in done:
+            del parameter._is_hf_initialized
 
 
 def _place(model: nn.Module, name: str, value: Tensor) -> None:
@@ -210,8 +274,11 @@ def _read(
     by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
     for name, keys in _files(spec).items():
         # (key in the file, name in the model, pattern of the converter if values change too)
+        # Some patterns also take names of today, which need no translation.
         plan = [
-            (key, *rename_source_key(key, renamings, converters, spec.parts.base, wanted))
+            (key, key, None)
+            if key in wanted
+            else (key, *rename_source_key(key, renamings, converters, spec.parts.base, wanted))
             for key in keys
         ]
         plan = [step for step in plan if step[1] in wanted]

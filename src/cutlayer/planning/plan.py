@@ -208,8 +208,8 @@ class Planner:
         )
 
 
-def plan(job: Job, round: int = 0) -> Plan:
-    """Solve the allocation of one round of `job`, as if the run began with it.
+def plan(job: Job, *, round: int = 0) -> Plan:
+    """Solve the allocation of one round of `job` without training, as if the run began with it.
 
     Raises JobError, ModelError, DataError, WorldError or AllocationError, each with one sentence.
     """

@@ -34,16 +34,16 @@ COLUMNS = (
 
 
 def sweep(
-    job: Job, *, settings: str | Sequence[str], draws: int = 1, round: int = 0
+    job: Job, *, setting: str | Sequence[str], draws: int = 1, round: int = 0
 ) -> list[dict[str, Any]]:
     """Plans of `job` for each value of `section.field=a,b,c`: rows for COLUMNS.
 
-    settings: one, or several, whose values are then all combined. Commas within brackets belong
+    setting: one, or several, whose values are then all combined. Commas within brackets belong
     to a value. draws: with more than one, values are lists of one a draw (see draws_of). A value
     without a plan has a row that says why. Raises JobError for a setting that is none.
     """
-    given = [settings] if isinstance(settings, str) else list(settings)
-    axes = [_values(setting) for setting in given]
+    given = [setting] if isinstance(setting, str) else list(setting)
+    axes = [_values(one) for one in given]
     named = [field for field, _ in axes]
     for field in named:
         if named.count(field) > 1:

@@ -8,14 +8,15 @@ from typing import Protocol
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.checkpoint import RunState, save_state
+from cutlayer.record.checkpoint import RunState, commit_state, is_finite
 from cutlayer.record.early_stop import is_over
-from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE, device_folder
+from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
@@ -88,7 +89,7 @@ def run_rounds(
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
-            save_state(folder / STATE_FILE, state)
+            commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
     if state.rounds < job.training.rounds:
         progress.say(
@@ -99,7 +100,7 @@ def run_rounds(
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
-    return Result(folder, job, rows, state.adapter)
+    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
 
 
 def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
@@ -153,6 +154,11 @@ def _train(
         job.training, state.adapter, server.adapter, state.moments, parts.model.trained
     )
     fleet.release(result, state)
+    if not all(map(is_finite, (state.adapter, *state.kept.values()))):
+        raise RunError(
+            f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "
+            f"the state after round {round} is kept"
+        )
     return result, decided
 
 

@@ -5,12 +5,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.section import Section
+from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.section import Bits, Section
 
-Bits = Annotated[int, Field(ge=1, le=32)]
 SCORES = ("cls", "received")
 LEVELS = ("uniform", "gaussian")
-SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
 
 
 class Tokens(Section):
@@ -40,6 +39,20 @@ class Tokens(Section):
 
 class Quantizer(Section):
     """How the values that cross the cut become bits."""
+
+    codec: Literal["quantize", "klt"] = "quantize"
+    """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
+    klt: a transform fitted to the activations spends bits where they tell most, by `step` and
+    `rate_bits` alone.
+    """
+
+    step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
+    """Step size of klt, in units of the tensor: larger is coarser, and fewer bytes; auto: the one
+    that takes `rate_bits`.
+    """
+
+    rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
+    """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
 
     bits: Bits = 32
     """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
@@ -88,72 +101,6 @@ class Quantizer(Section):
                 f"{self.levels!r}: set levels to 'uniform' or rounding to 'nearest'"
             )
         return self
-
-
-class Allocation(Section):
-    """Who takes part in a round, with which cut, tokens, bits, bandwidth and power."""
-
-    solver: str = "equal"
-    """What decides: equal (the method's own cut, tokens and bits, equal bandwidth, full power),
-    asfl, st-sflora, exact, sflam, asfv, auto, genfv, or `module:FUNCTION` for one's own.
-    """
-
-    cuts: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Cuts that asfl, asfv and auto choose from; empty: spread over the model's depth."""
-
-    rates_bps: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 10e6, 20e6, 40e6)
-    """Of asfl: the least uplink rate for each of `cuts`, rising, in bit/s; the latest cut first."""
-
-    tokens_min: Annotated[int, Field(ge=1)] = 1
-    """Of st-sflora and exact: the fewest tokens a device may send of a sample (K_min)."""
-
-    tokens: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
-    """Of auto: numbers of tokens to choose from, null among them for all; empty: those that were
-    calibrated.
-    """
-
-    bits: tuple[Bits, ...] = (2, 4, 8, 16, 32)
-    """Of sflam and auto: numbers of bits to choose from."""
-
-    latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Of sflam: weight of seconds against joules in what it minimises (lambda), 0 to 1."""
-
-    error_budget: Annotated[float, Field(gt=0)] = 0.1
-    """Of sflam: the largest relative squared error of quantisation, as a mean over devices."""
-
-    quality_min: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Of auto: share of predictions that must survive the cut, as `cutlayer calibrate` measures."""
-
-    time_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Of auto: what a second of the round costs in what it minimises."""
-
-    energy_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of auto: what a joule of a device costs in what it minimises."""
-
-    bytes_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of auto: what a byte on the air costs in what it minimises."""
-
-    emd_max: Annotated[float, Field(ge=0, le=2)] = 2.0
-    """Of genfv: the largest distance (EMD) of a device's labels from all labels at which it takes
-    part, 0 to 2; 2 takes any.
-    """
-
-    @field_validator("solver")
-    @classmethod
-    def _known_solver(cls, solver: str) -> str:
-        if solver not in SOLVERS and ":" not in solver:
-            raise ValueError(
-                f"no solver is called {solver!r}: take one of {', '.join(SOLVERS)}, or "
-                "package.module:FUNCTION for your own"
-            )
-        return solver
-
-    @field_validator("bits")
-    @classmethod
-    def _rising_bits(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-        if not bits or any(b > 8 and b not in (16, 32) for b in bits):
-            raise ValueError(f"{list(bits)} cannot be chosen from: take 1 to 8, 16 and 32")
-        return tuple(sorted(set(bits)))
 
 
 class Method(Section):

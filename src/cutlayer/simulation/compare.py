@@ -169,7 +169,7 @@ def _run_all(
     parts: Parts | None = None
     for place, (entry, seed) in enumerate(turns):
         if parts is None or wanted[place] != wanted[place - 1]:
-            parts = load_parts(jobs[place])
+            parts = load_parts(jobs[place], progress.say if progress else None)
         if seed is not None and progress is not None:
             progress.say(f"{entry.label}, seed {seed}")
         out = folder / folders[place]

@@ -146,7 +146,7 @@ class Comparison:
 
 def tested(lines: Sequence[Line]) -> str:
     """The size of the test set, for people; of several where jobs have several."""
-    sizes = sorted({result.test_samples for line in lines for result in line.results})
+    sizes = sorted({result.tests for line in lines for result in line.results})
     return " or ".join(f"{size:,}" for size in sizes)
 
 

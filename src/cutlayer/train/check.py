@@ -35,14 +35,23 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         from cutlayer.model import attention  # torch, which planning otherwise goes without
 
         attention.find_score(job.method.tokens.score)
-    known_levels(job.method.uplink.levels, "method.uplink.levels")
-    known_levels(job.method.downlink.levels, "method.downlink.levels")
+    for name, side in (("uplink", job.method.uplink), ("downlink", job.method.downlink)):
+        known_levels(side.levels, f"method.{name}.levels")
+        if side.codec != "quantize":
+            raise JobError(
+                f"method.{name}.codec: {side.codec!r} is there for the library (cutlayer.wire) but "
+                "not yet for training: take quantize"
+            )
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
-    if spec.residual is not None and (ranks or keep is not None):
+    if spec.why_all_tokens is not None and (ranks or keep is not None):
         raise JobError(
-            f"method.tokens.keep: nothing ranks the positions of {job.model.path}, which is a "
-            "ResNet: take null, and an allocation.solver that chooses no tokens"
+            f"method.tokens.keep: {job.model.path} {spec.why_all_tokens}: take null, and an "
+            "allocation.solver that chooses no tokens"
+        )
+    if job.method.tokens.score == "cls" and not spec.prefix and (ranks or keep is not None):
+        raise JobError(
+            f"method.tokens.score: 'cls' but {job.model.path} has no CLS token: take received"
         )
     if keep is None:
         return

@@ -102,7 +102,7 @@ class Device:
 
     @property
     def uplink(self) -> Quantizer:
-        """How activations become bits this round."""
+        """How activations become bits this round; `quantize` in wire/quantize.py packs them."""
         return self.decision.uplink(self.job.method)
 
     def segment(self, step: int) -> Segment:
@@ -128,7 +128,7 @@ class Device:
         return Dataset(augment(batch.inputs, kinds, rngs), batch.labels, batch.classes)
 
     def update(self, step: int) -> None:
-        """Apply the gradients of a step's backward pass."""
+        """Move the adapter by the gradients of a step's backward pass."""
         if self.optimizer is not None:
             self.optimizer.step(step)
 

@@ -1,4 +1,4 @@
-"""What one round of training did."""
+"""What one round of training did: losses, samples, batches and bytes by device."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -59,7 +59,7 @@ class Task(Protocol):
     def export(
         self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
     ) -> None:
-        """Write what was trained, and the names of its classes, so that other programs load it."""
+        """Write what was trained so that other programs load it. classes: their names, in order."""
         ...
 
 

@@ -3,18 +3,20 @@
 Bodies, in order (see `frame` for the envelope; all bit streams are little-endian):
 
     activations  labels, ceil(log2(num_classes)) bits each; mask, 1 bit a token, if there is one;
+                 with a fitted codec, which tokens were kept, 1 bit a candidate, if not all were;
                  the hidden states
     gradient     mask, if there is one; the gradient
     adapter      the tensors, each in row-major order, in the header's order
 
-Hidden states and gradients are rows of D values: rotated if asked, quantised (see `quantize`),
-then compressed if asked and if that is shorter. Rows that a mask marks as padding are not sent
-and arrive as zeros. The header holds every setting, so the two sides need not share any.
+Hidden states and gradients are rows of D values, which a codec encodes (see `codecs.seam`). Rows
+that a mask marks as padding are not sent and arrive as zeros. The header of a quantised frame holds
+every setting, so the two sides need not share any; that of a fitted codec names the basis.
 Everything it declares is checked, against limits and against the body, before it is allocated.
 Messages hold CPU tensors when decoded, whatever they held when encoded.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,11 +27,21 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire import entropy, frame, quantize, rotate
-from cutlayer.wire.custom_levels import pack_levels, unpack_levels
+from cutlayer.wire import frame, quantize
+from cutlayer.wire.codecs.quantized import QuantizedCodec, decode_quantized
+from cutlayer.wire.codecs.seam import Codec, Rows
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
-from cutlayer.wire.frame_bytes import body_bytes, label_bits
-from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+from cutlayer.wire.frame_bytes import label_bits
+from cutlayer.wire.headers import (
+    ActivationsHeader,
+    AdapterHeader,
+    CodedActivationsHeader,
+    CodedGradientHeader,
+    GradientHeader,
+    KltHeader,
+    TensorHeader,
+)
+from cutlayer.wire.places import Places, find_places, pack_kept, unpack_kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +49,8 @@ class ActivationsMessage:
     """What a device sends up for one batch.
 
     hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels [B] int64 below
-    num_classes; device, round and step say where it belongs.
+    num_classes; device, round and step say where it belongs. places: which tokens of a sample
+    these are, None for all from the first on; only a fitted codec sends them.
     """
 
     device: int
@@ -47,6 +60,7 @@ class ActivationsMessage:
     mask: Tensor | None
     labels: Tensor
     num_classes: int
+    places: Places | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,48 +95,85 @@ def encode_activations(
     rng: torch.Generator | None = None,
     rotation_seed: int = 0,
 ) -> bytes:
-    """One frame with the batch's hidden states, mask and labels.
+    """One quantised frame with the batch's hidden states, mask and labels.
 
     rng: a CPU generator for stochastic rounding; rotation_seed: 0 to 2^63 - 1, sent along. Both
     are only used where the quantizer asks for them. Raises RunError for NaN or infinity.
     """
-    B = len(message.hidden)
-    labels = message.labels.detach().to("cpu", torch.int64).numpy()
-    if labels.shape != (B,) or ((labels < 0) | (labels >= message.num_classes)).any():
-        raise ValueError(f"labels must be {B} integers from 0 to num_classes - 1, not {labels}")
-    what = f"activations of device {message.device}, round {message.round}, step {message.step},"
-    header, rows = _encode_rows(message.hidden, message.mask, quantizer, rng, rotation_seed, what)
-    return frame.pack(
-        "activations",
-        ActivationsHeader(
-            message.device,
-            message.round,
-            message.step,
-            _shape3(message.hidden),
-            message.mask is not None,
-            header,
-            message.num_classes,
-        ),
-        _pack_labels(labels, message.num_classes) + rows,
-    )
+    codec = QuantizedCodec(quantizer, rotation_seed)
+    return encode_activations_with(codec, [message], None if rng is None else [rng])[0]
 
 
-def decode_activations(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> ActivationsMessage:
+def encode_activations_with(
+    codec: Codec,
+    messages: Sequence[ActivationsMessage],
+    rngs: Sequence[torch.Generator] | None = None,
+) -> list[bytes]:
+    """A frame for each of many devices' messages, encoded in one call; see `encode_activations`.
+
+    rngs: a CPU generator a device, for codecs that round at random.
+    """
+    batch, heads = [], []
+    for message in messages:
+        what = (
+            f"activations of device {message.device}, round {message.round}, step {message.step},"
+        )
+        places = find_places(message.hidden, message.places)
+        batch.append(_rows(message.hidden, message.mask, places, what))
+        head = _pack_labels(_checked_labels(message), message.num_classes)
+        heads.append(head + _pack_mask(message.hidden, message.mask))
+    frames = []
+    for message, head, coded in zip(messages, heads, codec.encode(batch, rngs), strict=True):
+        start = (message.device, message.round, message.step, _shape3(message.hidden))
+        masked = message.mask is not None
+        if isinstance(coded.header, KltHeader):
+            candidates, merged = 0, False
+            if message.places is not None:
+                candidates, merged = message.places.candidates, message.places.merged
+                head += pack_kept(message.places)
+            coded_header = CodedActivationsHeader(
+                *start, masked, candidates, merged, coded.header, message.num_classes
+            )
+            frames.append(frame.pack("coded activations", coded_header, head + coded.body))
+        else:
+            assert isinstance(coded.header, TensorHeader)
+            header = ActivationsHeader(*start, masked, coded.header, message.num_classes)
+            frames.append(frame.pack("activations", header, head + coded.body))
+    return frames
+
+
+def decode_activations(
+    data: Bytes, *, codec: Codec | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> ActivationsMessage:
     """The message of a frame of activations.
 
-    max_bytes bounds the frame, and the hidden states it unpacks to as float32; what is allocated
-    on the way is a small multiple of it. Raises FrameError.
+    codec: the fitted one that frames may have been encoded with. max_bytes bounds the frame, and
+    the hidden states it unpacks to as float32; what is allocated on the way is a small multiple of
+    it. Raises FrameError.
     """
-    header, body = frame.unpack(data, "activations", ActivationsHeader, max_bytes)
-    B = header.shape[0]
+    header: ActivationsHeader | CodedActivationsHeader
+    if frame.kind_of(data) == "coded activations":
+        header, body = frame.unpack(data, "coded activations", CodedActivationsHeader, max_bytes)
+    else:
+        header, body = frame.unpack(data, "activations", ActivationsHeader, max_bytes)
+    B, T, _ = header.shape
     size = -(-B * label_bits(header.num_classes) // 8)
     if size > len(body):
         raise _too_short()
     _check_room(B * (8 + label_bits(header.num_classes)), max_bytes)
-    hidden, mask = _decode_rows(header, body[size:], max_bytes)
-    labels = _unpack_labels(body[:size], B, header.num_classes)
+    packed_labels, body = body[:size], body[size:]
+    places = None
+    valid, body = _unpack_mask(header, body, max_bytes)
+    if isinstance(header, CodedActivationsHeader):
+        if header.candidates:
+            _check_room(8 * B * header.candidates, max_bytes)
+            places, body = unpack_kept(body, B, T, header.candidates, header.merged)
+        elif header.merged:
+            raise FrameError("the frame merges tokens but keeps all of them: have it sent again")
+    hidden, mask = _decode_rows(header, valid, places, body, codec)
+    labels = _unpack_labels(packed_labels, B, header.num_classes)
     return ActivationsMessage(
-        header.device, header.round, header.step, hidden, mask, labels, header.num_classes
+        header.device, header.round, header.step, hidden, mask, labels, header.num_classes, places
     )
 
 
@@ -133,28 +184,48 @@ def encode_gradient(
     rng: torch.Generator | None = None,
     rotation_seed: int = 0,
 ) -> bytes:
-    """One frame with the gradient and the loss; arguments as in `encode_activations`."""
-    what = f"gradient for device {message.device}, round {message.round}, step {message.step},"
-    header, rows = _encode_rows(message.gradient, message.mask, quantizer, rng, rotation_seed, what)
-    return frame.pack(
-        "gradient",
-        GradientHeader(
-            message.device,
-            message.round,
-            message.step,
-            _shape3(message.gradient),
-            message.mask is not None,
-            header,
-            float(message.loss),
-        ),
-        rows,
-    )
+    """One quantised frame with the gradient and the loss; arguments as in `encode_activations`."""
+    codec = QuantizedCodec(quantizer, rotation_seed)
+    return encode_gradients_with(codec, [message], None if rng is None else [rng])[0]
 
 
-def decode_gradient(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> GradientMessage:
+def encode_gradients_with(
+    codec: Codec,
+    messages: Sequence[GradientMessage],
+    rngs: Sequence[torch.Generator] | None = None,
+) -> list[bytes]:
+    """A frame for each of many devices' gradients, encoded in one call with one step size."""
+    batch = []
+    for message in messages:
+        what = f"gradient for device {message.device}, round {message.round}, step {message.step},"
+        places = find_places(message.gradient, None)
+        batch.append(_rows(message.gradient, message.mask, places, what))
+    frames = []
+    for message, coded in zip(messages, codec.encode(batch, rngs), strict=True):
+        start = (message.device, message.round, message.step, _shape3(message.gradient))
+        masked, loss = message.mask is not None, float(message.loss)
+        body = _pack_mask(message.gradient, message.mask) + coded.body
+        if isinstance(coded.header, KltHeader):
+            coded_header = CodedGradientHeader(*start, masked, coded.header, loss)
+            frames.append(frame.pack("coded gradient", coded_header, body))
+        else:
+            assert isinstance(coded.header, TensorHeader)
+            header = GradientHeader(*start, masked, coded.header, loss)
+            frames.append(frame.pack("gradient", header, body))
+    return frames
+
+
+def decode_gradient(
+    data: Bytes, *, codec: Codec | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> GradientMessage:
     """The message of a frame of gradients; limits and errors as in `decode_activations`."""
-    header, body = frame.unpack(data, "gradient", GradientHeader, max_bytes)
-    gradient, mask = _decode_rows(header, body, max_bytes)
+    header: GradientHeader | CodedGradientHeader
+    if frame.kind_of(data) == "coded gradient":
+        header, body = frame.unpack(data, "coded gradient", CodedGradientHeader, max_bytes)
+    else:
+        header, body = frame.unpack(data, "gradient", GradientHeader, max_bytes)
+    valid, body = _unpack_mask(header, body, max_bytes)
+    gradient, mask = _decode_rows(header, valid, None, body, codec)
     return GradientMessage(header.device, header.round, header.step, gradient, header.loss, mask)
 
 
@@ -208,79 +279,77 @@ def _shape3(x: Tensor) -> tuple[int, int, int]:
     return B, T, D
 
 
-def _encode_rows(
-    x: Tensor,
-    mask: Tensor | None,
-    quantizer: Quantizer,
-    rng: torch.Generator | None,
-    rotation_seed: int,
-    what: str,
-) -> tuple[TensorHeader, bytes]:
-    rows = _cpu(x).reshape(-1, x.shape[-1])
-    head = b""
+_AnyHeader = ActivationsHeader | GradientHeader | CodedActivationsHeader | CodedGradientHeader
+
+
+def _rows(x: Tensor, mask: Tensor | None, positions: Tensor, what: str) -> Rows:
+    """The rows of x [B, T, D] that are sent, and their positions; positions: [B, T]."""
+    rows, places = _cpu(x).reshape(-1, x.shape[-1]), positions.reshape(-1)
     if mask is not None:
         if mask.shape != x.shape[:2]:
             raise ValueError(f"mask {tuple(mask.shape)} does not fit tensor {tuple(x.shape)}")
         valid = mask.to("cpu", torch.bool).reshape(-1)
-        head = np.packbits(valid.numpy(), bitorder="little").tobytes()
-        rows = rows[valid]
-    # Whole floats gain nothing from a rotation.
-    rotation = rotation_seed if quantizer.rotate and quantizer.bits <= 8 else None
-    if rotation is not None:
-        rows = rotate.rotate(rows, rotation)
-    packed = quantize.quantize(rows, quantizer, rng, what)
-    shorter = entropy.compress(packed) if quantizer.entropy == "zstd" else None
-    header = TensorHeader(
-        quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
-        pack_levels(quantizer.levels, quantizer.bits),  # type: ignore[arg-type]  # or a known name
-        quantizer.per,
-        rotation,
-        shorter is not None,
-    )
-    return header, head + (packed if shorter is None else shorter)
+        rows, places = rows[valid], places[valid]
+    return Rows(rows, places, what)
+
+
+def _pack_mask(x: Tensor, mask: Tensor | None) -> bytes:
+    if mask is None:
+        return b""
+    valid = mask.to("cpu", torch.bool).reshape(-1)
+    return np.packbits(valid.numpy(), bitorder="little").tobytes()
+
+
+def _unpack_mask(
+    header: _AnyHeader, body: memoryview, max_bytes: int
+) -> tuple[Tensor | None, memoryview]:
+    """Which of the B T tokens are in the body (None: all), and what follows the mask."""
+    B, T, D = header.shape
+    _check_room(4 * B * T * D, max_bytes)
+    if not header.masked:
+        return None, body
+    size = -(-B * T // 8)
+    if size > len(body):
+        raise _too_short()
+    bits = np.unpackbits(np.frombuffer(body[:size], np.uint8), count=B * T, bitorder="little")
+    return torch.from_numpy(bits.view(np.bool_)), body[size:]
 
 
 def _decode_rows(
-    header: ActivationsHeader | GradientHeader, body: memoryview, max_bytes: int
+    header: _AnyHeader,
+    valid: Tensor | None,
+    places: Places | None,
+    body: memoryview,
+    codec: Codec | None,
 ) -> tuple[Tensor, Tensor | None]:
     B, T, D = header.shape
-    _check_room(4 * B * T * D, max_bytes)
-    valid = None
-    count = B * T
-    if header.masked:
-        size = -(-B * T // 8)
-        if size > len(body):
-            raise _too_short()
-        bits = np.unpackbits(np.frombuffer(body[:size], np.uint8), count=B * T, bitorder="little")
-        valid = torch.from_numpy(bits.view(np.bool_))
-        count = int(valid.sum())
-        body = body[size:]
-    tensor = header.tensor
-    own, name = None, tensor.levels
-    if isinstance(name, tuple):
-        # In the body such levels lie as Gaussian ones do.
-        own, name = unpack_levels(name, tensor.bits), "gaussian"
-    quantizer = Quantizer(bits=tensor.bits, levels=name, per=tensor.per)
-    size = body_bytes(count, D, quantizer)
-    packed: bytes | memoryview = body
-    if tensor.compressed:
-        packed = entropy.decompress(body, size)
-    elif len(body) != size:
+    count = B * T if valid is None else int(valid.sum())
+    if isinstance(header, ActivationsHeader | GradientHeader):
+        rows = decode_quantized(header.tensor, body, count, D)
+    elif codec is None or not codec.positional:
         raise FrameError(
-            f"the frame's header declares {size} bytes of tensor but the body has {len(body)}: "
-            "have it sent again"
+            f"the frame needs version {header.coding.version} of a basis, and none was received: "
+            "send the basis first"
         )
-    rows = quantize.dequantize(packed, count, D, quantizer, own)
-    if tensor.rotation is not None:
-        rows = rotate.unrotate(rows, tensor.rotation)
-        if count:
-            # Sums of values near float32's end, which only a forged frame holds, overflow.
-            quantize.sound(rows)
+    else:
+        # Whatever a positional codec allocates for positions is within what hidden states take.
+        positions = find_places(torch.empty(B, T, 0), places).reshape(-1)
+        rows = codec.decode(
+            header.coding, body, positions if valid is None else positions[valid], D
+        )
     if valid is None:
         return rows.view(B, T, D), None
     full = torch.zeros(B * T, D)
     full[valid] = rows
     return full.view(B, T, D), valid.view(B, T)
+
+
+def _checked_labels(message: ActivationsMessage) -> NDArray[np.int64]:
+    B = len(message.hidden)
+    labels = message.labels.detach().to("cpu", torch.int64).numpy()
+    if labels.shape != (B,) or ((labels < 0) | (labels >= message.num_classes)).any():
+        raise ValueError(f"labels must be {B} integers from 0 to num_classes - 1, not {labels}")
+    return labels
 
 
 def _check_room(needed: int, max_bytes: int) -> None:

@@ -17,6 +17,19 @@ def compress(data: bytes) -> bytes | None:
     return coded if len(coded) < len(data) else None
 
 
+def declared_size(data: bytes | memoryview) -> int:
+    """How many bytes a zstandard frame says it unpacks to; nothing is allocated for them.
+
+    Raises FrameError.
+    """
+    try:
+        return int(zstandard.get_frame_parameters(data).content_size)
+    except zstandard.ZstdError as error:
+        raise FrameError(
+            f"the frame's compressed body cannot be unpacked ({error}): have it sent again"
+        ) from None
+
+
 def decompress(data: bytes | memoryview, size: int) -> bytes:
     """Undo `compress`, given the exact size (bytes) of what was compressed.
 

@@ -11,6 +11,10 @@ _Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 16, 32]
 _Levels = Annotated[tuple[float, ...], Meta(min_length=2, max_length=256)]
 _Name = Annotated[str, Meta(min_length=1, max_length=512)]
+_Positive = Annotated[float, Meta(ge=1e-30, le=1e30)]
+_Spread = Annotated[float, Meta(ge=0.05, le=100)]
+_TokenBits = Annotated[float, Meta(ge=0, le=1e6)]
+_Byte = Annotated[int, Meta(ge=0, le=255)]
 _Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
 
 
@@ -63,3 +67,80 @@ class AdapterHeader(_Header, frozen=True):
     samples: _Count
     bits: Literal[16, 32]
     tensors: tuple[tuple[_Name, _Shape], ...]
+
+
+class KltHeader(_Header, frozen=True):
+    """How rows were encoded by a fitted basis.
+
+    version, fingerprint: of the basis. step: in units of the rows, after division by gain.
+    gain: 1, or the RMS of the batch of gradients. coder, escapes: see `codecs.symbols`.
+    """
+
+    version: _Count
+    fingerprint: _Seed
+    step: _Positive
+    gain: _Positive
+    coder: Literal["range", "zstd", "plain"]
+    escapes: _Count
+
+
+class CodedActivationsHeader(_Header, frozen=True):
+    """As `ActivationsHeader`, for a fitted codec.
+
+    candidates: 0 where all tokens were sent, or the number N of tokens that those kept were chosen
+    from; merged: the last token stands for the others.
+    """
+
+    device: _Count
+    round: _Count
+    step: _Count
+    shape: tuple[_Size, _Size, _Size]
+    masked: bool
+    candidates: Annotated[int, Meta(ge=0, le=2**20)]
+    merged: bool
+    coding: KltHeader
+    num_classes: Annotated[int, Meta(ge=1, le=2**31)]
+
+
+class CodedGradientHeader(_Header, frozen=True):
+    """As `GradientHeader`, for a fitted codec."""
+
+    device: _Count
+    round: _Count
+    step: _Count
+    shape: tuple[_Size, _Size, _Size]
+    masked: bool
+    coding: KltHeader
+    loss: float
+
+
+class BasisHeader(_Header, frozen=True):
+    """A fitted basis (see `codecs.basis`).
+
+    version: counts up with every fit. width: D. prefix: the first tokens of a sample, which have
+    components of their own. positions: P, the positions with a mean of their own.
+    prefix_components, other_components: L of each kind. step: the fitted, finest step size.
+    mean_unit, log2_unit: of the means and vectors. wide: vectors of int16 rather than int8.
+    scaled: each token is divided by its size. per_batch: rows are divided by the RMS of their
+    batch, and a token's size, in octaves, chooses its laws. size_centres, size_spreads: the law of
+    sizes (see `codecs.token_scale`), for prefix tokens and others. token_bits: what the components
+    of a token took when fitting, of either kind, in bits. dithered: rounding is random and
+    unbiased, without a dead zone.
+    """
+
+    version: _Count
+    width: Annotated[int, Meta(ge=1, le=4096)]
+    prefix: Annotated[int, Meta(ge=0, le=4096)]
+    positions: Annotated[int, Meta(ge=0, le=2**16)]
+    prefix_components: Annotated[int, Meta(ge=0, le=4096)]
+    other_components: Annotated[int, Meta(ge=0, le=4096)]
+    step: _Positive
+    mean_unit: _Positive
+    log2_unit: Annotated[int, Meta(ge=-64, le=32)]
+    wide: bool
+    scaled: bool
+    size_centres: tuple[_Byte, _Byte]
+    size_spreads: tuple[_Spread, _Spread]
+    token_bits: tuple[_TokenBits, _TokenBits]
+    per_batch: bool
+    dithered: bool

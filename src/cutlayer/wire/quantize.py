@@ -46,9 +46,9 @@ def quantize(
     if x.numel() == 0:
         return b""
     if quantizer.bits == 32:
-        return _finite(x, what).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        return finite(x, what).contiguous().numpy().astype("<f4", copy=False).tobytes()
     if quantizer.bits == 16:
-        y = _finite(x.to(torch.bfloat16), what).view(torch.int16)
+        y = finite(x.to(torch.bfloat16), what).view(torch.int16)
         return y.contiguous().numpy().astype("<i2", copy=False).tobytes()
     groups = x.contiguous() if quantizer.per == "token" else x.reshape(1, -1)
     if quantizer.levels == "gaussian":
@@ -128,7 +128,8 @@ def sound(x: Tensor) -> Tensor:
     return x
 
 
-def _finite(x: Tensor, what: str) -> Tensor:
+def finite(x: Tensor, what: str) -> Tensor:
+    """x, a tensor to encode that is not empty, or RunError where it holds NaN or infinity."""
     low, high = x.min().item(), x.max().item()
     if not (math.isfinite(low) and math.isfinite(high)):
         raise _not_finite(what)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from cutlayer.errors import WorldError
 from cutlayer.seeds import numpy_rng
-from cutlayer.settings.world import FleetSettings
+from cutlayer.settings.places import FleetSettings
 from cutlayer.world.tables import read_table
 from cutlayer.world.units import Array, Flags, array
 

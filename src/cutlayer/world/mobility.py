@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.seeds import numpy_rng
-from cutlayer.settings.world import FleetSettings, MobilitySettings
+from cutlayer.settings.places import FleetSettings, MobilitySettings
 from cutlayer.world.fleet import Fleet, place
 from cutlayer.world.units import Array, Flags, array
 

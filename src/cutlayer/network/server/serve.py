@@ -12,6 +12,7 @@ from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
 from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.server.claims import Claims
 from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
 from cutlayer.network.server.logged_progress import LoggedProgress
 from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
@@ -75,7 +76,8 @@ def serve(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer serve --resume {folder}"
         )
-    parts = load_parts(job)
+    parts = load_parts(job, progress.say if progress else None)
+    _check_drawn(job, parts)
     state = begin_run(folder, job, parts)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
@@ -93,7 +95,7 @@ def resume_serving(
     rounds: of the whole run, see `cutlayer.resume`. Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder), rounds)
+    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say, rounds)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
@@ -126,6 +128,16 @@ def _check(job: Job, options: ServeOptions) -> None:
     check_free(options.address, "address")
     if options.metrics is not None:
         check_free(options.metrics, "--metrics")
+
+
+def _check_drawn(job: Job, parts: Parts) -> None:
+    """Raise JobError where devices would draw anew what came with the adapter of model.adapter."""
+    if job.model.adapter is not None and parts.model.drawn and not job.method.split:
+        raise JobError(
+            f"model.adapter: {job.model.path} lacks {parts.model.drawn[0]}, which the devices of "
+            f"method {job.method.name} would draw anew: run cutlayer simulate, or take a split "
+            "method"
+        )
 
 
 def _open(
@@ -169,7 +181,7 @@ def _open(
         raise
     finally:
         log.write("closing", reason="the job is done" if done else reason)
-        connected_devices.close(reason, done)
+        connected_devices.close(reason, done, options.timeouts.farewell_s)
         watched.close()
     shutil.rmtree(folder / PART_FOLDER)
     return result
@@ -183,7 +195,8 @@ def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
     text, classes = dump_job(job), list(parts.train.classes)
     hashes = [f"{file.name} {file.sha256}" for file in files]
     digest = of_parts(__version__, text, *classes, reach, *hashes)
-    return JobOffer(Task(0, text, digest, classes, reach, files), folder)
+    task = Task(0, text, digest, classes, reach, files)
+    return JobOffer(task, folder, Claims(job, parts).check_ready)
 
 
 def latest_cut(job: Job, depth: int) -> int:

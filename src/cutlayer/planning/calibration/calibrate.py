@@ -18,6 +18,7 @@ from cutlayer.fingerprint import of_file
 from cutlayer.job import Job
 from cutlayer.model.export import WEIGHTS, load_adapter
 from cutlayer.model.families import ModelSpec, describe
+from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
@@ -60,7 +61,7 @@ def calibrate(
     spec = describe(job.model)
     grid = choose_grid(spec, cuts, tokens, bits)
     # The test split only measures results and never tunes: the least of it is read.
-    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed)
+    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed, fit_for(spec))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(compute_device(job))
@@ -71,7 +72,7 @@ def calibrate(
     make_folder(place)  # what is in the way shows before the work, not after
     with torch.inference_mode():
         if adapter is None:
-            trained = cut_survey.fit(model, preprocess, fitted, progress)
+            trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
         else:
             trained = load_adapter(adapter, model)
         found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
@@ -104,9 +105,10 @@ def choose_grid(
     depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
     N; 2, 4, 8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
     """
-    if not spec.heads:
+    if spec.why_all_tokens is not None:
         raise JobError(
-            f"model.path: {spec.path} has no attention to choose tokens by: calibrate a transformer"
+            f"model.path: {spec.path} {spec.why_all_tokens}: calibrate a model whose tokens can be "
+            "left out"
         )
     depth, N = spec.depth, spec.patches
     if cuts is None:

@@ -16,6 +16,7 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job
 from cutlayer.model.cut import Activations, Adapter, CutModel, Segment
 from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import fresh_head, with_outputs
 from cutlayer.planning.calibration.linear_head import fit_head
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
@@ -55,17 +56,23 @@ def fit(
     model: CutModel,
     preprocess: Preprocessor,
     data: Dataset,
+    seed: int,
     progress: Callable[[str, int, int], None],
 ) -> Adapter:
-    """An adapter of a head alone, fitted to `data` on what the pretrained model gives heads."""
-    # A head that is the identity hands out what heads read.
-    reader = _head(model, np.eye(model.spec.head_inputs), np.zeros(model.spec.head_inputs))
+    """An adapter of a head alone, fitted to `data` on what the pretrained model gives heads.
+
+    seed: draws a hidden layer that the family's head begins with.
+    """
+    fresh = fresh_head(model.spec, derive(seed, "head"))
+    head = {key: value.to(model.compute, model.dtype) for key, value in fresh.items()}
     features = []
     for rows, part in _batches(data, FIT_BATCH):
-        route = [Segment(reader, len(part))]
-        features.append(_array(model.forward(preprocess(part.inputs), route)))
+        route = [Segment(head, len(part))]
+        features.append(_array(model.features(preprocess(part.inputs), route)))
         progress("fitting a head", rows.stop, len(data))
-    return _head(model, *fit_head(np.concatenate(features), data.labels, len(data.classes)))
+    weight, bias = fit_head(np.concatenate(features), data.labels, len(data.classes))
+    fitted = [torch.from_numpy(x).to(model.compute, model.dtype) for x in (weight, bias)]
+    return with_outputs(model.spec, head, *fitted)
 
 
 class CutSurvey:
@@ -206,12 +213,6 @@ def _batches(data: Dataset, size: int) -> Iterator[tuple[slice, Dataset]]:
     for start in range(0, len(data), size):
         stop = min(start + size, len(data))
         yield slice(start, stop), data.subset(np.arange(start, stop))
-
-
-def _head(model: CutModel, weight: Floats, bias: Floats) -> Adapter:
-    name = model.spec.parts.head
-    values = {f"{name}.weight": weight, f"{name}.bias": bias}
-    return {k: torch.from_numpy(v).to(model.compute, model.dtype) for k, v in values.items()}
 
 
 def _array(x: Tensor) -> Floats:

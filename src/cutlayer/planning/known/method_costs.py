@@ -50,12 +50,12 @@ def tokens_sent(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> int:
 
 
 def flops(cost: Cost | None) -> int:
-    """Of a sample, forward and backward."""
+    """FLOPs for one sample, both passes."""
     return cost.forward_flops + cost.backward_flops if cost else 0
 
 
 def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]) -> int:
-    """Of the server's training on one generated sample, all epochs of a round together.
+    """FLOPs of the server's training on one generated sample, all epochs of a round together.
 
     Both parts of the model, at the earliest of the round's cuts; drawing it is not counted.
     """
@@ -65,7 +65,7 @@ def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]
 
 
 def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
-    """What a device holds at its peak."""
+    """Bytes of memory that a device needs at its peak."""
     part = device_part(job, spec, cut)
     return memory_bytes(part, spec, job.training.batch_size, _states(job.training))
 
@@ -107,5 +107,5 @@ def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
 
 
 def _states(training: Training) -> int:
-    """Numbers an optimiser keeps for each trained one."""
+    """How many numbers the optimiser keeps for each trained number."""
     return 2 if training.optimizer == "adamw" else int(training.momentum > 0)

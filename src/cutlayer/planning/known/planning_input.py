@@ -15,7 +15,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.settings.method import Allocation
+from cutlayer.settings.allocation import Allocation
 from cutlayer.world import energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.world import World, WorldState
@@ -28,15 +28,15 @@ class Measures(Protocol):
     """What has to be measured before some allocators can choose."""
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
-        """[m, N + 1] f(K) of one sample: the attention its best K tokens hold; f(N) = 1."""
+        """f(K) [m, N + 1]: the share of attention that a sample's best K tokens hold; f(N) = 1."""
         ...
 
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
-        """[m] range of the activations (largest less smallest), and their mean square."""
+        """Range of the activations (largest less smallest) and their mean square, [m] each."""
         ...
 
     def calibration(self) -> Calibration:
-        """How much of the predictions survives the cut."""
+        """The measured share of predictions that survives each cut, number of tokens and bits."""
         ...
 
 
@@ -64,7 +64,7 @@ class PlanningInput:
 
     @property
     def gain(self) -> Floats:
-        """[m] of the uplink, h."""
+        """Channel gain h of each device's uplink: received over sent power [m]."""
         return self.state.gain_up
 
     @property
@@ -74,47 +74,47 @@ class PlanningInput:
 
     @property
     def bandwidth_hz(self) -> float:
-        """W_tot."""
+        """Bandwidth in Hz that the devices of the round share (W_tot)."""
         return self.world.settings.bandwidth_hz
 
     def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
-        """[m] rates at these bandwidths and powers: those by which the round is timed."""
+        """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed by."""
         return self.world.uplink_bps(self.state, bandwidth_hz, power_w)
 
     @property
     def noise_w_per_hz(self) -> float:
-        """N0 with the SNR gap, so that R = W log2(1 + p h / (N0 W))."""
+        """Noise density N0 in W/Hz, SNR gap included, so that R = W log2(1 + p h / (N0 W))."""
         return self.world.radio.noise_w_per_hz * self.world.radio.snr_gap
 
     @property
     def limit_s(self) -> Floats:
-        """[m] when a device must be done, inf for never."""
+        """Seconds [m] since the round's start by which each device must be done; inf: no limit."""
         deadline = self.world.settings.deadline_s
         return np.minimum(self.state.stay_s, np.inf if deadline is None else deadline)
 
     @property
     def server_flops(self) -> float:
-        """FLOP/s of the server; inf where its computing takes no time."""
+        """FLOP/s that the server computes; inf where its computing takes no time."""
         return self.world.settings.server_flops or np.inf
 
     @property
     def energy_cap_j(self) -> Floats:
-        """[m] what a device may spend in a round, inf without a cap."""
+        """Joules [m] that each device may spend in the round; inf without a cap."""
         cap = self.world.settings.energy.cap_j
         return np.full(len(self.devices), np.inf if cap is None else cap)
 
     @property
     def joules_per_flop(self) -> Floats:
-        """[m] of computing; 0 where the job's world does not count it."""
+        """Joules [m] that a FLOP takes; 0 where the job's world does not count computing."""
         counted = self.world.settings.energy
         return energy.compute_j(float(counted.forward or counted.backward), self.fleet)
 
     def upload_energy_j(self, cut: int) -> Floats:
-        """[m] left for uploading after computing; next to nothing where computing takes it all."""
+        """Joules [m] left for the upload after computing; nearly 0 where none are left."""
         return np.maximum(self.energy_cap_j - self.compute_j(cut), 1e-30)
 
     def compute_j(self, cut: int) -> Floats:
-        """[m] of computing, as far as the job's world counts it."""
+        """Joules [m] of computing in the round, as far as the job's world counts it."""
         counted, total = self.world.settings.energy, np.zeros(len(self.devices))
         if counted.forward:
             total = total + energy.compute_j(self.loads.forward_flops(cut), self.fleet)
@@ -123,7 +123,7 @@ class PlanningInput:
         return total
 
     def broadcast_s(self, cut: int) -> Floats:
-        """[m] of the adapters at the start."""
+        """Seconds [m] in which the adapters reach each device at the round's start."""
         bits = self.loads.adapter_bits(cut)
         if not bits:
             return np.zeros(len(self.devices))
@@ -132,11 +132,11 @@ class PlanningInput:
         return sent + self.world.settings.latency_s
 
     def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] all but the bits of the uplink: the broadcast and what follows it."""
+        """Seconds [m] that do not depend on the upload: broadcast, computing, downlink, latency."""
         return self.broadcast_s(cut) + self.following_s(cut, tokens, bits)
 
     def following_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] after the broadcast, but for the bits of the uplink: computing on both sides, the
+        """Seconds [m] after the broadcast, without the upload's own: computing on both sides, the
         downlink, and the latency of every frame.
         """
         loads = self.loads
@@ -149,13 +149,13 @@ class PlanningInput:
         return work + downlink + self._latency_s(cut, back)
 
     def _latency_s(self, cut: int, back_bits: Floats) -> Floats:
-        """[m] of all frames but the broadcast: activations up, gradients back, the adapter up."""
+        """Seconds [m] of latency of all frames after the broadcast."""
         steps = self.loads.steps if self.job.method.split else np.zeros(len(self.devices))
         frames = steps * np.where(back_bits > 0, 2, 1) + (self.loads.adapter_bits(cut) > 0)
         return self.world.settings.latency_s * frames
 
     def upload_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] activations and the adapter."""
+        """Bits [m] that each device sends in the round: activations and its adapter."""
         sent = np.zeros(len(self.devices))
         if self.job.method.split:
             sent = self.loads.activations_bits(cut, tokens, bits)

@@ -1,0 +1,105 @@
+"""What blocks take besides the hidden state: masks, and where in the sample each token stands.
+
+Each kind (`Family.block_inputs`) has a function that prepares, once for all blocks of a part, the
+keyword arguments of block `index`. They depend on the number of tokens only, so that every part
+makes its own and nothing more crosses the cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutlayer.model.family import BlockInputs
+from cutlayer.model.spec import ModelSpec
+
+Arguments = dict[str, Any]
+Prepared = Callable[[int], Arguments]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What block inputs are made of.
+
+    base: the module that holds the blocks. config: its settings. hidden [B,T,D]; mask [B,T] bool
+    (False is padding) or None.
+    """
+
+    base: Any
+    config: Any
+    spec: ModelSpec
+    hidden: Tensor
+    mask: Tensor | None
+
+
+def prepare(kind: BlockInputs, batch: Batch) -> Prepared:
+    """The arguments of each block for a batch."""
+    return _KINDS[kind](batch)
+
+
+def _mask(batch: Batch) -> Prepared:
+    """A mask of padding, for models that know positions from the embedding alone."""
+    if batch.mask is None:
+        return lambda _index: {"attention_mask": None}
+    from transformers.masking_utils import create_bidirectional_mask
+
+    full = create_bidirectional_mask(
+        config=batch.config, inputs_embeds=batch.hidden, attention_mask=batch.mask
+    )
+    return lambda _index: {"attention_mask": full}
+
+
+def _patch_rotary(batch: Batch) -> Prepared:
+    """Rotary positions of patches on their grid (DINOv3)."""
+    side = batch.spec.image_size
+    rotary = batch.base.rope_embeddings(batch.hidden.new_empty(1, 1, side, side))
+    return lambda _index: {"position_embeddings": rotary}
+
+
+def _local_global(batch: Batch) -> Prepared:
+    """Rotary positions and masks that differ between local and global blocks (ModernBERT)."""
+    from transformers.masking_utils import (
+        create_bidirectional_mask,
+        create_bidirectional_sliding_window_mask,
+    )
+
+    kinds = batch.config.layer_types
+    made = {
+        "config": batch.config,
+        "inputs_embeds": batch.hidden,
+        "attention_mask": batch.mask,
+    }
+    masks = {
+        "full_attention": create_bidirectional_mask(**made),
+        "sliding_attention": create_bidirectional_sliding_window_mask(**made),
+    }
+    places = torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
+    rotary = {kind: batch.base.rotary_emb(batch.hidden, places, kind) for kind in set(kinds)}
+    return lambda index: {
+        "attention_mask": masks[kinds[index]],
+        "position_embeddings": rotary[kinds[index]],
+    }
+
+
+def _relative(batch: Batch) -> Prepared:
+    """Distances between tokens, and the table that holds a vector for each (DeBERTa)."""
+    encoder = batch.base.encoder
+    assert batch.mask is not None
+    shared = {
+        "attention_mask": encoder.get_attention_mask(batch.mask.long()),
+        "relative_pos": encoder.get_rel_pos(batch.hidden),
+        "rel_embeddings": encoder.get_rel_embedding(),
+    }
+    return lambda _index: shared
+
+
+_KINDS: dict[BlockInputs, Callable[[Batch], Prepared]] = {
+    "mask": _mask,
+    "patch-rotary": _patch_rotary,
+    "local-global": _local_global,
+    "relative": _relative,
+}

@@ -1,0 +1,155 @@
+"""Families of image models, by the `model_type` of their config.json."""
+
+from dataclasses import replace
+
+from cutlayer.model.family import Family, Head
+
+HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_VIT = Family(
+    module="transformers.models.vit.modeling_vit",
+    architecture="ViTForImageClassification",
+    config="ViTConfig",
+    modality="image",
+    base="vit",
+    blocks="layers",
+    norm="layernorm",
+    pool="cls",
+    asks_to_interpolate=True,
+    query_bias=("qkv_bias", True),
+    key_bias=("qkv_bias", True),
+    value_bias=("qkv_bias", True),
+    mean=HALF,
+    std=HALF,
+)
+_DEIT = replace(
+    _VIT,
+    module="transformers.models.deit.modeling_deit",
+    architecture="DeiTForImageClassification",
+    config="DeiTConfig",
+    base="deit",
+    prefix=2,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+_DINOV2 = Family(
+    module="transformers.models.dinov2.modeling_dinov2",
+    architecture="Dinov2ForImageClassification",
+    config="Dinov2Config",
+    modality="image",
+    base="dinov2",
+    blocks="encoder.layer",
+    norm="layernorm",
+    pool="cls+mean",
+    query_bias=("qkv_bias", True),
+    key_bias=("qkv_bias", True),
+    value_bias=("qkv_bias", True),
+    gated=("use_swiglu_ffn", False),
+    mlp_by_ratio=True,
+    layer_scale=True,
+    defaults={"patch_size": 14},
+)
+_CLIP = Family(
+    module="transformers.models.clip.modeling_clip",
+    architecture="CLIPForImageClassification",
+    config="CLIPConfig",
+    modality="image",
+    base="vision_model",
+    embeddings=("embeddings", "pre_layrnorm"),
+    blocks="encoder.layers",
+    norm=None,
+    unused=("post_layernorm",),
+    pool="mean",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.out_proj",
+    patch_bias=False,
+    embedding_norm=True,
+    asks_to_interpolate=True,
+    section="vision_config",
+    mean=CLIP_MEAN,
+    std=CLIP_STD,
+    defaults={"patch_size": 32, "hidden_act": "quick_gelu"},
+)
+
+FAMILIES: dict[str, Family] = {
+    "vit": _VIT,
+    "deit": _DEIT,
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": replace(
+        _DINOV2,
+        module="transformers.models.dinov2_with_registers.modeling_dinov2_with_registers",
+        architecture="Dinov2WithRegistersForImageClassification",
+        config="Dinov2WithRegistersConfig",
+        base="dinov2_with_registers",
+        registers=True,
+        defaults={"num_register_tokens": 4},
+    ),
+    "dinov3_vit": Family(
+        module="cutlayer.model.dinov3",
+        architecture="DINOv3ViTForImageClassification",
+        config="DINOv3ViTConfig",
+        modality="image",
+        base="dinov3_vit",
+        blocks="model.layer",
+        norm="norm",
+        pool="cls+mean",
+        block_inputs="patch-rotary",
+        shared=("rope_embeddings",),
+        query_bias=("query_bias", True),
+        key_bias=("key_bias", False),
+        value_bias=("value_bias", True),
+        output_bias=("proj_bias", True),
+        mlp_bias=("mlp_bias", True),
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+        gated=("use_gated_mlp", False),
+        layer_scale=True,
+        registers=True,
+        positions=False,
+        defaults={"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6},
+    ),
+    "clip": _CLIP,
+    "siglip": replace(
+        _CLIP,
+        module="transformers.models.siglip.modeling_siglip",
+        architecture="SiglipForImageClassification",
+        config="SiglipConfig",
+        embeddings=("embeddings",),
+        norm="post_layernorm",
+        unused=("head",),
+        prefix=0,
+        patch_bias=True,
+        embedding_norm=False,
+        mean=HALF,
+        std=HALF,
+        defaults={},
+    ),
+    "resnet": Family(
+        module="transformers.models.resnet.modeling_resnet",
+        architecture="ResNetForImageClassification",
+        config="ResNetConfig",
+        modality="image",
+        base="resnet",
+        embeddings=("embedder",),
+        blocks="encoder.stages",
+        norm=None,
+        pool="map",
+        head=Head(outputs=("classifier.1",)),
+        prefix=0,
+        targets=(),
+    ),
+}
+
+# Checkpoints of a family whose config.json names another architecture than the family's.
+VARIANTS: dict[str, Family] = {
+    "DeiTForImageClassificationWithTeacher": replace(
+        _DEIT,
+        architecture="DeiTForImageClassificationWithTeacher",
+        pool="cls+distillation",
+        head=Head(outputs=("cls_classifier", "distillation_classifier")),
+    ),
+}

@@ -1,0 +1,211 @@
+"""One checkpoint as a job uses it: its sizes, what of it trains, and where each name belongs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from cutlayer.errors import ModelError
+from cutlayer.model.family import Activation, Family, Modality
+from cutlayer.model.residual import Map, Residual
+
+if TYPE_CHECKING:
+    from cutlayer.settings.model import Lora
+
+__all__ = ["Linear", "ModelSpec", "Relative", "Train", "check_train", "match_targets"]
+
+Train = Literal["lora", "full"]
+Role = Literal["query", "key", "value", "fused", "output", "up", "down"]
+
+
+class Linear(NamedTuple):
+    """A linear layer of a block: path below the block, sizes, whether it has a bias, its role."""
+
+    path: str
+    inputs: int
+    outputs: int
+    bias: bool
+    role: Role
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in its weight and bias."""
+        return (self.inputs + self.bias) * self.outputs
+
+
+class Relative(NamedTuple):
+    """DeBERTa's relative positions (arXiv 2006.03654).
+
+    rows: of the table of relative positions. to_position, to_content: whether queries look up
+    positions of keys, and keys those of queries. shared: with the layers of queries and keys, not
+    with layers of their own. norm: the table is normalised. conv: numbers in the convolution that
+    stands beside the first block, 0 without one; kernel: its width.
+    """
+
+    rows: int
+    to_position: bool
+    to_content: bool
+    shared: bool
+    norm: bool
+    conv: int
+    kernel: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One checkpoint as a job uses it: sizes in tokens, features and pixels.
+
+    family: the config's `model_type`. parts: the names of the family's parts. prefix: CLS,
+    distillation and register tokens. patches: N, tokens besides the prefix at the chosen image
+    size (text: at max_tokens). linears: the linear layers of a block in the order they are
+    computed; attention_width: of all heads' outputs together. gated_mlp: the MLP multiplies two
+    linear layers of mlp_width. activation_keeps: tensors that the activation function of an MLP
+    keeps for its gradient. norm_bias: norms have a bias. head_inputs: what the first trained
+    layer of the head reads, head_activation: what follows it if it is hidden; pooled by the mean
+    where pool_mean. vocabulary, token_types, max_tokens: of texts; image_size, patch_size and
+    channels: of images; 0 for what a model lacks. aspect: the job's model.aspect. position_rows: of
+    the embedding's position table at the chosen size. embedding_width: of tables that are
+    projected to the width. neck_bias: the layer between pooling and head has one.
+    residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
+    to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
+    """
+
+    family: str
+    path: str
+    weights: str
+    modality: Modality
+    depth: int
+    num_classes: int
+    head_inputs: int
+    cut: int
+    lora: Lora
+    parts: Family
+    width: int = 0
+    heads: int = 0
+    linears: tuple[Linear, ...] = ()
+    attention_width: int = 0
+    mlp_width: int = 0
+    gated_mlp: bool = False
+    activation_keeps: int = 1
+    norm_bias: bool = True
+    head_activation: Activation = "tanh"
+    pool_mean: bool = False
+    neck_bias: bool = True
+    prefix: int = 0
+    patches: int = 0
+    image_size: int = 0
+    aspect: str = "checkpoint"
+    patch_size: int = 0
+    channels: int = 0
+    vocabulary: int = 0
+    embedding_width: int = 0
+    position_rows: int = 0
+    token_types: int = 0
+    max_tokens: int = 0
+    relative: Relative | None = None
+    residual: Residual | None = None
+
+    def __post_init__(self) -> None:
+        if self.residual is not None:
+            at = self.map_at(self.cut)
+            object.__setattr__(self, "width", at.channels)
+            object.__setattr__(self, "patches", at.tokens)
+
+    @property
+    def tokens(self) -> int:
+        """T: all tokens of a sample, the prefix included."""
+        return self.prefix + self.patches
+
+    def tokens_at(self, cut: int) -> int:
+        """Tokens of a sample that reach `cut`, the prefix included."""
+        return self.tokens if self.residual is None else self.map_at(cut).tokens
+
+    def width_at(self, cut: int) -> int:
+        """Numbers in each token that reaches `cut`."""
+        return self.width if self.residual is None else self.map_at(cut).channels
+
+    def map_at(self, cut: int) -> Map:
+        """The map of a ResNet that reaches `cut`."""
+        assert self.residual is not None
+        return self.residual.maps[cut]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The endings of the names of the linear layers that carry LoRA."""
+        return self.parts.targets if self.lora.targets == "auto" else self.lora.targets
+
+    @property
+    def head_layers(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the head's linear layers, by name, in the order of computation."""
+        head = self.parts.head
+        final = (self.head_inputs, self.num_classes)
+        layers = {} if head.hidden is None else {head.hidden: (self.head_inputs,) * 2}
+        return layers | dict.fromkeys(head.outputs, final)
+
+    @property
+    def why_all_tokens(self) -> str | None:
+        """Why every token must cross the cut, or None where tokens can be left out."""
+        if self.residual is not None:
+            return "is a ResNet, which has no attention to rank the positions of a map by"
+        if self.parts.places_in_blocks:
+            return "tells its blocks where each token stands, which no frame carries"
+        return None
+
+    def block_name(self, index: int) -> str:
+        """The Hugging Face module name of block `index`."""
+        name = index if self.residual is None else self.residual.blocks[index].name
+        return f"{self.parts.base}.{self.parts.blocks}.{name}"
+
+    def position(self, name: str) -> int:
+        """The block that the module, parameter or adapter key `name` is in.
+
+        -1 for the embedding, the depth for all that comes after the blocks.
+        """
+        family = self.parts
+        if name.startswith(tuple(f"{family.base}.{path}." for path in family.embeddings)):
+            return -1
+        if name.startswith(tuple(f"{family.base}.{path}." for path in family.after_first)):
+            return 0
+        path = f"{family.base}.{family.blocks}."
+        if not name.startswith(path):
+            return self.depth
+        below = name[len(path) :]
+        return int(below.split(".")[0]) if self.residual is None else self.residual.index(below)
+
+    def carries_lora(self, name: str) -> bool:
+        """Whether the job puts LoRA on the linear layer `name`, by its targets and side."""
+        side = self.lora.side
+        on_side = side == "both" or (self.position(name) < self.cut) == (side == "device")
+        return on_side and match_targets(name, self.targets)
+
+
+def match_targets(name: str, targets: str | Sequence[str]) -> bool:
+    """Whether PEFT's rule takes the module `name`.
+
+    targets: a string is a regular expression for the full name; names in a sequence match as
+    the full name or its ending after a dot.
+    """
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def check_train(spec: ModelSpec, train: Train) -> None:
+    """Raise ModelError when the model cannot be trained so: LoRA, or every weight."""
+    if train == "lora" and spec.residual is not None:
+        raise ModelError(
+            f"method.train: 'lora' finds no linear layers in {spec.path}, which is a ResNet: "
+            "set method.train to full"
+        )
+    if train == "full" and spec.relative is not None:
+        raise ModelError(
+            f"method.train: 'full' cannot divide {spec.path}, whose blocks on both sides of the "
+            "cut share one table of relative positions: set method.train to lora"
+        )
+    if train == "full" and spec.lora.side != "both":
+        raise ModelError(
+            f"model.lora.side: {spec.lora.side!r} has no meaning where method.train is full: "
+            "leave it at both (method.device frozen keeps the device's part as it is)"
+        )

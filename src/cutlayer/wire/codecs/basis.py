@@ -1,0 +1,136 @@
+"""The side information of the `klt` codec: what both ends must share, and the frame it travels in.
+
+Body of the frame, little-endian, as one zstandard frame where that is shorter:
+
+    means      [P + 1, D] int32 in units of mean_unit, as four planes of bytes: the mean at each
+               position from 0, then that of all tokens after the prefix
+    then for the prefix tokens and for the others, L components each:
+    shifts     [L] bytes, at most MAX_SHIFT
+    scales     [L] bytes: the Laplace scale (see `laws`), in units of the step
+    reaches    [L] bytes: the largest magnitude met when fitting, likewise
+    vectors    [L, D] int8 or int16: component i adds vector 2^(log2_unit - shift) times its value
+
+The vectors are whole numbers and reconstruction is exact arithmetic (see `klt`), so that the two
+ends hold the same numbers to the last bit, on any machine.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.errors import FrameError
+from cutlayer.wire import entropy, frame
+from cutlayer.wire.codecs.laws import Array, Codes, from_codes
+from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
+from cutlayer.wire.headers import BasisHeader
+
+MAX_SHIFT = 4
+MAX_WIDTH = 4096
+"""The widest activations whose reconstruction is exact in float64 (see `klt`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Components:
+    """The components of one kind of tokens, in falling order of their scale."""
+
+    shifts: Codes
+    scales: Codes
+    reaches: Codes
+    vectors: NDArray[np.int16]
+
+    @property
+    def count(self) -> int:
+        """L."""
+        return len(self.scales)
+
+    @cached_property
+    def scale_steps(self) -> Array:
+        """Laplace scales in fitted steps [L]."""
+        return from_codes(self.scales)
+
+    @cached_property
+    def reach_steps(self) -> Array:
+        """Largest magnitudes met when fitting, in fitted steps [L]."""
+        return from_codes(self.reaches)
+
+    @cached_property
+    def whole(self) -> Array:
+        """The vectors as whole numbers [L, D], in units of 2^(log2_unit - MAX_SHIFT)."""
+        return np.ldexp(self.vectors.astype(np.float64), MAX_SHIFT - self.shifts[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """A fitted `klt` codec.
+
+    head: sizes and settings (see `headers.BasisHeader`). means: [P + 1, D] whole numbers.
+    prefix, others: the components of the first `head.prefix` tokens of a sample, and of the rest.
+    """
+
+    head: BasisHeader
+    means: NDArray[np.int32]
+    prefix: Components
+    others: Components
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The side information, as a frame of kind `basis`."""
+        planes = self.means.astype("<i4").view(np.uint8).reshape(-1, 4).T.tobytes()
+        dtype = "<i2" if self.head.wide else "<i1"
+        parts = [planes]
+        for group in (self.prefix, self.others):
+            parts += [group.shifts.tobytes(), group.scales.tobytes(), group.reaches.tobytes()]
+            parts.append(group.vectors.astype(dtype).tobytes())
+        plain = b"".join(parts)
+        packed = entropy.compress(plain)
+        return frame.pack("basis", self.head, plain if packed is None else packed)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """63 bits that tell this basis from any other of the same version."""
+        return int.from_bytes(hashlib.sha256(self.frame).digest()[:8], "little") >> 1
+
+
+def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
+    """The basis of a frame; max_bytes bounds the frame, and what it unpacks to.
+
+    Raises FrameError for anything but a sound one.
+    """
+    head, body = frame.unpack(data, "basis", BasisHeader, max_bytes)
+    D, P = head.width, head.positions
+    lengths = (head.prefix_components, head.other_components)
+    if max(lengths) > D:
+        raise FrameError(
+            f"the basis has {max(lengths)} components for {D} channels: have it sent again"
+        )
+    value = 2 if head.wide else 1
+    size = 4 * (P + 1) * D + sum(L * (3 + value * D) for L in lengths)
+    # Eight bytes a number in use.
+    room = 8 * ((P + 1) * D + sum(lengths) * D)
+    if room > max_bytes:
+        raise FrameError(
+            f"the basis unpacks to {room} bytes, above max_bytes {max_bytes}: raise it, or fit "
+            "fewer positions"
+        )
+    plain: bytes | memoryview = body
+    if len(body) != size:
+        plain = entropy.decompress(body, size)
+    stop = 4 * (P + 1) * D
+    planes = np.frombuffer(plain[:stop], np.uint8).reshape(4, -1)
+    means = np.ascontiguousarray(planes.T).view("<i4").reshape(P + 1, D).astype(np.int32)
+    groups = []
+    for L in lengths:
+        shifts, scales, reaches = np.frombuffer(plain[stop : stop + 3 * L], np.uint8).reshape(3, L)
+        stop += 3 * L
+        stored = np.frombuffer(plain[stop : stop + value * L * D], f"<i{value}")
+        stop += value * L * D
+        if L and shifts.max() > MAX_SHIFT:
+            raise FrameError(
+                f"the basis shifts a vector by {shifts.max()} bits, above {MAX_SHIFT}: have it "
+                "sent again"
+            )
+        groups.append(Components(shifts, scales, reaches, stored.reshape(L, D).astype(np.int16)))
+    return Basis(head, means, *groups)

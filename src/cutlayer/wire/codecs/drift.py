@@ -1,0 +1,43 @@
+"""When a fitted codec no longer suits its data: the measured rate leaves the one it was fitted to.
+
+A trained device part or other data change what the codec sees. Rows then take more bytes than the
+laws expect (or fewer: a coarser or smaller basis would do). The watch only says so; the server
+decides, fits again, and sends the new version before anyone encodes with it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class RateWatch:
+    """Compares the lengths of coded bodies with those expected (`Codec.expected_bytes`).
+
+    tolerance: how far their ratio may lie from 1 before a new fit is due. patience: bodies between
+    the first and the first verdict. memory: how many bodies the running mean looks back on.
+    """
+
+    tolerance: float = 0.25
+    patience: int = 20
+    memory: int = 50
+    seen: int = 0
+    _measured: float = 0.0
+    _expected: float = 0.0
+
+    def add(self, measured_bytes: float, expected_bytes: float) -> bool:
+        """Take note of one body; True where a new fit is due."""
+        keep = 1 - 1 / min(self.seen + 1, self.memory)
+        self._measured = keep * self._measured + (1 - keep) * measured_bytes
+        self._expected = keep * self._expected + (1 - keep) * expected_bytes
+        self.seen += 1
+        return self.due
+
+    @property
+    def ratio(self) -> float:
+        """Measured over expected bytes, of late; 1 before anything was seen."""
+        return self._measured / self._expected if self._expected else 1.0
+
+    @property
+    def due(self) -> bool:
+        """Whether the codec should be fitted again."""
+        far = self.ratio > 1 + self.tolerance or self.ratio < 1 / (1 + self.tolerance)
+        return self.seen >= self.patience and far

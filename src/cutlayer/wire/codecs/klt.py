@@ -1,0 +1,294 @@
+"""The `klt` codec: a fitted transform of the channels, one step size, and an entropy coder.
+
+A row x of a token at position p becomes whole numbers q, a component each:
+
+    y = analysis (x / size - mean[p]),   q = sign(y) floor(|y| / step + 0.5 - 0.12)
+
+and comes back as size (mean[p] + sum of vector_i (q_i - 0.05 sign(q_i)) step). `size` is 1, or the
+token's RMS, or the batch's. With a dither q = floor(y / step + u), u uniform in [0, 1), and nothing
+is moved towards 0, so that what comes back is right on average.
+
+Reconstruction multiplies whole numbers: 20 q - sign(q) is below 2^21, a vector's entries below
+2^19, and up to 2^12 components are added, so that every sum is exact in float64. Both ends
+therefore hold the same bits, whatever the machine, the batch or the order of the sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutlayer.errors import FrameError
+from cutlayer.wire import quantize
+from cutlayer.wire.codecs import laws, symbols
+from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
+from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.klt_laws import LawBook, Plan
+from cutlayer.wire.codecs.seam import Coded, Rows
+from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
+from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
+from cutlayer.wire.headers import KltHeader
+
+_PARTS = round(1 / laws.SHIFT)
+"""Reconstructed values are whole multiples of this part of a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
+    rising; values: [L, n]."""
+
+    kind: int
+    index: np.ndarray
+    plan: Plan
+    values: Symbols
+
+
+@dataclass(frozen=True, eq=False)
+class _Quantised:
+    """Rows of many devices as whole numbers. codes: sizes of tokens [n], or None."""
+
+    cells: list[_Cell]
+    codes: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, eq=False)
+class KltCodec:
+    """A codec with a fitted basis.
+
+    settings, metric: what `fit` fits to. step: the step size to encode at, not below the basis's;
+    None: that one. coder: what to encode with; any can be decoded.
+    """
+
+    basis: Basis
+    settings: KltSettings = KltSettings()  # noqa: RUF009 - frozen
+    metric: Tensor | None = None
+    step: float | None = None
+    coder: Coder = field(default_factory=symbols.coder_here)
+
+    def __post_init__(self) -> None:
+        if self.step is not None and not self.basis.head.step <= self.step < 1e30:
+            raise ValueError(
+                f"step {self.step} is finer than the {self.basis.head.step} that the basis was "
+                "fitted for: fit it again"
+            )
+
+    @property
+    def positional(self) -> bool:
+        """Means belong to positions, and prefix tokens have components of their own."""
+        return True
+
+    def fit(self, samples: Sequence[Rows]) -> "KltCodec":
+        """The codec fitted to other samples, one version on."""
+        version = self.basis.head.version + 1
+        basis = fit_basis(samples, self.settings, version, self.metric)
+        return KltCodec(basis, self.settings, self.metric, coder=self.coder)
+
+    def side_information(self) -> bytes:
+        """The basis as a frame; `basis.read_basis` reads it."""
+        return self.basis.frame
+
+    def encode(
+        self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
+    ) -> list[Coded]:
+        """See `Codec.encode`; generators are needed by an unbiased basis only."""
+        gain = self._gain(batch)
+        found = self._quantise(batch, gain, rngs)
+        coded, start = [], 0
+        for rows in batch:
+            stop = start + len(rows.values)
+            parts, runs = self._parts(found, start, stop)
+            coder, escapes, body = symbols.encode(parts, runs, self.coder)
+            head = self.basis.head
+            header = KltHeader(
+                head.version, self.basis.fingerprint, self._step, gain, coder, escapes
+            )
+            coded.append(Coded(header, body))
+            start = stop
+        return coded
+
+    def reconstruct(
+        self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
+    ) -> list[Tensor]:
+        """What the other side will decode, to the last bit, without the bytes."""
+        gain = self._gain(batch)
+        found = self._quantise(batch, gain, rngs)
+        positions = torch.cat([rows.positions for rows in batch])
+        rows = self._rebuild(found, positions, self._step, gain)
+        return list(torch.split(rows, [len(one.values) for one in batch]))
+
+    def decode(
+        self, header: msgspec.Struct, body: memoryview, positions: Tensor, width: int
+    ) -> Tensor:
+        """See `Codec.decode`; refuses a frame of another basis."""
+        assert isinstance(header, KltHeader)
+        head = self.basis.head
+        if (header.version, header.fingerprint) != (head.version, self.basis.fingerprint):
+            raise FrameError(
+                f"the frame was encoded with version {header.version} of the basis where version "
+                f"{head.version} is in use: send the basis again"
+            )
+        if width != head.width:
+            raise FrameError(
+                f"the frame's tensor has {width} channels, the basis {head.width}: fit the "
+                "basis to this cut"
+            )
+        # Written so that NaN, which a header's bounds let pass, is refused too.
+        if not (header.step >= head.step and header.gain > 0):
+            raise FrameError(
+                f"the frame has step size {header.step} and gain {header.gain}; the basis was "
+                f"fitted for steps from {head.step}: send the basis again"
+            )
+        kinds = self._book.kinds(positions)
+        reader = symbols.Reader(
+            body, header.coder, header.escapes, len(positions) * (head.width + 1)
+        )
+        codes = None
+        if self._book.sized:
+            codes = np.zeros(len(positions), np.uint8)
+            for index, run in zip(kinds, self._book.size_runs, strict=True):
+                codes[index] = reader.read(run, len(index))[0]
+        cells = []
+        for kind, index, plan in self._book.alike(kinds, codes, header.step):
+            parts = [reader.read(run, len(index)) for run in plan.runs]
+            empty = np.zeros((0, len(index)), np.int32)
+            cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
+        reader.finish()
+        rows = self._rebuild(_Quantised(cells, codes), positions, header.step, header.gain)
+        return quantize.sound(rows) if len(rows) else rows
+
+    def expected_bytes(self, positions: Tensor, width: int) -> float:
+        """The mean length of a body under the fitted laws, at this codec's step."""
+        return self._book.expected_bits(positions, self._step) / 8
+
+    @property
+    def _step(self) -> float:
+        return self.basis.head.step if self.step is None else self.step
+
+    @cached_property
+    def _book(self) -> LawBook:
+        return LawBook(self.basis)
+
+    @cached_property
+    def _analyses(self) -> list[Tensor]:
+        """[D, L] for each kind of tokens: the inverse of the vectors that travelled."""
+        scale = 2.0 ** (self.basis.head.log2_unit - MAX_SHIFT)
+        return [
+            torch.from_numpy(np.linalg.pinv(group.whole * scale).astype(np.float32))
+            for group in (self.basis.prefix, self.basis.others)
+        ]
+
+    @cached_property
+    def _means(self) -> np.ndarray:
+        return self.basis.means * self.basis.head.mean_unit
+
+    def _mean_index(self, positions: Tensor) -> np.ndarray:
+        places, last = positions.numpy(), self.basis.head.positions
+        return np.where((places < 0) | (places > last), last, places)
+
+    def _gain(self, batch: Sequence[Rows]) -> float:
+        if not self.basis.head.per_batch:
+            return 1.0
+        values = sum(rows.values.numel() for rows in batch)
+        energy = sum(float(rows.values.double().square().sum()) for rows in batch)
+        return min(max((energy / values) ** 0.5, 1e-30), 1e30) if energy else 1.0
+
+    def _quantise(
+        self, batch: Sequence[Rows], gain: float, rngs: Sequence[torch.Generator] | None
+    ) -> _Quantised:
+        for one in batch:
+            if one.values.shape[1] != self.basis.head.width:
+                raise ValueError(
+                    f"the {one.what} has {one.values.shape[1]} channels, the basis "
+                    f"{self.basis.head.width}: fit the basis to this cut"
+                )
+            if one.values.numel():
+                quantize.finite(one.values, one.what)
+        rows = torch.cat([one.values for one in batch])
+        positions = torch.cat([one.positions for one in batch])
+        if gain != 1.0:
+            rows = rows / gain
+        codes = None
+        if self._book.sized:
+            codes = size_codes(rows, self.basis.head.per_batch)
+        if codes is not None and self.basis.head.scaled:
+            rows = (
+                rows / torch.from_numpy(sizes_of(codes, octaves=False).astype(np.float32))[:, None]
+            )
+        rows = rows - torch.from_numpy(self._means.astype(np.float32))[self._mean_index(positions)]
+        what = batch[0].what if batch else ""
+        noise = self._noise(batch, rngs)
+        cells = []
+        for number, index, plan in self._book.alike(self._book.kinds(positions), codes, self._step):
+            steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
+            if steps.numel():
+                symbols.check_reach(float(steps.abs().max()), what)
+            if noise is None:
+                steps = steps.sign() * (steps.abs() + (1 - laws.FIRST)).floor_()
+            else:
+                steps = (steps + noise[index][:, plan.live]).floor_()
+            cells.append(_Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
+        return _Quantised(cells, codes)
+
+    def _noise(
+        self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None
+    ) -> Tensor | None:
+        """A uniform number for every component [n, D], of an unbiased basis."""
+        if not self.basis.head.dithered:
+            return None
+        if rngs is None:
+            raise ValueError("unbiased rounding needs generators: pass rngs")
+        return torch.cat(
+            [
+                torch.rand(one.values.shape, generator=rng)
+                for one, rng in zip(batch, rngs, strict=True)
+            ]
+        )
+
+    def _parts(self, found: _Quantised, start: int, stop: int) -> tuple[list[Symbols], list[Run]]:
+        """The symbols of the rows from start to stop, run by run, as they are coded."""
+        parts: list[Symbols] = []
+        runs: list[Run] = []
+        if found.codes is not None:
+            runs += self._book.size_runs
+            for number in (0, 1):
+                index = np.concatenate(
+                    [cell.index for cell in found.cells if cell.kind == number]
+                    or [np.zeros(0, np.int64)]
+                )
+                index = np.sort(index[(index >= start) & (index < stop)])
+                parts.append(found.codes[index].astype(np.int32)[None])
+        for cell in found.cells:
+            low, high = np.searchsorted(cell.index, (start, stop))
+            row = 0
+            for run in cell.plan.runs:
+                parts.append(cell.values[row : row + run.rows, low:high])
+                runs.append(run)
+                row += run.rows
+        return parts, runs
+
+    def _rebuild(self, found: _Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
+        """The rows [n, D] of whole numbers, all in float64 and, up to the mean, exact."""
+        head = self.basis.head
+        unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS
+        rows = np.empty((len(positions), head.width))
+        groups = (self.basis.prefix, self.basis.others)
+        for cell in found.cells:
+            whole = cell.values.astype(np.float64)
+            multiples = _PARTS * whole
+            if not head.dithered:
+                multiples -= np.sign(whole)
+            rows[cell.index] = multiples.T @ groups[cell.kind].whole[cell.plan.live]
+        rows *= unit
+        rows += self._means[self._mean_index(positions)]
+        if found.codes is not None and head.scaled:
+            rows *= sizes_of(found.codes, octaves=False)[:, None]
+        if gain != 1.0:
+            rows *= gain
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(rows.astype(np.float32))

@@ -1,0 +1,300 @@
+"""Fit the `klt` codec: means by position, a basis of the channels, a step size and symbol laws.
+
+The Karhunen-Loeve transform (the eigenvectors of the covariance of the channels) is the linear
+transform that leaves the fewest bits at one step size for all components. With a metric, the
+transform is that of the activations as the part of the model after the cut sees them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutlayer.errors import RunError
+from cutlayer.wire.codecs import laws
+from cutlayer.wire.codecs.basis import MAX_SHIFT, MAX_WIDTH, Basis, Components
+from cutlayer.wire.codecs.laws import Array
+from cutlayer.wire.codecs.seam import Rows
+from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
+from cutlayer.wire.headers import BasisHeader
+from cutlayer.wire.quantize import finite
+
+_SHRINK = 4
+"""A position's own mean counts as much as the mean of all once this many samples have it."""
+_MEAN_UNIT = 1 / 16
+"""Means are rounded to this many steps: a hundredth of what rounding the rows themselves costs."""
+_PRIOR = 0.1
+"""Share of the other tokens' covariance that prefix tokens' is mixed with."""
+_FOLDS = 4
+_RIDGE = 0.01
+"""Share of a metric's mean that every direction keeps."""
+_FINEST, _COARSEST = 2.0**-12, 2.0**6
+"""Step sizes tried for a rate, in units of the RMS of the centred rows."""
+_HALVINGS = 24
+"""Halvings of the interval between them: to a thousandth of a per cent."""
+_MAX_POSITIONS = 2**16
+
+
+@dataclass(frozen=True)
+class KltSettings:
+    """What a basis is fitted for.
+
+    prefix: the first tokens of a sample (CLS, registers, the attention sink of a language model),
+    which get means and components of their own. step: the step size; None: the one that takes
+    `rate_bits` bits a value under the fitted laws. basis_bits: 8 or 16 a number of the basis.
+    scaled: divide each token by its RMS, which travels in a byte (language models).
+    per_batch: divide by the RMS of the whole batch (gradients, whose size falls as training goes
+    on); there are no means by position then. unbiased: round with a uniform dither instead of a
+    dead zone, and keep every component, so that errors average out.
+    """
+
+    prefix: int = 0
+    step: float | None = None
+    rate_bits: float = 0.5
+    basis_bits: int = 8
+    scaled: bool = False
+    per_batch: bool = False
+    unbiased: bool = False
+
+
+def fit_basis(
+    samples: Sequence[Rows], settings: KltSettings, version: int = 1, metric: Tensor | None = None
+) -> Basis:
+    """Fit a basis to rows like those to come; a few dozen samples of the domain are enough.
+
+    metric: [D, D] positive semidefinite, E[J^T J] of the model's part after the cut, which weighs
+    errors by what they change there. Raises RunError for rows that are empty, not finite, or
+    wider than 4,096 channels.
+    """
+    rows, positions = _joined(samples)
+    D = rows.shape[1]
+    centres, spreads = (128, 128), (1.0, 1.0)
+    prefix = (positions >= 0) & (positions < settings.prefix)
+    if settings.per_batch:
+        rows = rows / (float(rows.square().mean().sqrt()) or 1.0)
+    if settings.scaled or settings.per_batch:
+        codes = size_codes(rows, settings.per_batch)
+        centres, spreads = _size_laws(codes, prefix.numpy())
+    if settings.scaled:
+        rows = rows / torch.from_numpy(sizes_of(codes, octaves=False))[:, None]
+    tokens = _Tokens(rows, positions, prefix)
+    means, transforms, _ = _fitted(tokens, tokens, settings, metric)
+    coefficients = _held_out(tokens, settings, metric)
+    step = settings.step if settings.step is not None else _step_for(coefficients, settings)
+    # Whole frames hold float64; a short number is easier to read and to compare.
+    step = float(np.float32(step))
+    largest = max(float(t[1].abs().max()) for t in transforms)
+    value_bits = 7 if settings.basis_bits == 8 else 15
+    log2_unit = int(np.ceil(np.log2(largest))) - value_bits
+    groups, token_bits = [], []
+    # Large tokens of a gradient are coded as if at a finer step: all components may matter.
+    every = settings.unbiased or settings.per_batch or metric is not None
+    for kind, (_, synthesis) in zip(coefficients, transforms, strict=True):
+        reach = _reach(kind, settings)
+        live = np.ones(D, bool) if every else reach >= laws.FIRST * step
+        scales, bits = _laws(kind, step, settings)
+        order = np.flatnonzero(live)
+        order = order[np.argsort(-scales[order].astype(int), kind="stable")]
+        vectors = _whole_vectors(synthesis.T.numpy()[order], log2_unit, value_bits)
+        reaches = laws.to_codes(reach[order], step, up=True)
+        groups.append(Components(vectors[0], scales[order], reaches, vectors[1]))
+        token_bits.append(bits / max(1, len(kind)))
+    mean_unit = step * _MEAN_UNIT
+    head = BasisHeader(
+        version=version,
+        width=D,
+        prefix=settings.prefix,
+        positions=len(means) - 1,
+        prefix_components=groups[0].count,
+        other_components=groups[1].count,
+        step=step,
+        mean_unit=mean_unit,
+        log2_unit=log2_unit,
+        wide=settings.basis_bits == 16,
+        scaled=settings.scaled,
+        size_centres=centres,
+        size_spreads=spreads,
+        token_bits=(token_bits[0], token_bits[1]),
+        per_batch=settings.per_batch,
+        dithered=settings.unbiased,
+    )
+    whole = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
+    return Basis(head, whole.astype(np.int32), groups[0], groups[1])
+
+
+def _size_laws(
+    codes: NDArray[np.uint8], prefix: NDArray[np.bool_]
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Centre and spread of the sizes of prefix tokens and of others."""
+    # The same laws for a kind of token of which there was none.
+    kinds = [codes[kind] if kind.any() else codes for kind in (prefix, ~prefix)]
+    centres = [int(np.median(kind)) for kind in kinds]
+    spreads = [
+        float(np.clip(np.abs(kind - float(centre)).mean(), 0.3, 100))
+        for kind, centre in zip(kinds, centres, strict=True)
+    ]
+    return (centres[0], centres[1]), (spreads[0], spreads[1])
+
+
+def _joined(samples: Sequence[Rows]) -> tuple[Tensor, Tensor]:
+    rows = torch.cat([sample.values for sample in samples]) if samples else torch.zeros(0, 1)
+    if rows.numel() == 0:
+        raise RunError("the codec cannot be fitted to no samples: give it a few dozen")
+    if rows.shape[1] > MAX_WIDTH:
+        raise RunError(
+            f"codec klt takes activations of up to {MAX_WIDTH} channels, not {rows.shape[1]}: set "
+            "uplink.codec to quantize"
+        )
+    finite(rows, "activations to fit the codec to")
+    return rows.double(), torch.cat([sample.positions for sample in samples])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """rows [n, D], their positions [n], and which of them are prefix tokens [n]."""
+
+    rows: Tensor
+    positions: Tensor
+    prefix: Tensor
+
+    def take(self, index: Tensor) -> "_Tokens":
+        return _Tokens(self.rows[index], self.positions[index], self.prefix[index])
+
+
+def _held_out(tokens: _Tokens, settings: KltSettings, metric: Tensor | None) -> list[Array]:
+    """Components of each kind of tokens, by bases fitted to other samples.
+
+    A basis flatters the rows it was fitted to: with few of them, laws fitted to those would take
+    the components of new rows for smaller than they are. A quarter at a time is left out.
+    """
+    number = torch.arange(len(tokens.rows)) * _FOLDS // max(1, len(tokens.rows))
+    found: list[list[Array]] = [[], []]
+    for fold in range(_FOLDS):
+        rest, left = tokens.take(number != fold), tokens.take(number == fold)
+        if len(rest.rows) and len(left.rows):
+            for kind, values in zip(found, _fitted(rest, left, settings, metric)[2], strict=True):
+                kind.append(values)
+    if not found[0]:
+        return _fitted(tokens, tokens, settings, metric)[2]
+    return [np.concatenate(kind) for kind in found]
+
+
+def _fitted(
+    tokens: _Tokens, others: _Tokens, settings: KltSettings, metric: Tensor | None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[Array]]:
+    """Means and transforms of `tokens`, and the components of `others` under them."""
+    means = _means(tokens, settings)
+    last = len(means) - 1
+
+    def kinds(some: _Tokens) -> list[Tensor]:
+        index = torch.where((some.positions < 0) | (some.positions > last), last, some.positions)
+        centred = some.rows - means[index]
+        return [centred[some.prefix], centred[~some.prefix]]
+
+    own = kinds(tokens)
+    covariances = [rows.T @ rows / max(1, len(rows)) for rows in own]
+    # Of prefix tokens there are few: where theirs say nothing, the others' directions do.
+    traces = [float(covariance.trace()) for covariance in covariances]
+    if traces[1] > 0:
+        covariances[0] = covariances[0] + _PRIOR * traces[0] / traces[1] * covariances[1]
+    transforms = [_transform(covariance, metric) for covariance in covariances]
+    components = [
+        (rows @ analysis).numpy()
+        for rows, (analysis, _) in zip(kinds(others), transforms, strict=True)
+    ]
+    return means, transforms, components
+
+
+def _means(tokens: _Tokens, settings: KltSettings) -> Tensor:
+    """[P + 1, D]: the mean at each position, drawn to that of all where few samples have it."""
+    rows, positions, prefix = tokens.rows, tokens.positions, tokens.prefix
+    D = rows.shape[1]
+    if settings.per_batch:
+        return torch.zeros(1, D, dtype=rows.dtype)
+    P = min(int(positions.max()) + 1, _MAX_POSITIONS)
+    others = rows[~prefix] if (~prefix).any() else rows
+    overall = others.mean(0)
+    known = (positions >= 0) & (positions < P)
+    counts = torch.bincount(positions[known], minlength=P).double()[:, None]
+    sums = torch.zeros(P, D, dtype=rows.dtype).index_add_(0, positions[known], rows[known])
+    # Tokens of the prefix are unlike the others: theirs is not drawn anywhere.
+    weight = torch.full((P, 1), float(_SHRINK), dtype=rows.dtype)
+    weight[: settings.prefix] = 1e-9
+    return torch.cat([(sums + weight * overall) / (counts + weight), overall[None]])
+
+
+def _transform(covariance: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Analysis [D, D] (rows @ analysis are the components) and synthesis [D, D] (columns)."""
+    D = len(covariance)
+    if metric is None:
+        vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)
+        return vectors, vectors
+    weight = metric.detach().to("cpu", torch.float64)
+    weight = (weight + weight.T) / 2
+    mean = float(weight.diagonal().mean())
+    if weight.shape != (D, D) or not weight.isfinite().all() or mean <= 0:
+        raise ValueError(f"the metric must be [{D}, {D}], positive semidefinite and not zero")
+    weight = weight / mean + _RIDGE * torch.eye(D, dtype=torch.float64)
+    values, axes = torch.linalg.eigh(weight)
+    values = values.clamp(min=_RIDGE)
+    root = (axes * values.sqrt()) @ axes.T
+    back = (axes / values.sqrt()) @ axes.T
+    vectors = torch.linalg.eigh(root @ covariance @ root).eigenvectors.flip(1)
+    return root @ vectors, back @ vectors
+
+
+def _step_for(coefficients: Sequence[Array], settings: KltSettings) -> float:
+    """The step size at which the rows that the laws are fitted to take `rate_bits` bits a value."""
+    rows = sum(len(kind) for kind in coefficients)
+    values = sum(kind.size for kind in coefficients)
+    energy = sum(float(np.square(kind).sum()) for kind in coefficients)
+    rms = (energy / values) ** 0.5 or 1.0
+    # The size of a token travels beside it, in about half a byte.
+    sized = settings.scaled or settings.per_batch
+    target = settings.rate_bits * values - (4.0 * rows if sized else 0.0)
+    low, high = rms * _FINEST, rms * _COARSEST
+    for _ in range(_HALVINGS):
+        middle = (low * high) ** 0.5
+        bits = sum(_laws(kind, middle, settings)[1] for kind in coefficients)
+        low, high = (middle, high) if bits > target else (low, middle)
+    return high
+
+
+def _laws(coefficients: Array, step: float, settings: KltSettings) -> tuple[laws.Codes, float]:
+    """The scale of each component, in steps, and the bits that all rows take."""
+    if len(coefficients) == 0:
+        return np.zeros(coefficients.shape[1], np.uint8), 0.0
+    if not settings.per_batch:
+        return laws.fit_scales([(1.0, coefficients)], step, settings.unbiased)
+    sizes = _token_sizes(coefficients)
+    groups = [(float(size), coefficients[sizes == size]) for size in np.unique(sizes)]
+    return laws.fit_scales(groups, step, settings.unbiased)
+
+
+def _token_sizes(coefficients: Array) -> Array:
+    """The size of each token [n] of a gradient, in whole octaves."""
+    return sizes_of(size_codes(torch.from_numpy(coefficients), octaves=True), octaves=True)
+
+
+def _reach(coefficients: Array, settings: KltSettings) -> Array:
+    """The largest magnitude of each component; of a gradient, in units of the token's size."""
+    if settings.per_batch:
+        coefficients = coefficients / _token_sizes(coefficients)[:, None]
+    largest: Array = np.abs(coefficients).max(0, initial=0.0)
+    return largest
+
+
+def _whole_vectors(
+    vectors: Array, log2_unit: int, value_bits: int
+) -> tuple[laws.Codes, NDArray[np.int16]]:
+    """Shifts [L] and vectors [L, D] as whole numbers, shifted up as far as the largest allows."""
+    top = np.abs(vectors).max(1, initial=0.0)
+    limit = 2.0**value_bits - 1
+    with np.errstate(divide="ignore"):
+        room = np.floor(np.log2(limit / (top / 2.0**log2_unit)))
+    shifts = np.clip(room, 0, MAX_SHIFT).astype(np.uint8)
+    whole = np.rint(np.ldexp(vectors / 2.0**log2_unit, shifts[:, None]))
+    return shifts, np.clip(whole, -limit, limit).astype(np.int16)
