@@ -16,13 +16,13 @@ import cutlayer
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError, JobError, ModelError, RunError
 from cutlayer.job import change_job
-from cutlayer.model.export import save_adapter
+from cutlayer.model.export import save_whole
 from cutlayer.model.lora import Segment
 from cutlayer.model.merge import auto_class, merge
 from cutlayer.model.weights import load_model
 from helpers import small_job
 from test_run_text import job_values
-from tiny_models import CLASSES, inputs_of, random_adapter, settings, unsplit_logits, write
+from tiny_models import CLASSES, EVERY, inputs_of, random_adapter, settings, unsplit_logits, write
 
 __all__ = ["job_values"]
 
@@ -185,7 +185,7 @@ def test_where_devices_keep_their_own_adapter_one_is_named(
 # ---- export ----
 
 
-@pytest.mark.parametrize("family", ["vit", "deit", "dinov2", "dinov2_with_registers", "bert"])
+@pytest.mark.parametrize("family", EVERY)
 def test_plain_transformers_loads_a_merged_model_with_the_same_logits(
     tmp_path: Path, family: str
 ) -> None:
@@ -194,18 +194,18 @@ def test_plain_transformers_loads_a_merged_model_with_the_same_logits(
     chosen = settings(write(tmp_path / "base", family), 1)
     model = load_model(chosen, CLASSES, 0)
     adapter = random_adapter(model, 0)
-    whole, tensors = merge(adapter, model, chosen, 0)
     names = [f"name {number}" for number in range(CLASSES)]
-    folder = save_adapter(tensors, whole, tmp_path / "merged", names)
-    auto = auto_class(model.spec)
-    assert auto is not None
-    loaded = getattr(transformers, auto).from_pretrained(folder).eval()
-    assert loaded.config.id2label == dict(enumerate(names))
+    folder = save_whole(merge(adapter, model), model.spec, tmp_path / "merged", names)
     inputs = inputs_of(model, 3)
     with torch.no_grad():
         expected = model(inputs, [Segment(adapter, 3)])
-        found = unsplit_logits(loaded, model, inputs)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        auto = auto_class(model.spec)
+        assert (auto is None) == family.startswith("dinov3")  # which transformers has no class for
+        if auto is not None:
+            loaded = getattr(transformers, auto).from_pretrained(folder).eval()
+            assert loaded.config.id2label == dict(enumerate(names))
+            found = unsplit_logits(loaded, model, inputs)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_is_exported_alone_or_merged(run: cutlayer.Result, tmp_path: Path) -> None:
@@ -234,4 +234,4 @@ def test_an_adapter_of_another_model_is_not_merged(tmp_path: Path) -> None:
     chosen = settings(write(tmp_path / "base", "vit"), 1)
     model = load_model(chosen, CLASSES, 0)
     with pytest.raises(ModelError, match="has no place in"):
-        merge({"elsewhere.weight": torch.zeros(1)}, model, chosen, 0)
+        merge({"elsewhere.weight": torch.zeros(1)}, model)

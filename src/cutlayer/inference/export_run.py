@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cutlayer.errors import RunError
 from cutlayer.inference.trained import load_trained
-from cutlayer.model.export import save_adapter
+from cutlayer.model.export import save_adapter, save_whole
 from cutlayer.model.merge import auto_class, merge
 
 
@@ -31,22 +31,24 @@ def export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"--out: {folder} holds something already: give a new folder")
     trained = load_trained(run, device)
-    model, tensors, job = trained.model, trained.adapter, trained.job
-    if merged and model.train == "lora":
-        model, tensors = merge(tensors, model, job.model, job.seed)
+    model, classes = trained.model, trained.classes
+    whole = merged or model.train == "full"
     try:
-        save_adapter(tensors, model, folder, trained.classes)
+        if merged and model.train == "lora":
+            save_whole(merge(trained.adapter, model), model.spec, folder, classes)
+        else:
+            save_adapter(trained.adapter, model, folder, classes)
     except OSError as error:
         raise RunError(
             f"--out: cannot write {folder} ({error.strerror or error}): give another folder"
         ) from None
-    if model.train == "lora":
+    if not whole:
         return Exported(folder, f"peft.PeftModel.from_pretrained(base, {str(folder)!r})")
     auto = auto_class(model.spec)
     if auto is not None:
         return Exported(folder, f"transformers.{auto}.from_pretrained({str(folder)!r})")
     return Exported(
         folder,
-        f"--set model.path={folder} --set method.train=full (transformers has no class of its own "
-        f"for {model.spec.parts.architecture})",
+        f"--set model.path={folder} --set model.adapter={folder} --set method.train=full "
+        f"(transformers has no class of its own for {model.spec.parts.architecture})",
     )

@@ -49,10 +49,30 @@ def save_adapter(
     Raises ModelError when the adapter is not one of this model, OSError when it cannot be written.
     """
     check_shapes({k: tuple(t.shape) for k, t in adapter.items()}, model, "adapter", "adapter")
-    held = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
-    files = _peft(held, model) if model.train == "lora" else _checkpoint(held, model.spec, classes)
-    if classes is not None and model.train == "lora":
+    if model.train == "full":
+        return save_whole(adapter, model.spec, folder, classes)
+    files = _peft(_on_cpu(adapter), model)
+    if classes is not None:
         files[LABELS] = _json(_labels(classes))
+    return _written(files, folder)
+
+
+def save_whole(
+    tensors: Adapter, spec: ModelSpec, folder: str | Path, classes: Sequence[str] | None = None
+) -> Path:
+    """Write a whole model as a checkpoint, as `save_adapter` does after full training.
+
+    tensors: by their Hugging Face names. Returns the folder. Raises OSError when it cannot be
+    written.
+    """
+    return _written(_checkpoint(_on_cpu(tensors), spec, classes), folder)
+
+
+def _on_cpu(tensors: Adapter) -> Adapter:
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def _written(files: dict[str, bytes], folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

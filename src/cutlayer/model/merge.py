@@ -2,40 +2,40 @@
 
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter
+from cutlayer.model.lora import Adapter, head_shapes
 from cutlayer.model.spec import ModelSpec
-from cutlayer.model.weights import load_model
-from cutlayer.settings.model import Lora, Model
 
-_A, _B = ".lora_A.weight", ".lora_B.weight"
+_A, _B, _BASE = ".lora_A.weight", ".lora_B.weight", ".base"
 
 
-def merge(adapter: Adapter, trained: CutModel, model: Model, seed: int) -> tuple[CutModel, Adapter]:
-    """The whole model, and all its tensors with the adapter merged in, on the CPU.
+def merge(adapter: Adapter, model: CutModel) -> Adapter:
+    """Every tensor of the whole model under its Hugging Face name, the adapter merged in.
 
-    trained: the model that computes with the adapter; model, seed: what it was loaded by. Raises
-    ModelError for an adapter that is not one of the model.
+    model: whole, and loaded for LoRA. Raises ModelError for an adapter that is not the model's.
     """
-    plain, classes = model.model_copy(update={"lora": Lora()}), trained.spec.num_classes
-    whole = load_model(plain, classes, seed, train="full")
-    merged, held = whole.new_adapter(0), trained.module.state_dict()
-    scale = model.lora.alpha / model.lora.rank
-    # What the checkpoint lacks is the trained model's, drawn or read with its adapter.
-    for key, tensor in (adapter | {key: held[key] for key in trained.drawn}).items():
-        value = tensor.detach().cpu()
-        if key.endswith(_B):
+    scale = model.spec.lora.alpha / model.spec.lora.rank
+    left, merged = dict(adapter), {}
+    for key, tensor in model.module.state_dict().items():
+        if not tensor.is_floating_point():
             continue
-        name = key.removesuffix(_A) + ".weight" if key.endswith(_A) else key
-        if name not in merged:
-            raise ModelError(f"adapter: {key} has no place in {model.path}: take its own model")
-        if key.endswith(_A):
-            other = adapter[key.removesuffix(_A) + _B].detach().cpu()
+        path, _, leaf = key.rpartition(".")
+        name = path.removesuffix(_BASE)
+        if path == name or name + _A not in adapter:
+            merged[key] = tensor
+        elif leaf == "weight":
             # In double precision: rounded once, as the sum of two branches is.
-            change = scale * (other.double() @ value.double())
-            merged[name] = (merged[name].double() + change).to(merged[name].dtype)
+            change = left.pop(name + _B).double() @ left.pop(name + _A).double()
+            merged[f"{name}.weight"] = (tensor.double() + scale * change).to(tensor.dtype)
         else:
-            merged[name] = value.to(merged[name].dtype)
-    return whole, merged
+            merged[f"{name}.{leaf}"] = tensor
+    head = head_shapes(model.spec)
+    for key, tensor in left.items():
+        if key not in head:
+            raise ModelError(
+                f"adapter: {key} has no place in {model.spec.path}: take the model it belongs to"
+            )
+        merged[key] = tensor
+    return {key: tensor.detach() for key, tensor in merged.items()}
 
 
 def auto_class(spec: ModelSpec) -> str | None:
