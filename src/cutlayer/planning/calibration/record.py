@@ -35,8 +35,8 @@ class Subject:
     """What was measured: records of equal subjects can stand for each other.
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
-    inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
-    uplink besides its bits.
+    inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings that the
+    uplink's codec reads, besides its bits.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Subject:
     max_tokens: int
     score: str
     rest: str
-    quantizer: dict[str, str | bool]
+    quantizer: dict[str, str | bool | float]
 
     @property
     def inputs(self) -> str:
@@ -175,7 +175,9 @@ def subject_of(job: Job) -> Subject | None:
     if model is None or data is None:
         return None
     spec = describe(job.model)
-    quantizer = job.method.uplink.model_dump(exclude={"bits"})
+    uplink = job.method.uplink
+    unread = {"codec", "step", "rate_bits"} if uplink.codec == "quantize" else set()
+    quantizer = uplink.model_dump(exclude={"bits", *unread})
     return Subject(
         model,
         data,
