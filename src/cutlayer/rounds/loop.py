@@ -21,6 +21,7 @@ from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
+from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
@@ -79,9 +80,9 @@ def run_rounds(
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
-    for round in range(state.rounds, job.training.rounds):
+    while state.rounds < job.training.rounds:
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, generated_training, progress
+            job, parts, fleet, state, rows, clock, calibration, generated_training, progress
         )
         row = measure_round(job, parts, state, result, decided, clock)
         rows.append(row)
@@ -114,23 +115,26 @@ def _train(
     parts: Parts,
     fleet: Fleet,
     state: RunState,
-    round: int,
+    rows: Sequence[Row],
     clock: VirtualClock | None,
     calibration: Calibration | None,
     generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
-    """Decide and train one round; `state` is then that of the round's end."""
+    """Decide and train the round after `rows`; `state` is then that of the round's end."""
+    round = state.rounds
     drawn = draw_cohort(job, round)
     reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
     samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
-    server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
     away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
+    bare = bare_blocks(job, [*(row.decisions for row in rows), decided.decisions])
+    state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
+    server = make_server(job, parts, state.adapter, bare)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late

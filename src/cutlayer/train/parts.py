@@ -81,9 +81,9 @@ def first_adapter(job: Job, model: CutModel) -> Adapter:
     return model.new_adapter(derive(job.seed, "adapter"))
 
 
-def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
-    """The server with its global adapter."""
-    return Server(job, parts.model, adapter)
+def make_server(job: Job, parts: Parts, adapter: Adapter, bare: int = 0) -> Server:
+    """The server with its global adapter, whose first `bare` blocks carry none."""
+    return Server(job, parts.model, adapter, bare)
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:

@@ -40,7 +40,8 @@ class PoolStep:
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. decisions, steps: of the devices that have started.
+    start: the global adapter. decisions, steps: of the devices that have started. bare: the first
+    blocks that carry no adapter.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class ServerPart:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        bare: int = 0,
     ) -> None:
         self._job, self._model, self._task = job, model, task
         self._round = round
         self.decisions = dict(decisions)
-        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
+        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         cuts = {one.cut for one in decisions.values()}
         self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
 
