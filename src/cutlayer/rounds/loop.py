@@ -30,6 +30,7 @@ from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
+from cutlayer.train.unread import unread
 
 
 class Fleet(Protocol):
@@ -75,6 +76,8 @@ def run_rounds(
     """Train the rounds that are left, committing each."""
     progress = progress or Silent()
     progress.started(job, folder, state.rounds)
+    for setting in unread(job):
+        progress.say(setting.sentence())
     clock = None
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
