@@ -95,7 +95,7 @@ def crowd() -> Iterator[Crowd]:
 def served(
     job: Job,
     out: Path,
-    devices: Callable[[int], None],
+    bring: Callable[[int], Any],
     *,
     progress: Progress | None = None,
     again: bool = False,
@@ -103,16 +103,16 @@ def served(
     virtual: bool = False,
     **timeouts: Any,
 ) -> Result:
-    """Serve a job on any free port; `devices` brings them once it is known."""
+    """Serve a job on any free port; `bring` has them join once it is known."""
     options = ServeOptions(
         f"127.0.0.1:{port}",
-        timeouts=Timeouts(**timeouts),
+        timeouts=Timeouts(**{"farewell_s": 0.0, **timeouts}),
         log=out.with_suffix(".log"),
         virtual=virtual,
     )
     if again:
-        return resume_serving(out, options=options, progress=progress, on_port=devices)
-    return serve(job, options=options, out=out, progress=progress, on_port=devices)
+        return resume_serving(out, options=options, progress=progress, on_port=bring)
+    return serve(job, options=options, out=out, progress=progress, on_port=bring)
 
 
 def process(port: int, number: int, *words: str) -> subprocess.Popen[bytes]:

@@ -20,7 +20,7 @@ uvicorn = pytest.importorskip("uvicorn")
 
 import httpx  # noqa: E402
 
-from browsers import OpenRuns  # noqa: E402
+from browsers import Opened  # noqa: E402
 from cutlayer import simulate  # noqa: E402
 from cutlayer.cli import main  # noqa: E402
 from cutlayer.dashboard.access import Access  # noqa: E402
@@ -154,7 +154,8 @@ def test_a_damaged_run_says_so_and_the_others_go_on(tmp_path: Path) -> None:
     (tmp_path / "bad-job" / "job.yaml").write_text("model: {cut: many}\n")
     found = {seen.name: seen.told() for seen in WatchedRuns(tmp_path).look()[0]}
     assert found["good"]["state"] == "finished"
-    assert "begins no round" in found["bad-record"]["fault"]
+    assert found["bad-record"]["rounds"] == 1
+    assert found["bad-record"]["fault"] == "1 damaged lines of its record are left out"
     assert "model.cut" in found["bad-job"]["fault"]
 
 
@@ -191,7 +192,7 @@ def test_two_hundred_runs_are_read_once(tmp_path: Path, monkeypatch: pytest.Monk
         size = record.stat().st_size
         with record.open("r+b") as file:
             file.write(b"?" * (size - 1))
-    monkeypatch.setattr("cutlayer.dashboard.watch.load_job", lambda path: pytest.fail(str(path)))
+    monkeypatch.setattr("cutlayer.dashboard.watch.read_job", lambda path: pytest.fail(str(path)))
     append(tmp_path / "run-7", row)
     assert [(seen.name, seen.summary.rounds) for seen in watch.look()[0]] == [("run-7", 2)]
 
@@ -391,7 +392,7 @@ def test_every_view_is_shown(
     scheme: str,
 ) -> None:
     with served(real) as url:
-        opened = OpenRuns(browser, f"{url}#run={name}", width, scheme)
+        opened = Opened(browser, f"{url}#run={name}", width, scheme)
         shown = opened.page
         assert set(
             shown.eval_on_selector_all("#views section", "all => all.map(one => one.id)")
@@ -411,7 +412,7 @@ def test_a_run_is_followed_as_it_goes_on(browser: Any, tmp_path: Path) -> None:
     rows = made_rows(made_job(rounds=5))
     begin(tmp_path / "a", rows[:2], rounds=5)
     with served(tmp_path) as url:
-        opened = OpenRuns(browser, f"{url}#run=a")
+        opened = Opened(browser, f"{url}#run=a")
         shown = opened.page
         assert "After 2 rounds" in shown.inner_text("#view-headline")
         for number in (2, 3, 4):
@@ -430,7 +431,7 @@ def test_a_round_that_is_looked_at_stays_while_others_come(
     rows = made_rows(made_job(rounds=5))
     begin(tmp_path / "a", rows[:3], rounds=5)
     with served(tmp_path) as url:
-        opened = OpenRuns(browser, f"{url}#run=a")
+        opened = Opened(browser, f"{url}#run=a")
         shown = opened.page
         shown.focus("#view-allocation input[type=range]")
         shown.keyboard.press("Home")
@@ -450,7 +451,7 @@ def test_runs_are_found_opened_and_compared_with_the_keyboard(
         job = made_job(method=method, rounds=3)
         begin(tmp_path / method, made_rows(job), method=method, rounds=3)
     with served(tmp_path) as url:
-        opened = OpenRuns(browser, url, ready="html[data-listed]")
+        opened = Opened(browser, url, ready="html[data-listed]")
         shown = opened.page
         keys = shown.keyboard
         keys.press("/")

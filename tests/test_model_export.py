@@ -163,3 +163,11 @@ def test_a_failed_save_leaves_what_was_there(
     with pytest.raises(OSError, match="No space left"):
         save_adapter(random_adapter(model, 1), model, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_the_names_of_the_classes_lie_beside_an_adapter(tmp_path: Path) -> None:
+    model = load_model(settings("demo", 1, {}), 3, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path, ("cat", "\u0101nt", "10"))
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+    assert labels["id2label"] == {"0": "cat", "1": "\u0101nt", "2": "10"}
+    assert labels["label2id"] == {"cat": 0, "\u0101nt": 1, "10": 2}

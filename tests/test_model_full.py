@@ -208,7 +208,8 @@ def test_hugging_face_loads_the_export_and_gives_the_same_logits(
     more = {"image_size": size} if size and not text else {}
     model = _load(checkpoints[family], **more)
     adapter = random_adapter(model, 0)
-    folder = save_adapter(adapter, model, tmp_path / "model")
+    classes = [f"class {i}" for i in range(CLASSES)]
+    folder = save_adapter(adapter, model, tmp_path / "model", classes)
     auto = AutoModelForSequenceClassification if text else AutoModelForImageClassification
     loaded, found = auto.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
     assert not found["missing_keys"]
@@ -218,6 +219,7 @@ def test_hugging_face_loads_the_export_and_gives_the_same_logits(
         expected = model(inputs, [Segment(adapter, BATCH)])
         torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=1e-9, atol=1e-9)
     assert loaded.config.num_labels == CLASSES
+    assert loaded.config.id2label == dict(enumerate(classes))
     assert json.loads((folder / "config.json").read_text())["dtype"] == "float64"
     again = load_adapter(folder, model)
     assert again.keys() == adapter.keys()

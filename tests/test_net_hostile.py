@@ -17,7 +17,7 @@ from cutlayer.errors import FrameError
 from cutlayer.network.transport import messages
 from cutlayer.network.transport.chunks import Assembly, grant, split
 from cutlayer.network.transport.limits import Lane, Limits
-from cutlayer.network.transport.messages import Bye, MeasuredRates, Ping, StepDone
+from cutlayer.network.transport.messages import Bye, Ping, Probe, StepDone
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from net_helpers import Site, ended, eventually, hello, play, raw_channel, raw_lane, site
@@ -106,7 +106,7 @@ async def raw_session(channel: grpc.aio.Channel, device: str) -> dict[Lane, Any]
 
 async def attack_session(place: Site, rng: random.Random, count: int) -> None:
     """Sessions that go well until a mutated message comes on some lane."""
-    talk = [messages.encode(m) for m in (MeasuredRates(flops_per_s=1e9), StepDone(0, 1), Bye("x"))]
+    talk = [messages.encode(m) for m in (Probe(0, 1), StepDone(0, 1), Bye("x"))]
     talk += [messages.encode(Ping(1, b"y" * 50, 50))]
     honest = [m for text in talk for m in split(memoryview(text), 4096)]
     honest += [grant(1), *split(memoryview(bytes(9000)), 4096)]

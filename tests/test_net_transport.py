@@ -3,16 +3,19 @@
 import asyncio
 import os
 import socket
+from contextlib import AsyncExitStack
 
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
+from cutlayer.network.transport import messages
+from cutlayer.network.transport.chunks import grant, split
 from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.link_rates import measure_link
 from cutlayer.network.transport.listener import listen
-from cutlayer.network.transport.messages import Hello, MeasuredRates, RoundBegin, StepDone
-from net_helpers import eventually, hello, play, settled, site
+from cutlayer.network.transport.messages import Hello, Pong, RoundBegin
+from net_helpers import ended, eventually, hello, play, raw_channel, raw_lane, settled, site
 
 SIZES = (0, 1, 4096, 2**17 - 9, 2**17 - 8, 2**17, 2**17 + 1, 10**6, 5 * 2**20)
 
@@ -200,19 +203,40 @@ def test_a_server_has_room_for_so_many_devices_and_says_so() -> None:
     play(scene())
 
 
-def test_what_a_device_measures_reaches_the_server() -> None:
+def test_each_side_can_measure_the_link_and_an_answer_of_another_size_ends_it() -> None:
     async def scene() -> None:
         async with site() as place:
             device, server = await place.join("cam-1")
-            rates = await measure_link(device)
-            assert rates.round_trip_s > 0
-            assert min(rates.uplink_bps, rates.downlink_bps) > 1e6
-            await device.tell(MeasuredRates(uplink_bps=rates.uplink_bps, flops_per_s=1e9))
-            await device.tell(StepDone(0, 0))
-            assert await server.hear() == StepDone(0, 0)
-            assert server.hello is not None
-            assert server.hello.uplink_bps == rates.uplink_bps
-            assert server.hello.samples == 10
+            for side in (device, server):
+                rates = await measure_link(side)
+                assert rates.round_trip_s > 0
+                assert min(rates.sent_bps, rates.received_bps) > 1e6
+            device.feed = lambda lane, message: None  # type: ignore[method-assign]
+            asked = asyncio.ensure_future(server.ping(answer_bytes=2**20))
+            await asyncio.sleep(0)
+            (number,) = server._pings
+            await device.tell(Pong(number, b"short"))
+            with pytest.raises(NetworkError, match="ping of 1048576 bytes was answered with 5"):
+                await asked
+
+    play(scene())
+
+
+def test_a_device_that_opens_sessions_without_end_keeps_only_its_newest() -> None:
+    async def scene() -> None:
+        async with site(Limits(sessions_per_device=3)) as place, AsyncExitStack() as channels:
+            first = []
+            for _ in range(6):
+                channel = await channels.enter_async_context(raw_channel(place))
+                lane = raw_lane(channel, Lane.CONTROL)
+                first.append(lane)
+                await lane.write(grant(8))
+                for piece in split(memoryview(messages.encode(hello("cam-1"))), 2**17):
+                    await lane.write(piece)
+                await lane.read()
+            await eventually(lambda: len(place.listener._sessions) == 3)
+            assert "more connections than it may have" in await ended(first[0])
+            await place.join("cam-2")
 
     play(scene())
 

@@ -162,7 +162,7 @@ def test_the_command_names_the_page(
     [
         ("not a run", "is no run folder"),
         ("no round", "has no finished round yet"),
-        ("a bad line", "line 1 of"),
+        ("only a bad line", "has no finished round yet"),
         ("a bad job", "job.yaml is no job this version reads"),
         ("no record", "cannot read"),
     ],
@@ -183,8 +183,8 @@ def test_a_folder_that_is_no_run_is_one_sentence(
     record = folder / "rounds.jsonl"
     if fault == "no round":
         record.write_text("")
-    if fault == "a bad line":
-        record.write_text("nonsense\n" + record.read_text())
+    if fault == "only a bad line":
+        record.write_text("nonsense\n")
     if fault == "a bad job":
         (folder / "job.yaml").write_text("model: {deep: 3}")
     if fault == "no record":
@@ -194,6 +194,22 @@ def test_a_folder_that_is_no_run_is_one_sentence(
     assert said in printed
     assert printed.count("\n") == 1
     assert not (tmp_path / "r.html").exists()
+
+
+def test_damaged_lines_and_damaged_runs_cost_themselves_and_are_named(
+    runs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "run"
+    shutil.copytree(runs / "tsflora-0", folder)
+    shutil.copytree(folder, tmp_path / "runs" / "broken")
+    (tmp_path / "runs" / "broken" / "job.yaml").write_text("model: {deep: 3}")
+    record = folder / "rounds.jsonl"
+    record.write_text("nonsense\n" + record.read_text())
+    found = report([tmp_path / "runs"], out=tmp_path / "r.html", images=0)
+    assert found.page.exists()
+    line, broken = found.left_out
+    assert "line 1 of" in line
+    assert "broken/job.yaml is no job" in broken
 
 
 def test_a_run_whose_data_are_elsewhere_is_still_reported(runs: Path, tmp_path: Path) -> None:

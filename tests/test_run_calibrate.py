@@ -340,10 +340,13 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_a_model_without_attention_is_refused(vit: Path) -> None:
-    spec = dataclasses.replace(describe(job_on(vit).model), heads=0)
-    with pytest.raises(JobError, match="no attention"):
-        choose_grid(spec)
+def test_a_model_whose_tokens_all_cross_is_refused(tmp_path: Path) -> None:
+    for path, message in (
+        (tiny_models.write_resnet(tmp_path / "resnet"), "is a ResNet, which has no attention"),
+        (tiny_models.write(tmp_path / "dinov3", "dinov3_vit"), "where each token stands"),
+    ):
+        with pytest.raises(JobError, match=message):
+            choose_grid(describe(tiny_models.settings(path, 1)))
 
 
 def test_without_tokens_to_choose_the_embedding_can_be_the_cut(vit: Path) -> None:

@@ -32,15 +32,15 @@ def test_noisy_labels_are_those_of_the_simulator_where_the_data_are_the_jobs(
     assert [row.generated for row in alone.rows] == [row.generated for row in together.rows]
 
 
-def test_allocators_go_by_what_devices_measured(
+def test_allocators_go_by_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = iter([1e6, 15e6, 30e6, 90e6])
 
     async def measured(connection: object) -> LinkRates:
-        return LinkRates(0.01, next(rates), 50e6)
+        return LinkRates(0.01, sent_bps=50e6, received_bps=next(rates))
 
-    monkeypatch.setattr("cutlayer.network.device.join.measure_link", measured)
+    monkeypatch.setattr("cutlayer.network.server.connected_devices.measure_link", measured)
     cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
     job = small_job(cuts, "training.rounds=1", method="asfl", world={})
     with crowd() as devices:

@@ -236,6 +236,33 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
     assert "all 3 devices" in refused["surplus"]
 
 
+def test_a_device_that_leaves_before_it_is_ready_keeps_no_place(tmp_path: Path) -> None:
+    job = quick_job("devices.count=1", "training.rounds=1")
+
+    class Lines(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, line: str) -> None:
+            self.said.append(line)
+
+    def bring(port: int, devices: Crowd) -> None:
+        async def visit() -> None:
+            said = Hello(version=__version__, device="unable")
+            connection = await connect(f"127.0.0.1:{port}", said)
+            await connection.hear()
+            await connection.close("its photos cannot be read")
+
+        devices.do(visit())
+        until(lambda: len(events(tmp_path / "net.log", "leave")) == 1)
+        devices.join(port, 0)
+
+    with crowd() as devices:
+        result = served(job, tmp_path / "net", lambda port: bring(port, devices), progress=Lines())
+    assert result.rows[0].cohort == [0]
+    assert any("unable left before it was ready" in line for line in Lines.said)
+    assert any("its photos cannot be read" in line for line in Lines.said)
+
+
 def test_data_that_are_not_there_are_missed_before_anything_is_connected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^--data: there is no "):
         join(JoinOptions("127.0.0.1:9", name="cam-1", data=tmp_path / "images"))

@@ -1,10 +1,12 @@
 """Runs: true bytes, resuming, and what stops a run."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,20 @@ from cutlayer.job import dump_job
 from cutlayer.record.checkpoint import load_state
 from cutlayer.record.rows import Row, read_rows
 from cutlayer.rounds.progress import Silent
+from cutlayer.rounds.result import Result
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
+from report_runs import made_job, made_rows
+
+
+class Heard(Silent):
+    """Keeps what is said."""
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def say(self, line: str) -> None:
+        self._said.append(line)
 
 
 class StopAfter(Silent):
@@ -77,6 +91,22 @@ def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
         assert down == up > 0
 
 
+def test_a_run_says_and_records_its_data_and_the_names_of_its_classes(tmp_path: Path) -> None:
+    class Lines(Silent):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, line: str) -> None:
+            self.said.append(line)
+
+    simulate(small_job("training.rounds=1"), out=tmp_path / "run", progress=Lines())
+    found = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert found["line"] in Lines.said
+    assert (found["train_samples"], found["test_samples"]) == (120, 50)
+    labels = json.loads((tmp_path / "run" / "adapter" / "labels.json").read_text())
+    assert list(labels["id2label"].values()) == found["classes"]
+    assert found["classes"][1] == "Trouser"
+
+
 def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
     simulate(small_job("training.rounds=1"), out=tmp_path / "run")
     with pytest.raises(RunError, match="already holds a run"):
@@ -96,12 +126,60 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_says_where(tmp_path: Path
         simulate(job, out=tmp_path / "run")
 
 
-def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+def test_a_run_goes_on_from_the_last_state_that_is_whole(tmp_path: Path) -> None:
+    job = small_job("training.rounds=3", "training.keep_states=2")
+    whole = simulate(job, out=tmp_path / "run")
+    states = sorted((tmp_path / "run" / "states").iterdir())
+    assert [path.stem for path in states] == ["round-000002", "round-000003"]
+    for path in (tmp_path / "run" / "state.safetensors", states[1]):
+        path.write_bytes(path.read_bytes()[:-40])
+    said: list[str] = []
+    again = cutlayer.resume(tmp_path / "run", progress=Heard(said))
+    assert equal(again.adapter, whole.adapter)
+    assert [row.round for row in again.rows] == [0, 1, 2]
+    assert [sentence.count("is damaged") for sentence in said] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "loss", "said"),
+    [
+        ([0.5, 0.6], 1.0, ""),
+        ([0.5, 0.49], 9.0, ""),  # within what chance does to 100 samples
+        ([0.5, 0.3], 1.0, "accuracy 50.0 % after round 1, 30.0 % after round 2"),
+        ([0.1, 0.1], 500.0, "it guesses"),
+        ([0.1, 0.1], 2.3, ""),  # knows nothing yet, and does not pretend to
+    ],
+)
+def test_a_run_that_ends_worse_than_it_began_says_so(
+    tmp_path: Path, accuracies: list[float], loss: float, said: str
+) -> None:
+    job = made_job(rounds=2)
+    rows = [
+        replace(row, accuracy=accuracy, test_loss=loss)
+        for row, accuracy in zip(made_rows(job), accuracies, strict=True)
+    ]
+    worse = Result(tmp_path, job, rows, {}, classes=10, tests=100).worse
+    assert (said in worse) if said else worse == ""
+
+
+def test_a_run_whose_states_are_all_damaged_is_refused(tmp_path: Path) -> None:
     simulate(small_job("training.rounds=1"), out=tmp_path / "run")
-    state = tmp_path / "run" / "state.safetensors"
-    state.write_bytes(state.read_bytes()[:-40])
+    for state in (tmp_path / "run").glob("**/*.safetensors"):
+        state.write_bytes(state.read_bytes()[:-40])
     with pytest.raises(RunError, match="is damaged"):
         cutlayer.resume(tmp_path / "run")
+
+
+def test_a_damaged_row_costs_itself(tmp_path: Path) -> None:
+    simulate(small_job("training.rounds=3"), out=tmp_path / "run")
+    record = tmp_path / "run" / "rounds.jsonl"
+    first, _, last = record.read_text().splitlines()
+    record.write_text(f"{first}\nnot a row\n{last}\n")
+    said: list[str] = []
+    again = cutlayer.resume(tmp_path / "run", progress=Heard(said))
+    assert [row.round for row in again.rows] == [0, 2]
+    assert "line 2 of" in said[0]
+    assert "2 of the 3 rounds" in said[1]
 
 
 @pytest.mark.parametrize(

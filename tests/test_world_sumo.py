@@ -61,8 +61,11 @@ def test_a_trace_that_ends_in_coverage_has_no_stay_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        ('<fcd-export><timestep time="0"><vehicle id="a" x="1" y="2" sp', "is not XML"),
-        ('<fcd-export><timestep time="0"><vehicle id="a" x="1" y="2" speed="3"/>', "is not XML"),
+        ('<fcd-export><timestep time="0"><vehicle id="a" x="1" y="2" sp', "is unfinished"),
+        (
+            '<fcd-export><timestep time="0"><vehicle id="a" x="1" y="2" speed="3"/>',
+            "is unfinished, it ends in line 1",
+        ),
         ("", "is not XML"),
     ],
 )
@@ -77,7 +80,7 @@ def test_a_csv_trace_cut_short_names_the_line(tmp_path: Path) -> None:
     whole = (importlib.resources.files("cutlayer.assets") / "highway-trace.csv").read_text()
     path = tmp_path / "trace.csv"
     path.write_text(whole[: len(whole) // 2].rsplit(",", 2)[0])
-    with pytest.raises(WorldError, match=r"world\.mobility\.path: trace\.csv, line \d+: .* is ''"):
+    with pytest.raises(WorldError, match=r"world\.mobility\.path: trace\.csv, line \d+ breaks off"):
         read_positions(path, 20)
 
 

@@ -21,6 +21,7 @@ from cutlayer.commands.network import app as network
 from cutlayer.commands.settings import settings
 from cutlayer.commands.world import app as world
 from cutlayer.errors import CutlayerError, missing_package
+from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
@@ -107,6 +108,9 @@ def simulate(
     _say(f"adapter  {result.adapter_folder}")
     _say(f"figures  {result.folder / 'figures'}")
     _say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        _say(result.worse)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -250,6 +254,8 @@ def report(
             figures_folder=figures,
             say=lambda sentence: status.update(f"report: {escape(sentence)}"),
         )
+    for sentence in found.left_out:
+        _say(f"note     {sentence}")
     _say(f"page     {found.page}")
     for path in found.figures:
         _say(f"figure   {path}")
@@ -339,7 +345,7 @@ def _list(texts: Mapping[str, str]) -> None:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(comparison: "Comparison") -> None:
@@ -364,7 +370,7 @@ def _watched() -> Iterator["OnConsole"]:
 
 def _fail(sentence: str, status: int = 2) -> NoReturn:
     Console(stderr=True).print(
-        f"[red]cutlayer:[/] {escape(sentence)}", highlight=False, soft_wrap=True
+        f"[red]cutlayer:[/] {escape(harmless(sentence))}", highlight=False, soft_wrap=True
     )
     raise SystemExit(status)
 

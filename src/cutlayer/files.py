@@ -1,12 +1,38 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and files that are no more than they should be."""
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def cache_folder() -> Path:
     """Where what can be had again is kept: $CUTLAYER_CACHE, or else ~/.cache/cutlayer."""
     return Path(os.environ.get("CUTLAYER_CACHE") or "~/.cache/cutlayer").expanduser()
+
+
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a plain file to read. Raises OSError, at once for a pipe or a device, which may hang."""
+    # O_NONBLOCK: opening a pipe would wait for somebody who writes to it.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(None, "it is no plain file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_bounded(path: str | Path, most_bytes: int) -> bytes:
+    """The content of a plain file of no more than `most_bytes`. Raises OSError."""
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # A file of /proc says 0 and holds something: what counts is what comes.
+        content = file.read(most_bytes + 1) if size <= most_bytes else b""
+    if size > most_bytes or len(content) > most_bytes:
+        raise OSError(None, f"it has more than the {most_bytes} bytes it may have", str(path))
+    return content
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:

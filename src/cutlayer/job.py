@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, model_validator
 
 from cutlayer import methods
 from cutlayer.errors import JobError
+from cutlayer.files import read_bounded
+from cutlayer.plain_yaml import MAX_CHARACTERS, parse_yaml
 from cutlayer.settings.allocation import Allocation
 from cutlayer.settings.data import Data, Partition
 from cutlayer.settings.devices import Devices
@@ -20,8 +22,10 @@ from cutlayer.settings.section import Section
 from cutlayer.settings.training import Training
 from cutlayer.settings.world import WorldSettings
 
-# libyaml's is eight times as fast, which lists of hundreds of runs show; not every build has it.
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# A value in a sentence about it is no longer than this.
+_SHOWN = 80
+# As pydantic's context: the job is only looked at, and none of the code that it names is run.
+_LOOKING = {"run_code": False}
 
 __all__ = [
     "Allocation",
@@ -41,6 +45,7 @@ __all__ = [
     "dump_job",
     "load_job",
     "make_job",
+    "read_job",
 ]  # fmt: skip
 
 
@@ -72,7 +77,7 @@ class Job(Section):
     generated: GeneratedData | None = None
     """Images that the server generates and trains on beside the devices; null: none."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of all randomness of the run."""
 
     @property
@@ -96,7 +101,7 @@ class Job(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_method(cls, values: Any) -> Any:
+    def _fill_method(cls, values: Any, info: ValidationInfo) -> Any:
         """Let `method` be a name, or a name and the settings that differ from its preset."""
         if not isinstance(values, dict) or "method" not in values:
             return values
@@ -104,8 +109,15 @@ class Job(Section):
         if isinstance(method, str):
             method = {"name": method}
         if isinstance(method, dict):
-            preset = methods.find_method(str(method.get("name", "sflora"))).model_dump()
-            method = _merged(preset, method)
+            name = str(method.get("name", "sflora"))
+            if ":" in name and info.context is _LOOKING:
+                # Written with all of its settings, as run folders have it, it needs no preset.
+                if not Method.model_fields.keys() <= method.keys():
+                    raise JobError(
+                        f"method.name: {_short(name)} is code, which is not run to look at a job"
+                    )
+                return values
+            method = _merged(methods.find_method(name).model_dump(), method)
         return {**values, "method": method}
 
 
@@ -131,10 +143,29 @@ def load_job(source: str | Path | None, settings: tuple[str, ...] | list[str] = 
 
     Raises JobError for an unreadable file, an unknown field or an impossible value.
     """
-    values = _read_yaml(Path(source)) if source is not None else {}
+    values = _read_file(Path(source)) if source is not None else {}
     for setting in settings:
         _set(values, setting)
     return make_job(values)
+
+
+def read_job(source: str | Path) -> Job:
+    """A job from a YAML file that is only looked at: no code that it names is run.
+
+    Raises JobError as `load_job`.
+    """
+    return parse_job(_read_file(Path(source)))
+
+
+def parse_job(values: Any) -> Job:
+    """A job from values that somebody else wrote: no code that they name is run.
+
+    Raises JobError with one sentence for the first fault.
+    """
+    try:
+        return Job.model_validate(values, context=_LOOKING)
+    except ValidationError as error:
+        raise JobError(_sentence(error)) from None
 
 
 def dump_job(job: Job) -> str:
@@ -168,19 +199,16 @@ def split_values(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(path.read_text(), _SafeLoader)
+        values = parse_yaml(read_bounded(path, 4 * MAX_CHARACTERS).decode())
     except FileNotFoundError:
         raise JobError(f"job: there is no file {path}: give the path of a YAML job") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"job: cannot read {path} ({error}): give a YAML text file") from None
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise JobError(
-            f"job: {path}{line} is not YAML: {getattr(error, 'problem', error)}"
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise JobError(f"job: cannot read {path} ({reason}): give a YAML text file") from None
+    except ValueError as error:
+        raise JobError(f"job: {path}: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -197,8 +225,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
     if not equals or not all(keys):
         raise JobError(f"--set: {setting!r} is not section.field=value, as in training.rounds=3")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         value = text
     for key in keys[:-1]:
         below = values.get(key)
@@ -242,4 +270,13 @@ def _sentence(error: ValidationError) -> str:
     if fault["type"] == "value_error":
         return f"{path}: {message}"
     message = message[0].lower() + message[1:]
-    return f"{path}: {fault['input']!r} will not do: {message}"
+    return f"{path}: {_short(fault['input'])} will not do: {message}"
+
+
+def _short(value: Any) -> str:
+    """A value as a sentence shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        text = "a number"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]} ..."

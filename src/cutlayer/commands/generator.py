@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cutlayer.errors import RunError
+from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -116,7 +117,7 @@ def evaluate(
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

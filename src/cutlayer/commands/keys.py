@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cutlayer.harmless import harmless
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Make the certificates of a fleet: init, then server, then one for each device.",
@@ -77,4 +79,4 @@ def _folder() -> ModuleType:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

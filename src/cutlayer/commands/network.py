@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cutlayer.errors import JobError, NetworkError
+from cutlayer.harmless import harmless
 
 app = typer.Typer()
 console = Console()
@@ -56,13 +57,25 @@ def serve(
             min=1, metavar="N", help="Devices to begin with; else those of a round, or of the job."
         ),
     ] = None,
-    timeouts: Annotated[
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="S", help="Seconds to wait for the rest, once one is there, to begin."
+        ),
+    ] = None,
+    patience: Annotated[
         float, typer.Option(min=1, metavar="S", help="Seconds a device may take for one answer.")
     ] = 120.0,
     deadline: Annotated[
         float | None,
         typer.Option(min=1, metavar="S", help="Seconds a round may take; the rest are left out."),
     ] = None,
+    farewell: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="S", help="Seconds at the end for devices that are away to learn of it."
+        ),
+    ] = 60.0,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +101,13 @@ def serve(
         raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
     identity = load_server_identity(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
-    waits = Timeouts(min_devices, timeouts, round_s=deadline or math.inf)
+    waits = Timeouts(
+        min_devices,
+        begin_s=math.inf if wait is None else wait,
+        answer_s=patience,
+        round_s=deadline or math.inf,
+        farewell_s=farewell,
+    )
     options = runs.ServeOptions(address, identity, insecure, waits, metrics, log, virtual)
 
     def told(port: int) -> None:
@@ -117,6 +136,9 @@ def serve(
     )
     _say(f"adapter  {result.adapter_folder}")
     _say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        _say(result.worse)
+        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -172,4 +194,4 @@ def _host_name() -> str:
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from cutlayer.harmless import harmless
+
 app = typer.Typer(no_args_is_help=True, help="Vehicles: drive them by SUMO, look at their stay.")
 console = Console()
 
@@ -75,4 +77,4 @@ def stay(
 
 
 def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

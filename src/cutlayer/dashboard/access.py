@@ -12,6 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cutlayer.dashboard.shares import MOST_REQUESTS, Shares
+
 COOKIE = "cutlayer-dashboard"
 HEADERS = {
     # Styles of single elements are set by the page's script.
@@ -43,9 +45,9 @@ class Access:
         """Whether a token, or the cookie that stands for it, is the right one."""
         if self.token is None:
             return True
-        if given is not None and hmac.compare_digest(given.encode(), self.token.encode()):
+        if given is not None and _same(given, self.token):
             return True
-        return cookie is not None and hmac.compare_digest(cookie.encode(), self.mark.encode())
+        return cookie is not None and _same(cookie, self.mark)
 
 
 class Guarded:
@@ -53,6 +55,7 @@ class Guarded:
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access
+        self._shares = Shares()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse with one sentence."""
@@ -65,10 +68,18 @@ class Guarded:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        answer: ASGIApp = self._refusal(scope) or self.app
-        await answer(scope, receive, dressed)
+        client = (scope.get("client") or ("",))[0]
+        if not self._shares.begin(client):
+            busy = PlainTextResponse(f"client: {MOST_REQUESTS} requests at a time are enough", 429)
+            await busy(scope, receive, dressed)
+            return
+        try:
+            answer: ASGIApp = self._refusal(scope, client) or self.app
+            await answer(scope, receive, dressed)
+        finally:
+            self._shares.end(client)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _refusal(self, scope: Scope, client: str) -> Response | None:
         headers = Headers(scope=scope)
         access = self.access
         if access.hosts is not None and _host(headers.get("host", "")) not in access.hosts:
@@ -78,16 +89,32 @@ class Guarded:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         if given is None and scheme.lower() == "bearer":
             given = bearer
-        if not access.admits(given, _cookie(headers.get("cookie", ""))):
+        cookie = _cookie(headers.get("cookie", ""))
+        wait_s = self._shares.wait_s(client)
+        if wait_s > 0 and (given is not None or cookie is not None):
+            return PlainTextResponse(
+                f"token: too many wrong ones came: try again in {wait_s:.0f} s",
+                429,
+                {"retry-after": f"{wait_s:.0f}"},
+            )
+        if not access.admits(given, cookie):
+            if given is not None or cookie is not None:
+                self._shares.wrong(client)
             return PlainTextResponse(
                 "token: give the one that cutlayer dashboard printed, as in ?token=...", 401
             )
+        self._shares.right(client)
         if access.token is not None and "token" in query:
-            # Out of the address bar, and out of what the browser remembers.
-            answer = RedirectResponse(scope["path"], 303)
+            # Out of the address bar, and out of what the browser remembers. A path that begins with
+            # two slashes would be another host's address.
+            answer = RedirectResponse("/" + scope["path"].lstrip("/\\"), 303)
             answer.set_cookie(COOKIE, access.mark, httponly=True, samesite="strict")
             return answer
         return None
+
+
+def _same(given: str, right: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), right.encode())
 
 
 def _host(value: str) -> str:

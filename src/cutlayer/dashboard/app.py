@@ -27,6 +27,9 @@ from cutlayer.reports.page import SCRIPTS, asset
 EVERY_S = 1.0
 """Seconds between looks at the run folders, while anybody watches."""
 
+MOST_RUNS = 64
+"""Runs that a request may name."""
+
 _HEARTBEAT_S = 0.5
 # The report's scripts but for the one that lays out a page on its own, and ours.
 _SCRIPTS = (*SCRIPTS, "dashboard.js")
@@ -54,9 +57,10 @@ class _Dashboard:
         self._changed: dict[str, int] = {}
         self._gone: dict[str, int] = {}
         self._watchers = 0
-        # Views of a kind are made one at a time: those from the record alone do not wait for those
-        # that are computed from model and data.
-        self._reading, self._computing = asyncio.Lock(), asyncio.Lock()
+        # Views of a kind are made one at a time: those of one run do not wait for those of many,
+        # nor for those that are computed from model and data.
+        self._reading, self._joining = asyncio.Lock(), asyncio.Lock()
+        self._computing = asyncio.Lock()
         self._looking = asyncio.Lock()
         self.app = Starlette(
             routes=[
@@ -67,7 +71,7 @@ class _Dashboard:
                 Route("/events", self._events),
                 Route("/run", self._views(self._opened.detail, self._reading)),
                 Route("/computed", self._views(self._opened.computed, self._computing)),
-                Route("/together", self._views(self._opened.together, self._reading)),
+                Route("/together", self._views(self._opened.together, self._joining)),
             ],
             lifespan=self._lifespan,
         )
@@ -122,6 +126,8 @@ class _Dashboard:
             names = request.query_params.getlist("id")
             if not names:
                 return PlainTextResponse("id: name a run of the list", 400)
+            if len(names) > MOST_RUNS:
+                return PlainTextResponse(f"id: {len(names)} are more than {MOST_RUNS}", 400)
             try:
                 # One that a look has just found may not have been read yet.
                 known = [self._watch.runs.get(name) for name in names]

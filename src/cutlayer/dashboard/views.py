@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cutlayer.dashboard.watch import WatchedRun
@@ -25,12 +26,33 @@ _CELLS = 30_000
 _SOON = dict.fromkeys(page.TITLES, "it is being computed from the job")
 
 
+class _Opened:
+    """The record of one run, read by one thread at a time; other runs' readers do not wait."""
+
+    def __init__(self, seen: WatchedRun) -> None:
+        assert seen.job is not None
+        self._lock = threading.Lock()
+        self._tail = Tail(seen.folder, partial(Row.from_json, devices=seen.job.devices.count))
+        self._rows: list[Row] = []
+        self._begun = 0
+
+    def rows(self) -> list[Row]:
+        """All rounds so far. Raises OSError and ValueError as Tail.rows."""
+        with self._lock, _uncollected():
+            for row in self._tail.rows():
+                if self._tail.begun != self._begun:
+                    self._begun = self._tail.begun
+                    self._rows.clear()
+                self._rows.append(row)
+            return list(self._rows)
+
+
 class OpenRuns:
     """The records of the runs that were looked at last, each read once and then followed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: OrderedDict[str, tuple[Tail[Row], list[Row]]] = OrderedDict()
+        self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
         # Model and data of one job at a time: the next look at it is quick.
         self._load = functools.lru_cache(maxsize=1)(build_report.load_for_views)
@@ -40,21 +62,14 @@ class OpenRuns:
         if seen.job is None:
             raise RunError(f"run: {seen.name} cannot be read: {seen.fault}")
         with self._lock:
-            tail, rows = self._open.pop(seen.name, (Tail(seen.folder, Row.from_json), []))
-            begun = tail.begun
-            try:
-                with _uncollected():
-                    for row in tail.rows():
-                        if tail.begun != begun:
-                            begun = tail.begun
-                            rows.clear()
-                        rows.append(row)
-            except (OSError, ValueError) as error:
-                raise RunError(f"run: the record of {seen.name} cannot be read: {error}") from None
-            self._open[seen.name] = (tail, rows)
+            opened = self._open.pop(seen.name, None) or _Opened(seen)
+            self._open[seen.name] = opened
             while len(self._open) > _OPEN:
                 self._open.popitem(last=False)
-            rows = list(rows)
+        try:
+            rows = opened.rows()
+        except (OSError, ValueError) as error:
+            raise RunError(f"run: the record of {seen.name} cannot be read: {error}") from None
         if not rows:
             raise RunError(f"run: {seen.name} has no finished round yet: its first is under way")
         return Run(seen.folder, seen.job, rows)
@@ -84,7 +99,8 @@ class OpenRuns:
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}
 
     def together(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
-        """The views of several runs side by side. Raises RunError for fewer than two."""
+        """The views of several runs side by side, each once. Raises RunError for fewer than two."""
+        several = list({seen.name: seen for seen in several}.values())
         if len(several) < 2:
             raise RunError("run: side by side are two runs or more: choose another")
         with _uncollected():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cutlayer.errors import CutlayerError, RunError
-from cutlayer.job import Job, load_job
+from cutlayer.harmless import harmless
+from cutlayer.job import Job, read_job
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
+from cutlayer.record.rows import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
 from cutlayer.reports.views.pack import plain
 
@@ -23,7 +26,10 @@ _SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
 
 @dataclass(eq=False)
 class WatchedRun:
-    """One run folder: its job, and what its record says so far. fault: why it cannot be read."""
+    """One run folder: its job, and what its record says so far.
+
+    fault: why it cannot be read. note: what of its record is left out.
+    """
 
     name: str
     folder: Path
@@ -34,26 +40,39 @@ class WatchedRun:
     changed_s: float = 0.0
     _begun: int = 0
     _job_written: int = 0
+    _files: tuple[tuple[int, int, int], ...] = ()
 
     def look(self) -> bool:
         """Read what is new; whether anything was. Never raises: a fault is said in the list."""
-        before = (self.summary.rounds, self._begun, self.fault, self._job_written)
+        before = (self.summary.rounds, self._begun, self.fault, self.note, self._job_written)
         try:
+            files = tuple(_stamp(self.folder / name) for name in (JOB_FILE, RECORD_FILE))
+            if files == self._files:  # one that cannot be read is not tried again and again
+                return False
+            self._files = ()
             self._read()
-            self.fault = ""
+            self.fault, self._files = "", files
         except FileNotFoundError:
             self.fault = "the record is not there (yet)"
         except OSError as error:
-            self.fault = f"cannot be read: {error.strerror or error}"
+            self.fault = harmless(f"cannot be read: {error.strerror or error}")
         except (ValueError, CutlayerError) as error:
-            self.fault = str(error)
-        return before != (self.summary.rounds, self._begun, self.fault, self._job_written)
+            self.fault, self._files = harmless(str(error)), files
+        return before != (
+            self.summary.rounds, self._begun, self.fault, self.note, self._job_written,
+        )  # fmt: skip
+
+    @property
+    def note(self) -> str:
+        """What of the record is left out, as a sentence, or nothing."""
+        damaged = self.tail.damaged
+        return f"{damaged} damaged lines of its record are left out" if damaged else ""
 
     def _read(self) -> None:
         written = (self.folder / JOB_FILE).stat().st_mtime_ns
         if self.job is None or written != self._job_written:
             self._job_written = written
-            self.job = load_job(self.folder / JOB_FILE)
+            self.job = read_job(self.folder / JOB_FILE)
         for row in self.tail.rows():
             if self._begun != self.tail.begun:
                 self._begun, self.summary = self.tail.begun, Summary()
@@ -78,7 +97,7 @@ class WatchedRun:
         return {
             "id": self.name,
             "state": self.state,
-            "fault": self.fault,
+            "fault": self.fault or self.note,
             "changed_s": self.changed_s,
             "network": (self.folder / ROSTER_FILE).exists(),
             "method": job.method.name if job else None,
@@ -109,7 +128,7 @@ class WatchedRuns:
 
     def look(self) -> tuple[list[WatchedRun], list[str]]:
         """The runs new or changed since the last look, and the names of those that are gone."""
-        there = {self._name(folder): folder for folder in _run_folders(self.root, DEEPEST)}
+        there = {self._name(folder): folder for folder in _run_folders(self.root, DEEPEST, set())}
         gone = [name for name in self.runs if name not in there]
         for name in gone:
             del self.runs[name], self._states[name]
@@ -128,14 +147,37 @@ class WatchedRuns:
         return folder.resolve().name if relative == "." else relative
 
 
-def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folders with a job in them, the given one included; runs hold no runs."""
+def _run_folders(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """The folders with a job in them, the given one included; runs hold no runs.
+
+    seen: folders that links have led to before, which are not gone through again.
+    """
     try:
-        if (folder / JOB_FILE).is_file():
-            yield folder
+        found = folder.stat()
+        if (found.st_dev, found.st_ino) in seen:
             return
-        below = sorted(path for path in folder.iterdir() if path.is_dir() and depth)
+        seen.add((found.st_dev, found.st_ino))
+        with os.scandir(folder) as entries:
+            below = sorted(entries, key=lambda entry: entry.name)
     except OSError:  # gone meanwhile, or not ours to read
         return
-    for path in below:
-        yield from _run_folders(path, depth - 1)
+    if any(entry.name == JOB_FILE and _is(entry.is_file) for entry in below):
+        yield folder
+    elif depth:
+        for entry in below:
+            if _is(entry.is_dir):
+                yield from _run_folders(folder / entry.name, depth - 1, seen)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry of a folder is of a kind; one that cannot be looked at is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes when a file does. Raises OSError."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns

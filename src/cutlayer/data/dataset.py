@@ -3,49 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from cutlayer.data.report import LoadReport
+
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled samples.
+    """Labelled samples; parts of a data set share its samples and hold indices only.
 
-    inputs: uint8 [n, C, H, W] with C = 1 (grey) or 3 (RGB), or n texts.
-    labels: int64 [n], each an index into `classes`.
+    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), or N texts. labels: int64 [n], each an
+    index into `classes`. rows: [n] which of the pool these samples are; None: all, in order.
+    report: what was loaded from where; None for a part, or for what was not loaded.
     """
 
-    inputs: torch.Tensor | list[str]
+    pool: torch.Tensor | list[str]
     labels: Indices
     classes: tuple[str, ...]
+    rows: Indices | None = None
+    report: LoadReport | None = None
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.labels):
-            raise ValueError(f"{len(self.inputs)} inputs for {len(self.labels)} labels")
+        held = len(self.pool) if self.rows is None else len(self.rows)
+        if held != len(self.labels):
+            raise ValueError(f"{held} inputs for {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
+    def inputs(self) -> torch.Tensor | list[str]:
+        """The samples [n]; of a part they are copied out of the pool at each call."""
+        if self.rows is None:
+            return self.pool
+        if isinstance(self.pool, list):
+            return [self.pool[i] for i in self.rows]
+        return self.pool[torch.from_numpy(self.rows)]
+
+    @property
     def modality(self) -> Literal["image", "text"]:
         """What a sample is."""
-        return "text" if isinstance(self.inputs, list) else "image"
+        return "text" if isinstance(self.pool, list) else "image"
 
     def subset(self, indices: Indices | Sequence[int]) -> Dataset:
-        """The samples at `indices`, in that order, with the same classes."""
+        """The samples at `indices`, in that order, with the same classes; none is copied."""
         chosen = np.asarray(indices, dtype=np.int64)
-        inputs: torch.Tensor | list[str]
-        if isinstance(self.inputs, list):
-            inputs = [self.inputs[i] for i in chosen]
-        else:
-            inputs = self.inputs[torch.from_numpy(chosen)]
-        return Dataset(inputs, self.labels[chosen], self.classes)
+        rows = chosen if self.rows is None else self.rows[chosen]
+        return replace(self, labels=self.labels[chosen], rows=rows, report=None)
 
 
 def largest_remainder(weights: npt.ArrayLike, total: int) -> Indices:

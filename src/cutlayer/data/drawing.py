@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from cutlayer import resize
+from cutlayer.resize import whole_levels
 from cutlayer.seeds import derive
 
 Shape = tuple[int, tuple[int, int]]
@@ -94,5 +95,4 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """uint8 [n,C,h,w] at `size`, antialiased; unchanged where it has that size."""
     if tuple(images.shape[-2:]) == size:
         return images
-    pixels = F.interpolate(images.float(), size, mode="bicubic", antialias=True)
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+    return whole_levels(resize.resized(images, size, "bicubic"))

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+from cutlayer.data.below import files_below
+from cutlayer.data.splits import split_of
 from cutlayer.fingerprint import of_file, of_parts
 from cutlayer.settings.data import Data
 
 _TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
-_TEST_SPLITS = ("test", "val", "dev", "eval")
 
 
 def of_data(data: Data, seed: int) -> str | None:
@@ -20,6 +21,8 @@ def of_data(data: Data, seed: int) -> str | None:
     held out of the training data by it. None where the files are not on this machine.
     """
     settings: list[object] = [data.source, data.input_column, data.label_column]
+    if (data.delimiter, data.encoding, data.quotes) != (None, None, "auto"):
+        settings += [data.delimiter, data.encoding, data.quotes]
     if data.source == "demo":
         asset = Path(str(files("cutlayer.assets"))) / "fashion-mnist.npz"
         return of_parts(*settings, of_file(asset)) if asset.is_file() else None
@@ -44,16 +47,17 @@ def of_data(data: Data, seed: int) -> str | None:
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
     """The name of each visible file below `folder`, and what it holds: a hash, or its size."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not any(part.startswith(".") for part in name.split("/")):
-            table = path.suffix.lower() in _TABLES
-            yield name, of_file(path) if table else str(path.stat().st_size)
+    for path in files_below(folder):
+        table = path.suffix.lower() in _TABLES
+        yield (
+            path.relative_to(folder).as_posix(),
+            (of_file(path) if table else str(path.stat().st_size)),
+        )
 
 
 def _tested_on(name: str) -> bool:
-    """Whether a file is of a test split, as sources find it: by how its path's parts begin."""
-    return any(part.lower().startswith(_TEST_SPLITS) for part in name.split("/"))
+    """Whether a file is of a test split, as sources find it: by a part of its path."""
+    return any(split_of(part.partition(".")[0]) in ("test", "val") for part in name.split("/"))
 
 
 def _commit(name: str) -> str:

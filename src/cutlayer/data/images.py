@@ -1,10 +1,12 @@
-"""Encoded or raw images of any size and mode -> one uint8 tensor."""
+"""Encoded or raw images of any size and kind -> one uint8 tensor of what a viewer shows."""
 
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +14,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cutlayer import resize
+from cutlayer.data import viewing
+from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
+from cutlayer.resize import Fit, whole_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from PIL.Image import Image
 
-LONGEST_EDGE = 512
-"""Images are stored at most this large, so that photographs fit in memory."""
+LONGEST_EDGE = 256
+"""Without a model that says what it reads, images are held at most this large."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is decoded: raster formats only (EPS, for one, would start an interpreter)."""
 
-GREY = {"1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"}
-
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
+
+Inputs = torch.Tensor | list[str]
+"""Images [n,C,H,W] or n texts."""
 
 Item = tuple[str, Callable[[], Pixels]]
 """What to call an image in an error, and how to get it."""
@@ -41,17 +48,36 @@ def suffixes() -> set[str]:
     return {end for end, name in Image.registered_extensions().items() if name in FORMATS}
 
 
-def look(items: Iterable[Item]) -> tuple[npt.NDArray[np.int64], bool]:
-    """The sizes (height, width) [n, 2] and whether all are grey; opens headers only.
+@dataclass(frozen=True)
+class Seen:
+    """What images are like. sizes: (height, width) [n, 2] as a viewer shows them. grey: all are.
+
+    depths: the levels that are black and white where they are not 0 and 255.
+    """
+
+    sizes: npt.NDArray[np.int64]
+    grey: bool
+    depths: Depths
+
+
+def look(items: Iterable[Item]) -> Seen:
+    """What images are like; decodes only those of more than 8 bits.
 
     Raises DataError naming the first item that is no image.
     """
-    sizes, grey = [], True
+    sizes, grey, levels = [], True, viewing.Levels()
+    name = ""
     for item in items:
+        name = item[0]
         with _opened(item) as image:
-            sizes.append((image.height, image.width))
-            grey = grey and image.mode in GREY
-    return np.array(sizes, dtype=np.int64).reshape(-1, 2), grey
+            grey = grey and image.mode in viewing.GREY
+            levels.add(image)
+            sizes.append(viewing.size_of(image))
+    shape = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    try:
+        return Seen(shape, grey, levels.depths())
+    except ValueError as error:
+        raise DataError(f"{name} cannot be shown as it is: {error}") from None
 
 
 def common_size(sizes: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -61,31 +87,53 @@ def common_size(sizes: npt.NDArray[np.int64]) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def stack(items: list[Item], size: tuple[int, int], grey: bool) -> torch.Tensor:
-    """Decode to uint8 [n, 1 or 3, H, W]; other sizes are resized (bicubic), alpha is dropped.
+def held_size(seen: list[Seen], fit: Fit | None) -> tuple[int, int] | Fit:
+    """How images are held in memory: as the model reads them, or smaller if they come so.
 
+    seen: training images, and others that go by them. Images that all have one size with fewer
+    pixels than the model reads stay as they are; the preprocessor enlarges them. fit: None where
+    no model is known: they get the training images' common size.
+    """
+    if fit is None:
+        return common_size(seen[0].sizes)
+    sizes = np.concatenate([one.sizes for one in seen])
+    height, width = (int(length) for length in sizes[0])
+    same = bool((sizes == sizes[0]).all())
+    return (height, width) if same and height * width < fit.side**2 else fit
+
+
+def stack(
+    items: list[Item],
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths | None = None,
+    strange: Counter[str] | None = None,
+) -> torch.Tensor:
+    """Decode to uint8 [n, 1 or 3, H, W], as a viewer shows the images.
+
+    size: of the result; images are stretched to it, or made to fit. depths: levels of images of
+    more than 8 bits (None: as `look` finds them). strange: counts what could not be followed.
     Raises DataError naming the first item that cannot be decoded.
     """
-    pixels = np.empty((len(items), *size, 1 if grey else 3), dtype=np.uint8)
+    if depths is None:
+        depths = look(items).depths
+    height, width = (size.side, size.side) if isinstance(size, Fit) else size
+    pixels = torch.empty(len(items), 1 if grey else 3, height, width, dtype=torch.uint8)
     for row, item in zip(pixels, items, strict=True):
         with _opened(item) as image:
-            row[:] = _pixels(image, size, grey)
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+            shown = viewing.as_seen(image, depths, strange)
+            levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
+        decoded = torch.from_numpy(levels.reshape(*levels.shape[:2], -1).copy()).permute(2, 0, 1)
+        row[:] = _sized(decoded, size)
+    return pixels
 
 
-def _pixels(image: Image, size: tuple[int, int], grey: bool) -> npt.NDArray[np.uint8]:
-    from PIL import Image as Pillow
-
-    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
-        image = Pillow.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} are not 8 or 16 bits")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    image = image.convert("L" if grey else "RGB")
-    if (image.height, image.width) != size:
-        image = image.resize((size[1], size[0]), Pillow.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8).reshape(*size, -1)
+def _sized(image: torch.Tensor, size: tuple[int, int] | Fit) -> torch.Tensor:
+    """uint8 [C,H,W] of one image [C,h,w]."""
+    batch = image[None]
+    if isinstance(size, Fit):
+        return whole_levels(resize.fitted(batch, size))[0]
+    return whole_levels(resize.resized(batch, size, "bicubic"))[0]
 
 
 @contextmanager
@@ -111,7 +159,8 @@ def _opened(item: Item) -> Iterator[Image]:
         ) from None
     # Pillow's decoders let these out on broken files, depending on the format.
     except (
-        OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError,
+        OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError,
+        Image.DecompressionBombError,
     ) as error:  # fmt: skip
         raise DataError(
             f"{name} is an image that cannot be decoded ({error}): remove it or replace it"

@@ -117,6 +117,8 @@ def evaluate_generator(
     Raises DataError, JobError or ModelError for what cannot be read, RunError for the folder.
     """
     train, test = load(job.data, job.seed)
+    if train.report is not None:
+        say(train.report.line)
     compute, count = compute_device(job), len(train.classes)
     generator = load_generator(settings, train, compute)
     pool, pool_of = _pool(train, settings, trained_on)

@@ -171,6 +171,8 @@ def train_generator(
             f"cutlayer generator train --resume {out}"
         )
     data, _ = load(job.data, job.seed)
+    if data.report is not None:
+        say(data.report.line)
     trainer = new_trainer(data, settings, job.seed)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)

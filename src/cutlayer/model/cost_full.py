@@ -7,6 +7,7 @@ from cutlayer.model.parameter_counts import (
     Cost,
     Side,
     blocks_parameters,
+    copies_attended,
     embedding_flops,
     embedding_parameters,
     head_entry_flops,
@@ -73,7 +74,7 @@ def _block_saved(spec: ModelSpec, tokens: int, index: int) -> int:
     norms = (2 - bare) * (width + 2) + 2 * width
     # q, k, v, the output, which the next linear layer reads, and the log-sum-exp of each head.
     # Of a fused layer v is a piece of the whole, which stays; rotated q and k are new.
-    attention = 4 * spec.attention_width + spec.heads
+    attention = (4 + copies_attended(spec)) * spec.attention_width + spec.heads
     if spec.parts.fused is not None:
         attention += 2 * spec.attention_width
     # Before and after the activation function; gated: gate, its SiLU, the factor, the product.

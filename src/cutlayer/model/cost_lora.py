@@ -13,6 +13,7 @@ from cutlayer.model.parameter_counts import (
     Cost,
     Side,
     blocks_parameters,
+    copies_attended,
     embedding_flops,
     embedding_parameters,
     head_entry_flops,
@@ -73,7 +74,7 @@ def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
     # Gradients of V, of the attention, and of Q and K through it, as far as they are needed.
     attention = square * (from_v + from_scores + from_q + from_k)
     saved = attended * _attention_saved(spec, tokens)
-    if attended and ranks[output.path] and spec.relative is None:
+    if attended and ranks[output.path] and not copies_attended(spec):
         saved -= tokens * spec.attention_width  # a LoRA that reads the output shares it
 
     projected, (live_out,) = _linears((output,), ranks, tokens, attended)

@@ -4,6 +4,7 @@ Both are read and written without importing peft.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from cutlayer.errors import ModelError
-from cutlayer.files import write_atomically
+from cutlayer.files import open_plain, read_bounded, write_atomically
 from cutlayer.model.cut import CutModel
-from cutlayer.model.files import BESIDE, VOCABULARIES, find_file
+from cutlayer.model.files import BESIDE, MAX_CONFIG_BYTES, VOCABULARIES, find_file, read_json
+from cutlayer.model.framing import checkpoint_fit, fit_for, preprocessor_at
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
 from cutlayer.model.weights import SINGLE, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+LABELS = "labels.json"
 PREFIX = "base_model.model."
 # What a checkpoint holds besides what trains and computes: written as zeros, not read.
 IDLE = (".num_batches_tracked", ".mask_token")
 
 
-def save_adapter(adapter: Adapter, model: CutModel, folder: str | Path) -> Path:
+def save_adapter(
+    adapter: Adapter,
+    model: CutModel,
+    folder: str | Path,
+    classes: Sequence[str] | None = None,
+) -> Path:
     """Write `adapter` so that others load it. Each file is whole or not there at all.
 
     LoRA: `peft.PeftModel.from_pretrained(base, folder)`; the base is Hugging Face's classification
     model of the same checkpoint and classes. Full training: a checkpoint of the whole model for
     `AutoModelForImageClassification.from_pretrained(folder)` (of texts:
-    `AutoModelForSequenceClassification`), which a job's model.path can also name. Returns the
-    folder.
+    `AutoModelForSequenceClassification`), which a job's model.path can also name. classes:
+    the names of the labels, in order; beside an adapter they are in labels.json (id2label and
+    label2id, as from_pretrained of the base takes them), of a whole model in its config. Returns
+    the folder.
     Raises ModelError when the adapter is not one of this model, OSError when it cannot be written.
     """
     _check(adapter, model, "adapter")
     held = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
-    files = _checkpoint(held, model.spec) if model.train == "full" else _peft(held, model)
+    files = _peft(held, model) if model.train == "lora" else _checkpoint(held, model.spec, classes)
+    if classes is not None and model.train == "lora":
+        files[LABELS] = _json(_labels(classes))
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -58,9 +70,11 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
     if not file.is_file():
         raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
     try:
-        config = json.loads(
-            (file.parent / ("config.json" if full else CONFIG)).read_text(encoding="utf-8")
-        )
+        beside = file.parent / ("config.json" if full else CONFIG)
+        config = json.loads(read_bounded(beside, MAX_CONFIG_BYTES))
+        if not isinstance(config, dict):
+            raise ValueError(f"{beside.name} holds no JSON object")
+        open_plain(file).close()  # a pipe would hang, and a device never end
         with safe_open(file, framework="pt", device="cpu") as tensors:
             adapter = {
                 key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
@@ -68,7 +82,7 @@ def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
                 if not key.endswith(IDLE) and not key.startswith(unused)
             }
         drawn = {} if full else {key: adapter.pop(key) for key in model.drawn if key in adapter}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
     _check(adapter, model, str(folder))
     model.take_drawn(drawn)
@@ -103,11 +117,25 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
     tensors = {PREFIX + key: value for key, value in (adapter | drawn).items()}
     return {
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
-        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        CONFIG: _json(config),
     }
 
 
-def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
+def _labels(classes: Sequence[str]) -> dict[str, Any]:
+    """The names of the classes as Hugging Face's configurations have them."""
+    return {
+        "id2label": {str(index): name for index, name in enumerate(classes)},
+        "label2id": {name: index for index, name in enumerate(classes)},
+    }
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _checkpoint(
+    adapter: Adapter, spec: ModelSpec, classes: Sequence[str] | None
+) -> dict[str, bytes]:
     """The files of a whole model, by name: weights, config, and what prepares its inputs."""
     dtype = next(iter(adapter.values())).dtype
     empty = skeleton(replace(spec, weights="pretrained"), 0, dtype)
@@ -121,6 +149,9 @@ def _checkpoint(adapter: Adapter, spec: ModelSpec) -> dict[str, bytes]:
     config: Any = empty.config
     config.architectures = [spec.parts.architecture]
     config.dtype = str(dtype).removeprefix("torch.")
+    if classes is not None:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: index for index, name in enumerate(classes)}
     if spec.modality == "image":
         section = spec.parts.section
         (config if section is None else getattr(config, section)).image_size = spec.image_size
@@ -142,7 +173,11 @@ def _preparation(spec: ModelSpec) -> dict[str, bytes]:
     if spec.modality == "text":
         names = [*VOCABULARIES, *BESIDE]
     found = {name: find_file(spec.path, name) for name in names}
-    return {name: file.read_bytes() for name, file in found.items() if file is not None}
+    files = {name: file.read_bytes() for name, file in found.items() if file is not None}
+    fit, own = fit_for(spec), read_json(spec.path, "preprocessor_config.json")
+    if fit is not None and own is not None and fit != checkpoint_fit(spec.path):
+        files["preprocessor_config.json"] = _json(preprocessor_at(own, fit))
+    return files
 
 
 def _check(adapter: Adapter, model: CutModel, what: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutlayer.errors import ModelError
 from cutlayer.model import residual
 from cutlayer.model.files import read_json
+from cutlayer.model.framing import checkpoint_fit
 from cutlayer.model.layout import check_cut, read_transformer
 from cutlayer.model.names import FAMILIES, VARIANTS, Family
 from cutlayer.model.spec import ModelSpec, Train, check_train, match_targets
@@ -68,7 +69,9 @@ def _family(kind: str, config: dict[str, Any]) -> Family:
 def _resnet(
     kind: str, family: Family, config: dict[str, Any], model: Model, num_classes: int
 ) -> ModelSpec:
-    network = residual.layout(config, model.image_size)
+    fit = checkpoint_fit(model.path)
+    size = model.image_size or (None if fit is None else fit.side)
+    network = residual.layout(config, size)
     check_cut(model, len(network.blocks))
     return ModelSpec(
         family=kind,
@@ -82,6 +85,7 @@ def _resnet(
         cut=model.cut,
         lora=model.lora,
         image_size=network.image.side,
+        aspect=model.aspect,
         channels=network.image.channels,
         residual=network,
     )

@@ -43,7 +43,8 @@ class Head:
         return tuple(dict.fromkeys(path.split(".")[0] for path in self.linears))
 
 
-@dataclass(frozen=True, kw_only=True)
+# Each is there once, and is compared and hashed by being the same one.
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """How Hugging Face names and builds the parts of one `model_type`.
 

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cutlayer.errors import ModelError
+from cutlayer.files import read_bounded
+
+MAX_CONFIG_BYTES = 2**24
+"""Of the JSON files beside a model's weights."""
 
 # What a tokenizer may be read from, best first, and what may lie beside it.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
@@ -47,8 +51,8 @@ def read_json(path: str, name: str) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(read_bounded(file, MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"model.path: {file} cannot be read ({error}): restore the file") from None
     if not isinstance(values, dict):
         raise ModelError(f"model.path: {file} holds no JSON object: restore the file")

@@ -113,7 +113,12 @@ class _Swapped(nn.Module):
 def whole_shapes(module: nn.Module, spec: ModelSpec) -> Shapes:
     """The shape of each tensor that full training moves, from the module of the whole model."""
     shapes = {key: tuple(tensor.shape) for key, tensor in _tensors(module).items()}
-    shapes = {key: shape for key, shape in shapes.items() if not key.endswith(".mask_token")}
+    idle = tuple(f"{spec.parts.base}.{path}." for path in spec.parts.unused)
+    shapes = {
+        key: shape
+        for key, shape in shapes.items()
+        if not key.endswith(".mask_token") and not key.startswith(idle)
+    }
     # Interpolated to the job's image size once the weights are there.
     return shapes | position_shape(module, spec)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
 from cutlayer.model.files import BESIDE, VOCABULARIES, find_file, read_json
+from cutlayer.model.framing import fit_for
 from cutlayer.model.spec import ModelSpec
+from cutlayer.resize import fitted
 
 # Luma of ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -19,15 +20,16 @@ LUMA = (0.299, 0.587, 0.114)
 class Preprocessor:
     """Prepares samples for the model of `spec`.
 
-    Images: uint8 [B,C,H,W], resized to the model's square (aspect ratio not kept; antialiased
-    bilinear), grey and RGB turned into each other where the model needs it, normalised by the
-    checkpoint's preprocessor_config.json or else the family's mean and deviation.
+    Images: uint8 [B,C,H,W], made the model's square as model.aspect and the checkpoint's
+    preprocessor_config.json say (`fit`), grey and RGB turned into each other where the model needs
+    it, normalised by that file or else the family's mean and deviation.
     Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
     batch and cut at max_tokens.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self.fit = fit_for(spec)
         self._tokenizer: Any = None
         if spec.modality == "text":
             self._tokenizer = _tokenizer(spec)
@@ -68,17 +70,15 @@ class Preprocessor:
             )
 
     def _pixels(self, images: Tensor) -> Tensor:
-        if self._tokenizer is not None:
+        if self.fit is None:
             raise ModelError(
                 f"model.path: {self.spec.path} reads texts but the data holds images: "
                 "take an image model, or a data source of texts"
             )
         pixels = _with_channels(images.float(), self.spec.channels)
-        size = (self.spec.image_size, self.spec.image_size)
-        if tuple(pixels.shape[-2:]) != size:
-            pixels = F.interpolate(
-                pixels, size=size, mode="bilinear", antialias=True, align_corners=False
-            )
+        # What has the size already was made to fit when it was loaded.
+        if tuple(pixels.shape[-2:]) != (self.fit.side, self.fit.side):
+            pixels = fitted(pixels, self.fit)
         return pixels * self._scale.to(pixels.device) + self._shift.to(pixels.device)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer.errors import ModelError
 from cutlayer.model.family import Activation, Family, Flag
-from cutlayer.model.files import read_json
+from cutlayer.model.framing import checkpoint_fit
 from cutlayer.model.spec import Linear, ModelSpec, Relative
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def read_transformer(
         prefix=prefix,
         patches=patches,
         image_size=size,
+        aspect=model.aspect,
         patch_size=patch,
         channels=settings.number("num_channels") if image else 0,
         vocabulary=0 if image else settings.number("vocab_size"),
@@ -221,8 +222,8 @@ def _image_size(settings: Settings, model: Model, patch: int) -> int:
     """The side in pixels of the images the job feeds."""
     if model.image_size is None:
         own = _side(settings.get("image_size"), "image_size")
-        prepared = _prepared_size(model.path)
-        return own if prepared is None or prepared % patch else prepared
+        fit = checkpoint_fit(model.path)  # DINOv2's config.json says 518 pixels, read at 224
+        return own if fit is None or fit.side % patch else fit.side
     if model.image_size % patch:
         below = model.image_size // patch * patch
         choices = f"{below} or {below + patch}" if below else f"{patch}"
@@ -231,20 +232,3 @@ def _image_size(settings: Settings, model: Model, patch: int) -> int:
             f"take {choices}"
         )
     return model.image_size
-
-
-def _prepared_size(path: str) -> int | None:
-    """The side of the square that the checkpoint's own preprocessing gives, if it gives one.
-
-    DINOv2's positions are for 518 pixels, its images are cropped to 224.
-    """
-    config = read_json(path, "preprocessor_config.json") or {}
-    cropped = config.get("do_center_crop", "crop_size" in config)
-    size = config.get("crop_size" if cropped else "size")
-    if not cropped and config.get("do_resize") is False:
-        return None
-    sides = set(size.values()) if isinstance(size, dict) else {size}
-    if isinstance(size, dict) and not size.keys() <= {"height", "width"}:
-        return None  # the shortest edge, which makes no square
-    side = sides.pop() if len(sides) == 1 else None
-    return side if isinstance(side, int) and side > 0 else None

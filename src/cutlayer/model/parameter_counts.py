@@ -44,6 +44,14 @@ def lora_parameters(inputs: int, outputs: int, rank: int) -> int:
     return rank * (inputs + outputs)
 
 
+def copies_attended(spec: ModelSpec) -> bool:
+    """Whether the next linear layer reads a copy of what attention keeps as its output.
+
+    So it is where queries and keys are put together anew, as rotated patches after a prefix are.
+    """
+    return spec.parts.block_inputs in ("patch-rotary", "relative")
+
+
 def norm_parameters(spec: ModelSpec) -> int:
     """Numbers in one norm."""
     return spec.width * (1 + spec.norm_bias)

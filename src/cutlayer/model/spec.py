@@ -65,9 +65,9 @@ class ModelSpec:
     keeps for its gradient. norm_bias: norms have a bias. head_inputs: what the first trained
     layer of the head reads, head_activation: what follows it if it is hidden; pooled by the mean
     where pool_mean. vocabulary, token_types, max_tokens: of texts; image_size, patch_size and
-    channels: of images; 0 for what a model lacks. position_rows: of the embedding's position table
-    at the chosen size. embedding_width: of tables that are projected to the width. neck_bias: the
-    layer between pooling and head has one.
+    channels: of images; 0 for what a model lacks. aspect: the job's model.aspect. position_rows: of
+    the embedding's position table at the chosen size. embedding_width: of tables that are
+    projected to the width. neck_bias: the layer between pooling and head has one.
     residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
     to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
@@ -96,6 +96,7 @@ class ModelSpec:
     prefix: int = 0
     patches: int = 0
     image_size: int = 0
+    aspect: str = "checkpoint"
     patch_size: int = 0
     channels: int = 0
     vocabulary: int = 0

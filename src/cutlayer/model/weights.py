@@ -274,8 +274,11 @@ def _read(
     by_pattern = {pattern: step for step in converters for pattern in step.source_patterns}
     for name, keys in _files(spec).items():
         # (key in the file, name in the model, pattern of the converter if values change too)
+        # Some patterns also take names of today, which need no translation.
         plan = [
-            (key, *rename_source_key(key, renamings, converters, spec.parts.base, wanted))
+            (key, key, None)
+            if key in wanted
+            else (key, *rename_source_key(key, renamings, converters, spec.parts.base, wanted))
             for key in keys
         ]
         plan = [step for step in plan if step[1] in wanted]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cutlayer.train.link import Link
 
 
+_SILENT = "it did not say what its activations are like"
+
+
 def base_decision(job: Job) -> Decision:
     """What the job and its method say by themselves, without a radio."""
     method = job.method
@@ -54,10 +57,18 @@ def decide(
     if planning_source is None or job.method.pooled:
         return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
     measures = StatisticsFromDevices(job, round, link, calibration)
-    now = planning_source.planning_input(round, samples, classes, measures)
-    if labels is not None:
-        now = replace(now, label_emd=labels.distances(now.devices))
-    return solve_round(round, now, planning_source)
+    there, silent = dict(samples), dict[int, str]()
+    while True:
+        now = planning_source.planning_input(round, there, classes, measures)
+        if labels is not None:
+            now = replace(now, label_emd=labels.distances(now.devices))
+        try:
+            decided = solve_round(round, now, planning_source)
+        except _SilentDevicesError as found:  # planned anew, as if they had not been there
+            silent |= dict.fromkeys(found.devices, _SILENT)
+            there = {d: count for d, count in there.items() if d not in silent}
+        else:
+            return replace(decided, left_out=silent | decided.left_out)
 
 
 def solve_round(
@@ -79,6 +90,14 @@ def solve_round(
     decided = replace(decided, decisions=ordered)
     planned_s = planning_source.planned_s(round, known, decided)
     return replace(decided, planned_s=planned_s if np.isfinite(planned_s) else None)
+
+
+class _SilentDevicesError(Exception):
+    """Devices that gave no answer, or none that will do, when asked for their activations."""
+
+    def __init__(self, devices: Sequence[int]) -> None:
+        super().__init__(f"devices {list(devices)}")
+        self.devices = devices
 
 
 class StatisticsFromDevices:
@@ -118,13 +137,14 @@ class StatisticsFromDevices:
     def _measured(
         self, devices: Sequence[int], cut: int, scored: bool
     ) -> list[ActivationStatistics]:
-        """Each device's statistics; one that does not answer, and is lost later, gets another's."""
+        """Of each device. Raises _SilentDevicesError for those that do not answer as due."""
         missing = [device for device in devices if (cut, scored, device) not in self._found]
         if missing:
             found = self.link.measure(self.round, missing, cut, scored)
             self._found |= {(cut, scored, device): one for device, one in found.items()}
-        known = {d: m for (c, s, d), m in self._found.items() if (c, s) == (cut, scored)}
-        if not known:
+        silent = [device for device in devices if (cut, scored, device) not in self._found]
+        if len(silent) == len(devices):
             raise AllocationError("no device answered when asked for what its activations are like")
-        stand_in = next(iter(known.values()))
-        return [known.get(device, stand_in) for device in devices]
+        if silent:
+            raise _SilentDevicesError(silent)
+        return [self._found[cut, scored, device] for device in devices]

@@ -4,7 +4,9 @@ import datetime
 from pathlib import Path
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
-ROSTER_FILE, CODE_FILE = "fleet.json", "code.json"
+ROSTER_FILE, CODE_FILE, STATES_FOLDER = "fleet.json", "code.json", "states"
+DATA_FILE = "data.json"
+"""What data a run was given: samples, classes in their order, and what was left out."""
 
 
 def new_folder(name: str) -> Path:

@@ -1,18 +1,76 @@
 """The record of a run: one row a round, in a file that grows line by line."""
 
-import json
+import math
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
+from msgspec import Meta
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
 from cutlayer.errors import RunError
+from cutlayer.files import open_plain
+from cutlayer.record.plain_json import to_line
 from cutlayer.settings.training import Training
 
 FILE = "rounds.jsonl"
+# A round of 100,000 devices takes some 15 MB.
+MAX_LINE_BYTES = 2**25
+MOST_DEVICES = 2**20
+
+_Count = Annotated[int, Meta(ge=0, le=2**53)]
+_Number = Annotated[int, Meta(ge=0, lt=MOST_DEVICES)]
+_Numbers = dict[_Number, float]
+
+
+class _Decided(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """The fields of a Decision, in its order, as a line has them."""
+
+    cut: Annotated[int, Meta(ge=0, le=2**12)]
+    tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
+    bits_up: Annotated[int, Meta(ge=1, le=32)] = 32
+    bits_down: Annotated[int, Meta(ge=1, le=32)] = 32
+    bandwidth_hz: float | None = None
+    power_w: float | None = None
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """A Row as a line has it, with the types and bounds that it is checked against."""
+
+    round: Annotated[int, Meta(ge=0, le=2**31)]
+    decisions: dict[_Number, _Decided]
+    samples: dict[_Number, _Count]
+    loss: float | None
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=4)]]
+    seconds: dict[str, float]
+    cpu_seconds: float
+    device_loss: _Numbers
+    accuracy: float | None = None
+    test_loss: float | None = None
+    accuracy_through_cut: float | None = None
+    device_accuracy: list[float] = []
+    left_out: dict[_Number, str] = {}
+    late: list[_Number] = []
+    lost: list[_Number] = []
+    virtual_s: float | None = None
+    joules: _Numbers = {}
+    planned_s: float | None = None
+    ste: float | None = None
+    ste_bound: float | None = None
+    generated: list[_Count] | None = None
+    generated_weight: float | None = None
+    generated_s: float | None = None
+    generated_image_s: float | None = None
+    generated_loss: float | None = None
+    overhead_bytes: Annotated[list[_Count], Meta(min_length=2, max_length=2)] | None = None
+    steps: dict[_Number, _Count] = {}
+
+
+_decode = msgspec.json.Decoder(_Line).decode
 
 
 @dataclass(frozen=True)
@@ -38,6 +96,7 @@ class Row:
     world, and the mean loss (None for no images); all None where the method goes without.
     overhead_bytes: what a real network took beyond the frames, up and down: messages, chunks and
     credits; None in a simulation.
+    loss: mean over all batches; NaN where nobody trained.
     seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
     """
 
@@ -98,43 +157,71 @@ class Row:
         values = asdict(self)
         values["samples"] = values.pop("samples_all_epochs")
         values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
-        return json.dumps(values, separators=(",", ":"))
+        return to_line(values)
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> "Row":
-        """The row of a line. Raises ValueError or TypeError for anything else."""
+    def from_json(cls, line: str | bytes, devices: int = MOST_DEVICES) -> "Row":
+        """The row of a line. Raises ValueError for anything but a whole round.
+
+        devices: how many the job has; a line that tells of others is damaged.
+        """
         try:
-            values: dict[str, Any] = msgspec.json.decode(line)  # long records: a third of the time
-        except msgspec.DecodeError as error:
+            found = _decode(line)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise ValueError(str(error)) from None
-        values.setdefault("steps", {})  # which records did not always have
-        for key in (
-            "traffic", "device_loss", "joules", "samples", "steps", "decisions", "left_out",
-        ):  # fmt: skip
-            values[key] = {int(device): value for device, value in values[key].items()}
+        took_part = found.decisions.keys()
+        told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
+        told_of |= {*found.late, *found.lost, *found.steps}
+        apart = took_part | found.left_out.keys()
+        if not told_of <= took_part or max(apart, default=0) >= devices:
+            raise ValueError("it tells of devices that took no part")
+        if not found.device_loss.keys() <= found.samples.keys():
+            raise ValueError("it has losses of devices without samples")
+        values = {name: getattr(found, name) for name in found.__struct_fields__}
+        values["loss"] = math.nan if found.loss is None else found.loss
         values["samples_all_epochs"] = values.pop("samples")
-        values["decisions"] = {d: Decision(*one) for d, one in values["decisions"].items()}
+        values["decisions"] = {
+            device: Decision(*(getattr(one, name) for name in one.__struct_fields__))
+            for device, one in found.decisions.items()
+        }
         return cls(**values)
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(
+    folder: Path, say: Callable[[str], Any] = warnings.warn, devices: int = MOST_DEVICES
+) -> list[Row]:
     """The rounds of a run, in order; a line cut short by a crash is left out.
 
+    say: told of every other line that is no round of `devices` devices, which is left out too.
     Raises RunError when the folder holds no record.
     """
     path = folder / FILE
+    rows: list[Row] = []
     try:
-        lines = path.read_text().splitlines()
+        with open_plain(path) as file:
+            for number, line in enumerate(lines_of(file)):
+                try:
+                    row = Row.from_json(line, devices)
+                    if rows and row.round <= rows[-1].round:
+                        raise ValueError(f"round {row.round + 1} is there already")
+                    rows.append(row)
+                except ValueError as error:
+                    if line.endswith(b"\n"):
+                        say(f"line {number + 1} of {path} is left out: it is no round ({error})")
+    except ValueError as error:
+        say(f"{path}: {error}")
     except OSError as error:
         raise RunError(
             f"run folder: cannot read {path} ({error.strerror}): give the folder of a run"
         ) from None
-    rows = []
-    for number, line in enumerate(lines):
-        try:
-            rows.append(Row.from_json(line))
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines) - 1:
-                break
-            raise RunError(f"run folder: line {number + 1} of {path} is not a round") from None
     return rows
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a record from where it is read. Raises ValueError for one beyond all bounds."""
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"a line has more than {MAX_LINE_BYTES} bytes: it and what follows are left out"
+            )
+        yield line

@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from cutlayer.record.rows import FILE
+from cutlayer.files import open_plain
+from cutlayer.record.rows import FILE, lines_of
 
 Line = TypeVar("Line")
 
@@ -20,12 +21,13 @@ class Tail(Generic[Line]):
 
     decode: what makes of a line what is wanted of it: Row.from_json, or a Brief's decoder. A record
     that was written anew (a run that was resumed) is read from its start again; `begun` counts how
-    often that was.
+    often that was. damaged: lines of it so far that were no rounds and are left out.
     """
 
     def __init__(self, folder: Path, decode: Callable[[bytes], Line]) -> None:
         self.path = folder / FILE
         self.begun = 0
+        self.damaged = 0
         self._decode = decode
         self._inode = 0
         self._offset = 0
@@ -33,31 +35,30 @@ class Tail(Generic[Line]):
     def rows(self) -> Iterator[Line]:
         """The rounds written since the last look; a line still being written waits for the next.
 
-        Raises OSError where there is no record, ValueError for a line that is no round.
+        Raises OSError where there is no record, ValueError for a line beyond all bounds.
         """
-        with self.path.open("rb") as file:
+        with open_plain(self.path) as file:
             found = os.fstat(file.fileno())
             if found.st_ino != self._inode or found.st_size < self._offset:
-                self._inode, self._offset = found.st_ino, 0
+                self._inode, self._offset, self.damaged = found.st_ino, 0, 0
                 self.begun += 1
             file.seek(self._offset)
-            for line in file:
+            for line in lines_of(file):
                 if not line.endswith(b"\n"):
                     break
+                self._offset += len(line)
                 try:
                     row = self._decode(line)
-                except (ValueError, TypeError, KeyError, AttributeError, msgspec.MsgspecError):
-                    raise ValueError(
-                        f"byte {self._offset} of {self.path} begins no round"
-                    ) from None
-                self._offset += len(line)
-                yield row
+                except (ValueError, RecursionError, msgspec.MsgspecError):
+                    self.damaged += 1
+                else:
+                    yield row
 
 
 class Brief(msgspec.Struct):
     """The fields of a line that lists need (see Row), in a fifth of the time of all."""
 
-    loss: float
+    loss: float | None
     traffic: dict[str, tuple[int, int, int, int]]
     seconds: dict[str, float]
     decisions: dict[str, msgspec.Raw]

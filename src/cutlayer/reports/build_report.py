@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
-from cutlayer.job import Job, load_job
+from cutlayer.job import Job
+from cutlayer.job import read_job as read_job_file
 from cutlayer.record.folder import JOB_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, read_rows
 from cutlayer.reports import figures, page
@@ -24,10 +25,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """Where the page and the figures were written."""
+    """Where the page and the figures were written.
+
+    left_out: a sentence for each run, or line of one, that is damaged.
+    """
 
     page: Path
     figures: list[Path]
+    left_out: list[str] = field(default_factory=list)
 
 
 def report(
@@ -45,7 +50,8 @@ def report(
     run that the others are measured against. images: of the test set, on which kept patches are
     drawn; 0 for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears
     what is being done. What cannot be computed anew here (the job's data may be elsewhere) is left
-    out, and the page says why. Raises RunError for a folder that is no run or has no round yet.
+    out, and the page says why. A run that is damaged, or has no round yet, costs itself where there
+    are others. No code that a job names is run. Raises RunError where no run is left.
     """
     out = Path(out)
     several = [folders] if isinstance(folders, str | Path) else folders
@@ -54,7 +60,8 @@ def report(
     if len(extra) > 1:
         raise RunError(f"--reference: {reference} holds {len(extra)} runs: name one of them")
     unique = list({folder.resolve(): folder for folder in found + extra}.values())
-    runs = [read_run(folder) for folder in unique]
+    left_out: list[str] = []
+    runs = _readable(unique, left_out)
     lines = lines_of(runs)
     chosen = next((run for run in runs if extra and run.folder.samefile(extra[0])), None)
     base = chosen or usual_reference(lines)
@@ -73,7 +80,21 @@ def report(
             drawn = figures.draw(lines, full[0], Path(figures_folder))
         except OSError as error:
             raise _unwritable("--figures", Path(figures_folder), error) from None
-    return Report(out, drawn)
+    return Report(out, drawn, left_out)
+
+
+def _readable(folders: Sequence[Path], left_out: list[str]) -> list[Run]:
+    """The runs that can be read; why others cannot is added to `left_out`. Raises RunError."""
+    runs, faults = [], []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder, left_out.append))
+        except RunError as error:
+            faults.append(error)
+    if not runs:
+        raise faults[0]
+    left_out += [str(error) for error in faults]
+    return runs
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -90,17 +111,17 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 def read_job(folder: Path) -> Job:
-    """The job of a run. Raises RunError."""
+    """The job of a run, of which no code is run. Raises RunError."""
     try:
-        return load_job(folder / JOB_FILE)
+        return read_job_file(folder / JOB_FILE)
     except JobError as error:
         raise RunError(f"RUN: {folder / JOB_FILE} is no job this version reads: {error}") from None
 
 
-def read_run(folder: Path) -> Run:
-    """The job and the record of a run. Raises RunError."""
+def read_run(folder: Path, say: Say) -> Run:
+    """The job and the record of a run; `say` is told of damaged lines. Raises RunError."""
     job = read_job(folder)
-    rows = read_rows(folder)
+    rows = read_rows(folder, say, job.devices.count)
     if not rows:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
@@ -123,7 +144,10 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
             return make()
         except CutlayerError as error:
             missing[view] = str(error)
-            return None
+        # What a record says may not fit its job: then the view is not there, and the rest is.
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
+            missing[view] = f"the record does not fit the job ({type(error).__name__}: {error})"
+        return None
 
     job, rows = run.job, run.rows
     spec = attempt("gantt", lambda: describe(job.model))
@@ -179,6 +203,11 @@ def _patches(run: Run, parts: Any, images: int) -> Any:
 
     if images < 1:
         raise CutlayerError("no images were asked for (--images 0)")
+    if ":" in run.job.method.tokens.score:
+        raise CutlayerError(
+            f"method.tokens.score is code ({run.job.method.tokens.score}), which is not run to "
+            "look at a run"
+        )
     if not run.job.method.split:
         raise CutlayerError(f"{run.job.method.name} does not cut the model")
     decisions = [one for row in run.rows for one in row.decisions.values() if one.cut]

@@ -6,8 +6,11 @@ Each comes with an extra of its name; nothing of them is loaded before it is ask
 from __future__ import annotations
 
 import importlib
+import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +96,11 @@ def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
         **{f"total/{name}": value for name, value in totals.items()},
         **{f"wall_s/{stage}": value for stage, value in row.seconds.items()},
     }
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if value is not None and math.isfinite(value)
+    }
 
 
 def _one(folder: Path) -> Path:
@@ -104,12 +111,16 @@ def _one(folder: Path) -> Path:
 
 
 def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
-    tail, last = Tail(folder, Row.from_json), -1
+    """The rounds of a run; a damaged line is left out, with a warning at the end of a look."""
+    tail, last, told = Tail(folder, partial(Row.from_json, devices=job.devices.count)), -1, 0
     while True:
         try:
             new = list(tail.rows())
         except (OSError, ValueError) as error:
             raise RunError(f"RUN: the record of {folder} cannot be read: {error}") from None
+        if tail.damaged > told:
+            told = tail.damaged
+            warnings.warn(f"RUN: {told} lines of {tail.path} are no rounds: left out", stacklevel=2)
         for row in new:
             if row.round > last:  # a run that was resumed writes its record anew
                 last = row.round

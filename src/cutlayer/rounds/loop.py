@@ -8,13 +8,14 @@ from typing import Protocol
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.checkpoint import RunState, save_state
-from cutlayer.record.folder import ADAPTER_FOLDER, STATE_FILE
+from cutlayer.record.checkpoint import RunState, commit_state, is_finite
+from cutlayer.record.folder import ADAPTER_FOLDER
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
@@ -91,13 +92,13 @@ def run_rounds(
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
-            save_state(folder / STATE_FILE, state)
+            commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
     with writing(folder):
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
-    return Result(folder, job, rows, state.adapter)
+    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:
@@ -149,17 +150,23 @@ def _train(
         job.training, state.adapter, server.adapter, state.moments, parts.model.trained
     )
     fleet.release(result, state)
+    if not all(map(is_finite, (state.adapter, *state.kept.values()))):
+        raise RunError(
+            f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "
+            f"the state after round {round} is kept"
+        )
     return result, decided
 
 
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own."""
-    task = task_of(job, len(parts.train.classes))
+    classes = parts.train.classes
+    task = task_of(job, len(classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            task.export(adapter, parts.model, folder / f"device-{index:04d}")
+            task.export(adapter, parts.model, folder / f"device-{index:04d}", classes)
     else:
-        task.export(state.adapter, parts.model, folder)
+        task.export(state.adapter, parts.model, folder, classes)
 
 
 def _append(path: Path, row: Row) -> None:

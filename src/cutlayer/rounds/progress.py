@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 
 from cutlayer.drawing.progress_bar import make_bar
+from cutlayer.harmless import harmless
 from cutlayer.job import Job
 from cutlayer.record.rows import Row
 from cutlayer.train.result import RoundResult
@@ -85,14 +86,15 @@ class OnConsole:
         self._rounds, self._bytes = job.training.rounds, [0, 0]
         devices = f"{job.devices.cohort} of {job.devices.count} devices a round"
         resumed = f", going on after round {rounds_done}" if rounds_done else ""
-        self._say(f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {folder}")
+        where = escape(harmless(str(folder)))
+        self._say(f"[bold]{escape(job.method.name)}[/]: {devices}{resumed}; run folder {where}")
         self._task = self._bar.add_task(
             "starting", total=self._rounds, completed=rounds_done, now=""
         )
 
     def say(self, line: str) -> None:
         """Print the line."""
-        self._say(escape(line))
+        self._say(escape(harmless(line)))
 
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
         """Move the bar."""
@@ -119,15 +121,12 @@ class OnConsole:
             f"  up {row.up_bytes / 1e6:7.2f} MB  down {row.down_bytes / 1e6:7.2f} MB"
             f"  {sum(row.seconds.values()):6.1f} s"
         )
+        dropped = {"left out": row.left_out, "too late": row.late, "lost": row.lost}
+        missing = [f"{why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who]
         if row.virtual_s is not None:
-            dropped = {"left out": row.left_out, "too late": row.late, "lost": row.lost}
-            missing = [
-                f", {why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who
-            ]
-            self._say(
-                f"    in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"
-                f"{''.join(missing)}"
-            )
+            missing[:0] = [f"in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"]
+        if missing:
+            self._say(f"    {', '.join(missing)}")
         if row.generated is not None:
             self._say(
                 f"    generated: {sum(row.generated)} images, weighing "

@@ -1,6 +1,8 @@
 """The beginning of a run: its folder is made, or what an earlier one holds is read back."""
 
 import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from cutlayer.drawing import plots
@@ -8,39 +10,59 @@ from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.own_code import refresh
-from cutlayer.record.checkpoint import RunState, load_state
-from cutlayer.record.folder import CODE_FILE, JOB_FILE, STATE_FILE
+from cutlayer.record.checkpoint import RunState, states_of
+from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, Row, read_rows
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
-def saved_run(folder: Path) -> tuple[Job, Parts, RunState, list[Row]]:
+def saved_run(
+    folder: Path, say: Callable[[str], object] = warnings.warn
+) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
-    Raises as `simulate`.
+    say: told of states and rows that are damaged: an earlier state is taken, and the rows after
+    it are dropped; a damaged row before it is missing from the record. Raises as `simulate`.
     """
     if not (folder / JOB_FILE).is_file():
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     _check_code(folder, job)
-    parts = load_parts(job)
+    parts = load_parts(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         return job, parts, begin_run(folder, job, parts), []
-    state = load_state(folder / STATE_FILE)
-    rows = read_rows(folder)[: state.rounds]
+    state = _latest_state(folder, job, parts, say)
+    found = read_rows(folder, say, job.devices.count)
+    rows = [row for row in found if row.round < state.rounds]
     if len(rows) < state.rounds:
-        raise RunError(
-            f"--resume: {folder / FILE} has {len(rows)} rounds but {STATE_FILE} comes from round "
-            f"{state.rounds}: start the run again in a new folder"
+        say(
+            f"{folder / FILE} has {len(rows)} of the {state.rounds} rounds that were trained: the "
+            "others are missing from tables and pictures"
         )
     with writing(folder):  # a round recorded but not committed is run again
         write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
     return job, parts, state, rows
 
 
+def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], object]) -> RunState:
+    """The last state that can be read and is one of this job's. Raises RunError without any."""
+    faults: list[str] = []
+    due = {name: tensor.shape for name, tensor in first_adapter(job, parts.model).items()}
+    for state in states_of(folder, faults.append):
+        shapes = [
+            {n: t.shape for n, t in one.items()} for one in (state.adapter, *state.kept.values())
+        ]
+        if all(one == due for one in shapes) and state.rounds <= job.training.rounds:
+            for fault in faults:
+                say(f"{fault.removeprefix('--resume: ').partition(': start')[0]}: it is left out")
+            return state
+        faults.append(f"--resume: a state of round {state.rounds} is damaged (it is another job's)")
+    raise RunError(f"{faults[0].partition(': start')[0]}: start the run again in a new folder")
+
+
 def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
-    """Make a run folder, with the job and the picture of who holds what; the state to begin with.
+    """Make a run folder: the job, what data were loaded, who holds what; the state to begin with.
 
     Where the job names code of one's own, the folder also gets the hash of each of its files.
     Raises JobError or RunError.
@@ -50,6 +72,9 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
         write_atomically(folder / FILE, b"")
+        if parts.train.report is not None:
+            text = json.dumps(parts.train.report.record(), indent=1, ensure_ascii=False)
+            write_atomically(folder / DATA_FILE, (text + "\n").encode())
         if hashes:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
 """The devices section of a job: how many there are, and how many take part in a round."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from cutlayer.settings.section import Count, Section
 
@@ -10,7 +10,7 @@ from cutlayer.settings.section import Count, Section
 class Devices(Section):
     """The fleet: how many devices there are and how many take part in a round."""
 
-    count: Count = 10
+    count: Annotated[int, Field(ge=1, le=2**20)] = 10
     """Devices in all."""
 
     per_round: Count | None = None

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cutlayer.settings.section import Count, Section
+from cutlayer.settings.section import Section
 
 
 class Lora(Section):
     """LoRA adapters (arXiv 2106.09685): W + (alpha / rank) B A on chosen linear layers."""
 
-    rank: Count = 8
+    rank: Annotated[int, Field(ge=1, le=2**14)] = 8
     """Rank of the matrices A and B: more can learn more, and more is sent."""
 
     alpha: Annotated[float, Field(gt=0)] = 16.0
@@ -39,13 +39,20 @@ class Model(Section):
     weights: Literal["pretrained", "random"] = "pretrained"
     """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
 
-    image_size: Count | None = None
-    """Pixels a side of the images that the model reads; null: the checkpoint's own."""
+    image_size: Annotated[int, Field(ge=1, le=2**14)] | None = None
+    """Pixels a side of the images that the model reads; null: what the checkpoint's preprocessor
+    makes.
+    """
 
-    max_tokens: Annotated[int, Field(ge=2)] = 64
+    aspect: Literal["checkpoint", "crop", "stretch"] = "checkpoint"
+    """How an image that is not square becomes so: crop (the middle is cut out), stretch, or as the
+    checkpoint's preprocessor_config.json says (stretched where it has none).
+    """
+
+    max_tokens: Annotated[int, Field(ge=2, le=2**16)] = 64
     """Word pieces that a text is cut to, those at its beginning and end included."""
 
-    cut: Annotated[int, Field(ge=0)] = 2
+    cut: Annotated[int, Field(ge=0, le=2**12)] = 2
     """Blocks on the device. With 0 it runs the embedding only; with the model's depth the server
     runs the final norm and the head only.
     """

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
+# Beyond what any machine holds, and below what a size in memory can be reckoned with.
+Count = Annotated[int, Field(ge=1, le=2**31)]
 Bits = Annotated[int, Field(ge=1, le=32)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -16,7 +16,7 @@ class Training(Section):
     local_epochs: Count = 1
     """How often a device goes through its samples in one round."""
 
-    batch_size: Count = 16
+    batch_size: Annotated[int, Field(ge=1, le=2**20)] = 16
     """Samples of one device in one step."""
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -91,6 +91,11 @@ class Training(Section):
     pool: Count = 4
     """Devices whose batches the server computes in one pass. It changes speed and memory, not the
     result (beyond rounding).
+    """
+
+    keep_states: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Rounds whose state stays in the run folder, the last one included. Where the newest is
+    damaged, a run goes on from the one before.
     """
 
     evaluate_every: Count = 1

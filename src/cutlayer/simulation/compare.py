@@ -211,7 +211,7 @@ def _run_all(
     parts: Parts | None = None
     for place, entry in enumerate(found):
         if parts is None or wanted[place] != wanted[place - 1]:
-            parts = load_parts(entry.job)
+            parts = load_parts(entry.job, progress.say if progress else None)
         run_folder = folder / _folder_name(entry.label)
         results.append(simulate(entry.job, out=run_folder, progress=progress, parts=parts))
     return results, parts if all(one == wanted[0] for one in wanted) else None

@@ -6,7 +6,7 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
 from cutlayer.rounds.loop import run_rounds
-from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.simulation.local_fleet import LocalFleet
@@ -32,7 +32,8 @@ def simulate(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer simulate --resume {folder}"
         )
-    parts = parts_for(job, parts) if parts else load_parts(job)
+    progress = progress or Silent()
+    parts = parts_for(job, parts) if parts else load_parts(job, progress.say)
     state = begin_run(folder, job, parts)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
 
@@ -48,5 +49,5 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    job, parts, state, rows = saved_run(folder)
+    job, parts, state, rows = saved_run(folder, (progress or Silent()).say)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

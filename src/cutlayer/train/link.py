@@ -24,8 +24,14 @@ class Started:
 class Link(Protocol):
     """The devices of a round, by number.
 
-    A device that fails is left out of the answer; the round goes on without it.
+    A device that fails is left out of the answer; the round goes on without it. believed: what
+    devices send is our own, and need not be held against the cohort.
     """
+
+    @property
+    def believed(self) -> bool:
+        """Whether all devices are our own."""
+        ...
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
@@ -62,6 +68,8 @@ class Link(Protocol):
 
 class LocalLink:
     """Devices in this process; they share the backbone and passes through it."""
+
+    believed = True
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self.devices = {device.id: device for device in devices}

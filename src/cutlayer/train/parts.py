@@ -1,5 +1,6 @@
 """Everything a run needs before its first round, made from a job."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import describe
+from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
@@ -39,13 +41,16 @@ class Parts:
     counts: np.ndarray
 
 
-def load_parts(job: Job) -> Parts:
+def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """Check the job against its model's config, then load data and model.
 
-    Raises JobError, DataError or ModelError.
+    say: told in one line what data were loaded. Raises JobError, DataError or ModelError.
     """
-    check(job, describe(job.model))
-    train, test = load(job.data, job.seed)
+    spec = describe(job.model)
+    check(job, spec)
+    train, test = load(job.data, job.seed, fit_for(spec))
+    if say is not None and train.report is not None:
+        say(train.report.line)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
     task_of(job, classes)

@@ -65,9 +65,10 @@ class _Turn:
         method, result = self.server.job.method, self.result
         started = self._train()
         trained = self._upload(started)
+        self._refuse_far(started, trained)
         late = list(find_late(result.shape, list(started))) if find_late else []
         result.late += late
-        in_time = {device: one.samples for device, one in started.items() if device not in late}
+        in_time = {d: self._weight(d, one) for d, one in started.items() if d not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
             # What late ones did to the one adapter cannot be taken out: train again without them.
             decisions = {device: result.decisions[device] for device in in_time}
@@ -84,6 +85,8 @@ class _Turn:
         steps = max((one.steps for one in started.values()), default=0)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
+            if not at_it:  # those that were to take the most steps are lost
+                break
             for pool in make_pools(self.server.job, self.result.decisions, at_it):
                 for device in self._train_pool(step, pool):
                     self.result.lost.append(device)
@@ -141,6 +144,26 @@ class _Turn:
                 if isinstance(payload, bytes):  # a loss is no frame
                     _count(result.traffic[device], exchange, payload)
         return [device for device in devices if device not in state.losses]
+
+    def _weight(self, device: int, started: Started) -> int:
+        """A device's weight in the average: the samples of an epoch that came through the cut.
+
+        Where none cross it, those it says it has, as far as the link believes it.
+        """
+        if not self.server.job.method.split:
+            return started.samples
+        seen = self.server.part.seen[device]
+        return max(1, seen // self.server.job.training.local_epochs)
+
+    def _refuse_far(self, started: dict[int, Started], trained: dict[int, Adapter]) -> None:
+        """Take out of a round the devices whose training would ruin what the others did."""
+        if self.link.believed or self.server.job.method.aggregate == "none":
+            return
+        for device, fault in self.server.far_updates(list(started), trained).items():
+            self.link.reject(device, fault)
+            self.result.lost.append(device)
+            del started[device]
+            trained.pop(device, None)
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
         """What devices that train something trained; one that fails is taken out of `started`."""

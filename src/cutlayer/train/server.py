@@ -1,6 +1,6 @@
 """The edge server: the global adapter of a run, handed out and averaged round by round."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError
@@ -12,7 +12,8 @@ from cutlayer.train.exchange import trained_names
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload import upload_steps
-from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
+from cutlayer.train.uploads import far_updates, read_adapter
+from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
 class Server:
@@ -60,17 +61,16 @@ class Server:
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:
         """The adapter of a device's upload. Raises FrameError for any but the one due."""
-        message = decode_adapter(frame)
         names = self.device_names(self.part.decisions[device])
-        shapes = {name: self.adapter[name].shape for name in names}
-        if (message.device, message.round) != (device, self._round) or shapes != {
-            name: tensor.shape for name, tensor in message.tensors.items()
-        }:
-            raise FrameError(
-                f"frame: device {device} sent another adapter than the one it was to train in "
-                f"round {self._round}: run the same job on both sides"
-            )
-        return {name: tensor.to(self.model.compute) for name, tensor in message.tensors.items()}
+        due = {name: self.adapter[name] for name in names}
+        return read_adapter(frame, device, self._round, due, self.model.compute)
+
+    def far_updates(
+        self, devices: Sequence[int], uploads: Mapping[int, Adapter]
+    ) -> dict[int, FrameError]:
+        """Of the devices of a round, those whose upload or server adapter will not do, and why."""
+        trained = {device: self.part.adapters.after_cut(device) for device in devices}
+        return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
 
     def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
         """Average the devices' uploads and their server adapters into the global adapter.

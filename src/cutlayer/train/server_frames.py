@@ -16,12 +16,11 @@ from cutlayer.wire.codec import (
 
 
 def read_activations(
-    frame: bytes, due: tuple[int, int, int], decision: Decision, spec: ModelSpec, batch_size: int
+    frame: bytes, due: tuple[int, int, int], decision: Decision, spec: ModelSpec, job: Job
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
-    due: the device, round and step they must be of. batch_size: the most samples there may be.
-    Raises FrameError for any but those due.
+    due: the device, round and step they must be of. Raises FrameError for any but those due.
     """
     message = decode_activations(frame)
     if (message.device, message.round, message.step) != due:
@@ -31,11 +30,13 @@ def read_activations(
             "were due: run the same cutlayer on both sides"
         )
     shape = tuple(message.hidden.shape)
-    # One token may stand for all that were not kept.
-    most = spec.tokens_at(decision.cut) + (decision.tokens is not None)
+    tokens = spec.tokens_at(decision.cut)
+    if decision.tokens is not None and decision.tokens < tokens - spec.prefix:
+        # One token may stand for all that were not kept.
+        tokens = spec.prefix + decision.tokens + (job.method.tokens.rest == "merge")
     fits = (
-        shape[0] <= batch_size
-        and (shape[1] <= most if spec.residual is None else shape[1] == most)
+        shape[0] <= job.training.batch_size
+        and (shape[1] <= tokens if spec.modality == "text" else shape[1] == tokens)
         and shape[2] == spec.width_at(decision.cut)
         and (message.mask is not None) == (spec.modality == "text")
     )

@@ -41,7 +41,8 @@ class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. bare: the first
-    blocks that carry no adapter.
+    blocks that carry no adapter. seen: samples of each that came through the cut and were trained
+    on, in all epochs.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ServerPart:
         self.decisions = dict(decisions)
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         cuts = {one.cut for one in decisions.values()}
+        self.seen = dict.fromkeys(self.decisions, 0)
         self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
 
     def exchanges(self, device: int) -> tuple[Exchange, ...]:
@@ -128,7 +130,7 @@ class ServerPart:
             (device, self._round, step),
             self.decisions[device],
             self._model.spec,
-            self._job.training.batch_size,
+            self._job,
         )
         self._task.received(message)
         return message
@@ -169,6 +171,8 @@ class ServerPart:
             faults |= found
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
+        for message in messages:
+            self.seen[message.device] += len(message.hidden)
         down, *own = gradients
         self.adapters.add(devices, own)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)

@@ -57,8 +57,10 @@ class Task(Protocol):
         """How good outputs are, by the task's metric, whatever the loss was that trained them."""
         ...
 
-    def export(self, adapter: Adapter, model: CutModel, folder: Path) -> None:
-        """Write what was trained so that other programs load it."""
+    def export(
+        self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
+    ) -> None:
+        """Write what was trained so that other programs load it. classes: their names, in order."""
         ...
 
 
@@ -111,9 +113,11 @@ class Classification:
             np.bincount(labels, minlength=self.classes),
         )
 
-    def export(self, adapter: Adapter, model: CutModel, folder: Path) -> None:
+    def export(
+        self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
+    ) -> None:
         """See Task. In PEFT's format, or as a whole checkpoint where every weight trained."""
-        save_adapter(adapter, model, folder)
+        save_adapter(adapter, model, folder, classes)
 
 
 def task_of(job: Job, classes: int) -> Task:

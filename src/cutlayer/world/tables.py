@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.errors import WorldError
+from cutlayer.world.trace_files import read_file
 from cutlayer.world.units import Array, Flags
-
-MAX_FILE_BYTES = 512 * 2**20
-"""Larger traces are refused: they are read into memory whole."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,13 @@ def read_table(path: str | Path, wanted: Sequence[str], field: str) -> Table:
     field: the job's field that names the file, for messages. Raises WorldError for a file that
     cannot be read, a missing column, no rows, or a value that is not a finite number.
     """
-    file = checked_file(path, field)
-    where = f"{field}: {file.name}"
+    where = f"{field}: {Path(path).name}"
+    content = read_file(path, field)
+    cut_off = not content.endswith((b"\n", b"\r"))
     rows: list[list[float]] = []
     lines: list[int] = []
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with io.StringIO(content.decode("utf-8-sig"), newline="") as stream:
             reader = csv.reader(stream)
             header = [name.strip() for name in next(reader, [])]
             missing = [name for name in wanted if name not in header]
@@ -55,33 +55,26 @@ def read_table(path: str | Path, wanted: Sequence[str], field: str) -> Table:
                     f"{where} has no column {missing[0]}: its first line must name the columns "
                     f"{', '.join(wanted)}"
                 )
+            last = stream.getvalue().count("\n") + 1
             places = [header.index(name) for name in wanted]
             for cells in reader:
                 if not cells:
                     continue
-                rows.append(_numbers(cells, places, wanted, f"{where}, line {reader.line_num}"))
+                line = f"{where}, line {reader.line_num}"
+                if len(cells) < len(header) and cut_off and reader.line_num == last:
+                    raise WorldError(
+                        f"{line} breaks off: the file is unfinished, wait until it is written or "
+                        "remove its last line"
+                    )
+                rows.append(_numbers(cells, places, wanted, line))
                 lines.append(reader.line_num)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise WorldError(f"{where} cannot be read ({error}): give a CSV text file") from None
     if not rows:
         raise WorldError(f"{where} has no rows below its header: add at least one")
     values = np.array(rows, dtype=np.float64)
     columns = {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(wanted)}
     return Table(where, columns, lines)
-
-
-def checked_file(path: str | Path, field: str) -> Path:
-    """The path of a file that exists and is not too large. Raises WorldError."""
-    file = Path(path)
-    if not file.is_file():
-        raise WorldError(f"{field}: there is no file {file}: give the path of one")
-    size = file.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise WorldError(
-            f"{field}: {file.name} has {size / 2**20:.0f} MiB, more than the "
-            f"{MAX_FILE_BYTES // 2**20} that are read: cut it or write fewer steps a second"
-        )
-    return file
 
 
 def _numbers(cells: list[str], places: list[int], wanted: Sequence[str], where: str) -> list[float]:

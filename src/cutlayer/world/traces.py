@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
@@ -12,11 +13,18 @@ import numpy as np
 
 from cutlayer.errors import WorldError
 from cutlayer.world.mobility import Motion
-from cutlayer.world.tables import Table, checked_file, read_table
+from cutlayer.world.tables import Table, read_table
+from cutlayer.world.trace_files import read_file
 from cutlayer.world.units import Array, Indices
 
 POSITION_COLUMNS = ("time_s", "device", "x_m", "y_m", "speed_mps")
 RATE_COLUMNS = ("time_s", "device", "uplink_bps", "downlink_bps")
+# A degree is 111 km and less; positions in metres follow the speed within a few per cent.
+_SMALLER = 1000
+_CUT_OFF = (
+    expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
+    expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
+)
 _POSITIONS, _RATES = "world.mobility.path", "world.rates_path"
 
 
@@ -122,10 +130,11 @@ def read_rates(path: str | Path, devices: int) -> RateTrace:
 
 
 def read_positions(path: str | Path, devices: int) -> PositionTrace:
-    """A position trace: SUMO FCD when the file ends in .xml, else CSV.
+    """A position trace: SUMO FCD when the file is XML, else CSV; either may be compressed.
 
     SUMO's vehicles become devices 0, 1, ... in the order in which they first appear; those after
-    the first `devices` are left out. Coordinates must be metres, not SUMO's geo option.
+    the first `devices` are left out. Coordinates are metres: degrees, as of SUMO's geo option, are
+    refused.
     "demo" is the bundled trace of 20 vehicles on a highway (cutlayer world sumo wrote it).
     Raises WorldError for what cannot be used, and when there are fewer vehicles than devices.
     """
@@ -133,12 +142,13 @@ def read_positions(path: str | Path, devices: int) -> PositionTrace:
         bundled = importlib.resources.files("cutlayer.assets") / "highway-trace.csv"
         with importlib.resources.as_file(bundled) as file:
             return read_positions(file, devices)
-    if Path(path).suffix.lower() == ".xml":
-        return _read_fcd(checked_file(path, _POSITIONS), devices)
+    if any(suffix.lower() == ".xml" for suffix in Path(path).suffixes):
+        return _read_fcd(Path(path), devices)
     table = read_table(path, POSITION_COLUMNS, _POSITIONS)
     table.refuse("speed_mps", table.columns["speed_mps"] < 0, "give a speed of 0 or more")
     track, order = _csv_track(table, devices)
     x_m, y_m, speed = (table.columns[name][order] for name in POSITION_COLUMNS[2:])
+    _refuse_degrees(table.where, track, x_m, y_m, speed)
     return PositionTrace(table.where, track, x_m, y_m, speed)
 
 
@@ -173,6 +183,7 @@ def _track(times: Array, owner: Indices, devices: int) -> tuple[Track, Indices]:
 
 def _read_fcd(file: Path, devices: int) -> PositionTrace:
     where = f"{_POSITIONS}: {file.name}"
+    content = read_file(file, _POSITIONS)
     numbers: dict[str, int] = {}
     rows: list[tuple[float, ...]] = []
     now = math.nan
@@ -194,11 +205,22 @@ def _read_fcd(file: Path, devices: int) -> PositionTrace:
                 rows.append((now, number, x, y, speed))
 
     parser.StartDoctypeDeclHandler = refuse_doctype
+
+    def comment(text: str) -> None:
+        # SUMO writes its options into a comment at the top.
+        if re.search(r"""fcd-output\.geo\s+value=["'](true|1|yes)""", text):
+            raise _degrees(where)
+
     parser.StartElementHandler = start
+    parser.CommentHandler = comment
     try:
-        with file.open("rb") as stream:
-            parser.ParseFile(stream)
-    except (expat.ExpatError, OSError) as error:
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
+        if not math.isnan(now) and error.code in _CUT_OFF:
+            raise WorldError(
+                f"{where} is unfinished, it ends in line {error.lineno} at second {now:g}: wait "
+                "until SUMO has written it, or close its last elements"
+            ) from None
         raise WorldError(f"{where} is not XML ({error}): give SUMO's fcd-output") from None
     if len(numbers) < devices:
         raise WorldError(
@@ -208,7 +230,28 @@ def _read_fcd(file: Path, devices: int) -> PositionTrace:
     values = np.array(rows, dtype=np.float64)
     track, order = _track(values[:, 0], values[:, 1].astype(np.int64), devices)
     x_m, y_m, speed = values[order, 2:].T.copy()
+    _refuse_degrees(where, track, x_m, y_m, speed)
     return PositionTrace(where, track, x_m, y_m, speed)
+
+
+def _refuse_degrees(where: str, track: Track, x: Array, y: Array, speed_mps: Array) -> None:
+    """Raise WorldError where coordinates are degrees: far too small for the way at that speed."""
+    if (np.abs(x) > 180).any() or (np.abs(y) > 90).any():
+        return
+    seconds = np.diff(track.time_s)
+    same = seconds > 0  # of one device: at the next device's first sample, time starts again
+    same[(track.first[1:] - 1)[track.count[1:] > 0]] = False
+    driven = (seconds * (speed_mps[:-1] + speed_mps[1:]) / 2)[same].sum()
+    moved = np.hypot(np.diff(x), np.diff(y))[same].sum()
+    if driven > 1 and 0 < moved < driven / _SMALLER:
+        raise _degrees(where)
+
+
+def _degrees(where: str) -> WorldError:
+    return WorldError(
+        f"{where} gives longitudes and latitudes in degrees: write the positions in metres "
+        "(SUMO: without --fcd-output.geo)"
+    )
 
 
 def _attribute(attributes: dict[str, str], key: str, line: str) -> float:

@@ -1,30 +1,36 @@
 """What a device trains on: samples of its own, or its part of the job's data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from cutlayer.data import images
+from cutlayer.data.below import files_below
 from cutlayer.data.dataset import Dataset
+from cutlayer.data.delimited import SUFFIXES
 from cutlayer.data.partition import partition
 from cutlayer.data.sources import load, load_own
 from cutlayer.errors import DataError
 from cutlayer.job import Job
+from cutlayer.resize import Fit
 from cutlayer.settings.data import Data
 
-_TABLES = (".csv", ".tsv", ".jsonl")
 
+def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
+    """The part of the job's data that device `number` of a simulation has.
 
-def load_share(job: Job, number: int) -> Dataset:
-    """The part of the job's data that device `number` of a simulation has. Raises DataError."""
-    train, _ = load(job.data, job.seed)
+    fit: how the model makes its images. Raises DataError.
+    """
+    train, _ = load(job.data, job.seed, fit)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
-    return train.subset(shares[number])
+    return replace(train.subset(shares[number]), report=train.report)
 
 
-def load_folder(path: Path, job: Job, classes: tuple[str, ...], side: int) -> Dataset:
+def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None) -> Dataset:
     """All samples in a file or folder of this device's, of the classes that the server names.
 
-    Folders of images a class, parquet or tables, by what is there; columns as the job says. side:
-    images larger than these pixels a side are made that small. Raises DataError.
+    Folders of images a class, parquet or tables, by what is there; columns, and how tables are
+    written, as the job says. fit: how the model makes its images. Raises DataError.
     """
     check_there(path)
     data = Data(
@@ -32,8 +38,11 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], side: int) -> Da
         path=str(path),
         input_column=job.data.input_column,
         label_column=job.data.label_column,
+        delimiter=job.data.delimiter,
+        encoding=job.data.encoding,
+        quotes=job.data.quotes,
     )
-    return load_own(data, classes, side)
+    return load_own(data, classes, fit)
 
 
 def check_there(path: Path) -> None:
@@ -43,7 +52,12 @@ def check_there(path: Path) -> None:
 
 
 def _source(path: Path) -> Literal["folder", "parquet", "table"]:
-    suffixes = {path.suffix} if path.is_file() else {file.suffix for file in path.iterdir()}
+    suffixes = {path.suffix.lower()}
+    if path.is_dir():
+        suffixes = {file.suffix.lower() for file in path.iterdir()}
+        if not suffixes & {".parquet", *SUFFIXES}:
+            below = {file.suffix.lower() for file in files_below(path)}
+            suffixes = set() if below & images.suffixes() else below
     if ".parquet" in suffixes:
         return "parquet"
-    return "table" if suffixes & set(_TABLES) else "folder"
+    return "table" if suffixes & set(SUFFIXES) else "folder"

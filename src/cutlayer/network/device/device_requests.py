@@ -3,18 +3,15 @@
 import math
 from pathlib import Path
 
-import yaml
-from pydantic import ValidationError
-
 from cutlayer.allocate.decision import Decision
-from cutlayer.errors import RefusedError, RunError
-from cutlayer.job import Job
+from cutlayer.errors import JobError, RefusedError, RunError
+from cutlayer.job import Job, parse_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.network.device.device_data import load_folder, load_share
 from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
-from cutlayer.settings.method import Method
+from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
 from cutlayer.train.device import Device
 from cutlayer.train.parts import compute_device
@@ -27,10 +24,8 @@ def read_job(text: str) -> Job:
     Raises RefusedError.
     """
     try:
-        values = yaml.safe_load(text)
-        values["method"] = Method.model_validate(values["method"])
-        job = Job.model_validate(values)
-    except (yaml.YAMLError, ValidationError, TypeError, KeyError) as error:
+        job = parse_job(parse_yaml(text))
+    except (ValueError, JobError) as error:
         raise RefusedError(
             f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
         ) from None
@@ -58,11 +53,12 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         part_of(job),
         train=job.method.train,
     ).to(compute_device(job))
+    preprocess = Preprocessor(model.spec)
     if data is not None:
-        samples = load_folder(data, job, tuple(task.classes), model.spec.image_size)
+        samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
-        samples = load_share(job, task.number)
-    return Device(task.number, samples, job, model, Preprocessor(model.spec))
+        samples = load_share(job, task.number, preprocess.fit)
+    return Device(task.number, samples, job, model, preprocess)
 
 
 def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
@@ -77,6 +73,7 @@ def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
     )
     if frame is None:
         device.adapter = {}  # what an earlier round trained is not trained in this one
+    device.samples_a_round = message.samples
     device.begin(message.round, decision, frame)
     if device.steps != message.steps:
         raise RunError(

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cutlayer import __version__
+from cutlayer.data.report import LoadReport
 from cutlayer.errors import (
     CutlayerError,
     FrameError,
@@ -36,11 +37,9 @@ from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Lane
-from cutlayer.network.transport.link_rates import LinkRates, measure_link
 from cutlayer.network.transport.messages import (
     Done,
     Hello,
-    MeasuredRates,
     Probe,
     Ready,
     RoundBegin,
@@ -160,8 +159,8 @@ class _DeviceSession:
     ) -> None:
         self._options, self._say, self._log, self._thread = options, say, log, thread
         self._machine: Machine | None = None
-        self._rates: LinkRates | None = None
         self._prepared: _Prepared | None = None
+        self._told: LoadReport | None = None
         self._secret = secrets.randbits(63)
 
     async def run(self) -> None:
@@ -183,7 +182,7 @@ class _DeviceSession:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
 
     async def _connect(self) -> Connection:
-        options, machine, rates = self._options, self._machine, self._rates
+        options, machine = self._options, self._machine
         assert machine is not None
         hello = Hello(
             version=__version__,
@@ -195,8 +194,6 @@ class _DeviceSession:
             cores=machine.cores,
             memory_bytes=machine.memory_bytes,
             flops_per_s=machine.flops_per_s,
-            uplink_bps=rates.uplink_bps if rates else None,
-            downlink_bps=rates.downlink_bps if rates else None,
         )
         return await connect(options.address, hello, options.identity)
 
@@ -207,19 +204,19 @@ class _DeviceSession:
     async def _take_part(self, connection: Connection) -> bool:
         """Serve one connection; whether the job is done. Raises NetworkError when it is lost."""
         task = await connection.hear()
+        if isinstance(task, Done):  # it was done while this device was away
+            return await self._leave(connection)
         if not isinstance(task, Task):
             raise RefusedError("task: another message came first: run the same cutlayer")
         if self._prepared is None or self._prepared.task != task:
             self._prepared = _Prepared(task, await self._prepare(connection, task))
         device = self._prepared.device
-        if self._rates is None:
-            self._rates = await measure_link(connection)
-            await connection.tell(
-                MeasuredRates(
-                    uplink_bps=self._rates.uplink_bps, downlink_bps=self._rates.downlink_bps
-                )
-            )
         await connection.tell(self._ready(task, device))
+        report = device.data.report
+        if report is not None and self._told != report:
+            self._told = report
+            self._say(report.line)
+            self._log.write("data", **report.record())
         self._say(f"device {device.id}: ready with {len(device.data)} samples")
         self._log.write("ready", number=device.id, samples=len(device.data))
         while True:
@@ -239,11 +236,14 @@ class _DeviceSession:
                     self._say(f"round {round + 1} is over{', too late for us' if late else ''}")
                     self._log.write("round", round=round, late=late)
                 case Done():
-                    await connection.close("the job is done")
-                    self._say("the job is done")
-                    return True
+                    return await self._leave(connection)
                 case message:
                     raise NetworkError(f"message: {type(message).__name__} was not due")
+
+    async def _leave(self, connection: Connection) -> bool:
+        await connection.close("the job is done")
+        self._say("the job is done")
+        return True
 
     async def _prepare(self, connection: Connection, task: Task) -> Device:
         job = device_requests.read_job(task.job)

@@ -6,7 +6,10 @@ and takes part from the next round, with nothing left over from the last.
 """
 
 import asyncio
+import functools
 import threading
+import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,11 +19,13 @@ from typing import TypeVar
 
 from cutlayer import __version__
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.server.roster import Roster
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Lane, Limits
+from cutlayer.network.transport.link_rates import LinkRates, measure_link
 from cutlayer.network.transport.listener import Listener, listen
 from cutlayer.network.transport.messages import (
     Done,
@@ -36,35 +41,38 @@ from cutlayer.network.transport.messages import (
 Answer = TypeVar("Answer")
 
 PIECE_BYTES = 2**20
-# More answers than these wait for nobody who asked.
-_ANSWERS = 4
+# More answers than these wait for nobody who asked, but for the losses of a round (see RemoteLink).
+ANSWERS = 4
 _FAREWELL_S = 5.0
+_MEASURE_S = 60.0
+# What nobody has asked for yet of who left: the newest.
+_NEWS = 256
+
+CheckReady = Callable[[int, Ready], None]
+"""Raises RefusedError where what a device (by number) says as it gets ready will not do."""
 
 
 @dataclass(eq=False)
 class ConnectedDevice:
-    """A device that is connected; ready once it has said so."""
+    """A device that is connected; ready once it has said so. rates: as the server measured them."""
 
     number: int
     connection: Connection
     ready: Ready | None = None
-    losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(_ANSWERS))
-    probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(_ANSWERS))
-
-    @property
-    def samples(self) -> int:
-        """Samples the device has."""
-        assert self.ready is not None
-        return self.ready.samples
+    rates: LinkRates | None = None
+    losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
+    probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 
     @property
     def hello(self) -> Hello:
-        """What the device said of itself, and has measured since."""
+        """What the device said of itself."""
         assert self.connection.hello is not None
         return self.connection.hello
 
     async def next(self, answers: asyncio.Queue[Answer]) -> Answer:
         """The next answer of one kind. Raises NetworkError when the connection is over first."""
+        if not answers.empty():  # at once, even where the time for it is over
+            return answers.get_nowait()
         got = asyncio.ensure_future(answers.get())
         over = asyncio.ensure_future(self.connection.wait_closed())
         try:
@@ -79,10 +87,23 @@ class ConnectedDevice:
 
 @dataclass(frozen=True)
 class JobOffer:
-    """What every device is told when it joins, but for its number; folder holds the files."""
+    """What every device is told when it joins, but for its number; folder holds the files.
+
+    check: of what a device says as it gets ready.
+    """
 
     task: Task
     folder: Path
+    check: CheckReady = lambda number, ready: None
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A device that was ready, or was turned away, and is gone: which, and why."""
+
+    number: int
+    name: str
+    reason: str
 
 
 class ConnectedDevices:
@@ -95,6 +116,12 @@ class ConnectedDevices:
         self.listener: Listener
         self._offer, self._roster, self._log = offer, roster, log
         self._present: dict[int, ConnectedDevice] = {}
+        self._attended: set[ConnectedDevice] = set()
+        self._departures: deque[Departure] = deque(maxlen=_NEWS)
+        self._turned_away: set[int] = set()
+        self._identity: Identity | None = None
+        self._done = False
+        self._told_done: set[str] = set()
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
@@ -104,14 +131,19 @@ class ConnectedDevices:
         self, address: str, identity: Identity | None, limits: Limits, insecure: bool = False
     ) -> None:
         """Listen on HOST:PORT. Raises NetworkError."""
+        self._identity = identity
         self._thread.start()
         self.listener = self._call(listen(address, self._admit, identity, limits, insecure))
         self._call(self._start())
 
-    def close(self, reason: str, done: bool = False) -> None:
-        """End every connection, telling the devices why; done: that the job is finished."""
-        with suppress(NetworkError):
-            self._call(self._stop(reason, done))
+    def close(self, reason: str, done: bool = False, farewell_s: float = 0.0) -> None:
+        """End every connection, telling the devices why.
+
+        done: the job is finished. farewell_s: how long those that are away then may take to come
+        back and learn it.
+        """
+        with suppress(NetworkError, KeyboardInterrupt):
+            self._call(self._stop(reason, done, farewell_s))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 
@@ -121,6 +153,22 @@ class ConnectedDevices:
         """The devices that are ready, by number."""
         with self._changed:
             return dict(self._present)
+
+    def turned_away(self) -> set[int]:
+        """The numbers of devices that were refused for what they said: not to be waited for."""
+        with self._changed:
+            return set(self._turned_away)
+
+    def departures(self) -> list[Departure]:
+        """The devices that are gone since this was asked last."""
+        with self._changed:
+            found = list(self._departures)
+            self._departures.clear()
+            return found
+
+    def names(self) -> dict[int, str]:
+        """The devices that have a place, by number."""
+        return {number: name for name, number in self._roster.numbers.items()}
 
     def wait_for_change(self, timeout_s: float) -> None:
         """Wait until a device comes or goes, or the time is over."""
@@ -174,13 +222,33 @@ class ConnectedDevices:
     async def _start(self) -> None:
         self._keep(self._receive())
 
-    async def _stop(self, reason: str, done: bool) -> None:
+    async def _stop(self, reason: str, done: bool, farewell_s: float) -> None:
         if done:
-            connected = list(self._present.values())
-            await asyncio.gather(*map(_dismiss, connected))
+            self._done = True
+            await asyncio.gather(*map(self._dismiss, list(self._attended)))
+            until, revoked = time.monotonic() + farewell_s, self._revoked()
+            while self._away() - revoked and time.monotonic() < until:
+                await asyncio.sleep(0.05)
         for task in self._tasks:
             task.cancel()
         await self.listener.close(reason, final=done)
+
+    def _away(self) -> set[str]:
+        """Devices with a place that have not heard that the job is done and may yet do so."""
+        waited_for = self._roster.numbers.keys() - self._told_done
+        return {n for n in waited_for if self._roster.numbers[n] not in self._turned_away}
+
+    async def _dismiss(self, device: ConnectedDevice) -> None:
+        with suppress(NetworkError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL_S):
+                await device.connection.tell(Done())
+                self._told_done.add(device.connection.name)
+                await device.connection.wait_closed()  # the device leaves when it has heard
+
+    def _revoked(self) -> set[str]:
+        """The names of devices whose keys were revoked; none without keys."""
+        known = self._identity.revocations if self._identity else None
+        return known.names() if known else set()
 
     def _keep(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -190,7 +258,7 @@ class ConnectedDevices:
     def _admit(self, name: str, hello: Hello) -> None:
         if hello.version != __version__:
             raise RefusedError(
-                f"hello: cutlayer {hello.version} of device {name} is not the server's "
+                f"hello: cutlayer {harmless(hello.version)} of device {name} is not the server's "
                 f"{__version__}: install the same on both"
             )
         if hello.job not in (None, self._offer.task.digest):
@@ -198,12 +266,17 @@ class ConnectedDevices:
                 f"hello: device {name} is ready for another job than the one that is served here: "
                 "start cutlayer join again"
             )
-        try:
-            self._roster.admit(name, hello.number)
-        except OSError as error:
-            raise NetworkError(
-                f"server: it cannot write down who joins ({error.strerror}): come again later"
-            ) from None
+        connected = self.listener.connections
+        # Asked only where no number is free, since it reads every certificate ever signed.
+        revoked = functools.cache(self._revoked)
+
+        def replaceable(owner: str) -> bool:
+            # Without keys any name can be had, and nobody can shut one out: who is away gives way.
+            return self._identity is None and owner not in connected
+
+        self._roster.hold(
+            name, hello.number, connected, lambda owner: owner in revoked(), replaceable
+        )
 
     async def _receive(self) -> None:
         while True:
@@ -211,22 +284,45 @@ class ConnectedDevices:
 
     async def _attend(self, connection: Connection) -> None:
         """Serve one connection until it is over."""
-        device = ConnectedDevice(self._roster.numbers[connection.name], connection)
-        self._log.write("join", device=connection.name, number=device.number)
+        name = connection.name
+        device = ConnectedDevice(self._roster.number(name), connection)
+        self._log.write("join", device=name, number=device.number)
+        self._attended.add(device)
         try:
+            if self._done:
+                await self._dismiss(device)
             await connection.tell(_numbered(self._offer.task, device.number))
             while True:
                 await self._hear(device, await connection.hear())
         except CutlayerError as error:
-            self._drop(device, str(error))
+            if device.ready is None and (connection.at_fault or not connection.over):
+                self._turn_away(device, str(error))
+            self._drop(device, str(error), final=isinstance(error, RefusedError))
         finally:
-            with self._changed:
-                if self._present.get(device.number) is device:
-                    del self._present[device.number]
-                self._changed.notify_all()
-            self._log.write(
-                "leave", device=connection.name, number=device.number, reason=connection.reason
-            )
+            self._attended.discard(device)
+            self._part_from(device)
+
+    def _turn_away(self, device: ConnectedDevice, reason: str) -> None:
+        """Note that nobody need wait for a device; it is told of once, however often it tries."""
+        with self._changed:
+            if device.number not in self._turned_away:
+                self._turned_away.add(device.number)
+                self._departures.append(Departure(device.number, device.connection.name, reason))
+            self._changed.notify_all()
+
+    def _part_from(self, device: ConnectedDevice) -> None:
+        """Note that a device is gone; where it was never ready, the number that it held is free."""
+        connection, number = device.connection, device.number
+        with self._changed:
+            was_ready = self._present.get(number) is device
+            if was_ready:
+                del self._present[number]
+            if was_ready and not self._done:
+                self._departures.append(Departure(number, connection.name, connection.reason))
+            self._changed.notify_all()
+        if self.listener.connections.get(connection.name) in (None, connection):
+            self._roster.let_go(connection.name)
+        self._log.write("leave", device=connection.name, number=number, reason=connection.reason)
 
     async def _hear(self, device: ConnectedDevice, message: Message) -> None:
         """Deal with what a device says. Raises NetworkError for what has no business there."""
@@ -235,21 +331,7 @@ class ConnectedDevices:
                 case Fetch() if device.ready is None:
                     await self._hand_over(device.connection, message)
                 case Ready(job=self._offer.task.digest) if device.ready is None:
-                    device.ready = message
-                    with self._changed:
-                        self._present[device.number] = device
-                        self._changed.notify_all()
-                    self._log.write(
-                        "ready",
-                        device=device.connection.name,
-                        number=device.number,
-                        samples=message.samples,
-                        processor=device.hello.processor,
-                        memory_bytes=device.hello.memory_bytes,
-                        flops_per_s=device.hello.flops_per_s,
-                        uplink_bps=device.hello.uplink_bps,
-                        downlink_bps=device.hello.downlink_bps,
-                    )
+                    await self._welcome(device, message)
                 case StepDone():
                     device.losses.put_nowait(message)
                 case Probed():
@@ -260,6 +342,40 @@ class ConnectedDevices:
             raise NetworkError(
                 f"message: {type(message).__name__} came that nobody asked for"
             ) from None
+
+    async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
+        """Give a device its place, once what it says will do and its link is measured."""
+        self._offer.check(device.number, ready)
+        device.ready = ready
+        try:
+            async with asyncio.timeout(_MEASURE_S):
+                device.rates = await measure_link(device.connection)
+        except TimeoutError:
+            raise NetworkError(
+                f"link: device {device.number} did not answer pings in {_MEASURE_S:g} s"
+            ) from None
+        try:
+            self._roster.take(device.connection.name)
+        except OSError as error:
+            raise NetworkError(
+                f"server: it cannot write down who joins ({error.strerror}): come again later"
+            ) from None
+        with self._changed:
+            self._present[device.number] = device
+            self._turned_away.discard(device.number)
+            self._changed.notify_all()
+        hello = device.hello
+        self._log.write(
+            "ready",
+            device=device.connection.name,
+            number=device.number,
+            samples=ready.samples,
+            processor=hello.processor,
+            memory_bytes=hello.memory_bytes,
+            flops_per_s=hello.flops_per_s,
+            uplink_bps=device.rates.received_bps,
+            downlink_bps=device.rates.sent_bps,
+        )
 
     async def _hand_over(self, connection: Connection, wanted: Fetch) -> None:
         """Send a file of the part from an offset on, piece by piece."""
@@ -272,17 +388,10 @@ class ConnectedDevices:
             while piece := file.read(PIECE_BYTES):
                 await connection.send(Lane.DOWN, piece)
 
-    def _drop(self, device: ConnectedDevice, reason: str) -> None:
+    def _drop(self, device: ConnectedDevice, reason: str, final: bool = False) -> None:
         if not device.connection.over:
             self._log.write("drop", device=device.connection.name, reason=reason)
-            device.connection.end(reason)
-
-
-async def _dismiss(device: ConnectedDevice) -> None:
-    with suppress(NetworkError, TimeoutError):
-        async with asyncio.timeout(_FAREWELL_S):
-            await device.connection.tell(Done())
-            await device.connection.wait_closed()  # the device leaves when it has heard
+            device.connection.end(reason, final)
 
 
 def _numbered(task: Task, number: int) -> Task:

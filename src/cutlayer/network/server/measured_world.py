@@ -1,20 +1,21 @@
 """What allocators go by on a real network: devices and links as they were measured.
 
 Of the job's world its budgets hold: bandwidth, powers, the cap on joules sent, the server's speed.
-Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s, memory, and a
-rate each way, which is taken as that of an equal share of the band in a full cohort, as a trace's.
+Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s and memory by
+the device, a rate each way by the server, which is taken as that of an equal share of the band in a
+full cohort, as a trace's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.network.transport.messages import Hello
+from cutlayer.network.transport.link_rates import LinkRates
 from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
 from cutlayer.planning.round_timing import TimedRound, planned_shape
@@ -24,22 +25,31 @@ from cutlayer.world.world import World, WorldState
 
 # A rate beyond this is a wire's, not a radio's, and its gain would not be a number.
 _MOST_BPS_PER_HZ = 30.0
-# Of a device that has not measured its link: nothing to plan with, so it is planned last.
-_UNKNOWN_BPS = 1.0
+# Of a device that does not say how fast it is: nothing to plan with, so it is planned last.
+_UNKNOWN_FLOPS = 1e3
+
+
+@dataclass(frozen=True)
+class KnownDevice:
+    """What one device can do: its own word for all but the rates, which the server measured."""
+
+    flops_per_s: float | None
+    memory_bytes: int
+    rates: LinkRates
 
 
 class MeasuredWorld:
-    """Plans from what devices said of themselves (see PlanningSource)."""
+    """Plans from what was measured of devices (see PlanningSource)."""
 
     def __init__(self, job: Job, spec: ModelSpec) -> None:
         assert job.world is not None
         self.job, self.spec = job, spec
         still = {"mobility": MobilitySettings(), "rates_path": None}
         self.world = World(job.world.model_copy(update=still), job.devices.count, job.seed)
-        self._known: dict[int, Hello] = {}
+        self._known: dict[int, KnownDevice] = {}
 
-    def know(self, devices: Mapping[int, Hello]) -> None:
-        """What devices measured, by number."""
+    def know(self, devices: Mapping[int, KnownDevice]) -> None:
+        """What was measured, by number."""
         self._known |= devices
 
     def planning_input(
@@ -52,21 +62,17 @@ class MeasuredWorld:
         one = np.ones(len(known))
         fleet = replace(
             self.world.fleet.take(numbers),
-            clock_hz=np.array([hello.flops_per_s or 1.0 for hello in known]),
+            clock_hz=np.array([device.flops_per_s or _UNKNOWN_FLOPS for device in known]),
             cores=one,
             flops_per_cycle=one,
-            memory_bytes=np.array([float(hello.memory_bytes or 1) for hello in known]),
+            memory_bytes=np.array([float(device.memory_bytes or 1) for device in known]),
         )
         share = self.world.settings.bandwidth_hz
         if self.job.method.order != "sequential":
             share /= self.job.devices.cohort
-        up, down = (
-            np.minimum([rate or _UNKNOWN_BPS for rate in rates], _MOST_BPS_PER_HZ * share)
-            for rates in (
-                [hello.uplink_bps for hello in known],
-                [hello.downlink_bps for hello in known],
-            )
-        )
+        most_bps = _MOST_BPS_PER_HZ * share
+        up = np.minimum([device.rates.received_bps for device in known], most_bps)
+        down = np.minimum([device.rates.sent_bps for device in known], most_bps)
         return PlanningInput(
             job=self.job,
             devices=tuple(samples),

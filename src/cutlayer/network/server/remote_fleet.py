@@ -1,5 +1,6 @@
 """The devices of a run over a network: what training asks of them, as frames and messages."""
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -10,12 +11,18 @@ import numpy as np
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import batch_sizes
-from cutlayer.errors import CutlayerError, NetworkError, RunError
+from cutlayer.errors import CutlayerError, FrameError, NetworkError, RunError
 from cutlayer.job import Job
-from cutlayer.network.server.connected_devices import ConnectedDevice, ConnectedDevices
-from cutlayer.network.server.measured_world import MeasuredWorld
+from cutlayer.model.lora import Adapter
+from cutlayer.network.server.claims import Claims, far_off
+from cutlayer.network.server.connected_devices import (
+    ANSWERS,
+    ConnectedDevice,
+    ConnectedDevices,
+)
+from cutlayer.network.server.measured_world import KnownDevice, MeasuredWorld
 from cutlayer.network.transport.limits import Lane
-from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, RoundEnd
+from cutlayer.network.transport.messages import Probe, RoundBegin, RoundEnd
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Progress
@@ -26,44 +33,62 @@ from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
+from cutlayer.train.uploads import read_adapter
+from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 Answer = TypeVar("Answer")
 
 # A run whose every device fails in so many rounds on end is not helped by more of them.
 _HOPELESS = 3
+# After the deadline: for what devices that were done in time have sent, and to tell them.
+_GRACE_S = 5.0
+# What of a round's time its first step may take; the last may take all of it.
+_FIRST_SHARE = 0.25
+# Devices that a sentence names, of those that are waited for.
+_NAMED = 8
 
 
 @dataclass(frozen=True)
 class Timeouts:
     """How long a run waits for its devices.
 
-    devices: to begin with; None: those of a round. answer_s: for one answer of a device. return_s:
-    in later rounds, for devices that were lost. round_s: for a whole round; those that are not
-    done by then are left out.
+    devices: to begin with; None: those of a round. begin_s: for so many of them, from when the
+    first is there; then the run begins without the rest. answer_s: for one answer of a device.
+    return_s: in later rounds, for devices that were lost. round_s: for a whole round; those that
+    are not done by then are left out. farewell_s: at the end, for devices that are away to come
+    back and learn that the job is done.
     """
 
     devices: int | None = None
+    begin_s: float = math.inf
     answer_s: float = 120.0
     return_s: float = 30.0
     round_s: float = math.inf
+    farewell_s: float = 60.0
 
 
 class RemoteLink:
     """The devices of one round (see Link); a connection that is lost does not come back into it.
 
-    own: frames with adapters that devices keep for themselves, sent where there is no broadcast.
+    samples: of an epoch, on which each device trains. own: frames with adapters that devices keep
+    for themselves, sent where there is no broadcast.
     """
+
+    believed = False
 
     def __init__(
         self,
         job: Job,
         connected_devices: ConnectedDevices,
         connected: Mapping[int, ConnectedDevice],
+        claims: Claims,
         own: Mapping[int, bytes] | None = None,
         timeouts: Timeouts = Timeouts(),
     ) -> None:
-        self.job = job
+        self.job, self._claims = job, claims
+        self.samples = claims.samples(
+            {n: device.ready for n, device in connected.items() if device.ready is not None}
+        )
         self.connected = dict(connected)
         self.faults: dict[int, str] = {}
         self._connected_devices = connected_devices
@@ -79,9 +104,14 @@ class RemoteLink:
 
         async def ask(device: ConnectedDevice) -> ActivationStatistics:
             await device.connection.tell(Probe(round, cut, scored))
-            return _measured(await device.next(device.probes), round, cut, scored)
+            answer = await device.next(device.probes)
+            return self._claims.statistics(device.number, answer, (round, cut, scored))
 
-        return self._each(devices, ask)
+        found = self._each(devices, ask)
+        for number, fault in far_off(found).items():
+            self.reject(number, fault)
+            del found[number]
+        return found
 
     def begin(
         self, round: int, decisions: Mapping[int, Decision], frames: Mapping[int, bytes]
@@ -91,10 +121,18 @@ class RemoteLink:
 
         async def start(device: ConnectedDevice) -> Started:
             frame = frames.get(device.number, self._own.get(device.number))
-            started = self._started(device)
-            decided = vars(decisions[device.number])
+            started = self._started(device.number)
+            if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
+                device.losses = asyncio.Queue(max(ANSWERS, started.steps))
+            fewer = device.ready is not None and started.samples < device.ready.samples
             await device.connection.tell(
-                RoundBegin(round, steps=started.steps, adapter=frame is not None, **decided)
+                RoundBegin(
+                    round,
+                    steps=started.steps,
+                    adapter=frame is not None,
+                    samples=started.samples if fewer else None,
+                    **vars(decisions[device.number]),
+                )
             )
             if frame is not None:
                 await device.connection.send(Lane.DOWN, frame)
@@ -107,14 +145,18 @@ class RemoteLink:
     ) -> Mapping[int, Payload]:
         """See Link. The devices compute unasked; this takes what they sent."""
         if exchange == LOSS:
-            return self._each(devices, lambda device: self._loss(device, step))
-        return self._each(devices, lambda device: device.connection.receive(Lane.UP))
+            return self._each(devices, self._paced(step, lambda one: self._loss(one, step)))
+        return self._each(devices, self._paced(step, lambda one: one.connection.receive(Lane.UP)))
 
     async def _loss(self, device: ConnectedDevice, step: int) -> float:
         done = await device.next(device.losses)
         due = (done.round, done.step) == (self._round, step)
         if not due or done.loss is None or not math.isfinite(done.loss):
-            raise NetworkError(f"message: a loss of {done.loss} was not due")
+            raise NetworkError(
+                f"message: device {device.number} told of a loss of {done.loss} in round "
+                f"{done.round}, step {done.step}, when one of round {self._round}, step {step} "
+                "was due"
+            )
         return done.loss
 
     def send(
@@ -129,7 +171,7 @@ class RemoteLink:
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
-        return self._each(devices, lambda device: device.connection.receive(Lane.UP))
+        return self._each(devices, lambda device: device.connection.receive(Lane.UP), _GRACE_S)
 
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Let go of the device."""
@@ -142,17 +184,52 @@ class RemoteLink:
         async def tell(device: ConnectedDevice) -> None:
             await device.connection.tell(RoundEnd(round, device.number in late))
 
-        self._each([n for n, device in self.connected.items() if not device.connection.over], tell)
+        left = [n for n, device in self.connected.items() if not device.connection.over]
+        self._each(left, tell, _GRACE_S)
 
-    def _started(self, device: ConnectedDevice) -> Started:
-        steps = len(batch_sizes(device.samples, self.job.training))
-        return Started(steps, device.samples)
+    def _started(self, number: int) -> Started:
+        samples = self.samples[number]
+        return Started(len(batch_sizes(samples, self.job.training)), samples)
+
+    def _paced(
+        self, step: int, act: Callable[[ConnectedDevice], Awaitable[Answer]]
+    ) -> Callable[[ConnectedDevice], Awaitable[Answer]]:
+        """`act`, which fails where a device is too far behind to be done by the round's deadline.
+
+        The others wait for it at every step: held up until the deadline, none would be done.
+        """
+        if not math.isfinite(self._timeouts.round_s):
+            return act
+
+        async def in_time(device: ConnectedDevice) -> Answer:
+            steps = self._started(device.number).steps
+            share = _FIRST_SHARE + (1 - _FIRST_SHARE) * (step + 1) / steps
+            behind_s = self._timeouts.round_s * (1 - share)
+            left_s = self._until - behind_s - time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    return await act(device)
+            except TimeoutError:
+                raise NetworkError(
+                    f"deadline: step {step + 1} of {steps} was not done after "
+                    f"{100 * share:.0f} % of the {self._timeouts.round_s:g} s of the round"
+                ) from None
+
+        return in_time
 
     def _each(
-        self, devices: Sequence[int], act: Callable[[ConnectedDevice], Awaitable[Answer]]
+        self,
+        devices: Sequence[int],
+        act: Callable[[ConnectedDevice], Awaitable[Answer]],
+        grace_s: float = 0.0,
     ) -> dict[int, Answer]:
-        timeouts = min(self._timeouts.answer_s, max(0.0, self._until - time.monotonic()))
-        found = self._connected_devices.each([self.connected[n] for n in devices], act, timeouts)
+        """What `act` returns for each device that does it in time: until the round's deadline.
+
+        grace_s: or for so long, where the deadline is past.
+        """
+        left_s = max(grace_s, self._until - time.monotonic())
+        patience_s = min(self._timeouts.answer_s, left_s)
+        found = self._connected_devices.each([self.connected[n] for n in devices], act, patience_s)
         for number in devices:
             if number not in found:
                 self.faults.setdefault(number, self.connected[number].connection.reason)
@@ -181,7 +258,8 @@ class RemoteFleet:
             timeouts,
             progress,
         )
-        self.link = RemoteLink(job, connected_devices, {}, {}, timeouts)
+        self._claims = Claims(job, parts)
+        self.link = RemoteLink(job, connected_devices, {}, self._claims, {}, timeouts)
         self._labels = labels_of(job, parts)
         self._measured = MeasuredWorld(job, parts.model.spec) if job.world and real else None
         self.planning_source: PlanningSource | None = self._measured
@@ -203,9 +281,17 @@ class RemoteFleet:
         self._carried = self._overhead()
         self._know(connected.values())
         if self._measured is not None:
-            self._measured.know({number: device.hello for number, device in connected.items()})
-        self.link = RemoteLink(self.job, self._connected_devices, connected, own, self._timeouts)
-        return {number: device.samples for number, device in connected.items()}
+            self._measured.know(
+                {
+                    n: KnownDevice(one.hello.flops_per_s, one.hello.memory_bytes, one.rates)
+                    for n, one in connected.items()
+                    if one.rates is not None
+                }
+            )
+        self.link = RemoteLink(
+            self.job, self._connected_devices, connected, self._claims, own, self._timeouts
+        )
+        return dict(self.link.samples)
 
     def labels(self) -> SharedLabels:
         """See Fleet."""
@@ -215,10 +301,13 @@ class RemoteFleet:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
         came_through = [device for device in result.cohort if device not in result.lost]
         if self.job.method.aggregate == "none":
-            for device, frame in self.link.upload(came_through).items():
-                tensors = decode_adapter(frame).tensors
-                state.kept[device] = {k: t.to(self.parts.model.compute) for k, t in tensors.items()}
+            state.kept |= self._keep(result, came_through, state)
         self.link.end(result.round, result.late)
+        came_through = [device for device in came_through if device not in result.lost]
+        self._tell_departures()
+        for device in result.lost:
+            reason = self.link.faults.get(device, "")
+            self._progress.say(f"round {result.round + 1}: device {device} was lost: {reason}")
         up, down = self._overhead()
         result.overhead_bytes = [up - self._carried[0], down - self._carried[1]]
         self._in_vain = 0 if came_through else self._in_vain + 1
@@ -229,24 +318,68 @@ class RemoteFleet:
                 f"because of this: {reason}"
             )
 
+    def _keep(
+        self, result: RoundResult, devices: Sequence[int], state: RunState
+    ) -> dict[int, Adapter]:
+        """The adapters that devices keep for themselves; one that sends another is lost."""
+        kept = {}
+        frames, compute = self.link.upload(devices), self.parts.model.compute
+        for device in devices:
+            try:
+                if device in frames:
+                    kept[device] = read_adapter(
+                        frames[device], device, result.round, state.adapter, compute
+                    )
+            except FrameError as fault:
+                self.link.reject(device, fault)
+            if device not in kept:
+                result.lost.append(device)
+        return kept
+
+    def _tell_departures(self) -> None:
+        """Say who is gone and why, but for those of whom the round's end tells."""
+        for gone in self._connected_devices.departures():
+            if gone.number not in self.link.faults:
+                self._progress.say(f"device {gone.number} ({gone.name}) is gone: {gone.reason}")
+
     def _wait(self, drawn: Sequence[int]) -> dict[int, ConnectedDevice]:
         """The devices there are, once they are enough to begin a round."""
         needed = self._timeouts.devices or self.job.devices.cohort
-        until = time.monotonic() + self._timeouts.return_s if self._begun else math.inf
-        said = -1
+        patience_s = self._timeouts.return_s if self._begun else self._timeouts.begin_s
+        # The wait for the rest begins once there is somebody to begin with.
+        until = time.monotonic() + patience_s if self._begun else math.inf
+        said: set[int] | None = None
         while True:
             present = self._connected_devices.present()
+            self._tell_departures()
             self._given_up -= present.keys()
+            away = (self._given_up | self._connected_devices.turned_away()) - present.keys()
             some = any(number in present for number in drawn)
-            if some and len(present) + len(self._given_up) >= needed:
+            if some and len(present) + len(away) >= needed:
                 return present
+            if some and until == math.inf:
+                until = time.monotonic() + patience_s
             if some and time.monotonic() > until:
                 self._given_up = set(range(self.job.devices.count)) - present.keys()
                 return present
-            if len(present) != said:
-                said = len(present)
-                self._progress.say(f"waiting for devices: {said} of {needed} are there")
+            if present.keys() != said:
+                said = set(present)
+                self._progress.say(self._waiting(present, needed, until - time.monotonic()))
             self._connected_devices.wait_for_change(0.5)
+
+    def _waiting(self, present: Mapping[int, ConnectedDevice], needed: int, left_s: float) -> str:
+        """What the run waits for, as a sentence."""
+        names = self._connected_devices.names()
+        missing = [
+            f"{number} ({names[number]})" if number in names else str(number)
+            for number in range(self.job.devices.count)
+            if number not in present
+        ]
+        shown = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
+        limit = f" for {left_s:.0f} s more" if math.isfinite(left_s) else ""
+        return (
+            f"waiting for devices{limit}: {len(present)} of {needed} are there, not there: {shown}"
+        )
 
     def _know(self, connected: Iterable[ConnectedDevice]) -> None:
         """Note what devices share of their labels.
@@ -256,13 +389,15 @@ class RemoteFleet:
         """
         counts, shared = self.parts.counts, self._labels.counts
         for device in connected:
-            labels = (device.ready.labels if device.ready else None) or []
-            known = len(labels) == counts.shape[1] and any(labels)
-            if known:
+            if device.ready is None or not device.ready.own:
+                continue  # whose labels the server makes itself
+            labels = device.ready.labels if self.job.generated is not None else None
+            if labels is not None and any(labels):
                 shared[device.number] = labels
-            if device.ready is not None and device.ready.own:
+                counts[device.number] = np.rint(labels)
+            else:
                 tested = np.bincount(self.parts.test.labels, minlength=counts.shape[1])
-                counts[device.number] = np.rint(labels) if known else tested
+                counts[device.number] = tested
 
     def _overhead(self) -> tuple[int, int]:
         """Bytes so far that carrying frames took, up and down, messages included."""
@@ -271,12 +406,3 @@ class RemoteFleet:
         up = sum(lane.received_overhead_bytes for lane in lanes.values())
         down = sum(lane.sent_overhead_bytes for lane in lanes.values())
         return up + control.received_bytes, down + control.sent_bytes
-
-
-def _measured(answer: Probed, round: int, cut: int, scored: bool) -> ActivationStatistics:
-    """A device's answer to a probe. Raises NetworkError for another than the one due."""
-    due = (answer.round, answer.cut) == (round, cut)
-    if not due or scored != (answer.importance is not None):
-        raise NetworkError("message: what activations are like was asked of another round or cut")
-    curve = None if answer.importance is None else np.asarray(answer.importance, dtype=np.float64)
-    return ActivationStatistics(curve, answer.spread, answer.mean_square)

@@ -2,23 +2,34 @@
 
 import json
 import re
+import time
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from cutlayer.errors import RefusedError, RunError
-from cutlayer.files import write_atomically
+from cutlayer.files import read_bounded, write_atomically
+
+# How long a device has from its hello until its connection stands.
+_HELD_S = 60.0
+_MAX_BYTES = 2**27
+
+Gone = Callable[[str], bool]
+"""Whether the device of that name has lost its place."""
 
 
 class Roster:
     """Numbers 0 ... devices - 1 by device name; a name keeps its number, and so its seeds.
 
     A name that is new gets the number it asks for, else the one it ends with (cam-0003), else the
-    lowest that is free.
+    lowest that is free, else that of a device which is gone. It holds the number while it gets
+    ready, and has it (`numbers`, on the disk) once it is.
     """
 
     def __init__(self, path: Path, devices: int) -> None:
         self._path = path
         self._devices = devices
         self.numbers: dict[str, int] = {}
+        self._held: dict[str, tuple[int, float]] = {}
         if path.exists():
             self.numbers = _read(path, devices)
 
@@ -26,10 +37,22 @@ class Roster:
         """Write the numbers down. Raises OSError."""
         write_atomically(self._path, json.dumps(self.numbers, indent=1).encode())
 
-    def admit(self, name: str, wanted: int | None) -> int:
-        """The number of device `name`, written down before it is told.
+    def number(self, name: str) -> int:
+        """The number of a device that was let in."""
+        return self.numbers[name] if name in self.numbers else self._held[name][0]
 
-        Raises RefusedError where it cannot be had, OSError where it cannot be written.
+    def hold(
+        self,
+        name: str,
+        wanted: int | None,
+        connected: Container[str] = (),
+        gone: Gone = lambda name: False,
+        replaceable: Gone = lambda name: False,
+    ) -> int:
+        """A number for device `name` while it gets ready. Raises RefusedError where there is none.
+
+        connected: devices that are there now. gone: those whose number any other may have.
+        replaceable: those whose number another may have that asks for it.
         """
         known = self.numbers.get(name)
         if known is not None:
@@ -39,44 +62,70 @@ class Roster:
                     "--number out"
                 )
             return known
-        number = self._free(name, wanted)
-        self.numbers[name] = number
+        for other, (_, since) in list(self._held.items()):
+            if other not in connected and time.monotonic() - since > _HELD_S:
+                self.let_go(other)
+        self._held.pop(name, None)
+        number = self._free(name, wanted, gone, replaceable)
+        self._held[name] = (number, time.monotonic())
+        return number
+
+    def take(self, name: str) -> None:
+        """The device is ready: the number it holds is its own, written down. Raises OSError."""
+        if name in self.numbers:
+            return
+        before = dict(self.numbers)
+        number, _ = self._held[name]
+        self.numbers = {other: n for other, n in before.items() if n != number} | {name: number}
         try:
             self.write()
         except OSError:
-            del self.numbers[name]
+            self.numbers = before
             raise
-        return number
+        del self._held[name]
 
-    def _free(self, name: str, wanted: int | None) -> int:
-        taken = {number: owner for owner, number in self.numbers.items()}
+    def let_go(self, name: str) -> None:
+        """The device did not get ready: what it held is free."""
+        self._held.pop(name, None)
+
+    def _free(self, name: str, wanted: int | None, gone: Gone, replaceable: Gone) -> int:
+        owners = {number: owner for owner, number in self.numbers.items()}
+        held = {number: owner for owner, (number, _) in self._held.items()}
         if wanted is not None:
-            if wanted in taken or wanted >= self._devices:
-                why = f"is device {taken[wanted]}" if wanted in taken else "is none of its numbers"
+            owner = held.get(wanted) or owners.get(wanted)
+            replaces = wanted not in held and owner is not None
+            if replaces and (gone(str(owner)) or replaceable(str(owner))):
+                return wanted
+            if owner is not None or wanted >= self._devices:
+                why = f"is device {owner}" if owner is not None else "is none of its numbers"
                 raise RefusedError(
                     f"number: {wanted} {why} (the job has {self._devices} devices): take another, "
-                    "or leave --number out"
+                    "leave --number out, or revoke the keys of a device that this one replaces"
                 )
             return wanted
+        taken = owners.keys() | held.keys()
         ending = re.search(r"(\d{1,9})$", name)
         if ending and int(ending[1]) < self._devices and int(ending[1]) not in taken:
             return int(ending[1])
         for number in range(self._devices):
             if number not in taken:
                 return number
+        for number, owner in sorted(owners.items()):
+            if number not in held and gone(owner):
+                return number
         raise RefusedError(
             f"server: all {self._devices} devices of the job are taken, and {name} is none of "
-            "them: raise devices.count in a new run"
+            "them: raise devices.count in a new run, or revoke the keys of one that is replaced"
         )
 
 
 def _read(path: Path, devices: int) -> dict[str, int]:
     try:
-        numbers = json.loads(path.read_text())
+        numbers = json.loads(read_bounded(path, _MAX_BYTES))
         sound = isinstance(numbers, dict) and all(
             type(number) is int and 0 <= number < devices for number in numbers.values()
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         sound = False
     if not sound or len(set(numbers.values())) < len(numbers):
         raise RunError(

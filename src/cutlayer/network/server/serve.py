@@ -12,6 +12,7 @@ from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
 from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.server.claims import Claims
 from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
 from cutlayer.network.server.logged_progress import LoggedProgress
 from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
@@ -75,7 +76,7 @@ def serve(
             f"run folder: {folder} already holds a run: give another with --out, or continue it "
             f"with cutlayer serve --resume {folder}"
         )
-    parts = load_parts(job)
+    parts = load_parts(job, progress.say if progress else None)
     state = begin_run(folder, job, parts)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
@@ -92,7 +93,7 @@ def resume_serving(
     Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder))
+    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
@@ -163,7 +164,7 @@ def _open(
         raise
     finally:
         log.write("closing", reason="the job is done" if done else reason)
-        connected_devices.close(reason, done)
+        connected_devices.close(reason, done, options.timeouts.farewell_s)
         watched.close()
     shutil.rmtree(folder / PART_FOLDER)
     return result
@@ -177,7 +178,8 @@ def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
     text, classes = dump_job(job), list(parts.train.classes)
     hashes = [f"{file.name} {file.sha256}" for file in files]
     digest = of_parts(__version__, text, *classes, reach, *hashes)
-    return JobOffer(Task(0, text, digest, classes, reach, files), folder)
+    task = Task(0, text, digest, classes, reach, files)
+    return JobOffer(task, folder, Claims(job, parts).check_ready)
 
 
 def latest_cut(job: Job, depth: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 
 from cutlayer.errors import RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.transport.identity import Identity, Peer, peer_of
 from cutlayer.network.transport.messages import PROTOCOL, Hello, Message
 
@@ -33,8 +34,8 @@ def check_hello(message: Message, peer: Peer | None) -> Hello:
         raise RefusedError("hello: another message came first: run the same cutlayer on both sides")
     if message.protocol != PROTOCOL:
         raise RefusedError(
-            f"hello: protocol {message.protocol} of cutlayer {message.version} is not {PROTOCOL}: "
-            "run the same cutlayer on both sides"
+            f"hello: protocol {message.protocol} of cutlayer {harmless(message.version)} is not "
+            f"{PROTOCOL}: run the same cutlayer on both sides"
         )
     if peer is not None and message.device not in (None, peer.name):
         raise RefusedError(

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from cutlayer.errors import NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.transport.address import split_address
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.identity import Identity
@@ -102,7 +103,7 @@ class _Client:
                 self.connection.feed(lane, message)
         except grpc.aio.AioRpcError:
             pass  # its code and details are read below
-        code, details = await call.code(), await call.details() or ""
+        code, details = await call.code(), harmless(await call.details() or "")
         self.connection.end(_why(self._address, code, details), code in _FINAL)
 
     async def _heartbeat(self) -> None:

@@ -2,18 +2,18 @@
 
 import asyncio
 import itertools
+import secrets
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
-
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.transport import messages
 from cutlayer.network.transport.lane import Counters, Frame, LaneStream, Write
 from cutlayer.network.transport.limits import Lane, Limits
-from cutlayer.network.transport.messages import Bye, Hello, MeasuredRates, Message, Ping, Pong
+from cutlayer.network.transport.messages import Bye, Hello, Message, Ping, Pong
 
 How = Literal["leave", "close", "drop"]
 
@@ -24,8 +24,9 @@ class Connection:
     """What both sides use: frames by lane, messages, and a reason when it is over.
 
     name: the device's, from its certificate where there are certificates. hello: what the device
-    said of itself, kept up to date by the server. check: raises when the device is no longer to
-    be believed (RefusedError: ever again); it is asked at every message.
+    said of itself. check: raises when the device is no longer to
+    be believed (RefusedError: ever again); it is asked at every message. at_fault: the connection
+    ended for what the other side sent.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Connection:
         self.hello: Hello | None = None
         self.reason = ""
         self.final = False
+        self.at_fault = False
         self.how: How = "drop"
         self._limits, self._by_server, self._check = limits, by_server, check
         self._lanes: dict[Lane, LaneStream[Any]] = {}
@@ -46,8 +48,9 @@ class Connection:
         self._began = self._heard = time.monotonic()
         self._over = asyncio.Event()
         self._at_end: list[Callable[[], object]] = []
-        self._numbers = itertools.count()
-        self._pings: dict[int, asyncio.Future[None]] = {}
+        # Not from 0: who guesses the next number could answer before it was asked.
+        self._numbers = itertools.count(secrets.randbits(48))
+        self._pings: dict[int, tuple[asyncio.Future[None], int]] = {}
 
     # What the training uses
 
@@ -77,7 +80,7 @@ class Connection:
         """Seconds until the other side has answered so many bytes with so many."""
         number = next(self._numbers)
         answered = asyncio.get_running_loop().create_future()
-        self._pings[number] = answered
+        self._pings[number] = (answered, answer_bytes)
         start = time.perf_counter()
         try:
             await self.tell(Ping(number, bytes(payload_bytes), answer_bytes))
@@ -166,6 +169,7 @@ class Connection:
             self._check()
             self._lanes[lane].feed(message)
         except CutlayerError as error:
+            self.at_fault = True
             self.end(str(error), final=isinstance(error, RefusedError))
 
     def look_after(self) -> None:
@@ -196,7 +200,7 @@ class Connection:
         self._over.set()
         for stream in self._lanes.values():
             stream.end(self.error)
-        for answered in self._pings.values():
+        for answered, _ in self._pings.values():
             if not answered.done():
                 answered.set_exception(self.error)
         for callback in self._at_end:
@@ -237,14 +241,15 @@ class Connection:
                 messages.encode(Pong(message.number, bytes(message.answer_bytes)))
             )
         elif isinstance(message, Pong):
-            answered = self._pings.get(message.number)
+            answered, size = self._pings.get(message.number, (None, 0))
             if answered is not None and not answered.done():
+                if len(message.payload) != size:
+                    raise NetworkError(
+                        f"message: a ping of {size} bytes was answered with {len(message.payload)}"
+                    )
                 answered.set_result(None)
-        elif isinstance(message, MeasuredRates) and self.hello is not None:
-            rates = {k: v for k, v in msgspec.structs.asdict(message).items() if v is not None}
-            self.hello = msgspec.structs.replace(self.hello, **rates)
         elif isinstance(message, Bye):
-            self.end(f"the other side left ({message.reason})", how="leave")
+            self.end(f"the other side left ({harmless(message.reason)})", how="leave")
         else:
             return message
         return None

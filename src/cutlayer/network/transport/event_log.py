@@ -1,6 +1,5 @@
 """A log for machines: one JSON object a line."""
 
-import json
 import sys
 import threading
 import time
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cutlayer.errors import RunError
+from cutlayer.record.plain_json import to_line
 
 
 class EventLog:
@@ -35,7 +35,7 @@ class EventLog:
         """Write one line. A log that cannot be written stops nothing."""
         if self._file is None:
             return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        line = to_line({"time": round(time.time(), 3), "event": event, **fields})
         with self._lock:
             try:
                 self._file.write(line + "\n")

@@ -15,6 +15,7 @@ from cutlayer.network.transport.keys import (
     DEVICE,
     REVOKED,
     SERVER,
+    list_issued,
     load_certificate,
     load_pair,
     read,
@@ -56,6 +57,15 @@ class Revocations:
                 f"certificate: that of device {peer.name} expired on {peer.expires:%Y-%m-%d}: "
                 "have a new one made with cutlayer keys device"
             )
+
+    def names(self) -> set[str]:
+        """The devices all of whose certificates were revoked, by those that lie beside the list."""
+        try:
+            known = list_issued(self._path.parent)
+        except (KeysError, OSError):
+            return set()  # the server has no copies: it cannot tell whose the revoked ones are
+        good = {one.device for one in known if one.revoked is None}
+        return {one.device for one in known if one.device is not None} - good
 
     def _refresh(self) -> None:
         try:

@@ -27,7 +27,8 @@ class Limits:
     other side. max_message_bytes, messages_in_flight: the same for messages. chunk_bytes: a frame
     travels in pieces of this size. hello_s: from connecting to being ready. stall_s: a frame that
     has begun must go on within it. heartbeat_s: the device's pings. idle_s: silence after which
-    the other side counts as dead. max_connections: devices on one server.
+    the other side counts as dead. max_connections: devices on one server. sessions_per_device: of
+    one device that are being opened or stand at a time; the oldest gives way to a new one.
     """
 
     max_frame_bytes: int = 2**28
@@ -40,6 +41,7 @@ class Limits:
     heartbeat_s: float = 15.0
     idle_s: float = 60.0
     max_connections: int = 4096
+    sessions_per_device: int = 4
 
     def window(self, lane: Lane, by_server: bool) -> int:
         """How many frames one side takes on a lane before it gives way again."""

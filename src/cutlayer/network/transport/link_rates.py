@@ -1,4 +1,4 @@
-"""What a device finds out about its link to the server, with pings of growing size."""
+"""What one side finds out about its link to the other, with pings of growing size."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class LinkRates:
-    """Round trip of an empty message, and payload bits a second each way."""
+    """Round trip of an empty message, and payload bits a second: those sent, and those received."""
 
     round_trip_s: float
-    uplink_bps: float
-    downlink_bps: float
+    sent_bps: float
+    received_bps: float
 
 
 async def measure_link(connection: Connection, tries: int = 5) -> LinkRates:
@@ -29,9 +29,9 @@ async def measure_link(connection: Connection, tries: int = 5) -> LinkRates:
     of that size counts. Raises NetworkError.
     """
     round_trip_s = min([await connection.ping() for _ in range(tries)])
-    up = await _rate(lambda size: connection.ping(payload_bytes=size), round_trip_s)
-    down = await _rate(lambda size: connection.ping(answer_bytes=size), round_trip_s)
-    return LinkRates(round_trip_s, up, down)
+    sent = await _rate(lambda size: connection.ping(payload_bytes=size), round_trip_s)
+    received = await _rate(lambda size: connection.ping(answer_bytes=size), round_trip_s)
+    return LinkRates(round_trip_s, sent, received)
 
 
 async def _rate(ping: Callable[[int], Awaitable[float]], round_trip_s: float) -> float:

@@ -8,6 +8,7 @@ from functools import partial
 import grpc
 
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.transport.address import check_free, is_loopback
 from cutlayer.network.transport.admission import Admit, check_hello, identify, name_of, still_good
 from cutlayer.network.transport.connection import Connection
@@ -37,7 +38,7 @@ class Listener:
         self._admit, self._identity, self._limits = admit, identity, limits
         self._passed = {lane: Counters() for lane in Lane}
         self._sessions: dict[str, tuple[Connection, Peer | None]] = {}
-        self._opening = 0
+        self._opening: Counter[str] = Counter()
         self._fresh: dict[str, Connection] = {}
         self._joined = asyncio.Event()
         self._known: set[str] = set()
@@ -119,11 +120,17 @@ class Listener:
 
     async def _open(self, peer: Peer | None, context: Context) -> Connection:
         """A connection with its control lane, after hello and welcome."""
-        if len(self._sessions) + self._opening >= self._limits.max_connections:
+        limits = self._limits
+        if len(self._sessions) + self._opening.total() >= limits.max_connections:
             raise NetworkError(
-                f"server: it has its {self._limits.max_connections} connections: come again later"
+                f"server: it has its {limits.max_connections} connections: come again later"
             )
-        self._opening += 1
+        who = f"device {peer.name}" if peer else harmless(context.peer())
+        if peer is not None and self._opening[who] >= limits.sessions_per_device:
+            raise NetworkError(
+                f"server: {who} opens {self._opening[who]} connections at a time: come again later"
+            )
+        self._opening[who] += 1
         try:
             async with asyncio.timeout(self._limits.hello_s):
                 connection = await self._greet(peer, context)
@@ -132,13 +139,22 @@ class Listener:
                 f"hello: none came within {self._limits.hello_s:g} s: connect again"
             ) from None
         finally:
-            self._opening -= 1
+            self._opening[who] -= 1
+            if not self._opening[who]:
+                del self._opening[who]
+        self._make_room(connection.name)
         session = secrets.token_hex(16)
         self._sessions[session] = (connection, peer)
         connection.at_end(partial(self._forget, session))
         # Not `tell`: nobody reads the stream, where the credit for it comes, until `_pump` does.
         connection.lane(Lane.CONTROL).post(encode(Welcome(session)))
         return connection
+
+    def _make_room(self, name: str) -> None:
+        """End the oldest sessions of a device that has as many as it may."""
+        own = [one for one, _ in self._sessions.values() if one.name == name]
+        for connection in own[: len(own) + 1 - self._limits.sessions_per_device]:
+            connection.end("the device opened more connections than it may have", final=True)
 
     async def _greet(self, peer: Peer | None, context: Context) -> Connection:
         check = still_good(self._identity, peer)

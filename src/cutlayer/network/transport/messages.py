@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from cutlayer.errors import NetworkError
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_PING_BYTES = 2**20
 
 Text = Annotated[str, Meta(max_length=512)]
@@ -19,6 +19,8 @@ Name = Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{1,128}$")]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Rate = Annotated[float, Meta(gt=0, le=1e21)]
+Flops = Annotated[float, Meta(ge=1e3, le=1e18)]
+Loss = Annotated[float, Meta(ge=0, le=1e6)]
 Number = Annotated[int, Meta(ge=0, le=2**20)]
 Cut = Annotated[int, Meta(ge=0, le=4096)]
 Bits = Annotated[int, Meta(ge=1, le=32)]
@@ -34,8 +36,8 @@ class Hello(_Message, tag="hello"):
     """The first message of a device: what it is and can do. What it has not measured is None.
 
     job: the digest of the job it is ready for; None: any. device: its name, needed where no
-    certificate gives it. number: the one it wants to be in the job. labels: samples of each
-    class, with noise where the job asks for it.
+    certificate gives it. number: the one it wants to be in the job. flops_per_s: what it measured
+    of itself; how fast its link is, the server measures.
     """
 
     version: Text
@@ -47,10 +49,7 @@ class Hello(_Message, tag="hello"):
     processor: Text = ""
     cores: Annotated[int, Meta(ge=1, le=65536)] = 1
     memory_bytes: Count = 0
-    flops_per_s: Rate | None = None
-    uplink_bps: Rate | None = None
-    downlink_bps: Rate | None = None
-    labels: Histogram | None = None
+    flops_per_s: Flops | None = None
 
 
 class Welcome(_Message, tag="welcome"):
@@ -95,28 +94,21 @@ class Fetch(_Message, tag="fetch"):
 class Ready(_Message, tag="ready"):
     """The device can take part. job: the digest of the task it is ready for.
 
-    own: it trains on data that the server does not know of. labels: as in the hello, where the
-    job shares them.
+    own: it trains on data that the server does not know of. labels: samples of each class, with
+    noise where the job asks for it; None where the job shares none.
     """
 
     job: Digest
-    samples: Annotated[int, Meta(ge=1, le=2**32)]
+    samples: Annotated[int, Meta(ge=1, le=2**31)]
     own: bool = False
     labels: Histogram | None = None
-
-
-class MeasuredRates(_Message, tag="measured"):
-    """Rates that a device measured since its hello; None leaves one as it was."""
-
-    flops_per_s: Rate | None = None
-    uplink_bps: Rate | None = None
-    downlink_bps: Rate | None = None
 
 
 class RoundBegin(_Message, tag="round-begin"):
     """The device takes part in a round, as decided: where it cuts, what it sends, with what radio.
 
-    tokens: kept of a sample besides the prefix (None: all). bits: of one value up and down.
+    samples: of an epoch at most (None: all the device has). tokens: kept of a sample besides the
+    prefix (None: all). bits: of one value up and down.
     adapter: a frame with the adapter to start from comes on the lane down.
     """
 
@@ -124,6 +116,7 @@ class RoundBegin(_Message, tag="round-begin"):
     cut: Cut
     steps: Count
     adapter: bool = False
+    samples: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     tokens: Annotated[int, Meta(ge=1, le=2**20)] | None = None
     bits_up: Bits = 32
     bits_down: Bits = 32
@@ -136,7 +129,7 @@ class StepDone(_Message, tag="step-done"):
 
     round: Count
     step: Count
-    loss: float | None = None
+    loss: Loss | None = None
 
 
 class RoundEnd(_Message, tag="round-end"):
@@ -190,8 +183,8 @@ class Bye(_Message, tag="bye"):
 
 
 Message = (
-    Hello | Welcome | Task | Fetch | Ready | MeasuredRates | Probe | Probed | RoundBegin | StepDone
-    | RoundEnd | Done | Ping | Pong | Bye
+    Hello | Welcome | Task | Fetch | Ready | Probe | Probed | RoundBegin | StepDone | RoundEnd
+    | Done | Ping | Pong | Bye
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

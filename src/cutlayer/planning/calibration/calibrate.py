@@ -18,6 +18,7 @@ from cutlayer.fingerprint import of_file
 from cutlayer.job import Job
 from cutlayer.model.export import WEIGHTS, load_adapter
 from cutlayer.model.families import ModelSpec, describe
+from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
@@ -60,7 +61,7 @@ def calibrate(
     spec = describe(job.model)
     grid = choose_grid(spec, cuts, tokens, bits)
     # The test split only measures results and never tunes: the least of it is read.
-    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed)
+    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed, fit_for(spec))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(compute_device(job))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cutlayer.data.fingerprint import of_data
 from cutlayer.errors import RunError
-from cutlayer.files import cache_folder, write_atomically
+from cutlayer.files import cache_folder, read_bounded, write_atomically
 from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job
 from cutlayer.model.families import describe
@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 Measure = Literal["agreement", "divergence", "accuracy"]
 BUNDLED = "demo-calibration.json"
 FORMAT = 1
+_MAX_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Subject:
     """What was measured: records of equal subjects can stand for each other.
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
-    inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings that the
-    uplink's codec reads, besides its bits.
+    inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
+    uplink besides its bits.
     """
 
     model: str
@@ -45,7 +46,7 @@ class Subject:
     max_tokens: int
     score: str
     rest: str
-    quantizer: dict[str, str | bool | float]
+    quantizer: dict[str, str | bool]
 
     @property
     def inputs(self) -> str:
@@ -174,10 +175,13 @@ def subject_of(job: Job) -> Subject | None:
         ) from None
     if model is None or data is None:
         return None
+    if job.model.aspect != "checkpoint":  # other pixels reach the same model
+        model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    uplink = job.method.uplink
-    unread = {"codec", "step", "rate_bits"} if uplink.codec == "quantize" else set()
-    quantizer = uplink.model_dump(exclude={"bits", *unread})
+    # A codec's own settings count where it is the codec.
+    of_klt = {"codec", "step", "rate_bits"}
+    other = of_klt if job.method.uplink.codec == "quantize" else set()
+    quantizer = job.method.uplink.model_dump(exclude={"bits"} | other)
     return Subject(
         model,
         data,
@@ -229,13 +233,15 @@ def read_calibration(path: str | Path) -> Calibration:
     """The record in a file. Raises RunError where there is none or it is damaged."""
     try:
         return msgspec.json.decode(
-            Path(path).read_bytes(), type=Calibration, dec_hook=lambda _, values: _array(values)
+            read_bounded(path, _MAX_BYTES),
+            type=Calibration,
+            dec_hook=lambda _, values: _array(values),
         )
     except OSError as error:
         raise RunError(
             f"calibration: cannot read {path} ({error.strerror}): make it with cutlayer calibrate"
         ) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise RunError(
             f"calibration: {path} is no whole record ({error}): delete it and run cutlayer "
             "calibrate again"

@@ -97,8 +97,12 @@ def job(run: Run) -> View:
 
 
 def _usual(one: Job) -> Job:
-    """The defaults of the job's method, with a world where the job has one."""
-    values: dict[str, Any] = {"method": one.method.name}
+    """The defaults of the job's method, with a world where the job has one.
+
+    A method that is code of one's own is not run to be looked at: all its settings stand apart.
+    """
+    own = ":" in one.method.name
+    values: dict[str, Any] = {} if own else {"method": one.method.name}
     if one.world is not None:
         values["world"] = {}
     return make_job(values)

@@ -13,9 +13,9 @@ Reconstruction multiplies whole numbers: 20 q - sign(q) is below 2^21, a vector'
 therefore hold the same bits, whatever the machine, the batch or the order of the sum.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -26,8 +26,9 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.wire import quantize
 from cutlayer.wire.codecs import laws, symbols
-from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis, Components
+from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.klt_laws import LawBook, Plan
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
@@ -38,22 +39,13 @@ _PARTS = round(1 / laws.SHIFT)
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """One kind of tokens at one step size. live: indices of the components in use."""
-
-    live: np.ndarray
-    runs: list[Run]
-    bits: float
-
-
-@dataclass(frozen=True, eq=False)
 class _Cell:
     """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
     rising; values: [L, n]."""
 
     kind: int
     index: np.ndarray
-    plan: _Plan
+    plan: Plan
     values: Symbols
 
 
@@ -146,20 +138,23 @@ class KltCodec:
                 f"the frame's tensor has {width} channels, the basis {head.width}: fit the "
                 "basis to this cut"
             )
-        # A bound on a float lets NaN pass.
-        if not (np.isfinite(header.step) and np.isfinite(header.gain)):
-            raise FrameError("the frame's step size is not a number: have it sent again")
-        kinds = self._kinds(positions)
+        # Written so that NaN, which a header's bounds let pass, is refused too.
+        if not (header.step >= head.step and header.gain > 0):
+            raise FrameError(
+                f"the frame has step size {header.step} and gain {header.gain}; the basis was "
+                f"fitted for steps from {head.step}: send the basis again"
+            )
+        kinds = self._book.kinds(positions)
         reader = symbols.Reader(
             body, header.coder, header.escapes, len(positions) * (head.width + 1)
         )
         codes = None
-        if self._sized:
+        if self._book.sized:
             codes = np.zeros(len(positions), np.uint8)
-            for index, run in zip(kinds, self._size_runs, strict=True):
+            for index, run in zip(kinds, self._book.size_runs, strict=True):
                 codes[index] = reader.read(run, len(index))[0]
         cells = []
-        for kind, index, plan in self._laws(kinds, codes, header.step):
+        for kind, index, plan in self._book.alike(kinds, codes, header.step):
             parts = [reader.read(run, len(index)) for run in plan.runs]
             empty = np.zeros((0, len(index)), np.int32)
             cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
@@ -169,33 +164,15 @@ class KltCodec:
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""
-        kinds = self._kinds(positions)
-        bits: float = sum(
-            self._plan(number, self._step).bits * len(kind) for number, kind in enumerate(kinds)
-        )
-        if self._sized:
-            for run, kind in zip(self._size_runs, kinds, strict=True):
-                chances = run.table / run.table.sum()
-                bits += len(kind) * float(-(chances * np.log2(chances)).sum())
-        return bits / 8
+        return self._book.expected_bits(positions, self._step) / 8
 
     @property
     def _step(self) -> float:
         return self.basis.head.step if self.step is None else self.step
 
-    @property
-    def _sized(self) -> bool:
-        """Whether the size of each token travels."""
-        return self.basis.head.scaled or self.basis.head.per_batch
-
     @cached_property
-    def _size_runs(self) -> list[Run]:
-        head = self.basis.head
-        count = 32 if head.per_batch else 256
-        return [
-            symbols.centred_run(centre, spread, count)
-            for centre, spread in zip(head.size_centres, head.size_spreads, strict=True)
-        ]
+    def _book(self) -> LawBook:
+        return LawBook(self.basis)
 
     @cached_property
     def _analyses(self) -> list[Tensor]:
@@ -209,46 +186,6 @@ class KltCodec:
     @cached_property
     def _means(self) -> np.ndarray:
         return self.basis.means * self.basis.head.mean_unit
-
-    def _laws(
-        self, kinds: Sequence[np.ndarray], codes: NDArray[np.uint8] | None, step: float
-    ) -> Iterator[tuple[int, np.ndarray, _Plan]]:
-        """Rows that share their laws, and the laws: one kind of tokens, in a gradient of one size.
-
-        A token twice as large has components twice as large: it is coded as if at half the step.
-        """
-        for number, kind in enumerate(kinds):
-            if codes is None or not self.basis.head.per_batch:
-                yield number, kind, self._plan(number, step)
-                continue
-            for code in np.unique(codes[kind]):
-                size = float(sizes_of(np.array([code], np.uint8), octaves=True)[0])
-                yield number, kind[codes[kind] == code], self._plan(number, step / size)
-
-    @cached_property
-    def _plan(self):  # type: ignore[no-untyped-def]
-        # A few step sizes, or sizes of tokens; a peer that makes up more only makes us work.
-        return lru_cache(maxsize=64)(self._make_plan)
-
-    def _make_plan(self, kind: int, step: float) -> _Plan:
-        group: Components = (self.basis.prefix, self.basis.others)[kind]
-        head = self.basis.head
-        ratio = step / head.step
-        live = np.arange(group.count)
-        if not head.dithered:
-            live = np.flatnonzero(group.reach_steps >= laws.FIRST * ratio)
-        scales = group.scale_steps[live] / ratio
-        # The laws say how the rate changes with the step; what it was at one was measured.
-        bits = float(laws.entropy_bits(scales, head.dithered).sum())
-        fitted = float(laws.entropy_bits(group.scale_steps, head.dithered).sum())
-        bits *= head.token_bits[kind] / fitted if fitted else 0.0
-        return _Plan(live, symbols.runs_of(scales, head.dithered), bits)
-
-    def _kinds(self, positions: Tensor) -> list[np.ndarray]:
-        """Indices of the prefix tokens, and of the others."""
-        places = positions.numpy()
-        prefix = (places >= 0) & (places < self.basis.head.prefix)
-        return [np.flatnonzero(prefix), np.flatnonzero(~prefix)]
 
     def _mean_index(self, positions: Tensor) -> np.ndarray:
         places, last = positions.numpy(), self.basis.head.positions
@@ -277,7 +214,7 @@ class KltCodec:
         if gain != 1.0:
             rows = rows / gain
         codes = None
-        if self._sized:
+        if self._book.sized:
             codes = size_codes(rows, self.basis.head.per_batch)
         if codes is not None and self.basis.head.scaled:
             rows = (
@@ -287,7 +224,7 @@ class KltCodec:
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
         cells = []
-        for number, index, plan in self._laws(self._kinds(positions), codes, self._step):
+        for number, index, plan in self._book.alike(self._book.kinds(positions), codes, self._step):
             steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
@@ -318,7 +255,7 @@ class KltCodec:
         parts: list[Symbols] = []
         runs: list[Run] = []
         if found.codes is not None:
-            runs += self._size_runs
+            runs += self._book.size_runs
             for number in (0, 1):
                 index = np.concatenate(
                     [cell.index for cell in found.cells if cell.kind == number]

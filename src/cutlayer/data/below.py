@@ -1,0 +1,79 @@
+"""What lies below a folder: links followed once, hidden files and leftovers passed over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cutlayer.errors import DataError
+
+_LEFT_BEHIND = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
+"""What other systems leave in folders: passed over, as hidden files are."""
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All visible files below a folder, by name; linked folders are followed once.
+
+    Raises DataError for what cannot be read.
+    """
+    return list(Walk().files(folder))
+
+
+@dataclass
+class Walk:
+    """Files below folders, links followed; a folder that was seen under another name is left."""
+
+    seen: dict[tuple[int, int], Path] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+
+    def keep_for(self, folder: Path) -> None:
+        """Have what a folder is, and all above it, found below that folder's own name only."""
+        for path in (folder, *folder.resolve().parents):
+            place = os.stat(path)
+            self.seen.setdefault((place.st_dev, place.st_ino), path)
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """The files below `folder`, by name. Raises DataError for a link to nothing."""
+        try:
+            place = os.stat(folder)
+            inside = sorted(folder.iterdir())
+        except OSError as error:
+            raise DataError(
+                f"{folder} cannot be read ({error.strerror}): make it readable"
+            ) from None
+        first = self.seen.setdefault((place.st_dev, place.st_ino), folder)
+        if first != folder:
+            self.again.append(f"{folder} is {first} once more")
+            return
+        for path in inside:
+            if path.name.startswith("."):
+                continue
+            if path.name.lower() in _LEFT_BEHIND:
+                self.passed.append(path.name)
+            elif path.is_dir():
+                yield from self.files(path)
+            elif path.is_file():
+                yield path
+            else:
+                raise DataError(f"{path} is no file, or a link to nothing: remove it or mend it")
+
+    def notes(self) -> list[str]:
+        """What was not followed or read."""
+        notes = [f"not followed again: {text}" for text in self.again[:3]]
+        if len(self.again) > 3:
+            notes.append(f"and {len(self.again) - 3} more linked folders seen before")
+        if self.passed:
+            notes.append(f"passed over: {', '.join(sorted(set(self.passed)))}")
+        return notes
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name, hidden files and leftovers of other systems aside."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and path.name.lower() not in _LEFT_BEHIND
+    )

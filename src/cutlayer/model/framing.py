@@ -1,0 +1,98 @@
+"""How a checkpoint wants its images: size, crop and kernel of its preprocessor_config.json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cutlayer.errors import ModelError
+from cutlayer.model.files import read_json
+from cutlayer.resize import Fit, Kernel
+
+if TYPE_CHECKING:
+    from cutlayer.model.spec import ModelSpec
+
+# Pillow's numbers; what torch has not, becomes the nearest that it has.
+_KERNELS: dict[int, Kernel] = {
+    0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear",
+}  # fmt: skip
+# Processors that take one number as the shorter edge; the others as both edges.
+_BY_SHORTER_EDGE = ("Bit", "CLIP", "ConvNext", "EfficientNet", "PoolFormer", "LeViT", "Levit")
+_CROPS_UNASKED = ("Bit", "CLIP", "Deit", "DeiT", "LeViT", "Levit")
+_CONVNEXT_CROP = 224 / 256
+_CONVNEXT_WHOLE = 384
+
+
+def checkpoint_fit(path: str) -> Fit | None:
+    """What the checkpoint's preprocessor does to an image, at its own size; None without a say.
+
+    Raises ModelError for a preprocessor whose images are not square or not to be understood.
+    """
+    config = read_json(path, "preprocessor_config.json")
+    if config is None or config.get("do_resize") is False or config.get("size") is None:
+        return None
+    kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
+    try:
+        return _fit(config, kind)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"model.path: preprocessor_config.json of {path} makes no square images ({error}): "
+            "restore or correct the file"
+        ) from None
+
+
+def fit_for(spec: ModelSpec) -> Fit | None:
+    """How a job's images become those that the model of `spec` reads; None for texts."""
+    if spec.modality == "text":
+        return None
+    own = checkpoint_fit(spec.path)
+    side, kernel = spec.image_size, own.kernel if own else "bilinear"
+    if spec.aspect == "checkpoint" and own is not None:
+        return own.at(side)
+    return Fit(side, side, spec.aspect == "crop", kernel)
+
+
+def preprocessor_at(config: dict[str, Any], fit: Fit) -> dict[str, Any]:
+    """The preprocessor's config rewritten so that it makes images as `fit` does."""
+    edge = {"shortest_edge": fit.edge} if fit.keep_aspect else _square(fit.edge)
+    config = {key: value for key, value in config.items() if key != "crop_pct"}
+    if "ConvNext" in str(config.get("image_processor_type")) + str(
+        config.get("feature_extractor_type")
+    ):
+        # This one takes the size after the crop, and how much of the edge that is.
+        return config | {"size": {"shortest_edge": fit.side}, "crop_pct": fit.side / fit.edge}
+    cropped = fit.keep_aspect or fit.edge != fit.side
+    return config | {"size": edge, "do_center_crop": cropped, "crop_size": _square(fit.side)}
+
+
+def _square(side: int) -> dict[str, int]:
+    return {"height": side, "width": side}
+
+
+def _fit(config: dict[str, Any], kind: str) -> Fit:
+    kernel = _KERNELS[int(config.get("resample", 2))]
+    size = config["size"]
+    if not isinstance(size, dict):
+        shorter = kind.startswith(_BY_SHORTER_EDGE)
+        size = {"shortest_edge": size} if shorter else {"height": size, "width": size}
+    keep_aspect = "shortest_edge" in size
+    edge = int(size["shortest_edge"]) if keep_aspect else _side(size)
+    if kind.startswith("ConvNext"):
+        whole = edge >= _CONVNEXT_WHOLE
+        share = float(config.get("crop_pct") or _CONVNEXT_CROP)
+        return Fit(edge, edge if whole else int(edge / share), not whole, kernel)
+    if not config.get("do_center_crop", kind.startswith(_CROPS_UNASKED)):
+        return Fit(edge, edge, keep_aspect, kernel)
+    side = _side(config.get("crop_size", {"height": 224, "width": 224}))
+    if edge < side:
+        raise ValueError(f"it cuts {side} pixels out of {edge}")
+    return Fit(side, edge, keep_aspect, kernel)
+
+
+def _side(size: Any) -> int:
+    """The side of a square, given as a number or as height and width."""
+    if not isinstance(size, dict):
+        return int(size)
+    height, width = int(size["height"]), int(size["width"])
+    if height != width:
+        raise ValueError(f"{height} x {width} pixels")
+    return height

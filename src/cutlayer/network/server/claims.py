@@ -1,0 +1,136 @@
+"""What devices say of themselves, held against the job and against what other devices say.
+
+A number from a device is believed as far as something shows it: the samples of the job's own data
+are known here, data of a device's own count by the frames that come of them. What cannot be shown
+is bounded by the cohort, so that a lie costs the liar its own place and nobody else anything.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cutlayer.errors import NetworkError, RefusedError
+from cutlayer.job import Job
+from cutlayer.network.transport.messages import Probed, Ready
+from cutlayer.train.activation_statistics import ActivationStatistics
+from cutlayer.train.parts import Parts
+
+# A device with data of its own trains a round on at most so many times the median of its cohort...
+_MOST_OF_MEDIAN = 10
+# ... and, where no samples cross the cut to be counted, weighs in the average at most so much.
+_MOST_UNSEEN = 2
+# Laplace noise beyond this many of its scales comes once in 10^17 times.
+_NOISE_SCALES = 40.0
+# Activations of one model spread alike on all devices; a thousandfold of the median is no model's.
+_MOST_SPREAD = 1000.0
+_LEAST_SQUARE, _MOST_SQUARE = 1e-12, 1e12
+_SUM_ERROR = 1e-3
+
+
+class Claims:
+    """Checks what devices of one job say."""
+
+    def __init__(self, job: Job, parts: Parts) -> None:
+        self._job, self._spec = job, parts.model.spec
+        self._shares = [len(share) for share in parts.shares]
+        self._classes = len(parts.train.classes)
+
+    def check_ready(self, number: int, ready: Ready) -> None:
+        """Raise RefusedError where device `number` counts its samples or labels wrongly."""
+        if not ready.own:
+            # The server makes the labels that such a device shares itself.
+            if ready.samples != self._shares[number]:
+                raise RefusedError(
+                    f"samples: device {number} says it has {ready.samples} of the job's own data, "
+                    f"where the server counts {self._shares[number]}: use the same data on both"
+                )
+            return
+        if self._job.generated is None or ready.labels is None:
+            return
+        epsilon = self._job.generated.share_epsilon
+        noise = 0.0 if epsilon is None else _NOISE_SCALES / epsilon
+        most_off = noise * self._classes if epsilon is not None else 0.5
+        if (
+            len(ready.labels) != self._classes
+            or max(ready.labels) > ready.samples + noise
+            or abs(math.fsum(ready.labels) - ready.samples) > most_off
+        ):
+            raise RefusedError(
+                f"labels: the {len(ready.labels)} counts of device {number} do not fit its "
+                f"{ready.samples} samples of {self._classes} classes: run the same cutlayer on both"
+            )
+
+    def samples(self, ready: Mapping[int, Ready]) -> dict[int, int]:
+        """The samples of an epoch on which each device of a round trains at most."""
+        if not ready:
+            return {}
+        median = statistics.median_low(one.samples for one in ready.values())
+        most = median * (_MOST_OF_MEDIAN if self._job.method.split else _MOST_UNSEEN)
+        return {
+            number: min(one.samples, most) if one.own else one.samples
+            for number, one in ready.items()
+        }
+
+    def statistics(self, number: int, answer: Probed, asked: Sequence[int]) -> ActivationStatistics:
+        """A device's answer to a probe. Raises NetworkError for one that no device can measure.
+
+        asked: the round, the cut, and 1 where tokens were to be ranked.
+        """
+        round, cut, scored = asked
+        due = (answer.round, answer.cut) == (round, cut)
+        if not due or bool(scored) != (answer.importance is not None):
+            raise NetworkError(
+                f"probe: device {number} told of round {answer.round}, cut {answer.cut}, when "
+                f"round {round}, cut {cut} was asked for: run the same cutlayer on both sides"
+            )
+        if not (
+            _LEAST_SQUARE <= answer.mean_square <= _MOST_SQUARE
+            # max - min is no less than the standard deviation, and both may be of one sign.
+            and math.sqrt(_LEAST_SQUARE) <= answer.spread <= math.sqrt(_MOST_SQUARE)
+        ):
+            raise NetworkError(
+                f"probe: device {number} says that its activations spread over {answer.spread:g} "
+                f"with a mean square of {answer.mean_square:g}: no model's do"
+            )
+        curve = None
+        if answer.importance is not None:
+            curve = np.asarray(answer.importance, dtype=np.float64)
+            self._check_curve(number, curve, cut)
+        return ActivationStatistics(curve, answer.spread, answer.mean_square)
+
+    def _check_curve(self, number: int, curve: np.ndarray, cut: int) -> None:
+        tokens = self._spec.tokens_at(cut) - self._spec.prefix
+        fits = curve.shape == (tokens + 1,)
+        if fits:
+            gains = np.diff(curve)
+            ends = abs(curve[0]) <= _SUM_ERROR and abs(curve[-1] - 1.0) <= _SUM_ERROR
+            # The best token first: each adds no more than the one before.
+            fits = bool(ends and (gains >= 0).all() and (np.diff(gains) <= _SUM_ERROR).all())
+        if not fits:
+            raise NetworkError(
+                f"probe: device {number} ranks its tokens by {len(curve)} numbers that do not rise "
+                f"from 0 to 1 over {tokens} tokens, the best first: run the same cutlayer on both"
+            )
+
+
+def far_off(found: Mapping[int, ActivationStatistics]) -> dict[int, NetworkError]:
+    """The devices whose activations spread as those of no other device do, and what to tell them.
+
+    Two devices can be far from one another, and nothing shows which of them lies: the median then
+    is the lower, since a larger spread asks for more of the radio.
+    """
+    faults: dict[int, NetworkError] = {}
+    for what, of in (
+        ("spread", {number: one.spread for number, one in found.items()}),
+        ("mean square", {number: one.mean_square**0.5 for number, one in found.items()}),
+    ):
+        median = statistics.median_low(of.values()) if of else 0.0
+        for number, value in of.items():
+            if not median / _MOST_SPREAD <= value <= median * _MOST_SPREAD:
+                faults[number] = NetworkError(
+                    f"probe: the {what} of the activations of device {number} is {value:g} where "
+                    f"the median of the round is {median:g}: run the same job on both sides"
+                )
+    return faults

@@ -1,0 +1,64 @@
+"""Images of any size to the size that is wanted: the one place where pixels are resized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kernel = Literal["nearest-exact", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How an image becomes the square that a model reads.
+
+    side: pixels a side of the square. edge: pixels to which the image is resized before the
+    middle is cut out, never less than side. keep_aspect: only the shorter edge becomes `edge`, the
+    longer one follows; otherwise both do, which stretches what is not square.
+    """
+
+    side: int
+    edge: int
+    keep_aspect: bool = False
+    kernel: Kernel = "bilinear"
+
+    def at(self, side: int) -> Fit:
+        """The same at another size: as much of the image is cut off."""
+        return replace(self, side=side, edge=max(side, round(self.edge * side / self.side)))
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the cut."""
+        if not self.keep_aspect:
+            return self.edge, self.edge
+        short = min(height, width)
+        return self.edge * height // short, self.edge * width // short
+
+
+def fitted(pixels: Tensor, how: Fit) -> Tensor:
+    """float32 [B,C,side,side] of `pixels` [B,C,H,W], levels 0 ... 255."""
+    pixels = resized(pixels, how.resized(*pixels.shape[-2:]), how.kernel)
+    top, left = ((length - how.side) // 2 for length in pixels.shape[-2:])
+    return pixels[..., top : top + how.side, left : left + how.side]
+
+
+def resized(pixels: Tensor, size: tuple[int, int], kernel: Kernel) -> Tensor:
+    """float32 [B,C,*size] of `pixels` [B,C,H,W], levels 0 ... 255; antialiased as Pillow does."""
+    import torch.nn.functional as F
+
+    pixels = pixels.float()
+    if tuple(pixels.shape[-2:]) == size:
+        return pixels
+    if kernel == "nearest-exact":
+        return F.interpolate(pixels, size, mode=kernel)
+    pixels = F.interpolate(pixels, size, mode=kernel, antialias=True, align_corners=False)
+    return pixels.clamp(0, 255) if kernel == "bicubic" else pixels
+
+
+def whole_levels(pixels: Tensor) -> Tensor:
+    """uint8 of pixels at levels 0 ... 255."""
+    import torch
+
+    return pixels.round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,67 @@
+"""What a device trained, as it comes back: held against what was due, and against the cohort."""
+
+import math
+import statistics
+from collections.abc import Mapping
+
+import torch
+
+from cutlayer.errors import FrameError
+from cutlayer.model.lora import Adapter
+from cutlayer.wire.codec import decode_adapter
+
+MOST_OF_MEDIAN = 1000.0
+"""An update that moves by more than this many times the median of its cohort is refused."""
+
+
+def read_adapter(
+    frame: bytes, device: int, round: int, due: Adapter, compute: torch.device
+) -> Adapter:
+    """The adapter of a device's upload, with the names and shapes of `due`.
+
+    Raises FrameError for any but the one due.
+    """
+    message = decode_adapter(frame)
+    shapes = {name: tensor.shape for name, tensor in message.tensors.items()}
+    if (message.device, message.round) != (device, round) or shapes != {
+        name: tensor.shape for name, tensor in due.items()
+    }:
+        raise FrameError(
+            f"frame: device {device} sent another adapter than the one it was to train in "
+            f"round {round}: run the same job on both sides"
+        )
+    return {name: tensor.to(compute) for name, tensor in message.tensors.items()}
+
+
+def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, FrameError]:
+    """The devices whose adapter is not finite, or moved far beyond what its cohort's did.
+
+    start: what all began with; an adapter may hold some of its tensors. A cohort of one has nobody
+    to be held against.
+    """
+    moved = {device: _distance(start, adapter) for device, adapter in trained.items()}
+    faults = {
+        device: FrameError(
+            f"adapter: what device {device} trained is not finite: lower training.lr"
+        )
+        for device, distance in moved.items()
+        if not math.isfinite(distance)
+    }
+    sound = {device: distance for device, distance in moved.items() if device not in faults}
+    median = statistics.median_low(sound.values()) if sound else 0.0
+    for device, distance in sound.items():
+        if distance > MOST_OF_MEDIAN * median > 0:
+            faults[device] = FrameError(
+                f"adapter: what device {device} trained moved by {distance:.3g}, more than "
+                f"{MOST_OF_MEDIAN:g} times the {median:.3g} of its cohort's median: it is refused"
+            )
+    return faults
+
+
+def _distance(start: Adapter, adapter: Adapter) -> float:
+    """The Euclidean norm of a change, NaN or infinite where a value is."""
+    squares = 0.0
+    for name, tensor in adapter.items():
+        moved = tensor.detach().double() - start[name].detach().double()
+        squares += moved.square().sum().item()
+    return math.sqrt(squares)

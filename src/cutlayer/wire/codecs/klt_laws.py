@@ -1,0 +1,103 @@
+"""Which rows of the `klt` codec share their laws, and what those laws are at a step size.
+
+Laws are found for each kind of token (0: of the prefix, 1: all others); in a gradient also for each
+size of token, since one twice as large has components twice as large: it is coded as if at half
+the step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutlayer.wire.codecs import laws, symbols
+from cutlayer.wire.codecs.basis import Basis, Components
+from cutlayer.wire.codecs.symbols import Run
+from cutlayer.wire.codecs.token_scale import sizes_of
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One kind of tokens at one step size.
+
+    live: indices of the components in use. runs: their laws. bits: what a token takes on average.
+    """
+
+    live: Index
+    runs: list[Run]
+    bits: float
+
+
+@dataclass(frozen=True, eq=False)
+class LawBook:
+    """The laws of a basis, at any step size."""
+
+    basis: Basis
+
+    @property
+    def sized(self) -> bool:
+        """Whether the size of each token travels."""
+        return self.basis.head.scaled or self.basis.head.per_batch
+
+    @cached_property
+    def size_runs(self) -> list[Run]:
+        """The laws of sizes, of either kind of token."""
+        head = self.basis.head
+        count = 32 if head.per_batch else 256
+        return [
+            symbols.centred_run(centre, spread, count)
+            for centre, spread in zip(head.size_centres, head.size_spreads, strict=True)
+        ]
+
+    def kinds(self, positions: Tensor) -> list[Index]:
+        """Indices of the prefix tokens, and of the others."""
+        places = positions.numpy()
+        prefix = (places >= 0) & (places < self.basis.head.prefix)
+        return [np.flatnonzero(prefix), np.flatnonzero(~prefix)]
+
+    def alike(
+        self, kinds: Sequence[Index], codes: NDArray[np.uint8] | None, step: float
+    ) -> Iterator[tuple[int, Index, Plan]]:
+        """The kind and indices of rows that share their laws, and the laws; codes: of sizes."""
+        for number, kind in enumerate(kinds):
+            if codes is None or not self.basis.head.per_batch:
+                yield number, kind, self.plan(number, step)
+                continue
+            for code in np.unique(codes[kind]):
+                size = float(sizes_of(np.array([code], np.uint8), octaves=True)[0])
+                yield number, kind[codes[kind] == code], self.plan(number, step / size)
+
+    def expected_bits(self, positions: Tensor, step: float) -> float:
+        """What rows at these positions take on average."""
+        kinds = self.kinds(positions)
+        bits = sum(self.plan(number, step).bits * len(kind) for number, kind in enumerate(kinds))
+        if self.sized:
+            for run, kind in zip(self.size_runs, kinds, strict=True):
+                chances = run.table / run.table.sum()
+                bits += len(kind) * float(-(chances * np.log2(chances)).sum())
+        return float(bits)
+
+    @cached_property
+    def plan(self) -> Callable[[int, float], Plan]:
+        """The plan of a kind of token at a step size; the last few are kept."""
+        # A few step sizes, or sizes of tokens; a peer that makes up more only makes us work.
+        return lru_cache(maxsize=64)(self._make_plan)
+
+    def _make_plan(self, kind: int, step: float) -> Plan:
+        group: Components = (self.basis.prefix, self.basis.others)[kind]
+        head = self.basis.head
+        ratio = step / head.step
+        live = np.arange(group.count)
+        if not head.dithered:
+            live = np.flatnonzero(group.reach_steps >= laws.FIRST * ratio)
+        scales = group.scale_steps[live] / ratio
+        # The laws say how the rate changes with the step; what it was at one was measured.
+        bits = float(laws.entropy_bits(scales, head.dithered).sum())
+        fitted = float(laws.entropy_bits(group.scale_steps, head.dithered).sum())
+        bits *= head.token_bits[kind] / fitted if fitted else 0.0
+        return Plan(live, symbols.runs_of(scales, head.dithered), bits)
