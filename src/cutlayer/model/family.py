@@ -118,9 +118,8 @@ class Family:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     section: str | None = None
-    # A family is a key of caches, and a dict has no hash: two with other names differ anyway.
-    keys: Mapping[str, str] = field(default_factory=dict, hash=False)
-    defaults: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def places_in_blocks(self) -> bool:

@@ -193,6 +193,7 @@ _GENERATES = Condition(
     by_method=True,
 )
 _COLUMNS = _of_kind("data", "source", "hub", "parquet", "table")
+_TABLE = _of_kind("data", "source", "table")
 _LORA = Condition(
     lambda job: job.method.train == "lora",
     "method.train is full, and every weight is trained: leave it out, or take train lora",
@@ -234,6 +235,9 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     ),
     "data.input_column": _COLUMNS,
     "data.label_column": _COLUMNS,
+    "data.delimiter": _TABLE,
+    "data.encoding": _TABLE,
+    "data.quotes": _TABLE,
     "data.partition.alpha": _of_kind("data.partition", "kind", "dirichlet"),
     "data.partition.labels_per_device": _of_kind("data.partition", "kind", "labels"),
     "data.partition.exponent": _of_kind("data.partition", "kind", "powerlaw"),
@@ -327,5 +331,5 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
 }  # fmt: skip
 """When each setting is read that only some jobs read; all of its conditions must hold."""
 
-MODALITIES = {"model.image_size": "image", "model.max_tokens": "text"}
+MODALITIES = {"model.image_size": "image", "model.aspect": "image", "model.max_tokens": "text"}
 """Settings of models that read images, or texts."""
