@@ -15,8 +15,7 @@ from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
-from cutlayer.record.folder import new_folder
-from cutlayer.record.writing import writing
+from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
 from cutlayer.simulation.simulate import simulate
@@ -159,11 +158,11 @@ def compare(
     below runs/). Raises JobError, DataError, ModelError or RunError.
     """
     found = _entries_of(jobs, methods)
-    folder = Path(out) if out is not None else new_folder("compare")
-    if (folder / "comparison.md").exists():
-        raise RunError(f"--out: {folder} already holds a comparison: give another folder")
+    if out is not None and (Path(out) / "comparison.md").exists():
+        raise RunError(f"--out: {out} already holds a comparison: give another folder")
     for entry in found:  # all of them, before anything is loaded
         check(entry.job, describe(entry.job.model))
+    folder = Path(out) if out is not None else new_folder("compare")
     results, shared = _run_all(found, folder, progress)
     rows = _rows(found, results)
     with writing(folder):

@@ -16,6 +16,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
 from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters
 from cutlayer.train.server_frames import gradient_frame, read_activations
 from cutlayer.train.stopwatch import Stopwatch
@@ -131,6 +132,7 @@ class ServerPart:
             self.decisions[device],
             self._model.spec,
             self._job,
+            frame_limit(self._model, self._job.training.batch_size),
         )
         self._task.received(message)
         return message

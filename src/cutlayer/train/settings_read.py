@@ -20,12 +20,12 @@ CHOOSES_BITS = ("sflam", "auto")
 class Condition:
     """When settings are read. otherwise: why not, as the rest of a sentence, with the remedy.
 
-    by_method: whether it is the method alone that goes without.
+    said_only: said and not refused, since another method, or the same job in a world, reads them.
     """
 
     holds: Callable[[Job], bool]
     otherwise: str
-    by_method: bool = False
+    said_only: bool = False
 
 
 def _solver(job: Job) -> str:
@@ -67,7 +67,7 @@ _SPLIT = Condition(
     "the method does not split the model, and nothing crosses a cut: leave it out, or take a "
     "method that splits",
 )
-_SPLIT_HERE = Condition(_SPLIT.holds, _SPLIT.otherwise, by_method=True)
+_SPLIT_HERE = Condition(_SPLIT.holds, _SPLIT.otherwise, said_only=True)
 _RETURNS = Condition(
     _gradients_return,
     "no gradient comes back to a device that trains nothing before the cut: leave it out, or take "
@@ -190,24 +190,24 @@ _GENERATES = Condition(
     lambda job: job.generated_in_use is not None,
     "the method trains on no generated data: leave it out, or take a method that averages, "
     "without method.generated false",
-    by_method=True,
+    said_only=True,
 )
 _COLUMNS = _of_kind("data", "source", "hub", "parquet", "table")
 _TABLE = _of_kind("data", "source", "table")
 _LORA = Condition(
     lambda job: job.method.train == "lora",
     "method.train is full, and every weight is trained: leave it out, or take train lora",
-    by_method=True,
+    said_only=True,
 )
 _AVERAGES = Condition(
     lambda job: job.method.aggregate != "none" and not job.method.pooled,
     "the method averages nothing: leave it out, or take a method that averages adapters",
-    by_method=True,
+    said_only=True,
 )
 _UPLOADS = Condition(
     lambda job: _adapters_travel(job) or job.method.server_adapter == "averaged",
     "no device has an adapter of its own to send: leave it out, or take another method",
-    by_method=True,
+    said_only=True,
 )
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
@@ -215,18 +215,18 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         Condition(
             lambda job: job.method.split or job.model.lora.side != "both",
             _SPLIT.otherwise,
-            by_method=True,
+            said_only=True,
         ),
         Condition(
             lambda job: job.method.cut is None,
             "the method has a cut of its own: set method.cut",
-            by_method=True,
+            said_only=True,
         ),
         Condition(
             # auto's calibration has the job's own cut among those it measures.
             lambda job: not _chosen(job, ("asfl", "asfv")),
             "the method's allocation.solver chooses the cut: set method.allocation.cuts",
-            by_method=True,
+            said_only=True,
         ),
     ),
     **dict.fromkeys(
@@ -321,7 +321,11 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "generated.weight": (_GENERATES,),
     "generated.seconds_per_image": (
         _GENERATES,
-        *_where(lambda job: job.world is not None, "a world section"),
+        Condition(
+            lambda job: job.world is not None,
+            "only a world has times: leave it out, or add a world section",
+            said_only=True,
+        ),
     ),
     "generated.generator.prompts": _PIPELINE,
     "generated.generator.template": _PIPELINE,

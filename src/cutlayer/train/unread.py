@@ -23,7 +23,7 @@ class Unread:
     field: str
     value: object
     why: str
-    by_method: bool
+    said_only: bool
 
     def sentence(self) -> str:
         """For people."""
@@ -42,7 +42,7 @@ def unread(job: Job, modality: str | None = None) -> list[Unread]:
 def refuse_unread(job: Job, modality: str) -> None:
     """Raise JobError for the first setting without effect, unless it is the method's alone."""
     for one in unread(job, modality):
-        if not one.by_method:
+        if not one.said_only:
             raise JobError(one.sentence())
 
 
@@ -53,13 +53,13 @@ def _unread(job: Job, modality: str | None) -> Iterator[Unread]:
             continue
         for condition in conditions:
             if not condition.holds(job):
-                yield Unread(field, found[0], condition.otherwise, condition.by_method)
+                yield Unread(field, found[0], condition.otherwise, condition.said_only)
                 break
     for field, needed in MODALITIES.items():
         value, default = _value(job, field) or (None, None)
         if modality is not None and modality != needed and value != default:
             why = f"{job.model.path} reads no {needed}s: leave it out"
-            yield Unread(field, value, why, by_method=False)
+            yield Unread(field, value, why, said_only=False)
 
 
 def _value(job: Job, field: str) -> tuple[Any, Any] | None:
