@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutlayer.errors import missing_package
 from cutlayer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,6 +39,16 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # fonts that journals accept
 }
 _FORMATS: ContextVar[tuple[str, ...]] = ContextVar("formats", default=("png",))
+
+
+def why_no_figures() -> str | None:
+    """A sentence where what draws is not installed, as after a plain `pip install cutlayer`."""
+    try:
+        import adjustText
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        return f"no figures are drawn: {missing_package(error) or error}"
+    return None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
@@ -77,6 +78,8 @@ def run_rounds(
     """Train the rounds that are left, committing each."""
     progress = progress or Silent()
     progress.started(job, folder, state.rounds)
+    if missing := why_no_figures():
+        progress.say(missing)
     for setting in unread(job):
         progress.say(setting.sentence())
     clock = None
@@ -177,6 +180,8 @@ def _append(path: Path, row: Row) -> None:
 
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
+    if why_no_figures() is not None:
+        return
     draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
     if job.world is not None and not job.method.pooled:
         draw_selection(rows, job.devices.count, folder / "figures" / "selection.png")

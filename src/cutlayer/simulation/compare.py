@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cutlayer import methods
 from cutlayer.drawing import plots, tables
 from cutlayer.drawing.curves import curve_of, draw_curves
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.drawing.tables import Column
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
@@ -167,10 +168,8 @@ def compare(
     rows = _rows(found, results)
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
-        _draw(folder / "figures", found, results)
-        if shared is not None:
-            labels = folder / "figures" / "labels.png"
-            plots.label_map(shared.counts, shared.train.classes, labels)
+        if why_no_figures() is None:
+            _draw(folder / "figures", found, results, shared)
         text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
         if any(entry.job.world is not None for entry in found):
             text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}\n"
@@ -270,7 +269,12 @@ def _target(results: Sequence[Result]) -> float:
     return min(max(curve_of(result.rows).accuracy) for result in results)
 
 
-def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:
+def _draw(
+    folder: Path, found: Sequence[Entry], results: Sequence[Result], shared: Parts | None
+) -> None:
+    """The figures of a comparison; who holds what where all runs share it."""
+    if shared is not None:
+        plots.label_map(shared.counts, shared.train.classes, folder / "labels.png")
     draw_curves({e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}, folder)
     traffic = [
         plots.MethodBytes(entry.label, result.up_bytes, result.down_bytes)

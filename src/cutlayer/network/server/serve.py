@@ -77,7 +77,7 @@ def serve(
         )
     parts = load_parts(job, progress.say if progress else None)
     folder = Path(out) if out is not None else new_folder(job.method.name)
-    state = begin_run(folder, job, parts)
+    state = begin_run(folder, job, parts, elsewhere=True)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
@@ -155,7 +155,7 @@ def _open(
             shorter = min(timeouts.round_s, job.world.deadline_s)
             timeouts = replace(timeouts, round_s=shorter)
         fleet = RemoteFleet(
-            job, parts, connected_devices, timeouts, watched, real=not options.virtual
+            folder, job, parts, connected_devices, timeouts, watched, real=not options.virtual
         )
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
