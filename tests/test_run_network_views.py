@@ -67,9 +67,15 @@ def test_devices_with_data_of_their_own_show_no_labels_of_the_servers_folder(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"0": {"name": "a", "samples": 1}}', '{"7": {"name":"a","samples":1,"labels":null}}',
-     '{"0": {"name":"a","samples":1,"labels":[1,-2]}}', '{"0": {"name":"a","samples":1,"labels":[1]}}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        '{"0": {"name": "a", "samples": 1}}',
+        '{"7": {"name": "a", "samples": 1, "labels": null}}',
+        '{"0": {"name": "a", "samples": 1, "labels": [1, -2]}}',
+        '{"0": {"name": "a", "samples": 1, "labels": [1]}}',
+    ],
+)
 def test_a_damaged_file_of_what_devices_told_is_one_sentence(text: str, tmp_path: Path) -> None:
     (tmp_path / DEVICES_FILE).write_text(text)
     with pytest.raises(RunError, match="is damaged: delete it"):

@@ -1,4 +1,4 @@
-"""With frozen devices that cut at different blocks, one function is trained, served and exported."""
+"""With frozen devices of different cuts one function is trained, served and exported."""
 
 from pathlib import Path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 from collections.abc import Iterator
@@ -43,11 +44,11 @@ _FORMATS: ContextVar[tuple[str, ...]] = ContextVar("formats", default=("png",))
 
 def why_no_figures() -> str | None:
     """A sentence where what draws is not installed, as after a plain `pip install cutlayer`."""
-    try:
-        import adjustText
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        return f"no figures are drawn: {missing_package(error) or error}"
+    for package in ("matplotlib", "adjustText"):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            return f"no figures are drawn: {missing_package(error) or error}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the devices of a network run told of themselves: names, samples and, where they share, labels.
+"""What the devices of a network run told of themselves: names, samples, and labels if shared.
 
 A simulated run has no such file: there the job says who holds what.
 """

@@ -128,8 +128,7 @@ def _quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
     )
     few = Condition(
         lambda job: _quantised(job, side),
-        "16 and 32 bits are sent as they are: leave it out, or take "
-        f"method.{side}.bits of 1 to 8",
+        f"16 and 32 bits are sent as they are: leave it out, or take method.{side}.bits of 1 to 8",
     )
     own = CHOOSES_BITS if side == "uplink" else ("sflam",)
     bits = _not_chosen("the bits", own)
