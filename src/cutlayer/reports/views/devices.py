@@ -15,10 +15,9 @@ def labels(run: Run, holdings: Holdings) -> View:
     devices, classes = holdings.counts.shape
     known = range(devices) if holdings.known is None else holdings.known
     some = (holdings.counts[list(known)] > 0).sum(axis=1)
-    on = (
-        f"{devices} devices" if len(known) == devices else f"the {len(known)} of {devices} devices "
-    )
-    on += "" if len(known) == devices else "that share their labels"
+    on = f"{devices} devices"
+    if len(known) < devices:
+        on = f"the {len(known)} of {devices} devices that share their labels"
     held = f"{some.min()}" if some.min() == some.max() else f"{some.min()} to {some.max()}"
     return {
         "kind": "labels",
