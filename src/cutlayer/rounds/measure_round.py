@@ -89,7 +89,7 @@ def _test(
             "macro_f1": float(np.mean([one.macro_f1 for one in evaluations])),
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
-                one.on_mix(counts) if (one := tested.get(device, tested.get(None))) else None
+                own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
                 for device, counts in enumerate(parts.counts)
             ],
             **_held_out(task, parts, models),
