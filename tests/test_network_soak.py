@@ -142,4 +142,4 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
     assert [row.round for row in rows] == list(range(len(rounds)))
     for row in rows:
         assert set(row.lost) <= set(row.decisions)
-        assert set(row.device_loss) <= set(row.samples_all_epochs)
+        assert set(row.device_loss) <= set(row.samples_trained)

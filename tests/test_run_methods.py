@@ -74,7 +74,7 @@ def test_different_cuts_in_one_round_average_to_what_one_cut_gives(tmp_path: Pat
 def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
     settings = ("method.allocation.cuts=[4,1]", "method.allocation.rates_bps=[0,0.7e6]")
     row = simulate(world_job("asfl", *settings), out=tmp_path / "run").rows[0]
-    sent = {d: row.traffic[d][0] / row.samples_all_epochs[d] for d in row.decisions}
+    sent = {d: row.traffic[d][0] / row.samples_trained[d] for d in row.decisions}
     assert max(sent.values()) < 1.1 * min(sent.values())  # a transformer's blocks are all as wide
     early = {d for d, one in row.decisions.items() if one.cut == 1}
     assert early

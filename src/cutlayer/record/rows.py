@@ -85,7 +85,7 @@ class Row:
     """One round as measured.
 
     decisions: of the devices that took part, in the order they take turns; left_out: why others
-    of the cohort did not. samples_all_epochs: that each set out to train on in the round
+    of the cohort did not. samples_trained: that each set out to train on in the round
     (`samples` in the file); steps: the batches that it did train on, fewer where it was lost.
     Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
     adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
@@ -116,7 +116,7 @@ class Row:
 
     round: int
     decisions: dict[int, Decision]
-    samples_all_epochs: dict[int, int]
+    samples_trained: dict[int, int]
     loss: float
     traffic: dict[int, list[int]]
     seconds: dict[str, float]
@@ -166,7 +166,7 @@ class Row:
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""
         batches = {}
-        for device, samples in self.samples_all_epochs.items():
+        for device, samples in self.samples_trained.items():
             planned = batch_sizes(samples // training.local_epochs, training)
             batches[device] = planned[: self.steps.get(device, len(planned))]
         traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
@@ -175,7 +175,7 @@ class Row:
     def to_json(self) -> str:
         """One line of the record's file."""
         values = asdict(self)
-        values["samples"] = values.pop("samples_all_epochs")
+        values["samples"] = values.pop("samples_trained")
         values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
         return to_line(values)
 
@@ -206,7 +206,7 @@ class Row:
         older = values.pop("device_accuracy")
         values["label_mix_accuracy"] = values["label_mix_accuracy"] or older
         values["loss"] = math.nan if found.loss is None else found.loss
-        values["samples_all_epochs"] = values.pop("samples")
+        values["samples_trained"] = values.pop("samples")
         values["decisions"] = {
             device: Decision(*(getattr(one, name) for name in one.__struct_fields__))
             for device, one in found.decisions.items()

@@ -42,7 +42,7 @@ def measure_round(
         round=result.round,
         decisions=result.decisions,
         left_out=decided.left_out,
-        samples_all_epochs={device: sum(sizes) for device, sizes in result.batches.items()},
+        samples_trained={device: sum(sizes) for device, sizes in result.batches.items()},
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
         loss=result.loss,
         traffic={
