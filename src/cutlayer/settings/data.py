@@ -72,10 +72,9 @@ class Data(Section):
     """
 
     calibration: str | None = None
-    """What `cutlayer calibrate` and the allocator auto measure on: held-out (a tenth of every class
-    of the training data, a thousand samples at most, which no device gets and nothing is tested
-    on), or a path of data like the source's. null: held-out, which devices go without where
-    method.allocation.solver is auto.
+    """What calibrates: held-out (a tenth of every class of the training data, 1,000 samples at most,
+    which no device gets), or a path of data like the source's. null: held-out, from devices only
+    where method.allocation.solver is auto.
     """
 
     train_samples: Count | None = None
