@@ -36,7 +36,7 @@ from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.train.uploads import read_adapter
+from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 Answer = TypeVar("Answer")
