@@ -50,7 +50,9 @@ def solve(now: PlanningInput) -> RoundDecisions:
 
 
 def _axis(name: str, measured: tuple[int, ...], wanted: tuple[int, ...]) -> Ints:
-    """Places in the calibration's axis of what the job allows; all where it names nothing."""
+    """Indices into the calibration's axis of the values that the job allows; all where it names
+    none.
+    """
     missing = [value for value in wanted if value not in measured]
     if missing:
         raise AllocationError(
@@ -64,7 +66,9 @@ def _axis(name: str, measured: tuple[int, ...], wanted: tuple[int, ...]) -> Ints
 def _problem(
     now: PlanningInput, table: Calibration, cuts: Ints, tokens: Ints, bits: Ints
 ) -> OptionProblem:
-    """Costs of a sample are those of the round by the samples: the dearest where they differ."""
+    """Costs per sample are those of the round divided by its samples; where devices differ, the
+    largest.
+    """
     samples = now.loads.samples_trained
     least = now.job.method.downlink.bits
     most = now.loads.spec.patches

@@ -9,7 +9,7 @@ from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
 def solve(now: PlanningInput) -> RoundDecisions:
-    """Every device alike; who cannot be in time is found out in the round."""
+    """The same for every device; which devices are too late shows in the round."""
     return in_equal_parts(now, np.full(len(now.devices), now.job.cut))
 
 

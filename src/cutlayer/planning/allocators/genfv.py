@@ -36,8 +36,9 @@ def solve(now: PlanningInput) -> RoundDecisions:
 def _chosen(now: PlanningInput) -> tuple[Ints, Ints]:
     """Places of the vehicles that the broadcast is made for, and of those that take part.
 
-    The broadcast goes at the worst gain: waiting for a vehicle in a deep fade may let everybody
-    else drive away, so that the worst are given up for as long as more then take part.
+    The broadcast's rate is that of the worst gain, so that waiting for one vehicle in a deep fade
+    may cost all others their time in coverage. The worst is left out for as long as more vehicles
+    can then take part.
     """
     by_gain = np.argsort(-now.state.gain_down, kind="stable")
     reached, chosen = by_gain[:0], by_gain[:0]
@@ -70,12 +71,12 @@ def _reason(now: PlanningInput, reached: Ints, place: int) -> str:
 
 
 def _distance(now: PlanningInput) -> Floats:
-    """EMDs; where nobody shared labels, as in a plan, all are near enough."""
+    """Earth mover's distances of labels [m]; 0 where nobody shared labels, as in a plan."""
     return np.zeros(len(now.devices)) if now.label_emd is None else now.label_emd
 
 
 def _uploads(now: PlanningInput) -> Uploads:
-    """With a thousandth of the time left over: headers of frames may be longer than reckoned."""
+    """A thousandth of the time is kept as a margin: headers of frames may be longer than computed."""
     method, cut = now.job.method, now.job.cut
     tokens = method.tokens.keep
     return Uploads(
