@@ -93,7 +93,7 @@ def solve_round(
 
 
 class _SilentDevicesError(Exception):
-    """Devices that did not answer, or not validly, when asked for statistics of their activations."""
+    """Devices that gave no answer, or no valid one, when asked what their activations are like."""
 
     def __init__(self, devices: Sequence[int]) -> None:
         super().__init__(f"devices {list(devices)}")

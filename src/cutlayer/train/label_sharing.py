@@ -41,7 +41,7 @@ class SharedLabels:
     counts: Floats
 
     def distances(self, devices: Sequence[int]) -> Floats:
-        """The earth mover's distance EMD_n of each device's labels from those of the whole fleet."""
+        """Earth mover's distance EMD_n of each device's labels from those of the whole fleet."""
         return emd(self.counts[list(devices)], self.counts.sum(axis=0))
 
     def wanted(self, devices: Sequence[int], kind: Mix) -> Floats:
