@@ -10,6 +10,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+from cutlayer.record.rows import read_rows
 from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import equal, largest_difference, small_job
@@ -189,3 +190,17 @@ def test_poisson_participation_draws_cohorts_of_that_mean() -> None:
     assert min(sizes) >= 1
     assert np.mean(sizes) == pytest.approx(4, rel=0.1)
     assert np.var(sizes) == pytest.approx(4, rel=0.3)
+
+
+def test_devices_that_never_took_part_are_tested_only_where_the_job_asks(tmp_path: Path) -> None:
+    job = small_job("devices.per_round=2", "training.rounds=1", method="local-lora")
+    row = simulate(job, out=tmp_path / "some").rows[0]
+    tested = [device for device, one in enumerate(row.label_mix_accuracy) if one is not None]
+    assert tested == sorted(row.cohort)
+    asked = change_job(job, ["training.evaluate_absent=true"])
+    other = simulate(asked, out=tmp_path / "all").rows[0]
+    assert None not in other.label_mix_accuracy
+    assert [other.label_mix_accuracy[device] for device in tested] == [
+        row.label_mix_accuracy[device] for device in tested
+    ]
+    assert read_rows(tmp_path / "some")[0] == row

@@ -21,7 +21,7 @@ def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
 
     fit: how the model makes its images. Raises DataError.
     """
-    train, _ = load(job.data, job.seed, fit)
+    train, _ = load(job.data_in_use, job.seed, fit)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     return replace(train.subset(shares[number]), report=train.report)
 

@@ -138,6 +138,11 @@ class Plan:
             lines.append(f"{solver}: {self.decided.note}")
         if self.survival:
             lines.append(self.survival.sentence())
+        if solver == "auto":
+            lines.append(
+                "what auto goes by is measured by the server before the first round, on samples "
+                "that no device has (data.calibration): no bytes and no seconds of a round"
+            )
         reasons: dict[str, list[int]] = {}
         for device, why in sorted(self.decided.left_out.items()):
             reasons.setdefault(why, []).append(device)

@@ -40,7 +40,7 @@ def samples_of(job: Job, fleet: Fleet, read: ReadLabels = read_labels) -> Planne
     A job that names no data, or data that is not on this machine, has the fleet's sizes. Nothing
     is downloaded. Raises DataError for data that cannot be read or dealt out.
     """
-    data = job.data
+    data = job.data_in_use
     if "data" not in job.model_fields_set:
         why = "the job names no data"
     elif data.path is not None and not Path(data.path).expanduser().exists():

@@ -56,7 +56,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     macro_f1: float | None = None
     class_accuracy: list[float | None] = []
     confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
-    label_mix_accuracy: list[float] = []
+    label_mix_accuracy: list[float | None] = []
     held_out_accuracy: list[float | None] = []
     held_out_samples: list[_Count] = []
     device_accuracy: list[float] = []  # what label_mix_accuracy was called once
@@ -96,7 +96,8 @@ class Row:
     predicted class, samples] of the pairs that occur (last round only). Where each device keeps a
     model of its own they are of all of them together.
     label_mix_accuracy: accuracy on the test set, its classes weighted by each device's own mix of
-    labels [M]. held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
+    labels [M] (None: a device that keeps an adapter of its own and has none yet).
+    held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
     (None for no sample); both empty where the job holds none out.
     late: devices whose training came too late for the average; lost: those that
     stopped answering, or sent what will not do.
@@ -128,7 +129,7 @@ class Row:
     macro_f1: float | None = None
     class_accuracy: list[float | None] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
-    label_mix_accuracy: list[float] = field(default_factory=list)
+    label_mix_accuracy: list[float | None] = field(default_factory=list)
     held_out_accuracy: list[float | None] = field(default_factory=list)
     held_out_samples: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)

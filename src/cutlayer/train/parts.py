@@ -51,7 +51,7 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """
     spec = describe(job.model)
     check(job, spec)
-    train, test = load(job.data, job.seed, fit_for(spec))
+    train, test = load(job.data_in_use, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
     shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)

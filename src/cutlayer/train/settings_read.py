@@ -278,6 +278,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     ),
     "method.allocation.emd_max": _of("genfv"),
     "training.momentum": _of_kind("training", "optimizer", "sgd"),
+    "training.evaluate_absent": (
+        Condition(
+            lambda job: job.method.aggregate == "none" and not job.method.pooled,
+            "the method has one adapter for all: leave it out, or take method.aggregate none",
+            said_only=True,
+        ),
+    ),
     "training.clip_update_norm": (_AVERAGES, _UPLOADS),
     **dict.fromkeys(
         [

@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was measured on `samples` samples of the training split, drawn by `seed`.
+    """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
     cuts [C], tokens [K], bits [Q]: the grid, ascending; tokens are those kept besides the prefix,
     and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed.
