@@ -59,11 +59,11 @@ def decide(
     measures = StatisticsFromDevices(job, round, link, calibration)
     there, silent = dict(samples), dict[int, str]()
     while True:
-        now = planning_source.planning_input(round, there, classes, measures)
+        known = planning_source.planning_input(round, there, classes, measures)
         if labels is not None:
-            now = replace(now, label_emd=labels.distances(now.devices))
+            known = replace(known, label_emd=labels.distances(known.devices))
         try:
-            decided = solve_round(round, now, planning_source)
+            decided = solve_round(round, known, planning_source)
         except _SilentDevicesError as found:  # planned anew, as if they had not been there
             silent |= dict.fromkeys(found.devices, _SILENT)
             there = {d: count for d, count in there.items() if d not in silent}

@@ -198,14 +198,14 @@ class Planner:
         clock, samples = self.clock, self._samples
         cohort, away = clock.reachable(round, draw_cohort(self.job, round))
         held = {device: samples.by_device[device] for device in cohort}
-        now = clock.planning_input(round, held, samples.classes, self._measures)
-        decided = solve_round(round, now, clock)
-        shape = planned_shape(round, now, decided)
+        known = clock.planning_input(round, held, samples.classes, self._measures)
+        decided = solve_round(round, known, clock)
+        shape = planned_shape(round, known, decided)
         timed = clock.timed(shape)
         timeline = timed.timeline()
         return Plan(
             self.job,
-            now,
+            known,
             replace(decided, left_out=away | decided.left_out),
             shape,
             timeline,
