@@ -1,4 +1,4 @@
-"""What a data set is, as a hash of its files: it is not loaded."""
+"""A hash of a data set's files, found without loading them."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -16,10 +16,10 @@ def of_data(data: Data, seed: int) -> str | None:
     """A hash of a source's files and of the settings that say what to read from them.
 
     Tables are hashed whole, images by name and size, a data set on the hub by its name and, where
-    it is in the hub's cache, its commit. `train_samples` and the division among devices do not
-    count: they take parts of the same training split. seed: counts where the test split may be
-    held out of the training data by it. What calibrates counts: a part of the training data, or
-    data of its own. None where the files are not on this machine.
+    it is in the hub's cache, its commit. `train_samples` and the division among devices are left
+    out: they take parts of the same training split. seed: part of the hash only where it decides
+    which training data become the test split. What calibrates is in the hash: a part of the
+    training data, or data of its own. None where the files are not on this machine.
     """
     settings: list[object] = [data.source, data.input_column, data.label_column, "held-out"]
     if data.calibration not in (None, HELD_OUT):

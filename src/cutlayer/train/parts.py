@@ -29,7 +29,7 @@ from cutlayer.train.task import task_of
 
 @dataclass(frozen=True)
 class Parts:
-    """What all methods of a comparison share: the frozen model, the data and who holds what.
+    """What all methods of a comparison share: the frozen model, the data, and who holds which.
 
     shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
     is tested on [M]. counts: samples to train on by device and class [M, C].

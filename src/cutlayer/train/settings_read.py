@@ -18,9 +18,10 @@ CHOOSES_BITS = ("sflam", "auto")
 
 @dataclass(frozen=True)
 class Condition:
-    """When settings are read. otherwise: why not, as the rest of a sentence, with the remedy.
+    """When settings are read. otherwise: why not, as the end of a sentence, with the remedy.
 
-    said_only: said and not refused, since another method, or the same job in a world, reads them.
+    said_only: reported and not refused, since another method, or the same job in a world, reads
+    them.
     """
 
     holds: Callable[[Job], bool]

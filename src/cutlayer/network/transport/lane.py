@@ -1,4 +1,4 @@
-"""One lane: frames of bytes over one stream, both ways; credits bound what is under way."""
+"""One lane: frames of bytes over one stream, both ways; credits bound the frames under way."""
 
 import asyncio
 from collections import deque
@@ -22,8 +22,8 @@ _MAX_CREDIT = 2**20
 class Counters:
     """What passed over a lane: frames, their bytes, and the bytes that carrying them took.
 
-    Overhead is this layer's (chunk headers, credits) and gRPC's message prefixes; HTTP/2, TLS and
-    TCP add what they add and tell nobody.
+    Overhead is that of this layer (chunk headers, credits) and gRPC's message prefixes; what
+    HTTP/2, TLS and TCP add cannot be counted here.
     """
 
     frames_sent: int = 0
@@ -105,7 +105,7 @@ class LaneStream(Generic[Item]):
 
     @property
     def stalled_for_s(self) -> float:
-        """How long a frame that has begun to arrive has not gone on."""
+        """Seconds since the last piece of a frame that is only partly here."""
         return self._incoming.stalled_for_s
 
     async def send(self, frame: Frame) -> None:
@@ -150,7 +150,7 @@ class LaneStream(Generic[Item]):
         return item
 
     def feed(self, message: bytes) -> None:
-        """Take in one message of the stream. Raises NetworkError for what has no business there."""
+        """Take in one message of the stream. Raises NetworkError for one that is not allowed."""
         self.counters.received_overhead_bytes += len(message) + _PREFIX_BYTES
         came = self._incoming.feed(message)
         if isinstance(came, int):
@@ -191,7 +191,7 @@ class LaneStream(Generic[Item]):
         self._kick()
 
     def _kick(self) -> None:
-        """Have written what can be; while there is nothing to write there is no task."""
+        """Start the task that writes, unless it runs already or there is nothing to write."""
         if self._writer is None and self._ended is None and self._has_work():
             self._writer = asyncio.get_running_loop().create_task(self._write_all())
 

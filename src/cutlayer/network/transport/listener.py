@@ -17,7 +17,7 @@ from cutlayer.network.transport.lane import Counters
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, server_options
 from cutlayer.network.transport.messages import Welcome, encode
 
-# How long a device that reads nothing can keep its stream from being told of its end.
+# Seconds for which the end of a stream waits for a device that reads nothing.
 _FINISH_S = 2.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]

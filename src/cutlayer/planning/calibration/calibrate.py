@@ -1,6 +1,6 @@
-"""`cutlayer calibrate`: measure how much of a model's output survives the cut, and keep the record.
+"""`cutlayer calibrate`: measures how much of a model's output survives the cut; keeps a record.
 
-What is measured where is chosen here; cut_survey.py measures.
+The grid of cuts, tokens and bits is chosen here; cut_survey.py measures it.
 """
 
 import math

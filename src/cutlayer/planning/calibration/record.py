@@ -1,4 +1,4 @@
-"""How much of a model's output survives the cut, as measured: the record, on disk and found again.
+"""The record of what survives the cut: its fields, its file, and how it is found again.
 
 Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
 """
