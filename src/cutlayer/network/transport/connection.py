@@ -50,7 +50,7 @@ class Connection:
         self._at_end: list[Callable[[], object]] = []
         # Not from 0: who guesses the next number could answer before it was asked.
         self._numbers = itertools.count(secrets.randbits(48))
-        self._pings: dict[int, tuple[asyncio.Future[None], int]] = {}
+        self._pings: dict[int, tuple[asyncio.Future[bool], int]] = {}
 
     # What the training uses
 
@@ -84,7 +84,8 @@ class Connection:
         start = time.perf_counter()
         try:
             await self.tell(Ping(number, bytes(payload_bytes), answer_bytes))
-            await answered
+            if not await answered:
+                raise self.error
         finally:
             self._pings.pop(number, None)
         return time.perf_counter() - start
@@ -202,8 +203,9 @@ class Connection:
             stream.end(self.error)
         for answered, _ in self._pings.values():
             if not answered.done():
-                answered.set_exception(self.error)
-        for callback in self._at_end:
+                answered.set_result(False)
+        callbacks, self._at_end = self._at_end, []  # which hold those that are called
+        for callback in callbacks:
             callback()
 
     # Inside
@@ -247,7 +249,7 @@ class Connection:
                     raise NetworkError(
                         f"message: a ping of {size} bytes was answered with {len(message.payload)}"
                     )
-                answered.set_result(None)
+                answered.set_result(True)
         elif isinstance(message, Bye):
             self.end(f"the other side left ({harmless(message.reason)})", how="leave")
         else:

@@ -41,17 +41,15 @@ class Counters:
 
 @dataclass(eq=False)
 class _Outgoing:
-    frame: memoryview
-    sent: asyncio.Future[None]
+    """sent: whether all of the frame is on its way. No error: who waits for it would then be held
+    by the error's traceback, and the error by what waits."""
 
-    def settle(self, error: NetworkError | None = None) -> None:
-        if self.sent.done():
-            return
-        if error is None:
-            self.sent.set_result(None)
-        else:
-            self.sent.set_exception(error)
-            self.sent.exception()  # where nobody waits for it, it is of no interest
+    frame: memoryview
+    sent: asyncio.Future[bool]
+
+    def settle(self, sent: bool) -> None:
+        if not self.sent.done():
+            self.sent.set_result(sent)
 
 
 class LaneStream(Generic[Item]):
@@ -115,19 +113,20 @@ class LaneStream(Generic[Item]):
         """
         entry = self._post(frame)
         try:
-            await entry.sent
+            sent = await entry.sent
         except asyncio.CancelledError:
             if entry in self._outgoing:
                 self._outgoing.remove(entry)
             raise
+        if not sent:
+            self._check_open()
 
     def post(self, frame: Frame) -> None:
         """Send a frame without waiting. Raises NetworkError."""
         self._post(frame)
 
     def _post(self, frame: Frame) -> _Outgoing:
-        if self._ended:
-            raise self._ended
+        self._check_open()
         if len(frame) > self._max_bytes:
             raise NetworkError(
                 f"frame: {len(frame)} bytes are more than the {self._max_bytes} a lane carries: "
@@ -141,8 +140,7 @@ class LaneStream(Generic[Item]):
     async def receive(self) -> Item:
         """The next frame. Raises NetworkError when the lane has ended and no frame is left."""
         while not self._items:
-            if self._ended:
-                raise self._ended
+            self._check_open()
             self._arrived.clear()
             await self._arrived.wait()
         item = self._items.popleft()
@@ -177,14 +175,22 @@ class LaneStream(Generic[Item]):
         self._incoming = Assembly(0)
         for entry in (self._current, *self._outgoing):
             if entry is not None:
-                entry.settle(error)
+                entry.settle(sent=False)
         self._outgoing.clear()
         self._arrived.set()
+        # They lead back to the connection and to gRPC's call, and with it to the socket: whoever
+        # still holds the lane is not to keep those open.
+        self._write, self._accept, self._fail = _is_over, _takes_nothing, _takes_nothing
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until nothing is being written: gRPC cannot end a stream amid a write."""
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=timeout_s)
+
+    def _check_open(self) -> None:
+        if self._ended:
+            # Anew each time: an error that is kept keeps the frames that it was raised through.
+            raise type(self._ended)(*self._ended.args)
 
     def _give_way(self) -> None:
         self._owed += 1
@@ -230,7 +236,7 @@ class LaneStream(Generic[Item]):
         self.counters.frames_sent += 1
         self.counters.sent_bytes += len(entry.frame)
         self.counters.sent_overhead_bytes -= len(entry.frame)
-        entry.settle()
+        entry.settle(sent=True)
 
     async def _grant(self) -> None:
         credit, self._owed = self._owed, 0
@@ -242,3 +248,12 @@ class LaneStream(Generic[Item]):
         async with asyncio.timeout(self._stall_s):
             await self._write(message)
         self.counters.sent_overhead_bytes += len(message) + _PREFIX_BYTES
+
+
+async def _is_over(message: bytes) -> None:
+    """Stands for the stream of a lane that has ended."""
+    raise NetworkError("stream: the lane is over")
+
+
+def _takes_nothing(_: object) -> None:
+    """Stands for who was told of what came on a lane that has ended."""
