@@ -17,7 +17,7 @@ pytest.importorskip("grpc")
 from cutlayer.network.server.remote_fleet import Timeouts
 from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport import keys
-from cutlayer.network.transport.identity import load_server
+from cutlayer.network.transport.identity import load_server_identity
 from cutlayer.record.rows import Row, read_rows
 from cutlayer.rounds.progress import Silent
 from fleet_helpers import Crowd, crowd
@@ -112,7 +112,7 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
     watching = Watching()
     options = ServeOptions(
         "127.0.0.1:0",
-        load_server(fleet.folder),
+        load_server_identity(fleet.folder),
         timeouts=Timeouts(devices=3, answer_s=20.0, return_s=0.5, round_s=60.0),
         log=tmp_path / "net.log",
     )
@@ -140,4 +140,4 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
     assert [row.round for row in rows] == list(range(len(rounds)))
     for row in rows:
         assert set(row.lost) <= set(row.decisions)
-        assert set(row.device_loss) <= set(row.samples)
+        assert set(row.device_loss) <= set(row.samples_all_epochs)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from cutlayer import __version__
 from cutlayer.commands.generator import app as generator
+from cutlayer.commands.inference import app as inference
 from cutlayer.commands.keys import app as keys
 from cutlayer.commands.network import PANEL as NETWORK
 from cutlayer.commands.network import app as network
@@ -25,7 +26,7 @@ from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
-    from cutlayer.simulation.compare import Comparison
+    from cutlayer.simulation.comparison import Comparison
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +40,7 @@ TRAIN, PLAN, SEE = "Train", "Plan and measure", "See"
 MAKE, NAME = "Make data and vehicles", "What a job can name"
 app.add_typer(keys, name="keys", rich_help_panel=NETWORK)
 app.add_typer(generator, name="generator", rich_help_panel=MAKE)
+app.add_typer(inference)
 app.add_typer(network)
 app.add_typer(world, name="world", rich_help_panel=MAKE)
 app.command(rich_help_panel=NAME)(settings)
@@ -87,22 +89,27 @@ def simulate(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, without a JOB.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
+            "it other rounds."
+        ),
     ] = None,
 ) -> None:
     """Train a job on this machine, device by device, and write its run folder."""
     from cutlayer.job import load_job
+    from cutlayer.rounds.run_folder import rounds_to_resume
     from cutlayer.simulation import simulate as runs
 
-    if resume and (job or settings or out):
-        _fail("--resume: the folder holds its job: leave out JOB, --set and --out")
+    if resume and (job or out):
+        _fail("--resume: the folder holds its job: leave out JOB and --out")
     with _watched() as progress:
         if resume:
-            result = runs.resume(resume, progress=progress)
+            result = runs.resume(resume, rounds=rounds_to_resume(settings or []), progress=progress)
         else:
             result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
     _say(
-        f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
+        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
     _say(f"adapter  {result.adapter_folder}")
@@ -123,6 +130,12 @@ def compare(
             "it if you like, as in 'sflora, small = tsflora tokens.keep=24 uplink.bits=4'."
         ),
     ] = "sflora, tsflora",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Run each once for each seed, as in 0,1,2: mean, range and paired differences."
+        ),
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
 ) -> None:
@@ -131,8 +144,9 @@ def compare(
     from cutlayer.simulation import compare as comparisons
 
     chosen, named = load_job(job, settings or []), split_values(methods)
+    numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
     with _watched() as progress:
-        _show(comparisons.compare(chosen, methods=named, out=out, progress=progress))
+        _show(comparisons.compare(chosen, methods=named, seeds=numbers, out=out, progress=progress))
 
 
 @app.command(rich_help_panel=PLAN)
@@ -353,6 +367,12 @@ def _show(comparison: "Comparison") -> None:
         console.print(table)
     for line in comparison.where():
         _say(line)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        _fail(f"--seeds: {text!r} is no seed: give whole numbers from 0, as in 0,1,2")
+    return int(text)
 
 
 @contextmanager

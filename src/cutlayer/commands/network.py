@@ -37,7 +37,11 @@ def serve(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, without a JOB.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
+            "it other rounds."
+        ),
     ] = None,
     listen: Annotated[
         str | None,
@@ -96,9 +100,10 @@ def serve(
     from cutlayer.network.server.remote_fleet import Timeouts
     from cutlayer.network.transport.identity import load_server_identity
     from cutlayer.rounds.progress import OnConsole
+    from cutlayer.rounds.run_folder import rounds_to_resume
 
-    if resume and (job or settings or out):
-        raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
+    if resume and (job or out):
+        raise JobError("--resume: the folder holds its job: leave out JOB and --out")
     identity = load_server_identity(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
     waits = Timeouts(
@@ -119,7 +124,11 @@ def serve(
         try:
             if resume:
                 result = runs.resume_serving(
-                    resume, options=options, progress=progress, on_port=told
+                    resume,
+                    rounds=rounds_to_resume(settings or []),
+                    options=options,
+                    progress=progress,
+                    on_port=told,
                 )
             else:
                 chosen = load_job(job, settings or [])
@@ -131,7 +140,7 @@ def serve(
             _say(progress.interrupted())
             raise typer.Exit(130) from None
     _say(
-        f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
+        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
     _say(f"adapter  {result.adapter_folder}")

@@ -9,6 +9,15 @@ DATA_FILE = "data.json"
 """What data a run was given: samples, classes in their order, and what was left out."""
 
 
+LABELS_FILE = "comparison.json"
+"""In a comparison's folder: the label of each run folder in it."""
+
+
+def device_folder(device: int) -> str:
+    """Below the adapter folder, where an adapter lies that one device keeps for itself."""
+    return f"device-{device:04d}"
+
+
 def new_folder(name: str) -> Path:
     """A folder below runs/ named by the time and `name`, not yet made."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,14 @@ from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job
 from cutlayer.job import read_job as read_job_file
-from cutlayer.record.folder import JOB_FILE, STATE_FILE
+from cutlayer.model.class_names import class_names
+from cutlayer.record.folder import (
+    ADAPTER_FOLDER,
+    JOB_FILE,
+    LABELS_FILE,
+    STATE_FILE,
+    device_folder,
+)
 from cutlayer.record.rows import FILE, read_rows
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
@@ -126,7 +134,27 @@ def read_run(folder: Path, say: Say) -> Run:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
         )
-    return Run(folder, job, rows)
+    return Run(folder, job, rows, classes=classes_of(folder), label=label_of(folder))
+
+
+def label_of(folder: Path) -> str:
+    """What the comparison that a run folder lies in calls it; empty where none does."""
+    folder = folder.resolve()
+    try:
+        labels = json.loads((folder.parent / LABELS_FILE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    found = labels.get(folder.name) if isinstance(labels, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """The names of a run's classes, as its adapter folder has them; none where it has none."""
+    try:
+        adapters = [folder / ADAPTER_FOLDER, folder / ADAPTER_FOLDER / device_folder(0)]
+        return tuple(next(filter(None, map(class_names, adapters)), ()))
+    except (OSError, ValueError, RecursionError):
+        return ()
 
 
 def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None = None) -> Run:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from cutlayer.errors import RunError
 from cutlayer.job import Job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
@@ -84,6 +85,8 @@ def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
         "accuracy": row.accuracy,
         "accuracy_through_cut": row.accuracy_through_cut,
         "test_loss": row.test_loss,
+        "test_samples": row.test_samples,
+        "macro_f1": row.macro_f1,
         "loss": row.loss,
         "planned_s": row.planned_s,
         "ste": row.ste,
@@ -113,6 +116,7 @@ def _one(folder: Path) -> Path:
 def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
     """The rounds of a run; a damaged line is left out, with a warning at the end of a look."""
     tail, last, told = Tail(folder, partial(Row.from_json, devices=job.devices.count)), -1, 0
+    accuracy: dict[int, float | None] = {}
     while True:
         try:
             new = list(tail.rows())
@@ -124,8 +128,9 @@ def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
         for row in new:
             if row.round > last:  # a run that was resumed writes its record anew
                 last = row.round
+                accuracy[row.round + 1] = row.accuracy
                 yield row
-        if not follow or last + 1 >= job.training.rounds:
+        if not follow or is_over(job.training, last + 1, accuracy):
             return
         time.sleep(_LOOK_EVERY_S)
 

@@ -15,7 +15,8 @@ from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, commit_state, is_finite
-from cutlayer.record.folder import ADAPTER_FOLDER
+from cutlayer.record.early_stop import is_over
+from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
@@ -80,21 +81,31 @@ def run_rounds(
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
-    for round in range(state.rounds, job.training.rounds):
+    while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, generated_training, progress
+            job, parts, fleet, state, state.rounds, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock)
+        row = measure_round(job, parts, state, result, decided, clock, rows)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
             commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
+    if state.rounds < job.training.rounds:
+        progress.say(
+            f"stopped after round {state.rounds}: accuracy has not risen for "
+            f"{job.training.patience} rounds (training.patience)"
+        )
     with writing(folder):
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
     return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
+    """By the number of rounds done."""
+    return {row.round + 1: row.accuracy for row in rows}
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:
@@ -157,7 +168,7 @@ def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     task = task_of(job, len(classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            task.export(adapter, parts.model, folder / f"device-{index:04d}", classes)
+            task.export(adapter, parts.model, folder / device_folder(index), classes)
     else:
         task.export(state.adapter, parts.model, folder, classes)
 

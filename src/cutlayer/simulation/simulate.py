@@ -38,10 +38,14 @@ def simulate(
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
 
 
-def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
+def resume(
+    folder: str | Path, *, rounds: int | None = None, progress: Progress | None = None
+) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
-    It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.
+    rounds: of the whole run, where it is to have other than its job says; refused where a schedule
+    went by the job's rounds. It ends with the adapter that an uninterrupted run of so many rounds
+    would have reached. Raises as `simulate`.
     """
     folder = Path(folder)
     if (folder / ROSTER_FILE).exists():
@@ -49,5 +53,5 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    job, parts, state, rows = saved_run(folder, (progress or Silent()).say)
+    job, parts, state, rows = saved_run(folder, (progress or Silent()).say, rounds)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

@@ -77,6 +77,7 @@ def serve(
             f"with cutlayer serve --resume {folder}"
         )
     parts = load_parts(job, progress.say if progress else None)
+    _check_drawn(job, parts)
     state = begin_run(folder, job, parts)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
@@ -84,16 +85,17 @@ def serve(
 def resume_serving(
     folder: str | Path,
     *,
+    rounds: int | None = None,
     options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Go on with the run in `folder` after its last finished round; devices join again.
 
-    Raises as `serve`.
+    rounds: of the whole run, see `cutlayer.resume`. Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say)
+    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say, rounds)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
@@ -118,9 +120,24 @@ def _check(job: Job, options: ServeOptions) -> None:
             "world.energy: what a real device spends on computing is not measured: leave forward "
             "and backward out, or go by the job's world with --virtual"
         )
+    if job.data.partition.held_out:
+        raise JobError(
+            f"data.partition.held_out: {job.data.partition.held_out} but devices over a network "
+            "hold nothing out: leave it at 0, or run cutlayer simulate"
+        )
     check_free(options.address, "address")
     if options.metrics is not None:
         check_free(options.metrics, "--metrics")
+
+
+def _check_drawn(job: Job, parts: Parts) -> None:
+    """Raise JobError where devices would draw anew what came with the adapter of model.adapter."""
+    if job.model.adapter is not None and parts.model.drawn and not job.method.split:
+        raise JobError(
+            f"model.adapter: {job.model.path} lacks {parts.model.drawn[0]}, which the devices of "
+            f"method {job.method.name} would draw anew: run cutlayer simulate, or take a split "
+            "method"
+        )
 
 
 def _open(
