@@ -163,7 +163,8 @@ def test_real_dinov2_split_equals_unsplit_peft(shared_models: Path, dtype: torch
     job = settings(shared_models / "dinov2-small", 2, image_size=98, lora={"rank": 8})
     model = load_model(job, CLASSES, 0, dtype=dtype)
     adapter = random_adapter(model, 1)
-    inputs, labels = inputs_of(model, 2), labels_of(2)
+    inputs = inputs_of(model, 2)
+    labels = targets_of(model, inputs)
     expected = _peft_step(model, adapter, inputs, labels)
     for cut in (0, 2, 12):
         found = split_step(model, adapter, inputs, labels, cut)

@@ -370,3 +370,28 @@ def unsplit_logits(whole: nn.Module, model: CutModel, inputs: dict[str, Tensor])
     """Logits of a whole Hugging Face model, which may need to be told to interpolate."""
     more = {"interpolate_pos_encoding": True} if model.spec.parts.asks_to_interpolate else {}
     return whole(**inputs, **more).logits
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def write_language(folder: Path, name: str = "llama", **overrides: Any) -> Path:
+    """A checkpoint folder of a tiny language model, with a tokenizer of letters that can chat."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", *" .,:|-<>/\n"]
+    tokenizer = Tokenizer(models.WordLevel({x: i for i, x in enumerate(letters)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = CHAT
+    write(folder, name, **overrides)
+    fast.save_pretrained(folder)
+    return folder

@@ -17,9 +17,9 @@ class Rows:
     """One split.
 
     origin: what to call it in errors. labels: raw, as stored. cell(i): the input of row i, an
-    `images.Pixels` or a text. names: the classes' names when labels are indices into them, or
-    these names; order: by what rule they are ordered. called(i): what to call row i in errors; its
-    number by default. notes: what was skipped or changed, and why.
+    `images.Pixels`, a text or (`passages`) a Passage. names: the classes' names when labels are
+    indices into them, or these names; order: by what rule they are ordered. called(i): what to call
+    row i in errors; its number by default. notes: what was skipped or changed, and why.
     """
 
     origin: str
@@ -30,6 +30,7 @@ class Rows:
     order: str = ""
     called: Callable[[int], str] | None = None
     notes: tuple[str, ...] = ()
+    passages: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

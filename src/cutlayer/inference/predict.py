@@ -59,7 +59,7 @@ def predict(
     found = []
     for names, part in batches:
         with torch.no_grad():
-            shares = torch.softmax(logits_of(part, 0).double().cpu(), dim=1).tolist()
+            shares = torch.softmax(logits_of(part, 0).logits.double().cpu(), dim=1).tolist()
         for name, row in zip(names, shares, strict=True):
             by_class = dict(zip(trained.classes, row, strict=True))
             label = trained.classes[max(range(len(row)), key=row.__getitem__)]

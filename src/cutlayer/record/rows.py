@@ -54,6 +54,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     accuracy_through_cut: float | None = None
     test_samples: _Count | None = None
     macro_f1: float | None = None
+    perplexity: float | None = None
     class_accuracy: list[float | None] = []
     confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
     label_mix_accuracy: list[float] = []
@@ -97,7 +98,9 @@ class Row:
     model of its own they are of all of them together.
     label_mix_accuracy: accuracy on the test set, its classes weighted by each device's own mix of
     labels [M]. held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
-    (None for no sample); both empty where the job holds none out.
+    (None for no sample); both empty where the job holds none out. Of a language model accuracies
+    are shares of tokens told, test_loss is that of a token, perplexity its exp (None where that is
+    beyond all bounds), and classes are what the data's labels name.
     late: devices whose training came too late for the average; lost: those that
     stopped answering, or sent what will not do.
     virtual_s, joules: the round's duration and each device's energy in the job's world; None and
@@ -126,6 +129,7 @@ class Row:
     accuracy_through_cut: float | None = None
     test_samples: int | None = None
     macro_f1: float | None = None
+    perplexity: float | None = None
     class_accuracy: list[float | None] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     label_mix_accuracy: list[float] = field(default_factory=list)

@@ -28,7 +28,7 @@ class Server:
         self.model = model
         self.adapter = adapter
         self.part: ServerPart
-        self._task = task_of(job, model.spec.num_classes)
+        self._task = task_of(job, model.spec)
         self._round = -1
 
     def device_names(self, decision: Decision) -> tuple[str, ...]:
