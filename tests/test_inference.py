@@ -119,6 +119,22 @@ def test_a_test_image_as_a_file_is_told_as_in_the_test_set(
         assert list(one.probabilities.values()) == pytest.approx(row, abs=1e-5)
 
 
+def test_a_photo_is_told_as_a_viewer_shows_it(run: cutlayer.Result, tmp_path: Path) -> None:
+    """A phone writes the picture as its sensor saw it, and beside it which side is up."""
+    upright = Image.fromarray(np.arange(28 * 20, dtype=np.uint8).reshape(28, 20) % 251)
+    turned, orientation = upright.rotate(90, expand=True), Image.Exif()
+    orientation[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    turned.save(tmp_path / "phone.png", exif=orientation)
+    turned.save(tmp_path / "lying.png")
+    found = {
+        Path(one.sample).stem: list(one.probabilities.values())
+        for one in cutlayer.predict(run.folder, files=tmp_path)
+    }
+    assert found["phone"] == pytest.approx(found["upright"], abs=1e-6)
+    assert found["lying"] != pytest.approx(found["upright"], abs=1e-6)
+
+
 def test_predictions_are_printed_and_written_as_csv_and_json(
     run: cutlayer.Result, photos: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +244,19 @@ def test_a_run_is_exported_alone_or_merged(run: cutlayer.Result, tmp_path: Path)
     assert (alone.folder / "adapter_config.json").is_file()
     with pytest.raises(RunError, match="holds something already"):
         cutlayer.export(run.folder, out=tmp_path / "alone")
+
+
+def test_a_run_that_trained_every_weight_is_used_alike(
+    run: cutlayer.Result, tmp_path: Path
+) -> None:
+    job = change_job(run.job, ["method=sflora", "method.train=full", "devices.count=2"])
+    full = cutlayer.simulate(job, out=tmp_path / "full")
+    assert cutlayer.evaluate(full.folder).accuracy == full.accuracy
+    found = cutlayer.export(full.folder, out=tmp_path / "given")
+    assert "AutoModelForImageClassification" in found.loads_by
+    more = change_job(job, [f"model.adapter={tmp_path / 'given'}", "training.lr=1e-9"])
+    following = cutlayer.simulate(more, out=tmp_path / "next")
+    assert following.accuracy == pytest.approx(full.accuracy, abs=0.051)
 
 
 def test_an_adapter_of_another_model_is_not_merged(tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cutlayer.harmless import harmless
+from cutlayer.commands.console import say
 
 app = typer.Typer()
-console = Console()
 
 PANEL = "Use what was trained"
 
@@ -55,9 +53,9 @@ def evaluate(
 
     found = test(run, data=data, through_cut=through_cut, device=device, out=out)
     for line in found.sentences():
-        _say(line)
+        say(line)
     if out:
-        _say(f"figures  {out}")
+        say(f"figures  {out}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -88,14 +86,14 @@ def predict(
     if format is Format.TABLE:
         width = max(len(one.label) for one in found)
         for one in found:
-            _say(f"{one.label:<{width}}  {100 * one.probability:5.1f} %  {one.sample}")
+            say(f"{one.label:<{width}}  {100 * one.probability:5.1f} %  {one.sample}")
         return
     text = to_csv(found) if format is Format.CSV else to_json(found)
     if out is None:
         sys.stdout.write(text)
     else:
         write_out(out, text)
-        _say(f"written  {out}  ({len(found):,} samples)")
+        say(f"written  {out}  ({len(found):,} samples)")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -112,9 +110,5 @@ def export(
     from cutlayer.inference.export_run import export as write
 
     found = write(run, out=out, merged=merged, device=device)
-    _say(f"written  {found.folder}")
-    _say(f"load it  {found.loads_by}")
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
+    say(f"written  {found.folder}")
+    say(f"load it  {found.loads_by}")

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cutlayer.commands.console import console, say
 from cutlayer.errors import JobError, NetworkError
-from cutlayer.harmless import harmless
 
 app = typer.Typer()
-console = Console()
 
 PORT = 7311
 PANEL = "Over a network"
@@ -118,7 +116,7 @@ def serve(
     def told(port: int) -> None:
         host = address.rpartition(":")[0]
         secured = "with keys" if identity else "WITHOUT keys: anyone who reaches it can join"
-        _say(f"listening on {host}:{port}, {secured}")
+        say(f"listening on {host}:{port}, {secured}")
 
     with OnConsole(console, "serve") as progress:
         try:
@@ -137,16 +135,16 @@ def serve(
                 )
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
-            _say(progress.interrupted())
+            say(progress.interrupted())
             raise typer.Exit(130) from None
-    _say(
+    say(
         f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
-    _say(f"adapter  {result.adapter_folder}")
-    _say(f"see it   cutlayer report {result.folder}")
+    say(f"adapter  {result.adapter_folder}")
+    say(f"see it   cutlayer report {result.folder}")
     if result.worse:
-        _say(result.worse)
+        say(result.worse)
         raise typer.Exit(1)
 
 
@@ -189,9 +187,9 @@ def join(
         name = _host_name()
     place = JoinOptions(address, identity, name, number, data, model=model)
     try:
-        take_part(place, say=_say, log=log)
+        take_part(place, say=say, log=log)
     except KeyboardInterrupt:
-        _say("left: join again to go on")
+        say("left: join again to go on")
         raise typer.Exit(130) from None
 
 
@@ -200,7 +198,3 @@ def _host_name() -> str:
     import re
 
     return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:63].lstrip(".-_") or "device"
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

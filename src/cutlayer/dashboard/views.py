@@ -78,6 +78,7 @@ class OpenRuns:
             rows,
             classes=build_report.classes_of(seen.folder),
             label=build_report.label_of(seen.folder),
+            names=build_report.names_of(seen.folder, seen.job.devices.count),
         )
 
     def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:

@@ -38,7 +38,9 @@ class Trained:
 
     def logits_of(self, cut: bool) -> LogitsOf:
         """The unsplit model, or device and server together with the tokens and bits of the middle
-        decision of the run's last round. Raises JobError where the method does not cut the model.
+        decision of the last round that anybody took part in.
+
+        Raises JobError where the method does not cut the model, RunError without such a round.
         """
         if not cut:
             return unsplit(self.model, self.preprocess, self.adapter)
@@ -46,7 +48,10 @@ class Trained:
             raise JobError(
                 f"--through-cut: method {self.job.method.name} does not cut the model: leave it out"
             )
-        decision = typical(read_rows(self.folder)[-1].decisions.values())
+        rows = [row for row in read_rows(self.folder) if row.decisions]
+        if not rows:
+            raise RunError(f"--through-cut: in {self.folder} no device took part: leave it out")
+        decision = typical(rows[-1].decisions.values())
         return through_cut(self.job, self.task, decision, self.model, self.preprocess, self.adapter)
 
 

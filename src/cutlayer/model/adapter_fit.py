@@ -14,7 +14,6 @@ _OTHERWISE = (
     "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora",
     "layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora",
 )  # fmt: skip
-_A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 def check_settings(config: Mapping[str, Any], model: CutModel, field: str, folder: object) -> None:
@@ -89,12 +88,17 @@ def check_shapes(
 
 
 def check_classes(theirs: Sequence[str], ours: Sequence[str], field: str, folder: object) -> None:
-    """Raise ModelError for the first class that the adapter knows by another name."""
+    """Raise ModelError for the first class that the adapter knows by another name.
+
+    LABEL_0, LABEL_1 and so on are what Hugging Face calls classes that nobody named.
+    """
     if len(theirs) != len(ours):
         raise ModelError(
             f"{field}: {folder} names {len(theirs)} classes but the data has {len(ours)}: take "
             "data of the same classes"
         )
+    if list(theirs) == [f"LABEL_{number}" for number in range(len(theirs))]:
+        return
     for number, (one, other) in enumerate(zip(theirs, ours, strict=True)):
         if one != other:
             raise ModelError(

@@ -11,7 +11,7 @@ LABELS = "labels.json"
 
 
 def class_names(folder: Path) -> list[str] | None:
-    """The names in labels.json, or else in config.json; None where nobody named the classes.
+    """The names in labels.json, or else in config.json; None where there is neither.
 
     Raises OSError or ValueError for files that cannot be read.
     """
@@ -27,6 +27,4 @@ def class_names(folder: Path) -> list[str] | None:
     names = [found.get(str(number)) for number in range(len(found))]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"id2label of {file.name} does not name classes 0 to {len(found) - 1}")
-    # Hugging Face's own names for classes that nobody named.
-    unnamed = names == [f"LABEL_{number}" for number in range(len(names))]
-    return None if unnamed else [str(name) for name in names]
+    return [str(name) for name in names]

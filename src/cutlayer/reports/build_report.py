@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job
@@ -19,10 +21,12 @@ from cutlayer.record.folder import (
     ADAPTER_FOLDER,
     JOB_FILE,
     LABELS_FILE,
+    ROSTER_FILE,
     STATE_FILE,
     device_folder,
 )
 from cutlayer.record.rows import FILE, read_rows
+from cutlayer.record.told_devices import read_told
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
 
@@ -134,7 +138,14 @@ def read_run(folder: Path, say: Say) -> Run:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
         )
-    return Run(folder, job, rows, classes=classes_of(folder), label=label_of(folder))
+    return Run(
+        folder,
+        job,
+        rows,
+        classes=classes_of(folder),
+        label=label_of(folder),
+        names=names_of(folder, job.devices.count),
+    )
 
 
 def label_of(folder: Path) -> str:
@@ -196,7 +207,7 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
     parts = attempt("labels", lambda: (read or load_for_views)(_loads(job)))
     holdings = patches = None
     if parts is not None:
-        holdings = Holdings(parts.train.classes, parts.counts)
+        holdings = attempt("labels", lambda: _holdings(run, parts))
         patches = attempt("patches", lambda: _patches(run, parts, images))
     else:
         missing["patches"] = missing["labels"]
@@ -210,6 +221,35 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         patches=patches,
         missing=missing,
     )
+
+
+def _holdings(run: Run, parts: Any) -> Holdings:
+    """Who holds which labels: by the job, or as the devices of a network told.
+
+    Raises CutlayerError where none of them did.
+    """
+    classes = parts.train.classes
+    if not (run.folder / ROSTER_FILE).is_file():
+        return Holdings(classes, parts.counts)
+    told = read_told(run.folder, run.job.devices.count, len(classes))
+    counts = np.zeros((run.job.devices.count, len(classes)), dtype=np.int64)
+    known = {number: one.labels for number, one in told.items() if one.labels is not None}
+    if not known:
+        raise CutlayerError(
+            "the devices keep data of their own, and tell of its labels only where the server "
+            "trains on generated images (add a generated section to the job)"
+        )
+    for number, labels in known.items():
+        counts[number] = labels
+    return Holdings(classes, counts, tuple(sorted(known)))
+
+
+def names_of(folder: Path, devices: int) -> dict[int, str]:
+    """What the devices of a network run are called, by number; none in a simulation."""
+    try:
+        return {number: one.name for number, one in read_told(folder, devices).items()}
+    except RunError:  # views say so themselves
+        return {}
 
 
 def _loads(job: Job) -> str:

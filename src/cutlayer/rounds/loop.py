@@ -8,6 +8,7 @@ from typing import Protocol
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
@@ -23,6 +24,7 @@ from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
+from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
@@ -31,6 +33,7 @@ from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
+from cutlayer.train.unread import unread
 
 
 class Fleet(Protocol):
@@ -76,6 +79,10 @@ def run_rounds(
     """Train the rounds that are left, committing each."""
     progress = progress or Silent()
     progress.started(job, folder, state.rounds)
+    if missing := why_no_figures():
+        progress.say(missing)
+    for setting in unread(job):
+        progress.say(setting.sentence())
     clock = None
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
@@ -83,7 +90,7 @@ def run_rounds(
     generated_training = generated_training_for(job, parts, rows)
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job, parts, fleet, state, state.rounds, clock, calibration, generated_training, progress
+            job, parts, fleet, state, rows, clock, calibration, generated_training, progress
         )
         row = measure_round(job, parts, state, result, decided, clock, rows)
         rows.append(row)
@@ -128,23 +135,31 @@ def _train(
     parts: Parts,
     fleet: Fleet,
     state: RunState,
-    round: int,
+    rows: Sequence[Row],
     clock: VirtualClock | None,
     calibration: Calibration | None,
     generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
-    """Decide and train one round; `state` is then that of the round's end."""
+    """Decide and train the round after `rows`; `state` is then that of the round's end."""
+    round = state.rounds
     drawn = draw_cohort(job, round)
     reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
     samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
-    server = make_server(job, parts, state.adapter)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
     away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
+    bare = bare_blocks(job, [*(row.decisions for row in rows), decided.decisions])
+    if bare and round == 0 and job.model.adapter is not None:
+        progress.say(
+            f"method.device is frozen: of model.adapter's blocks the first {bare}, which devices "
+            "run as they were pretrained, are left out"
+        )
+    state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
+    server = make_server(job, parts, state.adapter, bare)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
@@ -183,6 +198,8 @@ def _append(path: Path, row: Row) -> None:
 
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
+    if why_no_figures() is not None:
+        return
     draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
     if job.world is not None and not job.method.pooled:
         draw_selection(rows, job.devices.count, folder / "figures" / "selection.png")

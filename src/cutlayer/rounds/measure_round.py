@@ -96,8 +96,10 @@ def _test(
         if not is_over(training, done, accuracy):
             return found
         found["confusion"] = whole.confusion
+        if not job.method.split or not result.decisions:
+            return found
         one = typical(result.decisions.values())
-        if job.method.split and (one.tokens or one.bits_up < 32):
+        if one.tokens or one.bits_up < 32:
             served = through_cut(job, task, one, parts.model, parts.preprocess, state.adapter)
             found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
     return found

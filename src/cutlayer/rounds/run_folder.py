@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cutlayer.drawing import plots
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.own_code import refresh
 from cutlayer.record.checkpoint import RunState, states_of
-from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, STATE_FILE
+from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, ROSTER_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, Row, read_rows
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
@@ -33,7 +34,8 @@ def saved_run(
     parts = load_parts(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         job = _with_rounds(folder, job, rounds, 0)
-        return job, parts, begin_run(folder, job, parts), []
+        elsewhere = (folder / ROSTER_FILE).exists()
+        return job, parts, begin_run(folder, job, parts, elsewhere=elsewhere), []
     state = _latest_state(folder, job, parts, say)
     job = _with_rounds(folder, job, rounds, state.rounds)
     found = read_rows(folder, say, job.devices.count)
@@ -107,10 +109,11 @@ def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], obj
     raise RunError(f"{faults[0].partition(': start')[0]}: start the run again in a new folder")
 
 
-def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
+def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) -> RunState:
     """Make a run folder: the job, what data were loaded, who holds what; the state to begin with.
 
-    Where the job names code of one's own, the folder also gets the hash of each of its files.
+    elsewhere: devices hold data of their own, of which nobody here knows who holds what. Where the
+    job names code of one's own, the folder also gets the hash of each of its files.
     Raises JobError or RunError.
     """
     hashes = refresh(job.own_code)
@@ -125,7 +128,8 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
         if hashes:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)
-        plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+        if not elsewhere and why_no_figures() is None:
+            plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
     return RunState(0, first)
 
 

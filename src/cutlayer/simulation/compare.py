@@ -9,12 +9,13 @@ from statistics import mean
 from cutlayer import methods
 from cutlayer.drawing import plots
 from cutlayer.drawing.curves import curve_of, draw_curves
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
-from cutlayer.record.folder import LABELS_FILE, new_folder
-from cutlayer.record.writing import writing
+from cutlayer.record.folder import LABELS_FILE
+from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
@@ -98,20 +99,18 @@ def compare(
     below runs/). Raises JobError, DataError, ModelError or RunError.
     """
     found = _entries_of(jobs, methods)
+    if out is not None and (Path(out) / "comparison.md").exists():
+        raise RunError(f"--out: {out} already holds a comparison: give another folder")
     _check_seeds(seeds)
-    folder = Path(out) if out is not None else new_folder("compare")
-    if (folder / "comparison.md").exists():
-        raise RunError(f"--out: {folder} already holds a comparison: give another folder")
     for entry in found:  # all of them, before anything is loaded
         check(entry.job, describe(entry.job.model))
+    folder = Path(out) if out is not None else new_folder("compare")
     lines, shared = _run_all(found, seeds, folder, progress)
     comparison = Comparison(folder, lines, rows_of(lines))
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
-        _draw(folder / "figures", lines)
-        if shared is not None:
-            labels = folder / "figures" / "labels.png"
-            plots.label_map(shared.counts, shared.train.classes, labels)
+        if why_no_figures() is None:
+            _draw(folder / "figures", lines, shared)
         write_atomically(folder / "comparison.md", comparison.markdown().encode())
     return comparison
 
@@ -182,7 +181,10 @@ def _folder_name(label: str) -> str:
     return "-".join(label.replace("=", "").replace(":", ".").replace("/", ".").split())
 
 
-def _draw(folder: Path, lines: Sequence[Line]) -> None:
+def _draw(folder: Path, lines: Sequence[Line], shared: Parts | None) -> None:
+    """The figures of a comparison; who holds what where all runs share it."""
+    if shared is not None:
+        plots.label_map(shared.counts, shared.train.classes, folder / "labels.png")
     draw_curves({line.label: [curve_of(r.rows) for r in line.results] for line in lines}, folder)
     traffic = [
         plots.MethodBytes(

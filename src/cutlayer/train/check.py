@@ -6,11 +6,12 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that model or world cannot meet.
+    """Raise JobError for the first setting that model, method or world cannot meet, or do not read.
 
     Code of one's own is loaded anew where its file changed.
     """
@@ -25,6 +26,11 @@ def check(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
         )
+    if job.training.loss_on != "answers" and not spec.parts.language:
+        raise JobError(
+            f"training.loss_on: {job.training.loss_on!r} is for language models, and "
+            f"{job.model.path} is none: leave it out"
+        )
     if job.method.split and spec.parts.language:
         _check_server_trains(job, spec)
     if job.method.split:
@@ -32,6 +38,7 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_cuts(job, spec)
     _check_allocation(job)
     _check_generated(job, spec)
+    refuse_unread(job, spec.modality)
 
 
 def _check_server_trains(job: Job, spec: ModelSpec) -> None:

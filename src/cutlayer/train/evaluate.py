@@ -14,6 +14,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.evaluation import Tested
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task
 from cutlayer.wire.codec import decode_activations, encode_activations
@@ -65,7 +66,8 @@ def through_cut(
                 uplink,
                 rng=torch_rng(job.seed, "evaluate", start),
                 rotation_seed=derive(job.seed, "rotation"),
-            )
+            ),
+            max_bytes=frame_limit(model, len(part)),
         )
         mask = received.mask.to(model.compute) if received.mask is not None else None
         hidden = received.hidden.to(model.compute)

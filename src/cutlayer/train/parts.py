@@ -118,9 +118,9 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
             )
 
 
-def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
-    """The server with its global adapter."""
-    return Server(job, parts.model, adapter)
+def make_server(job: Job, parts: Parts, adapter: Adapter, bare: int = 0) -> Server:
+    """The server with its global adapter, whose first `bare` blocks carry none."""
+    return Server(job, parts.model, adapter, bare)
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:

@@ -16,6 +16,7 @@ from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import decode_gradient, encode_activations
 from cutlayer.wire.tokens import select
@@ -87,7 +88,8 @@ class Pool:
         gradients = []
         for device, hidden in zip(devices, sent, strict=True):
             with watch.timed("wire"):
-                gradient = decode_gradient(frames[device.id]).gradient
+                most = frame_limit(device.model, device.job.training.batch_size)
+                gradient = decode_gradient(frames[device.id], max_bytes=most).gradient
             gradients.append(gradient.to(hidden.device))
         torch.autograd.backward(sent, gradients)
         self._sent = {}

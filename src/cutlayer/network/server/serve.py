@@ -1,6 +1,5 @@
 """A job over a network: this is the edge server, and devices join it."""
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,13 +22,14 @@ from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Limits
 from cutlayer.network.transport.messages import Task
 from cutlayer.record.checkpoint import RunState
-from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import Row
-from cutlayer.record.writing import writing
+from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.loop import run_rounds
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.parts import Parts, load_parts
 
 PART_FOLDER = "part"
@@ -70,15 +70,15 @@ def serve(
     """
     options = options or ServeOptions()
     _check(job, options)
-    folder = Path(out) if out is not None else new_folder(job.method.name)
-    if (folder / JOB_FILE).exists():
+    if out is not None and (Path(out) / JOB_FILE).exists():
         raise RunError(
-            f"run folder: {folder} already holds a run: give another with --out, or continue it "
-            f"with cutlayer serve --resume {folder}"
+            f"run folder: {out} already holds a run: give another with --out, or continue it "
+            f"with cutlayer serve --resume {out}"
         )
     parts = load_parts(job, progress.say if progress else None)
     _check_drawn(job, parts)
-    state = begin_run(folder, job, parts)
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    state = begin_run(folder, job, parts, elsewhere=True)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
@@ -172,7 +172,7 @@ def _open(
             shorter = min(timeouts.round_s, job.world.deadline_s)
             timeouts = replace(timeouts, round_s=shorter)
         fleet = RemoteFleet(
-            job, parts, connected_devices, timeouts, watched, real=not options.virtual
+            folder, job, parts, connected_devices, timeouts, watched, real=not options.virtual
         )
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
@@ -211,9 +211,5 @@ def latest_cut(job: Job, depth: int) -> int:
 
 def limits_of(job: Job, parts: Parts) -> Limits:
     """Limits of connections, with no larger frame than the job has use for."""
-    spec, batch = parts.model.spec, job.training.batch_size
-    adapter = sum(math.prod(shape) for shape in parts.model.shapes().values())
-    rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
-    # Float32 values at most; a bit a token, labels and headers are little beside them.
-    largest = 4 * max(adapter, batch * (rows + spec.tokens)) + 2**17
+    largest = frame_limit(parts.model, job.training.batch_size)
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

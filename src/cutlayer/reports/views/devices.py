@@ -10,21 +10,26 @@ from cutlayer.reports.views.pack import View, pack, plain
 from cutlayer.reports.views.runs import Holdings, Run
 
 
-def labels(holdings: Holdings) -> View:
-    """Samples by device and label."""
+def labels(run: Run, holdings: Holdings) -> View:
+    """Samples by device and label, of the devices whose labels are known."""
     devices, classes = holdings.counts.shape
-    some = (holdings.counts > 0).sum(axis=1)
+    known = range(devices) if holdings.known is None else holdings.known
+    some = (holdings.counts[list(known)] > 0).sum(axis=1)
+    on = f"{devices} devices"
+    if len(known) < devices:
+        on = f"the {len(known)} of {devices} devices that share their labels"
     held = f"{some.min()}" if some.min() == some.max() else f"{some.min()} to {some.max()}"
     return {
         "kind": "labels",
         "id": "labels",
         "title": "Who holds which labels",
-        "text": f"{int(holdings.counts.sum()):,} training samples on {devices} devices; a device "
+        "text": f"{int(holdings.counts.sum()):,} training samples on {on}; a device "
         f"holds {held} of {classes} labels.",
         "data": {
             "classes": list(holdings.classes),
             "counts": pack(holdings.counts.T),
             "samples": holdings.counts.sum(axis=1).tolist(),
+            "names": run.called(devices),
         },
     }
 
@@ -78,6 +83,7 @@ def devices(run: Run) -> View:
                 "left out": [out[device] for device in range(count)],
             },
             "reasons": reasons.most_common(6),
+            "names": run.called(count),
             "over_rounds": _over_rounds(run),
         },
     }

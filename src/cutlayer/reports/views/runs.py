@@ -26,10 +26,14 @@ STAGES = (
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """Who holds which labels: counts [M, C] of `classes`."""
+    """Who holds which labels: counts [M, C] of `classes`.
+
+    known: the devices whose labels are known; None: all of them.
+    """
 
     classes: Sequence[str]
     counts: Ints
+    known: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +98,7 @@ class Run:
 
     rows: at least one. whole: the number of tokens that a decision of None keeps; 0: unknown.
     missing: by view (labels, gantt, fleet, patches) the sentence that says why it is not there.
+    names: of devices by number, where they joined over a network.
     classes: their names, in order; none where the folder has none (yet). label: what a comparison
     called it; empty for a run of its own.
     """
@@ -107,8 +112,13 @@ class Run:
     places: Places | None = None
     patches: Patches | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     label: str = ""
+
+    def called(self, devices: int) -> list[str]:
+        """What the first `devices` devices are called."""
+        return [self.names.get(number, f"device {number}") for number in range(devices)]
 
     @property
     def name(self) -> str:
