@@ -55,16 +55,17 @@ def _named(data: Data, columns: Sequence[str]) -> tuple[str, ...] | None:
     return next(((name,) for name in TEXTS if name in columns), None)
 
 
-def passage_of(values: Sequence[Any], name: str, separator: str) -> Passage:
-    """The passage of one row's columns; name: what to call the row. Raises DataError.
+def passage_of(columns: Sequence[str], values: Sequence[Any], name: str, separator: str) -> Passage:
+    """The passage of one row; name: what to call the row. Raises DataError.
 
-    separator: what stands between a prompt and its completion.
+    columns: those of `passage_columns`, values: what the row has there. separator: what stands
+    between a prompt and its completion.
     """
     if len(values) == 2:
         prompt = _text(values[0], name)
         return Passage(prompt and prompt + separator, _completion(values[1], name))
     (value,) = values
-    if isinstance(value, str) or value is None:
+    if columns[0] != MESSAGES and not isinstance(value, list):
         return Passage(completion=_completion(value, name))
     return Passage(messages=_messages(value, name))
 

@@ -226,7 +226,7 @@ def _of_passages(
         )
     name = called.__getitem__ if called else (lambda i: f"{origin}, row {i + 1},")
     passages = [
-        passage_of([columns[column][i] for column in spoken], name(i), data.separator)
+        passage_of(spoken, [columns[column][i] for column in spoken], name(i), data.separator)
         for i in range(count)
     ]
     return Rows(

@@ -231,6 +231,12 @@ def _tied(spec: ModelSpec) -> tuple[str, str]:
     return f"{family.head.outputs[0]}.weight", f"{family.base}.{family.embeddings[0]}.weight"
 
 
+def without_ties(tensors: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The tensors of a model as a checkpoint has them: a table that two layers share once."""
+    head, table = _tied(spec)
+    return {name: t for name, t in tensors.items() if name != head or table not in tensors}
+
+
 def _check_drawn(spec: ModelSpec, drawn: Sequence[str], layers: Collection[str]) -> None:
     """Raise ModelError when LoRA is wanted on a layer that was drawn: PEFT saves it whole."""
     if drawn and spec.parts.neck_linear in layers:
