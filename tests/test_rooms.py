@@ -13,7 +13,7 @@ ROOT = Path(cutlayer.__file__).parent
 # From the ground up. A room may import from rooms on lines above its own; rooms of one line do not
 # know each other. A name with a dot is a sub-room, which its own line places in its room.
 FLOORS = (
-    ("errors", "files", "seeds", "fingerprint", "harmless", "plain_yaml", "resize"),
+    ("errors", "files", "seeds", "fingerprint", "harmless", "passage", "plain_yaml", "resize"),
     ("own_code",),
     ("settings",),
     ("methods",),

@@ -37,7 +37,10 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None)
     data = Data(
         source=_source(path),
         path=str(path),
+        kind=job.data.kind,
         input_column=job.data.input_column,
+        completion_column=job.data.completion_column,
+        separator=job.data.separator,
         label_column=job.data.label_column,
         delimiter=job.data.delimiter,
         encoding=job.data.encoding,

@@ -29,6 +29,8 @@ def of_data(data: Data, seed: int) -> str | None:
         settings[-1] = own
     if (data.delimiter, data.encoding, data.quotes) != (None, None, "auto"):
         settings += [data.delimiter, data.encoding, data.quotes]
+    if data.kind != "auto" or data.completion_column is not None:
+        settings += [data.kind, data.completion_column]
     if data.source == "demo":
         asset = Path(str(files("cutlayer.assets"))) / "fashion-mnist.npz"
         return of_parts(*settings, of_file(asset)) if asset.is_file() else None

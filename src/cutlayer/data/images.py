@@ -18,6 +18,7 @@ from cutlayer import resize
 from cutlayer.data import viewing
 from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
+from cutlayer.passage import Passage
 from cutlayer.resize import Fit, whole_levels
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
 
-Inputs = torch.Tensor | list[str]
-"""Images [n,C,H,W] or n texts."""
+Inputs = torch.Tensor | list[str] | list[Passage]
+"""Images [n,C,H,W], n texts or n passages."""
 
 Item = tuple[str, Callable[[], Pixels]]
 """What to call an image in an error, and how to get it."""

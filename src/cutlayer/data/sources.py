@@ -38,7 +38,8 @@ SOURCES = {
     "hub": "a Hugging Face dataset: data.path is `name`, `name:configuration` or a local folder",
     "parquet": "images ({bytes, path}, bytes or paths) or texts: a file, or a folder of splits",
     "folder": "images, one subfolder a class, with or without train/ and test/ above or below",
-    "table": "texts or paths of images in CSV, TSV or JSON lines: a file, or a folder of splits",
+    "table": "texts, passages or paths of images in CSV, TSV or JSON lines: a file, or a folder of "
+    "splits",
 }
 """What data.source may name, and what each reads; data.test_path names test data of its own
 (of hub: a split)."""
@@ -138,7 +139,7 @@ def _choose(data: Data, seed: int) -> _Chosen:
             raise DataError(f"{rows.origin} holds no samples: name data that has some")
     names = class_names(train)
     classes, order = class_order(train, names)
-    if len(classes) < 2:
+    if len(classes) < 2 and not train.passages:
         raise DataError(
             f"{train.origin} holds the single class {classes[0]!r}: training needs two or more"
         )
@@ -207,9 +208,11 @@ def _inputs(
 ) -> tuple[list[images.Inputs], tuple[str, ...]]:
     """The samples of training rows, and of others that go by them; what is to be said of them."""
     strange: Counter[str] = Counter()
-    if len({rows.text for rows, _ in parts}) > 1:
-        kinds = [f"{rows.origin} holds {'texts' if rows.text else 'images'}" for rows, _ in parts]
+    if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
+        kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]
         raise DataError(f"{' but '.join(kinds)}: name data of one kind")
+    if parts[0][0].passages:
+        return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
     if parts[0][0].text:
         texts: list[images.Inputs] = []
         for rows, index in parts:
@@ -224,6 +227,12 @@ def _inputs(
     depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
     stacks = [images.stack(some, size, grey, depths, strange) for some in items]
     return [*stacks], (*viewing.described(depths), *_counted(strange))
+
+
+def _kind(rows: Rows) -> str:
+    if rows.passages:
+        return "passages for a language model"
+    return "labelled texts" if rows.text else "images"
 
 
 def _counted(strange: Counter[str]) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     accuracy_through_cut: float | None = None
     test_samples: _Count | None = None
     macro_f1: float | None = None
+    perplexity: float | None = None
     class_accuracy: list[float | None] = []
     confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
     label_mix_accuracy: list[float | None] = []
@@ -132,6 +133,11 @@ class Row:
     macro_f1: float | None = None
     """Mean over classes of F1 on the test set; where each device keeps a model of its own, the mean
     of theirs.
+    """
+
+    perplexity: float | None = None
+    """Exponential of a language model's test loss of a token; None for other models, and where it
+    is beyond all bounds.
     """
 
     class_accuracy: list[float | None] = field(default_factory=list)

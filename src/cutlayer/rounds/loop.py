@@ -111,7 +111,9 @@ def run_rounds(
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
-    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
+    spec = parts.model.spec
+    choices = spec.vocabulary if spec.parts.language else len(parts.test.classes)
+    return Result(folder, job, rows, state.adapter, choices, len(parts.test))
 
 
 def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
@@ -184,7 +186,7 @@ def _train(
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own."""
     classes = parts.train.classes
-    task = task_of(job, len(classes))
+    task = task_of(job, parts.model.spec)
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
             task.export(adapter, parts.model, folder / device_folder(index), classes)

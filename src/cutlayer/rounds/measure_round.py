@@ -73,7 +73,7 @@ def _test(
     if done < training.rounds and done % training.evaluate_every:
         return {}
     with result.watch.timed("evaluate"):
-        task = task_of(job, len(parts.train.classes))
+        task = task_of(job, parts.model.spec)
         models = {
             device: unsplit(parts.model, parts.preprocess, adapter)
             for device, adapter in _adapters(job, state).items()
@@ -86,7 +86,8 @@ def _test(
             "accuracy": whole.accuracy,
             "test_loss": whole.loss,
             "test_samples": len(parts.test),
-            "macro_f1": float(np.mean([one.macro_f1 for one in evaluations])),
+            "perplexity": whole.perplexity,
+            "macro_f1": _mean([one.macro_f1 for one in evaluations]),
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
                 own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
@@ -104,6 +105,12 @@ def _test(
             served = through_cut(job, task, one, parts.model, parts.preprocess, state.adapter)
             found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
     return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where some value is."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if len(there) == len(values) else None
 
 
 def _held_out(task: Task, parts: Parts, models: Mapping[int | None, LogitsOf]) -> dict[str, Any]:

@@ -54,11 +54,27 @@ class Data(Section):
     or val, or else a fifth of every class, held out by the job's seed.
     """
 
+    kind: Literal["auto", "labelled", "passages"] = "auto"
+    """labelled: images or texts with a label each. passages: what a language model learns from,
+    prompts with completions, conversations or plain texts. auto: passages where the columns are
+    prompt and completion, or messages.
+    """
+
     input_column: str | None = None
-    """Column of the image or the text; null: the first of the usual names that is there."""
+    """Column of the image, the text or the prompt; null: the first of the usual names that is
+    there.
+    """
+
+    completion_column: str | None = None
+    """Column of what is to be said to a prompt; null: completion."""
+
+    separator: str = "\n"
+    """What stands between a prompt and its completion."""
 
     label_column: str = "label"
-    """Column of the label: a text or a whole number."""
+    """Column of the label: a text or a whole number. Passages need none: it says by what devices
+    may differ.
+    """
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """What stands between the values of a table; null: a comma, in .tsv files a tab."""

@@ -50,6 +50,11 @@ class Training(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each sample's target that is spread evenly over all classes."""
 
+    loss_on: Literal["answers", "all"] = "answers"
+    """Of language models, which tokens they learn to say: answers (completions, and what the
+    assistant says), or all (prompts too).
+    """
+
     class_weights: tuple[Positive, ...] = ()
     """What a sample counts in the loss by its class: one number a class, in the order of the
     classes. Empty: all alike.

@@ -52,7 +52,7 @@ class Device:
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.task = task_of(self.job, self.model.spec.num_classes)
+        self.task = task_of(self.job, self.model.spec)
 
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""

@@ -56,10 +56,14 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
         say(train.report.line)
     shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
-    task_of(job, classes)
+    task_of(job, replace(spec, num_classes=classes))
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
-    return Parts(model, Preprocessor(model.spec), train, test, shares, held_out, counts)
+    preprocess = Preprocessor(model.spec)
+    for data in (train, test):
+        if spec.parts.language or data.has_passages:
+            preprocess.check(data.inputs)
+    return Parts(model, preprocess, train, test, shares, held_out, counts)
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:

@@ -30,7 +30,7 @@ class Server:
         self.adapter = adapter
         self.bare = bare
         self.part: ServerPart
-        self._task = task_of(job, model.spec.num_classes)
+        self._task = task_of(job, model.spec)
         self._round = -1
 
     def device_names(self, decision: Decision) -> tuple[str, ...]:

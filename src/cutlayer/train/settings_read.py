@@ -342,5 +342,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
 }  # fmt: skip
 """When each setting is read that only some jobs read; all of its conditions must hold."""
 
-MODALITIES = {"model.image_size": "image", "model.aspect": "image", "model.max_tokens": "text"}
+MODALITIES = {
+    "model.image_size": "image",
+    "model.aspect": "image",
+    "model.max_tokens": "text",
+    "data.kind": "text",
+    "data.completion_column": "text",
+    "data.separator": "text",
+    "training.loss_on": "text",
+}
 """Settings of models that read images, or texts."""

@@ -57,9 +57,12 @@ class Loads:
         """[m] bits of activations sent up through the cut."""
         quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
         sent, width = self._shape(cut, tokens)
-        text = self.spec.modality == "text"
+        text, language = self.spec.modality == "text", self.spec.parts.language
+        labels = self.spec.vocabulary + 1 if language else self.classes
         return self._frames(
-            lambda batch: activations_bytes((batch, sent, width), quantizer, self.classes, text)
+            lambda batch: activations_bytes(
+                (batch, sent, width), quantizer, labels, text, by_token=language
+            )
         )
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
