@@ -1,4 +1,4 @@
-"""Encoded or raw images of any size and kind -> one uint8 tensor of what a viewer shows."""
+"""Decodes images of any size and kind to one uint8 tensor of what a viewer shows."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ def suffixes() -> set[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What images are like. sizes: (height, width) [n, 2] as a viewer shows them. grey: all are.
+    """What images are like.
 
-    depths: the levels that are black and white where they are not 0 and 255.
+    sizes: (height, width) [n, 2] as a viewer shows them. grey: whether all of them are grey.
+    depths: the levels of black and white, for images of more than 8 bits.
     """
 
     sizes: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""What a load found: how many samples and classes came from where, and what was left out."""
+"""What was loaded: how many samples and classes, from where, and what was left out."""
 
 from __future__ import annotations
 

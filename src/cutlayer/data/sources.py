@@ -24,10 +24,14 @@ from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
 from cutlayer.resize import Fit
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import HELD_OUT as HELD_OUT_NAME
 from cutlayer.settings.data import Data
 
 HELD_OUT = 0.2
 """Share of every class held out for testing when a source has no test data."""
+
+CALIBRATION, CALIBRATION_MOST = 0.1, 1000
+"""Share of every class of the training data that calibrates, and the most samples of all."""
 
 SOURCES = {
     "demo": "the bundled subset of Fashion-MNIST: 28 x 28 grey images of 10 classes",
@@ -66,6 +70,36 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
     )
 
 
+def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
+    """The samples to calibrate on: a held-out part of the training data, or data of their own.
+
+    The held-out part does not depend on `train_samples`, nor on `seed` where the source has test
+    data. Raises DataError.
+    """
+    chosen = _choose(data.model_copy(update={"train_samples": None}), seed)
+    if data.calibration not in (None, HELD_OUT_NAME):
+        own = data.model_copy(update={"path": data.calibration, "test_path": None})
+        return load_own(own, chosen.classes, fit)
+    index = _calibration(chosen.train_labels, chosen.every)
+    if not len(index):
+        raise DataError(
+            f"{chosen.train.origin} has too few samples to hold a tenth of each class out to "
+            "calibrate on: name data for it in data.calibration"
+        )
+    (inputs,), notes = _inputs([(chosen.train, index)], fit)
+    report = LoadReport(chosen.train.origin, len(index), chosen.classes, chosen.order, notes=notes)
+    return Dataset(inputs, chosen.train_labels[index], chosen.classes, report=report)
+
+
+def _calibration(labels: Indices, index: Indices) -> Indices:
+    """Those of the training samples `index` that calibrate, and that no device gets if so."""
+    rng = numpy_rng(0, "data", "calibration")
+    held = holdout(labels[index], CALIBRATION, rng)
+    if len(held) > CALIBRATION_MOST:
+        held = held[stratified(labels[index][held], CALIBRATION_MOST, rng)]
+    return index[held]
+
+
 def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
     """The labels of the training samples of `load`, and the classes; no image is decoded.
 
@@ -79,7 +113,9 @@ def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
 class _Chosen:
     """Which rows are trained and tested on, with their labels.
 
-    order: by what rule the classes are. tested_on: what to call the test samples.
+    order: by what rule the classes are. tested_on: what to call the test samples. every: the
+    training rows, all of them, before some calibrate and a part is taken; train_labels: of the
+    rows of `train`.
     """
 
     train: Rows
@@ -91,6 +127,8 @@ class _Chosen:
     classes: tuple[str, ...]
     order: str
     tested_on: str
+    every: Indices
+    train_labels: Indices
 
 
 def _choose(data: Data, seed: int) -> _Chosen:
@@ -121,6 +159,9 @@ def _choose(data: Data, seed: int) -> _Chosen:
         tested_on = test.origin
         test_labels = numbered(test, class_names(test), classes)
         test_index = np.arange(len(test))
+    every = index
+    if data.calibration == HELD_OUT_NAME:
+        index = np.setdiff1d(index, _calibration(labels, index))
     if data.train_samples is not None and data.train_samples < len(classes):
         raise DataError(
             f"data.train_samples={data.train_samples} leaves some of the {len(classes)} classes "
@@ -138,6 +179,8 @@ def _choose(data: Data, seed: int) -> _Chosen:
         classes,
         order,
         tested_on,
+        every,
+        labels,
     )
 
 

@@ -131,7 +131,7 @@ def _parquet_rows(files: list[Path], data: Data) -> Rows:
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values of a column: those of categories, and of Arrow's views, as plain ones."""
+    """The values of a column; Arrow's dictionary and view types become plain ones."""
     import pyarrow as pa
 
     kind = column.type
@@ -258,7 +258,7 @@ def _of_texts(
 
     def image(i: int) -> Path:
         path: Path = bases[i] / values[i]
-        # Written on Windows, maybe.
+        # The table may come from Windows, with backslashes in its paths.
         return path if path.exists() else bases[i] / values[i].replace("\\", "/")
 
     return Rows(

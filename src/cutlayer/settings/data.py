@@ -7,6 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from cutlayer.settings.section import Count, Section
 
+HELD_OUT = "held-out"
+"""Of `Data.calibration`: a part of the training data."""
+
 
 class Partition(Section):
     """How the training samples are divided among the devices: each is on exactly one."""
@@ -82,6 +85,12 @@ class Data(Section):
     quotes: Literal["auto", "doubled", "plain"] = "auto"
     """Quotes of a table: doubled (around values, as CSV has them), plain (characters like others),
     or auto (doubled, but in .tsv files plain where they make sense only so).
+    """
+
+    calibration: str | None = None
+    """What calibrates: held-out (a tenth of every class of the training data, at most 1,000,
+    which no device gets), or a path of data like the source's. null: held-out, from devices only
+    where method.allocation.solver is auto.
     """
 
     train_samples: Count | None = None

@@ -111,6 +111,11 @@ class Training(Section):
     the adapter that it then has; counted from the best so far. null: all rounds are run.
     """
 
+    evaluate_absent: bool = False
+    """Where each device keeps an adapter of its own: whether those that never took part are tested
+    too, with the adapter that they would begin with. It lowers the mean that such methods report.
+    """
+
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
 

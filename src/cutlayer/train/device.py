@@ -16,10 +16,10 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import numpy_rng, torch_rng
 from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.optimizer import AdapterOptimizer
 from cutlayer.train.task import task_of
-from cutlayer.train.upload import upload_steps
 from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
 
 GENERATED_DATA = -1
