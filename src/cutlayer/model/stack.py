@@ -45,6 +45,9 @@ class StackRow(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.stack.single(name)[self.index]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.stack.tensors or name in self.stack.names()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.stack.names())
 

@@ -16,6 +16,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import numpy_rng, torch_rng
 from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
 from cutlayer.train.upload import upload_steps
@@ -57,7 +58,8 @@ class Device:
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
         if frame is not None:
-            received = decode_adapter(frame).tensors
+            most = frame_limit(self.model, self.job.training.batch_size)
+            received = decode_adapter(frame, max_bytes=most).tensors
             self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
         self.round, self.decision = round, decision
         self.stack = None

@@ -47,6 +47,8 @@ class StackOptimizer:
         """
         # By name, so that sums over tensors do not depend on the order an adapter came in.
         found = {name: gradients[name] for name in sorted(gradients)}
+        if not found:
+            return
         training = self._training
         if training.proximal:
             self._pull(rows, found, training.proximal)
@@ -54,7 +56,7 @@ class StackOptimizer:
             _clip(list(found.values()), training.clip_gradient_norm)
         alike = defaultdict(list)
         for at, row in enumerate(rows):
-            done = int(max(self._done[name][row] for name in found)) if found else 0
+            done = int(max(self._done[name][row] for name in found))
             alike[rate_at(training, self._round, step, self._steps[row]), done].append(at)
         for (rate, _), places in alike.items():
             own = {name: picked(gradient, places) for name, gradient in found.items()}

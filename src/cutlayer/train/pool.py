@@ -15,6 +15,7 @@ from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import finite_rows, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.optimizer import picked
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
@@ -92,7 +93,8 @@ class Pool:
         gradients = []
         for device, hidden in zip(devices, sent, strict=True):
             with watch.timed("wire"):
-                gradient = decode_gradient(frames[device.id]).gradient
+                most = frame_limit(device.model, device.job.training.batch_size)
+                gradient = decode_gradient(frames[device.id], max_bytes=most).gradient
             gradients.append(gradient.to(hidden.device))
         self._step(devices, sent, gradients, step)
         self._sent = {}

@@ -19,14 +19,16 @@ from cutlayer.wire.codec import AdapterMessage, encode_adapter
 class Server:
     """Holds the global adapter, and averages.
 
-    adapter: the global adapter of the whole model (before the cut, after it, and the head). part:
+    adapter: the global adapter of the whole model (before the cut, after it, and the head). bare:
+    its first blocks that carry no adapter, where devices are frozen (see bare_blocks.py). part:
     what it trains in the round that was begun last.
     """
 
-    def __init__(self, job: Job, model: CutModel, adapter: Adapter) -> None:
+    def __init__(self, job: Job, model: CutModel, adapter: Adapter, bare: int = 0) -> None:
         self.job = job
         self.model = model
         self.adapter = adapter
+        self.bare = bare
         self.part: ServerPart
         self._task = task_of(job, model.spec.num_classes)
         self._round = -1
@@ -54,7 +56,7 @@ class Server:
         """
         self._round = round
         self.part = ServerPart(
-            self.job, self.model, self._task, self.adapter, round, decisions, steps
+            self.job, self.model, self._task, self.adapter, round, decisions, steps, self.bare
         )
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:

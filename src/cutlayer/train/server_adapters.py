@@ -44,6 +44,7 @@ class ServerAdapters:
     """What lies after the cut, for the devices of a round or of one turn of it.
 
     start: the global adapter, which is left as it is. decisions, steps: of each device in it.
+    bare: the first blocks that carry no adapter (see bare_blocks.py).
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class ServerAdapters:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        bare: int = 0,
     ) -> None:
-        self._decisions, self._model = decisions, model
+        self._decisions, self._model, self._bare = decisions, model, bare
         self._places: dict[int, tuple[_Trained, int]] = {}
 
         def fresh(cut: int, most: Sequence[int]) -> _Trained:
-            adapter = {name: start[name] for name in model.server_names(cut) if name in start}
+            names = [name for name in model.server_names(max(cut, bare)) if name in start]
+            adapter = {name: start[name] for name in names}
             return _Trained(
                 TrainedStack([adapter] * len(most), model.trained, job.training, round, most)
             )
@@ -85,7 +88,7 @@ class ServerAdapters:
             return {}
         trained, row = self._places[device]
         held = trained.stack.adapter(row)
-        names = self._model.server_names(self._decisions[device].cut)
+        names = self._model.server_names(max(self._decisions[device].cut, self._bare))
         return {name: held[name] for name in names if name in held}
 
     def open(self, devices: Sequence[int]) -> ServerPass:

@@ -16,13 +16,19 @@ from cutlayer.wire.codec import (
 
 
 def read_activations(
-    frame: bytes, due: tuple[int, int, int], decision: Decision, spec: ModelSpec, job: Job
+    frame: bytes,
+    due: tuple[int, int, int],
+    decision: Decision,
+    spec: ModelSpec,
+    job: Job,
+    most_bytes: int,
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
-    due: the device, round and step they must be of. Raises FrameError for any but those due.
+    due: the device, round and step they must be of. most_bytes: of the largest frame that the job
+    has use for. Raises FrameError for any but those due.
     """
-    message = decode_activations(frame)
+    message = decode_activations(frame, max_bytes=most_bytes)
     if (message.device, message.round, message.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent activations of device {message.device}, round "

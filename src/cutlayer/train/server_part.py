@@ -16,6 +16,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
 from cutlayer.train.finite import all_finite, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters, ServerPass
 from cutlayer.train.server_frames import gradient_frame, read_activations
 from cutlayer.train.stopwatch import Stopwatch
@@ -40,8 +41,9 @@ class PoolStep:
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. decisions, steps: of the devices that have started. seen: samples
-    of each that came through the cut and were trained on, in all epochs.
+    start: the global adapter. decisions, steps: of the devices that have started. bare: the first
+    blocks that carry no adapter. seen: samples of each that came through the cut and were trained
+    on, in all epochs.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class ServerPart:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        bare: int = 0,
     ) -> None:
         self._job, self._model, self._task = job, model, task
         self._round = round
         self.decisions = dict(decisions)
-        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
+        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         cuts = {one.cut for one in decisions.values()}
         self.seen = dict.fromkeys(self.decisions, 0)
         self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
@@ -129,6 +132,7 @@ class ServerPart:
             self.decisions[device],
             self._model.spec,
             self._job,
+            frame_limit(self._model, self._job.training.batch_size),
         )
         self._task.received(message)
         return message
@@ -226,6 +230,8 @@ def _gradients(
 ) -> Sequence[torch.Tensor | None]:
     """Of the losses' sum in each tensor, None where there is none."""
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    if not wanted:
+        return [None] * len(tensors)
     found = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
 

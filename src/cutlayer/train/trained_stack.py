@@ -26,6 +26,7 @@ class TrainedStack:
         round: int,
         steps: Sequence[int],
     ) -> None:
+        self._count = len(adapters)
         self.tensors = {
             name: torch.stack([adapter[name].detach() for adapter in adapters])
             for name in adapters[0]
@@ -37,7 +38,7 @@ class TrainedStack:
         self._optimizer = StackOptimizer(self._moving, self._start, training, round, steps)
 
     def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
+        return self._count
 
     def adapter(self, row: int) -> Adapter:
         """The adapter of a row: views, which show what it has become."""
