@@ -13,7 +13,7 @@ from cutlayer.planning.known.planning_input import RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
-from cutlayer.record.rows import Row
+from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
 from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
@@ -88,7 +88,7 @@ def _test(
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
                 evaluations[index % len(evaluations)].on_mix(counts)
-                for index, counts in enumerate(parts.counts)
+                for index, counts in enumerate(parts.counts[:MOST_MEASURED])
             ],
             **_held_out(task, parts, models),
         }
@@ -106,9 +106,9 @@ def _test(
 
 def _held_out(task: Task, parts: Parts, models: Sequence[LogitsOf]) -> dict[str, Any]:
     """Accuracy on each device's held-out samples, by the one model or by each device's own."""
-    sizes = [len(indices) for indices in parts.held_out]
-    if not sum(sizes):
+    if not any(map(len, parts.held_out)):
         return {}
+    sizes = [len(indices) for indices in parts.held_out]
     accuracy: list[float | None] = [None] * len(sizes)
     if len(models) == 1:
         every = parts.train.subset(np.concatenate(parts.held_out))

@@ -39,8 +39,8 @@ class Parts:
     preprocess: Preprocessor
     train: Dataset
     test: Dataset
-    shares: list[np.ndarray]
-    held_out: list[np.ndarray]
+    shares: Sequence[np.ndarray]
+    held_out: Sequence[np.ndarray]
     counts: np.ndarray
 
 
