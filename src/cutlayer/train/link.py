@@ -119,5 +119,5 @@ class LocalLink:
             device.end()
 
     def reject(self, device: int, fault: CutlayerError) -> None:
-        """Raise the fault: a device of this process fails only by an error of ours or of the job."""
+        """Raise the fault: a device of this process fails by our error or the job's."""
         raise fault
