@@ -15,8 +15,8 @@ from cutlayer.own_code import refresh
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, device_folder
 from cutlayer.record.rows import read_rows
 from cutlayer.rounds.measure_round import typical
+from cutlayer.train.compute import find_compute
 from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit
-from cutlayer.train.parts import compute_device
 from cutlayer.train.task import Task, task_of
 
 
@@ -84,7 +84,7 @@ def load_trained(folder: str | Path, device: int | None = None) -> Trained:
             f"--resume {folder}"
         )
     model = load_model(job.model, len(classes), job.seed, train=job.method.train)
-    model.to(compute_device(job))
+    model.to(find_compute(job.training.compute))
     adapter = load_adapter(place, model, classes, "RUN")
     return Trained(folder, job, model, Preprocessor(model.spec), adapter, tuple(classes))
 

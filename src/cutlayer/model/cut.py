@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cutlayer.errors import ModelError
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
 from cutlayer.model.spec import ModelSpec, Train
+from cutlayer.settings.compute import Precision
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
@@ -116,6 +117,7 @@ class CutModel:
         self._weights = weights
         # A part may hold no tensor that would tell where it is.
         self._probe = torch.empty(0)
+        self._autocast = False
 
     @property
     def train(self) -> Train:
@@ -137,6 +139,21 @@ class CutModel:
         self.module.to(device)
         self._probe = self._probe.to(device)
         return self
+
+    def use(self, precision: Precision) -> CutModel:
+        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training."""
+        self._autocast = precision == "bfloat16"
+        return self
+
+    def _run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:
+        """`piece` of the batch, in the precision asked for; results are in the model's own."""
+        with torch.autocast(self.compute.type, torch.bfloat16, enabled=self._autocast):
+            results = self._weights.run(route, batch, piece)
+        if not self._autocast:
+            return results
+        return tuple(
+            t.to(self.dtype) if t is not None and t.is_floating_point() else t for t in results
+        )
 
     def new_adapter(self, seed: int) -> Adapter:
         """An adapter to start from, on the model's torch device.
@@ -200,7 +217,7 @@ class CutModel:
             hidden, scores = self._body.run_scored(hidden, mask, cut, score)
             return hidden, mask, scores
 
-        hidden, mask, scores = self._weights.run(route, self._ready(inputs), piece)
+        hidden, mask, scores = self._run(route, self._ready(inputs), piece)
         assert hidden is not None
         return Activations(hidden, mask, scores)
 
@@ -220,7 +237,7 @@ class CutModel:
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
             return (self._head(self._body.pool(blocks, batch["mask"])),)
 
-        (logits,) = self._weights.run(route, {"hidden": hidden, "mask": mask}, piece)
+        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
         assert logits is not None
         return logits
 
@@ -232,7 +249,7 @@ class CutModel:
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
             return (self._head(self._body.pool(blocks, mask)),)
 
-        (logits,) = self._weights.run(route, self._ready(inputs), piece)
+        (logits,) = self._run(route, self._ready(inputs), piece)
         assert logits is not None
         return logits
 
@@ -246,7 +263,7 @@ class CutModel:
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
             return (self._head.read(self._body.pool(blocks, mask)).flatten(1),)
 
-        (read,) = self._weights.run(route, self._ready(inputs), piece)
+        (read,) = self._run(route, self._ready(inputs), piece)
         assert read is not None
         return read
 

@@ -21,6 +21,8 @@ FILE = "rounds.jsonl"
 # A round of 100,000 devices takes some 15 MB.
 MAX_LINE_BYTES = 2**25
 MOST_DEVICES = 2**20
+MOST_MEASURED = 10_000
+"""Devices of a fleet, from the first on, whose own figures are recorded and shown."""
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=0, lt=MOST_DEVICES)]

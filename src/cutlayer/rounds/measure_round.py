@@ -13,7 +13,7 @@ from cutlayer.planning.known.planning_input import RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
-from cutlayer.record.rows import Row
+from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
 from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
@@ -91,7 +91,7 @@ def _test(
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
                 own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
-                for device, counts in enumerate(parts.counts)
+                for device, counts in enumerate(parts.counts[:MOST_MEASURED])
             ],
             **_held_out(task, parts, models),
         }
@@ -115,9 +115,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _held_out(task: Task, parts: Parts, models: Mapping[int | None, LogitsOf]) -> dict[str, Any]:
     """Accuracy on each device's held-out samples, by the one model or by each device's own."""
-    sizes = [len(indices) for indices in parts.held_out]
-    if not sum(sizes):
+    if not any(map(len, parts.held_out)):
         return {}
+    sizes = [len(indices) for indices in parts.held_out]
     accuracy: list[float | None] = [None] * len(sizes)
     if None in models:
         every = parts.train.subset(np.concatenate(parts.held_out))

@@ -12,11 +12,14 @@ HELD_OUT = "held-out"
 
 
 class Partition(Section):
-    """How the training samples are divided among the devices: each is on exactly one."""
+    """How the training samples are divided among the devices: each is on exactly one, unless they
+    are drawn.
+    """
 
-    kind: Literal["iid", "dirichlet", "labels", "powerlaw"] = "dirichlet"
+    kind: Literal["iid", "dirichlet", "labels", "powerlaw", "drawn"] = "dirichlet"
     """iid: equal numbers, classes at random. dirichlet: each class's shares drawn from Dir(alpha).
-    labels: a fixed number of classes each. powerlaw: numbers that fall as rank^-exponent.
+    labels: a fixed number of classes each. powerlaw: numbers that fall as rank^-exponent. drawn:
+    each device draws from all samples, which others may draw too: for fleets larger than the data.
     """
 
     alpha: Annotated[float, Field(gt=0)] = 0.5
@@ -28,8 +31,11 @@ class Partition(Section):
     exponent: Annotated[float, Field(gt=0)] = 1.5
     """Of powerlaw: the larger, the more unequal the numbers of samples."""
 
+    samples_per_device: Annotated[int, Field(ge=1, le=2**20)] = 32
+    """Of drawn: how many samples each device holds; it may draw one twice."""
+
     min_samples: Count = 1
-    """Samples that every device gets at least."""
+    """Samples that every device gets at least; not of drawn."""
 
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each class of a device's samples that it does not train on but is tested on, to

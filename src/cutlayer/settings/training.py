@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cutlayer.settings.compute import Compute, Precision
 from cutlayer.settings.section import Count, Positive, Section
 
 
@@ -116,8 +117,16 @@ class Training(Section):
     too, with the adapter that they would begin with. It lowers the mean that such methods report.
     """
 
-    compute: Literal["auto", "cpu", "cuda"] = "auto"
-    """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
+    compute: Compute = "auto"
+    """What computes: cpu, cuda (a GPU), cuda:N (the GPU with that number, from 0), mps (Apple's
+    GPU), or auto: a GPU of CUDA where there is one, else the CPU.
+    """
+
+    precision: Precision = "float32"
+    """Numbers that matrices are multiplied in: float32; tf32 (float32 cut to 10 bits, on NVIDIA's
+    GPUs from Ampere on); or bfloat16 (8 bits, where the hardware has it). Adapters and optimisers
+    stay in float32.
+    """
 
     @model_validator(mode="after")
     def _momentum_has_sgd(self) -> Self:

@@ -9,6 +9,7 @@ import torch
 
 from cutlayer.model.lora import Segment
 from cutlayer.seeds import derive
+from cutlayer.train.compute import float64
 from cutlayer.train.device import Device
 from cutlayer.train.pool import batch_inputs
 
@@ -54,7 +55,7 @@ def measure(
             hidden = hidden[activations.mask]
         importance = None
         if activations.scores is not None:
-            ranked = activations.scores.double().sort(dim=1, descending=True).values.mean(dim=0)
+            ranked = float64(activations.scores).sort(dim=1, descending=True).values.mean(dim=0)
             importance = np.concatenate([[0.0], np.cumsum(ranked.cpu().numpy())])
         spread = float(hidden.max() - hidden.min())
         found.append(ActivationStatistics(importance, spread, float(hidden.square().mean())))

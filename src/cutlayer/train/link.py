@@ -7,7 +7,7 @@ from typing import Protocol
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
 from cutlayer.train.activation_statistics import ActivationStatistics, measure
-from cutlayer.train.device import Device
+from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import Exchange, Payload
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
@@ -91,6 +91,10 @@ class LocalLink:
             device = self.devices[number]
             device.begin(round, decision, frames.get(number))
             started[number] = Started(device.steps, device.samples)
+        # As the loop takes them: those with batches left are then neighbours in a stack.
+        stack_adapters(
+            sorted((self.devices[d] for d in decisions), key=lambda device: -device.samples)
+        )
         return started
 
     def receive(
@@ -119,5 +123,5 @@ class LocalLink:
             device.end()
 
     def reject(self, device: int, fault: CutlayerError) -> None:
-        """Raise the fault: a device of this process fails by our error or the job's."""
+        """Raise the fault: a device of this process fails by an error of ours or of the job."""
         raise fault

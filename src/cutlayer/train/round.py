@@ -113,13 +113,16 @@ class _Turn:
                     frames[device] = frame
                     result.traffic[device].adapter_down += len(frame)
         started = self.link.begin(result.round, decisions, frames)
-        steps = {device: one.steps for device, one in started.items()}
-        server.begin(result.round, {device: decisions[device] for device in steps}, steps)
-        result.lost += [device for device in self.devices if device not in started]
-        training = server.job.training
+        training, method = server.job.training, server.job.method
         result.batches |= {
             device: batch_sizes(one.samples, training) for device, one in started.items()
         }
+        if not method.split or method.server_adapter == "averaged":
+            # Where the order does not matter, batches of one size become neighbours.
+            started = dict(sorted(started.items(), key=lambda item: -item[1].samples))
+        steps = {device: one.steps for device, one in started.items()}
+        server.begin(result.round, {device: decisions[device] for device in steps}, steps)
+        result.lost += [device for device in self.devices if device not in started]
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:

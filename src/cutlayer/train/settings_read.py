@@ -241,6 +241,10 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "data.partition.alpha": _of_kind("data.partition", "kind", "dirichlet"),
     "data.partition.labels_per_device": _of_kind("data.partition", "kind", "labels"),
     "data.partition.exponent": _of_kind("data.partition", "kind", "powerlaw"),
+    "data.partition.samples_per_device": _of_kind("data.partition", "kind", "drawn"),
+    "data.partition.min_samples": _of_kind(
+        "data.partition", "kind", "iid", "dirichlet", "labels", "powerlaw"
+    ),
     "method.cut": (_SPLIT, _not_chosen("the cut", ("asfl", "asfv", "auto"))),
     "method.device": (_SPLIT,),
     "method.order": (_RADIO,),

@@ -14,7 +14,7 @@ from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
 from cutlayer.train.device import Device
-from cutlayer.train.parts import compute_device
+from cutlayer.train.parts import place_model
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
@@ -52,7 +52,8 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         job.seed,
         part_of(job),
         train=job.method.train,
-    ).to(compute_device(job))
+    )
+    place_model(job, model)
     preprocess = Preprocessor(model.spec)
     if data is not None:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)

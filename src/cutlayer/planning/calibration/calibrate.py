@@ -31,7 +31,7 @@ from cutlayer.planning.calibration.record import (
     write_calibration,
 )
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.parts import compute_device
+from cutlayer.train.compute import find_compute
 
 BITS = (2, 4, 8, 32)
 SAMPLES = 128
@@ -70,7 +70,7 @@ def calibrate(
         samples = min(SAMPLES, max(1, len(train) // 2))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
-    model.to(compute_device(job))
+    model.to(find_compute(job.training.compute))
     preprocess = Preprocessor(model.spec)
     subject = subject_of(job)
     assert subject is not None  # model and data were just read
