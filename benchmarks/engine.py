@@ -166,8 +166,8 @@ TEXT = """\
 
 The demo's ViT of 1.2 M parameters, 28 x 28 pixels, 50 tokens, cut 2, LoRA rank 8, float32, one
 thread; all devices of a round in one pass (`training.pool` as many as there are), one step a device
-and round. *before* is commit {before}. Samples a second of the processor, medians of {rounds} rounds
-taken in turns; *ratio* is the median of the ratios of rounds side by side. `{bare}`
+and round. *before* is commit {before}. Samples a second of the processor, medians of {rounds}
+rounds taken in turns; *ratio* is the median of the ratios of rounds side by side. `{bare}`
 is the same code in both columns: how far its ratio is from 1 is what the machine's noise does.
 
 There was no GPU at hand: the figures that count there, and tf32 and bfloat16, are not measured.

@@ -20,6 +20,7 @@ from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.training import Training
 from cutlayer.simulation.local_fleet import LocalFleet
+from cutlayer.train.adapter_upload import ClipUpdate
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import Parts, first_adapter, load_parts, make_device, make_server
 from cutlayer.train.result import RoundResult
@@ -28,7 +29,6 @@ from cutlayer.train.schedule import rate_at
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import Classification
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.train.upload import ClipUpdate
 from helpers import equal, largest_difference, moved, small_job
 
 SGD = ("training.optimizer=sgd", "training.lr=0.05", "devices.count=2", "data.train_samples=48")

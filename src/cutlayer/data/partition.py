@@ -153,7 +153,8 @@ def _labels(counts: Indices, per_device: int, devices: int, rng: np.random.Gener
     shares = np.zeros((devices, len(counts)), dtype=np.int64)
     left = holders.copy()
     for device in rng.permutation(devices):
-        # The classes with most places left, ties at random, always fill all places.
+        # Dealing from the classes with the most places left always fills all places; ties are
+        # broken at random.
         chosen = np.lexsort((rng.random(len(counts)), -left))[:per_device]
         shares[device, chosen] = 1
         left[chosen] -= 1

@@ -34,7 +34,7 @@ class Trained:
     @property
     def task(self) -> Task:
         """What the model was trained for."""
-        return task_of(self.job, len(self.classes))
+        return task_of(self.job, self.model.spec)
 
     def logits_of(self, cut: bool) -> LogitsOf:
         """The unsplit model, or device and server together with the tokens and bits of the middle

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.lora import Adapter, AdapterBank, BankHead, Batch, Piece, Segment, Tensors
+from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
 from cutlayer.model.spec import ModelSpec, Train
 from cutlayer.settings.compute import Precision
 
@@ -53,7 +53,20 @@ class Body(Protocol):
         """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """What follows the blocks, up to what the head reads: [B,in], of K outputs [B,K,in]."""
+        """What follows the blocks, up to what the head reads.
+
+        [B,in], of K outputs [B,K,in], of a language model [B,T,in].
+        """
+
+
+class Head(Protocol):
+    """What gives logits."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of what `Body.pool` gives: logits [B,C], of a language model [B,T,V]."""
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the output layers read, of the shape of x."""
 
 
 class Weights(Protocol):
@@ -87,7 +100,7 @@ class CutModel:
         self,
         module: nn.Module,
         body: Body,
-        head: BankHead,
+        head: Head,
         weights: Weights,
         spec: ModelSpec,
         part: Part,
@@ -211,6 +224,8 @@ class CutModel:
     def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 
+        A language model gives logits [B,T',V] over its vocabulary, for what follows each token.
+
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
         """
@@ -227,7 +242,7 @@ class CutModel:
         return logits
 
     def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
-        """The unsplit model: logits [B,C]."""
+        """The unsplit model: logits [B,C], of a language model [B,T,V]."""
 
         def piece(batch: Batch) -> tuple[Tensor]:
             hidden, mask = self._body.embed(_present(batch))

@@ -75,7 +75,7 @@ class LoRALinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, name: str, bank: AdapterBank, scale: float, dropout: float
+        self, base: nn.Module, name: str, bank: AdapterBank, scale: float, dropout: float
     ) -> None:
         super().__init__()
         self.base = base
@@ -300,9 +300,9 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
     targets: str | Sequence[str] = spec.targets
     head = spec.parts.head.modules
     linear = {
-        name: (module.in_features, module.out_features)
+        name: shape
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[0] not in head
+        if (shape := _sizes(module)) is not None and name.split(".")[0] not in head
     }
     for target in [targets] if isinstance(targets, str) else targets:
         rule = target if isinstance(targets, str) else (target,)
@@ -313,6 +313,17 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
                 f"take names ending in {', '.join(endings)}"
             )
     return {name: shape for name, shape in linear.items() if match_targets(name, targets)}
+
+
+def _sizes(module: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer, None for what is none."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):  # GPT-2's
+        return module.nx, module.nf
+    return None
 
 
 def attach(

@@ -1,6 +1,6 @@
-"""When everything in a round happens: the stages of a round's shape in a world, and their joules.
+"""Times a round in a world: when each stage of its shape happens, and the joules it takes.
 
-The planner asks it of a round that was planned, the virtual clock of one that happened.
+The planner uses it for a planned round, the virtual clock for one that happened.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from cutlayer.world.world import World, WorldState
 
 
 def planned_shape(round: int, known: PlanningInput, decided: RoundDecisions) -> RoundShape:
-    """The round as it will be if every device comes through and frames are as long as reckoned."""
+    """The round as expected: no device is lost and frames are as long as computed."""
     alike: dict[Decision, list[int]] = {}
     place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
@@ -104,7 +104,7 @@ class TimedRound:
         return [self.shape.decisions[device] for device in self.shape.trained]
 
     def _durations(self) -> Durations:
-        """What each step takes by its samples; a step's share of the bytes goes by them too."""
+        """Seconds of each step's stages, in proportion to its samples; so are its bytes."""
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
@@ -145,7 +145,7 @@ class TimedRound:
     def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
         """[S, M] seconds until each of the frames [S, M] of a device is there.
 
-        Nothing to send takes no time, over a dead link for ever.
+        0 for nothing to send, infinite over a link of rate 0.
         """
         settings = self.world.settings
         with np.errstate(divide="ignore", invalid="ignore"):

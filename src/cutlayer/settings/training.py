@@ -51,6 +51,11 @@ class Training(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each sample's target that is spread evenly over all classes."""
 
+    loss_on: Literal["answers", "all"] = "answers"
+    """Of language models, which tokens they learn to say: answers (completions, and what the
+    assistant says), or all (prompts too).
+    """
+
     class_weights: tuple[Positive, ...] = ()
     """What a sample counts in the loss by its class: one number a class, in the order of the
     classes. Empty: all alike.
@@ -105,6 +110,11 @@ class Training(Section):
     patience: Count | None = None
     """Rounds without a higher test accuracy after which the run ends before its last round, with
     the adapter that it then has; counted from the best so far. null: all rounds are run.
+    """
+
+    evaluate_absent: bool = False
+    """Where each device keeps an adapter of its own: whether those that never took part are tested
+    too, with the adapter that they would begin with. It lowers the mean that such methods report.
     """
 
     compute: Compute = "auto"

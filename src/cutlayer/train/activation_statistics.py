@@ -16,7 +16,7 @@ from cutlayer.train.pool import batch_inputs
 
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
-    """Of a device's first batch of a round.
+    """Statistics of a device's first batch of a round.
 
     importance: [N + 1], f(K) of one sample: each sample's scores in descending order, the mean
     over samples, cumulative (ST-SFLora's rank-wise importance over B, arXiv 2605.26120); None
@@ -34,8 +34,8 @@ def measure(
 ) -> list[ActivationStatistics]:
     """Run each device's first batch of `round` through its first `cut` blocks.
 
-    The weights are those a run starts from: frozen parts keep them, and what little adapters
-    move ranges by is left out. scored: whether to rank tokens.
+    The weights are those that the run started from: frozen parts keep them, and the small effect of
+    adapters on the statistics is left out. scored: whether to rank tokens.
     """
     found = []
     for device in devices:

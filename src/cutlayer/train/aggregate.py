@@ -1,4 +1,7 @@
-"""Averages of adapters: where the number of a device's samples becomes its weight."""
+"""Averages of adapters, each weighted by the samples that its device trained on.
+
+How many samples count for a device is decided before: `_weight` in round.py.
+"""
 
 from collections.abc import Sequence
 

@@ -16,10 +16,10 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import numpy_rng, torch_rng
 from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.train.upload import upload_steps
 from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
 
 GENERATED_DATA = -1
@@ -53,7 +53,7 @@ class Device:
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.task = task_of(self.job, self.model.spec.num_classes)
+        self.task = task_of(self.job, self.model.spec)
 
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""

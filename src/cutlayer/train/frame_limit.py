@@ -1,4 +1,4 @@
-"""The largest frame that a job has use for: what both sides take, simulated or over a network."""
+"""The largest frame that a job needs: both sides accept no larger one."""
 
 import math
 
@@ -13,5 +13,5 @@ def frame_limit(model: CutModel, batch: int) -> int:
     spec = model.spec
     adapter = sum(math.prod(shape) for shape in model.shapes().values())
     rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
-    # Float32 values at most; a bit a token, labels and headers are little beside them.
+    # Float32 values at most; the rest (one mask bit a token, labels, headers) is small.
     return 4 * max(adapter, batch * (rows + spec.width + spec.tokens)) + 2**17

@@ -29,7 +29,7 @@ from cutlayer.train.task import task_of
 
 @dataclass(frozen=True)
 class Parts:
-    """What all methods of a comparison share: the frozen model, the data and who holds what.
+    """What all methods of a comparison share: the frozen model, the data, and who holds which.
 
     shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
     is tested on [M]. counts: samples to train on by device and class [M, C].
@@ -51,15 +51,19 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """
     spec = describe(job.model)
     check(job, spec)
-    train, test = load(job.data, job.seed, fit_for(spec))
+    train, test = load(job.data_in_use, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
     shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
-    task_of(job, classes)
+    task_of(job, replace(spec, num_classes=classes))
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
-    return Parts(model, Preprocessor(model.spec), train, test, shares, held_out, counts)
+    preprocess = Preprocessor(model.spec)
+    for data in (train, test):
+        if spec.parts.language or data.has_passages:
+            preprocess.check(data.inputs)
+    return Parts(model, preprocess, train, test, shares, held_out, counts)
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:

@@ -5,6 +5,7 @@ Devices that share a machine (a simulator) form pools; a real device is a pool o
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -61,8 +62,9 @@ class Pool:
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
         selecting = any(device.decision.tokens is not None for device in self.devices)
+        inputs = batch_inputs(first, batches)
         activations = first.model.device_forward(
-            batch_inputs(first, batches),
+            inputs,
             first.decision.cut,
             self._route(step, batches),
             score=first.job.method.tokens.score if selecting else None,
@@ -73,7 +75,8 @@ class Pool:
             start += len(batch)
             sent, mask = shorten(activations, rows, device.tokens, first.model.spec.prefix)
             self._sent[device.id] = sent
-            goal = device.task.targets(batch)
+            own = {name: tensor[rows] for name, tensor in inputs.items()}
+            goal = device.task.targets(batch, own)
             message = device.task.message(device.id, device.round, step, sent.detach(), mask, goal)
             with watch.timed("wire"):
                 frames.append(
@@ -103,8 +106,14 @@ class Pool:
         """One step of devices that run the whole model; returns each one's loss."""
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
-        logits = first.model.forward(batch_inputs(first, batches), self._route(step, batches))
-        losses = first.task.losses(logits, [first.task.targets(batch) for batch in batches])
+        inputs = batch_inputs(first, batches)
+        logits = first.model.forward(inputs, self._route(step, batches))
+        goals, start = [], 0
+        for batch in batches:
+            own = {name: t[start : start + len(batch)] for name, t in inputs.items()}
+            goals.append(first.task.targets(batch, own))
+            start += len(batch)
+        losses = first.task.losses(logits, goals)
         values: list[float] = losses.tolist()
         for device, value in zip(self.devices, values, strict=True):
             if not math.isfinite(value):
@@ -165,9 +174,9 @@ def shorten(
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
     """Several batches as one, ready for the model."""
     raw = [batch.inputs for batch in batches]
-    joined: torch.Tensor | list[str]
+    joined: torch.Tensor | list[Any]
     if isinstance(raw[0], torch.Tensor):
         joined = torch.cat([part for part in raw if isinstance(part, torch.Tensor)])
     else:
-        joined = [text for part in raw for text in part]
+        joined = [text for part in raw for text in part]  # of one kind: texts or passages
     return {k: v.to(device.model.compute) for k, v in device.preprocess(joined).items()}

@@ -1,4 +1,8 @@
-"""One round of training: the only training loop, for every method, simulated or networked."""
+"""One round of training: the only training loop, for every method, simulated or networked.
+
+A device is lost for the round (`RoundResult.lost`) where the link has no answer from it, or where
+what it sent is refused: then `Link.reject` lets go of it.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

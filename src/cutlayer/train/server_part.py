@@ -42,8 +42,8 @@ class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. bare: the first
-    blocks that carry no adapter. seen: samples of each that came through the cut and were trained
-    on, in all epochs.
+    blocks that carry no adapter. seen: samples of each (tokens to be said, of language) that came
+    through the cut and were trained on, in all epochs.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class ServerPart:
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
         for message in messages:
-            self.seen[message.device] += len(message.hidden)
+            self.seen[message.device] += self._task.weight(self._task.received(message))
         down, *own = gradients
         self.adapters.add(opened, own)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)

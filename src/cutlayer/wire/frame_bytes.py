@@ -18,13 +18,17 @@ _NUMBER = 10**5
 
 
 def activations_bytes(
-    shape: tuple[int, int, int], quantizer: Quantizer, num_classes: int, masked: bool = False
+    shape: tuple[int, int, int],
+    quantizer: Quantizer,
+    num_classes: int,
+    masked: bool = False,
+    by_token: bool = False,
 ) -> int:
-    """Bytes of a frame with the activations [B, T, D] of a batch."""
+    """Bytes of a frame with the activations [B, T, D] of a batch; by_token: each has a label."""
     B, T, D = shape
     tensor = _tensor(quantizer)
     header = ActivationsHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, tensor, num_classes)
-    labels = -(-B * label_bits(num_classes) // 8)
+    labels = -(-B * (T if by_token else 1) * label_bits(num_classes) // 8)
     return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 
 

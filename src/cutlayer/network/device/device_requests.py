@@ -19,7 +19,7 @@ from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
 def read_job(text: str) -> Job:
-    """The job that a server sent. Its method is taken as it stands: no code is looked up by name.
+    """The job that a server sent, read without loading any code that it names.
 
     Raises RefusedError.
     """
@@ -63,7 +63,9 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
 
 
 def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
-    """Start a round as the server decided it. Raises RunError where the two count other steps."""
+    """Start a round as the server decided it. Raises RunError where device and server disagree on
+    the number of steps.
+    """
     decision = Decision(
         message.cut,
         message.tokens,
@@ -91,7 +93,7 @@ def upload(device: Device) -> bytes:
 
 
 def probe(device: Device, asked: Probe) -> Probed:
-    """What the device's activations are like, as an answer for allocators."""
+    """Statistics of the device's activations, which the server's allocator asked for."""
     (found,) = measure([device], asked.round, asked.cut, asked.scored)
     curve = None if found.importance is None else found.importance.tolist()
     spread = found.spread if math.isfinite(found.spread) else 0.0

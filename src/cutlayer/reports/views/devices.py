@@ -57,7 +57,7 @@ def devices(run: Run) -> View:
     if count < fleet:
         text += f" (shown are the first {count:,})"
     if measured:
-        values = 100 * np.array(accuracy)
+        values = 100 * np.array([value for value in accuracy if value is not None])
         text += (
             f"; after round {measured[-1].round + 1} accuracy on the test set, weighted by a "
             f"device's own mix of labels, is {values.min():.0f} to {values.max():.0f} %, "
@@ -78,7 +78,7 @@ def devices(run: Run) -> View:
         "title": "Device by device",
         "text": text + ".",
         "data": {
-            "accuracy": plain([100 * value for value in accuracy]),
+            "accuracy": plain([None if value is None else 100 * value for value in accuracy]),
             "held_out": plain([None if value is None else 100 * value for value in own]),
             "held_out_samples": held_out[-1].held_out_samples if held_out else [],
             "turns": {
@@ -104,5 +104,7 @@ def _over_rounds(run: Run) -> View | None:
     kept = measured[::-1][::step][::-1]  # the last one is always among them
     return {
         "rounds": [row.round + 1 for row in kept],
-        "values": pack(100 * np.array([row.label_mix_accuracy for row in kept]).T),
+        "values": pack(
+            100 * np.array([row.label_mix_accuracy for row in kept], dtype=np.float64).T
+        ),
     }

@@ -1,4 +1,4 @@
-"""What a device trained, as it comes back: held against what was due, and against the cohort."""
+"""Checks of an adapter that a device sends up: its names and shapes, and how far it moved."""
 
 import math
 import statistics
