@@ -150,7 +150,7 @@ def compare(before: Path, here: Path, sizes: list[tuple[int, int]], rounds: int)
                     "size": f"{devices} x {batch}",
                     "before": median(one for one, _ in pairs),
                     "now": median(other for _, other in pairs),
-                    "ratio": median(other / one for one, other in pairs),
+                    "ratio": f"{median(other / one for one, other in pairs):.2f}",
                 }
             )
             print(rows[-1], flush=True)
@@ -170,7 +170,8 @@ and round. *before* is commit {before}. Samples a second of the processor, media
 rounds taken in turns; *ratio* is the median of the ratios of rounds side by side. `{bare}`
 is the same code in both columns: how far its ratio is from 1 is what the machine's noise does.
 
-There was no GPU at hand: the figures that count there, and tf32 and bfloat16, are not measured.
+Other work ran on the machine's cores meanwhile. There was no GPU at hand: the
+figures that count there, and tf32 and bfloat16, are not measured.
 
     python benchmarks/engine.py --before TREE --rounds {rounds} --write
 
@@ -201,7 +202,7 @@ def main() -> None:
         tables.Column("size", "devices x batch", "text"),
         tables.Column("before", "samples a second before"),
         tables.Column("now", "now"),
-        tables.Column("ratio", "ratio"),
+        tables.Column("ratio", "ratio", "text"),
     )
     commit = subprocess.run(
         ["git", "-C", str(options.before), "rev-parse", "--short", "HEAD"],
