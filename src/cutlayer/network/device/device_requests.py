@@ -59,6 +59,8 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
         samples = load_share(job, task.number, preprocess.fit)
+    if model.spec.parts.language or samples.has_passages:
+        preprocess.check(samples.inputs)
     return Device(task.number, samples, job, model, preprocess)
 
 
