@@ -167,7 +167,7 @@ def test_losses_of_samples_that_nobody_saw_count_as_two_devices_at_most(
     job = job_of("fedlora")
     found = run(job, tmp_path / "run", script)
     check_honest(found)
-    told = found.rows[0].samples_all_epochs
+    told = found.rows[0].samples_trained
     honest = [told[number] for number in HONEST]
     assert script.steps < 100
     assert LIAR in found.rows[0].lost or told[LIAR] <= 2 * max(honest)
@@ -202,7 +202,7 @@ def test_crumbs_end_with_the_steps_that_are_granted_and_weigh_what_came(tmp_path
     assert 0 < script.steps < 300
     assert found.rows[0].lost == []
     # The averages differ by 0.02 times the weight of the device that sent one sample a step.
-    samples = [found.rows[0].samples_all_epochs[number] for number in HONEST]
+    samples = [found.rows[0].samples_trained[number] for number in HONEST]
     weight = script.steps / (script.steps + sum(samples))
     moved = {name: adapters[1][name] - adapters[0][name] for name in adapters[0]}
     on_device = [one for one in moved.values() if one.mean().isclose(torch.tensor(0.02 * weight))]
