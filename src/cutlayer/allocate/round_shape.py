@@ -17,12 +17,16 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class Traffic:
-    """Bytes of the frames of one device in one round, by what they carry."""
+    """Bytes of the frames of one device in one round, by what they carry.
+
+    basis_down: what the device needs to encode with a fitted codec.
+    """
 
     activations: int = 0
     gradients: int = 0
     adapter_down: int = 0
     adapter_up: int = 0
+    basis_down: int = 0
 
     @property
     def up(self) -> int:
@@ -32,7 +36,7 @@ class Traffic:
     @property
     def down(self) -> int:
         """Bytes from the server to the device."""
-        return self.gradients + self.adapter_down
+        return self.gradients + self.adapter_down + self.basis_down
 
 
 @dataclass(frozen=True)

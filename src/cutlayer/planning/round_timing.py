@@ -127,7 +127,9 @@ class TimedRound:
         one_way = job.method.split and not returned.any()
         forward = np.array([part.forward_flops for part in parts])
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
-        broadcast = np.full((1, len(traffic)), float(max(t.adapter_down for t in traffic)))
+        broadcast = np.full(
+            (1, len(traffic)), float(max(t.adapter_down + t.basis_down for t in traffic))
+        )
         upload = np.array([[float(t.adapter_up) for t in traffic]])
         return durations(
             len(traffic),

@@ -45,7 +45,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     decisions: dict[_Number, _Decided]
     samples: dict[_Number, _Count]
     loss: float | None
-    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=4)]]
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=5)]]
     seconds: dict[str, float]
     cpu_seconds: float
     device_loss: _Numbers
@@ -81,7 +81,8 @@ class Row:
     of the cohort did not. samples_all_epochs: that each set out to train on in the round
     (`samples` in the file); steps: the batches that it did train on, fewer where it was lost.
     Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
-    adapter down, adapter up]. Accuracies are None in rounds without an evaluation.
+    adapter down, adapter up, basis down]; records of earlier versions have no basis. Accuracies are
+    None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
@@ -141,7 +142,7 @@ class Row:
     @property
     def down_bytes(self) -> int:
         """Bytes from the server to all devices."""
-        return sum(t[1] + t[2] for t in self.traffic.values())
+        return sum(t[1] + t[2] + sum(t[4:]) for t in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""

@@ -28,6 +28,7 @@ from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
 
@@ -58,8 +59,8 @@ class Fleet(Protocol):
         """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
         ...
 
-    def release(self, result: RoundResult, state: RunState) -> None:
-        """End a round: what devices keep for themselves goes into `state`."""
+    def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
+        """End a round: what devices keep for themselves, and `coding`, goes into `state`."""
         ...
 
 
@@ -80,11 +81,21 @@ def run_rounds(
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
+    coding = ServerCoding(job, parts.model.spec, state.coding)
     for round in range(state.rounds, job.training.rounds):
         result, decided = _train(
-            job, parts, fleet, state, round, clock, calibration, generated_training, progress
+            job,
+            parts,
+            fleet,
+            state,
+            coding,
+            round,
+            clock,
+            calibration,
+            generated_training,
+            progress,
         )
-        row = measure_round(job, parts, state, result, decided, clock)
+        row = measure_round(job, parts, state, result, decided, clock, coding.codec)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
@@ -115,6 +126,7 @@ def _train(
     parts: Parts,
     fleet: Fleet,
     state: RunState,
+    coding: ServerCoding,
     round: int,
     clock: VirtualClock | None,
     calibration: Calibration | None,
@@ -126,7 +138,7 @@ def _train(
     reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
     samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
-    server = make_server(job, parts, state.adapter)
+    server = make_server(job, parts, state.adapter, coding)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
@@ -142,7 +154,8 @@ def _train(
     state.adapter, state.moments = move_global(
         job.training, state.adapter, server.adapter, state.moments, parts.model.trained
     )
-    fleet.release(result, state)
+    coding.end()
+    fleet.release(result, state, coding)
     if not all(map(is_finite, (state.adapter, *state.kept.values()))):
         raise RunError(
             f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "

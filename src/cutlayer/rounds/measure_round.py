@@ -16,6 +16,7 @@ from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
 from cutlayer.train.task import task_of
+from cutlayer.wire.codecs.seam import Codec
 
 
 def measure_round(
@@ -25,8 +26,12 @@ def measure_round(
     result: RoundResult,
     decided: RoundDecisions,
     clock: VirtualClock | None,
+    codec: Codec | None,
 ) -> Row:
-    """The round's row, with an evaluation where one is due; the virtual clock moves on."""
+    """The round's row, with an evaluation where one is due; the virtual clock moves on.
+
+    codec: that of the uplink, where it is a fitted one.
+    """
     shape, generated = result.shape, result.generated
     generated_s = generated.seconds if generated else 0.0
     virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
@@ -43,10 +48,10 @@ def measure_round(
                 for index, counts in enumerate(parts.counts)
             ]
             one = typical(result.decisions.values())
-            if last and job.method.split and (one.tokens or one.bits_up < 32):
+            if last and job.method.split and (one.tokens or one.bits_up < 32 or codec):
                 task = task_of(job, len(parts.train.classes))
                 through_cut = evaluate_through_cut(
-                    job, task, one, parts.model, parts.preprocess, state.adapter, parts.test
+                    job, task, one, parts.model, parts.preprocess, state.adapter, parts.test, codec
                 ).accuracy
     return Row(
         round=result.round,
@@ -56,7 +61,7 @@ def measure_round(
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
         loss=result.loss,
         traffic={
-            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
+            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up, t.basis_down]
             for device, t in result.traffic.items()
         },
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},

@@ -14,12 +14,19 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
-from cutlayer.seeds import numpy_rng, torch_rng
-from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.seeds import derive, numpy_rng, torch_rng
+from cutlayer.settings.method import Tokens
+from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.optimizer import AdapterOptimizer
 from cutlayer.train.task import task_of
 from cutlayer.train.upload import upload_steps
-from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
+from cutlayer.wire.codec import (
+    ActivationsMessage,
+    AdapterMessage,
+    decode_adapter,
+    encode_activations_with,
+    encode_adapter,
+)
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
@@ -33,8 +40,8 @@ class Device:
     id: its number in the fleet, which its random draws belong to.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
     method does not split; none where the device is frozen. samples_a_round bounds the samples of
-    an epoch (None: all it has). decision: the round's. A round lasts from `begin` to `end`, which
-    drops the adapter and the optimiser.
+    an epoch (None: all it has). decision: the round's. coding: what it encodes activations with.
+    A round lasts from `begin` to `end`, which drops the adapter and the optimiser.
     """
 
     id: int
@@ -47,6 +54,7 @@ class Device:
     round: int = -1
     decision: Decision = Decision(0)  # noqa: RUF009 - frozen
     optimizer: AdapterOptimizer | None = None
+    coding: DeviceCoding = field(default_factory=DeviceCoding)
     _start: Adapter = field(default_factory=dict)
     _batches: list[np.ndarray] = field(default_factory=list)
 
@@ -100,10 +108,13 @@ class Device:
         """Which tokens cross the cut this round."""
         return self.decision.selection(self.job.method)
 
-    @property
-    def uplink(self) -> Quantizer:
-        """How activations become bits this round; `quantize` in wire/quantize.py packs them."""
-        return self.decision.uplink(self.job.method)
+    def encode(self, message: ActivationsMessage) -> bytes:
+        """The activations of a step as a frame. Raises RunError for what is not finite."""
+        step, seed = message.step, self.job.seed
+        uplink = self.decision.uplink(self.job.method)
+        codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        rng = torch_rng(seed, self.id, self.round, "uplink", step)
+        return encode_activations_with(codec, [message], [rng])[0]
 
     def segment(self, step: int) -> Segment:
         """The device's rows in a batch that mixes devices."""

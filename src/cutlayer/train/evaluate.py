@@ -1,7 +1,7 @@
 """How good a trained model is: on the held-out set, and on each device's own mix of labels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task
-from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations_with
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec
 
 
 @dataclass(frozen=True)
@@ -57,30 +59,28 @@ def evaluate_through_cut(
     preprocess: Preprocessor,
     adapter: Adapter,
     data: Dataset,
+    fitted: Codec | None = None,
     batch: int = 128,
 ) -> Evaluation:
     """Evaluate as a device and a server would serve together, with one decision's tokens and bits.
 
-    decision: of cut, tokens and bits.
+    decision: of cut, tokens and bits. fitted: the run's codec, of uplinks whose codec is fitted.
     """
     cut = decision.cut
-    tokens, uplink = decision.selection(job.method), decision.uplink(job.method)
+    tokens = decision.selection(job.method)
+    codec = fitted or QuantizedCodec(decision.uplink(job.method), derive(job.seed, "rotation"))
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         route = [Segment(adapter, len(part))]
         score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
-        sent, mask = shorten(activations, slice(None), tokens, model.spec.prefix)
-        message = task.message(0, 0, 0, sent, mask, task.targets(part))
-        received = decode_activations(
-            encode_activations(
-                message,
-                uplink,
-                rng=torch_rng(job.seed, "evaluate", start),
-                rotation_seed=derive(job.seed, "rotation"),
-            )
-        )
+        sent = shorten(activations, slice(None), tokens, model.spec.prefix)
+        message = task.message(0, 0, 0, sent.hidden, sent.mask, task.targets(part))
+        message = replace(message, places=sent.places)
+        rng = torch_rng(job.seed, "evaluate", start)
+        (frame,) = encode_activations_with(codec, [message], [rng])
+        received = decode_activations(frame, codec=codec)
         mask = received.mask.to(model.compute) if received.mask is not None else None
         return model.server_forward(received.hidden.to(model.compute), mask, cut, route)
 

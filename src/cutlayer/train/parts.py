@@ -23,6 +23,7 @@ from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels, share
 from cutlayer.train.server import Server
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import task_of
 
 
@@ -86,9 +87,11 @@ def first_adapter(job: Job, model: CutModel) -> Adapter:
     return model.new_adapter(derive(job.seed, "adapter"))
 
 
-def make_server(job: Job, parts: Parts, adapter: Adapter) -> Server:
-    """The server with its global adapter."""
-    return Server(job, parts.model, adapter)
+def make_server(
+    job: Job, parts: Parts, adapter: Adapter, coding: ServerCoding | None = None
+) -> Server:
+    """The server with its global adapter, and (None: anew) how activations come to it."""
+    return Server(job, parts.model, adapter, coding)
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:

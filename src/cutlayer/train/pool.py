@@ -5,18 +5,19 @@ Devices that share a machine (a simulator) form pools; a real device is a pool o
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.model.cut import Activations
-from cutlayer.seeds import derive, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device
-from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload
+from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import are_finite, not_finite
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.codec import decode_gradient, encode_activations
+from cutlayer.wire.codec import decode_gradient
+from cutlayer.wire.places import Places
 from cutlayer.wire.tokens import select
 
 
@@ -44,6 +45,11 @@ class Pool:
 
         Raises FrameError, or RunError for a gradient that is not finite.
         """
+        if exchange == BASIS:
+            for device in self.devices:
+                if device.id in frames:
+                    device.coding.learn(frames[device.id])
+            return
         assert exchange == GRADIENT
         self._backward(step, frames, watch)
 
@@ -62,19 +68,18 @@ class Pool:
         for device, batch in zip(self.devices, batches, strict=True):
             rows = slice(start, start + len(batch))
             start += len(batch)
-            sent, mask = shorten(activations, rows, device.tokens, first.model.spec.prefix)
-            self._sent[device.id] = sent
-            goal = device.task.targets(batch)
-            message = device.task.message(device.id, device.round, step, sent.detach(), mask, goal)
+            sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
+            self._sent[device.id] = sent.hidden
+            message = device.task.message(
+                device.id,
+                device.round,
+                step,
+                sent.hidden.detach(),
+                sent.mask,
+                device.task.targets(batch),
+            )
             with watch.timed("wire"):
-                frames.append(
-                    encode_activations(
-                        message,
-                        device.uplink,
-                        rng=torch_rng(device.job.seed, device.id, device.round, "uplink", step),
-                        rotation_seed=derive(device.job.seed, "rotation"),
-                    )
-                )
+                frames.append(device.encode(replace(message, places=sent.places)))
         return frames
 
     def _backward(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
@@ -117,16 +122,28 @@ def _update(devices: Sequence[Device], step: int) -> None:
         device.update(step)
 
 
-def shorten(
-    activations: Activations, rows: slice, tokens: Tokens, prefix: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The tokens of some rows that cross the cut: hidden [b, T', D] and mask [b, T'] or None."""
+@dataclass(frozen=True, eq=False)
+class Shortened:
+    """What of a batch crosses the cut: hidden [b, T', D], mask [b, T'] or None, and where the
+    tokens stood (None: all of them are there)."""
+
+    hidden: torch.Tensor
+    mask: torch.Tensor | None
+    places: Places | None
+
+
+def shorten(activations: Activations, rows: slice, tokens: Tokens, prefix: int) -> Shortened:
+    """The tokens of some rows that cross the cut."""
     hidden, mask = activations.hidden[rows], activations.mask
     mask = mask[rows] if mask is not None else None
     if activations.scores is None:
-        return hidden, mask
-    chosen = select(hidden, activations.scores[rows], prefix, tokens, mask)
-    return chosen.hidden, chosen.mask
+        return Shortened(hidden, mask, None)
+    scores = activations.scores[rows]
+    chosen = select(hidden, scores, prefix, tokens, mask)
+    candidates, places = scores.shape[1], None
+    if tokens.keep is not None and tokens.keep < candidates:
+        places = Places(chosen.kept.cpu(), candidates, tokens.rest == "merge")
+    return Shortened(chosen.hidden, chosen.mask, places)
 
 
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,10 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.aggregate import average_by_samples, weighted_average
+from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
+from cutlayer.train.link import Link
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload import upload_steps
@@ -20,14 +23,17 @@ class Server:
     """Holds the global adapter, and averages.
 
     adapter: the global adapter of the whole model (before the cut, after it, and the head). part:
-    what it trains in the round that was begun last.
+    what it trains in the round that was begun last. coding: how activations come, over all rounds.
     """
 
-    def __init__(self, job: Job, model: CutModel, adapter: Adapter) -> None:
+    def __init__(
+        self, job: Job, model: CutModel, adapter: Adapter, coding: ServerCoding | None = None
+    ) -> None:
         self.job = job
         self.model = model
         self.adapter = adapter
         self.part: ServerPart
+        self.coding = coding or ServerCoding(job, model.spec)
         self._task = task_of(job, model.spec.num_classes)
         self._round = -1
 
@@ -45,6 +51,25 @@ class Server:
             AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
         )
 
+    def openings(
+        self, round: int, decisions: Mapping[int, Decision], link: Link
+    ) -> dict[int, Opening]:
+        """What each device of a round, or of a turn of it, is to begin with."""
+        coding = self.coding
+        coding.begin(len(decisions))
+        having: set[int] = set()
+        if coding.codec is not None:
+            having = link.having(list(decisions), coding.codec.basis.fingerprint)
+        averages = self.job.method.aggregate != "none"
+        return {
+            device: Opening(
+                self.broadcast(device, round, decision) if averages else None,
+                None if device in having else coding.basis,
+                coding.plain_steps,
+            )
+            for device, decision in decisions.items()
+        }
+
     def begin(
         self, round: int, decisions: Mapping[int, Decision], steps: Mapping[int, int]
     ) -> None:
@@ -54,7 +79,7 @@ class Server:
         """
         self._round = round
         self.part = ServerPart(
-            self.job, self.model, self._task, self.adapter, round, decisions, steps
+            self.job, self.model, self._task, self.adapter, round, decisions, steps, self.coding
         )
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:

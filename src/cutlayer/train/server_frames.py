@@ -13,16 +13,23 @@ from cutlayer.wire.codec import (
     decode_activations,
     encode_gradient,
 )
+from cutlayer.wire.codecs.seam import Codec
 
 
 def read_activations(
-    frame: bytes, due: tuple[int, int, int], decision: Decision, spec: ModelSpec, job: Job
+    frame: bytes,
+    due: tuple[int, int, int],
+    decision: Decision,
+    spec: ModelSpec,
+    job: Job,
+    codec: Codec | None = None,
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
-    due: the device, round and step they must be of. Raises FrameError for any but those due.
+    due: the device, round and step they must be of. codec: the fitted one that they may have been
+    encoded with. Raises FrameError for any but those due.
     """
-    message = decode_activations(frame)
+    message = decode_activations(frame, codec=codec)
     if (message.device, message.round, message.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent activations of device {message.device}, round "

@@ -14,9 +14,18 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
-from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
+from cutlayer.train.exchange import (
+    ACTIVATIONS,
+    BASIS,
+    GRADIENT,
+    LOSS,
+    Exchange,
+    Payload,
+    step_exchanges,
+)
 from cutlayer.train.finite import are_finite, not_finite
 from cutlayer.train.server_adapters import ServerAdapters
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_frames import gradient_frame, read_activations
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
@@ -40,8 +49,9 @@ class PoolStep:
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. decisions, steps: of the devices that have started. seen: samples
-    of each that came through the cut and were trained on, in all epochs.
+    start: the global adapter. decisions, steps: of the devices that have started. coding: how their
+    activations come. seen: samples of each that came through the cut and were trained on, in all
+    epochs.
     """
 
     def __init__(
@@ -53,18 +63,19 @@ class ServerPart:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        coding: ServerCoding,
     ) -> None:
-        self._job, self._model, self._task = job, model, task
+        self._job, self._model, self._task, self._coding = job, model, task, coding
         self._round = round
         self.decisions = dict(decisions)
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
-        cuts = {one.cut for one in decisions.values()}
         self.seen = dict.fromkeys(self.decisions, 0)
-        self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
+        self._plain_steps = coding.plain_steps
 
-    def exchanges(self, device: int) -> tuple[Exchange, ...]:
+    def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
-        return self._exchanges[self.decisions[device].cut]
+        fits = 0 < self._plain_steps == step
+        return step_exchanges(self._job.method, self._model, self.decisions[device].cut, fits)
 
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
@@ -79,8 +90,10 @@ class ServerPart:
         assert exchange == ACTIVATIONS
         return self._step(state, cast(Mapping[int, bytes], sent), watch)
 
-    def give(self, exchange: Exchange, state: PoolStep) -> dict[int, bytes]:
-        """The frames that go down in an exchange, by device."""
+    def give(self, exchange: Exchange, state: PoolStep, devices: Sequence[int]) -> dict[int, bytes]:
+        """The frames that go down to the devices of a pool in an exchange."""
+        if exchange == BASIS:
+            return dict.fromkeys(devices, self._coding.fit())
         assert exchange == GRADIENT
         return state.replies
 
@@ -129,8 +142,10 @@ class ServerPart:
             self.decisions[device],
             self._model.spec,
             self._job,
+            self._coding.codec,
         )
         self._task.received(message)
+        self._coding.note(message, frame, self.decisions[device].tokens)
         return message
 
     def _batches(
@@ -181,7 +196,7 @@ class ServerPart:
     def _losses(self, messages: Sequence[ActivationsMessage]) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward: the hidden states that came in, as a leaf, and each device's loss [M]."""
         hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
-        hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device))
+        hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
         mask = torch.cat(masks).to(self._model.compute) if masks else None
         route = []

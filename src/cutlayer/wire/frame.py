@@ -81,6 +81,11 @@ def kind_of(frame: Bytes) -> str:
     raise FrameError(f"the frame is of unknown kind {number}: run the same cutlayer on both sides")
 
 
+def body_length(frame: Bytes) -> int:
+    """The bytes of the body of a frame that was read before."""
+    return int(_PREFIX.unpack_from(frame)[4])
+
+
 def unpack(
     frame: Bytes, kind: str, header_type: type[Header], max_bytes: int = DEFAULT_MAX_BYTES
 ) -> tuple[Header, memoryview]:

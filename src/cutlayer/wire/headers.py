@@ -18,6 +18,10 @@ _Byte = Annotated[int, Meta(ge=0, le=255)]
 _Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
 
 
+MAX_WIDTH = 4096
+"""The widest activations whose reconstruction by a basis is exact in float64 (see `codecs.klt`)."""
+
+
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """Base of the headers: written as bare arrays of their fields, extra fields refused."""
 

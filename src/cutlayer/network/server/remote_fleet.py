@@ -27,11 +27,13 @@ from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Progress
 from cutlayer.train.activation_statistics import ActivationStatistics
-from cutlayer.train.exchange import LOSS, Exchange, Payload
+from cutlayer.train.coding import Opening, codec_of
+from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.uploads import read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
@@ -113,14 +115,19 @@ class RemoteLink:
             del found[number]
         return found
 
+    def having(self, devices: Sequence[int], basis: int) -> set[int]:
+        """See Link. A device that joins says which it has; what it is sent then is known here."""
+        return {number for number in devices if self.connected[number].basis == basis}
+
     def begin(
-        self, round: int, decisions: Mapping[int, Decision], frames: Mapping[int, bytes]
+        self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
         """See Link."""
         self._round = round
 
         async def start(device: ConnectedDevice) -> Started:
-            frame = frames.get(device.number, self._own.get(device.number))
+            opening = openings[device.number]
+            adapter = opening.adapter or self._own.get(device.number)
             started = self._started(device.number)
             if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
                 device.losses = asyncio.Queue(max(ANSWERS, started.steps))
@@ -129,13 +136,17 @@ class RemoteLink:
                 RoundBegin(
                     round,
                     steps=started.steps,
-                    adapter=frame is not None,
+                    adapter=adapter is not None,
+                    basis=opening.basis is not None,
+                    plain_steps=opening.plain_steps,
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
                 )
             )
-            if frame is not None:
-                await device.connection.send(Lane.DOWN, frame)
+            if adapter is not None:
+                await device.connection.send(Lane.DOWN, adapter)
+            if opening.basis is not None:
+                await _send_basis(device, opening.basis)
             return started
 
         return self._each(list(decisions), start)
@@ -165,7 +176,10 @@ class RemoteLink:
         """See Link."""
 
         async def send(device: ConnectedDevice) -> None:
-            await device.connection.send(Lane.DOWN, frames[device.number])
+            if exchange == BASIS:
+                await _send_basis(device, frames[device.number])
+            else:
+                await device.connection.send(Lane.DOWN, frames[device.number])
 
         self._each(list(frames), send)
 
@@ -236,6 +250,11 @@ class RemoteLink:
         return found
 
 
+async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
+    await device.connection.send(Lane.DOWN, basis)
+    device.basis = codec_of(basis).basis.fingerprint
+
+
 class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet).
 
@@ -297,8 +316,9 @@ class RemoteFleet:
         """See Fleet."""
         return self._labels
 
-    def release(self, result: RoundResult, state: RunState) -> None:
+    def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
+        state.coding = coding.saved()
         came_through = [device for device in result.cohort if device not in result.lost]
         if self.job.method.aggregate == "none":
             state.kept |= self._keep(result, came_through, state)

@@ -199,4 +199,7 @@ def limits_of(job: Job, parts: Parts) -> Limits:
     rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
     # Float32 values at most; a bit a token, labels and headers are little beside them.
     largest = 4 * max(adapter, batch * (rows + spec.tokens)) + 2**17
+    if job.method.uplink.codec == "klt":
+        width = spec.width_at(job.cut)
+        largest = max(largest, 4 * width * (spec.tokens_at(job.cut) + 1 + width) + 2**17)
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))
