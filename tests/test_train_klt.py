@@ -21,7 +21,10 @@ def klt_job(*settings: str) -> Job:
     return small_job("method.uplink.codec=klt", "training.local_epochs=2", *settings)
 
 
-@pytest.mark.parametrize("settings", [[], ["method.device=frozen", "method.tokens.keep=12"]])
+FEW_TOKENS = ["method.device=frozen", "method.tokens.keep=12", "method.uplink.reuse=false"]
+
+
+@pytest.mark.parametrize("settings", [[], FEW_TOKENS])
 def test_one_basis_comes_down_and_later_rounds_need_fewer_bytes(
     tmp_path: Path, settings: list[str]
 ) -> None:

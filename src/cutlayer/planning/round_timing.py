@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
+from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
@@ -21,6 +21,9 @@ from cutlayer.world.packet_loss import lateness_s
 from cutlayer.world.timeline import Durations, Stage, Timeline, durations
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
+
+_NAME = 0.01
+"""What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
 
 
 def planned_shape(round: int, known: PlanningInput, decided: RoundDecisions) -> RoundShape:
@@ -87,7 +90,7 @@ class TimedRound:
         if self.job.method.pooled:
             return {}
         decisions = self._decisions
-        samples = self.shape.batch_table().sum(axis=0)
+        samples = self.shape.computed_table().sum(axis=0)
         parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
         spent = energy.round_j(
             self.fleet,
@@ -121,20 +124,21 @@ class TimedRound:
         )
         parts = [device_part(job, spec, one.cut) for one in decisions]
         traffic = [self.shape.traffic[device] for device in self.shape.trained]
+        computed = self.shape.computed_table()
         share = samples / samples.sum(axis=0)
-        sent = share * np.array([t.activations for t in traffic])
+        sent = self._sent_share(samples, computed) * np.array([t.activations for t in traffic])
         returned = share * np.array([t.gradients for t in traffic])
         one_way = job.method.split and not returned.any()
         forward = np.array([part.forward_flops for part in parts])
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
         broadcast = np.full(
-            (1, len(traffic)), float(max(t.adapter_down + t.basis_down for t in traffic))
+            (1, len(traffic)), float(max(t.adapter_down + t.coding_down for t in traffic))
         )
         upload = np.array([[float(t.adapter_up) for t in traffic]])
         return durations(
             len(traffic),
             broadcast_s=self._frames_s("broadcast", broadcast, self.world.broadcast_bps(state))[0],
-            forward_s=energy.compute_s(samples * forward, self.fleet),
+            forward_s=energy.compute_s(computed * forward, self.fleet),
             uplink_s=self._frames_s("uplink", sent, uplink_bps),
             server_s=server_s,
             downlink_s=self._frames_s("downlink", returned, state.downlink_bps),
@@ -143,6 +147,12 @@ class TimedRound:
             steps=steps,
             one_way=one_way,
         )
+
+    def _sent_share(self, samples: Ints, computed: Ints) -> Array:
+        """[S, M] what of a device's activations each step sends, in bytes over those of all."""
+        weights = samples if not self.shape.computed else computed + _NAME * samples
+        found: Array = weights / weights.sum(axis=0)
+        return found
 
     def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
         """[S, M] seconds until each of the frames [S, M] of a device is there.

@@ -68,6 +68,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     generated_loss: float | None = None
     overhead_bytes: Annotated[list[_Count], Meta(min_length=2, max_length=2)] | None = None
     steps: dict[_Number, _Count] = {}
+    computed: dict[_Number, list[_Count]] = {}
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -79,10 +80,11 @@ class Row:
 
     decisions: of the devices that took part, in the order they take turns; left_out: why others
     of the cohort did not. samples_all_epochs: that each set out to train on in the round
-    (`samples` in the file); steps: the batches that it did train on, fewer where it was lost.
+    (`samples` in the file); steps: the batches that it did train on, fewer where it was lost;
+    computed: the samples of each step that it ran and sent, where it only named the others.
     Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
-    adapter down, adapter up, basis down]; records of earlier versions have no basis. Accuracies are
-    None in rounds without an evaluation.
+    adapter down, adapter up, basis and samples held down]; records of earlier versions lack the
+    last. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
     device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
@@ -128,6 +130,7 @@ class Row:
     generated_loss: float | None = None
     overhead_bytes: list[int] | None = None
     steps: dict[int, int] = field(default_factory=dict)
+    computed: dict[int, list[int]] = field(default_factory=dict)
 
     @property
     def cohort(self) -> list[int]:
@@ -151,7 +154,8 @@ class Row:
             planned = batch_sizes(samples // training.local_epochs, training)
             batches[device] = planned[: self.steps.get(device, len(planned))]
         traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
-        return RoundShape(self.round, self.decisions, batches, traffic)
+        computed = {d: tuple(sizes) for d, sizes in self.computed.items() if d in batches}
+        return RoundShape(self.round, self.decisions, batches, traffic, computed)
 
     def to_json(self) -> str:
         """One line of the record's file."""
@@ -172,12 +176,14 @@ class Row:
             raise ValueError(str(error)) from None
         took_part = found.decisions.keys()
         told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
-        told_of |= {*found.late, *found.lost, *found.steps}
+        told_of |= {*found.late, *found.lost, *found.steps, *found.computed}
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")
         if not found.device_loss.keys() <= found.samples.keys():
             raise ValueError("it has losses of devices without samples")
+        if any(len(sizes) > found.steps.get(d, 0) for d, sizes in found.computed.items()):
+            raise ValueError("it has samples of steps that were not made")
         values = {name: getattr(found, name) for name in found.__struct_fields__}
         values["loss"] = math.nan if found.loss is None else found.loss
         values["samples_all_epochs"] = values.pop("samples")

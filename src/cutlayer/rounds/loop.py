@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.errors import RunError
@@ -22,6 +24,7 @@ from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
+from cutlayer.rounds.sent_samples import append_sent, read_sent
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
@@ -31,6 +34,9 @@ from cutlayer.train.round import train_round
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
+
+_SENT = "sent_bytes"
+"""How many bytes of the file of samples belong to a state."""
 
 
 class Fleet(Protocol):
@@ -82,6 +88,9 @@ def run_rounds(
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
     coding = ServerCoding(job, parts.model.spec, state.coding)
+    sent = 0
+    if coding.cache is not None and _SENT in state.coding:
+        sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
     for round in range(state.rounds, job.training.rounds):
         result, decided = _train(
             job,
@@ -99,6 +108,9 @@ def run_rounds(
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
+            if coding.cache is not None:
+                sent = append_sent(folder, coding.cache, sent)
+                state.coding[_SENT] = torch.tensor(sent)
             commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
     with writing(folder):

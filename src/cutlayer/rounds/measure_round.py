@@ -59,9 +59,10 @@ def measure_round(
         left_out=decided.left_out,
         samples_all_epochs={device: sum(sizes) for device, sizes in result.batches.items()},
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
+        computed={device: list(sizes) for device, sizes in shape.computed.items()},
         loss=result.loss,
         traffic={
-            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up, t.basis_down]
+            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up, t.coding_down]
             for device, t in result.traffic.items()
         },
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},

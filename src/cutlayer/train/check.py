@@ -4,6 +4,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.reuse import why_not
 from cutlayer.wire.custom_levels import known_levels
 from cutlayer.wire.headers import MAX_WIDTH
 
@@ -66,6 +67,14 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_codecs(job: Job, spec: ModelSpec) -> None:
+    if job.method.downlink.reuse:
+        raise JobError(
+            "method.downlink.reuse: gradients are never the same again: leave it out, or set "
+            "method.uplink.reuse"
+        )
+    reason = why_not(job)
+    if job.method.uplink.reuse and reason is not None:
+        raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")
     if job.method.downlink.codec != "quantize":
         raise JobError(
             f"method.downlink.codec: {job.method.downlink.codec!r} is there for the library "

@@ -18,6 +18,7 @@ from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.optimizer import AdapterOptimizer
+from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
 from cutlayer.train.upload import upload_steps
 from cutlayer.wire.codec import (
@@ -59,6 +60,7 @@ class Device:
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.reuses = reuses(self.job, self.model.spec.modality)
         self.task = task_of(self.job, self.model.spec.num_classes)
 
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
@@ -108,11 +110,18 @@ class Device:
         """Which tokens cross the cut this round."""
         return self.decision.selection(self.job.method)
 
-    def encode(self, message: ActivationsMessage) -> bytes:
-        """The activations of a step as a frame. Raises RunError for what is not finite."""
-        step, seed = message.step, self.job.seed
+    def encode(self, step: int, message: ActivationsMessage | None) -> bytes:
+        """The frame of a step. Raises RunError for what is not finite.
+
+        message: activations of the samples `to_compute`; None where there are none.
+        """
+        seed = self.job.seed
         uplink = self.decision.uplink(self.job.method)
         codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        if self._visits(step):
+            due = (self.id, self.round, step)
+            return self.coding.encode_visit(due, self._batches[step], message, codec)
+        assert message is not None
         rng = torch_rng(seed, self.id, self.round, "uplink", step)
         return encode_activations_with(codec, [message], [rng])[0]
 
@@ -121,12 +130,23 @@ class Device:
         rng = None
         if self.job.model.lora.dropout:
             rng = torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
-        return Segment(self.adapter, len(self._batches[step]), rng)
+        return Segment(self.adapter, len(self.to_compute(step)), rng)
+
+    def to_compute(self, step: int) -> np.ndarray:
+        """The samples of one step, by number, less those that the server holds."""
+        batch = self._batches[step]
+        return self.coding.to_send(batch) if self._visits(step) else batch
+
+    def _visits(self, step: int) -> bool:
+        """Whether a step's samples may be named; what a basis is fitted to is always sent."""
+        return self.reuses and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
-        """The samples of one step."""
+        """The samples `to_compute` of one step."""
         return self._samples(
-            self._batches[step], self.round, step // (self.steps // self.job.training.local_epochs)
+            self.to_compute(step),
+            self.round,
+            step // (self.steps // self.job.training.local_epochs),
         )
 
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:

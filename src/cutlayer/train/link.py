@@ -44,6 +44,10 @@ class Link(Protocol):
         """Those of the devices that have the basis with this fingerprint."""
         ...
 
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """Those of the devices whose data may be others than in the rounds before."""
+        ...
+
     def begin(
         self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
@@ -90,6 +94,10 @@ class LocalLink:
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
         """See Link."""
         return {number for number in devices if self.devices[number].coding.fingerprint == basis}
+
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """See Link."""
+        return set()
 
     def begin(
         self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]

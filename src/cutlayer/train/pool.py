@@ -57,30 +57,40 @@ class Pool:
         """One batch of each device through its blocks, to one frame of activations a device."""
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
+        self._sent, frames, start = {}, [], 0
+        activations = self._activations(step, batches)
+        for device, batch in zip(self.devices, batches, strict=True):
+            rows = slice(start, start + len(batch))
+            start += len(batch)
+            message = None
+            if len(batch) and activations is not None:
+                sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
+                self._sent[device.id] = sent.hidden
+                message = device.task.message(
+                    device.id,
+                    device.round,
+                    step,
+                    sent.hidden.detach(),
+                    sent.mask,
+                    device.task.targets(batch),
+                )
+                message = replace(message, places=sent.places)
+            with watch.timed("wire"):
+                frames.append(device.encode(step, message))
+        return frames
+
+    def _activations(self, step: int, batches: Sequence[Dataset]) -> Activations | None:
+        """Of one batch of each device; None where the server holds all of their samples."""
+        if not any(map(len, batches)):
+            return None
+        first = self.devices[0]
         selecting = any(device.decision.tokens is not None for device in self.devices)
-        activations = first.model.device_forward(
+        return first.model.device_forward(
             batch_inputs(first, batches),
             first.decision.cut,
             [device.segment(step) for device in self.devices],
             score=first.job.method.tokens.score if selecting else None,
         )
-        self._sent, frames, start = {}, [], 0
-        for device, batch in zip(self.devices, batches, strict=True):
-            rows = slice(start, start + len(batch))
-            start += len(batch)
-            sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
-            self._sent[device.id] = sent.hidden
-            message = device.task.message(
-                device.id,
-                device.round,
-                step,
-                sent.hidden.detach(),
-                sent.mask,
-                device.task.targets(batch),
-            )
-            with watch.timed("wire"):
-                frames.append(device.encode(replace(message, places=sent.places)))
-        return frames
 
     def _backward(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
         """The server's gradients back through the devices' blocks, and a step of each optimiser."""

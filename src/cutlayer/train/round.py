@@ -104,7 +104,8 @@ class _Turn:
         openings = server.openings(result.round, decisions, self.link)
         for device, opening in openings.items():
             result.traffic[device].adapter_down += len(opening.adapter or b"")
-            result.traffic[device].basis_down += len(opening.basis or b"")
+            result.traffic[device].coding_down += len(opening.basis or b"")
+            result.traffic[device].coding_down += len(opening.held or b"")
         started = self.link.begin(result.round, decisions, openings)
         steps = {device: one.steps for device, one in started.items()}
         server.begin(result.round, {device: decisions[device] for device in steps}, steps)
@@ -137,6 +138,8 @@ class _Turn:
             carried.append((exchange, sent))
         for device, loss in state.losses.items():
             result.losses[device].append(loss)
+            if device in state.computed:
+                result.computed[device].append(state.computed[device])
             for exchange, sent in carried:
                 payload = sent.get(device)
                 if isinstance(payload, bytes):  # a loss is no frame
@@ -194,6 +197,6 @@ def _count(traffic: Traffic, exchange: Exchange, frame: bytes) -> None:
     if exchange.up:
         traffic.activations += len(frame)
     elif exchange == BASIS:
-        traffic.basis_down += len(frame)
+        traffic.coding_down += len(frame)
     else:
         traffic.gradients += len(frame)

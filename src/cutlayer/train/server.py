@@ -56,16 +56,19 @@ class Server:
     ) -> dict[int, Opening]:
         """What each device of a round, or of a turn of it, is to begin with."""
         coding = self.coding
-        coding.begin(len(decisions))
+        for device in link.changed(list(decisions)):
+            coding.forget(device)
+        coding.begin(decisions)
         having: set[int] = set()
-        if coding.codec is not None:
-            having = link.having(list(decisions), coding.codec.basis.fingerprint)
+        if coding.fingerprint is not None:
+            having = link.having(list(decisions), coding.fingerprint)
         averages = self.job.method.aggregate != "none"
         return {
             device: Opening(
                 self.broadcast(device, round, decision) if averages else None,
                 None if device in having else coding.basis,
                 coding.plain_steps,
+                coding.held(device),
             )
             for device, decision in decisions.items()
         }

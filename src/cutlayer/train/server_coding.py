@@ -13,16 +13,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.coding import codec_of
+from cutlayer.train.reuse import reuses
+from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.wire.codec import ActivationsMessage
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import MERGED, Rows
-from cutlayer.wire.frame import Bytes, body_length
+from cutlayer.wire.frame import Bytes, body_length, kind_of
 from cutlayer.wire.places import find_places
+from cutlayer.wire.visit import Held, encode_held
 
 LEAST_SAMPLES = 64
 """Samples that a basis is fitted to, of all devices of a round together, where there are as many:
@@ -42,7 +46,8 @@ class ServerCoding:
     """The basis of a run, over all of its rounds.
 
     codec: None before the first fit, and for uplinks that need no fitting. basis: its frame.
-    plain_steps: the first steps of this round, in 4 bits, before the basis goes down.
+    plain_steps: the first steps of this round, in 4 bits, before the basis goes down. cache: the
+    samples that devices only name; None where they send all.
     """
 
     def __init__(self, job: Job, spec: ModelSpec, saved: Mapping[str, Tensor] | None = None):
@@ -50,12 +55,13 @@ class ServerCoding:
         self.codec: KltCodec | None = None
         self.basis: bytes | None = None
         self.plain_steps = 0
+        self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
         self._version = 0
         self._share = MOST_SAMPLES
         self._seen: dict[int, list[Rows]] = defaultdict(list)
         self._samples: dict[int, int] = defaultdict(int)
         self._watch = RateWatch()
-        if saved:
+        if saved and "version" in saved:
             self._version = int(saved["version"])
             if "basis" in saved:
                 self._use(basis_of(saved))
@@ -74,13 +80,37 @@ class ServerCoding:
             found["basis"] = torch.frombuffer(bytearray(self.basis), dtype=torch.uint8)
         return found
 
-    def begin(self, devices: int) -> None:
-        """Start a round, or a turn of it, with so many devices."""
-        self.plain_steps = 0
+    def begin(self, decisions: Mapping[int, Decision]) -> None:
+        """Start a round, or a turn of it."""
+        self.plain_steps, devices = 0, len(decisions)
+        if self.cache is not None:
+            self.cache.begin(decisions, self.fingerprint)
         if self.fitted and self.codec is None:
             batch = self._job.training.batch_size
             self.plain_steps = max(1, math.ceil(LEAST_SAMPLES / (batch * devices)))
             self._share = math.ceil(MOST_SAMPLES / devices)
+
+    @property
+    def fingerprint(self) -> int | None:
+        """Of the basis in use; None without one."""
+        return None if self.codec is None else self.codec.basis.fingerprint
+
+    def forget(self, device: int) -> None:
+        """Drop what a device sent: its data may have changed."""
+        if self.cache is not None:
+            self.cache.forget(device)
+
+    def held(self, device: int) -> bytes | None:
+        """A frame that tells a device which of its samples are held; None where all are sent."""
+        if self.cache is None:
+            return None
+        return encode_held(Held(self.cache.samples(device), self.cache.room_bytes(device)))
+
+    def keep(self, decision: Decision, device: int, sample: int, frame: bytes) -> None:
+        """Keep a sample that a device sent, which will only name it then."""
+        if self.cache is not None:
+            basis = self.fingerprint if kind_of(frame) == "coded activations" else None
+            self.cache.keep(SentSample(device, sample, setting_of(decision), basis, frame))
 
     def end(self) -> None:
         """End a round: fit where no step came to it, and forget a basis that no longer suits."""

@@ -14,6 +14,7 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
+from cutlayer.train.batches import joined
 from cutlayer.train.exchange import (
     ACTIVATIONS,
     BASIS,
@@ -26,10 +27,10 @@ from cutlayer.train.exchange import (
 from cutlayer.train.finite import are_finite, not_finite
 from cutlayer.train.server_adapters import ServerAdapters
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.train.server_frames import gradient_frame, read_activations
+from cutlayer.train.server_frames import gradient_frame, read_activations, read_visit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.wire.codec import ActivationsMessage, decode_activations
 
 Faults = dict[int, CutlayerError]
 
@@ -38,11 +39,13 @@ Faults = dict[int, CutlayerError]
 class PoolStep:
     """One step of devices that share a pass, as far as its exchanges have been walked.
 
-    losses: mean loss of each device's batch. replies: the frames that are due down.
+    losses: mean loss of each device's batch. computed: samples of it that came, where the others
+    are only named. replies: the frames that are due down.
     """
 
     step: int
     losses: dict[int, float] = field(default_factory=dict)
+    computed: dict[int, int] = field(default_factory=dict)
     replies: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -108,7 +111,7 @@ class ServerPart:
         with watch.timed("wire"):
             for device, frame in frames.items():
                 try:
-                    messages.append(self._read(device, state.step, frame))
+                    messages.append(self._read(device, state, frame))
                 except FrameError as fault:
                     faults[device] = fault
         losses: dict[int, float] = {}
@@ -129,23 +132,47 @@ class ServerPart:
         state.replies = {d: state.replies[d] for d in frames if d in state.replies}
         return faults
 
-    def _read(self, device: int, step: int, frame: bytes) -> ActivationsMessage:
+    def _read(self, device: int, state: PoolStep, frame: bytes) -> ActivationsMessage:
         """The activations of a frame. Raises FrameError for any but those due."""
         if device not in self.adapters:
             raise FrameError(
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
                 "let it join the next"
             )
+        due = (device, self._round, state.step)
+        if self._coding.cache is None or state.step < self._plain_steps:
+            message = self._decode(frame, due)
+            if self._coding.cache is not None:
+                state.computed[device] = len(message.hidden)
+            return message
+        visit = read_visit(frame, due, self._job)
+        messages, came = [], {n: one for n, one in visit.frames.items() if one is not None}
+        for sample, sent in visit.frames.items():
+            if sent is not None:
+                messages.append(self._decode(sent, due, single=True))
+                continue
+            held = self._coding.cache.find(device, sample)
+            if held is None:
+                raise FrameError(
+                    f"frame: device {device} names its sample {sample}, which it never sent: run "
+                    "the same cutlayer on both sides"
+                )
+            messages.append(decode_activations(held, codec=self._coding.codec))
+        for sample, sent in came.items():
+            self._coding.keep(self.decisions[device], device, sample, sent)
+        state.computed[device] = len(came)
+        return joined(messages, due)
+
+    def _decode(
+        self, frame: bytes, due: tuple[int, int, int], single: bool = False
+    ) -> ActivationsMessage:
+        """Activations that came. single: of one sample."""
+        decision = self.decisions[due[0]]
         message = read_activations(
-            frame,
-            (device, self._round, step),
-            self.decisions[device],
-            self._model.spec,
-            self._job,
-            self._coding.codec,
+            frame, due, decision, self._model.spec, self._job, self._coding.codec, single
         )
         self._task.received(message)
-        self._coding.note(message, frame, self.decisions[device].tokens)
+        self._coding.note(message, frame, decision.tokens)
         return message
 
     def _batches(

@@ -273,12 +273,14 @@ class _DeviceSession:
             # The server knows the job's seed, and could take noise of that seed off again.
             seed = self._secret if own else device.job.seed
             labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
-        return Ready(task.digest, len(device.data), own, labels, device.coding.fingerprint)
+        basis, data = device.coding.fingerprint, self._secret if own else None
+        return Ready(task.digest, len(device.data), own, labels, basis, data)
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
-        opening = Opening(adapter, basis, message.plain_steps)
+        held = await connection.receive(Lane.DOWN) if message.held else None
+        opening = Opening(adapter, basis, message.plain_steps, held)
         await self._compute(device_requests.begin, device, message, opening)
         await self._walk_steps(connection, device)
         if device.adapter:

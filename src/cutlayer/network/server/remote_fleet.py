@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -73,7 +73,7 @@ class RemoteLink:
     """The devices of one round (see Link); a connection that is lost does not come back into it.
 
     samples: of an epoch, on which each device trains. own: frames with adapters that devices keep
-    for themselves, sent where there is no broadcast.
+    for themselves, sent where there is no broadcast. changed: devices whose data may be others now.
     """
 
     believed = False
@@ -86,6 +86,7 @@ class RemoteLink:
         claims: Claims,
         own: Mapping[int, bytes] | None = None,
         timeouts: Timeouts = Timeouts(),
+        changed: Collection[int] = (),
     ) -> None:
         self.job, self._claims = job, claims
         self.samples = claims.samples(
@@ -94,7 +95,7 @@ class RemoteLink:
         self.connected = dict(connected)
         self.faults: dict[int, str] = {}
         self._connected_devices = connected_devices
-        self._own = own or {}
+        self._own, self._changed = own or {}, changed
         self._timeouts = timeouts
         self._until = time.monotonic() + timeouts.round_s
         self._round = -1
@@ -119,6 +120,10 @@ class RemoteLink:
         """See Link. A device that joins says which it has; what it is sent then is known here."""
         return {number for number in devices if self.connected[number].basis == basis}
 
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """See Link. Data of a device's own may be others once it was started again."""
+        return {number for number in devices if number in self._changed}
+
     def begin(
         self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
@@ -138,6 +143,7 @@ class RemoteLink:
                     steps=started.steps,
                     adapter=adapter is not None,
                     basis=opening.basis is not None,
+                    held=opening.held is not None,
                     plain_steps=opening.plain_steps,
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
@@ -147,6 +153,8 @@ class RemoteLink:
                 await device.connection.send(Lane.DOWN, adapter)
             if opening.basis is not None:
                 await _send_basis(device, opening.basis)
+            if opening.held is not None:
+                await device.connection.send(Lane.DOWN, opening.held)
             return started
 
         return self._each(list(decisions), start)
@@ -286,6 +294,7 @@ class RemoteFleet:
         self._given_up: set[int] = set()
         self._carried = (0, 0)
         self._in_vain = 0
+        self._data: dict[int, int | None] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet. Waits for devices: without end for the first round's, and for one at all."""
@@ -308,9 +317,23 @@ class RemoteFleet:
                 }
             )
         self.link = RemoteLink(
-            self.job, self._connected_devices, connected, self._claims, own, self._timeouts
+            self.job,
+            self._connected_devices,
+            connected,
+            self._claims,
+            own,
+            self._timeouts,
+            self._know_data(connected),
         )
         return dict(self.link.samples)
+
+    def _know_data(self, connected: Mapping[int, ConnectedDevice]) -> set[int]:
+        """Note what data the devices have; returns those whose data may be others than before."""
+        now = {number: one.ready.data for number, one in connected.items() if one.ready}
+        # Nobody knows what a device of earlier servers had: the job's own data it had then, too.
+        changed = {number for number, data in now.items() if data != self._data.get(number)}
+        self._data |= now
+        return changed
 
     def labels(self) -> SharedLabels:
         """See Fleet."""
@@ -319,6 +342,8 @@ class RemoteFleet:
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
         state.coding = coding.saved()
+        if coding.cache is not None:
+            coding.cache.leave_unsaved(n for n, data in self._data.items() if data is not None)
         came_through = [device for device in result.cohort if device not in result.lost]
         if self.job.method.aggregate == "none":
             state.kept |= self._keep(result, came_through, state)

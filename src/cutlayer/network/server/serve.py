@@ -202,4 +202,5 @@ def limits_of(job: Job, parts: Parts) -> Limits:
     if job.method.uplink.codec == "klt":
         width = spec.width_at(job.cut)
         largest = max(largest, 4 * width * (spec.tokens_at(job.cut) + 1 + width) + 2**17)
+    largest += 256 * batch  # samples that come one by one have a header each
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

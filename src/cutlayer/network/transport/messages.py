@@ -96,7 +96,8 @@ class Ready(_Message, tag="ready"):
     """The device can take part. job: the digest of the task it is ready for.
 
     own: it trains on data that the server does not know of. labels: samples of each class, with
-    noise where the job asks for it; None where the job shares none. basis: which it has.
+    noise where the job asks for it; None where the job shares none. basis: which it has. data: a
+    number of its own data for as long as the device runs; None: its part of the job's.
     """
 
     job: Digest
@@ -104,6 +105,7 @@ class Ready(_Message, tag="ready"):
     own: bool = False
     labels: Histogram | None = None
     basis: Fingerprint | None = None
+    data: Fingerprint | None = None
 
 
 class RoundBegin(_Message, tag="round-begin"):
@@ -111,8 +113,9 @@ class RoundBegin(_Message, tag="round-begin"):
 
     samples: of an epoch at most (None: all the device has). tokens: kept of a sample besides the
     prefix (None: all). bits: of one value up and down.
-    adapter, basis: a frame with the adapter to start from, and one with the basis that its uplink
-    needs, come on the lane down. plain_steps: before the basis, where there is none yet.
+    adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
+    samples that it need not send, come on the lane down in this order. plain_steps: before the
+    basis, where there is none yet.
     """
 
     round: Count
@@ -126,6 +129,7 @@ class RoundBegin(_Message, tag="round-begin"):
     bandwidth_hz: Rate | None = None
     power_w: Rate | None = None
     basis: bool = False
+    held: bool = False
     plain_steps: Count = 0
 
 
