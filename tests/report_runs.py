@@ -41,7 +41,15 @@ def made_rows(job: Job, accuracy: float = 0.5, megabytes: float = 1.0) -> list[R
             cpu_seconds=1.0,
             device_loss={m: float(rng.uniform(0.1, 2)) for m in range(devices)},
             accuracy=accuracy * (number + 1) / rounds,
-            device_accuracy=rng.uniform(0, 1, devices).tolist(),
+            test_samples=100,
+            macro_f1=accuracy,
+            class_accuracy=[0.25, 0.75, None],
+            confusion=[[0, 0, 10], [0, 1, 30], [1, 1, 45], [1, 2, 15]]
+            if number == rounds - 1
+            else [],
+            held_out_accuracy=[0.5, *[None] * (devices - 1)],
+            held_out_samples=[2, *[0] * (devices - 1)],
+            label_mix_accuracy=rng.uniform(0, 1, devices).tolist(),
             virtual_s=2.0,
             joules={m: float(rng.uniform(0.1, 2)) for m in range(devices)},
         )

@@ -17,7 +17,7 @@ from helpers import equal, small_job
 
 VERBS = (
     "simulate", "resume", "compare", "plan", "sweep", "calibrate", "serve", "resume_serving",
-    "join", "report", "track", "demo",
+    "join", "report", "track", "demo", "evaluate", "predict", "export",
 )  # fmt: skip
 
 

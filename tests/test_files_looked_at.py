@@ -367,10 +367,10 @@ def test_what_is_shown_holds_nothing_that_a_terminal_obeys() -> None:
 
 
 def test_a_failing_command_shows_harmless_text(capsys: pytest.CaptureFixture[str]) -> None:
-    from cutlayer.cli import _fail
+    from cutlayer.commands.console import fail
 
     with pytest.raises(SystemExit):
-        _fail("training: the other side left (\x1b[2J\r\nroot@server# )")
+        fail("training: the other side left (\x1b[2J\r\nroot@server# )")
     shown = capsys.readouterr().err
     assert "\x1b[2J" not in shown
     assert r"\x1b[2J\r\nroot@server#" in shown

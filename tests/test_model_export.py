@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     model = load_model(settings(path), CLASSES, 0)
     folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter")
     for change, message in (
-        ({"lora": {"rank": 2}}, "has shape"),
+        ({"lora": {"rank": 2}}, r"model\.lora\.rank: 2 but .* was trained with 4"),
         ({"lora": {"targets": ("k_proj",)}}, "lacks|has an unknown tensor"),
         ({"lora": {"alpha": 7.0}}, r"model\.lora\.alpha: 7\.0 but"),
     ):
@@ -131,6 +132,84 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="lacks"):
         save_adapter({}, model, tmp_path / "empty")
     assert not (tmp_path / "empty").exists()
+
+
+def test_an_adapter_that_peft_saved_is_loaded(tmp_path: Path) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    with_peft(model, adapter).save_pretrained(tmp_path / "theirs")
+    found = load_adapter(tmp_path / "theirs", model, ["a"] * CLASSES)
+    assert found.keys() == adapter.keys()
+    assert all(torch.equal(found[key], adapter[key]) for key in adapter)
+
+
+def test_an_adapter_with_the_names_of_older_models_is_loaded(tmp_path: Path) -> None:
+    """Checkpoints of ViT once called their layers encoder.layer.N.attention.attention.query."""
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    folder = save_adapter(adapter, model, tmp_path / "adapter")
+    names = (
+        (".layers.", ".encoder.layer."),
+        (".q_proj.", ".attention.query."),
+        (".v_proj.", ".attention.value."),
+    )
+    older = {}
+    with safe_open(folder / export.WEIGHTS, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118
+            name = key
+            for now, then in names:
+                name = name.replace(now, then)
+            older[name] = file.get_tensor(key)
+    assert older.keys() != {export.PREFIX + key for key in adapter}
+    save_file(older, folder / export.WEIGHTS)
+    found = load_adapter(folder, model)
+    assert all(torch.equal(found[key], adapter[key]) for key in adapter)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"use_dora": True}, "use_dora, which computes otherwise"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
+        ({"bias": "all"}, "also trained biases"),
+        ({"peft_type": "IA3"}, "of PEFT's type 'IA3'"),
+    ],
+)
+def test_an_adapter_that_computes_otherwise_is_refused(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter")
+    config = json.loads((folder / export.CONFIG).read_text())
+    (folder / export.CONFIG).write_text(json.dumps(config | changed))
+    with pytest.raises(ModelError, match=message):
+        load_adapter(folder, model)
+
+
+def test_an_adapter_without_head_or_with_other_classes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "base", "vit")
+    model = load_model(settings(path), CLASSES, 0)
+    names = list("abcde")
+    folder = save_adapter(model.new_adapter(0), model, tmp_path / "adapter", names)
+    load_adapter(folder, model, names)
+    with pytest.raises(ModelError, match=r"class 0 of .* is 'a' but the data's is 'b'"):
+        load_adapter(folder, model, list("bacde"))
+    with pytest.raises(ModelError, match="tells 5 classes apart but the data has 6"):
+        load_adapter(folder, load_model(settings(path), CLASSES + 1, 0))
+    with safe_open(folder / export.WEIGHTS, framework="pt") as file:
+        headless = {key: file.get_tensor(key) for key in file.keys() if "lora" in key}  # noqa: SIM118
+    save_file(headless, folder / export.WEIGHTS)
+    with pytest.raises(ModelError, match=r"lacks classifier\.weight, the head"):
+        load_adapter(folder, model)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = load_model(settings(write(tmp_path / "base", "vit")), CLASSES, 0)
+    adapter = model.new_adapter(0)
+    adapter["classifier.bias"][0] = float("nan")
+    with pytest.raises(ModelError, match=r"classifier\.bias of .* is not finite"):
+        load_adapter(save_adapter(adapter, model, tmp_path / "adapter"), model)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "no config"])

@@ -79,7 +79,7 @@ def mutate(rng: random.Random, message: bytes) -> bytes:
 
 async def attack_hello(place: Site, rng: random.Random, count: int) -> None:
     """Streams that each begin with a mutated hello."""
-    honest = messages.encode(hello("mallory", labels=[1, 2, 3], processor="x"))
+    honest = messages.encode(hello("mallory", processor="x"))
     (whole,) = split(memoryview(honest), 4096)
     async with raw_channel(place) as channel:
         for _ in range(count):

@@ -10,7 +10,7 @@ pytest.importorskip("grpc")
 from cutlayer.errors import RefusedError
 from cutlayer.network.server.roster import Roster
 from cutlayer.network.transport import keys
-from cutlayer.network.transport.identity import load_server
+from cutlayer.network.transport.identity import load_server_identity
 from cutlayer.rounds.progress import Silent
 from fleet_helpers import crowd, events, served, until
 from helpers import small_job
@@ -65,7 +65,7 @@ def test_a_revoked_device_gives_its_number_to_its_successor(tmp_path: Path) -> N
 
 def test_a_server_knows_whose_keys_were_revoked(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path / "keys", "cam-0", "cam-1")
-    known = load_server(fleet.folder).revocations
+    known = load_server_identity(fleet.folder).revocations
     assert known is not None
     assert known.names() == set()
     keys.revoke(fleet.folder, "cam-1")

@@ -3,6 +3,7 @@
 SOAK_S sets another length, in seconds.
 """
 
+import gc
 import os
 import random
 import threading
@@ -17,7 +18,7 @@ pytest.importorskip("grpc")
 from cutlayer.network.server.remote_fleet import Timeouts
 from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport import keys
-from cutlayer.network.transport.identity import load_server
+from cutlayer.network.transport.identity import load_server_identity
 from cutlayer.record.rows import Row, read_rows
 from cutlayer.rounds.progress import Silent
 from fleet_helpers import Crowd, crowd
@@ -32,7 +33,8 @@ MOST_MB, MOST_THREADS, MOST_FILES = 150, 8, 40
 
 
 def measured() -> tuple[float, int, int]:
-    """Resident memory in MB, threads, and open files of this process."""
+    """Resident memory in MB, threads, and open files of this process, garbage apart."""
+    gc.collect()  # a connection and its channel hold each other
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
     return megabytes, threading.active_count(), len(os.listdir("/proc/self/fd"))
@@ -112,7 +114,7 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
     watching = Watching()
     options = ServeOptions(
         "127.0.0.1:0",
-        load_server(fleet.folder),
+        load_server_identity(fleet.folder),
         timeouts=Timeouts(devices=3, answer_s=20.0, return_s=0.5, round_s=60.0),
         log=tmp_path / "net.log",
     )
@@ -131,8 +133,8 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
                 devices.leave(name)
     rounds = watching.rounds
     assert len(rounds) >= 10
-    # After a fifth of the rounds what is loaded once is loaded.
-    before, after = rounds[len(rounds) // 5], rounds[-1]
+    # By half of the rounds what is loaded once is loaded, and the allocator has what it keeps.
+    before, after = rounds[len(rounds) // 2], rounds[-1]
     assert after[0] - before[0] < MOST_MB
     assert after[1] - before[1] <= MOST_THREADS
     assert after[2] - before[2] <= MOST_FILES
@@ -140,4 +142,4 @@ def test_a_soak_leaves_no_growth_and_a_whole_record(
     assert [row.round for row in rows] == list(range(len(rounds)))
     for row in rows:
         assert set(row.lost) <= set(row.decisions)
-        assert set(row.device_loss) <= set(row.samples)
+        assert set(row.device_loss) <= set(row.samples_all_epochs)

@@ -347,7 +347,7 @@ def test_runs_that_were_not_evaluated_yet_are_drawn_without_accuracy(
     browser: Any, tmp_path: Path
 ) -> None:
     young = [
-        replace(run, rows=[replace(run.rows[0], accuracy=None, device_accuracy=[])])
+        replace(run, rows=[replace(run.rows[0], accuracy=None, label_mix_accuracy=[])])
         for run in (made_run("sflora"), made_run("tsflora"))
     ]
     path = tmp_path / "young.html"

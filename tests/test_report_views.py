@@ -17,6 +17,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.job import change_job
 from cutlayer.reports import page
 from cutlayer.reports.views import (
+    classes,
     comparison,
     curves,
     devices,
@@ -71,6 +72,35 @@ def test_thinning_keeps_the_first_and_the_last():
     assert max(np.diff(kept)) - min(np.diff(kept)) <= 1
 
 
+# ---- classes and devices ----
+
+
+def test_classes_are_told_by_accuracy_f1_and_confusion():
+    view = classes.classes(replace(made_run(), classes=("bag", "coat", "shoe")))
+    assert "25 % (bag) to 75 % (coat)" in view["text"]
+    assert "macro F1" in view["text"]
+    assert "on 100 test samples" in view["text"]
+    assert view["data"]["samples"] == [40, 60, 0]
+    assert unpack(view["data"]["matrix"]) == pytest.approx(
+        np.array([[25, 75, 0], [0, 75, 25], [0, 0, 0]]), abs=0.01
+    )
+    assert view["data"]["wrong"] == [["bag", "coat", 30], ["coat", "shoe", 15]]
+    assert classes.classes(made_run())["data"]["names"] == ["class 0", "class 1", "class 2"]
+
+
+def test_a_record_without_classes_says_so():
+    run = made_run()
+    view = classes.classes(replace(run, rows=[replace(run.rows[0], class_accuracy=[])]))
+    assert view["kind"] == "missing"
+
+
+def test_held_out_samples_stand_beside_the_figure_by_mix_of_labels():
+    view = devices.devices(made_run())
+    assert "weighted by a device's own mix of labels" in view["text"]
+    assert "on its own held-out samples (2 in all) 50 to 50 %" in view["text"]
+    assert view["data"]["held_out"] == [50, None, None, None]
+
+
 # ---- lines ----
 
 
@@ -100,7 +130,7 @@ def test_a_job_that_ran_twice_with_one_seed_is_two_lines_named_by_folder():
 def test_the_headline_is_measured_against_the_reference():
     view = summary.headline(made_run(megabytes=1), made_run("sflora", accuracy=0.6, megabytes=4))
     shown = {one["name"]: (one["value"], one["note"]) for one in view["data"]["figures"]}
-    assert shown["accuracy"] == ("50.0 %", "-10.0 points")
+    assert shown["accuracy"] == ("50.0 %", "-10.0 points, of 100 test samples")
     assert shown["sent up"] == ("3.00 MB", "4.00 x less")
     assert shown["time in its world"] == ("6.00 s", "the same")
 
@@ -294,7 +324,8 @@ def whole_run(**settings) -> Run:
 def test_a_run_that_knows_all_shows_all_and_one_that_does_not_says_why():
     kinds = [view["kind"] for view in page.views_of(whole_run())]
     assert kinds == [
-        "headline", "job", "curves", "labels", "devices", "gantt", "allocation", "fleet", "patches",
+        "headline", "job", "curves", "classes", "labels", "devices", "gantt", "allocation", "fleet",
+        "patches",
     ]  # fmt: skip
     poor = replace(made_run(), missing={"fleet": "the job has no world"})
     views = {view["id"]: view for view in page.views_of(poor)}

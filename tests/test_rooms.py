@@ -27,7 +27,7 @@ FLOORS = (
     ("planning",),
     ("rounds",),
     ("reports.views",),
-    ("reports", "simulation", "generation"),
+    ("reports", "simulation", "generation", "inference"),
     ("network.transport",),
     ("network",),
     ("network.device", "network.server"),

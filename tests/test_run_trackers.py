@@ -82,6 +82,43 @@ def test_mlflow_reads_what_was_measured(
     assert [one.path for one in client.list_artifacts(found.info.run_id)] == ["adapter", "job.yaml"]
 
 
+class StandIn:
+    """A tracker's package of which every function is there and notes how it was called."""
+
+    def __init__(self, fails_at: str = "") -> None:
+        self.calls: list[tuple[str, dict[str, object]]] = []
+        self.fails_at = fails_at
+
+    def __getattr__(self, name: str):
+        def call(*given: object, **named: object) -> "StandIn":
+            self.calls.append((name, named))
+            if name == self.fails_at:
+                raise KeyboardInterrupt
+            return self
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("to", "ending"),
+    [("mlflow", ("end_run", {"status": "FAILED"})), ("wandb", ("finish", {"exit_code": 1}))],
+)
+@pytest.mark.parametrize("why", ["a damaged record", "the user", "the job's settings"])
+def test_a_tracker_s_run_is_ended_as_failed_when_tracking_fails(
+    to: str, ending: tuple[str, dict[str, object]], why: str, run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    at = {"a damaged record": "", "the user": "log_metrics" if to == "mlflow" else "log"}
+    stand_in = StandIn(at.get(why, "log_params" if to == "mlflow" else "log"))
+    monkeypatch.setitem(sys.modules, to, stand_in)
+    if why == "a damaged record":
+        with (run / "rounds.jsonl").open("a") as file:
+            file.write("no round\n")
+    with pytest.raises(RunError if why == "a damaged record" else KeyboardInterrupt):
+        track(run, to=to)
+    assert stand_in.calls[-1] == ending
+
+
 def test_wandb_keeps_it_offline_where_it_is_told_so(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

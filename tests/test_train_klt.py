@@ -7,6 +7,7 @@ import torch
 
 import cutlayer
 from cutlayer import simulate
+from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.record.checkpoint import load_state
@@ -71,7 +72,7 @@ def test_a_device_that_sends_values_of_another_size_has_no_say_in_the_basis() ->
     bases = []
     for liars in (0, 1):
         coding = coding_of()
-        coding.begin(3 + liars)
+        coding.begin(dict.fromkeys(range(3 + liars), Decision(2)))
         for device in range(3 + liars):
             coding.note(message(device, 0, 1e4 if device == 3 else 1.0), b"", None)
         bases.append(coding.fit())
@@ -80,20 +81,20 @@ def test_a_device_that_sends_values_of_another_size_has_no_say_in_the_basis() ->
 
 def test_a_basis_that_no_longer_suits_a_trained_device_is_fitted_again() -> None:
     coding = coding_of("method.uplink.rate_bits=2")
-    coding.begin(2)
+    coding.begin({0: Decision(2), 1: Decision(2)})
     for device in (0, 1):
         coding.note(message(device, 0, spread=0.9), b"", None)
     coding.fit()
     coding.end()
     assert coding.codec is not None
-    coding.begin(2)
+    coding.begin({0: Decision(2), 1: Decision(2)})
     assert coding.plain_steps == 0
     for step in range(30):  # all channels have become as large as the largest
         drifted = message(0, step)
         (frame,) = encode_activations_with(coding.codec, [drifted])
         coding.note(drifted, frame, None)
     coding.end()
-    coding.begin(2)
+    coding.begin({0: Decision(2), 1: Decision(2)})
     assert coding.plain_steps == 4  # 64 samples of two devices in batches of 8
     coding.note(message(0, 0), b"", None)
     assert codec_of(coding.fit()).basis.head.version == 2

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from cutlayer.errors import RefusedError as RefusedError
     from cutlayer.errors import RunError as RunError
     from cutlayer.errors import WorldError as WorldError
+    from cutlayer.inference.evaluate_run import Evaluated as Evaluated
+    from cutlayer.inference.evaluate_run import evaluate as evaluate
+    from cutlayer.inference.export_run import Exported as Exported
+    from cutlayer.inference.export_run import export as export
+    from cutlayer.inference.predict import Prediction as Prediction
+    from cutlayer.inference.predict import predict as predict
     from cutlayer.job import Job as Job
     from cutlayer.job import change_job as change_job
     from cutlayer.job import dump_job as dump_job
@@ -73,8 +79,8 @@ if TYPE_CHECKING:
     from cutlayer.settings.training import Training as Training
     from cutlayer.settings.world import EnergySettings as EnergySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
-    from cutlayer.simulation.compare import Comparison as Comparison
     from cutlayer.simulation.compare import compare as compare
+    from cutlayer.simulation.comparison import Comparison as Comparison
     from cutlayer.simulation.demo import demo as demo
     from cutlayer.simulation.simulate import resume as resume
     from cutlayer.simulation.simulate import simulate as simulate
@@ -93,6 +99,9 @@ _NAMES = {
         "AllocationError", "CutlayerError", "DataError", "FrameError", "JobError", "KeysError",
         "ModelError", "NetworkError", "RefusedError", "RunError", "WorldError",
     ],
+    "inference.evaluate_run": ["Evaluated", "evaluate"],
+    "inference.export_run": ["Exported", "export"],
+    "inference.predict": ["Prediction", "predict"],
     "job": ["Job", "change_job", "dump_job", "load_job", "make_job"],
     "methods": ["find_method"],
     "model.attention": ["cls_scores", "received_scores"],
@@ -122,7 +131,8 @@ _NAMES = {
     "settings.training": ["Training"],
     "settings.server": ["ServerSettings"],
     "settings.world": ["EnergySettings", "WorldSettings"],
-    "simulation.compare": ["Comparison", "compare"],
+    "simulation.compare": ["compare"],
+    "simulation.comparison": ["Comparison"],
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],
     "train.generated": ["Participants"],

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from cutlayer.commands.console import console, fail, say
 from cutlayer.errors import RunError
-from cutlayer.harmless import harmless
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 app = typer.Typer(no_args_is_help=True, help="Train and judge generators of labelled images.")
-console = Console()
 
 JobFile = Annotated[Path | None, typer.Argument(help="A YAML job, for its data, model and seed.")]
 Settings = Annotated[
@@ -68,13 +65,13 @@ def train(
             )
 
         if resume:
-            resume_generator(resume, _say, tick)
+            resume_generator(resume, say, tick)
         else:
             chosen = load_job(job, [*(settings or []), *named.data(data)])
             words = [*(training or []), *([f"steps={steps}"] if steps else [])]
-            train_generator(chosen, named.training(words), folder, _say, tick)
-    _say(f"generator  {folder}")
-    _say(f"judge it   cutlayer generator evaluate --generator {folder}")
+            train_generator(chosen, named.training(words), folder, say, tick)
+    say(f"generator  {folder}")
+    say(f"judge it   cutlayer generator evaluate --generator {folder}")
 
 
 @app.command()
@@ -107,17 +104,13 @@ def evaluate(
     chosen = load_job(job, [*(settings or []), *named.data(data)])
     source = named.generator(generator or ["demo"])
     learned = load_job(None, named.data(trained_on)) if trained_on else None
-    found = evaluate_generator(chosen, source, out, per_class, learned, _say)
+    found = evaluate_generator(chosen, source, out, per_class, learned, say)
     for table in found.tables():
         console.print(table)
     for line in found.notes():
-        _say(line)
-    _say(f"figures  {out / 'evaluation.json'}")
-    _say(f"sheet    {out / 'sheet.png'}")
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
+        say(line)
+    say(f"figures  {out / 'evaluation.json'}")
+    say(f"sheet    {out / 'sheet.png'}")
 
 
 @contextmanager
@@ -130,10 +123,4 @@ def _watched(folder: Path) -> Iterator[Progress]:
             yield bar
         except KeyboardInterrupt:
             bar.stop()
-            Console(stderr=True).print(
-                "[red]cutlayer:[/] stopped; go on with: "
-                f"cutlayer generator train --resume {escape(str(folder))}",
-                highlight=False,
-                soft_wrap=True,
-            )
-            raise SystemExit(130) from None
+            fail(f"stopped; go on with: cutlayer generator train --resume {folder}", status=130)

@@ -5,17 +5,15 @@ from types import ModuleType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cutlayer.harmless import harmless
+from cutlayer.commands.console import console, say
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Make the certificates of a fleet: init, then server, then one for each device.",
 )
-console = Console()
 
 Folder = Annotated[Path, typer.Option("--keys", help="Folder of the fleet's keys.")]
 Days = Annotated[int, typer.Option(min=1, max=36500, help="How long it is valid.")]
@@ -25,7 +23,7 @@ Days = Annotated[int, typer.Option(min=1, max=36500, help="How long it is valid.
 def init(keys: Folder = Path("keys"), days: Days = 3650) -> None:
     """Make the authority that signs every certificate of the fleet."""
     _folder().init(keys, days)
-    _say(f"authority {keys / 'authority.crt'}; keep {keys / 'authority.key'} to yourself")
+    say(f"authority {keys / 'authority.crt'}; keep {keys / 'authority.key'} to yourself")
 
 
 @app.command()
@@ -35,7 +33,7 @@ def server(
     days: Days = 730,
 ) -> None:
     """Make the edge server's certificate."""
-    _say(f"server {_folder().add_server(keys, hosts, days)} for {', '.join(hosts)}")
+    say(f"server {_folder().add_server(keys, hosts, days)} for {', '.join(hosts)}")
 
 
 @app.command()
@@ -46,7 +44,7 @@ def device(
 ) -> None:
     """Make a certificate for each of some devices; copy each folder to its device."""
     for name in names:
-        _say(f"device {name}: copy {_folder().add_device(keys, name, days)} to it")
+        say(f"device {name}: copy {_folder().add_device(keys, name, days)} to it")
 
 
 @app.command()
@@ -56,7 +54,7 @@ def revoke(
 ) -> None:
     """Shut some devices out for good, at once where they are connected."""
     for name in names:
-        _say(f"device {name}: {_folder().revoke(keys, name)} certificates revoked")
+        say(f"device {name}: {_folder().revoke(keys, name)} certificates revoked")
 
 
 @app.command()
@@ -76,7 +74,3 @@ def _folder() -> ModuleType:
     from cutlayer.network.transport import keys  # slow to import
 
     return keys
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from cutlayer.commands.console import console, say
 from cutlayer.errors import JobError, NetworkError
-from cutlayer.harmless import harmless
 
 app = typer.Typer()
-console = Console()
 
 PORT = 7311
 PANEL = "Over a network"
@@ -37,7 +35,11 @@ def serve(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder, without a JOB.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
+            "it other rounds."
+        ),
     ] = None,
     listen: Annotated[
         str | None,
@@ -96,9 +98,10 @@ def serve(
     from cutlayer.network.server.remote_fleet import Timeouts
     from cutlayer.network.transport.identity import load_server_identity
     from cutlayer.rounds.progress import OnConsole
+    from cutlayer.rounds.run_folder import rounds_to_resume
 
-    if resume and (job or settings or out):
-        raise JobError("--resume: the folder holds its job: leave out JOB, --set and --out")
+    if resume and (job or out):
+        raise JobError("--resume: the folder holds its job: leave out JOB and --out")
     identity = load_server_identity(keys) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
     waits = Timeouts(
@@ -113,13 +116,17 @@ def serve(
     def told(port: int) -> None:
         host = address.rpartition(":")[0]
         secured = "with keys" if identity else "WITHOUT keys: anyone who reaches it can join"
-        _say(f"listening on {host}:{port}, {secured}")
+        say(f"listening on {host}:{port}, {secured}")
 
     with OnConsole(console, "serve") as progress:
         try:
             if resume:
                 result = runs.resume_serving(
-                    resume, options=options, progress=progress, on_port=told
+                    resume,
+                    rounds=rounds_to_resume(settings or []),
+                    options=options,
+                    progress=progress,
+                    on_port=told,
                 )
             else:
                 chosen = load_job(job, settings or [])
@@ -128,16 +135,16 @@ def serve(
                 )
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
-            _say(progress.interrupted())
+            say(progress.interrupted())
             raise typer.Exit(130) from None
-    _say(
-        f"accuracy {100 * result.accuracy:.1f} %, {result.up_bytes / 1e6:.1f} MB up, "
+    say(
+        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
         f"{result.down_bytes / 1e6:.1f} MB down"
     )
-    _say(f"adapter  {result.adapter_folder}")
-    _say(f"see it   cutlayer report {result.folder}")
+    say(f"adapter  {result.adapter_folder}")
+    say(f"see it   cutlayer report {result.folder}")
     if result.worse:
-        _say(result.worse)
+        say(result.worse)
         raise typer.Exit(1)
 
 
@@ -180,9 +187,9 @@ def join(
         name = _host_name()
     place = JoinOptions(address, identity, name, number, data, model=model)
     try:
-        take_part(place, say=_say, log=log)
+        take_part(place, say=say, log=log)
     except KeyboardInterrupt:
-        _say("left: join again to go on")
+        say("left: join again to go on")
         raise typer.Exit(130) from None
 
 
@@ -191,7 +198,3 @@ def _host_name() -> str:
     import re
 
     return re.sub(r"[^A-Za-z0-9._-]", "-", platform.node())[:63].lstrip(".-_") or "device"
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)

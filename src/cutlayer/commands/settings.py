@@ -4,14 +4,12 @@ import difflib
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cutlayer.commands.console import console
 from cutlayer.errors import JobError
 from cutlayer.settings.explanations import ExplainedSection, explain
-
-console = Console()
 
 
 def settings(

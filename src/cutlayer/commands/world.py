@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cutlayer.harmless import harmless
+from cutlayer.commands.console import say
 
 app = typer.Typer(no_args_is_help=True, help="Vehicles: drive them by SUMO, look at their stay.")
-console = Console()
 
 
 @app.command()
@@ -34,8 +32,8 @@ def sumo(
         vehicles=vehicles,
         seed=seed,
     )
-    _say(f"trace    {out}  ({vehicles} of {there} vehicles, {seconds:g} s)")
-    _say(
+    say(f"trace    {out}  ({vehicles} of {there} vehicles, {seconds:g} s)")
+    say(
         f"use it   --set devices.count={vehicles} --set world.mobility.kind=trace "
         f"--set world.mobility.path={out}"
     )
@@ -69,12 +67,8 @@ def stay(
         draw_stays(found.seen_s, found.radial_s, found.straight_s, out)
     for name, model_s in (("(L - l) / v", found.radial_s), ("straight on", found.straight_s)):
         off, over = model_s - found.seen_s, model_s > found.seen_s + 1
-        _say(
+        say(
             f"{name}: {np.median(off):+.2f} s (median), longer than the stay by over a second "
             f"for {100 * over.mean():.1f} % of {len(off)} sightings"
         )
-    _say(f"figure   {out}")
-
-
-def _say(line: str) -> None:
-    console.print(harmless(line), highlight=False, markup=False, soft_wrap=True)
+    say(f"figure   {out}")

@@ -72,7 +72,14 @@ class OpenRuns:
             raise RunError(f"run: the record of {seen.name} cannot be read: {error}") from None
         if not rows:
             raise RunError(f"run: {seen.name} has no finished round yet: its first is under way")
-        return Run(seen.folder, seen.job, rows)
+        return Run(
+            seen.folder,
+            seen.job,
+            rows,
+            classes=build_report.classes_of(seen.folder),
+            label=build_report.label_of(seen.folder),
+            names=build_report.names_of(seen.folder, seen.job.devices.count),
+        )
 
     def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
         """The first run's views, as the report's page is given them; of those to be computed the

@@ -12,6 +12,7 @@ from typing import Any
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.harmless import harmless
 from cutlayer.job import Job, read_job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
@@ -38,6 +39,7 @@ class WatchedRun:
     summary: Summary = field(default_factory=Summary)
     fault: str = ""
     changed_s: float = 0.0
+    _accuracy: dict[int, float | None] = field(default_factory=dict)
     _begun: int = 0
     _job_written: int = 0
     _files: tuple[tuple[int, int, int], ...] = ()
@@ -76,7 +78,9 @@ class WatchedRun:
         for row in self.tail.rows():
             if self._begun != self.tail.begun:
                 self._begun, self.summary = self.tail.begun, Summary()
+                self._accuracy.clear()
             self.summary.add(row)
+            self._accuracy[self.summary.rounds] = row.accuracy
         self.changed_s = self.tail.path.stat().st_mtime
 
     @property
@@ -84,7 +88,7 @@ class WatchedRun:
         """finished, running, silent (nothing came for long), waiting (no round yet), unreadable."""
         if self.fault or self.job is None:
             return "unreadable"
-        if self.summary.rounds >= self.job.training.rounds:
+        if is_over(self.job.training, self.summary.rounds, self._accuracy):
             return "finished"
         timeouts = _SILENT_S + _SILENT_ROUNDS * self.summary.seconds
         if time.time() - self.changed_s > timeouts:

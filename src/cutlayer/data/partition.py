@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.data.dataset import Indices, largest_remainder
+from cutlayer.data.dataset import Indices, holdout, largest_remainder
 from cutlayer.errors import DataError
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import Partition
@@ -72,6 +72,25 @@ def partition(
                 f"{DRAWS} draws: take min_samples={best} or fewer devices"
             )
     return _by_class(array, shares, rng)
+
+
+def divide(
+    labels: npt.ArrayLike, settings: Partition, devices: int, seed: int
+) -> tuple[list[Indices], list[Indices]]:
+    """What each device trains on [M], and what it is tested on [M]: see `partition`.
+
+    The second is the share `held_out` of every class of a device, by the seed and the device.
+    """
+    array = np.asarray(labels, dtype=np.int64)
+    shares = partition(array, settings, devices, seed)
+    if not settings.held_out:
+        return shares, [np.empty(0, dtype=np.int64) for _ in shares]
+    tested = [
+        share[holdout(array[share], settings.held_out, numpy_rng(seed, device, "held-out"))]
+        for device, share in enumerate(shares)
+    ]
+    trained = [np.setdiff1d(share, out) for share, out in zip(shares, tested, strict=True)]
+    return trained, tested
 
 
 def label_counts(labels: npt.ArrayLike, parts: list[Indices], classes: int) -> Indices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutlayer.errors import missing_package
 from cutlayer.files import write_atomically
 
 if TYPE_CHECKING:
@@ -38,6 +40,16 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # fonts that journals accept
 }
 _FORMATS: ContextVar[tuple[str, ...]] = ContextVar("formats", default=("png",))
+
+
+def why_no_figures() -> str | None:
+    """A sentence where what draws is not installed, as after a plain `pip install cutlayer`."""
+    for package in ("matplotlib", "adjustText"):
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            return f"no figures are drawn: {missing_package(error) or error}"
+    return None
 
 
 @contextmanager

@@ -3,5 +3,5 @@
 families.py and names.py know each kind of checkpoint, weights.py reads the tensors of one part,
 cut.py runs the device's part and the server's (transformer.py, resnet.py), lora.py and full.py hold
 what is trained, attention.py scores tokens, cost*.py counts FLOPs and memory, export.py writes
-adapters in PEFT's format.
+adapters in PEFT's format, adapter_fit.py says which fit, merge.py makes one model of two parts.
 """

@@ -15,16 +15,17 @@ from safetensors.torch import save
 
 from cutlayer.errors import ModelError
 from cutlayer.files import open_plain, read_bounded, write_atomically
+from cutlayer.model.adapter_fit import check_classes, check_settings, check_shapes
+from cutlayer.model.class_names import LABELS, class_names
 from cutlayer.model.cut import CutModel
 from cutlayer.model.files import BESIDE, MAX_CONFIG_BYTES, VOCABULARIES, find_file, read_json
 from cutlayer.model.framing import checkpoint_fit, fit_for, preprocessor_at
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
-from cutlayer.model.weights import SINGLE, skeleton
+from cutlayer.model.weights import SINGLE, current_names, skeleton
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-LABELS = "labels.json"
 PREFIX = "base_model.model."
 # What a checkpoint holds besides what trains and computes: written as zeros, not read.
 IDLE = (".num_batches_tracked", ".mask_token")
@@ -47,11 +48,31 @@ def save_adapter(
     the folder.
     Raises ModelError when the adapter is not one of this model, OSError when it cannot be written.
     """
-    _check(adapter, model, "adapter")
-    held = {key: value.detach().cpu().contiguous() for key, value in adapter.items()}
-    files = _peft(held, model) if model.train == "lora" else _checkpoint(held, model.spec, classes)
-    if classes is not None and model.train == "lora":
+    check_shapes({k: tuple(t.shape) for k, t in adapter.items()}, model, "adapter", "adapter")
+    if model.train == "full":
+        return save_whole(adapter, model.spec, folder, classes)
+    files = _peft(_on_cpu(adapter), model)
+    if classes is not None:
         files[LABELS] = _json(_labels(classes))
+    return _written(files, folder)
+
+
+def save_whole(
+    tensors: Adapter, spec: ModelSpec, folder: str | Path, classes: Sequence[str] | None = None
+) -> Path:
+    """Write a whole model as a checkpoint, as `save_adapter` does after full training.
+
+    tensors: by their Hugging Face names. Returns the folder. Raises OSError when it cannot be
+    written.
+    """
+    return _written(_checkpoint(_on_cpu(tensors), spec, classes), folder)
+
+
+def _on_cpu(tensors: Adapter) -> Adapter:
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def _written(files: dict[str, bytes], folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -59,39 +80,58 @@ def save_adapter(
     return folder
 
 
-def load_adapter(folder: str | Path, model: CutModel) -> Adapter:
+def load_adapter(
+    folder: str | Path,
+    model: CutModel,
+    classes: Sequence[str] | None = None,
+    field: str = "adapter",
+) -> Adapter:
     """The adapter that `save_adapter` or PEFT wrote, on the model's torch device.
 
-    Raises ModelError when the files are missing or corrupt, or belong to another model.
+    classes: names that must be the adapter's, in order, where it has names. field: what errors call
+    the folder's setting. Raises ModelError when the files are missing or corrupt, or belong to
+    another model.
     """
-    full = model.train == "full"
+    full, folder = model.train == "full", Path(folder)
     unused = _unused(model.spec)
-    file = Path(folder) / (SINGLE if full else WEIGHTS)
+    file = folder / (SINGLE if full else WEIGHTS)
     if not file.is_file():
-        raise ModelError(f"adapter: there is no {file}: give a folder that holds an adapter")
+        kind = "a whole model" if full else "an adapter"
+        raise ModelError(f"{field}: there is no {file}: give a folder that holds {kind}")
     try:
-        beside = file.parent / ("config.json" if full else CONFIG)
+        beside = folder / ("config.json" if full else CONFIG)
         config = json.loads(read_bounded(beside, MAX_CONFIG_BYTES))
         if not isinstance(config, dict):
             raise ValueError(f"{beside.name} holds no JSON object")
+        if not full:
+            check_settings(config, model, field, folder)
         open_plain(file).close()  # a pipe would hang, and a device never end
         with safe_open(file, framework="pt", device="cpu") as tensors:
-            adapter = {
-                key.removeprefix(PREFIX): tensors.get_tensor(key).to(model.compute, model.dtype)
+            keys = [
+                key
                 for key in tensors.keys()  # noqa: SIM118 (an open file, not a dictionary)
                 if not key.endswith(IDLE) and not key.startswith(unused)
+            ]
+            names = current_names([key.removeprefix(PREFIX) for key in keys], model)
+            shapes = [tuple(tensors.get_slice(key).get_shape()) for key in keys]
+            # What the checkpoint lacks is checked where it is put into the model.
+            apart = () if full else model.drawn
+            held = {n: s for n, s in zip(names, shapes, strict=True) if n not in apart}
+            check_shapes(held, model, field, folder, config.get("target_modules"))
+            if classes is not None:
+                known = class_names(folder)
+                check_classes(classes if known is None else known, classes, field, folder)
+            adapter = {
+                name: tensors.get_tensor(key).to(model.compute, model.dtype)
+                for name, key in zip(names, keys, strict=True)
             }
-        drawn = {} if full else {key: adapter.pop(key) for key in model.drawn if key in adapter}
     except (SafetensorError, OSError, ValueError, RecursionError, RuntimeError) as error:
-        raise ModelError(f"adapter: {folder} cannot be read ({error}): restore its files") from None
-    _check(adapter, model, str(folder))
-    model.take_drawn(drawn)
-    lora = model.spec.lora
-    if not full and config.get("lora_alpha") != lora.alpha:
-        raise ModelError(
-            f"model.lora.alpha: {lora.alpha} but {folder} was trained with "
-            f"{config.get('lora_alpha')}: take the same"
-        )
+        raise ModelError(f"{field}: {folder} cannot be read ({error}): restore its files") from None
+    for key, tensor in adapter.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError(f"{field}: {key} of {folder} is not finite: give a sound adapter")
+    if not full:
+        model.take_drawn({key: adapter.pop(key) for key in model.drawn if key in adapter})
     return adapter
 
 
@@ -178,23 +218,6 @@ def _preparation(spec: ModelSpec) -> dict[str, bytes]:
     if fit is not None and own is not None and fit != checkpoint_fit(spec.path):
         files["preprocessor_config.json"] = _json(preprocessor_at(own, fit))
     return files
-
-
-def _check(adapter: Adapter, model: CutModel, what: str) -> None:
-    """Raise ModelError unless `adapter` has the tensors and shapes of the model's adapters."""
-    shapes = model.shapes()
-    for key in [*shapes, *adapter]:
-        if key not in adapter or key not in shapes:
-            verb = "lacks" if key in shapes else "has an unknown tensor,"
-            raise ModelError(
-                f"adapter: {what} {verb} {key}: it must come from the same model, "
-                "model.lora.targets and side"
-            )
-        if tuple(adapter[key].shape) != shapes[key]:
-            raise ModelError(
-                f"adapter: {key} of {what} has shape {list(adapter[key].shape)}, not "
-                f"{list(shapes[key])}: it must come from the same model, rank and classes"
-            )
 
 
 def _saved_modules(model: CutModel) -> list[str]:

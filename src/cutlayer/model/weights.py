@@ -295,6 +295,20 @@ def _read(
                 yield from converter.convert(target, model=model).items()
 
 
+def current_names(keys: Sequence[str], model: CutModel) -> list[str]:
+    """The names that adapter tensors have today; older ones are translated as in `_read`."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    shapes: dict[str, Any] = dict(model.shapes())
+    if all(key in shapes for key in keys):
+        return list(keys)
+    table = get_model_conversion_mapping(model.module)
+    renamings = [step for step in table if not isinstance(step, WeightConverter)]
+    base = model.spec.parts.base
+    return [rename_source_key(key, renamings, [], base, shapes)[0] for key in keys]
+
+
 def _files(spec: ModelSpec) -> dict[str, list[str]]:
     """The names of the tensors in each safetensors file of the checkpoint."""
     single = find_file(spec.path, SINGLE)

@@ -1,5 +1,6 @@
 """A device's part of the model: fetched from the server piece by piece, checked, and kept."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ async def fetch_part(connection: Connection, task: Task, on_piece: OnPiece) -> P
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file in task.files:
-            if not _whole(folder / file.name, file):
+            if not await asyncio.to_thread(_whole, folder / file.name, file):
                 await _fetch(connection, file, folder, on_piece)
     except OSError as error:
         raise RunError(
@@ -97,7 +98,8 @@ async def _fetch(connection: Connection, file: PartFile, folder: Path, on_piece:
                     raise NetworkError(f"download: {file.name} came in other pieces than it has")
                 out.write(piece)
                 on_piece(file.name, held, file.size)
-    if of_file(partial) != file.sha256:
+    # Hashing gigabytes takes seconds, in which the connection must go on answering.
+    if await asyncio.to_thread(of_file, partial) != file.sha256:
         partial.unlink()
         raise NetworkError(f"download: {file.name} came damaged")
     partial.replace(folder / file.name)

@@ -13,6 +13,7 @@ from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning import allocators
 from cutlayer.planning.calibration.record import Calibration
+from cutlayer.planning.check_decisions import check_decisions
 from cutlayer.planning.known.planning_input import (
     Floats,
     PlanningInput,
@@ -75,9 +76,11 @@ def solve_round(
 ) -> RoundDecisions:
     """What the job's allocator decides for the devices that are known, in their order, timed.
 
-    Raises AllocationError where nobody can take part, or only at limits that it names.
+    Raises AllocationError where nobody can take part, or only at limits that it names, and for
+    decisions that cannot be carried out.
     """
     decided = allocators.find_allocator(known.job.method.allocation.solver)(known)
+    check_decisions(known, decided)
     if not decided.decisions:
         device, reason = next(iter(decided.left_out.items()))
         raise AllocationError(

@@ -24,6 +24,7 @@ from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.settings.world import WorldSettings
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.unread import unread
 from cutlayer.world.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class Plan:
     def sentences(self) -> list[str]:
         """What the plan comes to, for people."""
         lines = [self._takes(), f"samples: {self.samples.said}"]
+        lines += [setting.sentence() for setting in unread(self.job)]
         solver, reckoned = self.job.method.allocation.solver, self.decided.solver_s
         if reckoned is not None and abs(reckoned - self.round_s) > 0.01 * self.round_s:
             lines.append(

@@ -1,21 +1,16 @@
-"""The names of what lies in a run folder, and a new folder's own name."""
-
-import datetime
-from pathlib import Path
+"""The names of what lies in a run folder."""
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
 ROSTER_FILE, CODE_FILE, STATES_FOLDER = "fleet.json", "code.json", "states"
 SENT_FILE = "sent-samples.bin"
+DEVICES_FILE = "devices.json"
 DATA_FILE = "data.json"
 """What data a run was given: samples, classes in their order, and what was left out."""
 
+LABELS_FILE = "comparison.json"
+"""In a comparison's folder: the label of each run folder in it."""
 
-def new_folder(name: str) -> Path:
-    """A folder below runs/ named by the time and `name`, not yet made."""
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    base = Path("runs") / f"{stamp}-{name.replace(':', '.')}"
-    folder, number = base, 1
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}-{number}")
-    return folder
+
+def device_folder(device: int) -> str:
+    """Below the adapter folder, where an adapter lies that one device keeps for itself."""
+    return f"device-{device:04d}"

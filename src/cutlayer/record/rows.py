@@ -52,7 +52,14 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     accuracy: float | None = None
     test_loss: float | None = None
     accuracy_through_cut: float | None = None
-    device_accuracy: list[float] = []
+    test_samples: _Count | None = None
+    macro_f1: float | None = None
+    class_accuracy: list[float | None] = []
+    confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
+    label_mix_accuracy: list[float] = []
+    held_out_accuracy: list[float | None] = []
+    held_out_samples: list[_Count] = []
+    device_accuracy: list[float] = []  # what label_mix_accuracy was called once
     left_out: dict[_Number, str] = {}
     late: list[_Number] = []
     lost: list[_Number] = []
@@ -87,7 +94,13 @@ class Row:
     last. Accuracies are None in rounds without an evaluation.
     accuracy_through_cut: with the job's tokens and bits, as device and server would serve
     together (last round only); accuracy: the unsplit model with the exported adapter.
-    device_accuracy: on the held-out set weighted by each device's own mix of labels [M].
+    test_samples: size of the test set that the accuracies are of. macro_f1, class_accuracy [C]
+    (None: the test set has none of the class): of the unsplit model too; confusion: [true class,
+    predicted class, samples] of the pairs that occur (last round only). Where each device keeps a
+    model of its own they are of all of them together.
+    label_mix_accuracy: accuracy on the test set, its classes weighted by each device's own mix of
+    labels [M]. held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
+    (None for no sample); both empty where the job holds none out.
     late: devices whose training came too late for the average; lost: those that
     stopped answering, or sent what will not do.
     virtual_s, joules: the round's duration and each device's energy in the job's world; None and
@@ -114,7 +127,13 @@ class Row:
     accuracy: float | None = None
     test_loss: float | None = None
     accuracy_through_cut: float | None = None
-    device_accuracy: list[float] = field(default_factory=list)
+    test_samples: int | None = None
+    macro_f1: float | None = None
+    class_accuracy: list[float | None] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    label_mix_accuracy: list[float] = field(default_factory=list)
+    held_out_accuracy: list[float | None] = field(default_factory=list)
+    held_out_samples: list[int] = field(default_factory=list)
     left_out: dict[int, str] = field(default_factory=dict)
     late: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
@@ -180,11 +199,18 @@ class Row:
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")
+        classes = len(found.class_accuracy)
+        if any(max(pair[:2]) >= classes for pair in found.confusion):
+            raise ValueError("it confuses classes that it does not have")
+        if len(found.held_out_accuracy) != len(found.held_out_samples):
+            raise ValueError("its held-out samples are not those of its held-out accuracies")
         if not found.device_loss.keys() <= found.samples.keys():
             raise ValueError("it has losses of devices without samples")
         if any(len(sizes) > found.steps.get(d, 0) for d, sizes in found.computed.items()):
             raise ValueError("it has samples of steps that were not made")
         values = {name: getattr(found, name) for name in found.__struct_fields__}
+        older = values.pop("device_accuracy")
+        values["label_mix_accuracy"] = values["label_mix_accuracy"] or older
         values["loss"] = math.nan if found.loss is None else found.loss
         values["samples_all_epochs"] = values.pop("samples")
         values["decisions"] = {

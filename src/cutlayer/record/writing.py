@@ -1,5 +1,6 @@
-"""One sentence for every failure to write a run folder."""
+"""A new run folder, and one sentence for every failure to write one."""
 
+import datetime
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,24 @@ from pathlib import Path
 
 from cutlayer.errors import RunError
 from cutlayer.record.folder import ROSTER_FILE
+
+
+def new_folder(name: str) -> Path:
+    """Make a folder below runs/, named by the time and `name`: nobody else's, whoever else begins.
+
+    Raises RunError where it cannot be made.
+    """
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / f"{stamp}-{name.replace(':', '.')}"
+    folder, number = base, 1
+    while True:
+        with writing(base.parent):
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                number += 1
+                folder = base.with_name(f"{base.name}-{number}")
 
 
 @contextmanager

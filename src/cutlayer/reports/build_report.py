@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import functools
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job
 from cutlayer.job import read_job as read_job_file
-from cutlayer.record.folder import JOB_FILE, STATE_FILE
+from cutlayer.model.class_names import class_names
+from cutlayer.record.folder import (
+    ADAPTER_FOLDER,
+    JOB_FILE,
+    LABELS_FILE,
+    ROSTER_FILE,
+    STATE_FILE,
+    device_folder,
+)
 from cutlayer.record.rows import FILE, read_rows
+from cutlayer.record.told_devices import read_told
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
 
@@ -126,7 +138,34 @@ def read_run(folder: Path, say: Say) -> Run:
         raise RunError(
             f"RUN: {folder} has no finished round yet: wait for the first, or leave it out"
         )
-    return Run(folder, job, rows)
+    return Run(
+        folder,
+        job,
+        rows,
+        classes=classes_of(folder),
+        label=label_of(folder),
+        names=names_of(folder, job.devices.count),
+    )
+
+
+def label_of(folder: Path) -> str:
+    """What the comparison that a run folder lies in calls it; empty where none does."""
+    folder = folder.resolve()
+    try:
+        labels = json.loads((folder.parent / LABELS_FILE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    found = labels.get(folder.name) if isinstance(labels, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def classes_of(folder: Path) -> tuple[str, ...]:
+    """The names of a run's classes, as its adapter folder has them; none where it has none."""
+    try:
+        adapters = [folder / ADAPTER_FOLDER, folder / ADAPTER_FOLDER / device_folder(0)]
+        return tuple(next(filter(None, map(class_names, adapters)), ()))
+    except (OSError, ValueError, RecursionError):
+        return ()
 
 
 def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None = None) -> Run:
@@ -168,7 +207,7 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
     parts = attempt("labels", lambda: (read or load_for_views)(_loads(job)))
     holdings = patches = None
     if parts is not None:
-        holdings = Holdings(parts.train.classes, parts.counts)
+        holdings = attempt("labels", lambda: _holdings(run, parts))
         patches = attempt("patches", lambda: _patches(run, parts, images))
     else:
         missing["patches"] = missing["labels"]
@@ -182,6 +221,35 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         patches=patches,
         missing=missing,
     )
+
+
+def _holdings(run: Run, parts: Any) -> Holdings:
+    """Who holds which labels: by the job, or as the devices of a network told.
+
+    Raises CutlayerError where none of them did.
+    """
+    classes = parts.train.classes
+    if not (run.folder / ROSTER_FILE).is_file():
+        return Holdings(classes, parts.counts)
+    told = read_told(run.folder, run.job.devices.count, len(classes))
+    counts = np.zeros((run.job.devices.count, len(classes)), dtype=np.int64)
+    known = {number: one.labels for number, one in told.items() if one.labels is not None}
+    if not known:
+        raise CutlayerError(
+            "the devices keep data of their own, and tell of its labels only where the server "
+            "trains on generated images (add a generated section to the job)"
+        )
+    for number, labels in known.items():
+        counts[number] = labels
+    return Holdings(classes, counts, tuple(sorted(known)))
+
+
+def names_of(folder: Path, devices: int) -> dict[int, str]:
+    """What the devices of a network run are called, by number; none in a simulation."""
+    try:
+        return {number: one.name for number, one in read_told(folder, devices).items()}
+    except RunError:  # views say so themselves
+        return {}
 
 
 def _loads(job: Job) -> str:

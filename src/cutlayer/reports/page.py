@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cutlayer import __version__
-from cutlayer.reports.views import comparison, curves, devices, patches, rounds, summary
+from cutlayer.reports.views import classes, comparison, curves, devices, patches, rounds, summary
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Line, Run, lines_of
 
@@ -89,13 +89,14 @@ def views_of(
     if alone:
         found.append(curves.curves(lines_of([run])))
     labels, gantt, fleet, kept = computed_views(run)
-    return [*found, labels, devices.devices(run), gantt, rounds.allocation(run, cells), fleet, kept]
+    by_class, by_device = classes.classes(run), devices.devices(run)
+    return [*found, by_class, labels, by_device, gantt, rounds.allocation(run, cells), fleet, kept]
 
 
 def computed_views(run: Run) -> list[View]:
     """Of the views of one run those that its record alone does not give: see `TITLES`."""
     return [
-        devices.labels(run.holdings) if run.holdings else _missing(run, "labels"),
+        devices.labels(run, run.holdings) if run.holdings else _missing(run, "labels"),
         rounds.gantt(run.rounds, len(run.rows)) if run.rounds else _missing(run, "gantt"),
         rounds.fleet(run, run.places) if run.places else _missing(run, "fleet"),
         patches.patches(run.patches) if run.patches else _missing(run, "patches"),

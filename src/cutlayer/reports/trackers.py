@@ -10,12 +10,14 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from cutlayer.errors import RunError
 from cutlayer.job import Job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
@@ -35,6 +37,9 @@ class Tracker(Protocol):
 
     def close(self, adapter: Path | None) -> str:
         """End the run, with the folder of its adapter if there is one; where to look."""
+
+    def fail(self) -> None:
+        """End the run as one that did not come through."""
 
 
 def track(
@@ -57,17 +62,28 @@ def track(
     job = read_job(folder)
     open_book = _opener(to)
     try:
-        book = open_book(folder, job, where, project)
-        totals: dict[str, float] = {}
-        for row in _rounds(folder, job, follow):
-            book.note(row.round + 1, scalars(row, totals))
-        adapter = folder / ADAPTER_FOLDER
-        return book.close(adapter if adapter.is_dir() else None)
+        with _ended(open_book(folder, job, where, project)) as book:
+            totals: dict[str, float] = {}
+            for row in _rounds(folder, job, follow):
+                book.note(row.round + 1, scalars(row, totals))
+            adapter = folder / ADAPTER_FOLDER
+            return book.close(adapter if adapter.is_dir() else None)
     except RunError:
         raise
     except Exception as error:  # whatever a tracker raises, it is the tracker that will not
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(f"--to: {to} does not take the run of {folder}: {line}") from None
+
+
+@contextmanager
+def _ended(book: Tracker) -> Iterator[Tracker]:
+    """The tracker's run, ended as failed where anything goes wrong, or is stopped, in between."""
+    try:
+        yield book
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what is told
+            book.fail()
+        raise
 
 
 def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
@@ -84,6 +100,8 @@ def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
         "accuracy": row.accuracy,
         "accuracy_through_cut": row.accuracy_through_cut,
         "test_loss": row.test_loss,
+        "test_samples": row.test_samples,
+        "macro_f1": row.macro_f1,
         "loss": row.loss,
         "planned_s": row.planned_s,
         "ste": row.ste,
@@ -113,6 +131,7 @@ def _one(folder: Path) -> Path:
 def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
     """The rounds of a run; a damaged line is left out, with a warning at the end of a look."""
     tail, last, told = Tail(folder, partial(Row.from_json, devices=job.devices.count)), -1, 0
+    accuracy: dict[int, float | None] = {}
     while True:
         try:
             new = list(tail.rows())
@@ -124,8 +143,9 @@ def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
         for row in new:
             if row.round > last:  # a run that was resumed writes its record anew
                 last = row.round
+                accuracy[row.round + 1] = row.accuracy
                 yield row
-        if not follow or last + 1 >= job.training.rounds:
+        if not follow or is_over(job.training, last + 1, accuracy):
             return
         time.sleep(_LOOK_EVERY_S)
 
@@ -162,6 +182,9 @@ class _TensorBoard:
         self._writer.close()
         return f"tensorboard --logdir {self._where}"
 
+    def fail(self) -> None:
+        self._writer.close()
+
 
 class _MLflow:
     def __init__(self, folder: Path, job: Job, where: str | None, project: str) -> None:
@@ -172,9 +195,13 @@ class _MLflow:
             mlflow.set_tracking_uri(where)
         mlflow.set_experiment(project)
         self._run: Any = mlflow.start_run(run_name=folder.resolve().name)
-        # MLflow's own bound on a value is 6,000 characters.
-        mlflow.log_params({path: str(value)[:500] for path, value in settings_of(job).items()})
-        mlflow.log_artifact(str(folder / JOB_FILE))
+        try:
+            # MLflow's own bound on a value is 6,000 characters.
+            mlflow.log_params({path: str(value)[:500] for path, value in settings_of(job).items()})
+            mlflow.log_artifact(str(folder / JOB_FILE))
+        except BaseException:
+            self.fail()
+            raise
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
         self._mlflow.log_metrics(dict(values), step=step)
@@ -184,6 +211,9 @@ class _MLflow:
             self._mlflow.log_artifacts(str(adapter), ADAPTER_FOLDER)
         self._mlflow.end_run()
         return f"mlflow run {self._run.info.run_id} at {self._mlflow.get_tracking_uri()}"
+
+    def fail(self) -> None:
+        self._mlflow.end_run(status="FAILED")
 
 
 class _WandB:
@@ -206,3 +236,6 @@ class _WandB:
         where = self._run.url or f"wandb sync {Path(self._run.dir).parent}"
         self._run.finish()
         return str(where)
+
+    def fail(self) -> None:
+        self._run.finish(exit_code=1)

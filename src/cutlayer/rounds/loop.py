@@ -10,6 +10,7 @@ import torch
 
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
@@ -17,7 +18,8 @@ from cutlayer.planning.decide import decide
 from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, commit_state, is_finite
-from cutlayer.record.folder import ADAPTER_FOLDER
+from cutlayer.record.early_stop import is_over
+from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
 from cutlayer.record.rows import FILE, Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
@@ -25,6 +27,7 @@ from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.sent_samples import append_sent, read_sent
+from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
@@ -34,6 +37,7 @@ from cutlayer.train.round import train_round
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
+from cutlayer.train.unread import unread
 
 _SENT = "sent_bytes"
 """How many bytes of the file of samples belong to a state."""
@@ -82,6 +86,10 @@ def run_rounds(
     """Train the rounds that are left, committing each."""
     progress = progress or Silent()
     progress.started(job, folder, state.rounds)
+    if missing := why_no_figures():
+        progress.say(missing)
+    for setting in unread(job):
+        progress.say(setting.sentence())
     clock = None
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
@@ -91,20 +99,11 @@ def run_rounds(
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
-    for round in range(state.rounds, job.training.rounds):
+    while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job,
-            parts,
-            fleet,
-            state,
-            coding,
-            round,
-            clock,
-            calibration,
-            generated_training,
-            progress,
+            job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock, coding.codec)
+        row = measure_round(job, parts, state, result, decided, clock, rows, coding.codec)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
@@ -113,11 +112,21 @@ def run_rounds(
                 state.coding[_SENT] = torch.tensor(sent)
             commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
+    if state.rounds < job.training.rounds:
+        progress.say(
+            f"stopped after round {state.rounds}: accuracy has not risen for "
+            f"{job.training.patience} rounds (training.patience)"
+        )
     with writing(folder):
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
     return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
+    """By the number of rounds done."""
+    return {row.round + 1: row.accuracy for row in rows}
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:
@@ -139,23 +148,31 @@ def _train(
     fleet: Fleet,
     state: RunState,
     coding: ServerCoding,
-    round: int,
+    rows: Sequence[Row],
     clock: VirtualClock | None,
     calibration: Calibration | None,
     generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
-    """Decide and train one round; `state` is then that of the round's end."""
+    """Decide and train the round after `rows`; `state` is then that of the round's end."""
+    round = state.rounds
     drawn = draw_cohort(job, round)
     reachable, away = clock.reachable(round, drawn) if clock else (drawn, {})
     samples = fleet.gather(round, reachable, state)
     labels = fleet.labels()
-    server = make_server(job, parts, state.adapter, coding)
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
     away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
+    bare = bare_blocks(job, [*(row.decisions for row in rows), decided.decisions])
+    if bare and round == 0 and job.model.adapter is not None:
+        progress.say(
+            f"method.device is frozen: of model.adapter's blocks the first {bare}, which devices "
+            "run as they were pretrained, are left out"
+        )
+    state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
+    server = make_server(job, parts, state.adapter, bare, coding)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
@@ -182,7 +199,7 @@ def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     task = task_of(job, len(classes))
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
-            task.export(adapter, parts.model, folder / f"device-{index:04d}", classes)
+            task.export(adapter, parts.model, folder / device_folder(index), classes)
     else:
         task.export(state.adapter, parts.model, folder, classes)
 
@@ -195,6 +212,8 @@ def _append(path: Path, row: Row) -> None:
 
 
 def _draw(folder: Path, job: Job, rows: list[Row]) -> None:
+    if why_no_figures() is not None:
+        return
     draw_curves({job.method.name: [curve_of(rows)]}, folder / "figures")
     if job.world is not None and not job.method.pooled:
         draw_selection(rows, job.devices.count, folder / "figures" / "selection.png")

@@ -1,21 +1,24 @@
 """What a round comes to: its row of the record, with an evaluation where one is due."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
+from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import Row
-from cutlayer.train.evaluate import Evaluation, evaluate, evaluate_through_cut
+from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
+from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
-from cutlayer.train.task import task_of
+from cutlayer.train.task import Task, task_of
 from cutlayer.wire.codecs.seam import Codec
 
 
@@ -26,33 +29,17 @@ def measure_round(
     result: RoundResult,
     decided: RoundDecisions,
     clock: VirtualClock | None,
-    codec: Codec | None,
+    earlier: Sequence[Row],
+    codec: Codec | None = None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on.
 
-    codec: that of the uplink, where it is a fitted one.
+    earlier: the rows of the rounds before. codec: that of the uplink, where it is a fitted one.
     """
     shape, generated = result.shape, result.generated
     generated_s = generated.seconds if generated else 0.0
     virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
-    last = state.rounds == job.training.rounds
-    accuracy = test_loss = through_cut = None
-    device_accuracy: list[float] = []
-    if last or state.rounds % job.training.evaluate_every == 0:
-        with result.watch.timed("evaluate"):
-            evaluations = _evaluate(job, parts, state)
-            accuracy = float(np.mean([e.accuracy for e in evaluations]))
-            test_loss = float(np.mean([e.loss for e in evaluations]))
-            device_accuracy = [
-                evaluations[index % len(evaluations)].on_mix(counts)
-                for index, counts in enumerate(parts.counts)
-            ]
-            one = typical(result.decisions.values())
-            if last and job.method.split and (one.tokens or one.bits_up < 32 or codec):
-                task = task_of(job, len(parts.train.classes))
-                through_cut = evaluate_through_cut(
-                    job, task, one, parts.model, parts.preprocess, state.adapter, parts.test, codec
-                ).accuracy
+    tested = _test(job, parts, state, result, earlier, codec)
     return Row(
         round=result.round,
         decisions=result.decisions,
@@ -68,10 +55,6 @@ def measure_round(
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},
         cpu_seconds=round(result.cpu_seconds, 3),
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
-        accuracy=accuracy,
-        test_loss=test_loss,
-        accuracy_through_cut=through_cut,
-        device_accuracy=device_accuracy,
         late=result.late,
         lost=result.lost,
         virtual_s=virtual_s,
@@ -80,8 +63,74 @@ def measure_round(
         ste=decided.ste,
         ste_bound=decided.ste_bound,
         overhead_bytes=result.overhead_bytes,
+        **tested,
         **_generated(result),
     )
+
+
+def _test(
+    job: Job,
+    parts: Parts,
+    state: RunState,
+    result: RoundResult,
+    earlier: Sequence[Row],
+    codec: Codec | None,
+) -> dict[str, Any]:
+    """The row's fields on accuracy; none in a round without an evaluation."""
+    done, training = state.rounds, job.training
+    if done < training.rounds and done % training.evaluate_every:
+        return {}
+    with result.watch.timed("evaluate"):
+        task = task_of(job, len(parts.train.classes))
+        models = [
+            unsplit(parts.model, parts.preprocess, adapter) for adapter in _adapters(job, state)
+        ]
+        evaluations = [evaluate(task, model, parts.test) for model in models]
+        whole = joined(evaluations)
+        accuracy = {row.round + 1: row.accuracy for row in earlier} | {done: whole.accuracy}
+        found = {
+            "accuracy": whole.accuracy,
+            "test_loss": whole.loss,
+            "test_samples": len(parts.test),
+            "macro_f1": float(np.mean([one.macro_f1 for one in evaluations])),
+            "class_accuracy": whole.by_class,
+            "label_mix_accuracy": [
+                evaluations[index % len(evaluations)].on_mix(counts)
+                for index, counts in enumerate(parts.counts)
+            ],
+            **_held_out(task, parts, models),
+        }
+        if not is_over(training, done, accuracy):
+            return found
+        found["confusion"] = whole.confusion
+        if not job.method.split or not result.decisions:
+            return found
+        one = typical(result.decisions.values())
+        if one.tokens or one.bits_up < 32 or codec:
+            served = through_cut(
+                job, task, one, parts.model, parts.preprocess, state.adapter, codec
+            )
+            found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
+    return found
+
+
+def _held_out(task: Task, parts: Parts, models: Sequence[LogitsOf]) -> dict[str, Any]:
+    """Accuracy on each device's held-out samples, by the one model or by each device's own."""
+    sizes = [len(indices) for indices in parts.held_out]
+    if not sum(sizes):
+        return {}
+    accuracy: list[float | None] = [None] * len(sizes)
+    if len(models) == 1:
+        every = parts.train.subset(np.concatenate(parts.held_out))
+        evaluation = evaluate(task, models[0], every)
+        ends = np.cumsum(sizes).tolist()
+        accuracy = [evaluation.part(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    else:
+        for device, indices in enumerate(parts.held_out):
+            if len(indices):
+                own = parts.train.subset(indices)
+                accuracy[device] = evaluate(task, models[device], own).accuracy
+    return {"held_out_accuracy": accuracy, "held_out_samples": sizes}
 
 
 def _generated(result: RoundResult) -> dict[str, Any]:
@@ -108,10 +157,8 @@ def typical(decisions: Iterable[Decision]) -> Decision:
     return ranked[len(ranked) // 2]
 
 
-def _evaluate(job: Job, parts: Parts, state: RunState) -> list[Evaluation]:
-    """The aggregated model's evaluation, or each device's own where nothing is aggregated."""
-    adapters = [state.adapter]
+def _adapters(job: Job, state: RunState) -> list[Adapter]:
+    """The global adapter, or each device's own where nothing is aggregated."""
     if job.method.aggregate == "none" and not job.method.pooled:
-        adapters = [state.kept.get(i, state.adapter) for i in range(job.devices.count)]
-    task = task_of(job, len(parts.train.classes))
-    return [evaluate(task, parts.model, parts.preprocess, a, parts.test) for a in adapters]
+        return [state.kept.get(index, state.adapter) for index in range(job.devices.count)]
+    return [state.adapter]

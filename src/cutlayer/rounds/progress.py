@@ -115,9 +115,10 @@ class OnConsole:
         self._bytes[0] += row.up_bytes
         self._bytes[1] += row.down_bytes
         accuracy = f"{100 * row.accuracy:5.1f} %" if row.accuracy is not None else "      -"
+        tested = "" if row.test_samples is None else f" of {row.test_samples:,}"
         self._say(
             f"  round {row.round + 1:>{len(str(self._rounds))}}/{self._rounds}"
-            f"  loss {row.loss:.3f}  accuracy {accuracy}"
+            f"  loss {row.loss:.3f}  accuracy {accuracy}{tested}"
             f"  up {row.up_bytes / 1e6:7.2f} MB  down {row.down_bytes / 1e6:7.2f} MB"
             f"  {sum(row.seconds.values()):6.1f} s"
         )

@@ -29,6 +29,11 @@ class Result:
         return accuracy
 
     @property
+    def accuracy_said(self) -> str:
+        """The accuracy and the size of the test set, for people."""
+        return f"{100 * self.accuracy:.1f} % of {self.tests:,} test samples"
+
+    @property
     def worse(self) -> str:
         """A sentence where the run ended worse than it began; "" where it did not.
 

@@ -2,28 +2,30 @@
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cutlayer.drawing import plots
-from cutlayer.errors import RunError
+from cutlayer.drawing.style import why_no_figures
+from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
-from cutlayer.job import Job, dump_job, load_job
+from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.own_code import refresh
 from cutlayer.record.checkpoint import RunState, states_of
-from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, STATE_FILE
+from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, ROSTER_FILE, STATE_FILE
 from cutlayer.record.rows import FILE, Row, read_rows
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
 def saved_run(
-    folder: Path, say: Callable[[str], object] = warnings.warn
+    folder: Path, say: Callable[[str], object] = warnings.warn, rounds: int | None = None
 ) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
     say: told of states and rows that are damaged: an earlier state is taken, and the rows after
-    it are dropped; a damaged row before it is missing from the record. Raises as `simulate`.
+    it are dropped; a damaged row before it is missing from the record. rounds: of the whole run,
+    where they are to be other than the job's; the folder's job then has them. Raises as `simulate`.
     """
     if not (folder / JOB_FILE).is_file():
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
@@ -31,8 +33,11 @@ def saved_run(
     _check_code(folder, job)
     parts = load_parts(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
-        return job, parts, begin_run(folder, job, parts), []
+        job = _with_rounds(folder, job, rounds, 0)
+        elsewhere = (folder / ROSTER_FILE).exists()
+        return job, parts, begin_run(folder, job, parts, elsewhere=elsewhere), []
     state = _latest_state(folder, job, parts, say)
+    job = _with_rounds(folder, job, rounds, state.rounds)
     found = read_rows(folder, say, job.devices.count)
     rows = [row for row in found if row.round < state.rounds]
     if len(rows) < state.rounds:
@@ -43,6 +48,49 @@ def saved_run(
     with writing(folder):  # a round recorded but not committed is run again
         write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
     return job, parts, state, rows
+
+
+def rounds_to_resume(settings: Sequence[str]) -> int | None:
+    """The rounds that `--set` asks of a run that goes on, which no other setting can change.
+
+    Raises JobError for any other setting, by its name.
+    """
+    rounds = None
+    for setting in settings:
+        name = setting.partition("=")[0].strip()
+        if name != "training.rounds":
+            raise JobError(
+                f"--set: {name} cannot change in a run that goes on, only training.rounds can: "
+                "begin a new run, from this one's adapter by model.adapter"
+            )
+        rounds = load_job(None, [setting]).training.rounds
+    return rounds
+
+
+def _with_rounds(folder: Path, job: Job, rounds: int | None, done: int) -> Job:
+    """The job with other rounds (None: its own), as if it had had them from the beginning.
+
+    Raises JobError.
+    """
+    training = job.training
+    if rounds is None or rounds == training.rounds:
+        return job
+    if rounds <= done:
+        raise JobError(
+            f"training.rounds: {rounds} but {folder} has finished {done} rounds: give more"
+        )
+    spans = {"schedule": training.schedule != "constant", "warmup_share": training.warmup_share}
+    for name, spanning in spans.items():
+        if spanning and done:
+            raise JobError(
+                f"training.rounds: {rounds} but training.{name} {getattr(training, name)} went by "
+                f"the job's {training.rounds} rounds, so the finished ones would not be those of "
+                f"{rounds}: begin a new run, from this one's adapter by model.adapter"
+            )
+    changed = change_job(job, [f"training.rounds={rounds}"])
+    with writing(folder):
+        write_atomically(folder / JOB_FILE, dump_job(changed).encode())
+    return changed
 
 
 def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], object]) -> RunState:
@@ -61,13 +109,15 @@ def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], obj
     raise RunError(f"{faults[0].partition(': start')[0]}: start the run again in a new folder")
 
 
-def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
+def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) -> RunState:
     """Make a run folder: the job, what data were loaded, who holds what; the state to begin with.
 
-    Where the job names code of one's own, the folder also gets the hash of each of its files.
+    elsewhere: devices hold data of their own, of which nobody here knows who holds what. Where the
+    job names code of one's own, the folder also gets the hash of each of its files.
     Raises JobError or RunError.
     """
     hashes = refresh(job.own_code)
+    first = first_adapter(job, parts.model, parts.train.classes)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
@@ -78,8 +128,9 @@ def begin_run(folder: Path, job: Job, parts: Parts) -> RunState:
         if hashes:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)
-        plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
-    return RunState(0, first_adapter(job, parts.model))
+        if not elsewhere and why_no_figures() is None:
+            plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+    return RunState(0, first)
 
 
 def _check_code(folder: Path, job: Job) -> None:

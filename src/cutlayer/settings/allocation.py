@@ -31,8 +31,10 @@ class Allocation(Section):
     calibrated.
     """
 
-    bits: tuple[Bits, ...] = (2, 4, 8, 16, 32)
-    """Of sflam and auto: numbers of bits to choose from."""
+    bits: tuple[Bits, ...] = ()
+    """Of sflam and auto: numbers of bits to choose from; empty: 2, 4, 8, 16 and 32 of sflam, and
+    of auto those that were calibrated.
+    """
 
     latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Of sflam: weight of seconds against joules in what it minimises (lambda), 0 to 1."""
@@ -70,6 +72,6 @@ class Allocation(Section):
     @field_validator("bits")
     @classmethod
     def _rising_bits(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
-        if not bits or any(b > 8 and b not in (16, 32) for b in bits):
+        if any(b > 8 and b not in (16, 32) for b in bits):
             raise ValueError(f"{list(bits)} cannot be chosen from: take 1 to 8, 16 and 32")
         return tuple(sorted(set(bits)))

@@ -28,6 +28,11 @@ class Partition(Section):
     min_samples: Count = 1
     """Samples that every device gets at least."""
 
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each class of a device's samples that it does not train on but is tested on, to
+    measure accuracy device by device. A class keeps one sample to train on. In a simulation only.
+    """
+
 
 class Data(Section):
     """Where samples come from and how they are divided."""

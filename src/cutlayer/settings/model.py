@@ -59,3 +59,8 @@ class Model(Section):
 
     lora: Lora = Lora()
     """The adapters that are trained."""
+
+    adapter: str | None = None
+    """Folder of a trained adapter to continue from, its head included: one that a run wrote, or
+    PEFT's; where every weight is trained, a whole model. null: a new adapter and a new head.
+    """

@@ -101,6 +101,11 @@ class Training(Section):
     evaluate_every: Count = 1
     """Rounds from one evaluation of the global adapter to the next; the last round has one too."""
 
+    patience: Count | None = None
+    """Rounds without a higher test accuracy after which the run ends before its last round, with
+    the adapter that it then has; counted from the best so far. null: all rounds are run.
+    """
+
     compute: Literal["auto", "cpu", "cuda"] = "auto"
     """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
 

@@ -1,64 +1,27 @@
-"""Several methods on the same devices, data and seed: one table and one set of pictures."""
+"""Several methods on the same devices, data and seeds: one table and one set of pictures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
 
 from cutlayer import methods
-from cutlayer.drawing import plots, tables
+from cutlayer.drawing import plots
 from cutlayer.drawing.curves import curve_of, draw_curves
-from cutlayer.drawing.tables import Column
+from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
-from cutlayer.planning.known.method_costs import round_costs
-from cutlayer.record.folder import new_folder
-from cutlayer.record.writing import writing
+from cutlayer.record.folder import LABELS_FILE
+from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
+from cutlayer.simulation.comparison import Comparison, Line, rows_of
 from cutlayer.simulation.simulate import simulate
 from cutlayer.train.check import check
 from cutlayer.train.parts import Parts, load_parts
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-COLUMNS = (
-    Column("method", "method", "text"),
-    Column("accuracy", "accuracy", "percent"),
-    Column("through_cut", "through cut", "percent"),
-    Column("up", "up a round", "bytes"),
-    Column("down", "down a round", "bytes"),
-    Column("total", "total", "bytes"),
-    Column("ratio", "saving", "ratio"),
-    Column("memory", "device memory", "bytes"),
-    Column("device_flops", "device a round", "flops"),
-    Column("server_flops", "server a round", "flops"),
-)
-WORLD_COLUMNS = (
-    Column("method", "method", "text"),
-    Column("virtual_s", "a round", "seconds"),
-    Column("total_s", "in all", "seconds"),
-    Column("to_target_s", "to target", "seconds"),
-    Column("joules", "devices a round J"),
-    Column("ste", "STE 1/s"),
-    Column("dropped", "dropped", "count"),
-)
-WORLD_NOTES = """\
-to target: until {:.1f} %, the highest accuracy that every method reached, was first measured.
-STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
-all sent. dropped: turns of devices that were left out, came too late or were lost.
-"""
-NOTES = """\
-accuracy: of the exported adapter in the unsplit model, on the held-out set, after the last round.
-through cut: of device and server together, with the method's tokens and bits.
-up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
-saving: bytes of sflora at 32 bits over this method's, both measured in this comparison.
-device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
-"""
 
 
 @dataclass(frozen=True)
@@ -116,37 +79,11 @@ def _words(text: str) -> list[str]:
     return [" ".join(words), *words]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Finished runs side by side."""
-
-    folder: Path
-    labels: list[str]
-    results: list[Result]
-    rows: list[dict[str, Any]]
-
-    def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 columns; comparison.md has a column more."""
-        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"])]
-        if any(row["virtual_s"] is not None for row in self.rows):
-            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
-        return shown
-
-    def where(self) -> list[str]:
-        """Where everything lies, a line each."""
-        lines = [f"table    {self.folder / 'comparison.md'}"]
-        lines += [f"figure   {path}" for path in sorted((self.folder / "figures").iterdir())]
-        lines += [
-            f"adapter  {result.adapter_folder}  ({label})"
-            for label, result in zip(self.labels, self.results, strict=True)
-        ]
-        return [*lines, f"see it   cutlayer report {self.folder}"]
-
-
 def compare(
     jobs: Job | Mapping[str, Job],
     *,
     methods: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -155,29 +92,27 @@ def compare(
     jobs: one job, of which each method of `methods` is run on the same devices, data and seed (see
     `entries`, as in ["sflora", "small = tsflora tokens.keep=24"]); or a job for each label, as in
     {"mine": job, "theirs": other}, without `methods`.
-    out: a folder that gets one run folder for each, comparison.md and figures (None: a new one
+    seeds: run each once for each of them (none: once, with the seed of its job); tables then have
+    mean and range, and the difference of accuracy from the first line's, seed by seed, with its
+    95 % interval by Student's t.
+    out: a folder that gets one run folder for each run, comparison.md and figures (None: a new one
     below runs/). Raises JobError, DataError, ModelError or RunError.
     """
     found = _entries_of(jobs, methods)
-    folder = Path(out) if out is not None else new_folder("compare")
-    if (folder / "comparison.md").exists():
-        raise RunError(f"--out: {folder} already holds a comparison: give another folder")
+    if out is not None and (Path(out) / "comparison.md").exists():
+        raise RunError(f"--out: {out} already holds a comparison: give another folder")
+    _check_seeds(seeds)
     for entry in found:  # all of them, before anything is loaded
         check(entry.job, describe(entry.job.model))
-    results, shared = _run_all(found, folder, progress)
-    rows = _rows(found, results)
+    folder = Path(out) if out is not None else new_folder("compare")
+    lines, shared = _run_all(found, seeds, folder, progress)
+    comparison = Comparison(folder, lines, rows_of(lines))
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
-        _draw(folder / "figures", found, results)
-        if shared is not None:
-            labels = folder / "figures" / "labels.png"
-            plots.label_map(shared.counts, shared.train.classes, labels)
-        text = f"# Comparison\n\n{tables.markdown(rows, COLUMNS)}\n{NOTES}"
-        if any(entry.job.world is not None for entry in found):
-            text += f"\n## In the job's world\n\n{tables.markdown(rows, WORLD_COLUMNS)}\n"
-            text += WORLD_NOTES.format(100 * _target(results))
-        write_atomically(folder / "comparison.md", text.encode())
-    return Comparison(folder, [entry.label for entry in found], results, rows)
+        if why_no_figures() is None:
+            _draw(folder / "figures", lines, shared)
+        write_atomically(folder / "comparison.md", comparison.markdown().encode())
+    return comparison
 
 
 def _entries_of(jobs: Job | Mapping[str, Job], methods: Sequence[str]) -> list[Entry]:
@@ -199,82 +134,64 @@ def _entries_of(jobs: Job | Mapping[str, Job], methods: Sequence[str]) -> list[E
     return found
 
 
+def _check_seeds(seeds: Sequence[int]) -> None:
+    """Raise JobError for what are no seeds, or the same one twice."""
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise JobError(f"--seeds: {seed!r} is no seed: give whole numbers from 0, as in 0,1,2")
+        if list(seeds).count(seed) > 1:
+            raise JobError(f"--seeds: {seed} stands there twice: name each seed once")
+
+
 def _run_all(
-    found: Sequence[Entry], folder: Path, progress: Progress | None
-) -> tuple[list[Result], Parts | None]:
+    found: Sequence[Entry], seeds: Sequence[int], folder: Path, progress: Progress | None
+) -> tuple[list[Line], Parts | None]:
     """Run one after another; model and data are loaded anew only where the next has others.
 
     Also returns model and data where all have the same.
     """
-    results: list[Result] = []
-    wanted = [(e.job.model, e.job.data, e.job.devices.count, e.job.seed) for e in found]
+    # Seed by seed, since what is loaded goes by it.
+    chosen: list[int | None] = [*seeds] or [None]
+    turns = [(entry, seed) for seed in chosen for entry in found]
+    jobs = [e.job if seed is None else change_job(e.job, [f"seed={seed}"]) for e, seed in turns]
+    folders = [
+        _folder_name(entry.label) + ("" if seed is None else f"-seed-{seed}")
+        for entry, seed in turns
+    ]
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        labels = {name: e.label for name, (e, _) in zip(folders, turns, strict=True)}
+        text = json.dumps(labels, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(folder / LABELS_FILE, text.encode())
+    results: dict[str, list[Result]] = {entry.label: [] for entry in found}
+    wanted = [(job.model, job.data, job.devices.count, job.seed) for job in jobs]
     parts: Parts | None = None
-    for place, entry in enumerate(found):
+    for place, (entry, seed) in enumerate(turns):
         if parts is None or wanted[place] != wanted[place - 1]:
-            parts = load_parts(entry.job, progress.say if progress else None)
-        run_folder = folder / _folder_name(entry.label)
-        results.append(simulate(entry.job, out=run_folder, progress=progress, parts=parts))
-    return results, parts if all(one == wanted[0] for one in wanted) else None
+            parts = load_parts(jobs[place], progress.say if progress else None)
+        if seed is not None and progress is not None:
+            progress.say(f"{entry.label}, seed {seed}")
+        out = folder / folders[place]
+        results[entry.label].append(simulate(jobs[place], out=out, progress=progress, parts=parts))
+    lines = [Line(label, runs) for label, runs in results.items()]
+    return lines, parts if all(one == wanted[0] for one in wanted) else None
 
 
 def _folder_name(label: str) -> str:
     return "-".join(label.replace("=", "").replace(":", ".").replace("/", ".").split())
 
 
-def _rows(found: Sequence[Entry], results: Sequence[Result]) -> list[dict[str, Any]]:
-    totals = {
-        entry.label: r.up_bytes + r.down_bytes for entry, r in zip(found, results, strict=True)
-    }
-    reference = next(
-        (totals[e.label] for e in found if e.job.method == methods.find_method("sflora")), 0
-    )
-    rows, target = [], _target(results)
-    for entry, result in zip(found, results, strict=True):
-        rounds, total = len(result.rows), totals[entry.label]
-        costs = round_costs(entry.job, describe(entry.job.model), result.rows)
-        rows.append(
-            {
-                "method": entry.label,
-                "accuracy": result.accuracy,
-                "through_cut": result.rows[-1].accuracy_through_cut,
-                "up": result.up_bytes / rounds,
-                "down": result.down_bytes / rounds,
-                "total": total,
-                "ratio": reference / total if reference and total else None,
-                "memory": costs.device_memory_bytes,
-                "device_flops": costs.device_flops,
-                "server_flops": costs.server_flops,
-                **_in_world(result, target),
-            }
-        )
-    return rows
-
-
-def _in_world(result: Result, target: float) -> dict[str, Any]:
-    """Virtual seconds and joules of a run; None where the job has no world."""
-    seconds = [row.virtual_s for row in result.rows if row.virtual_s is not None]
-    if not seconds:
-        return dict.fromkeys(column.key for column in WORLD_COLUMNS if column.key != "method")
-    efficiency = [row.ste for row in result.rows if row.ste is not None]
-    return {
-        "virtual_s": mean(seconds),
-        "total_s": sum(seconds),
-        "to_target_s": curve_of(result.rows).amount_at(target, "seconds"),
-        "joules": mean(sum(row.joules.values()) for row in result.rows),
-        "ste": mean(efficiency) if efficiency else None,
-        "dropped": sum(len(r.left_out) + len(r.late) + len(r.lost) for r in result.rows),
-    }
-
-
-def _target(results: Sequence[Result]) -> float:
-    """The highest accuracy that every run reached at some round."""
-    return min(max(curve_of(result.rows).accuracy) for result in results)
-
-
-def _draw(folder: Path, found: Sequence[Entry], results: Sequence[Result]) -> None:
-    draw_curves({e.label: [curve_of(r.rows)] for e, r in zip(found, results, strict=True)}, folder)
+def _draw(folder: Path, lines: Sequence[Line], shared: Parts | None) -> None:
+    """The figures of a comparison; who holds what where all runs share it."""
+    if shared is not None:
+        plots.label_map(shared.counts, shared.train.classes, folder / "labels.png")
+    draw_curves({line.label: [curve_of(r.rows) for r in line.results] for line in lines}, folder)
     traffic = [
-        plots.MethodBytes(entry.label, result.up_bytes, result.down_bytes)
-        for entry, result in zip(found, results, strict=True)
+        plots.MethodBytes(
+            line.label,
+            mean(result.up_bytes for result in line.results),
+            mean(result.down_bytes for result in line.results),
+        )
+        for line in lines
     ]
     plots.bytes_by_method(traffic, folder / "bytes-by-method.png")

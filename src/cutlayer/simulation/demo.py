@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cutlayer.job import Job, make_job
 from cutlayer.rounds.progress import Progress
-from cutlayer.simulation.compare import Comparison, compare
+from cutlayer.simulation.compare import compare
+from cutlayer.simulation.comparison import Comparison
 
 METHODS = (
     "sflora",

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cutlayer.errors import RunError
 from cutlayer.job import Job
-from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
+from cutlayer.record.writing import new_folder
 from cutlayer.rounds.loop import run_rounds
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
@@ -26,22 +27,26 @@ def simulate(
     `load_parts` of a job with the same model, data, devices and seed.
     Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
     """
-    folder = Path(out) if out is not None else new_folder(job.method.name)
-    if (folder / JOB_FILE).exists():
+    if out is not None and (Path(out) / JOB_FILE).exists():
         raise RunError(
-            f"run folder: {folder} already holds a run: give another with --out, or continue it "
-            f"with cutlayer simulate --resume {folder}"
+            f"run folder: {out} already holds a run: give another with --out, or continue it "
+            f"with cutlayer simulate --resume {out}"
         )
     progress = progress or Silent()
     parts = parts_for(job, parts) if parts else load_parts(job, progress.say)
+    folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
 
 
-def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
+def resume(
+    folder: str | Path, *, rounds: int | None = None, progress: Progress | None = None
+) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
-    It ends with the adapter that an uninterrupted run would have reached. Raises as `simulate`.
+    rounds: of the whole run, where it is to have other than its job says; refused where a schedule
+    went by the job's rounds. It ends with the adapter that an uninterrupted run of so many rounds
+    would have reached. Raises as `simulate`.
     """
     folder = Path(folder)
     if (folder / ROSTER_FILE).exists():
@@ -49,5 +54,5 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    job, parts, state, rows = saved_run(folder, (progress or Silent()).say)
+    job, parts, state, rows = saved_run(folder, (progress or Silent()).say, rounds)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

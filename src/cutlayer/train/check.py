@@ -5,12 +5,13 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
 from cutlayer.train.reuse import why_not
+from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
 from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting of the method that model or world cannot meet.
+    """Raise JobError for the first setting that model, method or world cannot meet, or do not read.
 
     Code of one's own is loaded anew where its file changed.
     """
@@ -30,6 +31,7 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_cuts(job, spec)
     _check_allocation(job)
     _check_generated(job, spec)
+    refuse_unread(job, spec.modality)
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:

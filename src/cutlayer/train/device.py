@@ -17,6 +17,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.coding import DeviceCoding
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.optimizer import AdapterOptimizer
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
@@ -66,7 +67,8 @@ class Device:
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
         if frame is not None:
-            received = decode_adapter(frame).tensors
+            most = frame_limit(self.model, self.job.training.batch_size)
+            received = decode_adapter(frame, max_bytes=most).tensors
             self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
         self.round, self.decision = round, decision
         training = self.job.training

@@ -1,7 +1,7 @@
-"""How good a trained model is: on the held-out set, and on each device's own mix of labels."""
+"""The logits of a trained model on a data set, unsplit or through the cut, and what they score."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,58 +13,39 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.evaluation import Evaluation
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy and mean cross-entropy on a data set, and accuracy class by class [C]."""
-
-    accuracy: float
-    loss: float
-    by_class: tuple[float, ...]
-
-    def on_mix(self, counts: np.ndarray) -> float:
-        """Accuracy expected under another mix of labels. counts [C]: samples of each class."""
-        present = counts > 0
-        weights = counts[present] / counts[present].sum()
-        return float(np.dot(weights, np.asarray(self.by_class)[present]))
+LogitsOf = Callable[[Dataset, int], torch.Tensor]
+"""Logits [B,C] of a part of a data set, and the place of the part's first sample in it."""
 
 
-def evaluate(
-    task: Task,
-    model: CutModel,
-    preprocess: Preprocessor,
-    adapter: Adapter,
-    data: Dataset,
-    batch: int = 128,
-) -> Evaluation:
-    """Evaluate the unsplit model with `adapter` on `data`, as an exported adapter would serve."""
+def unsplit(model: CutModel, preprocess: Preprocessor, adapter: Adapter) -> LogitsOf:
+    """The unsplit model with `adapter`, as an exported adapter would serve."""
 
     def logits_of(part: Dataset, start: int) -> torch.Tensor:
         return model.forward(_inputs(model, preprocess, part), [Segment(adapter, len(part))])
 
-    return _score(task, logits_of, data, batch)
+    return logits_of
 
 
-def evaluate_through_cut(
+def through_cut(
     job: Job,
     task: Task,
     decision: Decision,
     model: CutModel,
     preprocess: Preprocessor,
     adapter: Adapter,
-    data: Dataset,
     fitted: Codec | None = None,
-    batch: int = 128,
-) -> Evaluation:
-    """Evaluate as a device and a server would serve together, with one decision's tokens and bits.
+) -> LogitsOf:
+    """A device and a server together, with one decision's cut, tokens and bits.
 
-    decision: of cut, tokens and bits. fitted: the run's codec, of uplinks whose codec is fitted.
+    fitted: the run's codec, of uplinks whose codec is fitted.
     """
     cut = decision.cut
     tokens = decision.selection(job.method)
@@ -78,29 +59,26 @@ def evaluate_through_cut(
         sent = shorten(activations, slice(None), tokens, model.spec.prefix)
         message = task.message(0, 0, 0, sent.hidden, sent.mask, task.targets(part))
         message = replace(message, places=sent.places)
-        rng = torch_rng(job.seed, "evaluate", start)
+        rng, most = torch_rng(job.seed, "evaluate", start), frame_limit(model, len(part))
         (frame,) = encode_activations_with(codec, [message], [rng])
-        received = decode_activations(frame, codec=codec)
+        received = decode_activations(frame, codec=codec, max_bytes=most)
         mask = received.mask.to(model.compute) if received.mask is not None else None
         return model.server_forward(received.hidden.to(model.compute), mask, cut, route)
 
-    return _score(task, logits_of, data, batch)
+    return logits_of
 
 
-def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[str, torch.Tensor]:
-    return {k: v.to(model.compute) for k, v in preprocess(part.inputs).items()}
-
-
-def _score(
-    task: Task, logits_of: Callable[[Dataset, int], torch.Tensor], data: Dataset, batch: int
-) -> Evaluation:
+def evaluate(task: Task, logits_of: LogitsOf, data: Dataset, batch: int = 128) -> Evaluation:
+    """Score a model's logits on `data`, `batch` samples at a time."""
     scores = []
     with torch.no_grad():
         for start in range(0, len(data), batch):
             part = data.subset(np.arange(start, min(start + batch, len(data))))
             scores.append(task.score(logits_of(part, start), task.targets(part)))
-    right = np.sum([score.right for score in scores], axis=0)
-    count = np.sum([score.count for score in scores], axis=0)
-    by_class = np.divide(right, count, out=np.zeros(len(right)), where=count > 0)
-    loss = sum(score.loss for score in scores)
-    return Evaluation(right.sum() / len(data), loss / len(data), tuple(by_class.tolist()))
+    loss = sum(score.loss for score in scores) / len(data)
+    predicted = np.concatenate([score.predicted for score in scores])
+    return Evaluation(loss, data.labels, predicted, len(data.classes))
+
+
+def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[str, torch.Tensor]:
+    return {k: v.to(model.compute) for k, v in preprocess(part.inputs).items()}

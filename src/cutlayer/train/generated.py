@@ -67,10 +67,10 @@ def find_policy(name: str) -> Policy:
     own = load_own_function("generated.weight", name)
 
     def checked(now: Participants) -> float:
-        weight = float(own(now))
-        if not 0 <= weight <= 1:
-            raise JobError(f"generated.weight: {name!r} gave {weight:g}: let it give 0 to 1")
-        return weight
+        weight = own(now)
+        if not isinstance(weight, int | float | np.number) or not 0 <= weight <= 1:
+            raise JobError(f"generated.weight: {name!r} gave {weight!r}: let it give 0 to 1")
+        return float(weight)
 
     return checked
 
@@ -86,11 +86,12 @@ def train_generated(
     """Train on the generated set as a device would; the adapter and the mean loss.
 
     start: the round's global adapter, which is left as it is. Where devices are frozen, so is
-    here what lies before the earliest of the round's cuts.
+    here what lies before the earliest of the round's cuts, and every block without an adapter.
     """
     names = tuple(start)
     if server.job.method.split and server.job.method.device == "frozen":
-        names = server.model.server_names(min(one.cut for one in decisions.values()))
+        first = min(one.cut for one in decisions.values())
+        names = server.model.server_names(max(first, server.bare))
     place = server.model.compute
     own = {name: start[name].detach().clone().to(place) for name in names if name in start}
     one = Device(GENERATED_DATA, images, server.job, server.model, preprocess, own)

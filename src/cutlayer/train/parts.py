@@ -1,17 +1,18 @@
 """Everything a run needs before its first round, made from a job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cutlayer.data.dataset import Dataset
-from cutlayer.data.partition import label_counts, partition
+from cutlayer.data.partition import divide, label_counts
 from cutlayer.data.sources import load
-from cutlayer.errors import JobError
+from cutlayer.errors import JobError, ModelError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
+from cutlayer.model.export import load_adapter
 from cutlayer.model.families import describe
 from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
@@ -31,7 +32,8 @@ from cutlayer.train.task import task_of
 class Parts:
     """What all methods of a comparison share: the frozen model, the data and who holds what.
 
-    shares: sample indices of each device [M]. counts: samples by device and class [M, C].
+    shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
+    is tested on [M]. counts: samples to train on by device and class [M, C].
     """
 
     model: CutModel
@@ -39,6 +41,7 @@ class Parts:
     train: Dataset
     test: Dataset
     shares: list[np.ndarray]
+    held_out: list[np.ndarray]
     counts: np.ndarray
 
 
@@ -52,12 +55,12 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     train, test = load(job.data, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
-    shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
+    shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
     task_of(job, classes)
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
-    return Parts(model, Preprocessor(model.spec), train, test, shares, counts)
+    return Parts(model, Preprocessor(model.spec), train, test, shares, held_out, counts)
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:
@@ -82,21 +85,54 @@ def compute_device(job: Job) -> torch.device:
     return torch.device("cuda" if there and job.training.compute != "cpu" else "cpu")
 
 
-def first_adapter(job: Job, model: CutModel) -> Adapter:
-    """The adapter every device starts from."""
-    return model.new_adapter(derive(job.seed, "adapter"))
+def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
+    """The adapter every device starts from: a new one, or that of model.adapter.
+
+    classes: the data's, which must be the adapter's where it names its own. Raises ModelError.
+    """
+    if job.model.adapter is None:
+        return model.new_adapter(derive(job.seed, "adapter"))
+    adapter = load_adapter(job.model.adapter, model, classes, "model.adapter")
+    _check_bare_blocks(job, model, adapter)
+    return adapter
+
+
+def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
+    """Raise ModelError where frozen devices would run blocks without what the adapter has there.
+
+    Looks at blocks that every device runs, whatever cut it gets.
+    """
+    if not job.method.split or job.method.device != "frozen":
+        return
+    chosen = job.method.allocation
+    moves = chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver
+    for name in model.device_names(min(chosen.cuts, default=0) if moves else job.cut):
+        if model.train == "lora" and name.endswith(".lora_B.weight") and bool(adapter[name].any()):
+            raise ModelError(
+                f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "
+                f"{job.method.name} run their blocks without adapters: give one trained with "
+                "method.device frozen at the same cut, or take method.device trained"
+            )
 
 
 def make_server(
-    job: Job, parts: Parts, adapter: Adapter, coding: ServerCoding | None = None
+    job: Job, parts: Parts, adapter: Adapter, bare: int = 0, coding: ServerCoding | None = None
 ) -> Server:
-    """The server with its global adapter, and (None: anew) how activations come to it."""
-    return Server(job, parts.model, adapter, coding)
+    """The server with its global adapter, whose first `bare` blocks carry none.
+
+    coding: how activations come to it, over all rounds; None: as in a first one.
+    """
+    return Server(job, parts.model, adapter, bare, coding)
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:
-    """Device `index` with its share of the data; all of it when one party holds the data."""
-    data = parts.train if job.method.pooled else parts.train.subset(parts.shares[index])
+    """Device `index` with its share of the data; all shares when one party holds the data."""
+    if not job.method.pooled:
+        data = parts.train.subset(parts.shares[index])
+    elif job.data.partition.held_out:
+        data = parts.train.subset(np.sort(np.concatenate(parts.shares)))
+    else:
+        data = parts.train
     return Device(index, data, job, parts.model, parts.preprocess)
 
 

@@ -15,6 +15,7 @@ from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device
 from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import decode_gradient
 from cutlayer.wire.places import Places
@@ -99,7 +100,8 @@ class Pool:
         gradients = []
         for device, hidden in zip(devices, sent, strict=True):
             with watch.timed("wire"):
-                gradient = decode_gradient(frames[device.id]).gradient
+                most = frame_limit(device.model, device.job.training.batch_size)
+                gradient = decode_gradient(frames[device.id], max_bytes=most).gradient
             gradients.append(gradient.to(hidden.device))
         torch.autograd.backward(sent, gradients)
         self._sent = {}

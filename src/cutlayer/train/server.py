@@ -22,16 +22,23 @@ from cutlayer.wire.codec import AdapterMessage, encode_adapter
 class Server:
     """Holds the global adapter, and averages.
 
-    adapter: the global adapter of the whole model (before the cut, after it, and the head). part:
-    what it trains in the round that was begun last. coding: how activations come, over all rounds.
+    adapter: the global adapter of the whole model (before the cut, after it, and the head). bare:
+    its first blocks that carry no adapter, where devices are frozen (see bare_blocks.py). part:
+    what it trains in the round that was begun last. coding: how activations come, in all rounds.
     """
 
     def __init__(
-        self, job: Job, model: CutModel, adapter: Adapter, coding: ServerCoding | None = None
+        self,
+        job: Job,
+        model: CutModel,
+        adapter: Adapter,
+        bare: int = 0,
+        coding: ServerCoding | None = None,
     ) -> None:
         self.job = job
         self.model = model
         self.adapter = adapter
+        self.bare = bare
         self.part: ServerPart
         self.coding = coding or ServerCoding(job, model.spec)
         self._task = task_of(job, model.spec.num_classes)
@@ -82,7 +89,15 @@ class Server:
         """
         self._round = round
         self.part = ServerPart(
-            self.job, self.model, self._task, self.adapter, round, decisions, steps, self.coding
+            self.job,
+            self.model,
+            self._task,
+            self.adapter,
+            round,
+            decisions,
+            steps,
+            self.coding,
+            self.bare,
         )
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:

@@ -26,6 +26,7 @@ class ServerAdapters:
     """What lies after the cut, for the devices of a round or of one turn of it.
 
     start: the global adapter, which is left as it is. decisions, steps: of each device in it.
+    bare: the first blocks that carry no adapter (see bare_blocks.py).
     """
 
     def __init__(
@@ -36,12 +37,13 @@ class ServerAdapters:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        bare: int = 0,
     ) -> None:
-        self._decisions, self._model = decisions, model
+        self._decisions, self._model, self._bare = decisions, model, bare
         self._trained: dict[int, _Trained] = {}
 
         def fresh(cut: int, most: int) -> _Trained:
-            names = [name for name in model.server_names(cut) if name in start]
+            names = [name for name in model.server_names(max(cut, bare)) if name in start]
             adapter = {name: start[name].detach().clone() for name in names}
             return _Trained(
                 adapter,
@@ -69,7 +71,7 @@ class ServerAdapters:
         if device not in self._trained:
             return {}
         held = self._trained[device].adapter
-        names = self._model.server_names(self._decisions[device].cut)
+        names = self._model.server_names(max(self._decisions[device].cut, self._bare))
         return {name: held[name] for name in names if name in held}
 
     def trained_by(self, devices: Sequence[int]) -> list[torch.Tensor]:

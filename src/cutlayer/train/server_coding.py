@@ -56,13 +56,13 @@ class ServerCoding:
         self.basis: bytes | None = None
         self.plain_steps = 0
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
-        self._version = 0
+        self._version, self._stale = 0, False
         self._share = MOST_SAMPLES
         self._seen: dict[int, list[Rows]] = defaultdict(list)
         self._samples: dict[int, int] = defaultdict(int)
         self._watch = RateWatch()
         if saved and "version" in saved:
-            self._version = int(saved["version"])
+            self._version, self._stale = int(saved["version"]), bool(saved["stale"])
             if "basis" in saved:
                 self._use(basis_of(saved))
 
@@ -75,7 +75,7 @@ class ServerCoding:
         """What a run resumes from; empty for codecs that are not fitted."""
         if not self.fitted:
             return {}
-        found = {"version": torch.tensor(self._version)}
+        found = {"version": torch.tensor(self._version), "stale": torch.tensor(self._stale)}
         if self.basis is not None:
             found["basis"] = torch.frombuffer(bytearray(self.basis), dtype=torch.uint8)
         return found
@@ -83,6 +83,9 @@ class ServerCoding:
     def begin(self, decisions: Mapping[int, Decision]) -> None:
         """Start a round, or a turn of it."""
         self.plain_steps, devices = 0, len(decisions)
+        if self._stale:
+            self.codec = self.basis = None
+            self._stale = False
         if self.cache is not None:
             self.cache.begin(decisions, self.fingerprint)
         if self.fitted and self.codec is None:
@@ -113,11 +116,11 @@ class ServerCoding:
             self.cache.keep(SentSample(device, sample, setting_of(decision), basis, frame))
 
     def end(self) -> None:
-        """End a round: fit where no step came to it, and forget a basis that no longer suits."""
+        """End a round: fit where no step came to it; a basis that no longer suits is its last."""
         if self.codec is None and self._seen:
             self.fit()
         elif self._job.method.device == "trained" and self._watch.due:
-            self.codec = self.basis = None
+            self._stale = True
         self._watch = RateWatch()
 
     def note(self, message: ActivationsMessage, frame: Bytes, tokens: int | None) -> None:

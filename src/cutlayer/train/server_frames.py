@@ -23,15 +23,17 @@ def read_activations(
     decision: Decision,
     spec: ModelSpec,
     job: Job,
+    most_bytes: int,
     codec: Codec | None = None,
     single: bool = False,
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
-    due: the device, round and step they must be of. codec: the fitted one that they may have been
-    encoded with. single: of one sample. Raises FrameError for any but those due.
+    due: the device, round and step they must be of. most_bytes: of the largest frame that the job
+    has use for. codec: the fitted one that they may have been encoded with. single: of one sample.
+    Raises FrameError for any but those due.
     """
-    message = decode_activations(frame, codec=codec)
+    message = decode_activations(frame, codec=codec, max_bytes=most_bytes)
     if (message.device, message.round, message.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent activations of device {message.device}, round "
@@ -57,9 +59,9 @@ def read_activations(
     return message
 
 
-def read_visit(frame: bytes, due: tuple[int, int, int], job: Job) -> Visit:
+def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: int) -> Visit:
     """A visit of the device, round and step that are due. Raises FrameError for any other."""
-    visit = decode_visit(frame)
+    visit = decode_visit(frame, max_bytes=most_bytes)
     if (visit.device, visit.round, visit.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent samples of device {visit.device}, round {visit.round}, "

@@ -25,6 +25,7 @@ from cutlayer.train.exchange import (
     step_exchanges,
 )
 from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_frames import gradient_frame, read_activations, read_visit
@@ -53,8 +54,8 @@ class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
-    activations come. seen: samples of each that came through the cut and were trained on, in all
-    epochs.
+    activations come. bare: the first blocks that carry no adapter. seen: samples of each that came
+    through the cut and were trained on, in all epochs.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class ServerPart:
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
         coding: ServerCoding,
+        bare: int = 0,
     ) -> None:
         self._job, self._model, self._task, self._coding = job, model, task, coding
         self._round = round
         self.decisions = dict(decisions)
-        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps)
+        self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
+        self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
         self._plain_steps = coding.plain_steps
 
@@ -145,7 +148,7 @@ class ServerPart:
             if self._coding.cache is not None:
                 state.computed[device] = len(message.hidden)
             return message
-        visit = read_visit(frame, due, self._job)
+        visit = read_visit(frame, due, self._job, self._most_bytes)
         messages, came = [], {n: one for n, one in visit.frames.items() if one is not None}
         for sample, sent in visit.frames.items():
             if sent is not None:
@@ -169,7 +172,14 @@ class ServerPart:
         """Activations that came. single: of one sample."""
         decision = self.decisions[due[0]]
         message = read_activations(
-            frame, due, decision, self._model.spec, self._job, self._coding.codec, single
+            frame,
+            due,
+            decision,
+            self._model.spec,
+            self._job,
+            self._most_bytes,
+            self._coding.codec,
+            single,
         )
         self._task.received(message)
         self._coding.note(message, frame, decision.tokens)

@@ -25,11 +25,10 @@ from cutlayer.wire.codec import ActivationsMessage
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """How good outputs are. loss: summed over the samples; right, count: samples by class [C]."""
+    """How good outputs are. loss: summed over the samples; predicted: the class of each [B]."""
 
     loss: float
-    right: np.ndarray
-    count: np.ndarray
+    predicted: np.ndarray
 
 
 class Task(Protocol):
@@ -103,15 +102,10 @@ class Classification:
         )
 
     def score(self, outputs: Tensor, targets: Tensor) -> Score:
-        """See Task. Right is the class of the largest logit; no smoothing, no weights."""
+        """See Task. Predicted is the class of the largest logit; no smoothing, no weights."""
         logits = outputs.float().cpu()
-        labels = targets.numpy()
-        hits = (logits.argmax(1) == targets).numpy()
-        return Score(
-            F.cross_entropy(logits, targets, reduction="sum").item(),
-            np.bincount(labels, weights=hits, minlength=self.classes),
-            np.bincount(labels, minlength=self.classes),
-        )
+        loss = F.cross_entropy(logits, targets, reduction="sum").item()
+        return Score(loss, logits.argmax(1).numpy())
 
     def export(
         self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]

@@ -21,7 +21,9 @@ def read_adapter(
 
     Raises FrameError for any but the one due.
     """
-    message = decode_adapter(frame)
+    # Float32 values at most; names and shapes are little beside them.
+    most = 4 * sum(tensor.numel() for tensor in due.values()) + 2**17
+    message = decode_adapter(frame, max_bytes=most)
     shapes = {name: tensor.shape for name, tensor in message.tensors.items()}
     if (message.device, message.round) != (device, round) or shapes != {
         name: tensor.shape for name, tensor in due.items()

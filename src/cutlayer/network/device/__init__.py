@@ -1,5 +1,5 @@
 """A device of a network run.
 
-join.py connects and takes part; device_requests.py does what the server asks, on device_data.py;
-machine.py says what the device can compute.
+join.py connects and takes part; device_requests.py does what the server asks; machine.py says what
+the device can compute.
 """

@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.data.device_data import load_folder, load_share
 from cutlayer.errors import JobError, RefusedError, RunError
 from cutlayer.job import Job, parse_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.network.device.device_data import load_folder, load_share
 from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cutlayer import __version__
+from cutlayer.data.device_data import check_there
 from cutlayer.data.report import LoadReport
 from cutlayer.errors import (
     CutlayerError,
@@ -28,7 +29,6 @@ from cutlayer.errors import (
     RunError,
 )
 from cutlayer.network.device import device_requests
-from cutlayer.network.device.device_data import check_there
 from cutlayer.network.device.machine import Machine, describe_machine
 from cutlayer.network.part_files import fetch_part, own_part
 from cutlayer.network.transport.backoff import Backoff, reconnecting

@@ -389,7 +389,7 @@ class ConnectedDevices:
             raise NetworkError(f"message: there is no {wanted.file} from byte {wanted.offset} on")
         with (self._offer.folder / wanted.file).open("rb") as file:
             file.seek(wanted.offset)
-            while piece := file.read(PIECE_BYTES):
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 await connection.send(Lane.DOWN, piece)
 
     def _drop(self, device: ConnectedDevice, reason: str, final: bool = False) -> None:

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,8 @@ from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Probe, RoundBegin, RoundEnd
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
+from cutlayer.record.told_devices import ToldDevice, read_told, write_told
+from cutlayer.record.writing import writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.train.activation_statistics import ActivationStatistics
 from cutlayer.train.coding import Opening, codec_of
@@ -266,11 +269,13 @@ async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
 class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet).
 
-    real: False to go by the job's world, as a simulation does.
+    folder: of the run, which gets what devices tell of themselves. real: False to go by the job's
+    world, as a simulation does.
     """
 
     def __init__(
         self,
+        folder: Path,
         job: Job,
         parts: Parts,
         connected_devices: ConnectedDevices,
@@ -280,6 +285,8 @@ class RemoteFleet:
         real: bool = True,
     ) -> None:
         self.job, self.parts, self.real = job, parts, real
+        self._folder = folder
+        self._told = read_told(folder, job.devices.count)
         self._connected_devices, self._timeouts, self._progress = (
             connected_devices,
             timeouts,
@@ -427,22 +434,35 @@ class RemoteFleet:
         )
 
     def _know(self, connected: Iterable[ConnectedDevice]) -> None:
-        """Note what devices share of their labels.
+        """Note what devices share of their labels, and write down what they told of themselves.
 
         Accuracies of those with data of their own are weighted by it, or (not shared) by the test
         data's labels.
         """
         counts, shared = self.parts.counts, self._labels.counts
+        told = dict(self._told)
         for device in connected:
-            if device.ready is None or not device.ready.own:
-                continue  # whose labels the server makes itself
+            if device.ready is None:
+                continue
+            name, samples = device.connection.name, device.ready.samples
+            if not device.ready.own:  # whose labels the server makes itself
+                made = counts[device.number].tolist()
+                told[device.number] = ToldDevice(name, samples, made)
+                continue
+            told[device.number] = ToldDevice(name, samples, None)
             labels = device.ready.labels if self.job.generated is not None else None
             if labels is not None and any(labels):
                 shared[device.number] = labels
                 counts[device.number] = np.rint(labels)
+                shares = counts[device.number].tolist()
+                told[device.number] = ToldDevice(name, samples, shares)
             else:
                 tested = np.bincount(self.parts.test.labels, minlength=counts.shape[1])
                 counts[device.number] = tested
+        if told != self._told:
+            self._told = told
+            with writing(self._folder):
+                write_told(self._folder, told)
 
     def _overhead(self) -> tuple[int, int]:
         """Bytes so far that carrying frames took, up and down, messages included."""

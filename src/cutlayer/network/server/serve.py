@@ -1,6 +1,5 @@
 """A job over a network: this is the edge server, and devices join it."""
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,13 +22,14 @@ from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Limits
 from cutlayer.network.transport.messages import Task
 from cutlayer.record.checkpoint import RunState
-from cutlayer.record.folder import JOB_FILE, ROSTER_FILE, new_folder
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import Row
-from cutlayer.record.writing import writing
+from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.loop import run_rounds
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.parts import Parts, load_parts
 
 PART_FOLDER = "part"
@@ -70,30 +70,32 @@ def serve(
     """
     options = options or ServeOptions()
     _check(job, options)
-    folder = Path(out) if out is not None else new_folder(job.method.name)
-    if (folder / JOB_FILE).exists():
+    if out is not None and (Path(out) / JOB_FILE).exists():
         raise RunError(
-            f"run folder: {folder} already holds a run: give another with --out, or continue it "
-            f"with cutlayer serve --resume {folder}"
+            f"run folder: {out} already holds a run: give another with --out, or continue it "
+            f"with cutlayer serve --resume {out}"
         )
     parts = load_parts(job, progress.say if progress else None)
-    state = begin_run(folder, job, parts)
+    _check_drawn(job, parts)
+    folder = Path(out) if out is not None else new_folder(job.method.name)
+    state = begin_run(folder, job, parts, elsewhere=True)
     return _open(folder, job, parts, state, [], options, progress, on_port)
 
 
 def resume_serving(
     folder: str | Path,
     *,
+    rounds: int | None = None,
     options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Go on with the run in `folder` after its last finished round; devices join again.
 
-    Raises as `serve`.
+    rounds: of the whole run, see `cutlayer.resume`. Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say)
+    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say, rounds)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
@@ -118,9 +120,24 @@ def _check(job: Job, options: ServeOptions) -> None:
             "world.energy: what a real device spends on computing is not measured: leave forward "
             "and backward out, or go by the job's world with --virtual"
         )
+    if job.data.partition.held_out:
+        raise JobError(
+            f"data.partition.held_out: {job.data.partition.held_out} but devices over a network "
+            "hold nothing out: leave it at 0, or run cutlayer simulate"
+        )
     check_free(options.address, "address")
     if options.metrics is not None:
         check_free(options.metrics, "--metrics")
+
+
+def _check_drawn(job: Job, parts: Parts) -> None:
+    """Raise JobError where devices would draw anew what came with the adapter of model.adapter."""
+    if job.model.adapter is not None and parts.model.drawn and not job.method.split:
+        raise JobError(
+            f"model.adapter: {job.model.path} lacks {parts.model.drawn[0]}, which the devices of "
+            f"method {job.method.name} would draw anew: run cutlayer simulate, or take a split "
+            "method"
+        )
 
 
 def _open(
@@ -155,7 +172,7 @@ def _open(
             shorter = min(timeouts.round_s, job.world.deadline_s)
             timeouts = replace(timeouts, round_s=shorter)
         fleet = RemoteFleet(
-            job, parts, connected_devices, timeouts, watched, real=not options.virtual
+            folder, job, parts, connected_devices, timeouts, watched, real=not options.virtual
         )
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
@@ -194,13 +211,8 @@ def latest_cut(job: Job, depth: int) -> int:
 
 def limits_of(job: Job, parts: Parts) -> Limits:
     """Limits of connections, with no larger frame than the job has use for."""
-    spec, batch = parts.model.spec, job.training.batch_size
-    adapter = sum(math.prod(shape) for shape in parts.model.shapes().values())
-    rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
-    # Float32 values at most; a bit a token, labels and headers are little beside them.
-    largest = 4 * max(adapter, batch * (rows + spec.tokens)) + 2**17
-    if job.method.uplink.codec == "klt":
-        width = spec.width_at(job.cut)
+    largest = frame_limit(parts.model, job.training.batch_size)
+    if job.method.split and job.method.uplink.codec == "klt":
+        spec, width = parts.model.spec, parts.model.spec.width_at(job.cut)
         largest = max(largest, 4 * width * (spec.tokens_at(job.cut) + 1 + width) + 2**17)
-    largest += 256 * batch  # samples that come one by one have a header each
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

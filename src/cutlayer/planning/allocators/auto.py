@@ -19,7 +19,7 @@ def solve(now: PlanningInput) -> RoundDecisions:
     table = now.measures.calibration()
     cuts = _axis("cuts", table.cuts, settings.cuts)
     tokens = _axis("tokens", table.tokens, tuple(t or max(table.tokens) for t in settings.tokens))
-    bits = _axis("bits", table.bits, settings.bits if set(settings.bits) <= set(table.bits) else ())
+    bits = _axis("bits", table.bits, settings.bits)
     plan = auto.solve(
         _problem(now, table, cuts, tokens, bits),
         time_weight=settings.time_weight,

@@ -7,6 +7,9 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
+BITS = (2, 4, 8, 16, 32)
+"""What there is to choose from where the job names no bits."""
+
 
 def solve(now: PlanningInput) -> RoundDecisions:
     """Bits of each device under the budget on the relative squared error, mean over devices.
@@ -15,7 +18,7 @@ def solve(now: PlanningInput) -> RoundDecisions:
     equal share and the fewest bits would not bring in on time are left out.
     """
     method, settings, cut = now.job.method, now.allocation, now.job.cut
-    tokens, choices = method.tokens.keep, settings.bits
+    tokens, choices = method.tokens.keep, _choices(now)
     now, left_out = _in_time(now)
     spread, square = now.measures.spread(now.devices, cut)
     width = now.loads.spec.width_at(cut)
@@ -44,8 +47,13 @@ def solve(now: PlanningInput) -> RoundDecisions:
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
+def _choices(now: PlanningInput) -> tuple[int, ...]:
+    """Numbers of bits to choose from, rising."""
+    return now.allocation.bits or BITS
+
+
 def _in_time(now: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
-    cut, tokens, choices = now.job.cut, now.job.method.tokens.keep, now.allocation.bits
+    cut, tokens, choices = now.job.cut, now.job.method.tokens.keep, _choices(now)
     speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
     end = now.fixed_s(cut, tokens, choices[-1]) + now.upload_bits(cut, tokens, choices[0]) / speed
     able = end <= now.limit_s

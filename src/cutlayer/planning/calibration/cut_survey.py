@@ -19,6 +19,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import fresh_head, with_outputs
 from cutlayer.planning.calibration.linear_head import fit_head
 from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from cutlayer.wire.tokens import Selected, select
 
@@ -146,7 +147,7 @@ class CutSurvey:
             message = ActivationsMessage(
                 0, 0, 0, chosen.hidden, chosen.mask, labels, len(self.data.classes)
             )
-            crossed = []
+            crossed, most = [], frame_limit(self.model, len(chosen.hidden))
             for q, bits in enumerate(self.grid.bits):
                 frame = encode_activations(
                     message,
@@ -155,7 +156,7 @@ class CutSurvey:
                     rotation_seed=derive(self.job.seed, "rotation"),
                 )
                 self.sent[place, k, q] += len(frame)
-                crossed.append(decode_activations(frame).hidden)
+                crossed.append(decode_activations(frame, max_bytes=most).hidden)
             if keep == self.grid.tokens[-1]:
                 # Whole floats of all tokens arrive as they were: the cut changes nothing.
                 crossed.pop()

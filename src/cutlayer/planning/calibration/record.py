@@ -46,7 +46,7 @@ class Subject:
     max_tokens: int
     score: str
     rest: str
-    quantizer: dict[str, str | bool]
+    quantizer: dict[str, str | bool | float]
 
     @property
     def inputs(self) -> str:

@@ -27,7 +27,7 @@
       host.replaceChildren();
       map = heatmap(host, {
         title: one.title, unit: one.unit, log: one.log, rows: data.devices, columns: data.rounds.length,
-        value: values[i].at, format: said(one), rowName: (r) => `device ${r}`, shortName: String,
+        value: values[i].at, format: said(one), rowName: (r) => data.names[r], shortName: String,
         columnName: (c) => `round ${data.rounds[c]}`, columnLabel: (c) => data.rounds[c], x: "round", y: "device",
         pick: (c) => steps.go(c),
       });

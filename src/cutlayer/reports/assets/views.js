@@ -51,7 +51,7 @@
     place.append(host);
     heatmap(host, {
       title: "samples", rows: counts.rows, columns: counts.columns, value: counts.at, blank: true, numbers: true,
-      rowName: (r) => data.classes[r], columnName: (c) => `device ${c} (${number(data.samples[c])} samples)`,
+      rowName: (r) => data.classes[r], columnName: (c) => `${data.names[c]} (${number(data.samples[c])} samples)`,
       x: "device", y: "label",
     });
   }
@@ -60,12 +60,17 @@
     const count = data.turns["took part"].length;
     if (data.accuracy.length) {
       const host = html("div", { class: "host" });
-      place.append(html("h3", {}, "Accuracy on its own mix of labels"), host);
-      bars(host, { title: "Accuracy by device", unit: "%", groups: { "accuracy (%)": data.accuracy }, colours: ["c0"], mean: true });
+      place.append(html("h3", {}, "Accuracy on the test set, weighted by its own mix of labels"), host);
+      bars(host, { title: "Accuracy by device, by its mix of labels", unit: "%", groups: { "accuracy (%)": data.accuracy }, colours: ["c0"], mean: true, names: data.names });
+    }
+    if (data.held_out.length) {
+      const host = html("div", { class: "host" });
+      place.append(html("h3", {}, "Accuracy on its own held-out samples"), host);
+      bars(host, { title: "Accuracy by device, on its held-out samples", unit: "%", groups: { "accuracy (%)": data.held_out }, colours: ["c0"], names: data.names });
     }
     const turns = html("div", { class: "host" });
     place.append(html("h3", {}, "Turns"), turns);
-    bars(turns, { title: "Turns by device", unit: "", groups: data.turns, colours: ["c2", "c4", "c1", "grey"] });
+    bars(turns, { title: "Turns by device", unit: "", groups: data.turns, colours: ["c2", "c4", "c1", "grey"], names: data.names });
     if (data.reasons.length) place.append(html("p", { class: "note" }, "Left out because: ",
       data.reasons.map(([reason, times]) => `${reason} (${number(times)})`).join("; "), "."));
     if (data.over_rounds) {
@@ -73,14 +78,34 @@
       place.append(html("details", { open: count <= 100 }, html("summary", {}, "Accuracy of each device over the rounds"), host));
       heatmap(host, {
         title: "accuracy", unit: "%", rows: values.rows, columns: values.columns, value: values.at,
-        rowName: (r) => `device ${r}`, shortName: String, columnName: (c) => `round ${data.over_rounds.rounds[c]}`,
+        rowName: (r) => data.names[r], shortName: String, columnName: (c) => `round ${data.over_rounds.rounds[c]}`,
         columnLabel: (c) => data.over_rounds.rounds[c], x: "round", y: "device",
       });
     }
-    place.append(numbers([{ title: "device", numeric: true }, { title: "accuracy (%)", numeric: true },
+    const held = data.held_out.length ? [{ title: "on held-out samples (%)", numeric: true }, { title: "held out", numeric: true }] : [];
+    place.append(numbers([{ title: "device" }, { title: "by its mix of labels (%)", numeric: true }, ...held,
       ...Object.keys(data.turns).map((title) => ({ title, numeric: true }))],
-    () => Array.from({ length: count }, (_, m) => [m, { text: number(data.accuracy[m]), value: data.accuracy[m] ?? -1 },
+    () => Array.from({ length: count }, (_, m) => [{ text: data.names[m].replace(/^device /, ""), value: m }, { text: number(data.accuracy[m]), value: data.accuracy[m] ?? -1 },
+      ...(held.length ? [{ text: number(data.held_out[m]), value: data.held_out[m] ?? -1 }, data.held_out_samples[m]] : []),
       ...Object.values(data.turns).map((values) => values[m])]), "Accuracy and turns by device"));
+  }
+
+  async function classes(place, data) {
+    if (data.matrix) {
+      const values = await unpack(data.matrix), host = html("div", { class: "host" });
+      place.append(html("h3", {}, "What each class is taken for"), host);
+      heatmap(host, {
+        title: "share of the true class", unit: "%", rows: values.rows, columns: values.columns, value: values.at, blank: true,
+        rowName: (r) => data.names[r], columnName: (c) => `taken for ${data.names[c]}`,
+        x: "predicted", y: "true class",
+      });
+    }
+    if (data.wrong.length) place.append(html("p", { class: "note" }, "Most often wrong: ",
+      data.wrong.slice(0, 6).map(([is, said, times]) => `${is} taken for ${said} (${number(times)})`).join("; "), "."));
+    const samples = data.samples ? [{ title: "test samples", numeric: true }] : [];
+    place.append(numbers([{ title: "class" }, { title: "accuracy (%)", numeric: true }, ...samples],
+      () => data.names.map((name, i) => [name, { text: number(data.accuracy[i]), value: data.accuracy[i] ?? -1 },
+        ...(samples.length ? [data.samples[i]] : [])]), "Accuracy by class"));
   }
 
   /** A bar a device, stacked by group. */
@@ -96,7 +121,7 @@
       html("span", {}, html("i", { class: "chip", style: `background:var(--${group.colour})` }), group.name))));
     host.append(picture);
     let cursor = -1, across = () => 0, wide = 1;
-    const read = (m) => sayIn(picture, across(m), 20, [`device ${m}`, ...groups.map((group) => `${group.name}: ${number(group.values[m])}`)]);
+    const read = (m) => sayIn(picture, across(m), 20, [spec.names[m], ...groups.map((group) => `${group.name}: ${number(group.values[m])}`)]);
     onWidth(host, (width) => {
       const height = 170, left = 44, right = width - 10, base = height - 36;
       wide = (right - left) / count;
@@ -215,6 +240,6 @@
   const missing = () => {};
 
   Object.assign((cutlayer.views ??= {}), {
-    comparison, curves, devices, headline, job, labels, missing, pareto, patches,
+    classes, comparison, curves, devices, headline, job, labels, missing, pareto, patches,
   });
 })();

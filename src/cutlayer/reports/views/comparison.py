@@ -169,6 +169,10 @@ def _notes(lines: Sequence[Line], target: float | None, reference: Line | None) 
             f"To target: until {100 * target:.1f} %, the highest accuracy that every run reached, "
             "was first measured."
         )
+    every = {run.test_samples for line in lines for run in line.runs}
+    sizes = sorted(size for size in every if size is not None)
+    if sizes:
+        notes.append(f"Accuracies are of {', '.join(f'{n:,}' for n in sizes)} test samples.")
     if reference is not None:
         notes.append(f"Saving: bytes of {reference.label} over a run's.")
     unlike = _unlike(lines)
@@ -182,7 +186,7 @@ def _notes(lines: Sequence[Line], target: float | None, reference: Line | None) 
         f"{run.name} ({len(run.rows)} of {run.job.training.rounds})"
         for line in lines
         for run in line.runs
-        if len(run.rows) < run.job.training.rounds
+        if not run.over
     ]
     if unfinished:
         notes.insert(0, f"Not finished: {', '.join(unfinished)} rounds.")

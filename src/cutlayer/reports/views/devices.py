@@ -10,30 +10,37 @@ from cutlayer.reports.views.pack import View, pack, plain
 from cutlayer.reports.views.runs import Holdings, Run
 
 
-def labels(holdings: Holdings) -> View:
-    """Samples by device and label."""
+def labels(run: Run, holdings: Holdings) -> View:
+    """Samples by device and label, of the devices whose labels are known."""
     devices, classes = holdings.counts.shape
-    some = (holdings.counts > 0).sum(axis=1)
+    known = range(devices) if holdings.known is None else holdings.known
+    some = (holdings.counts[list(known)] > 0).sum(axis=1)
+    on = f"{devices} devices"
+    if len(known) < devices:
+        on = f"the {len(known)} of {devices} devices that share their labels"
     held = f"{some.min()}" if some.min() == some.max() else f"{some.min()} to {some.max()}"
     return {
         "kind": "labels",
         "id": "labels",
         "title": "Who holds which labels",
-        "text": f"{int(holdings.counts.sum()):,} training samples on {devices} devices; a device "
+        "text": f"{int(holdings.counts.sum()):,} training samples on {on}; a device "
         f"holds {held} of {classes} labels.",
         "data": {
             "classes": list(holdings.classes),
             "counts": pack(holdings.counts.T),
             "samples": holdings.counts.sum(axis=1).tolist(),
+            "names": run.called(devices),
         },
     }
 
 
 def devices(run: Run) -> View:
-    """By device: the last accuracy on its own mix of labels, and what became of its turns."""
+    """By device: the last accuracy on its own held-out samples and on its own mix of labels, and
+    what became of its turns.
+    """
     count = 1 if run.job.method.pooled else run.job.devices.count
-    measured = [row for row in run.rows if row.device_accuracy]
-    accuracy = measured[-1].device_accuracy if measured else []
+    measured = [row for row in run.rows if row.label_mix_accuracy]
+    accuracy = measured[-1].label_mix_accuracy if measured else []
     took, late = Counter[int](), Counter[int]()
     lost, out = Counter[int](), Counter[int]()
     for row in run.rows:
@@ -47,8 +54,17 @@ def devices(run: Run) -> View:
     if measured:
         values = 100 * np.array(accuracy)
         text += (
-            f"; after round {measured[-1].round + 1} accuracy on a device's own mix of labels is "
-            f"{values.min():.0f} to {values.max():.0f} %, {values.mean():.1f} % in the mean"
+            f"; after round {measured[-1].round + 1} accuracy on the test set, weighted by a "
+            f"device's own mix of labels, is {values.min():.0f} to {values.max():.0f} %, "
+            f"{values.mean():.1f} % in the mean"
+        )
+    held_out = [row for row in run.rows if row.held_out_accuracy]
+    own = held_out[-1].held_out_accuracy if held_out else []
+    found = [100 * value for value in own if value is not None]
+    if found:
+        text += (
+            f"; on its own held-out samples ({sum(held_out[-1].held_out_samples):,} in all) "
+            f"{min(found):.0f} to {max(found):.0f} %, {sum(found) / len(found):.1f} % in the mean"
         )
     reasons = Counter(reason for row in run.rows for reason in row.left_out.values())
     return {
@@ -58,6 +74,8 @@ def devices(run: Run) -> View:
         "text": text + ".",
         "data": {
             "accuracy": plain([100 * value for value in accuracy]),
+            "held_out": plain([None if value is None else 100 * value for value in own]),
+            "held_out_samples": held_out[-1].held_out_samples if held_out else [],
             "turns": {
                 "took part": [took[device] for device in range(count)],
                 "too late": [late[device] for device in range(count)],
@@ -65,6 +83,7 @@ def devices(run: Run) -> View:
                 "left out": [out[device] for device in range(count)],
             },
             "reasons": reasons.most_common(6),
+            "names": run.called(count),
             "over_rounds": _over_rounds(run),
         },
     }
@@ -72,13 +91,13 @@ def devices(run: Run) -> View:
 
 def _over_rounds(run: Run) -> View | None:
     """Accuracy [M, rounds] of every device, each time it was measured."""
-    measured = [row for row in run.rows if row.device_accuracy]
+    measured = [row for row in run.rows if row.label_mix_accuracy]
     if len(measured) < 2:
         return None
-    most = max(2, 100_000 // len(measured[0].device_accuracy))
+    most = max(2, 100_000 // len(measured[0].label_mix_accuracy))
     step = -(-len(measured) // most)
     kept = measured[::-1][::step][::-1]  # the last one is always among them
     return {
         "rounds": [row.round + 1 for row in kept],
-        "values": pack(100 * np.array([row.device_accuracy for row in kept]).T),
+        "values": pack(100 * np.array([row.label_mix_accuracy for row in kept]).T),
     }

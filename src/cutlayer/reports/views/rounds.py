@@ -95,6 +95,7 @@ def allocation(run: Run, cells: int = CELLS) -> View:
         "data": {
             "rounds": [row.round + 1 for row in rows],
             "devices": count,
+            "names": run.called(count),
             "quantities": quantities,
             "alike": alike,
             "missed": [_missed(row) for row in rows],

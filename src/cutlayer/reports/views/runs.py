@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cutlayer.drawing.curves import Curve, curve_of
 from cutlayer.job import Job
+from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import Row
 
 Floats = npt.NDArray[np.float64]
@@ -25,10 +26,14 @@ STAGES = (
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """Who holds which labels: counts [M, C] of `classes`."""
+    """Who holds which labels: counts [M, C] of `classes`.
+
+    known: the devices whose labels are known; None: all of them.
+    """
 
     classes: Sequence[str]
     counts: Ints
+    known: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +98,9 @@ class Run:
 
     rows: at least one. whole: the number of tokens that a decision of None keeps; 0: unknown.
     missing: by view (labels, gantt, fleet, patches) the sentence that says why it is not there.
+    names: of devices by number, where they joined over a network.
+    classes: their names, in order; none where the folder has none (yet). label: what a comparison
+    called it; empty for a run of its own.
     """
 
     folder: Path
@@ -104,6 +112,13 @@ class Run:
     places: Places | None = None
     patches: Patches | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+    label: str = ""
+
+    def called(self, devices: int) -> list[str]:
+        """What the first `devices` devices are called."""
+        return [self.names.get(number, f"device {number}") for number in range(devices)]
 
     @property
     def name(self) -> str:
@@ -119,6 +134,18 @@ class Run:
     def accuracy(self) -> float | None:
         """The last accuracy that was measured, as a fraction."""
         found = [row.accuracy for row in self.rows if row.accuracy is not None]
+        return found[-1] if found else None
+
+    @property
+    def over(self) -> bool:
+        """Whether the run goes on no further: all its rounds are done, or it was stopped early."""
+        accuracy = {row.round + 1: row.accuracy for row in self.rows}
+        return is_over(self.job.training, len(self.rows), accuracy)
+
+    @property
+    def test_samples(self) -> int | None:
+        """Size of the test set; None where no accuracy was measured, or a record is older."""
+        found = [row.test_samples for row in self.rows if row.test_samples is not None]
         return found[-1] if found else None
 
     @property
@@ -164,13 +191,14 @@ class Line:
 
 
 def lines_of(runs: Iterable[Run]) -> list[Line]:
-    """The runs by job, seeds together, each named by its method and what sets it apart.
+    """The runs by job, seeds together, each named by its label, or else by its method and what
+    sets it apart.
 
     Two runs of the same job and seed are two lines: one does not say how sure the other is.
     """
     groups: dict[tuple[str, int], list[Run]] = defaultdict(list)
     for run in runs:
-        key = run.job.model_copy(update={"seed": 0}).model_dump_json()
+        key = run.label + "\n" + run.job.model_copy(update={"seed": 0}).model_dump_json()
         again = 0
         while any(run.job.seed == other.job.seed for other in groups.get((key, again), [])):
             again += 1
@@ -208,7 +236,9 @@ def differing(jobs: Sequence[Job]) -> list[str]:
 
 
 def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """A name for each: the method's, its settings where methods are alike, or the folder's."""
+    """A name for each: a comparison's label, else the method's, its settings where methods are
+    alike, or the folder's.
+    """
     labels = []
     for group in groups:
         job = group[0].job
@@ -219,7 +249,8 @@ def _labels(groups: Sequence[Sequence[Run]]) -> list[str]:
             [job.method.name]
             + [f"{path.removeprefix('method.')}={_short(values.get(path))}" for path in apart]
         )
-        labels.append(label if len(apart) <= 3 else group[0].name)
+        label = label if len(apart) <= 3 else group[0].name
+        labels.append(group[0].label or label)
     return [
         label if labels.count(label) == 1 else f"{label} ({group[0].name})"
         for label, group in zip(labels, groups, strict=True)

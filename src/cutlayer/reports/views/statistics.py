@@ -27,6 +27,23 @@ def compare_means(
     return _welch(list(ours.values()), list(theirs.values())), WELCH
 
 
+def paired_interval(
+    ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95
+) -> tuple[float, float, float] | None:
+    """The mean of ours - theirs over the seeds that both have, and where it lies (low, high).
+
+    By Student's t of the differences, taken to be about normal: mean +- t s / sqrt(n) with n - 1
+    degrees of freedom. None with fewer than two such seeds.
+    """
+    both = sorted(ours.keys() & theirs.keys())
+    if len(both) < 2:
+        return None
+    differences = [ours[seed] - theirs[seed] for seed in both]
+    middle, freedom = mean(differences), len(both) - 1
+    half = _quantile(1 - confidence, freedom) * math.sqrt(variance(differences) / len(both))
+    return middle, middle - half, middle + half
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """p values adjusted for being several (Holm 1979), in the order given."""
     order = sorted(range(len(values)), key=lambda i: values[i])
@@ -42,6 +59,17 @@ def two_sided(t: float, freedom: float) -> float:
     if math.isinf(t):
         return 0.0
     return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _quantile(p: float, freedom: float) -> float:
+    """The t whose two-sided probability is p, by bisection."""
+    low, high = 0.0, 1.0
+    while two_sided(high, freedom) > p:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if two_sided(middle, freedom) > p else (low, middle)
+    return high
 
 
 def _paired(differences: Sequence[float]) -> float:

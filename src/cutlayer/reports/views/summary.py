@@ -15,7 +15,7 @@ def headline(run: Run, reference: Run | None = None) -> View:
     """Accuracy, bytes, seconds and joules, each against a reference where there is one."""
     last = run.rows[-1]
     figures = [
-        _figure("accuracy", _percent(run.accuracy), _points(run.accuracy, reference)),
+        _figure("accuracy", _percent(run.accuracy), _accuracy_note(run, reference)),
         _amount(
             "sent up", run.up_bytes / 1e6, "MB", reference.up_bytes / 1e6 if reference else None
         ),
@@ -31,6 +31,9 @@ def headline(run: Run, reference: Run | None = None) -> View:
             "through the cut", _percent(last.accuracy_through_cut), "as it would serve"
         )
         figures.insert(1, through)
+    f1 = [row.macro_f1 for row in run.rows if row.macro_f1 is not None]
+    if f1:
+        figures.insert(1, _figure("macro F1", f"{100 * f1[-1]:.1f} %", "mean over classes"))
     if run.virtual_s is not None and run.joules is not None:
         theirs = reference.virtual_s if reference else None
         figures.append(_amount("time in its world", run.virtual_s, "s", theirs))
@@ -49,7 +52,14 @@ def headline(run: Run, reference: Run | None = None) -> View:
     figures.append(_figure("computed in", _clock(trained), "wall clock"))
     done, asked = len(run.rows), run.job.training.rounds
     turns = sum(len(row.decisions) for row in run.rows)
-    notes = [f"{done} of {asked} rounds: the run is not finished."] if done < asked else []
+    notes = []
+    if not run.over:
+        notes.append(f"{done} of {asked} rounds: the run is not finished.")
+    elif done < asked:
+        notes.append(
+            f"Stopped after {done} of {asked} rounds: accuracy had not risen for "
+            f"{run.job.training.patience} (training.patience)."
+        )
     if run.dropped:
         notes.append(
             f"{run.dropped} of {turns + sum(len(row.left_out) for row in run.rows)} turns of "
@@ -157,6 +167,11 @@ def _points(value: float | None, reference: Run | None) -> str:
     if reference is None or reference.accuracy is None or value is None:
         return ""
     return f"{100 * (value - reference.accuracy):+.1f} points"
+
+
+def _accuracy_note(run: Run, reference: Run | None) -> str:
+    size = "" if run.test_samples is None else f"of {run.test_samples:,} test samples"
+    return ", ".join(part for part in (_points(run.accuracy, reference), size) if part)
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,114 @@
+"""The commands that use what a run trained: parse, call, print."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cutlayer.commands.console import say
+
+app = typer.Typer()
+
+PANEL = "Use what was trained"
+
+Run = Annotated[Path, typer.Argument(help="The folder of a finished run.")]
+ThroughCut = Annotated[
+    bool,
+    typer.Option(
+        "--through-cut",
+        help="With the tokens and bits that crossed the cut, not as one unsplit model.",
+    ),
+]
+Device = Annotated[
+    int | None,
+    typer.Option(min=0, metavar="N", help="Whose adapter, where each device keeps its own."),
+]
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+@app.command(rich_help_panel=PANEL)
+def evaluate(
+    run: Run,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled samples: a folder of images a class, or tables; else the test set."
+        ),
+    ] = None,
+    through_cut: ThroughCut = False,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for all figures.")] = None,
+) -> None:
+    """Test a run's model on its test set or on other samples: accuracy, F1, class by class."""
+    from cutlayer.inference.evaluate_run import evaluate as test
+
+    found = test(run, data=data, through_cut=through_cut, device=device, out=out)
+    for line in found.sentences():
+        say(line)
+    if out:
+        say(f"figures  {out}")
+
+
+@app.command(rich_help_panel=PANEL)
+def predict(
+    run: Run,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Images or folders of images; texts in files of one text a line."),
+    ],
+    through_cut: ThroughCut = False,
+    device: Device = None,
+    format: Annotated[Format, typer.Option(help="How to print, or to write.")] = Format.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(help="A file instead of the console, .csv or .json.")
+    ] = None,
+) -> None:
+    """Ask a run's model about files: the class of each, with the probability of every class."""
+    from cutlayer.errors import RunError
+    from cutlayer.inference.evaluate_run import write_out
+    from cutlayer.inference.predict import predict as ask
+    from cutlayer.inference.predict import to_csv, to_json
+
+    if out is not None and format is Format.TABLE:
+        if out.suffix.lower() not in (".csv", ".json"):
+            raise RunError(f"--out: {out} ends neither in .csv nor in .json: name it so")
+        format = Format(out.suffix.lower()[1:])
+    found = ask(run, files=files, through_cut=through_cut, device=device)
+    if format is Format.TABLE:
+        width = max(len(one.label) for one in found)
+        for one in found:
+            say(f"{one.label:<{width}}  {100 * one.probability:5.1f} %  {one.sample}")
+        return
+    text = to_csv(found) if format is Format.CSV else to_json(found)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_out(out, text)
+        say(f"written  {out}  ({len(found):,} samples)")
+
+
+@app.command(rich_help_panel=PANEL)
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    merged: Annotated[
+        bool,
+        typer.Option("--merged", help="One whole model, not the adapter beside its base model."),
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Write what a run trained for other programs: the adapter, or the whole model."""
+    from cutlayer.inference.export_run import export as write
+
+    found = write(run, out=out, merged=merged, device=device)
+    say(f"written  {found.folder}")
+    say(f"load it  {found.loads_by}")

@@ -1,0 +1,102 @@
+"""The commands that plan and measure without training: parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cutlayer.commands.console import JobFile, Settings, console, fail, say
+
+PANEL = "Plan and measure"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def calibrate(
+    job: JobFile = None,
+    settings: Settings = None,
+    samples: Annotated[int, typer.Option(help="Samples of the training split.")] = 128,
+    cuts: Annotated[str | None, typer.Option(help="Cuts, as in 1,2,4.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens kept, as in 8,16,all.")] = None,
+    bits: Annotated[str | None, typer.Option(help="Bits, as in 2,4,8.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Folder of a trained adapter to measure with.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the record too.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="A PNG file for a figure.")] = None,
+) -> None:
+    """Measure how much of a model's output survives each cut, number of tokens and bits."""
+    from cutlayer.job import load_job
+    from cutlayer.planning.calibration import view
+    from cutlayer.planning.calibration.record import cache_file, write_calibration
+
+    chosen = load_job(job, settings or [])
+    grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
+    widths = view.numbers("--bits", bits)
+    try:
+        with view.bar(console) as progress:
+            from cutlayer.planning.calibration.calibrate import calibrate
+
+            found = calibrate(
+                chosen,
+                samples=samples,
+                cuts=grid[0],
+                tokens=grid[1],
+                bits=widths,
+                adapter=adapter,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        fail("stopped: nothing was stored", status=130)
+    console.print(view.table(found))
+    for line in view.sentences(found):
+        say(line)
+    say(f"record   {cache_file(found.subject)}")
+    if out:
+        say(f"record   {write_calibration(found, out)}")
+    if figure:
+        view.draw(found, figure)
+        say(f"figure   {figure}")
+
+
+@app.command(rich_help_panel=PANEL)
+def plan(
+    job: JobFile = None,
+    settings: Settings = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Plan once for each value of a setting, as in world.bandwidth_hz=10e6,20e6; "
+            "given twice, for each combination of values."
+        ),
+    ] = None,
+    round: Annotated[int, typer.Option(min=0, help="The round to plan.")] = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Rounds to average over, each with a channel of its own.")
+    ] = 1,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
+    ] = None,
+) -> None:
+    """Solve only the allocation: who takes part and with what, and what a round takes."""
+    from cutlayer.job import load_job
+    from cutlayer.planning import plan as plans
+    from cutlayer.planning import plan_files, plan_sweep, plan_totals
+
+    asked = plans.in_a_world(load_job(job, settings or []))
+    written: list[Path] = []
+    if sweep:
+        rows = plan_sweep.sweep(asked, setting=sweep, draws=draws, round=round)
+        console.print(plan_sweep.sweep_table(rows))
+        written = plan_files.write_sweep(rows, out) if out else []
+    else:
+        found = plans.plan(asked, round=round)
+        console.print(found.table())
+        for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
+            say(sentence)
+        if draws > 1:
+            drawn = plan_totals.draws_of(plans.Planner(asked), draws, round)
+            console.print(plan_totals.draws_table(drawn))
+        written = plan_files.write_plan(found, out) if out else []
+    for path in written:
+        say(f"written  {path}")

@@ -1,0 +1,123 @@
+"""The commands that train: parse, call, print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cutlayer.commands.console import JobFile, Settings, console, fail, say
+
+if TYPE_CHECKING:
+    from cutlayer.rounds.progress import OnConsole
+    from cutlayer.simulation.comparison import Comparison
+
+PANEL = "Train"
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
+) -> None:
+    """Ten devices fine-tune a ViT through a cut, three ways; about two minutes on two cores."""
+    from cutlayer.simulation.demo import demo as run
+
+    with _watched() as progress:
+        _show(run(out=out, seed=seed, progress=progress))
+
+
+@app.command(rich_help_panel=PANEL)
+def simulate(
+    job: JobFile = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; a new one below runs/.")] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
+            "it other rounds."
+        ),
+    ] = None,
+) -> None:
+    """Train a job on this machine, device by device, and write its run folder."""
+    from cutlayer.job import load_job
+    from cutlayer.rounds.run_folder import rounds_to_resume
+    from cutlayer.simulation import simulate as runs
+
+    if resume and (job or out):
+        fail("--resume: the folder holds its job: leave out JOB and --out")
+    with _watched() as progress:
+        if resume:
+            result = runs.resume(resume, rounds=rounds_to_resume(settings or []), progress=progress)
+        else:
+            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
+    say(
+        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
+        f"{result.down_bytes / 1e6:.1f} MB down"
+    )
+    say(f"adapter  {result.adapter_folder}")
+    say(f"figures  {result.folder / 'figures'}")
+    say(f"see it   cutlayer report {result.folder}")
+    if result.worse:
+        say(result.worse)
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def compare(
+    job: JobFile = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Methods, separated by commas, each with settings after it and a label before "
+            "it if you like, as in 'sflora, small = tsflora tokens.keep=24 uplink.bits=4'."
+        ),
+    ] = "sflora, tsflora",
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Run each once for each seed, as in 0,1,2: mean, range and paired differences."
+        ),
+    ] = None,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
+) -> None:
+    """Train several methods on the same devices, data and seed; one table, one set of pictures."""
+    from cutlayer.job import load_job, split_values
+    from cutlayer.simulation import compare as comparisons
+
+    chosen, named = load_job(job, settings or []), split_values(methods)
+    numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
+    with _watched() as progress:
+        _show(comparisons.compare(chosen, methods=named, seeds=numbers, out=out, progress=progress))
+
+
+def _show(comparison: Comparison) -> None:
+    for table in comparison.tables():
+        console.print(table)
+    for line in comparison.where():
+        say(line)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
+        fail(f"--seeds: {text!r} is no seed: give whole numbers from 0, as in 0,1,2")
+    return int(text)
+
+
+@contextmanager
+def _watched() -> Iterator[OnConsole]:
+    """Progress on the console; an interrupted run says how to go on with it."""
+    from cutlayer.rounds.progress import OnConsole
+
+    with OnConsole(console) as progress:
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            progress.__exit__(None, None, None)
+            fail(progress.interrupted(), status=130)

@@ -1,0 +1,111 @@
+"""The verb `evaluate`: a run's trained model on its test set, or on other labelled samples."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.data.device_data import load_folder
+from cutlayer.data.sources import load
+from cutlayer.errors import RunError
+from cutlayer.files import write_atomically
+from cutlayer.inference.trained import Trained, load_trained
+from cutlayer.train.evaluate import evaluate as score
+from cutlayer.train.evaluation import Evaluation
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """A run's model tested. data: what on. classes: their names, in the order of the figures."""
+
+    evaluation: Evaluation
+    data: str
+    classes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples whose class was predicted."""
+        return self.evaluation.accuracy
+
+    def to_json(self) -> str:
+        """Everything measured, as one JSON object; classes by name."""
+        found, names = self.evaluation, self.classes
+        values = {
+            "data": self.data,
+            "samples": found.samples,
+            "accuracy": found.accuracy,
+            "loss": found.loss,
+            "macro_f1": found.macro_f1,
+            "accuracy_by_class": dict(zip(names, found.by_class, strict=True)),
+            "confusion": [[names[true], names[said], n] for true, said, n in found.confusion],
+        }
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+    def sentences(self) -> list[str]:
+        """What came out, a line each."""
+        found = self.evaluation
+        told = [(value, name) for name, value in zip(self.classes, found.by_class, strict=True)]
+        there = sorted((value, name) for value, name in told if value is not None)
+        wrong = sorted(
+            (pair for pair in found.confusion if pair[0] != pair[1]), key=lambda p: -p[2]
+        )
+        lines = [
+            f"accuracy {100 * found.accuracy:.1f} % of {found.samples:,} samples ({self.data})",
+            f"loss     {found.loss:.3f}",
+            f"macro F1 {100 * found.macro_f1:.1f} %",
+            f"worst    {there[0][1]}, {100 * there[0][0]:.1f} % of the class",
+            f"best     {there[-1][1]}, {100 * there[-1][0]:.1f} % of the class",
+        ]
+        for true, said, n in wrong[:3]:
+            lines.append(f"wrong    {n} x {self.classes[true]} taken for {self.classes[said]}")
+        return lines
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    through_cut: bool = False,
+    device: int | None = None,
+    out: str | Path | None = None,
+) -> Evaluated:
+    """Test the trained model of the run in folder `run`.
+
+    data: labelled samples, a folder of images a class or a table, whose classes are the run's
+    (None: the test set of the run's job). through_cut: with the tokens and bits that crossed the
+    cut in training, as device and server would serve together; else as one unsplit model. device:
+    whose adapter, where each keeps its own. out: a JSON file to write too.
+    Raises RunError, JobError, DataError or ModelError, each with one sentence.
+    """
+    trained = load_trained(run, device)
+    logits_of = trained.logits_of(through_cut)
+    samples, said = _samples(trained, data)
+    found = Evaluated(score(trained.task, logits_of, samples), said, trained.classes)
+    if out is not None:
+        write_out(Path(out), found.to_json())
+    return found
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write what --out asks for. Raises RunError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise RunError(
+            f"--out: cannot write {path} ({error.strerror or error}): give another file"
+        ) from None
+
+
+def _samples(trained: Trained, data: str | Path | None) -> tuple[Dataset, str]:
+    job = trained.job
+    if data is None:
+        test = load(job.data, job.seed, trained.preprocess.fit)[1]
+        if test.classes != trained.classes:
+            raise RunError(
+                f"RUN: the data of {trained.folder} have other classes now than it was trained on: "
+                "put them back, or name others with --data"
+            )
+        return test, "the job's test set"
+    fit = trained.preprocess.fit
+    return load_folder(Path(data).expanduser(), job, trained.classes, fit), str(data)

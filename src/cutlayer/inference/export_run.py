@@ -1,0 +1,54 @@
+"""The verb `export`: what a run trained, for programs without this package."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutlayer.errors import RunError
+from cutlayer.inference.trained import load_trained
+from cutlayer.model.export import save_adapter, save_whole
+from cutlayer.model.merge import auto_class, merge
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where something was written, and in one line how it is loaded."""
+
+    folder: Path
+    loads_by: str
+
+
+def export(
+    run: str | Path, *, out: str | Path, merged: bool = False, device: int | None = None
+) -> Exported:
+    """Write what the run in folder `run` trained into the folder `out`, with its classes' names.
+
+    merged: the adapter merged into the whole model, as a checkpoint of Hugging Face's layout that
+    transformers loads by itself; else the adapter alone, in PEFT's format. A run that trained every
+    weight is a whole model either way. device: see `evaluate`.
+    Raises RunError, JobError or ModelError, each with one sentence.
+    """
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"--out: {folder} holds something already: give a new folder")
+    trained = load_trained(run, device)
+    model, classes = trained.model, trained.classes
+    whole = merged or model.train == "full"
+    try:
+        if merged and model.train == "lora":
+            save_whole(merge(trained.adapter, model), model.spec, folder, classes)
+        else:
+            save_adapter(trained.adapter, model, folder, classes)
+    except OSError as error:
+        raise RunError(
+            f"--out: cannot write {folder} ({error.strerror or error}): give another folder"
+        ) from None
+    if not whole:
+        return Exported(folder, f"peft.PeftModel.from_pretrained(base, {str(folder)!r})")
+    auto = auto_class(model.spec)
+    if auto is not None:
+        return Exported(folder, f"transformers.{auto}.from_pretrained({str(folder)!r})")
+    return Exported(
+        folder,
+        f"--set model.path={folder} --set model.adapter={folder} --set method.train=full "
+        f"(transformers has no class of its own for {model.spec.parts.architecture})",
+    )

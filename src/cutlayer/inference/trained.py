@@ -1,0 +1,123 @@
+"""The trained model of a run folder, ready to compute."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutlayer.errors import JobError, RunError
+from cutlayer.job import Job, load_job
+from cutlayer.model.class_names import class_names
+from cutlayer.model.cut import CutModel
+from cutlayer.model.export import load_adapter
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter
+from cutlayer.model.weights import load_model
+from cutlayer.own_code import refresh
+from cutlayer.record.checkpoint import load_state
+from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
+from cutlayer.record.rows import read_rows
+from cutlayer.rounds.measure_round import typical
+from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit
+from cutlayer.train.parts import compute_device
+from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.task import Task, task_of
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A run's job, its model with the adapter that it exported, and the names of its classes."""
+
+    folder: Path
+    job: Job
+    model: CutModel
+    preprocess: Preprocessor
+    adapter: Adapter
+    classes: tuple[str, ...]
+
+    @property
+    def task(self) -> Task:
+        """What the model was trained for."""
+        return task_of(self.job, len(self.classes))
+
+    def logits_of(self, cut: bool) -> LogitsOf:
+        """The unsplit model, or device and server together with the tokens and bits of the middle
+        decision of the last round that anybody took part in.
+
+        Raises JobError where the method does not cut the model, RunError without such a round.
+        """
+        if not cut:
+            return unsplit(self.model, self.preprocess, self.adapter)
+        if not self.job.method.split:
+            raise JobError(
+                f"--through-cut: method {self.job.method.name} does not cut the model: leave it out"
+            )
+        rows = [row for row in read_rows(self.folder) if row.decisions]
+        if not rows:
+            raise RunError(f"--through-cut: in {self.folder} no device took part: leave it out")
+        decision = typical(rows[-1].decisions.values())
+        codec = None
+        if self.job.method.uplink.codec == "klt":
+            state = load_state(self.folder / STATE_FILE)
+            codec = ServerCoding(self.job, self.model.spec, state.coding).codec
+            if codec is None:
+                raise RunError(
+                    f"--through-cut: {self.folder} has no basis for its codec: leave it out"
+                )
+        return through_cut(
+            self.job, self.task, decision, self.model, self.preprocess, self.adapter, codec
+        )
+
+
+def load_trained(folder: str | Path, device: int | None = None) -> Trained:
+    """Read a finished run back. Its data are not read.
+
+    device: whose adapter, where each device of the run keeps its own. Raises RunError for a folder
+    that holds no finished run, JobError, or ModelError.
+    """
+    folder = Path(folder)
+    if not (folder / JOB_FILE).is_file():
+        raise RunError(f"RUN: {folder} holds no run: give the folder of a run")
+    job = load_job(folder / JOB_FILE)
+    refresh(job.own_code)
+    place = _adapter_folder(folder, job, device)
+    if not place.is_dir():
+        raise RunError(
+            f"RUN: {folder} has no trained adapter yet: finish it with --resume {folder}"
+        )
+    try:
+        classes = class_names(place)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(
+            f"RUN: the names of the classes in {place} cannot be read ({error}): write them anew "
+            f"with cutlayer simulate --resume {folder}"
+        ) from None
+    if classes is None:
+        raise RunError(
+            f"RUN: {place} does not name its classes: write them with cutlayer simulate "
+            f"--resume {folder}"
+        )
+    model = load_model(job.model, len(classes), job.seed, train=job.method.train)
+    model.to(compute_device(job))
+    adapter = load_adapter(place, model, classes, "RUN")
+    return Trained(folder, job, model, Preprocessor(model.spec), adapter, tuple(classes))
+
+
+def _adapter_folder(folder: Path, job: Job, device: int | None) -> Path:
+    """Where the adapter lies. Raises JobError where it is not said, or in vain, which device's."""
+    own = job.method.aggregate == "none" and not job.method.pooled
+    if own and device is None:
+        raise JobError(
+            f"--device: each device of method {job.method.name} keeps an adapter of its own: name "
+            f"one, 0 to {job.devices.count - 1}"
+        )
+    if not own and device is not None:
+        raise JobError(
+            f"--device: the devices of method {job.method.name} share one adapter: leave it out"
+        )
+    place = folder / ADAPTER_FOLDER
+    if device is None:
+        return place
+    chosen = place / device_folder(device)
+    if place.is_dir() and not chosen.is_dir():
+        there = ", ".join(str(int(one.name.rpartition("-")[2])) for one in sorted(place.iterdir()))
+        raise JobError(f"--device: {device} has no adapter in {folder}: take one of {there}")
+    return chosen

@@ -1,0 +1,225 @@
+"""Finished runs side by side: a line for each label, with one run for each seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from cutlayer import methods
+from cutlayer.drawing import tables
+from cutlayer.drawing.curves import curve_of
+from cutlayer.drawing.tables import Column
+from cutlayer.model.families import describe
+from cutlayer.planning.known.method_costs import round_costs
+from cutlayer.reports.views.statistics import paired_interval
+from cutlayer.rounds.result import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    Column("method", "method", "text"),
+    Column("accuracy", "accuracy", "percent"),
+    Column("through_cut", "through cut", "percent"),
+    Column("up", "up a round", "bytes"),
+    Column("down", "down a round", "bytes"),
+    Column("total", "total", "bytes"),
+    Column("ratio", "saving", "ratio"),
+    Column("memory", "device memory", "bytes"),
+    Column("device_flops", "device a round", "flops"),
+    Column("server_flops", "server a round", "flops"),
+)
+WORLD_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("virtual_s", "a round", "seconds"),
+    Column("total_s", "in all", "seconds"),
+    Column("to_target_s", "to target", "seconds"),
+    Column("joules", "devices a round J"),
+    Column("ste", "STE 1/s"),
+    Column("dropped", "dropped", "count"),
+)
+DIFFERENCE_COLUMNS = (
+    Column("method", "method", "text"),
+    Column("difference", "difference", "percent"),
+    Column("low", "from", "percent"),
+    Column("high", "to", "percent"),
+    Column("seeds", "seeds", "count"),
+)
+WORLD_NOTES = """\
+to target: until {target:.1f} %, the highest accuracy that every method reached, was first measured.
+STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
+all sent. dropped: turns of devices that were left out, came too late or were lost.
+"""
+DIFFERENCE_NOTES = """\
+difference: of accuracy from {reference}'s, in points, mean over the seeds that both ran; a seed
+fixes devices, data and world, so the difference is taken seed by seed. from, to: where the mean
+lies with 95 % confidence, by Student's t of the paired differences, taken to be about normal: an
+interval without 0 tells the two apart.
+"""
+NOTES = """\
+accuracy: of the exported adapter in the unsplit model, on {tested} test samples, after the last
+round.
+through cut: of device and server together, with the method's tokens and bits.
+up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
+saving: bytes of sflora at 32 bits over this method's, both measured in this comparison.
+device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs of one job but for the seed, under one label."""
+
+    label: str
+    results: Sequence[Result]
+
+    @property
+    def accuracy(self) -> dict[int, float]:
+        """Accuracy after the last round, by seed."""
+        return {result.job.seed: result.accuracy for result in self.results}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Finished runs side by side.
+
+    lines: a label and its runs, one for each seed. rows: a row a line, its values numbers, or with
+    several seeds lists of numbers, in the order of the seeds.
+    """
+
+    folder: Path
+    lines: Sequence[Line]
+    rows: Sequence[dict[str, Any]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each line."""
+        return [line.label for line in self.lines]
+
+    @property
+    def results(self) -> list[Result]:
+        """Every run, line after line."""
+        return [result for line in self.lines for result in line.results]
+
+    def tables(self) -> list["Table"]:
+        """The tables for a terminal of 80 columns; comparison.md has a column more."""
+        title = f"Accuracy of {tested(self.lines)} test samples"
+        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"], title)]
+        if self.in_world:
+            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
+        differences = differences_of(self.lines)
+        if differences:
+            title = f"Accuracy against {self.labels[0]}, seed by seed, with 95 % confidence"
+            shown.append(tables.render(differences, DIFFERENCE_COLUMNS, title))
+        return shown
+
+    @property
+    def in_world(self) -> bool:
+        """Whether any run has seconds and joules of a world."""
+        return any(result.job.world is not None for result in self.results)
+
+    def markdown(self) -> str:
+        """The text of comparison.md."""
+        notes = NOTES.format(tested=tested(self.lines))
+        text = f"# Comparison\n\n{tables.markdown(self.rows, COLUMNS)}\n{notes}"
+        differences = differences_of(self.lines)
+        if differences:
+            text += f"\n## Against {self.labels[0]}\n\n"
+            text += f"{tables.markdown(differences, DIFFERENCE_COLUMNS)}\n"
+            text += DIFFERENCE_NOTES.format(reference=self.labels[0])
+        if self.in_world:
+            text += f"\n## In the job's world\n\n{tables.markdown(self.rows, WORLD_COLUMNS)}\n"
+            text += WORLD_NOTES.format(target=100 * _target(self.results))
+        return text
+
+    def where(self) -> list[str]:
+        """Where everything lies, a line each."""
+        lines = [f"table    {self.folder / 'comparison.md'}"]
+        lines += [f"figure   {path}" for path in sorted((self.folder / "figures").iterdir())]
+        for line in self.lines:
+            for result in line.results:
+                seed = f", seed {result.job.seed}" if len(line.results) > 1 else ""
+                lines.append(f"adapter  {result.adapter_folder}  ({line.label}{seed})")
+        return [*lines, f"see it   cutlayer report {self.folder}"]
+
+
+def tested(lines: Sequence[Line]) -> str:
+    """The size of the test set, for people; of several where jobs have several."""
+    sizes = sorted({result.tests for line in lines for result in line.results})
+    return " or ".join(f"{size:,}" for size in sizes)
+
+
+def rows_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """A row of the tables for each line."""
+    results = [result for line in lines for result in line.results]
+    target, plain = _target(results), methods.find_method("sflora")
+    base = next((line for line in lines if line.results[0].job.method == plain), None)
+    totals = {r.job.seed: r.up_bytes + r.down_bytes for r in base.results} if base else {}
+    rows = []
+    for line in lines:
+        seeds = [_row(result, totals.get(result.job.seed), target) for result in line.results]
+        several = {key: [row[key] for row in seeds] for key in seeds[0]}
+        rows.append({"method": line.label, **(several if len(seeds) > 1 else seeds[0])})
+    return rows
+
+
+def differences_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Of each line but the first, the mean difference of its accuracy from the first's.
+
+    None are given without two seeds that both ran.
+    """
+    rows = []
+    for line in lines[1:]:
+        found = paired_interval(line.accuracy, lines[0].accuracy)
+        if found is not None:
+            difference, low, high = found
+            both = len(line.accuracy.keys() & lines[0].accuracy.keys())
+            rows.append(
+                {
+                    "method": line.label,
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
+                    "seeds": both,
+                }
+            )
+    return rows
+
+
+def _row(result: Result, reference: int | None, target: float) -> dict[str, Any]:
+    rounds, total = len(result.rows), result.up_bytes + result.down_bytes
+    costs = round_costs(result.job, describe(result.job.model), result.rows)
+    return {
+        "accuracy": result.accuracy,
+        "through_cut": result.rows[-1].accuracy_through_cut,
+        "up": result.up_bytes / rounds,
+        "down": result.down_bytes / rounds,
+        "total": total,
+        "ratio": reference / total if reference and total else None,
+        "memory": costs.device_memory_bytes,
+        "device_flops": costs.device_flops,
+        "server_flops": costs.server_flops,
+        **_in_world(result, target),
+    }
+
+
+def _in_world(result: Result, target: float) -> dict[str, Any]:
+    """Virtual seconds and joules of a run; None where the job has no world."""
+    seconds = [row.virtual_s for row in result.rows if row.virtual_s is not None]
+    if not seconds:
+        return dict.fromkeys(column.key for column in WORLD_COLUMNS if column.key != "method")
+    efficiency = [row.ste for row in result.rows if row.ste is not None]
+    return {
+        "virtual_s": mean(seconds),
+        "total_s": sum(seconds),
+        "to_target_s": curve_of(result.rows).amount_at(target, "seconds"),
+        "joules": mean(sum(row.joules.values()) for row in result.rows),
+        "ste": mean(efficiency) if efficiency else None,
+        "dropped": sum(len(r.left_out) + len(r.late) + len(r.lost) for r in result.rows),
+    }
+
+
+def _target(results: Sequence[Result]) -> float:
+    """The highest accuracy that every run reached at some round."""
+    return min(max(curve_of(result.rows).accuracy) for result in results)
