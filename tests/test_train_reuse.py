@@ -12,6 +12,7 @@ from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError, JobError
 from cutlayer.job import Job
+from cutlayer.planning.plan_totals import totals_of
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import ACTIVATIONS
 from cutlayer.train.parts import first_adapter, load_parts, make_device, make_server
@@ -51,6 +52,23 @@ def test_a_later_visit_takes_next_to_no_time_and_energy(once: cutlayer.Result) -
     assert first.virtual_s is not None
     assert third.virtual_s < first.virtual_s / 5
     assert sum(third.joules.values()) < sum(first.joules.values()) / 20
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_plan_knows_that_a_sample_is_sent_once(once: cutlayer.Result, epochs: int) -> None:
+    job = lean_job(f"training.local_epochs={epochs}", world={})
+    found = cutlayer.plan(job)
+    assert found.later_bytes is not None
+    named = sum(row.up_bytes for row in once.rows[2:])
+    assert named / 2 < found.later_bytes / epochs < 2 * named
+    assert found.sent_bytes > 20 * found.later_bytes / epochs
+    totals = totals_of(job)
+    assert totals.sent_bytes == pytest.approx(found.sent_bytes + 2 * found.later_bytes)
+    assert "a sample is sent once" in " ".join(found.sentences())
+    first, _, third = once.rows
+    assert third.planned_s is not None
+    assert first.planned_s is not None
+    assert third.planned_s < first.planned_s / 5
 
 
 def test_whole_floats_are_named_as_well(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 The planner asks it of a round that was planned, the virtual clock of one that happened.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
+from cutlayer.train.reuse import reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.packet_loss import lateness_s
@@ -26,26 +28,60 @@ _NAME = 0.01
 """What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
 
 
-def planned_shape(round: int, known: PlanningInput, decided: RoundDecisions) -> RoundShape:
-    """The round as it will be if every device comes through and frames are as long as reckoned."""
+Setting = tuple[int, int | None, int]
+"""Cut, tokens and bits up: what a device's samples are sent at."""
+
+
+def setting_of(one: Decision) -> Setting:
+    """What of a decision makes a sample's activations what they are."""
+    return one.cut, one.tokens, one.bits_up
+
+
+def planned_shape(
+    round: int,
+    known: PlanningInput,
+    decided: RoundDecisions,
+    visited: Mapping[int, Setting] | None = None,
+) -> RoundShape:
+    """The round as it will be if every device comes through and frames are as long as reckoned.
+
+    visited: the devices whose samples the server holds, and the setting it has them at; what it
+    has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
+    """
     alike: dict[Decision, list[int]] = {}
     place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
         same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
         alike.setdefault(same, []).append(device)
-    traffic, batches = {}, {}
+    traffic, batches, computed = {}, {}, {}
+    training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
     for one, devices in alike.items():
         loads = known.loads.take(np.array([place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         if known.job.method.split:
             up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
+            if names:
+                setting = setting_of(one)
+                held = np.array([(visited or {}).get(device) == setting for device in devices])
+                up = (
+                    np.where(
+                        held,
+                        loads.visit_bits(*setting, first=False),
+                        loads.visit_bits(*setting, first=True),
+                    )
+                    / 8
+                )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
         for at, device in enumerate(devices):
             traffic[device] = Traffic(int(up[at]), int(back[at]), adapter, adapter)
             samples = int(loads.samples_per_epoch[at])
-            batches[device] = batch_sizes(samples, known.job.training)
-    return RoundShape(round, decided.decisions, batches, traffic)
+            batches[device] = batch_sizes(samples, training)
+            if names:
+                epoch = len(batches[device]) // training.local_epochs
+                first = () if held[at] else batches[device][:epoch]
+                computed[device] = (*first, *[0] * (len(batches[device]) - len(first)))
+    return RoundShape(round, decided.decisions, batches, traffic, computed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,6 +93,8 @@ def run_rounds(
     clock = None
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
+        for row in rows:
+            clock.note(row.shape(job.training))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
     coding = ServerCoding(job, parts.model.spec, state.coding)

@@ -21,6 +21,7 @@ from cutlayer.wire.headers import (
     GradientHeader,
     KltHeader,
     TensorHeader,
+    VisitHeader,
 )
 
 _NUMBER = 10**5
@@ -41,6 +42,13 @@ def activations_bytes(
     tensor = _tensor(quantizer)
     header = ActivationsHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, tensor, num_classes)
     return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def visit_bytes(samples: int, sent: int, sample_bytes: int) -> int:
+    """Bytes of a visit of so many samples, of which those sent take `sample_bytes` each."""
+    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,))
+    # A number in a device's data takes 1 to 5 bytes, a length 1 to 5.
+    return _frame(header, 4 * samples + 2 * sent + sent * sample_bytes)
 
 
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:

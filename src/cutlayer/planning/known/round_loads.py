@@ -20,7 +20,7 @@ from cutlayer.planning.known.method_costs import (
     server_part,
     tokens_sent,
 )
-from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes
+from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes, visit_bytes
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,6 +61,20 @@ class Loads:
         return self._frames(
             lambda batch: activations_bytes((batch, sent, width), quantizer, self.classes, text)
         )
+
+    def visit_bits(self, cut: int, tokens: int | None, bits: int, first: bool) -> Floats:
+        """[m] sent up where samples that the server holds are only named; first: it holds none.
+
+        Of several epochs the first sends them all.
+        """
+        quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
+        sent, width = self._shape(cut, tokens)
+        each = activations_bytes(
+            (1, sent, width), quantizer, self.classes, self.spec.modality == "text"
+        )
+        named = self._frames(lambda batch: visit_bytes(batch, 0, each))
+        whole = self._frames(lambda batch: visit_bytes(batch, batch, each)) if first else named
+        return named + (whole - named) / self.job.training.local_epochs
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] sent back; 0 without a split, or with nothing to train before the cut."""
