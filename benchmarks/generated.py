@@ -40,7 +40,8 @@ from cutlayer.record.rows import Row, read_rows
 from cutlayer.rounds.generated import measured
 from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.simulate import resume, simulate
-from cutlayer.train.parts import compute_device, load_parts
+from cutlayer.train.compute import find_compute
+from cutlayer.train.parts import load_parts
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -197,7 +198,9 @@ def measure_generator(path: Path, job: Job) -> None:
     """Write what drawing one image takes here, measured once for all runs."""
     assert job.generated is not None
     parts = load_parts(job)
-    generator = load_generator(job.generated.generator, parts.train, compute_device(job))
+    generator = load_generator(
+        job.generated.generator, parts.train, find_compute(job.training.compute)
+    )
     path.write_text(json.dumps(measured(generator, job)))
 
 

@@ -49,7 +49,7 @@ class Clock(Silent):
     def round_done(self, row: Row) -> None:
         """Take a mark."""
         spent = time.process_time() + sum(cpu_s(process.pid) for process in self.others)
-        self.marks.append((spent, sum(row.samples_all_epochs.values())))
+        self.marks.append((spent, sum(row.samples_trained.values())))
 
     @property
     def rate(self) -> float:

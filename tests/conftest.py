@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -23,6 +24,14 @@ def _shared(name: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"needs {name}/ beside the checkout in ../shared, which is not there")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests' jobs keep for later stands beside nobody's own, and reads none of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTLAYER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,8 @@ def furnish(folder: Path, page: Path) -> None:
         # As on the hub: without a head.
         bare: Any = tiny_models.build("dinov2", **sizes).get_submodule("dinov2")
         bare.save_pretrained(folder / "facebook" / "dinov2-small")
+    if "my-llama" in source:
+        tiny_models.write_language(folder / "my-llama")
     if "my-bert" in source:
         bert = tiny_models.write(folder / "my-bert", "bert")
         (bert / "vocab.txt").write_text("\n".join(WORDS))

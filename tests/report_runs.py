@@ -34,7 +34,7 @@ def made_rows(job: Job, accuracy: float = 0.5, megabytes: float = 1.0) -> list[R
                 m: Decision(1 + m % 4, 6 + m % 40, 4, 8, float(rng.uniform(1e4, 1e7)), 0.2)
                 for m in rng.permutation(devices).tolist()
             },
-            samples_all_epochs=dict.fromkeys(range(devices), 32),
+            samples_trained=dict.fromkeys(range(devices), 32),
             loss=2.0 / (1 + number),
             traffic={m: [size, 0, 0, 0] for m in range(devices)},
             seconds={"device": 1.0},

@@ -17,7 +17,8 @@ from helpers import equal, small_job
 
 VERBS = (
     "simulate", "resume", "compare", "plan", "sweep", "calibrate", "serve", "resume_serving",
-    "join", "report", "track", "demo", "evaluate", "predict", "export",
+    "join", "report", "track", "demo", "evaluate", "predict", "generate",
+    "export",
 )  # fmt: skip
 
 

@@ -22,7 +22,16 @@ from cutlayer.model.merge import auto_class, merge
 from cutlayer.model.weights import load_model
 from helpers import small_job
 from test_run_text import job_values
-from tiny_models import CLASSES, EVERY, inputs_of, random_adapter, settings, unsplit_logits, write
+from tiny_models import (
+    CLASSES,
+    EVERY,
+    LANGUAGE,
+    inputs_of,
+    random_adapter,
+    settings,
+    unsplit_logits,
+    write,
+)
 
 __all__ = ["job_values"]
 
@@ -201,7 +210,7 @@ def test_where_devices_keep_their_own_adapter_one_is_named(
 # ---- export ----
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", [*EVERY, *LANGUAGE])
 def test_plain_transformers_loads_a_merged_model_with_the_same_logits(
     tmp_path: Path, family: str
 ) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.stack import AdapterStack
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import torch_rng
 from tiny_models import CLASSES, CONFIGS, inputs_of, labels_of, random_adapter, settings, write
@@ -49,6 +50,24 @@ def _mixed(
     return logits.detach(), _take(adapters)
 
 
+def _of_one_stack(
+    model: CutModel, adapters: list[Adapter], sizes: list[int]
+) -> tuple[Tensor, Grads]:
+    """As `_mixed`, with the adapters as rows of one stack."""
+    tensors = {
+        key: torch.stack([adapter[key].detach() for adapter in adapters]).requires_grad_()
+        for key in adapters[0]
+    }
+    stack = AdapterStack(tensors, len(adapters))
+    inputs, labels = inputs_of(model, sum(sizes)), labels_of(sum(sizes))
+    logits = model(inputs, list(map(Segment, stack.rows, sizes)))
+    losses = map(F.cross_entropy, logits.split(sizes), labels.split(sizes))
+    torch.stack(list(losses)).sum().backward()
+    grads = {key: value.grad for key, value in tensors.items() if value.grad is not None}
+    rows = range(len(adapters))
+    return logits.detach(), [{key: grad[row] for key, grad in grads.items()} for row in rows]
+
+
 def _one_by_one(
     model: CutModel,
     adapters: list[Adapter],
@@ -83,7 +102,9 @@ def test_a_batch_that_mixes_devices_equals_one_by_one(
     model = load_model(settings(checkpoints[family]), CLASSES, 0, dtype=torch.float64)
     adapters = [random_adapter(model, seed) for seed in range(3)]
     found = _mixed(model, adapters, sizes)
-    _assert_same(found, _one_by_one(model, adapters, sizes))
+    alone = _one_by_one(model, adapters, sizes)
+    _assert_same(found, alone)
+    _assert_same(_of_one_stack(model, adapters, sizes), alone)
     head = f"{next(iter(model.spec.head_layers))}.weight"
     assert not torch.allclose(adapters[0][head], adapters[1][head])
     same = model(inputs_of(model, 6), [Segment(adapters[0], 6)])

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
@@ -16,20 +15,23 @@ from tiny_models import (
     CLASSES,
     DEPTH,
     EVERY,
+    LANGUAGE,
     assert_same_step,
     inputs_of,
     is_text,
-    labels_of,
+    loss_of,
     peft_name,
     random_adapter,
     settings,
     split_step,
+    targets_of,
     unsplit_logits,
     with_peft,
     write_all,
 )
 
 BATCH = 4
+ALL = [*EVERY, *LANGUAGE]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
@@ -37,7 +39,7 @@ def _peft_step(
     model: CutModel, adapter: Adapter, inputs: dict[str, Tensor], labels: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     whole = with_peft(model, adapter)
-    loss = F.cross_entropy(unsplit_logits(whole, model, inputs), labels)
+    loss = loss_of(unsplit_logits(whole, model, inputs), labels)
     loss.backward()
     named = dict(whole.named_parameters())
     trained = {name for name, parameter in named.items() if parameter.requires_grad}
@@ -47,19 +49,20 @@ def _peft_step(
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_all(tmp_path_factory.mktemp("checkpoints"))
+    return write_all(tmp_path_factory.mktemp("checkpoints"), ALL)
 
 
 @pytest.mark.parametrize(
     ("family", "dtype"),
-    [(name, torch.float64) for name in EVERY] + [(n, torch.float32) for n in ("vit", "modernbert")],
+    [(name, torch.float64) for name in ALL] + [(n, torch.float32) for n in ("vit", "modernbert")],
 )
 def test_split_equals_unsplit_peft_at_every_cut(
     checkpoints: dict[str, Path], family: str, dtype: torch.dtype
 ) -> None:
     model = load_model(settings(checkpoints[family]), CLASSES, 0, dtype=dtype)
     adapter = random_adapter(model, 1)
-    inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
+    inputs = inputs_of(model, BATCH)
+    labels = targets_of(model, inputs)
     expected = _peft_step(model, adapter, inputs, labels)
     for cut in range(DEPTH + 1):
         found = split_step(model, adapter, inputs, labels, cut)
@@ -74,7 +77,8 @@ def test_split_equals_unsplit_peft_at_another_image_size(
     job = settings(checkpoints[family], image_size=size)
     model = load_model(job, CLASSES, 0, dtype=torch.float64)
     adapter = random_adapter(model, 1)
-    inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
+    inputs = inputs_of(model, BATCH)
+    labels = targets_of(model, inputs)
     assert model.spec.patches == (size // 4) ** 2
     assert_same_step(
         split_step(model, adapter, inputs, labels, 2),
@@ -88,7 +92,8 @@ def test_lora_on_every_linear_layer_equals_peft(checkpoints: dict[str, Path], fa
     job = settings(checkpoints[family], lora={"targets": ALL_LINEAR[family]})
     model = load_model(job, CLASSES, 0, dtype=torch.float64)
     adapter = random_adapter(model, 1)
-    inputs, labels = inputs_of(model, BATCH), labels_of(BATCH)
+    inputs = inputs_of(model, BATCH)
+    labels = targets_of(model, inputs)
     assert_same_step(
         split_step(model, adapter, inputs, labels, 1),
         _peft_step(model, adapter, inputs, labels),
@@ -96,7 +101,7 @@ def test_lora_on_every_linear_layer_equals_peft(checkpoints: dict[str, Path], fa
     )
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", ALL)
 def test_parts_loaded_apart_compute_what_the_whole_does(
     checkpoints: dict[str, Path], family: str
 ) -> None:
@@ -158,7 +163,8 @@ def test_real_dinov2_split_equals_unsplit_peft(shared_models: Path, dtype: torch
     job = settings(shared_models / "dinov2-small", 2, image_size=98, lora={"rank": 8})
     model = load_model(job, CLASSES, 0, dtype=dtype)
     adapter = random_adapter(model, 1)
-    inputs, labels = inputs_of(model, 2), labels_of(2)
+    inputs = inputs_of(model, 2)
+    labels = targets_of(model, inputs)
     expected = _peft_step(model, adapter, inputs, labels)
     for cut in (0, 2, 12):
         found = split_step(model, adapter, inputs, labels, cut)

@@ -18,6 +18,7 @@ from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,
     EVERY,
+    LANGUAGE,
     hugging_face,
     inputs_of,
     random_adapter,
@@ -32,7 +33,7 @@ BATCH = 3
 
 @pytest.mark.parametrize(
     ("family", "side"),
-    [(name, "both") for name in EVERY]
+    [(name, "both") for name in (*EVERY, *LANGUAGE)]
     + [(name, side) for name in ("vit", "bert") for side in ("device", "server")],
 )
 def test_peft_loads_the_export_and_gives_the_same_logits(

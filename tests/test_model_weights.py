@@ -21,6 +21,7 @@ from tiny_models import (
     CLASSES,
     CONFIGS,
     EVERY,
+    LANGUAGE,
     build,
     family_of,
     hugging_face,
@@ -39,13 +40,15 @@ def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["classification class", "bare model"])
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", [*EVERY, *LANGUAGE])
 def test_every_tensor_is_that_of_from_pretrained(tmp_path: Path, family: str, bare: bool) -> None:
     model = build(family)
     kind = family_of(family)
     # A bare encoder has no neck; towers and variants are known by the whole model's config.
     if bare and (FAMILIES[kind].section or kind == "modernbert" or family == "distilled"):
         pytest.skip("only the whole model's folder says what it is")
+    if bare and family in LANGUAGE and not model.config.tie_word_embeddings:
+        pytest.skip("a head of its own is in the whole model's folder only")
     (getattr(model, FAMILIES[kind].base) if bare else model).save_pretrained(tmp_path)
     loaded = load_model(settings(tmp_path), CLASSES, 0)
     expected = _tensors(hugging_face(loaded))
@@ -95,6 +98,38 @@ def test_sharded_checkpoints_load_and_only_the_needed_shards_open(
     monkeypatch.setattr(weights, "_opened", lambda file: opened.append(file) or real(file))
     load_model(settings(sharded, 0), CLASSES, 0, "device")
     assert 0 < len(set(opened)) < len(list(sharded.glob("*.safetensors")))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_language_models_load_from_shards_of_half_precision(
+    tmp_path: Path, family: str, dtype: torch.dtype
+) -> None:
+    build(family).to(dtype).save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 3
+    loaded = load_model(settings(tmp_path), CLASSES, 0)
+    found, expected = _tensors(loaded.module), _tensors(build(family).to(dtype))
+    assert all(torch.equal(found[key], expected[key].float()) for key in expected)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_both_parts_hold_a_table_that_embedding_and_head_share(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = write(tmp_path, family), dict[str, dict[str, int]]()
+    real = weights.safe_open
+    for part in ("whole", "device", "server"):
+        counter = read.setdefault(part, {})
+        monkeypatch.setattr(
+            weights, "safe_open", lambda *a, c=counter, **k: _Counting(real(*a, **k), c)
+        )
+        model = load_model(settings(path, 1), CLASSES, 0, part)  # type: ignore[arg-type]
+        if part == "whole":
+            tables = [model.module.lm_head.weight, model.module.model.embed_tokens.weight]
+            assert (tables[0] is tables[1]) == (family == "llama-tied")
+    both = read["device"].keys() & read["server"].keys()
+    assert both == ({"model.embed_tokens.weight"} if family == "llama-tied" else set())
+    assert read["device"].keys() | read["server"].keys() == read["whole"].keys()
 
 
 class _Counting:

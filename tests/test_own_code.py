@@ -18,7 +18,7 @@ from cutlayer import Decision, PlanningInput, RoundDecisions
 
 
 def some(known: PlanningInput) -> RoundDecisions:
-    one = Decision(known.job.cut, None, 8, 8, known.bandwidth_hz / 2, power_w=0.2)
+    one = Decision(known.job.cut, None, 8, 8, known.bandwidth_hz / 4, power_w=0.2)
     return RoundDecisions({device: one for device in known.devices[:1]})
 """
 

@@ -13,7 +13,7 @@ ROOT = Path(cutlayer.__file__).parent
 # From the ground up. A room may import from rooms on lines above its own; rooms of one line do not
 # know each other. A name with a dot is a sub-room, which its own line places in its room.
 FLOORS = (
-    ("errors", "files", "seeds", "fingerprint", "harmless", "plain_yaml", "resize"),
+    ("errors", "files", "seeds", "fingerprint", "harmless", "passage", "plain_yaml", "resize"),
     ("own_code",),
     ("settings",),
     ("methods",),
@@ -94,14 +94,22 @@ def test_files_that_a_room_names_in_its_header_are_there() -> None:
         assert named <= there, f"{path.parent.name} names {sorted(named - there)}"
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/how-it-works.md"])
+def test_a_map_of_the_code_has_the_rooms_that_there_are(page: str) -> None:
+    drawn = (ROOT.parents[1] / page).read_text().split("```")[1]
+    for room in {room.partition(".")[0] for room in FLOOR_OF}:
+        assert f"{room}/" in drawn or f"{room}.py" in drawn, f"the map of {page} has no {room}"
+    there = {path.name for path in FILES} | {f"{path.parent.name}/" for path in FILES}
+    named = set(re.findall(r"\b\w+(?:/|\.py\b)", drawn))
+    assert named - {"cutlayer/"} <= there, f"{page} names {sorted(named - there)}"
+
+
 def test_what_contributing_names_is_there() -> None:
-    """The map has every room, and each row of the table names files and names that there are."""
+    """Each row of the table names files and names that there are."""
     text = (ROOT.parents[1] / "CONTRIBUTING.md").read_text()
     sources = "\n".join(path.read_text() for path in FILES)
-    belongs, rows = text.split("## To change X, open Y")
-    for room in {room.partition(".")[0] for room in FLOOR_OF}:
-        assert f"{room}/" in belongs or f"{room}.py" in belongs, f"the map has no {room}"
-    for quoted in re.findall(r"`([\w./-]+)`", rows.partition("## ")[0]):
+    rows = text.split("## To change X, open Y")[1].partition("## ")[0]
+    for quoted in re.findall(r"`([\w./-]+)`", rows):
         if "/" in quoted or quoted.endswith(".py"):
             there = (ROOT / quoted, ROOT.parents[1] / quoted)
             assert any(path.exists() for path in there), f"there is no {quoted}"

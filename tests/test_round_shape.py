@@ -67,7 +67,7 @@ def test_a_line_of_the_record_gives_back_the_shape_of_its_round():
     row = Row(
         round=5,
         decisions=result.decisions,
-        samples_all_epochs={d: sum(sizes) for d, sizes in result.batches.items()},
+        samples_trained={d: sum(sizes) for d, sizes in result.batches.items()},
         steps={d: len(sizes) for d, sizes in shape.batches.items()},
         loss=1.0,
         traffic={d: [t.activations, t.gradients, t.adapter_down, t.adapter_up]

@@ -170,7 +170,7 @@ def test_a_device_is_tested_on_samples_that_nobody_trains_on(tmp_path: Path) -> 
     own = simulate(change_job(job, ["method=local-lora"]), out=tmp_path / "own").rows[-1]
     assert len(own.held_out_accuracy) == 4
     pooled = simulate(change_job(job, ["method=centralized"]), out=tmp_path / "pooled").rows[-1]
-    assert sum(pooled.samples_all_epochs.values()) == len(trained)
+    assert sum(pooled.samples_trained.values()) == len(trained)
 
 
 def test_class_by_class_figures_agree_with_the_accuracy(finished: cutlayer.Result) -> None:

@@ -100,7 +100,7 @@ def test_the_server_counts_its_own_flops_where_it_has_no_other(tmp_path: Path) -
     job = quick_job(method="genfl", generated=GENERATED)
     row, spec = simulate(job, out=tmp_path / "run").rows[0], describe(job.model)
     costs = round_costs(job, spec, [row])
-    each = costs.device_flops * len(row.samples_all_epochs) / sum(row.samples_all_epochs.values())
+    each = costs.device_flops * len(row.samples_trained) / sum(row.samples_trained.values())
     assert costs.server_flops == pytest.approx(24 * each)
 
 

@@ -10,6 +10,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
+from cutlayer.record.rows import read_rows
 from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import equal, largest_difference, small_job
@@ -73,7 +74,7 @@ def test_different_cuts_in_one_round_average_to_what_one_cut_gives(tmp_path: Pat
 def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
     settings = ("method.allocation.cuts=[4,1]", "method.allocation.rates_bps=[0,0.7e6]")
     row = simulate(world_job("asfl", *settings), out=tmp_path / "run").rows[0]
-    sent = {d: row.traffic[d][0] / row.samples_all_epochs[d] for d in row.decisions}
+    sent = {d: row.traffic[d][0] / row.samples_trained[d] for d in row.decisions}
     assert max(sent.values()) < 1.1 * min(sent.values())  # a transformer's blocks are all as wide
     early = {d for d, one in row.decisions.items() if one.cut == 1}
     assert early
@@ -193,3 +194,17 @@ def test_poisson_participation_draws_cohorts_of_that_mean() -> None:
     assert min(sizes) >= 1
     assert np.mean(sizes) == pytest.approx(4, rel=0.1)
     assert np.var(sizes) == pytest.approx(4, rel=0.3)
+
+
+def test_devices_that_never_took_part_are_tested_only_where_the_job_asks(tmp_path: Path) -> None:
+    job = small_job("devices.per_round=2", "training.rounds=1", method="local-lora")
+    row = simulate(job, out=tmp_path / "some").rows[0]
+    tested = [device for device, one in enumerate(row.label_mix_accuracy) if one is not None]
+    assert tested == sorted(row.cohort)
+    asked = change_job(job, ["training.evaluate_absent=true"])
+    other = simulate(asked, out=tmp_path / "all").rows[0]
+    assert None not in other.label_mix_accuracy
+    assert [other.label_mix_accuracy[device] for device in tested] == [
+        row.label_mix_accuracy[device] for device in tested
+    ]
+    assert read_rows(tmp_path / "some")[0] == row

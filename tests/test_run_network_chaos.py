@@ -203,5 +203,5 @@ def check(row: Row, undisturbed: Row) -> None:
     through = set(row.decisions) - set(row.lost)
     for device in through:
         assert row.traffic[device] == undisturbed.traffic[device]
-        assert row.samples_all_epochs[device] == undisturbed.samples_all_epochs[device]
+        assert row.samples_trained[device] == undisturbed.samples_trained[device]
     assert json.loads(row.to_json())["round"] == row.round

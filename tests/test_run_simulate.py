@@ -137,6 +137,7 @@ def test_a_run_goes_on_from_the_last_state_that_is_whole(tmp_path: Path) -> None
     again = cutlayer.resume(tmp_path / "run", progress=Heard(said))
     assert equal(again.adapter, whole.adapter)
     assert [row.round for row in again.rows] == [0, 1, 2]
+    assert said.pop(0).startswith("data: ")
     assert [sentence.count("is damaged") for sentence in said] == [1, 1]
 
 
@@ -178,8 +179,9 @@ def test_a_damaged_row_costs_itself(tmp_path: Path) -> None:
     said: list[str] = []
     again = cutlayer.resume(tmp_path / "run", progress=Heard(said))
     assert [row.round for row in again.rows] == [0, 2]
-    assert "line 2 of" in said[0]
-    assert "2 of the 3 rounds" in said[1]
+    assert said[0].startswith("data: ")
+    assert "line 2 of" in said[1]
+    assert "2 of the 3 rounds" in said[2]
 
 
 @pytest.mark.parametrize(

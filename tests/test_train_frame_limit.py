@@ -6,7 +6,7 @@ import torch
 from cutlayer.errors import FrameError
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.parts import Parts, load_parts, make_device
-from cutlayer.train.uploads import read_adapter
+from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 from helpers import small_job
 

@@ -37,7 +37,7 @@ def test_one_basis_comes_down_and_later_rounds_need_fewer_bytes(
     assert {t[4] for t in second.traffic.values()} == {0}
     assert second.up_bytes < first.up_bytes
     assert first.down_bytes >= 4 * len(basis)
-    bits = [8 * t[0] / second.samples_all_epochs[d] for d, t in second.traffic.items()]
+    bits = [8 * t[0] / second.samples_trained[d] for d, t in second.traffic.items()]
     head = codec_of(basis).basis.head
     tokens = 14 if settings else 50  # CLS and the merged token stand beside the 12
     assert max(bits) / tokens < 2 * 0.5 * head.width

@@ -20,15 +20,15 @@ from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.training import Training
 from cutlayer.simulation.local_fleet import LocalFleet
+from cutlayer.train.adapter_upload import ClipUpdate
 from cutlayer.train.link import LocalLink
-from cutlayer.train.optimizer import AdapterOptimizer
 from cutlayer.train.parts import Parts, first_adapter, load_parts, make_device, make_server
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
 from cutlayer.train.schedule import rate_at
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import Classification
-from cutlayer.train.upload import ClipUpdate
+from cutlayer.train.trained_stack import TrainedStack
 from helpers import equal, largest_difference, moved, small_job
 
 SGD = ("training.optimizer=sgd", "training.lr=0.05", "devices.count=2", "data.train_samples=48")
@@ -140,11 +140,10 @@ def test_fedprox_pulls_towards_the_adapter_a_round_begins_with() -> None:
 
 def test_a_step_of_fedprox_is_that_of_its_formula() -> None:
     training = Training(optimizer="sgd", lr=0.5, proximal=0.1)
-    start, adapter = {"a": torch.tensor([1.0])}, {"a": torch.tensor([3.0])}
-    optimizer = AdapterOptimizer(adapter, start, lambda name: True, training, 0, 1)
-    adapter["a"].grad = torch.tensor([0.2])
-    optimizer.step(0)
-    assert adapter["a"].item() == pytest.approx(3 - 0.5 * (0.2 + 0.1 * (3 - 1)))
+    stack = TrainedStack([{"a": torch.tensor([1.0])}], lambda name: True, training, 0, [2])
+    stack.tensors["a"].fill_(3.0)
+    stack.step([0], {"a": torch.tensor([[0.2]])}, 0)
+    assert stack.adapter(0)["a"].item() == pytest.approx(3 - 0.5 * (0.2 + 0.1 * (3 - 1)))
 
 
 @pytest.mark.parametrize(
@@ -293,9 +292,9 @@ def test_devices_keep_neither_adapter_nor_optimiser_after_a_round() -> None:
     decisions = dict.fromkeys([0, 3], base_decision(job))
     result = train_round(job, 0, decisions, fleet.link, server)
     devices = fleet.link.devices.values()
-    assert all(device.adapter and device.optimizer for device in devices)
+    assert all(device.adapter and device.stack for device in devices)
     fleet.release(result, state)
-    assert not any(device.adapter or device.optimizer for device in devices)
+    assert not any(device.adapter or device.stack for device in devices)
 
 
 def test_images_change_by_sample_and_visit_and_not_by_batch() -> None:

@@ -79,6 +79,34 @@ CONFIGS |= {
     "clip": {"vision_config": {**VISION, "intermediate_size": 40}},
     "siglip": {"vision_config": {**VISION, "intermediate_size": 40}},
 }
+# Four heads of queries share two of keys.
+DECODER: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": DEPTH,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+DECODERS: dict[str, dict[str, Any]] = {
+    "llama": DECODER,
+    "mistral": {**DECODER, "sliding_window": 4},
+    "qwen2": {
+        **DECODER, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2,
+        "tie_word_embeddings": True,
+    },
+    "qwen3": {**DECODER, "head_dim": 12},
+    "gemma": {**DECODER, "num_key_value_heads": 1, "head_dim": 12},
+    "gpt2": {
+        "vocab_size": 60, "n_embd": 32, "n_layer": DEPTH, "n_head": 4, "n_positions": 64,
+        "bos_token_id": 1, "eos_token_id": 2,
+    },
+}  # fmt: skip
+CONFIGS |= DECODERS
 # Checkpoints that differ from others of their family in what is computed: family and settings.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov2-swiglu": ("dinov2", {"mlp_ratio": 2, "use_swiglu_ffn": True}),
@@ -95,8 +123,28 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert-mean": ("modernbert", {"classifier_pooling": "mean", "norm_bias": True}),
     "electra-wide": ("electra", {"embedding_size": 24}),
     "distilled": ("deit", {"teacher": True}),
+    # Rotary frequencies stretched for long texts, as Llama 3 has them; wide heads.
+    "llama-long": (
+        "llama",
+        {
+            "head_dim": 12,
+            "attention_bias": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            },
+        },
+    ),
+    "llama-tied": ("llama", {"tie_word_embeddings": True}),
+    "gpt2-wide": ("gpt2", {"n_inner": 40}),
 }
-EVERY = [*CONFIGS, *VARIANTS]
+LANGUAGE = [name for name in (*CONFIGS, *VARIANTS) if VARIANTS.get(name, (name,))[0] in DECODERS]
+EVERY = [name for name in (*CONFIGS, *VARIANTS) if name not in LANGUAGE]
+"""Classifiers; `LANGUAGE` are language models."""
 # All linear layers of the blocks, and of what stands between blocks and head.
 ALL_LINEAR = {
     "vit": ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
@@ -106,6 +154,8 @@ ALL_LINEAR = {
     "deberta-v2-own-keys": ("query_proj", "pos_key_proj", "pos_query_proj"),
     "modernbert": ("Wqkv", "Wi", "Wo", "head.dense"),
     "clip": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "qwen3": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "gpt2": ("c_attn", "c_proj", "c_fc"),
 }
 # Three stages; images of 16 pixels are maps of 4, 4, 2 and 1 pixels a side at its five cuts.
 RESNETS: dict[str, dict[str, Any]] = {
@@ -211,6 +261,21 @@ def labels_of(batch: int) -> Tensor:
     return torch.arange(batch) % CLASSES
 
 
+def targets_of(model: CutModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Labels [B]; of a language model the token [B,T] that follows each, -100 where none does."""
+    if not model.spec.parts.language:
+        return labels_of(len(next(iter(inputs.values()))))
+    following = torch.roll(inputs["input_ids"], -1, 1)
+    there = torch.roll(inputs["attention_mask"], -1, 1).bool()
+    there[:, -1] = False
+    return following.masked_fill(~there, -100)
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross-entropy of logits [B,C] or [B,T,V]."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+
 def hugging_face(model: CutModel) -> nn.Module:
     """The whole classification model by `from_pretrained`, as a user of PEFT has it."""
     names = model.spec.parts
@@ -229,7 +294,8 @@ def with_peft(model: CutModel, adapter: Adapter) -> nn.Module:
         r=model.spec.lora.rank,
         lora_alpha=model.spec.lora.alpha,
         target_modules=list(model.spec.targets),
-        modules_to_save=list(model.spec.parts.head.modules),
+        modules_to_save=list(model.spec.parts.head.trained),
+        fan_in_fan_out=model.spec.parts.transposed,
     )
     whole = get_peft_model(hugging_face(model), config)
     named = dict(whole.named_parameters())
@@ -242,7 +308,7 @@ def with_peft(model: CutModel, adapter: Adapter) -> nn.Module:
 def peft_name(model: CutModel, key: str) -> str:
     """The parameter in a PeftModel that an adapter's key stands for."""
     first, _, rest = key.partition(".")
-    if first in model.spec.parts.head.modules:
+    if first in model.spec.parts.head.trained:
         return f"base_model.model.{first}.modules_to_save.default.{rest}"
     path, _, leaf = key.rpartition(".")
     return f"base_model.model.{path}.default.{leaf}"
@@ -269,9 +335,12 @@ def split_step(
     server = {name: adapter[name] for name in model.server_names(cut)}
     assert device.keys() | server.keys() == adapter.keys()
     sent = model.device_forward(inputs, cut, [Segment(device, len(labels))])
-    hidden = sent.hidden.detach().requires_grad_(True)
+    hidden = sent.hidden.detach()
+    if sent.mask is not None:  # padding does not cross the cut, and arrives as zeros
+        hidden = hidden * sent.mask[..., None]
+    hidden.requires_grad_(True)
     logits = model.server_forward(hidden, sent.mask, cut, [Segment(server, len(labels))])
-    loss = F.cross_entropy(logits, labels)
+    loss = loss_of(logits, labels)
     loss.backward()
     if device:
         sent.hidden.backward(hidden.grad)
@@ -301,3 +370,28 @@ def unsplit_logits(whole: nn.Module, model: CutModel, inputs: dict[str, Tensor])
     """Logits of a whole Hugging Face model, which may need to be told to interpolate."""
     more = {"interpolate_pos_encoding": True} if model.spec.parts.asks_to_interpolate else {}
     return whole(**inputs, **more).logits
+
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def write_language(folder: Path, name: str = "llama", **overrides: Any) -> Path:
+    """A checkpoint folder of a tiny language model, with a tokenizer of letters that can chat."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz", *" .,:|-<>/\n"]
+    tokenizer = Tokenizer(models.WordLevel({x: i for i, x in enumerate(letters)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = CHAT
+    write(folder, name, **overrides)
+    fast.save_pretrained(folder)
+    return folder

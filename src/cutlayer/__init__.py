@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cutlayer.inference.evaluate_run import evaluate as evaluate
     from cutlayer.inference.export_run import Exported as Exported
     from cutlayer.inference.export_run import export as export
+    from cutlayer.inference.generate import Continuation as Continuation
+    from cutlayer.inference.generate import generate as generate
     from cutlayer.inference.predict import Prediction as Prediction
     from cutlayer.inference.predict import predict as predict
     from cutlayer.job import Job as Job
@@ -101,6 +103,7 @@ _NAMES = {
     ],
     "inference.evaluate_run": ["Evaluated", "evaluate"],
     "inference.export_run": ["Exported", "export"],
+    "inference.generate": ["Continuation", "generate"],
     "inference.predict": ["Prediction", "predict"],
     "job": ["Job", "change_job", "dump_job", "load_job", "make_job"],
     "methods": ["find_method"],

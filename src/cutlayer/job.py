@@ -13,7 +13,7 @@ from cutlayer.errors import JobError
 from cutlayer.files import read_bounded
 from cutlayer.plain_yaml import MAX_CHARACTERS, parse_yaml
 from cutlayer.settings.allocation import Allocation
-from cutlayer.settings.data import Data, Partition
+from cutlayer.settings.data import HELD_OUT, Data, Partition
 from cutlayer.settings.devices import Devices
 from cutlayer.settings.generated import GeneratedData
 from cutlayer.settings.method import Method, Quantizer, Tokens
@@ -97,6 +97,13 @@ class Job(Section):
     def cut(self) -> int:
         """Blocks on the device, where the allocation does not choose another cut."""
         return self.model.cut if self.method.cut is None else self.method.cut
+
+    @property
+    def data_in_use(self) -> Data:
+        """The data section, with the calibration's samples held out of it where auto goes by it."""
+        if self.data.calibration is None and self.method.allocation.solver == "auto":
+            return self.data.model_copy(update={"calibration": HELD_OUT})
+        return self.data
 
     @property
     def generated_in_use(self) -> GeneratedData | None:

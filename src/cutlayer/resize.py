@@ -1,4 +1,9 @@
-"""Images of any size to the size that is wanted: the one place where pixels are resized."""
+"""Images of any size to the size that is wanted: where all that models read is resized.
+
+Who calls it: data/images.py for images that are read, data/drawing.py for images that are
+generated, and model/inputs.py for what the model reads, to the size that model/framing.py says.
+Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
+"""
 
 from __future__ import annotations
 

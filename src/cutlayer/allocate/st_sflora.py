@@ -1,6 +1,6 @@
 """ST-SFLora's own solver of P0: power, bandwidth and tokens in turn (arXiv 2605.26120).
 
-STE itself, the semantic transmission efficiency that P0 maximises: see `TokenPlan` in
+STE, the semantic transmission efficiency that P0 maximises, is computed by `plan_with_costs` in
 token_problem.py.
 
 Its steps, each with the other two variables held:

@@ -97,6 +97,25 @@ def predict(
 
 
 @app.command(rich_help_panel=PANEL)
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Option(help="What to go on from.")],
+    most: Annotated[int, typer.Option(min=1, help="Tokens to say at most.")] = 64,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="As a user's turn, by the tokenizer's chat template.")
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Let a run's language model go on from a prompt."""
+    from cutlayer.inference.generate import generate as go_on
+
+    found = go_on(run, prompt=prompt, most=most, chat=chat, device=device)
+    say(found.text)
+    if not found.whole:
+        say(f"(cut off after {found.tokens} tokens)")
+
+
+@app.command(rich_help_panel=PANEL)
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="A new folder.")],

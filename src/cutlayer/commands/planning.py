@@ -15,7 +15,10 @@ app = typer.Typer()
 def calibrate(
     job: JobFile = None,
     settings: Settings = None,
-    samples: Annotated[int, typer.Option(help="Samples of the training split.")] = 128,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Samples of data.calibration [128, or half of what there is]."),
+    ] = None,
     cuts: Annotated[str | None, typer.Option(help="Cuts, as in 1,2,4.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens kept, as in 8,16,all.")] = None,
     bits: Annotated[str | None, typer.Option(help="Bits, as in 2,4,8.")] = None,

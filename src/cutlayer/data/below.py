@@ -1,4 +1,4 @@
-"""What lies below a folder: links followed once, hidden files and leftovers passed over."""
+"""The files below a folder: links are followed once, hidden and temporary files left out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ def files_below(folder: Path) -> list[Path]:
 
 @dataclass
 class Walk:
-    """Files below folders, links followed; a folder that was seen under another name is left."""
+    """Files below folders, links followed; a folder already seen under another name is skipped."""
 
     seen: dict[tuple[int, int], Path] = field(default_factory=dict)
     again: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
 
     def keep_for(self, folder: Path) -> None:
-        """Have what a folder is, and all above it, found below that folder's own name only."""
+        """Reserve a folder and all folders above it, so that links elsewhere do not find them
+        again.
+        """
         for path in (folder, *folder.resolve().parents):
             place = os.stat(path)
             self.seen.setdefault((place.st_dev, place.st_ino), path)
@@ -71,7 +73,7 @@ class Walk:
 
 
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, by name, hidden files and leftovers of other systems aside."""
+    """The entries of a folder, by name, without hidden files and those that other systems leave."""
     return sorted(
         path
         for path in folder.iterdir()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from cutlayer.data.report import LoadReport
+from cutlayer.passage import Passage
 
 Indices = npt.NDArray[np.int64]
 
@@ -19,12 +20,13 @@ Indices = npt.NDArray[np.int64]
 class Dataset:
     """Labelled samples; parts of a data set share its samples and hold indices only.
 
-    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), or N texts. labels: int64 [n], each an
-    index into `classes`. rows: [n] which of the pool these samples are; None: all, in order.
+    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), N texts or N passages.
+    labels: int64 [n], each an index into `classes`. rows: [n] which of the pool these samples are;
+    None: all, in order.
     report: what was loaded from where; None for a part, or for what was not loaded.
     """
 
-    pool: torch.Tensor | list[str]
+    pool: torch.Tensor | list[str] | list[Passage]
     labels: Indices
     classes: tuple[str, ...]
     rows: Indices | None = None
@@ -39,7 +41,7 @@ class Dataset:
         return len(self.labels)
 
     @property
-    def inputs(self) -> torch.Tensor | list[str]:
+    def inputs(self) -> torch.Tensor | list[str] | list[Passage]:
         """The samples [n]; of a part they are copied out of the pool at each call."""
         if self.rows is None:
             return self.pool
@@ -51,6 +53,11 @@ class Dataset:
     def modality(self) -> Literal["image", "text"]:
         """What a sample is."""
         return "text" if isinstance(self.pool, list) else "image"
+
+    @property
+    def has_passages(self) -> bool:
+        """Whether samples are passages, which a language model learns from."""
+        return isinstance(self.pool, list) and isinstance(self.pool[0], Passage)
 
     def subset(self, indices: Indices | Sequence[int]) -> Dataset:
         """The samples at `indices`, in that order, with the same classes; none is copied."""

@@ -29,7 +29,8 @@ _MARKS = {
 class TextFile:
     """A file's rows, each with as many values as there are columns, and what to call them.
 
-    note: what was found out of how the file is written, for people; "" for nothing.
+    note: how the file turned out to be written (encoding, separator), for people; "" for nothing to
+    say.
     """
 
     columns: list[str]

@@ -21,22 +21,26 @@ def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
 
     fit: how the model makes its images. Raises DataError.
     """
-    train, _ = load(job.data, job.seed, fit)
+    train, _ = load(job.data_in_use, job.seed, fit)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
     return replace(train.subset(shares[number]), report=train.report)
 
 
 def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None) -> Dataset:
-    """All samples in a file or folder of this device's, of the classes that the server names.
+    """All samples in a file or folder of this device; its classes are those that the server names.
 
-    Folders of images a class, parquet or tables, by what is there; columns, and how tables are
-    written, as the job says. fit: how the model makes its images. Raises DataError.
+    The kind is found out from what is there: a folder of images for each class, parquet files, or
+    tables; names of columns and the format of tables are those of the job. fit: how the model makes
+    its images. Raises DataError.
     """
     check_there(path)
     data = Data(
         source=_source(path),
         path=str(path),
+        kind=job.data.kind,
         input_column=job.data.input_column,
+        completion_column=job.data.completion_column,
+        separator=job.data.separator,
         label_column=job.data.label_column,
         delimiter=job.data.delimiter,
         encoding=job.data.encoding,
@@ -46,7 +50,7 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None)
 
 
 def check_there(path: Path) -> None:
-    """Raise DataError where a device's samples are not."""
+    """Raise DataError if there are no samples at a device's path."""
     if not path.exists():
         raise DataError(f"--data: there is no {path}: name a folder of images a class, or a table")
 

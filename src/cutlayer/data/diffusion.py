@@ -36,9 +36,9 @@ _WEIGHTS = Path("unet") / "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Diffusion:
-    """What a diffusion model draws, how it is built, and how it is best sampled.
+    """A diffusion model: what it draws, how it is built, and its default sampling.
 
-    image_size: (height, width). fold, widths, blocks: see `methods.generator.GeneratorTraining`.
+    image_size: (height, width). fold, widths, blocks: see `settings.generator.GeneratorTraining`.
     steps, guidance: used where the caller names none.
     """
 

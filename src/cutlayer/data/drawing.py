@@ -1,4 +1,4 @@
-"""Which images are to be drawn, and the generator that counts, times and resizes them.
+"""Generated images: which are drawn, and the generator that numbers, times and resizes them.
 
 An image belongs to (seed, its class, how many of that class came before it in the call) and to
 nothing else: asking for more images, in another order or in other batches, changes none of them.
@@ -32,7 +32,9 @@ class Wanted:
     seed: int
 
     def derived(self, name: str) -> int:
-        """The image's own seed; `name` is its class's, so that the order of classes is no part."""
+        """The image's own seed; by the name of its class, so that the order of classes does not
+        count.
+        """
         return derive(self.seed, "image", name, self.number)
 
 
@@ -43,8 +45,8 @@ Draw = Callable[[Sequence[Wanted]], Tensor]
 class Drawing:
     """A generator made of a function that draws: numbers the images, times and resizes them.
 
-    batch: images drawn at once; it changes speed and memory, and no image beyond what a machine's
-    arithmetic may round differently in another batch.
+    batch: images drawn at once. It changes speed and memory, and images only by how a machine
+    rounds in batches of another size.
     """
 
     def __init__(

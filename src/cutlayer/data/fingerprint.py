@@ -1,4 +1,4 @@
-"""What a data set is, as a hash of its files: it is not loaded."""
+"""A hash of a data set's files, found without loading them."""
 
 from collections.abc import Iterator
 from importlib.resources import files
@@ -7,7 +7,7 @@ from pathlib import Path
 from cutlayer.data.below import files_below
 from cutlayer.data.splits import split_of
 from cutlayer.fingerprint import of_file, of_parts
-from cutlayer.settings.data import Data
+from cutlayer.settings.data import HELD_OUT, Data
 
 _TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
 
@@ -16,13 +16,21 @@ def of_data(data: Data, seed: int) -> str | None:
     """A hash of a source's files and of the settings that say what to read from them.
 
     Tables are hashed whole, images by name and size, a data set on the hub by its name and, where
-    it is in the hub's cache, its commit. `train_samples` and the division among devices do not
-    count: they take parts of the same training split. seed: counts where the test split may be
-    held out of the training data by it. None where the files are not on this machine.
+    it is in the hub's cache, its commit. `train_samples` and the division among devices are left
+    out: they take parts of the same training split. seed: part of the hash only where it decides
+    which training data become the test split. What calibrates is in the hash: a part of the
+    training data, or data of its own. None where the files are not on this machine.
     """
-    settings: list[object] = [data.source, data.input_column, data.label_column]
+    settings: list[object] = [data.source, data.input_column, data.label_column, "held-out"]
+    if data.calibration not in (None, HELD_OUT):
+        own = of_data(data.model_copy(update={"path": data.calibration, "calibration": None}), seed)
+        if own is None:
+            return None
+        settings[-1] = own
     if (data.delimiter, data.encoding, data.quotes) != (None, None, "auto"):
         settings += [data.delimiter, data.encoding, data.quotes]
+    if data.kind != "auto" or data.completion_column is not None:
+        settings += [data.kind, data.completion_column]
     if data.source == "demo":
         asset = Path(str(files("cutlayer.assets"))) / "fashion-mnist.npz"
         return of_parts(*settings, of_file(asset)) if asset.is_file() else None

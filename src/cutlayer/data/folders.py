@@ -1,4 +1,4 @@
-"""Images in folders, one a class, with or without folders of splits above or below the classes."""
+"""Images in folders, one folder a class, with or without train/test folders above or below."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def _splits_in(found: Mapping[Split | None, list[Path]]) -> str:
 
 
 def _inner(folder: Path) -> Path:
-    """The folder itself, or that within it that alone has its split's name: seg_train/seg_train."""
+    """The folder itself, or the one folder within it that names the same split:
+    seg_train/seg_train.
+    """
     below = visible(folder)
     if len(below) == 1 and below[0].is_dir() and split_of(below[0].name) == split_of(folder.name):
         return _inner(below[0])

@@ -126,13 +126,13 @@ def own_noise(wanted: Wanted, name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def _open_folder(settings: Settings, classes: tuple[str, ...]) -> tuple[Draw, Shape]:
-    """Images generated earlier, in an order drawn from the seed; they repeat when all were had."""
+    """Images generated earlier, in an order drawn from the seed; after the last it begins again."""
     path = str(Path(settings.path or "").expanduser())
     if not Path(path).is_dir():
         raise DataError(
             f"generator.path={path!r} is no folder: name one with a subfolder of images a class"
         )
-    # Named as its own test data, no part of the folder is held out.
+    # With the folder as its own test data, load() holds no part of it out.
     images, _ = load(Data(source="folder", path=path, test_path=path, test_samples=1), 0)
     assert isinstance(images.inputs, Tensor)
     pixels = images.inputs

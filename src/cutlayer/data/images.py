@@ -1,4 +1,4 @@
-"""Encoded or raw images of any size and kind -> one uint8 tensor of what a viewer shows."""
+"""Decodes images of any size and kind to one uint8 tensor of what a viewer shows."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cutlayer import resize
 from cutlayer.data import viewing
 from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
+from cutlayer.passage import Passage
 from cutlayer.resize import Fit, whole_levels
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
 
-Inputs = torch.Tensor | list[str]
-"""Images [n,C,H,W] or n texts."""
+Inputs = torch.Tensor | list[str] | list[Passage]
+"""Images [n,C,H,W], n texts or n passages."""
 
 Item = tuple[str, Callable[[], Pixels]]
 """What to call an image in an error, and how to get it."""
@@ -50,9 +51,10 @@ def suffixes() -> set[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What images are like. sizes: (height, width) [n, 2] as a viewer shows them. grey: all are.
+    """What images are like.
 
-    depths: the levels that are black and white where they are not 0 and 255.
+    sizes: (height, width) [n, 2] as a viewer shows them. grey: whether all of them are grey.
+    depths: the levels of black and white, for images of more than 8 bits.
     """
 
     sizes: npt.NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Labels as they are stored -> names of classes, alike in every source."""
+"""From labels as they are stored to names of classes, by one rule for every source."""
 
 from __future__ import annotations
 

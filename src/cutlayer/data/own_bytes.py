@@ -9,6 +9,7 @@ import torch
 import zstandard
 
 from cutlayer.data.dataset import Dataset
+from cutlayer.passage import Passage
 from cutlayer.resize import Fit, fitted, whole_levels
 
 QUALITY = 75
@@ -25,7 +26,8 @@ def own_bytes(data: Dataset, fit: Fit | None) -> dict[str, int]:
     """
     every = np.linspace(0, len(data) - 1, min(_MOST_SAMPLES, len(data))).round().astype(np.int64)
     if isinstance(data.inputs, list):
-        whole = "\n".join(data.inputs).encode("utf-8", "replace")
+        texts = [one if isinstance(one, str) else _text_of(one) for one in data.inputs]
+        whole = "\n".join(texts).encode("utf-8", "replace")
         return {"zstd": len(zstandard.ZstdCompressor(level=19).compress(whole))}
     inputs = data.subset(every).inputs
     assert isinstance(inputs, torch.Tensor)
@@ -37,6 +39,11 @@ def own_bytes(data: Dataset, fit: Fit | None) -> dict[str, int]:
         for name in found:
             found[name] += _encoded(image, name)
     return {name: round(size / len(every) * len(data)) for name, size in found.items()}
+
+
+def _text_of(passage: Passage) -> str:
+    said = [message.content for message in passage.messages]
+    return "\n".join([passage.prompt, passage.completion, *said])
 
 
 def _encoded(image: np.ndarray, name: str) -> int:

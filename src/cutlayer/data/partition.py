@@ -1,4 +1,4 @@
-"""Who holds which samples: every sample on exactly one device, and no device below its minimum.
+"""Who holds which samples: each on exactly one device, none below its minimum, or all drawn.
 
 Flower's partitioners are not used: they need `datasets`, the pathological one drops the classes
 no device drew, and the Dirichlet one cuts each class in file order and tries ten times in all.
@@ -6,12 +6,13 @@ no device drew, and the Dirichlet one cuts each class in file order and tries te
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from cutlayer.data.dataset import Indices, holdout, largest_remainder
+from cutlayer.data.drawn import DrawnShares
 from cutlayer.errors import DataError
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import Partition
@@ -22,11 +23,11 @@ DRAWS = 1000
 
 def partition(
     labels: npt.ArrayLike, partition: Partition, devices: int, seed: int
-) -> list[Indices]:
+) -> Sequence[Indices]:
     """Divide samples over devices; the same arguments give the same division.
 
     labels: int [n]. Returns `devices` sorted index arrays, disjoint, that cover 0..n-1, each of
-    min_samples indices or more.
+    min_samples indices or more; of `drawn` see `DrawnShares`.
 
     - `iid`: equal sizes (within one sample), classes at random.
     - `dirichlet`: each class is shared out in proportions drawn from Dirichlet(alpha), as in
@@ -39,6 +40,8 @@ def partition(
     Raises DataError when no such division exists or none was found, with values that would do.
     """
     array = np.asarray(labels, dtype=np.int64)
+    if partition.kind == "drawn":
+        return DrawnShares(len(array), devices, partition.samples_per_device, seed)
     least = partition.min_samples
     if not 1 <= devices <= len(array) // least:
         raise DataError(
@@ -76,7 +79,7 @@ def partition(
 
 def divide(
     labels: npt.ArrayLike, settings: Partition, devices: int, seed: int
-) -> tuple[list[Indices], list[Indices]]:
+) -> tuple[Sequence[Indices], Sequence[Indices]]:
     """What each device trains on [M], and what it is tested on [M]: see `partition`.
 
     The second is the share `held_out` of every class of a device, by the seed and the device.
@@ -84,7 +87,7 @@ def divide(
     array = np.asarray(labels, dtype=np.int64)
     shares = partition(array, settings, devices, seed)
     if not settings.held_out:
-        return shares, [np.empty(0, dtype=np.int64) for _ in shares]
+        return shares, [np.empty(0, dtype=np.int64)] * len(shares)
     tested = [
         share[holdout(array[share], settings.held_out, numpy_rng(seed, device, "held-out"))]
         for device, share in enumerate(shares)
@@ -93,9 +96,13 @@ def divide(
     return trained, tested
 
 
-def label_counts(labels: npt.ArrayLike, parts: list[Indices], classes: int) -> Indices:
-    """How many samples of each class each device holds: int64 [M, classes]."""
+def label_counts(
+    labels: npt.ArrayLike, parts: Sequence[Indices], classes: int
+) -> npt.NDArray[np.signedinteger]:
+    """How many samples of each class each device holds: [M, classes]."""
     array = np.asarray(labels, dtype=np.int64)
+    if isinstance(parts, DrawnShares):
+        return parts.label_counts(array, classes)
     return np.stack([np.bincount(array[part], minlength=classes) for part in parts])
 
 
@@ -146,7 +153,8 @@ def _labels(counts: Indices, per_device: int, devices: int, rng: np.random.Gener
     shares = np.zeros((devices, len(counts)), dtype=np.int64)
     left = holders.copy()
     for device in rng.permutation(devices):
-        # The classes with most places left, ties at random, always fill all places.
+        # Dealing from the classes with the most places left always fills all places; ties are
+        # broken at random.
         chosen = np.lexsort((rng.random(len(counts)), -left))[:per_device]
         shares[device, chosen] = 1
         left[chosen] -= 1

@@ -1,4 +1,4 @@
-"""What a load found: how many samples and classes came from where, and what was left out."""
+"""What was loaded: how many samples and classes, from where, and what was left out."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class LoadReport:
     @property
     def line(self) -> str:
         """The load in one line."""
-        found = (
-            f"data: {self.train_samples} samples of {len(self.classes)} classes (ordered "
-            f"{self.order}) from {self.train}"
-        )
+        classes = f" of {len(self.classes)} classes (ordered {self.order})"
+        if len(self.classes) == 1:
+            classes = ""
+        found = f"data: {self.train_samples} samples{classes} from {self.train}"
         if self.test is not None:
             found += f"; tested on {self.test_samples} from {self.test}"
         return "; ".join([found, *self.notes])

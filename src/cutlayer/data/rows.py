@@ -1,4 +1,4 @@
-"""Samples as a source finds them: raw labels, and a way to get the input of each when needed."""
+"""Samples as a source finds them: raw labels, and a function that reads each input when needed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from cutlayer.errors import DataError
 class Rows:
     """One split.
 
-    origin: what to call it in errors. labels: raw, as stored. cell(i): the input of row i, an
-    `images.Pixels` or a text. names: the classes' names when labels are indices into them, or
-    these names; order: by what rule they are ordered. called(i): what to call row i in errors; its
-    number by default. notes: what was skipped or changed, and why.
+    origin: its name in errors.
+    labels: raw, as stored.
+    cell(i): the input of row i, an `images.Pixels`, a text or (`passages`) a Passage.
+    names: the names of the classes, where labels are such names or indices into them.
+    order: by what rule the classes are ordered.
+    called(i): the name of row i in errors, its number by default.
+    notes: what was skipped or changed, and why.
     """
 
     origin: str
@@ -30,6 +33,7 @@ class Rows:
     order: str = ""
     called: Callable[[int], str] | None = None
     notes: tuple[str, ...] = ()
+    passages: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

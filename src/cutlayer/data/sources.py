@@ -24,17 +24,22 @@ from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
 from cutlayer.resize import Fit
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.data import HELD_OUT as HELD_OUT_NAME
 from cutlayer.settings.data import Data
 
 HELD_OUT = 0.2
 """Share of every class held out for testing when a source has no test data."""
+
+CALIBRATION, CALIBRATION_MOST = 0.1, 1000
+"""Share of every class of the training data that calibrates, and the most samples of all."""
 
 SOURCES = {
     "demo": "the bundled subset of Fashion-MNIST: 28 x 28 grey images of 10 classes",
     "hub": "a Hugging Face dataset: data.path is `name`, `name:configuration` or a local folder",
     "parquet": "images ({bytes, path}, bytes or paths) or texts: a file, or a folder of splits",
     "folder": "images, one subfolder a class, with or without train/ and test/ above or below",
-    "table": "texts or paths of images in CSV, TSV or JSON lines: a file, or a folder of splits",
+    "table": "texts, passages or paths of images in CSV, TSV or JSON lines: a file, or a folder of "
+    "splits",
 }
 """What data.source may name, and what each reads; data.test_path names test data of its own
 (of hub: a split)."""
@@ -65,6 +70,36 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
     )
 
 
+def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
+    """The samples to calibrate on: a held-out part of the training data, or data of their own.
+
+    The held-out part does not depend on `train_samples`, nor on `seed` where the source has test
+    data. Raises DataError.
+    """
+    chosen = _choose(data.model_copy(update={"train_samples": None}), seed)
+    if data.calibration not in (None, HELD_OUT_NAME):
+        own = data.model_copy(update={"path": data.calibration, "test_path": None})
+        return load_own(own, chosen.classes, fit)
+    index = _calibration(chosen.train_labels, chosen.every)
+    if not len(index):
+        raise DataError(
+            f"{chosen.train.origin} has too few samples to hold a tenth of each class out to "
+            "calibrate on: name data for it in data.calibration"
+        )
+    (inputs,), notes = _inputs([(chosen.train, index)], fit)
+    report = LoadReport(chosen.train.origin, len(index), chosen.classes, chosen.order, notes=notes)
+    return Dataset(inputs, chosen.train_labels[index], chosen.classes, report=report)
+
+
+def _calibration(labels: Indices, index: Indices) -> Indices:
+    """Those of the training samples `index` that calibrate, and that no device gets if so."""
+    rng = numpy_rng(0, "data", "calibration")
+    held = holdout(labels[index], CALIBRATION, rng)
+    if len(held) > CALIBRATION_MOST:
+        held = held[stratified(labels[index][held], CALIBRATION_MOST, rng)]
+    return index[held]
+
+
 def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
     """The labels of the training samples of `load`, and the classes; no image is decoded.
 
@@ -78,7 +113,9 @@ def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
 class _Chosen:
     """Which rows are trained and tested on, with their labels.
 
-    order: by what rule the classes are. tested_on: what to call the test samples.
+    order: by what rule the classes are. tested_on: what to call the test samples. every: the
+    training rows, all of them, before some calibrate and a part is taken; train_labels: of the
+    rows of `train`.
     """
 
     train: Rows
@@ -90,6 +127,8 @@ class _Chosen:
     classes: tuple[str, ...]
     order: str
     tested_on: str
+    every: Indices
+    train_labels: Indices
 
 
 def _choose(data: Data, seed: int) -> _Chosen:
@@ -100,7 +139,7 @@ def _choose(data: Data, seed: int) -> _Chosen:
             raise DataError(f"{rows.origin} holds no samples: name data that has some")
     names = class_names(train)
     classes, order = class_order(train, names)
-    if len(classes) < 2:
+    if len(classes) < 2 and not train.passages:
         raise DataError(
             f"{train.origin} holds the single class {classes[0]!r}: training needs two or more"
         )
@@ -120,6 +159,9 @@ def _choose(data: Data, seed: int) -> _Chosen:
         tested_on = test.origin
         test_labels = numbered(test, class_names(test), classes)
         test_index = np.arange(len(test))
+    every = index
+    if data.calibration == HELD_OUT_NAME:
+        index = np.setdiff1d(index, _calibration(labels, index))
     if data.train_samples is not None and data.train_samples < len(classes):
         raise DataError(
             f"data.train_samples={data.train_samples} leaves some of the {len(classes)} classes "
@@ -137,6 +179,8 @@ def _choose(data: Data, seed: int) -> _Chosen:
         classes,
         order,
         tested_on,
+        every,
+        labels,
     )
 
 
@@ -164,9 +208,11 @@ def _inputs(
 ) -> tuple[list[images.Inputs], tuple[str, ...]]:
     """The samples of training rows, and of others that go by them; what is to be said of them."""
     strange: Counter[str] = Counter()
-    if len({rows.text for rows, _ in parts}) > 1:
-        kinds = [f"{rows.origin} holds {'texts' if rows.text else 'images'}" for rows, _ in parts]
+    if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
+        kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]
         raise DataError(f"{' but '.join(kinds)}: name data of one kind")
+    if parts[0][0].passages:
+        return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
     if parts[0][0].text:
         texts: list[images.Inputs] = []
         for rows, index in parts:
@@ -181,6 +227,12 @@ def _inputs(
     depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
     stacks = [images.stack(some, size, grey, depths, strange) for some in items]
     return [*stacks], (*viewing.described(depths), *_counted(strange))
+
+
+def _kind(rows: Rows) -> str:
+    if rows.passages:
+        return "passages for a language model"
+    return "labelled texts" if rows.text else "images"
 
 
 def _counted(strange: Counter[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Which split a file, folder or named split is: one rule for every source.
+"""Which split (train or test) a file, folder or name stands for: one rule for every source.
 
 A name is cut into words (at anything but letters, and at capitals), words such as "data" or "set"
 are dropped from its ends, and its first or else its last word decides, in any case: train,
@@ -54,7 +54,9 @@ def split_of_path(relative: PurePath) -> Split | None:
 
 @dataclass(frozen=True)
 class Chosen(Generic[Found]):
-    """What is trained and tested on (nothing: held out of the training data), and what is not."""
+    """What is trained on, what is tested on (None: a part held out of the training data), and what
+    is left unused.
+    """
 
     train: list[Found]
     test: list[Found]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer.data import delimited, images
 from cutlayer.data.below import files_below
+from cutlayer.data.passages import EVERY, passage_columns, passage_of
 from cutlayer.data.rows import Rows
 from cutlayer.data.splits import Split, choose, split_of_path
 from cutlayer.errors import DataError
@@ -46,6 +47,11 @@ def hub(dataset: Any, data: Data, origin: str, base: Path) -> Rows:
     """Rows of one `datasets.Dataset`; images are decoded here, not there."""
     import datasets
 
+    spoken = passage_columns(data, dataset.column_names, origin)
+    if spoken is not None:
+        wanted = _with_labels(spoken, dataset.column_names, data)
+        columns = {name: list(dataset[name]) for name in wanted}
+        return _of_passages(origin, columns, spoken, data)
     column = _column(data, dataset.column_names, origin)
     names = getattr(dataset.features[data.label_column], "names", None)
     feature = dataset.features[column]
@@ -98,6 +104,11 @@ def _parquet_rows(files: list[Path], data: Data) -> Rows:
     origin = _origin(files)
     try:
         columns = pa.parquet.read_schema(files[0]).names
+        spoken = passage_columns(data, columns, origin)
+        if spoken is not None:
+            wanted = _with_labels(spoken, columns, data)
+            read = pa.parquet.read_table(files, columns=wanted)
+            return _of_passages(origin, read.to_pydict(), spoken, data)
         column = _column(data, columns, origin)
         table = pa.parquet.read_table(files, columns=[column, data.label_column])
     except (pa.ArrowException, OSError) as error:
@@ -120,7 +131,7 @@ def _parquet_rows(files: list[Path], data: Data) -> Rows:
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The values of a column: those of categories, and of Arrow's views, as plain ones."""
+    """The values of a column; Arrow's dictionary and view types become plain ones."""
     import pyarrow as pa
 
     kind = column.type
@@ -149,6 +160,9 @@ def _text_rows(files: list[Path], data: Data) -> Rows:
         found = delimited.read(file, data)
         if not found.rows:
             continue
+        spoken = passage_columns(data, found.columns, str(file))
+        if spoken is not None:
+            return _spoken_rows(files, data)
         column = _column(data, found.columns, str(file))
         at, label_at = found.columns.index(column), found.columns.index(data.label_column)
         for row, name in zip(found.rows, found.names, strict=True):
@@ -162,6 +176,68 @@ def _text_rows(files: list[Path], data: Data) -> Rows:
         bases += [file.parent] * len(found.rows)
         notes += [found.note] if found.note else []
     return _of_texts(_origin(files), labels, values, bases, None, names, tuple(notes))
+
+
+def _spoken_rows(files: list[Path], data: Data) -> Rows:
+    """Rows of passages in files of text."""
+    columns: dict[str, list[Any]] = {}
+    names, notes = list[str](), list[str]()
+    spoken: tuple[str, ...] = ()
+    for file in files:
+        found = delimited.read(file, data)
+        if not found.rows:
+            continue
+        here = passage_columns(data, found.columns, str(file))
+        if here is None or (spoken and here != spoken):
+            raise DataError(f"{file} has other columns than {files[0]}: give both the same")
+        spoken = here
+        for column in _with_labels(spoken, found.columns, data):
+            at = found.columns.index(column)
+            values = [row[at] for row in found.rows]
+            if delimited.ABSENT in values:
+                name = found.names[values.index(delimited.ABSENT)]
+                raise DataError(f"{name} has no {column!r}: add it or remove the line")
+            columns.setdefault(column, []).extend(values)
+        names += found.names
+        notes += [found.note] if found.note else []
+    return _of_passages(_origin(files), columns, spoken, data, names, tuple(notes))
+
+
+def _with_labels(spoken: tuple[str, ...], columns: Sequence[str], data: Data) -> list[str]:
+    """The columns of passages, and that of their labels where it is there."""
+    return [*spoken, *([data.label_column] if data.label_column in columns else [])]
+
+
+def _of_passages(
+    origin: str,
+    columns: dict[str, list[Any]],
+    spoken: tuple[str, ...],
+    data: Data,
+    called: Sequence[str] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Rows:
+    """Rows of passages, made of the columns `spoken`; all of one class where none is told."""
+    count = len(columns[spoken[0]]) if columns else 0
+    labels = columns.get(data.label_column, [EVERY] * count)
+    if len(labels) != count:
+        raise DataError(
+            f"{origin} has {data.label_column!r} in some files only: add it to all, or name "
+            "another data.label_column"
+        )
+    name = called.__getitem__ if called else (lambda i: f"{origin}, row {i + 1},")
+    passages = [
+        passage_of(spoken, [columns[column][i] for column in spoken], name(i), data.separator)
+        for i in range(count)
+    ]
+    return Rows(
+        origin,
+        labels,
+        passages.__getitem__,
+        True,
+        called=called.__getitem__ if called else None,
+        notes=notes,
+        passages=True,
+    )
 
 
 def _of_texts(
@@ -182,7 +258,7 @@ def _of_texts(
 
     def image(i: int) -> Path:
         path: Path = bases[i] / values[i]
-        # Written on Windows, maybe.
+        # The table may come from Windows, with backslashes in its paths.
         return path if path.exists() else bases[i] / values[i].replace("\\", "/")
 
     return Rows(

@@ -1,4 +1,4 @@
-"""Samples without labels, to be asked about: image files, or text files of one text a line."""
+"""Samples without labels, to predict: image files, or text files of one text a line."""
 
 from __future__ import annotations
 

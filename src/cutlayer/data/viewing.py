@@ -65,7 +65,7 @@ class Levels:
 
 
 def described(depths: Depths) -> list[str]:
-    """What was taken as black and white, for people; nothing where all 16 bits are used."""
+    """A sentence on which levels became black and white; empty where all 16 bits are used."""
     return [
         f"levels {low:g} to {high:g} taken as black to white"
         for low, high in depths.values()

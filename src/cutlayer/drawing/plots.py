@@ -46,11 +46,20 @@ class Point:
     group: str = ""
 
 
+_MOST_DEVICES = 1000
+"""More columns are no longer told apart."""
+
+
 def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Who holds which labels: counts [M, C] as shades, with each device's total above."""
+    """Who holds which labels: counts [M, C] as shades, with each device's total above.
+
+    Of a large fleet the first thousand.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
+    fleet, held = len(counts), int(counts.sum())
+    counts = counts[:_MOST_DEVICES]
     devices = len(counts)
     cells = counts.T
     with new_figure(
@@ -65,9 +74,7 @@ def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path)
         top.set_ylabel("samples", fontsize=10)
         top.tick_params(bottom=False)
         top.grid(visible=False, axis="x")
-        top.set_title(
-            f"Who holds which labels: {devices} devices, {int(counts.sum()):,} samples", loc="left"
-        )
+        top.set_title(f"Who holds which labels: {fleet:,} devices, {held:,} samples", loc="left")
         shown = np.ma.masked_equal(cells, 0)
         # Blues without its palest fifth: one sample must not look like none.
         blues = LinearSegmentedColormap.from_list("", colormaps["Blues"](np.linspace(0.18, 1, 256)))

@@ -27,8 +27,11 @@ class Selection:
     cells: npt.NDArray[np.int64]
 
 
-def selection(rows: Sequence[Row], devices: int) -> Selection:
-    """What became of each device in each round; reasons are of the kind before their colon."""
+def selection(rows: Sequence[Row], devices: int, most: int = _MOST) -> Selection:
+    """What became of each device in each round; reasons are of the kind before their colon.
+
+    Of a large fleet the first `most`.
+    """
     fates: list[dict[int, str]] = []
     for row in rows:
         fate = dict.fromkeys(row.decisions, TRAINED)
@@ -38,7 +41,9 @@ def selection(rows: Sequence[Row], devices: int) -> Selection:
         fates.append(fate)
     found = sorted({kind for fate in fates for kind in fate.values()} - {TRAINED})
     kinds = (TRAINED, *found, NOT_DRAWN)
-    cells = [[kinds.index(fate.get(m, NOT_DRAWN)) for fate in fates] for m in range(devices)]
+    cells = [
+        [kinds.index(fate.get(m, NOT_DRAWN)) for fate in fates] for m in range(min(devices, most))
+    ]
     return Selection(kinds, np.array(cells, dtype=np.int64))
 
 
@@ -49,14 +54,15 @@ def draw_selection(rows: Sequence[Row], devices: int, path: Path) -> None:
     """
     from matplotlib.ticker import MaxNLocator
 
-    grid = selection(rows[-_MOST:], devices)
-    first, (lines, rounds) = rows[-_MOST:][0].round + 1, grid.cells[:_MOST].shape
+    shown = rows[-_MOST:]
+    grid = selection(shown, devices)
+    first, (lines, rounds) = shown[0].round + 1, grid.cells.shape
     with new_figure(
         path, width=max(6.0, 2.0 + 0.18 * rounds), height=max(3.2, 2.2 + 0.2 * lines)
     ) as figure:
         axes = figure.subplots()
         for index, kind in enumerate(grid.kinds):
-            device, place = np.nonzero(grid.cells[:_MOST] == index)
+            device, place = np.nonzero(grid.cells == index)
             plain = kind in (TRAINED, NOT_DRAWN)
             if len(device):
                 axes.bar(
@@ -77,7 +83,7 @@ def draw_selection(rows: Sequence[Row], devices: int, path: Path) -> None:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("round")
         axes.set_ylabel("device")
-        mean = float((grid.cells == 0).sum(axis=0).mean())
+        mean = float(np.mean([len(row.cohort) - len({*row.late, *row.lost}) for row in shown]))
         axes.set_title(f"Who took part: {mean:.1f} of {devices} devices a round", loc="left")
         legend(figure)
 

@@ -27,7 +27,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive, numpy_rng
 from cutlayer.settings.generator import GeneratorSettings as Settings
-from cutlayer.train.parts import compute_device
+from cutlayer.train.compute import find_compute
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,7 +119,7 @@ def evaluate_generator(
     train, test = load(job.data, job.seed)
     if train.report is not None:
         say(train.report.line)
-    compute, count = compute_device(job), len(train.classes)
+    compute, count = find_compute(job.training.compute), len(train.classes)
     generator = load_generator(settings, train, compute)
     pool, pool_of = _pool(train, settings, trained_on)
     model = load_model(job.model, count, job.seed).to(compute)

@@ -33,6 +33,7 @@ from cutlayer.files import write_atomically
 from cutlayer.job import Job, dump_job, load_job
 from cutlayer.seeds import numpy_rng, torch_rng
 from cutlayer.settings.generator import GeneratorTraining
+from cutlayer.train.compute import find_compute
 
 JOB = "job.yaml"
 TRAINING = "training.yaml"
@@ -216,13 +217,10 @@ def new_trainer(data: Dataset, settings: GeneratorTraining, seed: int) -> Traine
     channels, size = diffusion.shape_of(data.inputs)
     fold = settings.fold or diffusion.own_fold(size)
     model = Diffusion(data.classes, size, channels, fold, settings.widths, settings.blocks)
-    there = torch.cuda.is_available()
-    if settings.compute == "cuda" and not there:
-        raise JobError("compute: 'cuda' was asked for but torch sees no GPU: take 'cpu' or 'auto'")
+    device = find_compute(settings.compute, "compute")
     with torch.random.fork_rng():
         torch.manual_seed(torch_rng(seed, "generator", "weights").initial_seed())
         unet = diffusion.build(model)
-    device = "cuda" if there and settings.compute != "cpu" else "cpu"
     return Trainer(model, unet.to(device), data, settings, seed)
 
 

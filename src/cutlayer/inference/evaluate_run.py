@@ -11,21 +11,26 @@ from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.inference.trained import Trained, load_trained
 from cutlayer.train.evaluate import evaluate as score
-from cutlayer.train.evaluation import Evaluation
+from cutlayer.train.evaluation import Tested, TokenEvaluation
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
     """A run's model tested. data: what on. classes: their names, in the order of the figures."""
 
-    evaluation: Evaluation
+    evaluation: Tested
     data: str
     classes: tuple[str, ...]
 
     @property
     def accuracy(self) -> float:
-        """Share of the samples whose class was predicted."""
+        """Share of the samples whose class was predicted; of a language model, of the tokens."""
         return self.evaluation.accuracy
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp of the mean loss of a token; None but for language models."""
+        return self.evaluation.perplexity
 
     def to_json(self) -> str:
         """Everything measured, as one JSON object; classes by name."""
@@ -36,6 +41,7 @@ class Evaluated:
             "accuracy": found.accuracy,
             "loss": found.loss,
             "macro_f1": found.macro_f1,
+            "perplexity": found.perplexity,
             "accuracy_by_class": dict(zip(names, found.by_class, strict=True)),
             "confusion": [[names[true], names[said], n] for true, said, n in found.confusion],
         }
@@ -44,6 +50,13 @@ class Evaluated:
     def sentences(self) -> list[str]:
         """What came out, a line each."""
         found = self.evaluation
+        if isinstance(found, TokenEvaluation):
+            exact = "beyond all bounds" if found.perplexity is None else f"{found.perplexity:.3f}"
+            return [
+                f"perplexity {exact} on {found.samples:,} samples ({self.data})",
+                f"loss       {found.loss:.3f} a token",
+                f"told       {100 * found.accuracy:.1f} % of {int(found.count.sum()):,} tokens",
+            ]
         told = [(value, name) for name, value in zip(self.classes, found.by_class, strict=True)]
         there = sorted((value, name) for value, name in told if value is not None)
         wrong = sorted(

@@ -11,7 +11,7 @@ import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.unlabelled import image_files, no_labels, read_image, read_texts
-from cutlayer.errors import DataError
+from cutlayer.errors import DataError, RunError
 from cutlayer.inference.trained import Trained, load_trained
 
 _BATCH = 32
@@ -53,13 +53,18 @@ def predict(
     if not paths:
         raise DataError("FILES: none are named: name the files to ask about")
     trained = load_trained(run, device)
+    if trained.model.spec.parts.language:
+        raise RunError(
+            f"RUN: {trained.model.spec.path} is a language model, which tells no classes apart: "
+            "ask it with cutlayer generate"
+        )
     logits_of = trained.logits_of(through_cut)
     # What crosses the cut is rounded at random for a whole batch: there each sample is one.
     batches = _batches(trained, paths, 1 if through_cut else _BATCH)
     found = []
     for names, part in batches:
         with torch.no_grad():
-            shares = torch.softmax(logits_of(part, 0).double().cpu(), dim=1).tolist()
+            shares = torch.softmax(logits_of(part, 0).logits.double().cpu(), dim=1).tolist()
         for name, row in zip(names, shares, strict=True):
             by_class = dict(zip(trained.classes, row, strict=True))
             label = trained.classes[max(range(len(row)), key=row.__getitem__)]

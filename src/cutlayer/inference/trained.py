@@ -16,8 +16,8 @@ from cutlayer.record.checkpoint import load_state
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
 from cutlayer.record.rows import read_rows
 from cutlayer.rounds.measure_round import typical
+from cutlayer.train.compute import find_compute
 from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit
-from cutlayer.train.parts import compute_device
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import Task, task_of
 
@@ -36,7 +36,7 @@ class Trained:
     @property
     def task(self) -> Task:
         """What the model was trained for."""
-        return task_of(self.job, len(self.classes))
+        return task_of(self.job, self.model.spec)
 
     def logits_of(self, cut: bool) -> LogitsOf:
         """The unsplit model, or device and server together with the tokens and bits of the middle
@@ -96,7 +96,7 @@ def load_trained(folder: str | Path, device: int | None = None) -> Trained:
             f"--resume {folder}"
         )
     model = load_model(job.model, len(classes), job.seed, train=job.method.train)
-    model.to(compute_device(job))
+    model.to(find_compute(job.training.compute))
     adapter = load_adapter(place, model, classes, "RUN")
     return Trained(folder, job, model, Preprocessor(model.spec), adapter, tuple(classes))
 

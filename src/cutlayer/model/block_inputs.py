@@ -85,6 +85,38 @@ def _local_global(batch: Batch) -> Prepared:
     }
 
 
+def _causal(batch: Batch) -> Prepared:
+    """Masks by which a token sees none after it, and rotary positions where there are some.
+
+    Padding stands behind a text, so that its tokens are numbered from 0 on. Blocks may look back
+    no further than a window (Mistral, Qwen).
+    """
+    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+    config, family = batch.config, batch.spec.parts
+    places = torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
+    made = {
+        "config": config,
+        "inputs_embeds": batch.hidden,
+        "attention_mask": batch.mask,
+        "past_key_values": None,
+        "position_ids": places,
+    }
+    windowed = family.windows != "none" and config.sliding_window is not None
+    kinds = ["sliding_attention" if windowed else "full_attention"] * batch.spec.depth
+    if family.windows == "by-block":
+        kinds = list(config.layer_types)
+    masks = {}
+    if "full_attention" in kinds:
+        masks["full_attention"] = create_causal_mask(**made)
+    if "sliding_attention" in kinds:
+        masks["sliding_attention"] = create_sliding_window_causal_mask(**made)
+    shared: Arguments = {}
+    if family.rotates:
+        shared["position_embeddings"] = batch.base.rotary_emb(batch.hidden, position_ids=places)
+    return lambda index: {"attention_mask": masks[kinds[index]], **shared}
+
+
 def _relative(batch: Batch) -> Prepared:
     """Distances between tokens, and the table that holds a vector for each (DeBERTa)."""
     encoder = batch.base.encoder
@@ -102,4 +134,5 @@ _KINDS: dict[BlockInputs, Callable[[Batch], Prepared]] = {
     "patch-rotary": _patch_rotary,
     "local-global": _local_global,
     "relative": _relative,
+    "causal": _causal,
 }

@@ -42,7 +42,10 @@ def part_cost(
         work = _block(spec, index, tokens, work)
     if side != "device":
         parameters += tail_parameters(spec)
-        work = _tail(spec, tokens, work)
+        if side == "whole" and spec.tied:
+            parameters -= spec.width * spec.vocabulary  # one table for embedding and head
+        tail = _language_tail if spec.parts.language else _tail
+        work = tail(spec, tokens, work)
     return Cost(parameters, work.adapter, work.forward, work.backward, FLOAT_BYTES * work.saved)
 
 
@@ -103,6 +106,9 @@ def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
 def _attention_saved(spec: ModelSpec, tokens: int) -> int:
     """Numbers that attention keeps: q, k, v, the output, and the log-sum-exp of each head.
 
+    Keys and values that heads share are repeated for each, as they are where a batch is padded;
+    a single one is looked at several times.
+
     With relative positions it is made of single operations, which keep q, k, the scaled k, v, the
     attention and the projected positions.
     """
@@ -111,8 +117,14 @@ def _attention_saved(spec: ModelSpec, tokens: int) -> int:
         looked_up = relative.rows * (relative.to_position + relative.to_content)
         kept = (4 * tokens + looked_up) * spec.attention_width
         return kept + tokens**2 * spec.heads
-    saved = tokens * (4 * spec.attention_width + spec.heads)
-    if spec.parts.fused is not None:
+    one = spec.key_width == spec.attention_width // spec.heads
+    kept = spec.key_width if one else spec.attention_width
+    saved = tokens * (2 * spec.attention_width + 2 * kept + spec.heads)
+    if spec.parts.head_norms:
+        # What the linear layers gave, and the deviation of each head.
+        numbers = spec.attention_width + spec.key_width
+        saved += tokens * (numbers + numbers * spec.heads // spec.attention_width)
+    if spec.parts.fused is not None and spec.parts.rotates:
         # v is a piece of the whole, which stays; rotated q and k are new.
         saved += tokens * 2 * spec.attention_width
     return saved
@@ -216,6 +228,17 @@ def _tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
         forward=work.forward + added.forward + head_flops(spec),
         backward=work.backward + added.backward + 2 * head_flops(spec) - still,
         saved=work.saved + added.saved + kept,
+    )
+
+
+def _language_tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
+    """Add the final norm, the frozen head, and what the loss keeps of a logit for every token."""
+    product = 2 * tokens * spec.width * spec.vocabulary
+    return replace(
+        work,
+        forward=work.forward + product,
+        backward=work.backward + product * work.live,
+        saved=work.saved + work.live * tokens * (spec.width + 2 + spec.vocabulary),
     )
 
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.lora import Adapter, AdapterBank, BankHead, Batch, Piece, Segment, Tensors
+from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
 from cutlayer.model.spec import ModelSpec, Train
+from cutlayer.settings.compute import Precision
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
@@ -52,7 +53,20 @@ class Body(Protocol):
         """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """What follows the blocks, up to what the head reads: [B,in], of K outputs [B,K,in]."""
+        """What follows the blocks, up to what the head reads.
+
+        [B,in], of K outputs [B,K,in], of a language model [B,T,in].
+        """
+
+
+class Head(Protocol):
+    """What gives logits."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of what `Body.pool` gives: logits [B,C], of a language model [B,T,V]."""
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the output layers read, of the shape of x."""
 
 
 class Weights(Protocol):
@@ -86,7 +100,7 @@ class CutModel:
         self,
         module: nn.Module,
         body: Body,
-        head: BankHead,
+        head: Head,
         weights: Weights,
         spec: ModelSpec,
         part: Part,
@@ -103,6 +117,7 @@ class CutModel:
         self._weights = weights
         # A part may hold no tensor that would tell where it is.
         self._probe = torch.empty(0)
+        self._autocast = False
 
     @property
     def train(self) -> Train:
@@ -124,6 +139,21 @@ class CutModel:
         self.module.to(device)
         self._probe = self._probe.to(device)
         return self
+
+    def use(self, precision: Precision) -> CutModel:
+        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training."""
+        self._autocast = precision == "bfloat16"
+        return self
+
+    def _run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:
+        """`piece` of the batch, in the precision asked for; results are in the model's own."""
+        with torch.autocast(self.compute.type, torch.bfloat16, enabled=self._autocast):
+            results = self._weights.run(route, batch, piece)
+        if not self._autocast:
+            return results
+        return tuple(
+            t.to(self.dtype) if t is not None and t.is_floating_point() else t for t in results
+        )
 
     def new_adapter(self, seed: int) -> Adapter:
         """An adapter to start from, on the model's torch device.
@@ -187,12 +217,14 @@ class CutModel:
             hidden, scores = self._body.run_scored(hidden, mask, cut, score)
             return hidden, mask, scores
 
-        hidden, mask, scores = self._weights.run(route, self._ready(inputs), piece)
+        hidden, mask, scores = self._run(route, self._ready(inputs), piece)
         assert hidden is not None
         return Activations(hidden, mask, scores)
 
     def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
+
+        A language model gives logits [B,T',V] over its vocabulary, for what follows each token.
 
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
@@ -205,19 +237,19 @@ class CutModel:
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
             return (self._head(self._body.pool(blocks, batch["mask"])),)
 
-        (logits,) = self._weights.run(route, {"hidden": hidden, "mask": mask}, piece)
+        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
         assert logits is not None
         return logits
 
     def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
-        """The unsplit model: logits [B,C]."""
+        """The unsplit model: logits [B,C], of a language model [B,T,V]."""
 
         def piece(batch: Batch) -> tuple[Tensor]:
             hidden, mask = self._body.embed(_present(batch))
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
             return (self._head(self._body.pool(blocks, mask)),)
 
-        (logits,) = self._weights.run(route, self._ready(inputs), piece)
+        (logits,) = self._run(route, self._ready(inputs), piece)
         assert logits is not None
         return logits
 
@@ -231,7 +263,7 @@ class CutModel:
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
             return (self._head.read(self._body.pool(blocks, mask)).flatten(1),)
 
-        (read,) = self._weights.run(route, self._ready(inputs), piece)
+        (read,) = self._run(route, self._ready(inputs), piece)
         assert read is not None
         return read
 

@@ -140,7 +140,7 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
     spec = model.spec
     config = {
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS" if spec.modality == "text" else None,
+        "task_type": _peft_task(spec),
         "base_model_name_or_path": spec.path,
         "inference_mode": True,
         "r": spec.lora.rank,
@@ -149,7 +149,7 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
         "target_modules": _target_modules(model),
         "modules_to_save": _saved_modules(model),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": spec.parts.transposed,
         "init_lora_weights": True,
     }
     held = model.module.state_dict()
@@ -159,6 +159,13 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
         WEIGHTS: save(tensors, metadata={"format": "pt"}),
         CONFIG: _json(config),
     }
+
+
+def _peft_task(spec: ModelSpec) -> str | None:
+    """What PEFT calls the model's task; None for images, which it has no name for."""
+    if spec.parts.language:
+        return "CAUSAL_LM"
+    return "SEQ_CLS" if spec.modality == "text" else None
 
 
 def _labels(classes: Sequence[str]) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def _preparation(spec: ModelSpec) -> dict[str, bytes]:
 def _saved_modules(model: CutModel) -> list[str]:
     """The names that PEFT finds all modules by that an adapter brings whole."""
     neck = model.spec.parts.neck
-    return [*model.spec.parts.head.modules, *([neck] if model.drawn and neck else [])]
+    return [*model.spec.parts.head.trained, *([neck] if model.drawn and neck else [])]
 
 
 def _target_modules(model: CutModel) -> list[str]:

@@ -1,7 +1,7 @@
 """What differs between families of models that can be cut: names, kinds and defaults, no code.
 
-To add a family, add an entry to families_image.py or families_text.py; a new kind of extra input
-for the blocks also needs a function in block_inputs.py.
+To add a family, add an entry to families_image.py, families_text.py or families_language.py; a new
+kind of extra input for the blocks also needs a function in block_inputs.py.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Modality = Literal["image", "text"]
-Pool = Literal["cls", "cls+mean", "cls+distillation", "mean", "pooler", "map"]
+Pool = Literal["cls", "cls+mean", "cls+distillation", "mean", "pooler", "map", "every"]
 Activation = Literal["tanh", "gelu", "relu"]
-BlockInputs = Literal["mask", "relative", "local-global", "patch-rotary"]
+BlockInputs = Literal["mask", "relative", "local-global", "patch-rotary", "causal"]
+Windows = Literal["none", "every", "by-block"]
 # A setting of config.json: a constant, or the key that holds it and what its absence means.
 Flag = bool | tuple[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The layers that training starts anew, as paths in the classification model.
+    """The layers that give logits, as paths in the model; training starts them anew.
 
     outputs: linear layers that give logits; of several, each reads its own pooled vector and the
     mean is taken. hidden: a linear layer before them, followed by `activation`, which the setting
-    `activation_key` of config.json may name.
+    `activation_key` of config.json may name. own: the head is the checkpoint's own, as that of a
+    language model: it is read with the other weights and stays as it is.
     """
 
     outputs: tuple[str, ...] = ("classifier",)
     hidden: str | None = None
     activation: Activation = "tanh"
     activation_key: str | None = None
+    own: bool = False
 
     @property
     def linears(self) -> tuple[str, ...]:
@@ -39,8 +42,13 @@ class Head:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules right below the classification model that hold them: PEFT saves those."""
+        """The modules right below the whole model that hold them."""
         return tuple(dict.fromkeys(path.split(".")[0] for path in self.linears))
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Of `modules`, those that are trained and that PEFT saves: all, or none of its own."""
+        return () if self.own else self.modules
 
 
 # Each is there once, and is compared and hashed by being the same one.
@@ -56,12 +64,17 @@ class Family:
     the first block).
     neck: path, in the classification model, of frozen layers between pooling and head;
     neck_linear: the linear layer in it. head: the layers trained anew.
-    pool: what the head reads. block_inputs: what a block takes besides the hidden state.
+    pool: what the head reads ("every": each token by itself). block_inputs: what a block takes
+    besides the hidden state. windows: which causal blocks look no further back than the config's
+    sliding_window (by-block: those that its layer_types name).
     query ... down: linear layers of a block, as paths below it; fused: one layer gives queries,
     keys and values; gated: the MLP is gated, with the layers `gated_up` and `gated_down`.
+    transposed: their weights are [inputs, outputs] (transformers' Conv1D). head_norms: queries and
+    keys are normalised head by head. tied: the head is the embedding's table.
     post_norm: norms come after the sums of a block, not before. norm_bias: norms have a bias.
     prefix: tokens before the patches, registers not counted. positions: the embedding has a
     position table; its first `positions_from_pad` + pad rows are never used by a token.
+    position_table: the table as a module of its own, beside the one of tokens.
     one_adapter_a_pass: a block computes something once for all samples with layers that may carry
     adapters, so that samples of different adapters go through one after the other.
     section: the key of config.json that holds the tower's own settings. keys: names of settings
@@ -86,6 +99,7 @@ class Family:
     neck_norm: bool = False
     head: Head = field(default_factory=Head)
     block_inputs: BlockInputs = "mask"
+    windows: Windows = "none"
     query: str = "attention.q_proj"
     key: str = "attention.k_proj"
     value: str = "attention.v_proj"
@@ -102,6 +116,9 @@ class Family:
     output_bias: Flag = True
     mlp_bias: Flag = True
     mlp_by_ratio: bool = False
+    transposed: bool = False
+    head_norms: bool = False
+    tied: Flag = False
     post_norm: bool = False
     norm_bias: Flag = True
     first_norm: bool = True
@@ -110,6 +127,7 @@ class Family:
     registers: bool = False
     positions: Flag = True
     positions_from_pad: bool = False
+    position_table: str | None = None
     patch_bias: bool = True
     embedding_norm: bool = False
     asks_to_interpolate: bool = False
@@ -125,3 +143,13 @@ class Family:
     def places_in_blocks(self) -> bool:
         """Whether blocks need to know where in the sample each token stands."""
         return self.block_inputs != "mask"
+
+    @property
+    def language(self) -> bool:
+        """Whether it is a language model, which says after each token what the next one is."""
+        return self.pool == "every"
+
+    @property
+    def rotates(self) -> bool:
+        """Whether blocks of text rotate queries and keys by the place of their token."""
+        return "rotary_emb" in self.shared

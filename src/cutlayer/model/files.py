@@ -12,8 +12,14 @@ MAX_CONFIG_BYTES = 2**24
 """Of the JSON files beside a model's weights."""
 
 # What a tokenizer may be read from, best first, and what may lie beside it.
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+VOCABULARIES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model",
+    "tokenizer.model",
+)  # fmt: skip
+BESIDE = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+    "chat_template.jinja",
+)  # fmt: skip
 
 BUNDLED = {"demo": "demo-vit", "resnet18": "resnet18"}
 

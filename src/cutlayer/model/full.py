@@ -4,10 +4,10 @@ An adapter then holds every parameter under its Hugging Face name, and the runni
 batch normalisation, so that the average of adapters is the average of whole models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from cutlayer.model.lora import (
@@ -83,7 +83,7 @@ class FullWeights:
 
         return one_by_one(segments, batch, run)
 
-    def _own(self, adapter: Adapter) -> Adapter:
+    def _own(self, adapter: Mapping[str, Tensor]) -> Adapter:
         """The tensors of `adapter` that this part computes with; statistics without a graph."""
         return {
             key: tensor if self.trained(key) else tensor.detach()

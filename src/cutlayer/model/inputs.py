@@ -10,11 +10,17 @@ from torch import Tensor
 from cutlayer.errors import ModelError
 from cutlayer.model.files import BESIDE, VOCABULARIES, find_file, read_json
 from cutlayer.model.framing import fit_for
+from cutlayer.model.passage_tokens import padded
 from cutlayer.model.spec import ModelSpec
+from cutlayer.passage import Passage
 from cutlayer.resize import fitted
 
 # Luma of ITU-R BT.601, as Pillow's conversion to grey.
 LUMA = (0.299, 0.587, 0.114)
+
+
+_CHECKED = 256
+"""Texts that are looked at in one go."""
 
 
 class Preprocessor:
@@ -24,7 +30,7 @@ class Preprocessor:
     preprocessor_config.json say (`fit`), grey and RGB turned into each other where the model needs
     it, normalised by that file or else the family's mean and deviation.
     Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
-    batch and cut at max_tokens.
+    batch and cut at max_tokens. Passages: see `passage_tokens.padded`.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -36,10 +42,16 @@ class Preprocessor:
         else:
             self._scale, self._shift = _normalisation(spec)
 
-    def __call__(self, inputs: Tensor | list[str]) -> dict[str, Tensor]:
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's own, able to pad; None for a model of images."""
+        return self._tokenizer
+
+    def __call__(self, inputs: Tensor | list[str] | list[Passage]) -> dict[str, Tensor]:
         """{"pixel_values": float32 [B,C,S,S]} or {"input_ids", "attention_mask": int64 [B,T]}.
 
-        Raises ModelError when the inputs are of the other modality or cannot be converted.
+        Of passages also "answers" int64 [B,T]: 1 where a token is to be said. Raises ModelError
+        when the inputs are of the other modality or cannot be converted.
         """
         if isinstance(inputs, Tensor):
             return {"pixel_values": self._pixels(inputs)}
@@ -48,6 +60,12 @@ class Preprocessor:
                 f"model.path: {self.spec.path} reads images but the data holds texts: "
                 "take a text model, or a data source of images"
             )
+        passages = [one for one in inputs if isinstance(one, Passage)]
+        self._check_kind(bool(passages))
+        if passages:
+            ready = padded(passages, self._tokenizer, self.spec)
+            self._check_known(ready["input_ids"])
+            return ready
         tokens = self._tokenizer(
             inputs,
             padding="longest",
@@ -57,6 +75,24 @@ class Preprocessor:
         )
         self._check_known(tokens["input_ids"])
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
+
+    def check(self, inputs: Tensor | list[str] | list[Passage]) -> None:
+        """Raise ModelError for the first batch of texts that cannot be made ready."""
+        for start in range(0, len(inputs), _CHECKED):
+            self(inputs[start : start + _CHECKED])
+
+    def _check_kind(self, passages: bool) -> None:
+        """Raise ModelError for data of another kind than the model learns from."""
+        if passages and not self.spec.parts.language:
+            raise ModelError(
+                f"model.path: {self.spec.path} tells classes apart but the data holds passages: "
+                "take a language model, or data of texts with labels (data.kind labelled)"
+            )
+        if self.spec.parts.language and not passages:
+            raise ModelError(
+                f"model.path: {self.spec.path} is a language model but the data holds labelled "
+                "texts: take columns prompt and completion, or set data.kind to passages"
+            )
 
     def _check_known(self, ids: Tensor) -> None:
         """Raise ModelError for a token that the model's embedding has no row for."""

@@ -26,7 +26,8 @@ DEFAULTS = {
     "pad_token_id": 0,
 }
 # CLIP's activation function x sigmoid(1.702 x) is not one operation, and keeps both factors.
-KEPT = {"quick_gelu": 2}
+# So is GPT-2's tanh approximation of GELU, made of single operations.
+KEPT = {"quick_gelu": 2, "gelu_new": 4}
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "gelu", "relu")
 
 
@@ -57,6 +58,10 @@ class Settings:
             raise ValueError(f"{key} is {value}")
         return value
 
+    def given(self, key: str) -> Any:
+        """The setting as config.json has it, None where it has none."""
+        return self._values.get(self._family.keys.get(key, key))
+
     def flag(self, flag: Flag) -> bool:
         """What a family's flag is for this checkpoint."""
         if isinstance(flag, bool):
@@ -75,6 +80,7 @@ def read_transformer(
     prefix = family.prefix + family.registers * settings.number("num_register_tokens")
     gated = settings.flag(family.gated)
     mlp = _mlp_width(family, settings, width, gated)
+    attention, shared = _attention_widths(settings, width)
     image = family.modality == "image"
     size = patch = 0
     if image:
@@ -96,8 +102,10 @@ def read_transformer(
         depth=depth,
         width=width,
         heads=settings.number("num_attention_heads"),
-        linears=_linears(family, settings, width, mlp, gated),
-        attention_width=width,
+        linears=_linears(family, settings, width, (attention, shared), mlp, gated),
+        attention_width=attention,
+        key_width=shared,
+        tied=settings.flag(family.tied),
         mlp_width=mlp,
         gated_mlp=gated,
         activation_keeps=KEPT.get(str(settings.get("hidden_act")), 1),
@@ -133,8 +141,28 @@ def check_cut(model: Model, depth: int) -> None:
         )
 
 
+def _attention_widths(settings: Settings, width: int) -> tuple[int, int]:
+    """Numbers in the queries of all heads, and in the keys (as many as in the values).
+
+    Several queries may share a key (grouped-query attention), and heads may be wider or narrower
+    than their share of the width.
+    """
+    heads = settings.number("num_attention_heads")
+    if heads < 1:
+        raise ValueError("num_attention_heads is 0")
+    grouped = settings.get("num_key_value_heads")
+    groups = heads if grouped is None else settings.number("num_key_value_heads")
+    if groups < 1 or heads % groups:
+        raise ValueError(f"num_attention_heads {heads} are no multiple of {groups} keys")
+    own = settings.get("head_dim")
+    if own is None:
+        return width, width * groups // heads
+    return heads * settings.number("head_dim"), groups * settings.number("head_dim")
+
+
 def _mlp_width(family: Family, settings: Settings, width: int, gated: bool) -> int:
-    if not family.mlp_by_ratio:
+    named = "intermediate_size" in family.keys and settings.given("intermediate_size") is not None
+    if not family.mlp_by_ratio or named:
         return settings.number("intermediate_size")
     ratio = settings.get("mlp_ratio")
     mlp = int(width * (4 if ratio is None else ratio))
@@ -142,23 +170,31 @@ def _mlp_width(family: Family, settings: Settings, width: int, gated: bool) -> i
 
 
 def _linears(
-    family: Family, settings: Settings, width: int, mlp: int, gated: bool
+    family: Family,
+    settings: Settings,
+    width: int,
+    attention: tuple[int, int],
+    mlp: int,
+    gated: bool,
 ) -> tuple[Linear, ...]:
-    """The linear layers of a block, in the order they are computed."""
-    flag = settings.flag
+    """The linear layers of a block, in the order they are computed.
+
+    attention: the widths of queries and of keys, all heads together.
+    """
+    flag, (wide, shared) = settings.flag, attention
     linears = [
-        Linear(family.query, width, width, flag(family.query_bias), "query"),
-        Linear(family.key, width, width, flag(family.key_bias), "key"),
-        Linear(family.value, width, width, flag(family.value_bias), "value"),
+        Linear(family.query, width, wide, flag(family.query_bias), "query"),
+        Linear(family.key, width, shared, flag(family.key_bias), "key"),
+        Linear(family.value, width, shared, flag(family.value_bias), "value"),
     ]
     if family.fused is not None:
         outputs = sum(linear.outputs for linear in linears)
         linears = [Linear(family.fused, width, outputs, flag(family.query_bias), "fused")]
-    linears.append(Linear(family.output, width, width, flag(family.output_bias), "output"))
+    linears.append(Linear(family.output, wide, width, flag(family.output_bias), "output"))
     bias = flag(family.mlp_bias)
     ups, down = (family.gated_up, family.gated_down) if gated else ((family.up,), family.down)
-    wide = 2 * mlp // len(ups) if gated else mlp
-    linears += [Linear(path, width, wide, bias, "up") for path in ups]
+    raised = 2 * mlp // len(ups) if gated else mlp
+    linears += [Linear(path, width, raised, bias, "up") for path in ups]
     return (*linears, Linear(down, mlp, width, bias, "down"))
 
 

@@ -1,12 +1,13 @@
 """LoRA layers over one frozen backbone that take batches mixing many devices: the adapter bank.
 
 A batch is a row of segments; each segment of samples goes through its own adapter. The frozen
-product is computed once for the whole batch, so M devices cost one backbone and M adapters.
+product is computed once for the whole batch, so M devices cost one backbone and M adapters; those
+of equally large segments are one batched product (see stack.py).
 LoRA: Hu et al. 2021, arXiv 2106.09685; names, scale and initialisation as in PEFT.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from cutlayer.errors import ModelError
 from cutlayer.model.family import Activation
 from cutlayer.model.spec import ModelSpec, Train, match_targets
+from cutlayer.model.stack import Run, runs_of
 from cutlayer.seeds import torch_rng
 
 Adapter = dict[str, Tensor]
@@ -32,33 +34,38 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """`size` consecutive samples of a batch that go through `adapter`.
+    """`size` consecutive samples of a batch that go through `adapter`, or a row of a stack.
 
     rng: draws the LoRA dropout of this segment, so that a device's masks do not depend on who
     shares its batch; None runs without dropout, as in evaluation.
     """
 
-    adapter: Adapter
+    adapter: Mapping[str, Tensor]
     size: int
     rng: torch.Generator | None = None
 
 
 class AdapterBank:
-    """Holds the route: which adapter each sample of the current batch goes through."""
+    """Holds the route: which adapter each sample of the current batch goes through.
+
+    runs: the same as runs of adapters that one product takes.
+    """
 
     def __init__(self) -> None:
         self.route: tuple[Segment, ...] = ()
+        self.runs: tuple[Run, ...] = ()
 
     @contextmanager
     def use(self, route: Sequence[Segment], rows: int) -> Iterator[None]:
         """Send batches of `rows` samples along `route` within the `with` block."""
         segments = merged(route)
         check_covers(segments, rows)
-        before, self.route = self.route, segments
+        before = self.route, self.runs
+        self.route, self.runs = segments, runs_of([(s.adapter, s.size) for s in segments])
         try:
             yield
         finally:
-            self.route = before
+            self.route, self.runs = before
 
 
 class LoRALinear(nn.Module):
@@ -68,7 +75,7 @@ class LoRALinear(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear, name: str, bank: AdapterBank, scale: float, dropout: float
+        self, base: nn.Module, name: str, bank: AdapterBank, scale: float, dropout: float
     ) -> None:
         super().__init__()
         self.base = base
@@ -80,38 +87,27 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B,...,in] -> [B,...,out]."""
         y: Tensor = self.base(x)
-        route = self.bank.route
-        a, b = self.keys
-        pairs = [(s.adapter[a], s.adapter[b]) if a in s.adapter else None for s in route]
-        if not any(pairs):
+        runs = self.bank.runs
+        if not any(run.has(self.keys[0]) for run in runs):
             return y
         if self.dropout > 0:
-            x = _drop(x, route, self.dropout)
-        present = [pair for pair in pairs if pair is not None]
-        rank = {pair[0].shape[0] for pair in present}
-        if len(present) > 1 and len(present) == len(route) and _even(route) and len(rank) == 1:
-            return self._stacked(x, y, present)
-        if len(route) == 1:
-            return self._one(x, y, *present[0])
-        sizes = [s.size for s in route]
-        parts = [
-            part if pair is None else self._one(piece, part, *pair)
-            for piece, part, pair in zip(
-                torch.split(x, sizes), torch.split(y, sizes), pairs, strict=True
-            )
-        ]
-        return torch.cat(parts)
+            x = _drop(x, self.bank.route, self.dropout)
+        if len(runs) == 1:
+            return self._add(x, y, runs[0])
+        rows = [run.samples for run in runs]
+        pieces = zip(torch.split(x, rows), torch.split(y, rows), runs, strict=True)
+        return torch.cat([self._add(*piece) for piece in pieces])
 
-    def _one(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        inner = x.reshape(-1, x.shape[-1]) @ a.t()
-        flat = torch.addmm(y.reshape(-1, y.shape[-1]), inner, b.t(), alpha=self.scale)
-        return flat.view_as(y)
-
-    def _stacked(self, x: Tensor, y: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The LoRA term of all segments at once, which are of one size."""
-        count = len(pairs)
-        a = torch.stack([pair[0] for pair in pairs])
-        b = torch.stack([pair[1] for pair in pairs])
+    def _add(self, x: Tensor, y: Tensor, run: Run) -> Tensor:
+        """y and the LoRA term of a run's samples."""
+        if not run.has(self.keys[0]):
+            return y
+        a, b = (run.stacked(key) for key in self.keys)
+        count = len(a)
+        if count == 1:
+            inner = x.reshape(-1, x.shape[-1]) @ a[0].t()
+            flat = torch.addmm(y.reshape(-1, y.shape[-1]), inner, b[0].t(), alpha=self.scale)
+            return flat.view_as(y)
         inner = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2))
         flat = torch.baddbmm(
             y.reshape(count, -1, y.shape[-1]), inner, b.transpose(1, 2), alpha=self.scale
@@ -148,15 +144,22 @@ class BankHead(nn.Module):
         return x if hidden is None else self.activation(self._linear(hidden, x))
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = f"{name}.weight", f"{name}.bias"
-        route = self.bank.route
-        if not all(key in s.adapter for s in route for key in (weight, bias)):
-            raise ModelError(f"adapter: {weight} is missing: the head needs its own weights")
-        parts = [
-            F.linear(piece, s.adapter[weight], s.adapter[bias])
-            for piece, s in zip(torch.split(x, [s.size for s in route]), route, strict=True)
-        ]
+        keys = f"{name}.weight", f"{name}.bias"
+        runs = self.bank.runs
+        if not all(run.has(key) for run in runs for key in keys):
+            raise ModelError(f"adapter: {keys[0]} is missing: the head needs its own weights")
+        pieces = zip(torch.split(x, [run.samples for run in runs]), runs, strict=True)
+        parts = [_linear(piece, *(run.stacked(key) for key in keys)) for piece, run in pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _linear(x: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+    """x [n b,...,in] through n linear layers, b samples each: [n b,...,out]."""
+    if len(weights) == 1:
+        return F.linear(x, weights[0], biases[0])
+    rows = x.reshape(len(weights), -1, x.shape[-1])
+    flat = torch.baddbmm(biases.unsqueeze(1), rows, weights.transpose(1, 2))
+    return flat.view(*x.shape[:-1], -1)
 
 
 class LoraWeights:
@@ -297,9 +300,9 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
     targets: str | Sequence[str] = spec.targets
     head = spec.parts.head.modules
     linear = {
-        name: (module.in_features, module.out_features)
+        name: shape
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[0] not in head
+        if (shape := _sizes(module)) is not None and name.split(".")[0] not in head
     }
     for target in [targets] if isinstance(targets, str) else targets:
         rule = target if isinstance(targets, str) else (target,)
@@ -310,6 +313,17 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
                 f"take names ending in {', '.join(endings)}"
             )
     return {name: shape for name, shape in linear.items() if match_targets(name, targets)}
+
+
+def _sizes(module: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer, None for what is none."""
+    from transformers.pytorch_utils import Conv1D
+
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):  # GPT-2's
+        return module.nx, module.nf
+    return None
 
 
 def attach(
@@ -335,10 +349,6 @@ def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
         else:
             joined.append(segment)
     return tuple(joined)
-
-
-def _even(route: Sequence[Segment]) -> bool:
-    return all(s.size == route[0].size for s in route)
 
 
 def _drop(x: Tensor, route: Sequence[Segment], p: float) -> Tensor:

@@ -4,6 +4,7 @@ from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, head_shapes
 from cutlayer.model.spec import ModelSpec
+from cutlayer.model.weights import without_ties
 
 _A, _B, _BASE = ".lora_A.weight", ".lora_B.weight", ".base"
 
@@ -25,6 +26,8 @@ def merge(adapter: Adapter, model: CutModel) -> Adapter:
         elif leaf == "weight":
             # In double precision: rounded once, as the sum of two branches is.
             change = left.pop(name + _B).double() @ left.pop(name + _A).double()
+            if model.spec.parts.transposed:
+                change = change.T
             merged[f"{name}.weight"] = (tensor.double() + scale * change).to(tensor.dtype)
         else:
             merged[f"{name}.{leaf}"] = tensor
@@ -35,14 +38,19 @@ def merge(adapter: Adapter, model: CutModel) -> Adapter:
                 f"adapter: {key} has no place in {model.spec.path}: take the model it belongs to"
             )
         merged[key] = tensor
-    return {key: tensor.detach() for key, tensor in merged.items()}
+    return without_ties({key: tensor.detach() for key, tensor in merged.items()}, model.spec)
 
 
 def auto_class(spec: ModelSpec) -> str | None:
     """The class of plain transformers that loads the whole model by itself; None if it has none."""
     from transformers.models.auto import modeling_auto
 
+    kind = "language" if spec.parts.language else spec.modality
     auto, known = {
+        "language": (
+            "AutoModelForCausalLM",
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        ),
         "image": (
             "AutoModelForImageClassification",
             modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
@@ -51,7 +59,7 @@ def auto_class(spec: ModelSpec) -> str | None:
             "AutoModelForSequenceClassification",
             modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         ),
-    }[spec.modality]
+    }[kind]
     named = known.get(spec.family, ())
     names = (named,) if isinstance(named, str) else named
     return auto if spec.parts.architecture in names else None

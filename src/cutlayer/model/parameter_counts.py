@@ -62,6 +62,8 @@ def block_parameters(spec: ModelSpec, index: int) -> int:
     numbers = sum(linear.numbers for linear in spec.linears)
     norms = 2 - (index == 0 and not spec.parts.first_norm)
     numbers += norms * norm_parameters(spec) + 2 * spec.width * spec.parts.layer_scale
+    if spec.parts.head_norms:  # of queries and of keys, for all heads alike
+        numbers += 2 * spec.attention_width // spec.heads
     relative = spec.relative
     if relative is None:
         return numbers
@@ -93,7 +95,7 @@ def embedding_parameters(spec: ModelSpec) -> int:
     tables = (spec.vocabulary + spec.position_rows + spec.token_types) * narrow
     # ELECTRA normalises before it projects, with a bias; DeBERTa after, without.
     before = narrow != width and spec.relative is None and family.block_inputs == "mask"
-    norm = (narrow if before else width) * (1 + spec.norm_bias)
+    norm = (narrow if before else width) * (1 + spec.norm_bias) * family.embedding_norm
     return tables + norm + (narrow + before) * width * (narrow != width)
 
 
@@ -106,11 +108,15 @@ def embedding_flops(spec: ModelSpec) -> int:
 
 
 def tail_parameters(spec: ModelSpec) -> int:
-    """Frozen numbers after the blocks: the final norm, and what stands before the head."""
+    """Frozen numbers after the blocks: the final norm, what stands before the head, and a head
+    that is the checkpoint's own.
+    """
     family, width = spec.parts, spec.width
     numbers = 0 if family.norm is None else norm_parameters(spec)
     if family.neck is not None:
         numbers += (width + spec.neck_bias) * width + family.neck_norm * norm_parameters(spec)
+    if family.head.own:
+        numbers += width * spec.vocabulary
     return numbers
 
 

@@ -12,7 +12,7 @@ from cutlayer.model.families import describe
 from cutlayer.model.files import BESIDE, VOCABULARIES, find_file
 from cutlayer.model.lora import AdapterBank
 from cutlayer.model.resnet import attach_norms
-from cutlayer.model.weights import SINGLE, fill, skeleton, strip
+from cutlayer.model.weights import SINGLE, fill, skeleton, strip, without_ties
 
 if TYPE_CHECKING:
     from cutlayer.settings.model import Model
@@ -44,8 +44,9 @@ def _tensors(model: "Model", seed: int, part: Part) -> dict[str, torch.Tensor]:
     strip(module, spec, part)
     if spec.weights != "random":
         fill(module, spec, torch.float32, seed)
-    return {
+    tensors = {
         name: tensor.contiguous()
         for name, tensor in module.state_dict().items()
         if tensor.is_floating_point()
     }
+    return without_ties(tensors, spec)

@@ -60,7 +60,8 @@ class ModelSpec:
     family: the config's `model_type`. parts: the names of the family's parts. prefix: CLS,
     distillation and register tokens. patches: N, tokens besides the prefix at the chosen image
     size (text: at max_tokens). linears: the linear layers of a block in the order they are
-    computed; attention_width: of all heads' outputs together. gated_mlp: the MLP multiplies two
+    computed; attention_width: of all heads' outputs together; key_width: of all keys, fewer where
+    heads share them. tied: the head is the embedding's table. gated_mlp: the MLP multiplies two
     linear layers of mlp_width. activation_keeps: tensors that the activation function of an MLP
     keeps for its gradient. norm_bias: norms have a bias. head_inputs: what the first trained
     layer of the head reads, head_activation: what follows it if it is hidden; pooled by the mean
@@ -86,6 +87,8 @@ class ModelSpec:
     heads: int = 0
     linears: tuple[Linear, ...] = ()
     attention_width: int = 0
+    key_width: int = 0
+    tied: bool = False
     mlp_width: int = 0
     gated_mlp: bool = False
     activation_keeps: int = 1
@@ -138,8 +141,13 @@ class ModelSpec:
 
     @property
     def head_layers(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of the head's linear layers, by name, in the order of computation."""
+        """(inputs, outputs) of the head's new linear layers, by name, in order of computation.
+
+        None where the head is the checkpoint's own.
+        """
         head = self.parts.head
+        if head.own:
+            return {}
         final = (self.head_inputs, self.num_classes)
         layers = {} if head.hidden is None else {head.hidden: (self.head_inputs,) * 2}
         return layers | dict.fromkeys(head.outputs, final)
@@ -203,6 +211,11 @@ def check_train(spec: ModelSpec, train: Train) -> None:
         raise ModelError(
             f"method.train: 'full' cannot divide {spec.path}, whose blocks on both sides of the "
             "cut share one table of relative positions: set method.train to lora"
+        )
+    if train == "full" and spec.parts.language:
+        raise ModelError(
+            f"method.train: 'full' is not there for {spec.path}, a language model, whose table of "
+            "tokens may stand on both sides of the cut: set method.train to lora"
         )
     if train == "full" and spec.lora.side != "both":
         raise ModelError(

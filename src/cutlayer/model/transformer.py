@@ -27,12 +27,23 @@ class Transformer:
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
+        if self.spec.parts.language:
+            return self._looked_up(inputs)
         hidden, mask = self._embedded(inputs)
         for path in self.spec.parts.embeddings[1:]:
             # A projection is there only where the tables are of another width.
             layer = getattr(self._base, path, None)
             hidden = hidden if layer is None else layer(hidden)
         return hidden, mask
+
+    def _looked_up(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows of the table of tokens, and of that of positions where there is one."""
+        family = self.spec.parts
+        hidden: Tensor = self._base.get_submodule(family.embeddings[0])(inputs["input_ids"])
+        if family.position_table is not None:
+            places = torch.arange(hidden.shape[1], device=hidden.device)[None]
+            hidden = hidden + self._base.get_submodule(family.position_table)(places)
+        return hidden, inputs["attention_mask"].bool()
 
     def _embedded(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         embeddings = self._base.get_submodule(self.spec.parts.embeddings[0])
@@ -106,11 +117,11 @@ class Transformer:
             )
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Final norm and pooling, as Hugging Face's classification models do: [B,in]."""
+        """Final norm and pooling, as Hugging Face's models do: [B,in], of every token [B,T,in]."""
         family = self.spec.parts
         if family.norm is not None:
             hidden = self._base.get_submodule(family.norm)(hidden)
-        if family.pool != "pooler":
+        if family.pool not in ("pooler", "every"):
             hidden = self._pooled(hidden, mask)
         pooled: Tensor = hidden if self._neck is None else self._neck(hidden)
         return pooled

@@ -18,11 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.cut import Body, CutModel, Part, Weights
+from cutlayer.model.cut import Body, CutModel, Head, Part, Weights
 from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
 from cutlayer.model.full import FullWeights, whole_shapes
 from cutlayer.model.lora import AdapterBank, BankHead, LoraWeights, find_targets
+from cutlayer.model.own_head import OwnHead
 from cutlayer.model.positions import fit_positions
 from cutlayer.model.resnet import ResNet, attach_norms
 from cutlayer.model.spec import ModelSpec, Train, check_train
@@ -88,11 +89,12 @@ def load_model(
     else:
         weights = FullWeights(module, spec, shapes, bank, holds_head=part != "device")
     body: Body = (ResNet if spec.residual else Transformer)(module, spec)
-    return CutModel(module, body, BankHead(bank, spec), weights, spec, part, dtype, drawn)
+    head: Head = OwnHead(module, spec) if spec.parts.head.own else BankHead(bank, spec)
+    return CutModel(module, body, head, weights, spec, part, dtype, drawn)
 
 
 def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
-    """Hugging Face's classification model for `spec`, in evaluation mode.
+    """Hugging Face's classification or language model for `spec`, in evaluation mode.
 
     Pretrained: on the meta device, to be filled with values of `dtype`. Random: in float32,
     initialised by transformers' own rules from `seed`, the same on every call.
@@ -145,7 +147,7 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
-    """Take out of `model` what `part` does not run; the head goes too, since adapters bring it.
+    """Take out of `model` what `part` does not run; a head that adapters bring goes too.
 
     device: embeddings and the first `spec.cut` blocks; server: the other blocks, and what follows
     them.
@@ -163,7 +165,8 @@ def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
         below += family.embeddings
     below += family.shared if first == last else ()
     below += family.after_first if not first <= 0 < last else ()
-    absent += [f"{family.base}.{path}" for path in below] + list(family.head.modules)
+    absent += [f"{family.base}.{path}" for path in below]
+    absent += family.head.modules if part == "device" else family.head.trained
     for name in absent:
         path, _, leaf = name.rpartition(".")
         parent = model.get_submodule(path)
@@ -183,13 +186,19 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
     missing or of another shape than config.json says.
     """
     wanted = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
+    head, table = _tied(spec)
+    placed = {table: [name for name in (table, head) if name in wanted]}
+    if head in wanted:
+        wanted[table] = wanted.pop(head)
     for name, value in _read(model, spec, wanted):
         if value.shape != wanted[name].shape:
             raise ModelError(
                 f"model.path: tensor {name} of {spec.path} has shape {list(value.shape)}, but "
                 f"config.json asks for {list(wanted[name].shape)}: take files that belong together"
             )
-        _place(model, name, value.to(dtype, copy=True))
+        kept = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
+        for place in placed.get(name, [name]):
+            _place(model, place, kept)
     missing = {name: t for name, t in model.state_dict().items() if t.is_meta}
     neck = spec.parts.neck
     drawn = {n: t for n, t in missing.items() if neck is not None and n.startswith(f"{neck}.")}
@@ -209,6 +218,23 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         )
     _compute_buffers(model)
     return tuple(drawn)
+
+
+def _tied(spec: ModelSpec) -> tuple[str, str]:
+    """The names of a head's table and of that of the embedding, which checkpoints hold once.
+
+    Empty where they are two tables.
+    """
+    if not spec.tied:
+        return "", ""
+    family = spec.parts
+    return f"{family.head.outputs[0]}.weight", f"{family.base}.{family.embeddings[0]}.weight"
+
+
+def without_ties(tensors: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The tensors of a model as a checkpoint has them: a table that two layers share once."""
+    head, table = _tied(spec)
+    return {name: t for name, t in tensors.items() if name != head or table not in tensors}
 
 
 def _check_drawn(spec: ModelSpec, drawn: Sequence[str], layers: Collection[str]) -> None:
@@ -254,7 +280,10 @@ def _place(model: nn.Module, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     parent = model.get_submodule(path)
     if leaf in dict(parent.named_parameters(recurse=False)):
-        value = nn.Parameter(value, requires_grad=False)
+        if not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+    elif isinstance(value, nn.Parameter):
+        value = value.data  # a buffer
     setattr(parent, leaf, value)
 
 

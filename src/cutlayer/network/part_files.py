@@ -30,7 +30,7 @@ def describe_files(paths: list[Path]) -> list[PartFile]:
 
 
 async def fetch_part(connection: Connection, task: Task, on_piece: OnPiece) -> Path:
-    """The folder of the part's files; what is not there is fetched, from where it broke off.
+    """The folder of the part's files; what is missing is fetched, a broken download continued.
 
     Raises NetworkError when the connection ends or a file comes damaged, RunError when it cannot
     be written.
@@ -52,7 +52,7 @@ async def fetch_part(connection: Connection, task: Task, on_piece: OnPiece) -> P
 def own_part(checkpoint: Path, job: Job, task: Task) -> Path:
     """The folder of the part's files, made from a checkpoint on this machine.
 
-    Raises ModelError unless they are the server's to the last bit.
+    Raises ModelError unless they are equal to the server's in every bit.
     """
     folder = cache_folder() / "parts" / _name_of(task.files)
     model = job.model.model_copy(update={"path": str(checkpoint), "cut": task.cut})
@@ -82,7 +82,7 @@ def _whole(path: Path, file: PartFile) -> bool:
 
 
 async def _fetch(connection: Connection, file: PartFile, folder: Path, on_piece: OnPiece) -> None:
-    # Named by the device: several on one machine may fetch the same at once.
+    # The device's own name is in it: several devices on one machine may fetch the file at once.
     partial = folder / f".{file.name}.{connection.name}.part"
     held = partial.stat().st_size if partial.exists() else 0
     if held > file.size:

@@ -1,7 +1,7 @@
 """Who takes part in a round with what, before and beside the training.
 
-decide.py calls the job's allocator for a round, plan.py does so without training, virtual_clock.py
-and round_timing.py time a round in the job's world. known/ is what an allocator is told,
-allocators/ puts jobs into the solvers of cutlayer.allocate, calibration/ measures what survives
-each cut.
+decide.py calls the job's allocator for a round and check_decisions.py checks its answer; plan.py
+does so without training (plan_sweep.py: for many values of a setting). virtual_clock.py and
+round_timing.py time a round in the job's world. known/ is what an allocator is told, allocators/
+puts jobs into the solvers of cutlayer.allocate, calibration/ measures what survives each cut.
 """

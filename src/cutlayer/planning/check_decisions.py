@@ -1,4 +1,4 @@
-"""Whether what an allocator decided can be done at all: one of one's own is believed nothing."""
+"""Checks that device, model and band allow what an allocator, built in or one's own, decided."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def check_decisions(known: PlanningInput, decided: RoundDecisions) -> None:
 
 
 def _faults(known: PlanningInput, decided: Any) -> Iterator[str]:
-    """What is wrong, each as the rest of a sentence about the solver."""
+    """What is wrong: each is the end of a sentence that begins with the solver's name."""
     if not isinstance(decided, RoundDecisions):
         yield f"gave a {type(decided).__name__}: let it return RoundDecisions"
         return

@@ -1,4 +1,4 @@
-"""Who takes part in a round and how: the job's allocator, and what it has measured."""
+"""Who takes part in a round, and with what: asks the job's allocator."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SILENT = "it did not say what its activations are like"
 
 
 def base_decision(job: Job) -> Decision:
-    """What the job and its method say by themselves, without a radio."""
+    """The decision that the job and its method's settings make, without an allocator."""
     method = job.method
     return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
 
@@ -48,22 +48,22 @@ def decide(
 ) -> RoundDecisions:
     """The decisions of a round.
 
-    samples: of an epoch, of each device that could take part, in the order they take turns.
-    planning_source: None without a world.
-    calibration: for allocators that choose by measured quality.
-    labels: what devices shared of theirs, for allocators that choose by them.
-    Raises AllocationError where nobody can take part, or only at limits that it names.
+    samples: by device that could take part, its samples in one epoch, in the order in which devices
+    take turns. planning_source: what is known of devices and radio; None without a world.
+    calibration: for allocators that choose by measured quality. labels: what devices shared of
+    their labels, for allocators that choose by them. Raises AllocationError where nobody can take
+    part, or only at limits that it names.
     """
     if planning_source is None or job.method.pooled:
         return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
     measures = StatisticsFromDevices(job, round, link, calibration)
     there, silent = dict(samples), dict[int, str]()
     while True:
-        now = planning_source.planning_input(round, there, classes, measures)
+        known = planning_source.planning_input(round, there, classes, measures)
         if labels is not None:
-            now = replace(now, label_emd=labels.distances(now.devices))
+            known = replace(known, label_emd=labels.distances(known.devices))
         try:
-            decided = solve_round(round, now, planning_source)
+            decided = solve_round(round, known, planning_source)
         except _SilentDevicesError as found:  # planned anew, as if they had not been there
             silent |= dict.fromkeys(found.devices, _SILENT)
             there = {d: count for d, count in there.items() if d not in silent}
@@ -74,7 +74,7 @@ def decide(
 def solve_round(
     round: int, known: PlanningInput, planning_source: PlanningSource
 ) -> RoundDecisions:
-    """What the job's allocator decides for the devices that are known, in their order, timed.
+    """What the job's allocator decides for the known devices, with the seconds it should take.
 
     Raises AllocationError where nobody can take part, or only at limits that it names, and for
     decisions that cannot be carried out.
@@ -93,7 +93,7 @@ def solve_round(
 
 
 class _SilentDevicesError(Exception):
-    """Devices that gave no answer, or none that will do, when asked for their activations."""
+    """Devices that gave no answer, or no valid one, when asked what their activations are like."""
 
     def __init__(self, devices: Sequence[int]) -> None:
         super().__init__(f"devices {list(devices)}")
@@ -101,7 +101,7 @@ class _SilentDevicesError(Exception):
 
 
 class StatisticsFromDevices:
-    """Measures taken on the devices of a round, when first asked for (see Measures)."""
+    """Statistics measured on the devices of a round, when first asked for (see Measures)."""
 
     def __init__(self, job: Job, round: int, link: Link, calibration: Calibration | None) -> None:
         self.job = job

@@ -1,4 +1,4 @@
-"""Only the allocation of a job: who takes part and with what, and what a round would take.
+"""The allocation of a job without training: who takes part with what, and what a round takes.
 
 Nothing is loaded and nothing is trained: frames are counted by `wire.frame_bytes`, and what
 allocators measure comes from the job's calibration.
@@ -50,10 +50,11 @@ COLUMNS = (
 class Plan:
     """A round as it would be: decisions, when each stage would happen, and each device's joules.
 
-    timeline is by device in the order of decided.decisions. late: devices that miss the deadline,
-    or leave coverage before they are done. samples: on what the sizes rest. survival: how much of
-    the predictions survives these decisions, None where that was not calibrated. later_bytes: from
-    all devices at a later visit of the same samples; None where they are sent at each.
+    timeline: when each stage happens, by device in the order of decided.decisions. late: devices
+    that miss the deadline, or leave coverage before they are done. samples: how many samples each
+    device has, and where that number comes from. survival: the share of predictions that these
+    decisions leave unchanged, None where that was not calibrated. later_bytes: from all devices at
+    a later visit of the same samples; None where they are sent at each.
     """
 
     job: Job
@@ -144,6 +145,11 @@ class Plan:
             lines.append(f"{solver}: {self.decided.note}")
         if self.survival:
             lines.append(self.survival.sentence())
+        if solver == "auto":
+            lines.append(
+                "what auto goes by is measured by the server before the first round, on samples "
+                "that no device has (data.calibration): no bytes and no seconds of a round"
+            )
         reasons: dict[str, list[int]] = {}
         for device, why in sorted(self.decided.left_out.items()):
             reasons.setdefault(why, []).append(device)
@@ -174,10 +180,10 @@ class Plan:
 
 
 class Planner:
-    """Plans rounds of one job: what is alike for all of them is found once.
+    """Plans rounds of one job; what all of them share is computed once.
 
-    read: how labels are read, for who plans many jobs on the same data. clock: rounds begin at its
-    second. Raises JobError, ModelError, DataError or WorldError.
+    read: a function that reads labels, which a caller with many jobs on the same data can cache.
+    clock: rounds begin at its second. Raises JobError, ModelError, DataError or WorldError.
     """
 
     def __init__(self, job: Job, read: ReadLabels = read_labels) -> None:
@@ -199,14 +205,14 @@ class Planner:
         clock, samples = self.clock, self._samples
         cohort, away = clock.reachable(round, draw_cohort(self.job, round))
         held = {device: samples.by_device[device] for device in cohort}
-        now = clock.planning_input(round, held, samples.classes, self._measures)
-        decided = solve_round(round, now, clock)
-        shape = clock.planned_shape(round, now, decided)
+        known = clock.planning_input(round, held, samples.classes, self._measures)
+        decided = solve_round(round, known, clock)
+        shape = clock.planned_shape(round, known, decided)
         timed = clock.timed(shape)
         timeline = timed.timeline()
         return Plan(
             self.job,
-            now,
+            known,
             replace(decided, left_out=away | decided.left_out),
             shape,
             timeline,
@@ -214,17 +220,17 @@ class Planner:
             timed.late(timeline),
             samples,
             self._measures.survival(decided.decisions.values(), self.spec.patches),
-            self._later_bytes(round, now, decided, shape),
+            self._later_bytes(round, known, decided, shape),
         )
 
     def _later_bytes(
-        self, round: int, now: PlanningInput, decided: RoundDecisions, shape: RoundShape
+        self, round: int, known: PlanningInput, decided: RoundDecisions, shape: RoundShape
     ) -> int | None:
         """Bytes up of the same round once the server holds its samples."""
         if not shape.computed:
             return None
         visited = {device: setting_of(one) for device, one in decided.decisions.items()}
-        later = planned_shape(round, now, decided, visited)
+        later = planned_shape(round, known, decided, visited)
         return sum(traffic.up for traffic in later.traffic.values())
 
 
@@ -237,7 +243,7 @@ def plan(job: Job, *, round: int = 0) -> Plan:
 
 
 def in_a_world(job: Job) -> Job:
-    """The job, in the default world where it names none: a plan is nothing without one."""
+    """The job, with the default world where it names none, since a plan needs one."""
     return job if job.world is not None else job.model_copy(update={"world": WorldSettings()})
 
 

@@ -45,7 +45,7 @@ def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def _averaged(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """Mean and spread of what has a value a draw."""
+    """The row with each list of one value a draw replaced by its mean and standard deviation."""
     found: dict[str, Any] = {}
     for key in keys:
         if isinstance(row.get(key), list):

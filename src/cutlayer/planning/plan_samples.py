@@ -17,7 +17,7 @@ CLASSES = 256
 
 @dataclass(frozen=True)
 class PlannedSamples:
-    """Samples of an epoch by device [M], the number of classes, and on what they rest."""
+    """Samples of an epoch by device [M], the number of classes, and where these come from."""
 
     by_device: tuple[int, ...]
     classes: int
@@ -35,12 +35,12 @@ def read_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
 
 
 def samples_of(job: Job, fleet: Fleet, read: ReadLabels = read_labels) -> PlannedSamples:
-    """By the labels of the data that the job names, as a run deals them out; pixels stay unread.
+    """By the labels of the job's data, divided as in a run; images are not read.
 
     A job that names no data, or data that is not on this machine, has the fleet's sizes. Nothing
     is downloaded. Raises DataError for data that cannot be read or dealt out.
     """
-    data = job.data
+    data = job.data_in_use
     if "data" not in job.model_fields_set:
         why = "the job names no data"
     elif data.path is not None and not Path(data.path).expanduser().exists():

@@ -1,4 +1,4 @@
-"""What plans of many rounds come to: the job's rounds together, and the spread over draws."""
+"""Sums of many planned rounds: the job's rounds together, and the spread over random draws."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DRAWN = (
 class Totals:
     """All rounds of a job: seconds, joules of all devices, bytes up, and turns that came too late.
 
-    planned: the rounds that were planned, one after another; the others are as their mean.
+    planned: how many rounds were planned one after another; the rest are taken as their mean.
     """
 
     rounds: int
@@ -80,7 +80,7 @@ def totals_of(job: Job) -> Totals:
 
 
 def sentences(found: Plan) -> list[str]:
-    """What stands below a plan: the job's rounds together, and sending the images instead."""
+    """Sentences below a plan: the job's rounds together, and sending the images instead."""
     try:
         lines = [totals_of(found.job).sentence()]
     except (AllocationError, WorldError) as error:

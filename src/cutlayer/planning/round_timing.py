@@ -1,6 +1,6 @@
-"""When everything in a round happens: the stages of a round's shape in a world, and their joules.
+"""Times a round in a world: when each stage of its shape happens, and the joules it takes.
 
-The planner asks it of a round that was planned, the virtual clock of one that happened.
+The planner uses it for a planned round, the virtual clock for one that happened.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def planned_shape(
     decided: RoundDecisions,
     visited: Mapping[int, Setting] | None = None,
 ) -> RoundShape:
-    """The round as it will be if every device comes through and frames are as long as reckoned.
+    """The round as expected: no device is lost and frames are as long as computed.
 
     visited: the devices whose samples the server holds, and the setting it has them at; what it
     has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
@@ -143,7 +143,7 @@ class TimedRound:
         return [self.shape.decisions[device] for device in self.shape.trained]
 
     def _durations(self) -> Durations:
-        """What each step takes by its samples; a step's share of the bytes goes by them too."""
+        """Seconds of each step's stages, in proportion to its samples; so are its bytes."""
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
@@ -193,7 +193,7 @@ class TimedRound:
     def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
         """[S, M] seconds until each of the frames [S, M] of a device is there.
 
-        Nothing to send takes no time, over a dead link for ever.
+        0 for nothing to send, infinite over a link of rate 0.
         """
         settings = self.world.settings
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""What a run would take in its world: virtual seconds and joules, from the bytes it really sent."""
+"""Virtual seconds and joules of a run in its world, from the bytes that it really sent."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,11 +35,11 @@ class VirtualClock:
         self.world = World(job.world, job.devices.count, job.seed)
 
     def reachable(self, round: int, cohort: Sequence[int]) -> tuple[list[int], dict[int, str]]:
-        """The devices of a cohort that the server reaches when the round starts; why not others.
+        """The devices of a cohort that the server reaches at a round's start, and why not others.
 
-        Out of reach is who is out of coverage, and whose measured rate is zero in either
-        direction: it could not be told what was decided, or could not answer. Raises WorldError
-        when nobody is left.
+        A device is out of reach if it is out of coverage, or if its trace has a rate of zero in
+        either direction, so that it could not be told what was decided or could not answer. Raises
+        WorldError when nobody is left.
         """
         if self.job.method.pooled:
             return list(cohort), {}
@@ -108,7 +108,7 @@ class VirtualClock:
             self.visited[device] = setting_of(shape.decisions[device])
 
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
-        """Seconds of the round as decided, by the very arithmetic that times what happens."""
+        """Seconds that the round should take as decided, computed as for a round that happened."""
         return self.timeline(self.planned_shape(round, known, decided)).duration_s
 
     def find_late(self, shape: RoundShape, turn: Sequence[int]) -> list[int]:
@@ -149,7 +149,7 @@ class VirtualClock:
     def timed(self, shape: RoundShape) -> TimedRound:
         """The round in the world of now."""
         trained = np.array(shape.trained, dtype=np.int64)
-        # Who holds all the data has no radio, and needs no trace that lasts.
+        # One party that holds all the data sends nothing, so traces are not read.
         state = None if self.job.method.pooled else self._state(shape.round, shape.cohort, trained)
         fleet = self.world.fleet.take(trained)
         return TimedRound(self.job, self.spec, self.world, fleet, state, shape)
@@ -157,8 +157,8 @@ class VirtualClock:
     def _state(self, round: int, cohort: Sequence[int], devices: Indices) -> WorldState:
         """The world for some devices of a round in which a cohort takes part.
 
-        Devices that take turns have the whole band. A trace's rates are taken as those of an
-        equal share among all of a cohort, whoever of it takes part.
+        Devices that take turns have the whole band. The rates of a trace are taken to be those of
+        an equal share among the whole cohort, however many of it take part.
         """
         sharing = len(cohort)
         if self.world.settings.rates_path:

@@ -21,6 +21,8 @@ FILE = "rounds.jsonl"
 # A round of 100,000 devices takes some 15 MB.
 MAX_LINE_BYTES = 2**25
 MOST_DEVICES = 2**20
+MOST_MEASURED = 10_000
+"""Devices of a fleet, from the first on, whose own figures are recorded and shown."""
 
 _Count = Annotated[int, Meta(ge=0, le=2**53)]
 _Number = Annotated[int, Meta(ge=0, lt=MOST_DEVICES)]
@@ -54,9 +56,10 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     accuracy_through_cut: float | None = None
     test_samples: _Count | None = None
     macro_f1: float | None = None
+    perplexity: float | None = None
     class_accuracy: list[float | None] = []
     confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
-    label_mix_accuracy: list[float] = []
+    label_mix_accuracy: list[float | None] = []
     held_out_accuracy: list[float | None] = []
     held_out_samples: list[_Count] = []
     device_accuracy: list[float] = []  # what label_mix_accuracy was called once
@@ -83,73 +86,141 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 @dataclass(frozen=True)
 class Row:
-    """One round as measured.
-
-    decisions: of the devices that took part, in the order they take turns; left_out: why others
-    of the cohort did not. samples_all_epochs: that each set out to train on in the round
-    (`samples` in the file); steps: the batches that it did train on, fewer where it was lost;
-    computed: the samples of each step that it ran and sent, where it only named the others.
-    Traffic is in bytes of encoded frames, headers included, by device: [activations, gradients,
-    adapter down, adapter up, basis and samples held down]; records of earlier versions lack the
-    last. Accuracies are None in rounds without an evaluation.
-    accuracy_through_cut: with the job's tokens and bits, as device and server would serve
-    together (last round only); accuracy: the unsplit model with the exported adapter.
-    test_samples: size of the test set that the accuracies are of. macro_f1, class_accuracy [C]
-    (None: the test set has none of the class): of the unsplit model too; confusion: [true class,
-    predicted class, samples] of the pairs that occur (last round only). Where each device keeps a
-    model of its own they are of all of them together.
-    label_mix_accuracy: accuracy on the test set, its classes weighted by each device's own mix of
-    labels [M]. held_out_accuracy: on each device's own held-out samples, held_out_samples many [M]
-    (None for no sample); both empty where the job holds none out.
-    late: devices whose training came too late for the average; lost: those that
-    stopped answering, or sent what will not do.
-    virtual_s, joules: the round's duration and each device's energy in the job's world; None and
-    empty without one. planned_s: the duration that the clock expected of the decisions. ste:
-    semantic transmission efficiency, sum f_m(K_m) over the longest upload (arXiv 2605.26120), per
-    second; ste_bound: no allocation has more. Both None where nothing measured them.
-    generated: images that the server generated and trained on, by class [C], with their weight in
-    the new adapter, the seconds of the server (of drawing one: generated_image_s) in the job's
-    world, and the mean loss (None for no images); all None where the method goes without.
-    overhead_bytes: what a real network took beyond the frames, up and down: messages, chunks and
-    credits; None in a simulation.
-    loss: mean over all batches; NaN where nobody trained.
-    seconds: wall clock by stage. cpu_seconds: processor time of training, on all cores.
-    """
+    """One round as measured. M devices of the fleet, numbered from 0; C classes."""
 
     round: int
+    """The number of the round, from 0."""
+
     decisions: dict[int, Decision]
-    samples_all_epochs: dict[int, int]
+    """With what each device took part, by device, in the order in which devices take turns."""
+
+    samples_trained: dict[int, int]
+    """Samples that each device set out to train on, all epochs of the round together (`samples` in
+    the file).
+    """
+
     loss: float
+    """Mean training loss over all batches of the round; NaN where nobody trained."""
+
     traffic: dict[int, list[int]]
+    """Bytes of encoded frames, headers included, by device: [activations, gradients, adapter down,
+    adapter up, basis and samples held down]; records of earlier versions lack the last.
+    """
+
     seconds: dict[str, float]
+    """Wall-clock seconds of each stage of the round, by its name."""
+
     cpu_seconds: float
+    """Processor seconds of training, on all cores together."""
+
     device_loss: dict[int, float]
+    """Mean training loss of each device over its batches."""
+
     accuracy: float | None = None
+    """Accuracy on the test set of the unsplit model with the exported adapter; where each device
+    keeps a model of its own, of all of them together. None, as all figures of a test, in a round
+    without one.
+    """
+
     test_loss: float | None = None
+    """Mean loss on the test set of the models that accuracy is of."""
+
     accuracy_through_cut: float | None = None
+    """Accuracy on the test set with the tokens and bits of the job, as device and server would
+    serve together; in the last round only.
+    """
+
     test_samples: int | None = None
+    """Samples in the test set."""
+
     macro_f1: float | None = None
+    """Mean over classes of F1 on the test set; where each device keeps a model of its own, the mean
+    of theirs.
+    """
+
+    perplexity: float | None = None
+    """Exponential of a language model's test loss of a token; None for other models, and where it
+    is beyond all bounds.
+    """
+
     class_accuracy: list[float | None] = field(default_factory=list)
+    """[C] accuracy on the test samples of each class; None for a class that the test set has none
+    of.
+    """
+
     confusion: list[list[int]] = field(default_factory=list)
-    label_mix_accuracy: list[float] = field(default_factory=list)
+    """[true class, predicted class, test samples] of every pair that occurs; in the last round
+    only.
+    """
+
+    label_mix_accuracy: list[float | None] = field(default_factory=list)
+    """[M] accuracy on the test set, its classes weighted by the mix of labels of each device; None
+    for a device that keeps an adapter of its own and has none yet.
+    """
+
     held_out_accuracy: list[float | None] = field(default_factory=list)
+    """[M] accuracy on each device's own held-out samples, None where it has none; empty where the
+    job holds none out.
+    """
+
     held_out_samples: list[int] = field(default_factory=list)
+    """[M] how many samples each device holds out; empty where the job holds none out."""
+
     left_out: dict[int, str] = field(default_factory=dict)
+    """Why devices that were drawn for the round did not take part, by device."""
+
     late: list[int] = field(default_factory=list)
+    """Devices whose training came too late for the average."""
+
     lost: list[int] = field(default_factory=list)
+    """Devices that took part and were lost: they stopped answering, or sent what was refused."""
+
     virtual_s: float | None = None
+    """Seconds of the round in the job's world; None without a world."""
+
     joules: dict[int, float] = field(default_factory=dict)
+    """Joules that each device spent in the job's world; empty without a world."""
+
     planned_s: float | None = None
+    """Seconds that the virtual clock expected of the decisions; None without a world."""
+
     ste: float | None = None
+    """Semantic transmission efficiency of the plan, sum f_m(K_m) over the longest upload (arXiv
+    2605.26120), per second; None where the allocator does not know it.
+    """
+
     ste_bound: float | None = None
+    """No allocation has a larger `ste`; None where the allocator gives no bound."""
+
     generated: list[int] | None = None
+    """[C] images of each class that the server generated and trained on; this and what follows are
+    None where the server generates none.
+    """
+
     generated_weight: float | None = None
+    """Weight in the new adapter of what the server trained on generated images."""
+
     generated_s: float | None = None
+    """Seconds of the server for drawing and training on them, in the job's world."""
+
     generated_image_s: float | None = None
+    """Seconds of these for drawing one image."""
+
     generated_loss: float | None = None
+    """Mean training loss on generated images; None where there were none."""
+
     overhead_bytes: list[int] | None = None
+    """[up, down] bytes that a real network took besides the frames: messages, chunk headers,
+    credits; None in a simulation.
+    """
+
     steps: dict[int, int] = field(default_factory=dict)
+    """Batches that each device did train on: fewer than planned where it was lost."""
+
     computed: dict[int, list[int]] = field(default_factory=dict)
+    """Samples of each step that a device ran and sent, where the server held the others; empty
+    where every sample is sent.
+    """
 
     @property
     def cohort(self) -> list[int]:
@@ -169,7 +240,7 @@ class Row:
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""
         batches = {}
-        for device, samples in self.samples_all_epochs.items():
+        for device, samples in self.samples_trained.items():
             planned = batch_sizes(samples // training.local_epochs, training)
             batches[device] = planned[: self.steps.get(device, len(planned))]
         traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
@@ -179,7 +250,7 @@ class Row:
     def to_json(self) -> str:
         """One line of the record's file."""
         values = asdict(self)
-        values["samples"] = values.pop("samples_all_epochs")
+        values["samples"] = values.pop("samples_trained")
         values["decisions"] = {device: astuple(one) for device, one in self.decisions.items()}
         return to_line(values)
 
@@ -212,7 +283,7 @@ class Row:
         older = values.pop("device_accuracy")
         values["label_mix_accuracy"] = values["label_mix_accuracy"] or older
         values["loss"] = math.nan if found.loss is None else found.loss
-        values["samples_all_epochs"] = values.pop("samples")
+        values["samples_trained"] = values.pop("samples")
         values["decisions"] = {
             device: Decision(*(getattr(one, name) for name in one.__struct_fields__))
             for device, one in found.decisions.items()

@@ -102,6 +102,7 @@ def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
         "test_loss": row.test_loss,
         "test_samples": row.test_samples,
         "macro_f1": row.macro_f1,
+        "perplexity": row.perplexity,
         "loss": row.loss,
         "planned_s": row.planned_s,
         "ste": row.ste,

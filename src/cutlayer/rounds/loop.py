@@ -1,4 +1,8 @@
-"""The rounds of a run, wherever its devices are: decided, trained, measured and committed."""
+"""The rounds of a run, wherever its devices are: decided, trained, measured and committed.
+
+The loop knows devices as a `Fleet` only: `LocalFleet` in a simulation (simulation/local_fleet.py),
+`RemoteFleet` over a network (network/server/remote_fleet.py).
+"""
 
 import os
 from collections.abc import Sequence
@@ -123,7 +127,9 @@ def run_rounds(
         _export(folder / ADAPTER_FOLDER, job, parts, state)
         _draw(folder, job, rows)
     progress.finished()
-    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
+    spec = parts.model.spec
+    choices = spec.vocabulary if spec.parts.language else len(parts.test.classes)
+    return Result(folder, job, rows, state.adapter, choices, len(parts.test))
 
 
 def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
@@ -198,7 +204,7 @@ def _train(
 def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
     """The global adapter, or one for each device where each keeps its own."""
     classes = parts.train.classes
-    task = task_of(job, len(classes))
+    task = task_of(job, parts.model.spec)
     if job.method.aggregate == "none" and not job.method.pooled:
         for index, adapter in sorted(state.kept.items()):
             task.export(adapter, parts.model, folder / device_folder(index), classes)

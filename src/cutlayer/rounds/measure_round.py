@@ -1,7 +1,7 @@
 """What a round comes to: its row of the record, with an evaluation where one is due."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cutlayer.planning.known.planning_input import RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
-from cutlayer.record.rows import Row
+from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
 from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
@@ -44,7 +44,7 @@ def measure_round(
         round=result.round,
         decisions=result.decisions,
         left_out=decided.left_out,
-        samples_all_epochs={device: sum(sizes) for device, sizes in result.batches.items()},
+        samples_trained={device: sum(sizes) for device, sizes in result.batches.items()},
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
         computed={device: list(sizes) for device, sizes in shape.computed.items()},
         loss=result.loss,
@@ -81,22 +81,25 @@ def _test(
     if done < training.rounds and done % training.evaluate_every:
         return {}
     with result.watch.timed("evaluate"):
-        task = task_of(job, len(parts.train.classes))
-        models = [
-            unsplit(parts.model, parts.preprocess, adapter) for adapter in _adapters(job, state)
-        ]
-        evaluations = [evaluate(task, model, parts.test) for model in models]
+        task = task_of(job, parts.model.spec)
+        models = {
+            device: unsplit(parts.model, parts.preprocess, adapter)
+            for device, adapter in _adapters(job, state).items()
+        }
+        tested = {device: evaluate(task, model, parts.test) for device, model in models.items()}
+        evaluations = list(tested.values())
         whole = joined(evaluations)
         accuracy = {row.round + 1: row.accuracy for row in earlier} | {done: whole.accuracy}
         found = {
             "accuracy": whole.accuracy,
             "test_loss": whole.loss,
             "test_samples": len(parts.test),
-            "macro_f1": float(np.mean([one.macro_f1 for one in evaluations])),
+            "perplexity": whole.perplexity,
+            "macro_f1": _mean([one.macro_f1 for one in evaluations]),
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
-                evaluations[index % len(evaluations)].on_mix(counts)
-                for index, counts in enumerate(parts.counts)
+                own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
+                for device, counts in enumerate(parts.counts[:MOST_MEASURED])
             ],
             **_held_out(task, parts, models),
         }
@@ -114,20 +117,26 @@ def _test(
     return found
 
 
-def _held_out(task: Task, parts: Parts, models: Sequence[LogitsOf]) -> dict[str, Any]:
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where some value is."""
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if len(there) == len(values) else None
+
+
+def _held_out(task: Task, parts: Parts, models: Mapping[int | None, LogitsOf]) -> dict[str, Any]:
     """Accuracy on each device's held-out samples, by the one model or by each device's own."""
-    sizes = [len(indices) for indices in parts.held_out]
-    if not sum(sizes):
+    if not any(map(len, parts.held_out)):
         return {}
+    sizes = [len(indices) for indices in parts.held_out]
     accuracy: list[float | None] = [None] * len(sizes)
-    if len(models) == 1:
+    if None in models:
         every = parts.train.subset(np.concatenate(parts.held_out))
-        evaluation = evaluate(task, models[0], every)
+        evaluation = evaluate(task, models[None], every)
         ends = np.cumsum(sizes).tolist()
         accuracy = [evaluation.part(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     else:
         for device, indices in enumerate(parts.held_out):
-            if len(indices):
+            if len(indices) and device in models:
                 own = parts.train.subset(indices)
                 accuracy[device] = evaluate(task, models[device], own).accuracy
     return {"held_out_accuracy": accuracy, "held_out_samples": sizes}
@@ -157,8 +166,12 @@ def typical(decisions: Iterable[Decision]) -> Decision:
     return ranked[len(ranked) // 2]
 
 
-def _adapters(job: Job, state: RunState) -> list[Adapter]:
-    """The global adapter, or each device's own where nothing is aggregated."""
-    if job.method.aggregate == "none" and not job.method.pooled:
-        return [state.kept.get(index, state.adapter) for index in range(job.devices.count)]
-    return [state.adapter]
+def _adapters(job: Job, state: RunState) -> dict[int | None, Adapter]:
+    """The global adapter, of None; or each device's own where nothing is aggregated: of those that
+    have trained one, and of the others only where the job asks.
+    """
+    if job.method.aggregate != "none" or job.method.pooled:
+        return {None: state.adapter}
+    asked = job.training.evaluate_absent or not state.kept
+    devices = range(job.devices.count) if asked else sorted(state.kept)
+    return {device: state.kept.get(device, state.adapter) for device in devices}

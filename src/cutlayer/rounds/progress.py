@@ -116,6 +116,8 @@ class OnConsole:
         self._bytes[1] += row.down_bytes
         accuracy = f"{100 * row.accuracy:5.1f} %" if row.accuracy is not None else "      -"
         tested = "" if row.test_samples is None else f" of {row.test_samples:,}"
+        if row.perplexity is not None:
+            tested = f" of tokens, perplexity {row.perplexity:.2f}"
         self._say(
             f"  round {row.round + 1:>{len(str(self._rounds))}}/{self._rounds}"
             f"  loss {row.loss:.3f}  accuracy {accuracy}{tested}"

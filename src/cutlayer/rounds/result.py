@@ -12,7 +12,10 @@ from cutlayer.record.rows import Row
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: where it lies and what it measured. classes, tests: of the held-out set."""
+    """A finished run: where it lies and what it measured.
+
+    classes: of the held-out set, or as many as a language model has tokens. tests: its samples.
+    """
 
     folder: Path
     job: Job
@@ -30,8 +33,18 @@ class Result:
 
     @property
     def accuracy_said(self) -> str:
-        """The accuracy and the size of the test set, for people."""
-        return f"{100 * self.accuracy:.1f} % of {self.tests:,} test samples"
+        """The accuracy and the size of the test set, for people; of language, of tokens."""
+        if self.perplexity is None:
+            return f"{100 * self.accuracy:.1f} % of {self.tests:,} test samples"
+        return (
+            f"{100 * self.accuracy:.1f} % of the tokens of {self.tests:,} test samples, perplexity "
+            f"{self.perplexity:.2f}"
+        )
+
+    @property
+    def perplexity(self) -> float | None:
+        """On the held-out set after the last round; None but for language models."""
+        return self.rows[-1].perplexity
 
     @property
     def worse(self) -> str:

@@ -7,13 +7,19 @@ from pydantic import Field, field_validator, model_validator
 
 from cutlayer.settings.section import Count, Section
 
+HELD_OUT = "held-out"
+"""Of `Data.calibration`: a part of the training data."""
+
 
 class Partition(Section):
-    """How the training samples are divided among the devices: each is on exactly one."""
+    """How the training samples are divided among the devices: each is on exactly one, unless they
+    are drawn.
+    """
 
-    kind: Literal["iid", "dirichlet", "labels", "powerlaw"] = "dirichlet"
+    kind: Literal["iid", "dirichlet", "labels", "powerlaw", "drawn"] = "dirichlet"
     """iid: equal numbers, classes at random. dirichlet: each class's shares drawn from Dir(alpha).
-    labels: a fixed number of classes each. powerlaw: numbers that fall as rank^-exponent.
+    labels: a fixed number of classes each. powerlaw: numbers that fall as rank^-exponent. drawn:
+    each device draws from all samples, which others may draw too: for fleets larger than the data.
     """
 
     alpha: Annotated[float, Field(gt=0)] = 0.5
@@ -25,8 +31,11 @@ class Partition(Section):
     exponent: Annotated[float, Field(gt=0)] = 1.5
     """Of powerlaw: the larger, the more unequal the numbers of samples."""
 
+    samples_per_device: Annotated[int, Field(ge=1, le=2**20)] = 32
+    """Of drawn: how many samples each device holds; it may draw one twice."""
+
     min_samples: Count = 1
-    """Samples that every device gets at least."""
+    """Samples that every device gets at least; not of drawn."""
 
     held_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each class of a device's samples that it does not train on but is tested on, to
@@ -51,11 +60,27 @@ class Data(Section):
     or val, or else a fifth of every class, held out by the job's seed.
     """
 
+    kind: Literal["auto", "labelled", "passages"] = "auto"
+    """labelled: images or texts with a label each. passages: what a language model learns from,
+    prompts with completions, conversations or plain texts. auto: passages where the columns are
+    prompt and completion, or messages.
+    """
+
     input_column: str | None = None
-    """Column of the image or the text; null: the first of the usual names that is there."""
+    """Column of the image, the text or the prompt; null: the first of the usual names that is
+    there.
+    """
+
+    completion_column: str | None = None
+    """Column of what is to be said to a prompt; null: completion."""
+
+    separator: str = "\n"
+    """What stands between a prompt and its completion."""
 
     label_column: str = "label"
-    """Column of the label: a text or a whole number."""
+    """Column of the label: a text or a whole number. Passages need none: it says by what devices
+    may differ.
+    """
 
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     """What stands between the values of a table; null: a comma, in .tsv files a tab."""
@@ -66,6 +91,12 @@ class Data(Section):
     quotes: Literal["auto", "doubled", "plain"] = "auto"
     """Quotes of a table: doubled (around values, as CSV has them), plain (characters like others),
     or auto (doubled, but in .tsv files plain where they make sense only so).
+    """
+
+    calibration: str | None = None
+    """What calibrates: held-out (a tenth of every class of the training data, at most 1,000,
+    which no device gets), or a path of data like the source's. null: held-out, from devices only
+    where method.allocation.solver is auto.
     """
 
     train_samples: Count | None = None

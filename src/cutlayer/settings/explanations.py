@@ -92,4 +92,5 @@ def _written(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_written, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
+    plain = isinstance(value, str) and value.isprintable()
+    return str(value) if plain else json.dumps(value)

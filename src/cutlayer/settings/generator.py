@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cutlayer.settings.compute import Compute
 from cutlayer.settings.section import Count, Section
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -108,8 +109,10 @@ class GeneratorTraining(Section):
     sheet_every: Count = 1000
     """Steps from one sheet of sample images to the next."""
 
-    compute: Literal["auto", "cpu", "cuda"] = "auto"
-    """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
+    compute: Compute = "auto"
+    """What computes: cpu, cuda (a GPU), cuda:N (the GPU with that number, from 0), mps (Apple's
+    GPU), or auto: a GPU of CUDA where there is one, else the CPU.
+    """
 
     @model_validator(mode="after")
     def _widths_divide_into_groups(self) -> Self:

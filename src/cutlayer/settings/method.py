@@ -1,4 +1,4 @@
-"""The parts a method is made of, as typed settings: what the files beside this one fill in."""
+"""The method section of a job: the parts of a method, which the files in methods/ fill in."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self

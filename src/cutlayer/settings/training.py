@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cutlayer.settings.compute import Compute, Precision
 from cutlayer.settings.section import Count, Positive, Section
 
 
@@ -49,6 +50,11 @@ class Training(Section):
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each sample's target that is spread evenly over all classes."""
+
+    loss_on: Literal["answers", "all"] = "answers"
+    """Of language models, which tokens they learn to say: answers (completions, and what the
+    assistant says), or all (prompts too).
+    """
 
     class_weights: tuple[Positive, ...] = ()
     """What a sample counts in the loss by its class: one number a class, in the order of the
@@ -106,8 +112,21 @@ class Training(Section):
     the adapter that it then has; counted from the best so far. null: all rounds are run.
     """
 
-    compute: Literal["auto", "cpu", "cuda"] = "auto"
-    """What computes: cpu, cuda (a GPU), or auto: a GPU where there is one."""
+    evaluate_absent: bool = False
+    """Where each device keeps an adapter of its own: whether those that never took part are tested
+    too, with the adapter that they would begin with. It lowers the mean that such methods report.
+    """
+
+    compute: Compute = "auto"
+    """What computes: cpu, cuda (a GPU), cuda:N (the GPU with that number, from 0), mps (Apple's
+    GPU), or auto: a GPU of CUDA where there is one, else the CPU.
+    """
+
+    precision: Precision = "float32"
+    """Numbers that matrices are multiplied in: float32; tf32 (float32 cut to 10 bits, on NVIDIA's
+    GPUs from Ampere on); or bfloat16 (8 bits, where the hardware has it). Adapters and optimisers
+    stay in float32.
+    """
 
     @model_validator(mode="after")
     def _momentum_has_sgd(self) -> Self:

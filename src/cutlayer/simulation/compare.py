@@ -18,6 +18,7 @@ from cutlayer.record.folder import LABELS_FILE
 from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
+from cutlayer.settings.data import HELD_OUT
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
 from cutlayer.simulation.simulate import simulate
 from cutlayer.train.check import check
@@ -104,6 +105,7 @@ def compare(
     _check_seeds(seeds)
     for entry in found:  # all of them, before anything is loaded
         check(entry.job, describe(entry.job.model))
+    found = _on_the_same_data(found)
     folder = Path(out) if out is not None else new_folder("compare")
     lines, shared = _run_all(found, seeds, folder, progress)
     comparison = Comparison(folder, lines, rows_of(lines))
@@ -113,6 +115,18 @@ def compare(
             _draw(folder / "figures", lines, shared)
         write_atomically(folder / "comparison.md", comparison.markdown().encode())
     return comparison
+
+
+def _on_the_same_data(found: list[Entry]) -> list[Entry]:
+    """The jobs, none of whose devices has samples that the allocator of another calibrates on."""
+    wanted = {entry.job.data_in_use.calibration for entry in found} - {None}
+    if HELD_OUT not in wanted:
+        return found
+    held_out = [f"data.calibration={HELD_OUT}"]
+    return [
+        entry if entry.job.data.calibration else Entry(entry.label, change_job(entry.job, held_out))
+        for entry in found
+    ]
 
 
 def _entries_of(jobs: Job | Mapping[str, Job], methods: Sequence[str]) -> list[Entry]:

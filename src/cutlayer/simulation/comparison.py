@@ -53,6 +53,10 @@ to target: until {target:.1f} %, the highest accuracy that every method reached,
 STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
 all sent. dropped: turns of devices that were left out, came too late or were lost.
 """
+CALIBRATION_NOTES = """\
+auto goes by what the server measured before the first round on samples that no device has
+(data.calibration): nothing of that is on the air, and its seconds are in no column.
+"""
 DIFFERENCE_NOTES = """\
 difference: of accuracy from {reference}'s, in points, mean over the seeds that both ran; a seed
 fixes devices, data and world, so the difference is taken seed by seed. from, to: where the mean
@@ -128,6 +132,12 @@ class Comparison:
         """Whether any run has seconds and joules of a world."""
         return any(result.job.world is not None for result in self.results)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether an allocator of the comparison goes by a calibration."""
+        solvers = {result.job.method.allocation.solver for result in self.results}
+        return "auto" in solvers
+
     def markdown(self) -> str:
         """The text of comparison.md."""
         notes = NOTES.format(tested=tested(self.lines))
@@ -142,6 +152,8 @@ class Comparison:
         if self.in_world:
             text += f"\n## In the job's world\n\n{tables.markdown(self.rows, WORLD_COLUMNS)}\n"
             text += WORLD_NOTES.format(target=100 * _target(self.results))
+            if self.calibrated:
+                text += CALIBRATION_NOTES
         return text
 
     def where(self) -> list[str]:

@@ -1,8 +1,12 @@
 """The training loop: device, server, one round.
 
-round.py is the loop; it walks the exchanges of exchange.py over a link (link.py: of messages, not
-of radio). device.py and pool.py are the devices' side; server.py, server_part.py and
-server_adapters.py the server's. task.py has targets, loss and metric; optimizer.py and schedule.py
-move an adapter; upload.py, aggregate.py (`average_by_samples`) and server_optimizer.py make the
-next global adapter. check.py refuses jobs that cannot run; parts.py loads what a run needs.
+round.py is the loop. It sends the exchanges of exchange.py over a link (link.py: how the server
+reaches its devices; no radio link) and takes devices that fail out of the round. device.py and
+pool.py are the devices' side; server.py, server_part.py and server_adapters.py the server's.
+The adapters of devices of one cut train as rows of one stack (trained_stack.py), which optimizer.py
+and schedule.py move. On its way into the next global adapter an adapter passes adapter_upload.py
+(clipping), upload_checks.py (is it sound?), `_weight` in round.py and aggregate.py (samples become
+a weight), and server_optimizer.py. task.py has targets, loss and metric; evaluate.py runs a model
+on test data and evaluation.py has the figures that come of it. check.py refuses jobs that cannot
+run; parts.py loads what a run needs.
 """

@@ -9,13 +9,14 @@ import torch
 
 from cutlayer.model.lora import Segment
 from cutlayer.seeds import derive
+from cutlayer.train.compute import float64
 from cutlayer.train.device import Device
 from cutlayer.train.pool import batch_inputs
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationStatistics:
-    """Of a device's first batch of a round.
+    """Statistics of a device's first batch of a round.
 
     importance: [N + 1], f(K) of one sample: each sample's scores in descending order, the mean
     over samples, cumulative (ST-SFLora's rank-wise importance over B, arXiv 2605.26120); None
@@ -33,8 +34,8 @@ def measure(
 ) -> list[ActivationStatistics]:
     """Run each device's first batch of `round` through its first `cut` blocks.
 
-    The weights are those a run starts from: frozen parts keep them, and what little adapters
-    move ranges by is left out. scored: whether to rank tokens.
+    The weights are those that the run started from: frozen parts keep them, and the small effect of
+    adapters on the statistics is left out. scored: whether to rank tokens.
     """
     found = []
     for device in devices:
@@ -54,7 +55,7 @@ def measure(
             hidden = hidden[activations.mask]
         importance = None
         if activations.scores is not None:
-            ranked = activations.scores.double().sort(dim=1, descending=True).values.mean(dim=0)
+            ranked = float64(activations.scores).sort(dim=1, descending=True).values.mean(dim=0)
             importance = np.concatenate([[0.0], np.cumsum(ranked.cpu().numpy())])
         spread = float(hidden.max() - hidden.min())
         found.append(ActivationStatistics(importance, spread, float(hidden.square().mean())))

@@ -1,10 +1,14 @@
-"""Averages of adapters: where the number of a device's samples becomes its weight."""
+"""Averages of adapters, each weighted by the samples that its device trained on.
+
+How many samples count for a device is decided before: `_weight` in round.py.
+"""
 
 from collections.abc import Sequence
 
 import torch
 
 from cutlayer.model.lora import Adapter
+from cutlayer.train.compute import float64
 
 
 def average_by_samples(adapters: Sequence[Adapter], samples: Sequence[int]) -> Adapter:
@@ -26,7 +30,7 @@ def _average(name: str, adapters: Sequence[Adapter], weights: Sequence[float]) -
     holders = [(a[name], w) for a, w in zip(adapters, weights, strict=True) if name in a]
     total = sum(weight for _, weight in holders)
     first = holders[0][0]
-    mean = torch.zeros_like(first, dtype=torch.float64)
+    mean = torch.zeros_like(float64(first))
     for tensor, weight in holders:
-        mean += tensor.detach().double() * (weight / total)
-    return mean.to(first.dtype)
+        mean += float64(tensor) * (weight / total)
+    return mean.to(first)

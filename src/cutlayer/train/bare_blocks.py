@@ -1,4 +1,4 @@
-"""The blocks without adapters where devices are frozen: all that some device runs by itself.
+"""Which blocks carry no adapter where devices are frozen: all that any device runs.
 
 A frozen device runs its blocks as they were pretrained. A block that one device runs and the server
 runs for another would carry an adapter for the second only, and the exported model, which has one
@@ -28,7 +28,7 @@ def bare_blocks(job: Job, rounds: Iterable[Mapping[int, Decision]]) -> int:
 def with_bare_blocks(job: Job, model: CutModel, adapter: Adapter, blocks: int) -> Adapter:
     """`adapter` with its tensors before block `blocks` as they were before any training.
 
-    A later cut than in the rounds before takes back what was trained of the blocks before it.
+    A cut that is later than in the rounds before undoes the training of the blocks before it.
     """
     names = [name for name in model.device_names(blocks) if name in adapter]
     if not names:

@@ -1,5 +1,7 @@
 """Whether a job can run on its model: checked before anything is loaded."""
 
+from collections.abc import Sequence
+
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
@@ -26,12 +28,39 @@ def check(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
         )
+    if job.training.loss_on != "answers" and not spec.parts.language:
+        raise JobError(
+            f"training.loss_on: {job.training.loss_on!r} is for language models, and "
+            f"{job.model.path} is none: leave it out"
+        )
+    if job.method.split and spec.parts.language:
+        _check_server_trains(job, spec)
     if job.method.split:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
+
+
+def _check_server_trains(job: Job, spec: ModelSpec) -> None:
+    """Raise JobError where a language model leaves nothing after the cut that is trained."""
+    if job.model.lora.side == "device":
+        raise JobError(
+            f"model.lora.side: 'device' leaves the server nothing to train, since the head of "
+            f"{spec.path} stays as it is: take both or server"
+        )
+    for field, cuts in {"model.cut": [job.cut], "method.allocation.cuts": _cuts(job)}.items():
+        if spec.depth in cuts:
+            raise JobError(
+                f"{field}: {spec.depth} leaves the server nothing to train, since the head of "
+                f"{spec.path} stays as it is: take 0 to {spec.depth - 1}"
+            )
+
+
+def _cuts(job: Job) -> Sequence[int]:
+    """The cuts an allocator may choose, where it chooses."""
+    return job.method.allocation.cuts if job.method.allocation.solver != "equal" else ()
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:

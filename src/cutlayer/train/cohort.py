@@ -1,4 +1,4 @@
-"""Which devices a round draws from the fleet, and which of them the server takes together."""
+"""Which devices a round draws from the fleet, and which of them share a pass on the server."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

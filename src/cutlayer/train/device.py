@@ -1,6 +1,6 @@
-"""A device: its data, its adapter, its optimiser, and what it does with them in a round."""
+"""A device: its data, its adapter, and what it does with them in a round."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,15 +13,15 @@ from cutlayer.data.image_augmentation import augment
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
+from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.train.optimizer import AdapterOptimizer
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
-from cutlayer.train.upload import upload_steps
+from cutlayer.train.trained_stack import TrainedStack
 from cutlayer.wire.codec import (
     ActivationsMessage,
     AdapterMessage,
@@ -42,8 +42,9 @@ class Device:
     id: its number in the fleet, which its random draws belong to.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
     method does not split; none where the device is frozen. samples_a_round bounds the samples of
-    an epoch (None: all it has). decision: the round's. coding: what it encodes activations with.
-    A round lasts from `begin` to `end`, which drops the adapter and the optimiser.
+    an epoch (None: all it has). decision: the round's. coding: what it encodes activations with. A
+    round lasts from `begin` to `end`, which drops the adapter. From `stack_adapters` on the adapter
+    is row `row` of `stack`, which other devices may share; None where nothing trains.
     """
 
     id: int
@@ -55,14 +56,14 @@ class Device:
     samples_a_round: int | None = None
     round: int = -1
     decision: Decision = Decision(0)  # noqa: RUF009 - frozen
-    optimizer: AdapterOptimizer | None = None
+    stack: TrainedStack | None = None
+    row: int = 0
     coding: DeviceCoding = field(default_factory=DeviceCoding)
-    _start: Adapter = field(default_factory=dict)
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.reuses = reuses(self.job, self.model.spec.modality)
-        self.task = task_of(self.job, self.model.spec.num_classes)
+        self.task = task_of(self.job, self.model.spec)
 
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
@@ -71,19 +72,12 @@ class Device:
             received = decode_adapter(frame, max_bytes=most).tensors
             self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
         self.round, self.decision = round, decision
-        training = self.job.training
-        self._start, self.optimizer = {}, None
-        if training.proximal or training.clip_update_norm is not None:
-            self._start = {name: t.detach().clone() for name, t in self.adapter.items()}
-        if self.adapter:
-            self.optimizer = AdapterOptimizer(
-                self.adapter, self._start, self.model.trained, training, round, self.steps
-            )
+        self.stack = None
         self._batches = list(self._draw_batches(round))
 
     def end(self) -> None:
         """End the round: what the next one needs comes with its broadcast."""
-        self.adapter, self._start, self.optimizer, self._batches = {}, {}, None, []
+        self.adapter, self.stack, self._batches = {}, None, []
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         training = self.job.training
@@ -127,12 +121,11 @@ class Device:
         rng = torch_rng(seed, self.id, self.round, "uplink", step)
         return encode_activations_with(codec, [message], [rng])[0]
 
-    def segment(self, step: int) -> Segment:
-        """The device's rows in a batch that mixes devices."""
-        rng = None
-        if self.job.model.lora.dropout:
-            rng = torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
-        return Segment(self.adapter, len(self.to_compute(step)), rng)
+    def dropout_rng(self, step: int) -> torch.Generator | None:
+        """What draws the LoRA dropout of a step; None without dropout."""
+        if not self.job.model.lora.dropout:
+            return None
+        return torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
 
     def to_compute(self, step: int) -> np.ndarray:
         """The samples of one step, by number, less those that the server holds."""
@@ -160,15 +153,31 @@ class Device:
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
         return Dataset(augment(batch.inputs, kinds, rngs), batch.labels, batch.classes)
 
-    def update(self, step: int) -> None:
-        """Move the adapter by the gradients of a step's backward pass."""
-        if self.optimizer is not None:
-            self.optimizer.step(step)
-
     def upload(self) -> bytes:
         """What the server is to average, as a frame."""
         sent = self.adapter
-        for one in upload_steps(self.job.training, self.model.trained):
-            sent = one.on_device(self._start, sent)
+        if self.stack is not None:
+            start = self.stack.start(self.row)
+            for one in upload_steps(self.job.training, self.model.trained):
+                sent = one.on_device(start, sent)
         message = AdapterMessage(self.id, self.round, self.samples, sent)
         return encode_adapter(message, self.job.method.adapter_bits)
+
+
+def stack_adapters(devices: Sequence[Device]) -> None:
+    """Make the adapters of devices that began a round rows of one stack for each cut."""
+    alike: dict[int, list[Device]] = {}
+    for device in devices:
+        if device.adapter:
+            alike.setdefault(device.decision.cut, []).append(device)
+    for group in alike.values():
+        first = group[0]
+        stack = TrainedStack(
+            [device.adapter for device in group],
+            first.model.trained,
+            first.job.training,
+            first.round,
+            [device.steps for device in group],
+        )
+        for row, device in enumerate(group):
+            device.stack, device.row, device.adapter = stack, row, stack.adapter(row)

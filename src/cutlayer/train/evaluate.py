@@ -1,7 +1,8 @@
 """The logits of a trained model on a data set, unsplit or through the cut, and what they score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
-from cutlayer.train.evaluation import Evaluation
+from cutlayer.train.evaluation import Tested
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task
@@ -21,15 +22,24 @@ from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
 
-LogitsOf = Callable[[Dataset, int], torch.Tensor]
-"""Logits [B,C] of a part of a data set, and the place of the part's first sample in it."""
+
+class Outputs(NamedTuple):
+    """Logits of a part of a data set, and the inputs that they are of."""
+
+    logits: torch.Tensor
+    inputs: dict[str, torch.Tensor]
+
+
+LogitsOf = Callable[[Dataset, int], Outputs]
+"""Of a part of a data set, and the place of the part's first sample in it."""
 
 
 def unsplit(model: CutModel, preprocess: Preprocessor, adapter: Adapter) -> LogitsOf:
     """The unsplit model with `adapter`, as an exported adapter would serve."""
 
-    def logits_of(part: Dataset, start: int) -> torch.Tensor:
-        return model.forward(_inputs(model, preprocess, part), [Segment(adapter, len(part))])
+    def logits_of(part: Dataset, start: int) -> Outputs:
+        inputs = _inputs(model, preprocess, part)
+        return Outputs(model.forward(inputs, [Segment(adapter, len(part))]), inputs)
 
     return logits_of
 
@@ -51,33 +61,36 @@ def through_cut(
     tokens = decision.selection(job.method)
     codec = fitted or QuantizedCodec(decision.uplink(job.method), derive(job.seed, "rotation"))
 
-    def logits_of(part: Dataset, start: int) -> torch.Tensor:
+    def logits_of(part: Dataset, start: int) -> Outputs:
         route = [Segment(adapter, len(part))]
         score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
         sent = shorten(activations, slice(None), tokens, model.spec.prefix)
-        message = task.message(0, 0, 0, sent.hidden, sent.mask, task.targets(part))
+        goal = task.targets(part, inputs)
+        message = task.message(0, 0, 0, sent.hidden, sent.mask, goal)
         message = replace(message, places=sent.places)
         rng, most = torch_rng(job.seed, "evaluate", start), frame_limit(model, len(part))
         (frame,) = encode_activations_with(codec, [message], [rng])
         received = decode_activations(frame, codec=codec, max_bytes=most)
         mask = received.mask.to(model.compute) if received.mask is not None else None
-        return model.server_forward(received.hidden.to(model.compute), mask, cut, route)
+        hidden = received.hidden.to(model.compute)
+        return Outputs(model.server_forward(hidden, mask, cut, route), inputs)
 
     return logits_of
 
 
-def evaluate(task: Task, logits_of: LogitsOf, data: Dataset, batch: int = 128) -> Evaluation:
-    """Score a model's logits on `data`, `batch` samples at a time."""
-    scores = []
+def evaluate(task: Task, logits_of: LogitsOf, data: Dataset) -> Tested:
+    """Score a model's logits on `data`."""
+
+    def outputs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(data), task.test_batch):
+            part = data.subset(np.arange(start, min(start + task.test_batch, len(data))))
+            logits, inputs = logits_of(part, start)
+            yield logits, task.targets(part, inputs)
+
     with torch.no_grad():
-        for start in range(0, len(data), batch):
-            part = data.subset(np.arange(start, min(start + batch, len(data))))
-            scores.append(task.score(logits_of(part, start), task.targets(part)))
-    loss = sum(score.loss for score in scores) / len(data)
-    predicted = np.concatenate([score.predicted for score in scores])
-    return Evaluation(loss, data.labels, predicted, len(data.classes))
+        return task.evaluation(outputs(), data)
 
 
 def _inputs(model: CutModel, preprocess: Preprocessor, part: Dataset) -> dict[str, torch.Tensor]:

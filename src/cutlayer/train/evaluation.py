@@ -1,11 +1,17 @@
-"""What a test says of a model: accuracy, class by class too, F1, and which classes are confused."""
+"""What a test says of a model: accuracy, class by class too, F1, and which classes are confused;
+of a language model its perplexity.
+"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutlayer.data.dataset import Indices
+
+_LARGEST_EXPONENT = 700
+"""exp of more is beyond the range of a float."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +36,11 @@ class Evaluation:
     def accuracy(self) -> float:
         """Share of the samples whose class was predicted."""
         return float((self.labels == self.predicted).mean())
+
+    @property
+    def perplexity(self) -> None:
+        """Only language models have one."""
+        return None
 
     @property
     def by_class(self) -> list[float | None]:
@@ -78,9 +89,83 @@ class Evaluation:
         return counts
 
 
-def joined(several: Sequence[Evaluation]) -> Evaluation:
-    """Evaluations of several models on one test set as one of all their predictions."""
+@dataclass(frozen=True, eq=False)
+class TokenEvaluation:
+    """A language model tested on n samples.
+
+    losses, right, count: of each sample [n], the cross-entropy of its tokens together, how many
+    were told, and how many were to be told. labels: the class of each sample [n], of `classes`
+    that the data may have.
+    """
+
+    losses: np.ndarray
+    right: np.ndarray
+    count: np.ndarray
+    labels: Indices
+    classes: int
+
+    @property
+    def samples(self) -> int:
+        """How many samples were tested on."""
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per token."""
+        return float(self.losses.sum() / max(1, self.count.sum()))
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss); None where that is beyond the range of a float."""
+        return math.exp(self.loss) if self.loss < _LARGEST_EXPONENT else None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the tokens that were told."""
+        return float(self.right.sum() / max(1, self.count.sum()))
+
+    @property
+    def by_class(self) -> list[float | None]:
+        """`accuracy` on the samples of each class [C]; None where the test set has none."""
+        right = np.bincount(self.labels, self.right, self.classes)
+        count = np.bincount(self.labels, self.count, self.classes)
+        return [float(hits / n) if n else None for hits, n in zip(right, count, strict=True)]
+
+    @property
+    def macro_f1(self) -> None:
+        """There is none: tokens are no classes."""
+        return None
+
+    @property
+    def confusion(self) -> list[list[int]]:
+        """None of the classes is told, so none is taken for another."""
+        return []
+
+    def on_mix(self, counts: np.ndarray) -> float:
+        """Accuracy expected under another mix of labels. counts [C]: samples of each class."""
+        accuracy = np.array([value or 0.0 for value in self.by_class])
+        return float(np.dot(counts / counts.sum(), accuracy))
+
+    def part(self, first: int, last: int) -> float | None:
+        """Accuracy on samples first ... last - 1; None for no sample."""
+        count = self.count[first:last].sum()
+        return float(self.right[first:last].sum() / count) if count else None
+
+
+Tested = Evaluation | TokenEvaluation
+
+
+def joined(several: Sequence[Tested]) -> Tested:
+    """Evaluations of several models on one test set as one of all that they said."""
     labels = np.concatenate([one.labels for one in several])
-    predicted = np.concatenate([one.predicted for one in several])
+    classes = several[0].classes
+    tokens = [one for one in several if isinstance(one, TokenEvaluation)]
+    if tokens:
+        losses, right, count = (
+            np.concatenate([getattr(one, name) for one in tokens])
+            for name in ("losses", "right", "count")
+        )
+        return TokenEvaluation(losses, right, count, labels, classes)
+    predicted = [one.predicted for one in several if isinstance(one, Evaluation)]
     loss = float(np.mean([one.loss for one in several]))
-    return Evaluation(loss, labels, predicted, several[0].classes)
+    return Evaluation(loss, labels, np.concatenate(predicted), classes)

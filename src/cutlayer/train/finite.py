@@ -8,11 +8,18 @@ from cutlayer.errors import RunError
 from cutlayer.train.device import GENERATED_DATA
 
 
-def are_finite(groups: Sequence[Sequence[torch.Tensor]]) -> list[bool]:
-    """Whether each group of tensors holds neither NaN nor infinity: one look for all groups."""
-    largest = [torch.nn.utils.get_total_norm(group, torch.inf) for group in groups if group]
-    found = iter(torch.stack(largest).isfinite().tolist() if largest else [])
-    return [next(found) if group else True for group in groups]
+def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether tensors hold neither NaN nor infinity: one look for all."""
+    return not tensors or bool(torch.nn.utils.get_total_norm(tensors, torch.inf).isfinite())
+
+
+def finite_rows(tensors: Sequence[torch.Tensor], count: int) -> list[bool]:
+    """Whether each of `count` rows of tensors [count, ...] holds neither NaN nor infinity."""
+    if not tensors:
+        return [True] * count
+    largest = [tensor.detach().flatten(1).abs().amax(1) for tensor in tensors]
+    found: list[bool] = torch.stack(largest).isfinite().all(0).tolist()
+    return found
 
 
 def not_finite(

@@ -1,4 +1,4 @@
-"""The generated set of a round: one more participant, which the server is itself.
+"""Training on generated images: the server takes part in a round as one more device.
 
 From the round's global adapter it trains device part and server part together on generated
 images, with nothing to send, and its adapter joins the devices' average:
@@ -29,10 +29,10 @@ from cutlayer.train.stopwatch import Stopwatch
 
 @dataclass(frozen=True, eq=False)
 class Participants:
-    """What a weight policy goes by: m devices whose training counts, and the generated set.
+    """What a weight policy is given: m devices whose training counts, and the generated set.
 
-    distances: [m] EMD_n between a device's labels and those of all. samples: [m] of each device;
-    generated: images.
+    distances: [m] earth mover's distance EMD_n between a device's labels and those of the whole
+    fleet. samples: [m] of each device. generated: how many images.
     """
 
     distances: npt.NDArray[np.float64]
@@ -41,16 +41,18 @@ class Participants:
 
 
 Policy = Callable[[Participants], float]
-"""k2 in [0, 1]: what the model trained on generated data weighs."""
+"""Gives k2 in [0, 1], the weight of the adapter trained on generated data."""
 
 
 def by_emd(now: Participants) -> float:
-    """Half the mean EMD: the less the devices' labels are like all, the more; inferred by us."""
+    """Half the mean EMD: larger the more the devices' labels differ from the fleet's; inferred by
+    us.
+    """
     return float(now.distances.mean()) / 2
 
 
 def by_samples(now: Participants) -> float:
-    """As FedAvg would weigh one more device with the generated set."""
+    """The weight that FedAvg gives to one more device, which holds the generated set."""
     return now.generated / (now.generated + int(now.samples.sum()))
 
 

@@ -1,8 +1,8 @@
-"""Label sharing: devices send how many samples of each class they hold, if they like with noise.
+"""Label sharing: devices send how many samples of each class they hold, with noise if the job asks.
 
 GenFL and GenFV (arXiv 2503.20166, 2503.19676) share labels before anything is generated; how many
-images of which class are drawn was inferred by us. A histogram is sent once a run and is not
-counted as traffic: tens of bytes, as other control messages.
+images of which class are drawn was inferred by us. A histogram is sent once in a run; like other
+control messages, tens of bytes each, it is not counted as traffic.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ def histogram(counts: npt.ArrayLike, epsilon: float | None, seed: int, device: i
 
 @dataclass(frozen=True, eq=False)
 class SharedLabels:
-    """What the server knows of who holds which labels: histograms [M, C], noise and all."""
+    """What the server knows of the devices' labels: histograms [M, C], noise included."""
 
     counts: Floats
 
     def distances(self, devices: Sequence[int]) -> Floats:
-        """EMD_n of each, between its labels and those of the whole fleet."""
+        """Earth mover's distance EMD_n of each device's labels from those of the whole fleet."""
         return emd(self.counts[list(devices)], self.counts.sum(axis=0))
 
     def wanted(self, devices: Sequence[int], kind: Mix) -> Floats:
@@ -64,5 +64,7 @@ class SharedLabels:
 
 def share(counts: npt.NDArray[np.int64], epsilon: float | None, seed: int) -> SharedLabels:
     """All devices' histograms, from their counts [M, C]."""
+    if epsilon is None:
+        return SharedLabels(counts.astype(np.float64))
     sent = [histogram(mine, epsilon, seed, device) for device, mine in enumerate(counts)]
     return SharedLabels(np.stack(sent))

@@ -1,4 +1,4 @@
-"""How the server reaches the devices of a round: in its own process here, or over a network."""
+"""How the server reaches the devices of a round: here in its own process, else over a network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
 from cutlayer.train.activation_statistics import ActivationStatistics, measure
 from cutlayer.train.coding import Opening
-from cutlayer.train.device import Device
+from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
@@ -16,7 +16,7 @@ from cutlayer.train.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class Started:
-    """What a device answers at a round's start: its batches, and the samples of an epoch."""
+    """What a device answers at a round's start: its batches, and its samples in one epoch."""
 
     steps: int
     samples: int
@@ -25,8 +25,8 @@ class Started:
 class Link(Protocol):
     """The devices of a round, by number.
 
-    A device that fails is left out of the answer; the round goes on without it. believed: what
-    devices send is our own, and need not be held against the cohort.
+    A device that fails is left out of the answer; the round goes on without it. believed: whether
+    the devices are of this process, so that what they send needs no check against the others'.
     """
 
     @property
@@ -71,7 +71,7 @@ class Link(Protocol):
         ...
 
     def reject(self, device: int, fault: CutlayerError) -> None:
-        """What a device sent will not do: raise `fault`, or let go of the device."""
+        """Refuse what a device sent: raise `fault`, or disconnect the device."""
         ...
 
 
@@ -109,6 +109,10 @@ class LocalLink:
             device.coding.begin(opening)
             device.begin(round, decision, opening.adapter)
             started[number] = Started(device.steps, device.samples)
+        # As the loop takes them: those with batches left are then neighbours in a stack.
+        stack_adapters(
+            sorted((self.devices[d] for d in decisions), key=lambda device: -device.samples)
+        )
         return started
 
     def receive(
@@ -143,5 +147,5 @@ class LocalLink:
             device.end()
 
     def reject(self, device: int, fault: CutlayerError) -> None:
-        """Raises: a device of one's own does not fail by itself."""
+        """Raise the fault: a device of this process fails by an error of ours or of the job."""
         raise fault

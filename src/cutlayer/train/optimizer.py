@@ -1,71 +1,152 @@
-"""What moves one adapter during one round: optimiser, schedule, FedProx, gradient clipping."""
+"""What moves adapters during one round: optimiser, schedule, FedProx, gradient clipping."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
-from cutlayer.model.lora import Adapter
 from cutlayer.settings.training import Training
 from cutlayer.train.schedule import rate_at
 
+_MOMENTS = {"adamw": ("mean", "square"), "sgd": ("momentum",)}
 
-class AdapterOptimizer:
-    """Moves an adapter by its gradients, for one round.
 
-    It is made anew each round: old momentum refers to weights that averaging has overwritten.
-    start: the adapter that the round began with, for FedProx. moves: which of its tensors are
-    trained by a gradient. steps: of the round.
+class StackOptimizer:
+    """Moves rows of stacked adapters by their gradients, for one round.
+
+    Each row moves as an optimiser of its own would move it: moments, steps done and learning rate
+    are the row's. It is made anew each round: old momentum refers to weights that averaging has
+    overwritten. stack: what a gradient moves, by name [M, ...]. start: the same at the round's
+    start, for FedProx; None without. steps: of each row in the round.
     """
 
     def __init__(
         self,
-        adapter: Adapter,
-        start: Adapter,
-        moves: Callable[[str], bool],
+        stack: Mapping[str, Tensor],
+        start: Mapping[str, Tensor] | None,
         training: Training,
         round: int,
-        steps: int,
+        steps: Sequence[int],
     ) -> None:
-        # By name, so that sums over tensors do not depend on the order an adapter came in.
-        self.trained = {n: adapter[n].requires_grad_() for n in sorted(adapter) if moves(n)}
+        self._stack = stack
         self._start = start
         self._training = training
         self._round = round
         self._steps = steps
-        self._optimizer = _optimizer(list(self.trained.values()), training)
+        self._done = {name: np.zeros(len(steps), np.int64) for name in stack}
+        self._moments: dict[str, dict[str, Tensor]] = {}
 
-    def gradients(self) -> list[torch.Tensor]:
-        """The gradients that `step` will go by."""
-        return [t.grad for t in self.trained.values() if t.grad is not None]
+    def step(self, rows: Sequence[int], gradients: Mapping[str, Tensor], step: int) -> None:
+        """Apply the gradients [m, ...] of m rows in the round's step `step`.
 
-    def step(self, step: int) -> None:
-        """Apply the gradients of the round's step `step`, and drop them."""
+        Tensors without a gradient stay. The gradients are used up.
+        """
+        # By name, so that sums over tensors do not depend on the order an adapter came in.
+        found = {name: gradients[name] for name in sorted(gradients)}
+        if not found:
+            return
         training = self._training
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate_at(training, self._round, step, self._steps)
         if training.proximal:
-            self._pull(training.proximal)
+            self._pull(rows, found, training.proximal)
         if training.clip_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained.values(), training.clip_gradient_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+            _clip(list(found.values()), training.clip_gradient_norm)
+        alike = defaultdict(list)
+        for at, row in enumerate(rows):
+            done = int(max(self._done[name][row] for name in found))
+            alike[rate_at(training, self._round, step, self._steps[row]), done].append(at)
+        for (rate, _), places in alike.items():
+            own = {name: picked(gradient, places) for name, gradient in found.items()}
+            self._move([rows[at] for at in places], own, rate)
 
-    def _pull(self, mu: float) -> None:
+    def _pull(self, rows: Sequence[int], gradients: Mapping[str, Tensor], mu: float) -> None:
         """The gradient of FedProx's mu / 2 ||w - w_start||^2 (arXiv 1812.06127, equation 2)."""
-        for name, tensor in self.trained.items():
-            if tensor.grad is not None:
-                tensor.grad.add_(tensor.detach() - self._start[name], alpha=mu)
+        assert self._start is not None
+        for name, gradient in gradients.items():
+            now, start = picked(self._stack[name], rows), picked(self._start[name], rows)
+            gradient.add_(now - start, alpha=mu)
+
+    def _move(self, rows: Sequence[int], gradients: Mapping[str, Tensor], rate: float) -> None:
+        """Move rows that have one learning rate and have made equally many steps."""
+        training, names = self._training, list(gradients)
+        moving = [picked(self._stack[name], rows) for name in names]
+        moments = [
+            [picked(tensor, rows) for tensor in self._kept(kind, names)]
+            for kind in _MOMENTS[training.optimizer]
+        ]
+        given = [gradients[name].contiguous() for name in names]
+        if training.optimizer == "sgd":
+            sgd(
+                moving,
+                given,
+                list(moments[0]),
+                fused=True,
+                lr=rate,
+                momentum=training.momentum,
+                weight_decay=training.weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+        else:
+            done = [float(self._done[name][rows[0]]) for name in names]
+            means, squares = moments
+            adamw(
+                moving,
+                given,
+                means,
+                squares,
+                [],
+                list(torch.tensor(done, dtype=torch.float32, device=moving[0].device).unbind()),
+                fused=True,
+                amsgrad=False,
+                lr=rate,
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+                weight_decay=training.weight_decay,
+                maximize=False,
+            )
+        for name in names:
+            self._done[name][list(rows)] += 1
+        if not is_range(rows):  # they were copies
+            self._put(rows, [self._stack[name] for name in names], moving)
+            for kind, moved in zip(_MOMENTS[training.optimizer], moments, strict=True):
+                self._put(rows, self._kept(kind, names), moved)
+
+    def _kept(self, kind: str, names: Sequence[str]) -> list[Tensor]:
+        """The moments of one kind, [M, ...] a tensor; zeros at first."""
+        kept = self._moments.setdefault(kind, {})
+        for name in names:
+            if name not in kept:
+                kept[name] = torch.zeros_like(self._stack[name])
+        return [kept[name] for name in names]
+
+    @staticmethod
+    def _put(rows: Sequence[int], wholes: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
+        for whole, part in zip(wholes, parts, strict=True):
+            whole[list(rows)] = part
 
 
-def _optimizer(tensors: list[torch.Tensor], training: Training) -> torch.optim.Optimizer:
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(
-            tensors,
-            lr=training.lr,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-    return torch.optim.AdamW(
-        tensors, lr=training.lr, weight_decay=training.weight_decay, fused=True
-    )
+def _clip(gradients: Sequence[Tensor], bound: float) -> None:
+    """Scale each row's gradient, over all tensors, down to an L2 norm of `bound`."""
+    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+    total = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    factor = torch.clamp(bound / (total + 1e-6), max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+def is_range(rows: Sequence[int]) -> bool:
+    """Whether rows are neighbours, which a view can hold."""
+    return list(rows) == list(range(rows[0], rows[0] + len(rows)))
+
+
+def picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
+    """Rows of a tensor: a view where they are neighbours, a copy else."""
+    if is_range(rows):
+        return tensor if len(rows) == len(tensor) else tensor.narrow(0, rows[0], len(rows))
+    return tensor[list(rows)]

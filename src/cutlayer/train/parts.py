@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.partition import divide, label_counts
 from cutlayer.data.sources import load
-from cutlayer.errors import JobError, ModelError
+from cutlayer.errors import ModelError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import load_adapter
@@ -21,6 +20,7 @@ from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.compute import find_compute, set_precision
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels, share
 from cutlayer.train.server import Server
@@ -30,7 +30,7 @@ from cutlayer.train.task import task_of
 
 @dataclass(frozen=True)
 class Parts:
-    """What all methods of a comparison share: the frozen model, the data and who holds what.
+    """What all methods of a comparison share: the frozen model, the data, and who holds which.
 
     shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
     is tested on [M]. counts: samples to train on by device and class [M, C].
@@ -40,8 +40,8 @@ class Parts:
     preprocess: Preprocessor
     train: Dataset
     test: Dataset
-    shares: list[np.ndarray]
-    held_out: list[np.ndarray]
+    shares: Sequence[np.ndarray]
+    held_out: Sequence[np.ndarray]
     counts: np.ndarray
 
 
@@ -52,37 +52,39 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """
     spec = describe(job.model)
     check(job, spec)
-    train, test = load(job.data, job.seed, fit_for(spec))
+    train, test = load(job.data_in_use, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
     shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
-    task_of(job, classes)
+    task_of(job, replace(spec, num_classes=classes))
     counts = label_counts(train.labels, shares, classes)
     model = _load(job, classes)
-    return Parts(model, Preprocessor(model.spec), train, test, shares, held_out, counts)
+    preprocess = Preprocessor(model.spec)
+    for data in (train, test):
+        if spec.parts.language or data.has_passages:
+            preprocess.check(data.inputs)
+    return Parts(model, preprocess, train, test, shares, held_out, counts)
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:
     """`parts` for another method of the same job: its model where the method trains otherwise."""
     if parts.model.train == job.method.train:
+        place_model(job, parts.model)
         return parts
     return replace(parts, model=_load(job, len(parts.train.classes)))
 
 
 def _load(job: Job, classes: int) -> CutModel:
     model = load_model(job.model, classes, job.seed, train=job.method.train)
-    return model.to(compute_device(job))
+    return place_model(job, model)
 
 
-def compute_device(job: Job) -> torch.device:
-    """The torch device a job asks for. Raises JobError when it is not there."""
-    there = torch.cuda.is_available()
-    if job.training.compute == "cuda" and not there:
-        raise JobError(
-            "training.compute: 'cuda' was asked for but torch sees no GPU: take 'cpu' or 'auto'"
-        )
-    return torch.device("cuda" if there and job.training.compute != "cpu" else "cpu")
+def place_model(job: Job, model: CutModel) -> CutModel:
+    """`model` on the torch device and in the precision that a job asks for. Raises JobError."""
+    device = find_compute(job.training.compute)
+    set_precision(job.training.precision, device)
+    return model.to(device).use(job.training.precision)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:

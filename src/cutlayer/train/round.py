@@ -1,4 +1,8 @@
-"""One round of training: the only training loop, for every method, simulated or networked."""
+"""One round of training: the only training loop, for every method, simulated or networked.
+
+A device is lost for the round (`RoundResult.lost`) where the link has no answer from it, or where
+what it sent is refused: then `Link.reject` lets go of it.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -107,13 +111,16 @@ class _Turn:
             result.traffic[device].coding_down += len(opening.basis or b"")
             result.traffic[device].coding_down += len(opening.held or b"")
         started = self.link.begin(result.round, decisions, openings)
-        steps = {device: one.steps for device, one in started.items()}
-        server.begin(result.round, {device: decisions[device] for device in steps}, steps)
-        result.lost += [device for device in self.devices if device not in started]
-        training = server.job.training
+        training, method = server.job.training, server.job.method
         result.batches |= {
             device: batch_sizes(one.samples, training) for device, one in started.items()
         }
+        if not method.split or method.server_adapter == "averaged":
+            # Where the order does not matter, batches of one size become neighbours.
+            started = dict(sorted(started.items(), key=lambda item: -item[1].samples))
+        steps = {device: one.steps for device, one in started.items()}
+        server.begin(result.round, {device: decisions[device] for device in steps}, steps)
+        result.lost += [device for device in self.devices if device not in started]
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:

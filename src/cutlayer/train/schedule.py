@@ -15,7 +15,7 @@ def rate_at(training: Training, round: int, step: int, steps: int) -> float:
     done, all_steps = round * steps + step, training.rounds * steps
     warmup = training.warmup_steps or training.warmup_share * all_steps
     if done < warmup:
-        # The first step is not lost at a rate of zero.
+        # From 1 / warmup on: at a rate of 0 the first step would change nothing.
         return training.lr * min(1.0, (done + 1) / warmup)
     if training.schedule == "constant":
         return training.lr

@@ -7,6 +7,7 @@ from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
+from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.aggregate import average_by_samples, weighted_average
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
@@ -14,8 +15,7 @@ from cutlayer.train.link import Link
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
-from cutlayer.train.upload import upload_steps
-from cutlayer.train.uploads import far_updates, read_adapter
+from cutlayer.train.upload_checks import far_updates, read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
@@ -41,7 +41,7 @@ class Server:
         self.bare = bare
         self.part: ServerPart
         self.coding = coding or ServerCoding(job, model.spec)
-        self._task = task_of(job, model.spec.num_classes)
+        self._task = task_of(job, model.spec)
         self._round = -1
 
     def device_names(self, decision: Decision) -> tuple[str, ...]:

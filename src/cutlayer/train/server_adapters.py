@@ -1,25 +1,43 @@
 """The adapters that the server trains in a round: one a device, or one that devices share."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-import torch
+from torch import Tensor
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
-from cutlayer.train.finite import are_finite
-from cutlayer.train.optimizer import AdapterOptimizer
+from cutlayer.model.stack import StackRow
+from cutlayer.train.finite import finite_rows
+from cutlayer.train.trained_stack import OpenRows, TrainedStack
+
+
+@dataclass
+class _Held:
+    """The gradients of rows of a stack since they moved last, over so many batches of each."""
+
+    rows: list[int]
+    gradients: dict[str, Tensor]
+    batches: int
 
 
 @dataclass
 class _Trained:
-    """An adapter in training. batches: those whose gradients it holds since it moved."""
+    """Adapters in training, and the gradients that wait for `update`."""
 
-    adapter: Adapter
-    optimizer: AdapterOptimizer
-    batches: int = 0
+    stack: TrainedStack
+    held: list[_Held] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ServerPass:
+    """Adapters of a pass: what each device's batch goes through, and the leaves they are."""
+
+    devices: Sequence[int]
+    adapters: Sequence[StackRow]
+    rows: OpenRows
 
 
 class ServerAdapters:
@@ -40,52 +58,66 @@ class ServerAdapters:
         bare: int = 0,
     ) -> None:
         self._decisions, self._model, self._bare = decisions, model, bare
-        self._trained: dict[int, _Trained] = {}
+        self._places: dict[int, tuple[_Trained, int]] = {}
 
-        def fresh(cut: int, most: int) -> _Trained:
+        def fresh(cut: int, most: Sequence[int]) -> _Trained:
             names = [name for name in model.server_names(max(cut, bare)) if name in start]
-            adapter = {name: start[name].detach().clone() for name in names}
+            adapter = {name: start[name] for name in names}
             return _Trained(
-                adapter,
-                AdapterOptimizer(adapter, start, model.trained, job.training, round, most),
+                TrainedStack([adapter] * len(most), model.trained, job.training, round, most)
             )
 
         if not job.method.split or not decisions:
             return
         if job.method.server_adapter == "averaged":
-            self._trained = {d: fresh(one.cut, steps[d]) for d, one in decisions.items()}
+            for cut in dict.fromkeys(one.cut for one in decisions.values()):
+                alike = [device for device, one in decisions.items() if one.cut == cut]
+                trained = fresh(cut, [steps[device] for device in alike])
+                self._places |= {device: (trained, row) for row, device in enumerate(alike)}
         else:
             first = min(one.cut for one in decisions.values())
-            self._trained = dict.fromkeys(decisions, fresh(first, max(steps.values())))
+            self._places = dict.fromkeys(decisions, (fresh(first, [max(steps.values())]), 0))
 
     def __contains__(self, device: int) -> bool:
         """Whether the server trains anything for a device."""
-        return device in self._trained
-
-    def __getitem__(self, device: int) -> Adapter:
-        """The adapter that a device's batches go through."""
-        return self._trained[device].adapter
+        return device in self._places
 
     def after_cut(self, device: int) -> Adapter:
-        """Those of its tensors that lie after the device's own cut; none without an adapter."""
-        if device not in self._trained:
+        """The tensors of its adapter after the device's own cut; none without an adapter."""
+        if device not in self._places:
             return {}
-        held = self._trained[device].adapter
+        trained, row = self._places[device]
+        held = trained.stack.adapter(row)
         names = self._model.server_names(max(self._decisions[device].cut, self._bare))
         return {name: held[name] for name in names if name in held}
 
-    def trained_by(self, devices: Sequence[int]) -> list[torch.Tensor]:
-        """The tensors that batches of the devices train, each once."""
-        held = _each_once(self._trained[device] for device in devices)
-        return [tensor for one in held for tensor in one.optimizer.trained.values()]
+    def open(self, devices: Sequence[int]) -> ServerPass:
+        """The adapters of devices of one cut, for one batch of each."""
+        trained, _ = self._places[devices[0]]
+        rows = list(dict.fromkeys(self._places[device][1] for device in devices))
+        opened = trained.stack.open(rows)
+        by_row = dict(zip(rows, opened.rows, strict=True))
+        return ServerPass(devices, [by_row[self._places[d][1]] for d in devices], opened)
 
-    def add(self, devices: Sequence[int], gradients: Sequence[torch.Tensor | None]) -> None:
-        """Add the gradients of one batch of each device, in the order of `trained_by`."""
-        for tensor, gradient in zip(self.trained_by(devices), gradients, strict=True):
-            if gradient is not None:
-                tensor.grad = gradient if tensor.grad is None else tensor.grad.add_(gradient)
-        for device in devices:
-            self._trained[device].batches += 1
+    def add(self, done: ServerPass, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of a pass, in the order of its leaves."""
+        trained, _ = self._places[done.devices[0]]
+        rows = list(dict.fromkeys(self._places[device][1] for device in done.devices))
+        given = {
+            name: gradient
+            for name, gradient in zip(done.rows.leaves, gradients, strict=True)
+            if gradient is not None
+        }
+        batches = len(done.devices) // len(rows)
+        for held in trained.held:
+            if held.rows == rows:  # an adapter that devices share
+                for name, gradient in given.items():
+                    if name in held.gradients:
+                        gradient = held.gradients[name].add_(gradient)
+                    held.gradients[name] = gradient
+                held.batches += batches
+                return
+        trained.held.append(_Held(rows, given, batches))
 
     def update(self, step: int) -> None:
         """Move every adapter by the mean gradient of the batches since it moved last.
@@ -93,21 +125,22 @@ class ServerAdapters:
         A batch counts as one, whatever its size: an adapter that devices share moves by the mean
         of their mean gradients, over those that still have batches.
         """
-        for trained in _each_once(self._trained.values()):
-            if not trained.batches:
-                continue
-            if trained.batches > 1:
-                for gradient in trained.optimizer.gradients():
-                    gradient /= trained.batches
-            trained.optimizer.step(step)
-            trained.batches = 0
+        for trained in self._stacks():
+            for held in trained.held:
+                if held.batches > 1:
+                    for gradient in held.gradients.values():
+                        gradient /= held.batches
+                trained.stack.step(held.rows, held.gradients, step)
+            trained.held = []
 
     def not_finite(self) -> list[int]:
         """The devices whose adapter holds NaN or infinity."""
-        adapters = [list(one.adapter.values()) for one in self._trained.values()]
-        fine = are_finite(adapters)
-        return [device for device, good in zip(self._trained, fine, strict=True) if not good]
+        fine = {
+            id(one): finite_rows(list(one.stack.tensors.values()), len(one.stack))
+            for one in self._stacks()
+        }
+        return [d for d, (trained, row) in self._places.items() if not fine[id(trained)][row]]
 
-
-def _each_once(trained: Iterable[_Trained]) -> Iterable[_Trained]:
-    return {id(one): one for one in trained}.values()
+    def _stacks(self) -> list[_Trained]:
+        """Each stack once."""
+        return list({id(trained): trained for trained, _ in self._places.values()}.values())

@@ -112,7 +112,7 @@ class ServerCoding:
     def keep(self, decision: Decision, device: int, sample: int, frame: bytes) -> None:
         """Keep a sample that a device sent, which will only name it then."""
         if self.cache is not None:
-            basis = self.fingerprint if kind_of(frame) == "coded activations" else None
+            basis = self.fingerprint if kind_of(frame).startswith("coded") else None
             self.cache.keep(SentSample(device, sample, setting_of(decision), basis, frame))
 
     def end(self) -> None:

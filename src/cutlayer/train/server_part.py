@@ -24,9 +24,9 @@ from cutlayer.train.exchange import (
     Payload,
     step_exchanges,
 )
-from cutlayer.train.finite import are_finite, not_finite
+from cutlayer.train.finite import all_finite, not_finite
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.train.server_adapters import ServerAdapters
+from cutlayer.train.server_adapters import ServerAdapters, ServerPass
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_frames import gradient_frame, read_activations, read_visit
 from cutlayer.train.stopwatch import Stopwatch
@@ -54,7 +54,8 @@ class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
-    activations come. bare: the first blocks that carry no adapter. seen: samples of each that came
+    activations come. bare: the first blocks that carry no adapter. seen: samples of each (tokens to
+    be said, of language) that came
     through the cut and were trained on, in all epochs.
     """
 
@@ -204,16 +205,15 @@ class ServerPart:
 
         Returns each of these with its loss and, where a gradient is due down, its own.
         """
-        hidden, losses = self._losses(messages)
+        hidden, opened, losses = self._losses(messages)
         values: list[float] = losses.tolist()
         found: Faults = {
             message.device: not_finite("loss", value, message.device, message.round, message.step)
             for message, value in zip(messages, values, strict=True)
             if not math.isfinite(value)
         }
-        devices = [message.device for message in messages]
         if not found:
-            gradients = _gradients(losses, [hidden, *self.adapters.trained_by(devices)])
+            gradients = _gradients(losses, [hidden, *opened.rows.leaves.values()])
             if not _finite(gradients):
                 found = self._without_finite_gradients(messages)
         if found:
@@ -222,30 +222,34 @@ class ServerPart:
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
         for message in messages:
-            self.seen[message.device] += len(message.hidden)
+            self.seen[message.device] += self._task.weight(self._task.received(message))
         down, *own = gradients
-        self.adapters.add(devices, own)
+        self.adapters.add(opened, own)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)
         if down is not None:
             parts = torch.split(down, [len(message.hidden) for message in messages])
         return list(zip(messages, values, parts, strict=True))
 
-    def _losses(self, messages: Sequence[ActivationsMessage]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward: the hidden states that came in, as a leaf, and each device's loss [M]."""
+    def _losses(
+        self, messages: Sequence[ActivationsMessage]
+    ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
+        """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
         hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
         mask = torch.cat(masks).to(self._model.compute) if masks else None
+        opened = self.adapters.open([message.device for message in messages])
         route = []
-        for message in messages:
+        for message, adapter in zip(messages, opened.adapters, strict=True):
             rng = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
-            route.append(Segment(self.adapters[message.device], len(message.hidden), rng))
+            route.append(Segment(adapter, len(message.hidden), rng))
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
-        return hidden, self._task.losses(logits, [self._task.received(m) for m in messages])
+        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
+        return hidden, opened, losses
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
         """Which of the messages it is whose gradients are not finite: each is tried alone."""
@@ -259,9 +263,8 @@ class ServerPart:
         }
 
     def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
-        hidden, losses = self._losses([message])
-        tensors = self.adapters.trained_by([message.device])
-        return _finite(_gradients(losses, [hidden, *tensors]))
+        hidden, opened, losses = self._losses([message])
+        return _finite(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
 
     def not_finite(self) -> Faults:
         """The devices for which something was trained that is not finite, at the round's end."""
@@ -274,16 +277,13 @@ class ServerPart:
 def _gradients(
     losses: torch.Tensor, tensors: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor | None]:
-    """Of the losses' sum in each tensor, None where there is none; what they hold stays apart."""
-    held = [tensor.grad for tensor in tensors]
-    for tensor in tensors:
-        tensor.grad = None
-    losses.sum().backward()  # type: ignore[no-untyped-call]
-    found = [tensor.grad for tensor in tensors]
-    for tensor, gradient in zip(tensors, held, strict=True):
-        tensor.grad = gradient
-    return found
+    """Of the losses' sum in each tensor, None where there is none."""
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    if not wanted:
+        return [None] * len(tensors)
+    found = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
 def _finite(gradients: Sequence[torch.Tensor | None]) -> bool:
-    return are_finite([[gradient for gradient in gradients if gradient is not None]])[0]
+    return all_finite([gradient for gradient in gradients if gradient is not None])

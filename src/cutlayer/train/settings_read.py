@@ -18,9 +18,10 @@ CHOOSES_BITS = ("sflam", "auto")
 
 @dataclass(frozen=True)
 class Condition:
-    """When settings are read. otherwise: why not, as the rest of a sentence, with the remedy.
+    """When settings are read. otherwise: why not, as the end of a sentence, with the remedy.
 
-    said_only: said and not refused, since another method, or the same job in a world, reads them.
+    said_only: reported and not refused, since another method, or the same job in a world, reads
+    them.
     """
 
     holds: Callable[[Job], bool]
@@ -241,6 +242,10 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "data.partition.alpha": _of_kind("data.partition", "kind", "dirichlet"),
     "data.partition.labels_per_device": _of_kind("data.partition", "kind", "labels"),
     "data.partition.exponent": _of_kind("data.partition", "kind", "powerlaw"),
+    "data.partition.samples_per_device": _of_kind("data.partition", "kind", "drawn"),
+    "data.partition.min_samples": _of_kind(
+        "data.partition", "kind", "iid", "dirichlet", "labels", "powerlaw"
+    ),
     "method.cut": (_SPLIT, _not_chosen("the cut", ("asfl", "asfv", "auto"))),
     "method.device": (_SPLIT,),
     "method.order": (_RADIO,),
@@ -278,6 +283,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     ),
     "method.allocation.emd_max": _of("genfv"),
     "training.momentum": _of_kind("training", "optimizer", "sgd"),
+    "training.evaluate_absent": (
+        Condition(
+            lambda job: job.method.aggregate == "none" and not job.method.pooled,
+            "the method has one adapter for all: leave it out, or take method.aggregate none",
+            said_only=True,
+        ),
+    ),
     "training.clip_update_norm": (_AVERAGES, _UPLOADS),
     **dict.fromkeys(
         [
@@ -335,5 +347,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
 }  # fmt: skip
 """When each setting is read that only some jobs read; all of its conditions must hold."""
 
-MODALITIES = {"model.image_size": "image", "model.aspect": "image", "model.max_tokens": "text"}
+MODALITIES = {
+    "model.image_size": "image",
+    "model.aspect": "image",
+    "model.max_tokens": "text",
+    "data.kind": "text",
+    "data.completion_column": "text",
+    "data.separator": "text",
+    "training.loss_on": "text",
+}
 """Settings of models that read images, or texts."""

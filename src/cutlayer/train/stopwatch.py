@@ -1,4 +1,4 @@
-"""Where the time of a round goes."""
+"""Measures the wall-clock seconds of each stage of a round."""
 
 import time
 from collections import defaultdict

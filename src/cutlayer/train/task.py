@@ -1,10 +1,11 @@
 """What a model is trained for: its targets, how they travel, its loss, its metric, its export.
 
 Classifying images and classifying texts are one task; the modality only changes what the model
-reads. The head that belongs to the task is `model.lora.BankHead`, which an adapter brings.
+reads. Its head is `model.lora.BankHead`, which an adapter brings. Language (language.py) is another
+task, with the head that the checkpoint has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,22 +21,31 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
+from cutlayer.model.spec import ModelSpec
+from cutlayer.train.evaluation import Evaluation, Tested
+from cutlayer.train.language import Language
 from cutlayer.wire.codec import ActivationsMessage
 
+Inputs = Mapping[str, Tensor]
+"""What a batch was made into for the model (see model.inputs.Preprocessor)."""
 
-@dataclass(frozen=True, eq=False)
-class Score:
-    """How good outputs are. loss: summed over the samples; predicted: the class of each [B]."""
-
-    loss: float
-    predicted: np.ndarray
+Outputs = Iterable[tuple[Tensor, Tensor]]
+"""Logits and targets of a data set, batch by batch."""
 
 
 class Task(Protocol):
     """What training and evaluation ask of a task. B samples, M devices."""
 
-    def targets(self, batch: Dataset) -> Tensor:
-        """What the model should say of each sample, on the CPU: [B, ...]."""
+    @property
+    def test_batch(self) -> int:
+        """Samples whose outputs are held at once in a test."""
+        ...
+
+    def targets(self, batch: Dataset, inputs: Inputs) -> Tensor:
+        """What the model should say of each sample, on the CPU: [B, ...].
+
+        inputs: what the batch was made into for the model.
+        """
         ...
 
     def message(
@@ -52,8 +62,12 @@ class Task(Protocol):
         """[M]: the mean loss of each device's rows of a batch that mixes M devices."""
         ...
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Score:
-        """How good outputs are, by the task's metric, whatever the loss was that trained them."""
+    def weight(self, targets: Tensor) -> int:
+        """What a batch counts in the average of devices."""
+        ...
+
+    def evaluation(self, outputs: Outputs, data: Dataset) -> Tested:
+        """How good outputs on `data` are, whatever the loss was that trained them."""
         ...
 
     def export(
@@ -71,7 +85,12 @@ class Classification:
     smoothing: float = 0.0
     weights: tuple[float, ...] = ()
 
-    def targets(self, batch: Dataset) -> Tensor:
+    @property
+    def test_batch(self) -> int:
+        """See Task."""
+        return 128
+
+    def targets(self, batch: Dataset, inputs: Inputs) -> Tensor:
         """The labels: int64 [B]."""
         return torch.from_numpy(batch.labels)
 
@@ -83,7 +102,7 @@ class Classification:
 
     def received(self, message: ActivationsMessage) -> Tensor:
         """See Task."""
-        if message.num_classes != self.classes:
+        if message.num_classes != self.classes or message.labels.dim() != 1:
             raise FrameError(
                 f"frame: device {message.device} sent labels of {message.num_classes} classes, not "
                 f"of {self.classes}: run the same job on both sides"
@@ -101,11 +120,20 @@ class Classification:
             ]
         )
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Score:
+    def weight(self, targets: Tensor) -> int:
+        """See Task. Its samples."""
+        return len(targets)
+
+    def evaluation(self, outputs: Outputs, data: Dataset) -> Evaluation:
         """See Task. Predicted is the class of the largest logit; no smoothing, no weights."""
-        logits = outputs.float().cpu()
-        loss = F.cross_entropy(logits, targets, reduction="sum").item()
-        return Score(loss, logits.argmax(1).numpy())
+        loss, predicted = 0.0, []
+        for given, targets in outputs:
+            logits = given.float().cpu()
+            loss += F.cross_entropy(logits, targets, reduction="sum").item()
+            predicted.append(logits.argmax(1).numpy())
+        return Evaluation(
+            loss / len(data), data.labels, np.concatenate(predicted), len(data.classes)
+        )
 
     def export(
         self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
@@ -114,12 +142,22 @@ class Classification:
         save_adapter(adapter, model, folder, classes)
 
 
-def task_of(job: Job, classes: int) -> Task:
-    """The task of a job on data of so many classes. Raises JobError."""
+def task_of(job: Job, spec: ModelSpec) -> Task:
+    """The task of a job with a model. spec: with the classes of the data. Raises JobError."""
     training = job.training
-    if training.class_weights and len(training.class_weights) != classes:
+    weights = len(training.class_weights)
+    if spec.parts.language:
+        if weights:
+            raise JobError(
+                f"training.class_weights: {weights} numbers, but {spec.path} is a language model, "
+                "which tells no classes apart: leave them out"
+            )
+        return Language(
+            spec.vocabulary, spec.max_tokens, training.loss_on, training.label_smoothing
+        )
+    if weights and weights != spec.num_classes:
         raise JobError(
-            f"training.class_weights: {len(training.class_weights)} numbers for data of {classes} "
+            f"training.class_weights: {weights} numbers for data of {spec.num_classes} "
             "classes: give one a class, or none"
         )
-    return Classification(classes, training.label_smoothing, training.class_weights)
+    return Classification(spec.num_classes, training.label_smoothing, training.class_weights)

@@ -1,8 +1,8 @@
-"""Settings of a job that have no effect: refused, or said where only the method goes without.
+"""Settings of a job that have no effect: refused, or reported where another method would use them.
 
-A setting counts as one's own where it differs from its default, or from what the named method has;
-so a saved job, which has every default written out, names nothing more than the job it was saved
-from. What reads which setting is the table of settings_read.py.
+Only a setting that differs from its default, or from what the named method has, counts as set. So a
+saved job, in which every default is written out, sets no more than the job it was saved from. What
+reads which setting is the table of settings_read.py.
 """
 
 from collections.abc import Iterator

@@ -5,6 +5,7 @@ Bodies, in order (see `frame` for the envelope; all bit streams are little-endia
     activations  labels, ceil(log2(num_classes)) bits each; mask, 1 bit a token, if there is one;
                  with a fitted codec, which tokens were kept, 1 bit a candidate, if not all were;
                  the hidden states
+                 With a label for each token, those of the tokens sent stand behind the mask.
     gradient     mask, if there is one; the gradient
     adapter      the tensors, each in row-major order, in the header's order
 
@@ -48,8 +49,9 @@ from cutlayer.wire.places import Places, find_places, pack_kept, unpack_kept
 class ActivationsMessage:
     """What a device sends up for one batch.
 
-    hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels [B] int64 below
-    num_classes; device, round and step say where it belongs. places: which tokens of a sample
+    hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels int64 below
+    num_classes, one for each sample [B] or for each token [B, T] (those of padding are not sent and
+    arrive as 0); device, round and step say where it belongs. places: which tokens of a sample
     these are, None for all from the first on; only a fitted codec sends them.
     """
 
@@ -120,12 +122,14 @@ def encode_activations_with(
         )
         places = find_places(message.hidden, message.places)
         batch.append(_rows(message.hidden, message.mask, places, what))
-        head = _pack_labels(_checked_labels(message), message.num_classes)
-        heads.append(head + _pack_mask(message.hidden, message.mask))
+        labels = _pack_labels(_checked_labels(message), message.num_classes)
+        mask = _pack_mask(message.hidden, message.mask)
+        heads.append(mask + labels if message.labels.dim() == 2 else labels + mask)
     frames = []
     for message, head, coded in zip(messages, heads, codec.encode(batch, rngs), strict=True):
         start = (message.device, message.round, message.step, _shape3(message.hidden))
         masked = message.mask is not None
+        kind = "token activations" if message.labels.dim() == 2 else "activations"
         if isinstance(coded.header, KltHeader):
             candidates, merged = 0, False
             if message.places is not None:
@@ -134,11 +138,11 @@ def encode_activations_with(
             coded_header = CodedActivationsHeader(
                 *start, masked, candidates, merged, coded.header, message.num_classes
             )
-            frames.append(frame.pack("coded activations", coded_header, head + coded.body))
+            frames.append(frame.pack(f"coded {kind}", coded_header, head + coded.body))
         else:
             assert isinstance(coded.header, TensorHeader)
             header = ActivationsHeader(*start, masked, coded.header, message.num_classes)
-            frames.append(frame.pack("activations", header, head + coded.body))
+            frames.append(frame.pack(kind, header, head + coded.body))
     return frames
 
 
@@ -152,18 +156,20 @@ def decode_activations(
     it. Raises FrameError.
     """
     header: ActivationsHeader | CodedActivationsHeader
-    if frame.kind_of(data) == "coded activations":
-        header, body = frame.unpack(data, "coded activations", CodedActivationsHeader, max_bytes)
+    kind = frame.kind_of(data)
+    if kind in ("coded activations", "coded token activations"):
+        header, body = frame.unpack(data, kind, CodedActivationsHeader, max_bytes)
     else:
-        header, body = frame.unpack(data, "activations", ActivationsHeader, max_bytes)
+        due = kind if kind == "token activations" else "activations"
+        header, body = frame.unpack(data, due, ActivationsHeader, max_bytes)
     B, T, _ = header.shape
-    size = -(-B * label_bits(header.num_classes) // 8)
-    if size > len(body):
-        raise _too_short()
-    _check_room(B * (8 + label_bits(header.num_classes)), max_bytes)
-    packed_labels, body = body[:size], body[size:]
     places = None
-    valid, body = _unpack_mask(header, body, max_bytes)
+    if kind.endswith("token activations"):
+        valid, body = _unpack_mask(header, body, max_bytes)
+        labels, body = _unpack_token_labels(header, valid, body, max_bytes)
+    else:
+        labels, body = _take_labels(body, B, header.num_classes, max_bytes)
+        valid, body = _unpack_mask(header, body, max_bytes)
     if isinstance(header, CodedActivationsHeader):
         if header.candidates:
             _check_room(8 * B * header.candidates, max_bytes)
@@ -171,7 +177,6 @@ def decode_activations(
         elif header.merged:
             raise FrameError("the frame merges tokens but keeps all of them: have it sent again")
     hidden, mask = _decode_rows(header, valid, places, body, codec)
-    labels = _unpack_labels(packed_labels, B, header.num_classes)
     return ActivationsMessage(
         header.device, header.round, header.step, hidden, mask, labels, header.num_classes, places
     )
@@ -345,10 +350,16 @@ def _decode_rows(
 
 
 def _checked_labels(message: ActivationsMessage) -> NDArray[np.int64]:
-    B = len(message.hidden)
-    labels = message.labels.detach().to("cpu", torch.int64).numpy()
-    if labels.shape != (B,) or ((labels < 0) | (labels >= message.num_classes)).any():
-        raise ValueError(f"labels must be {B} integers from 0 to num_classes - 1, not {labels}")
+    """The labels that are sent, one after another."""
+    B, T, _ = message.hidden.shape
+    held = message.labels.detach().to("cpu", torch.int64)
+    if tuple(held.shape) not in ((B,), (B, T)):
+        raise ValueError(f"labels must be {B} or {B} x {T} integers, not {tuple(held.shape)}")
+    if held.dim() == 2 and message.mask is not None:
+        held = held[message.mask.to("cpu", torch.bool)]
+    labels = held.reshape(-1).numpy()
+    if ((labels < 0) | (labels >= message.num_classes)).any():
+        raise ValueError(f"labels must be integers from 0 to num_classes - 1, not {labels}")
     return labels
 
 
@@ -367,6 +378,34 @@ def _too_short() -> FrameError:
 def _pack_labels(labels: NDArray[np.int64], num_classes: int) -> bytes:
     bits = labels[:, None] >> np.arange(label_bits(num_classes)) & 1
     return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
+
+
+def _take_labels(
+    body: memoryview, count: int, num_classes: int, max_bytes: int
+) -> tuple[Tensor, memoryview]:
+    """The first `count` labels of a body, and what follows them."""
+    size = -(-count * label_bits(num_classes) // 8)
+    if size > len(body):
+        raise _too_short()
+    _check_room(count * (8 + label_bits(num_classes)), max_bytes)
+    return _unpack_labels(body[:size], count, num_classes), body[size:]
+
+
+def _unpack_token_labels(
+    header: ActivationsHeader | CodedActivationsHeader,
+    valid: Tensor | None,
+    body: memoryview,
+    max_bytes: int,
+) -> tuple[Tensor, memoryview]:
+    """The label of each token [B, T], 0 for padding, and what follows in the body."""
+    B, T, _ = header.shape
+    count = B * T if valid is None else int(valid.sum())
+    sent, body = _take_labels(body, count, header.num_classes, max_bytes)
+    if valid is None:
+        return sent.view(B, T), body
+    labels = torch.zeros(B * T, dtype=torch.int64)
+    labels[valid] = sent
+    return labels.view(B, T), body
 
 
 def _unpack_labels(data: memoryview, count: int, num_classes: int) -> Tensor:

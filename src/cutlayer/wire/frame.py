@@ -6,7 +6,8 @@ Layout, all numbers little-endian:
     0       4     magic, b"\x93CUT"
     4       1     version, 1
     5       1     kind: 1 activations, 2 gradient, 3 adapter; with a fitted codec 4 activations,
-                  5 gradient, and 6 the basis they need; 7 a visit of samples and 8 what of them
+                  5 gradient, and 6 the basis they need; with a label for each token 7
+                  activations, 8 with a fitted codec; 9 a visit of samples and 10 what of them
                   the server holds (see `visit`)
     6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
     10      8     b, the body's length in bytes
@@ -35,8 +36,10 @@ KINDS = {
     "coded activations": 4,
     "coded gradient": 5,
     "basis": 6,
-    "visit": 7,
-    "held": 8,
+    "token activations": 7,
+    "coded token activations": 8,
+    "visit": 9,
+    "held": 10,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28

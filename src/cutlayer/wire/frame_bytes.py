@@ -28,11 +28,15 @@ _NUMBER = 10**5
 
 
 def activations_bytes(
-    shape: tuple[int, int, int], quantizer: Quantizer, num_classes: int, masked: bool = False
+    shape: tuple[int, int, int],
+    quantizer: Quantizer,
+    num_classes: int,
+    masked: bool = False,
+    by_token: bool = False,
 ) -> int:
-    """Bytes of a frame with the activations [B, T, D] of a batch."""
+    """Bytes of a frame with the activations [B, T, D] of a batch; by_token: each has a label."""
     B, T, D = shape
-    labels = -(-B * label_bits(num_classes) // 8)
+    labels = -(-B * (T if by_token else 1) * label_bits(num_classes) // 8)
     if quantizer.codec == "klt":
         coding = KltHeader(1, 2**62, 0.1, 1.0, "range", 0)
         start = (_NUMBER, _NUMBER, _NUMBER, shape, masked)

@@ -1,4 +1,4 @@
-"""Rows of numbers to packed bits and back, at 1-8 bits, or as bfloat16 (16) or float32 (32).
+"""Rows of numbers to packed bits and back: 1 to 8 bits a value, bfloat16 (16) or float32 (32).
 
 A quantised body is: one float32 scale; for every group (a row, or the whole tensor) its float16
 range in units of that scale, which keeps gradients of 1e-6 within float16's reach; then the codes,

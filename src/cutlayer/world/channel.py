@@ -16,7 +16,7 @@ def noise_w_per_hz(dbm_per_hz: float = -174.0, figure_db: float = 0.0) -> float:
 
 
 def rayleigh(rng: np.random.Generator, devices: int) -> Array:
-    """Power of Rayleigh block fading [M]: exponential with mean 1."""
+    """Power of Rayleigh block fading [M]: exponential with mean 1; `World._fading` seeds rng."""
     return rng.standard_exponential(devices)
 
 

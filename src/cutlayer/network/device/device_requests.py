@@ -15,12 +15,12 @@ from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
 from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
-from cutlayer.train.parts import compute_device
+from cutlayer.train.parts import place_model
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
 def read_job(text: str) -> Job:
-    """The job that a server sent. Its method is taken as it stands: no code is looked up by name.
+    """The job that a server sent, read without loading any code that it names.
 
     Raises RefusedError.
     """
@@ -53,7 +53,8 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         job.seed,
         part_of(job),
         train=job.method.train,
-    ).to(compute_device(job))
+    )
+    place_model(job, model)
     preprocess = Preprocessor(model.spec)
     if data is not None:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
@@ -63,7 +64,9 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
 
 
 def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
-    """Start a round as the server decided it. Raises RunError where the two count other steps."""
+    """Start a round as the server decided it. Raises RunError where device and server disagree on
+    the number of steps.
+    """
     decision = Decision(
         message.cut,
         message.tokens,
@@ -92,7 +95,7 @@ def upload(device: Device) -> bytes:
 
 
 def probe(device: Device, asked: Probe) -> Probed:
-    """What the device's activations are like, as an answer for allocators."""
+    """Statistics of the device's activations, which the server's allocator asked for."""
     (found,) = measure([device], asked.round, asked.cut, asked.scored)
     curve = None if found.importance is None else found.importance.tolist()
     spread = found.spread if math.isfinite(found.spread) else 0.0

@@ -1,7 +1,7 @@
-"""A device of a network: joins a server, fetches its part of the model, and trains as it is told.
+"""A device of a network: joins a server, fetches its part of the model, trains as it is told.
 
-The network is served by an event loop, the computing by one thread beside it, so that the server
-sees a device that computes for long as alive.
+An event loop handles the network and a separate thread computes, so that the device answers the
+server even while it computes for long.
 """
 
 import asyncio
@@ -60,27 +60,37 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """Where a device joins, as whom, and with what.
-
-    name: needed where there is no identity. number: the one it wants to be. data: a file or folder
-    of its own; None: the part of the job's data that its number has in a simulation. model: a
-    checkpoint on this machine instead of a download.
-    """
+    """Where a device joins, as whom, and with what."""
 
     address: str
+    """HOST:PORT of the server."""
+
     identity: Identity | None = None
+    """The device's key and certificate; None: it joins without, by its name."""
+
     name: str | None = None
+    """The device's name; needed where there is no identity, which has one."""
+
     number: int | None = None
+    """The number in the job that it asks for, from 0; None: the server chooses."""
+
     data: str | Path | None = None
+    """A file or folder with its own samples; None: the part of the job's data that a device of its
+    number has in a simulation.
+    """
+
     model: str | Path | None = None
+    """A checkpoint on this machine, of which it takes its part; None: the server sends the part."""
+
     backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
+    """How long it waits before it connects again."""
 
 
 def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
-    """Take part until the job is finished; comes back by itself when the connection is lost.
+    """Take part until the job is finished; connects again by itself when the connection is lost.
 
-    say: hears what goes on. log: a file that gets one JSON object an event, or - for standard
-    error. Where an event loop runs already, as in a notebook, it waits meanwhile.
+    say: called with each sentence about what goes on. log: a file that gets one JSON object an
+    event, or - for standard error. Returns when the job is done, in a notebook too.
     Raises RefusedError where the server will not have the device, and DataError, ModelError or
     RunError where it cannot take part.
     """
@@ -165,7 +175,7 @@ class _DeviceSession:
         self._secret = secrets.randbits(63)
 
     async def run(self) -> None:
-        """Connect, again and again, until the job is done."""
+        """Connect, and again after each lost connection, until the job is done."""
         self._machine = await self._compute(describe_machine)
         async with aclosing(
             reconnecting(self._connect, self._options.backoff, self._tell_wait)
@@ -270,7 +280,7 @@ class _DeviceSession:
         labels, own, section = None, self._options.data is not None, device.job.generated
         if section is not None:
             counts = np.bincount(device.data.labels, minlength=len(task.classes))
-            # The server knows the job's seed, and could take noise of that seed off again.
+            # The server knows the job's seed: it could compute noise of that seed and subtract it.
             seed = self._secret if own else device.job.seed
             labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
         basis, data = device.coding.fingerprint, self._secret if own else None
@@ -288,7 +298,7 @@ class _DeviceSession:
         device.end()
 
     async def _walk_steps(self, connection: Connection, device: Device) -> None:
-        """All exchanges of all steps; what follows is computed while a frame is on its way up."""
+        """All exchanges of all steps. While a frame is sent up, the next is already computed."""
         pool, watch = Pool([device]), Stopwatch()
         method, cut, plain = device.job.method, device.decision.cut, device.coding.plain_steps
         sending: asyncio.Task[None] | None = None

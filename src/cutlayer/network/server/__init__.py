@@ -1,6 +1,9 @@
 """The edge server of a network run.
 
-serve.py opens it. connected_devices.py knows who is connected and decides that a device is lost: it
-did not answer in time, its connection broke, or it sent what is not allowed. remote_fleet.py asks
-the devices of a round, measured_world.py plans by what they measured, roster.py remembers them.
+serve.py opens it. connected_devices.py knows who is connected and decides that a device is lost:
+`ConnectedDevices.each` disconnects one that does not answer in time, whose connection broke, or
+that breaks the protocol. remote_fleet.py asks the devices of a round, notes why one was lost
+(`RemoteLink.faults`), and lets go of those whose frames train/round.py refuses (`reject`).
+claims.py checks what devices say of themselves, measured_world.py plans by what they measured,
+roster.py keeps their numbers, logged_progress.py writes the log and the metrics.
 """

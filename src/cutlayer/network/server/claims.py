@@ -1,8 +1,9 @@
-"""What devices say of themselves, held against the job and against what other devices say.
+"""Checks what devices say of themselves, against the job and against the other devices.
 
-A number from a device is believed as far as something shows it: the samples of the job's own data
-are known here, data of a device's own count by the frames that come of them. What cannot be shown
-is bounded by the cohort, so that a lie costs the liar its own place and nobody else anything.
+A number from a device is believed only as far as the server can check it. Samples of the job's own
+data are counted here too; samples of a device's own data count as far as their activations arrive.
+What cannot be checked is bounded by what the other devices of the round say, so that a lie costs
+only the liar its place.
 """
 
 import math
@@ -17,13 +18,15 @@ from cutlayer.network.transport.messages import Probed, Ready
 from cutlayer.train.activation_statistics import ActivationStatistics
 from cutlayer.train.parts import Parts
 
-# A device with data of its own trains a round on at most so many times the median of its cohort...
+# A device with data of its own trains on at most this many times the median samples of its round.
 _MOST_OF_MEDIAN = 10
-# ... and, where no samples cross the cut to be counted, weighs in the average at most so much.
+# Without a split no activations arrive to be counted: then it trains on at most this many times the
+# median samples, which also bounds its weight in the average.
 _MOST_UNSEEN = 2
-# Laplace noise beyond this many of its scales comes once in 10^17 times.
+# Laplace noise is larger than this many times its scale once in 10^17 draws.
 _NOISE_SCALES = 40.0
-# Activations of one model spread alike on all devices; a thousandfold of the median is no model's.
+# The activations of one model have a similar spread on all devices: one whose spread is more than
+# this many times the median is refused.
 _MOST_SPREAD = 1000.0
 _LEAST_SQUARE, _MOST_SQUARE = 1e-12, 1e12
 _SUM_ERROR = 1e-3
@@ -116,10 +119,10 @@ class Claims:
 
 
 def far_off(found: Mapping[int, ActivationStatistics]) -> dict[int, NetworkError]:
-    """The devices whose activations spread as those of no other device do, and what to tell them.
+    """The devices whose activations spread unlike all others', and what to tell them.
 
-    Two devices can be far from one another, and nothing shows which of them lies: the median then
-    is the lower, since a larger spread asks for more of the radio.
+    Of two devices that differ, nothing shows which one lies; the median is then the smaller, since
+    a larger spread asks for more bits.
     """
     faults: dict[int, NetworkError] = {}
     for what, of in (

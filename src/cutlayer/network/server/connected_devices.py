@@ -1,4 +1,4 @@
-"""The server's end of its devices: who is there and ready, and what it asks of them.
+"""Tracks connected devices, and drops any that time out or send what is not allowed.
 
 The network has a thread and an event loop of its own here; training, in the main thread, asks
 through `ConnectedDevices.each`. A device that fails is disconnected: it connects again by itself
@@ -41,15 +41,17 @@ from cutlayer.network.transport.messages import (
 Answer = TypeVar("Answer")
 
 PIECE_BYTES = 2**20
-# More answers than these wait for nobody who asked, but for the losses of a round (see RemoteLink).
+# A device that has sent so many answers which nobody has read yet breaks the protocol (for the
+# losses of a round RemoteLink allows as many as there are steps).
 ANSWERS = 4
 _FAREWELL_S = 5.0
 _MEASURE_S = 60.0
-# What nobody has asked for yet of who left: the newest.
+# So many departures are kept, the newest, until somebody asks for them.
 _NEWS = 256
 
 CheckReady = Callable[[int, Ready], None]
-"""Raises RefusedError where what a device (by number) says as it gets ready will not do."""
+"""Checks what a device (by number) says when it is ready; raises RefusedError to refuse it.
+"""
 
 
 @dataclass(eq=False)
@@ -91,9 +93,10 @@ class ConnectedDevice:
 
 @dataclass(frozen=True)
 class JobOffer:
-    """What every device is told when it joins, but for its number; folder holds the files.
+    """What every device is told when it joins, except for its number.
 
-    check: of what a device says as it gets ready.
+    task: the message. folder: holds the files of the model's part. check: checks what a device says
+    when it is ready.
     """
 
     task: Task
@@ -103,7 +106,7 @@ class JobOffer:
 
 @dataclass(frozen=True)
 class Departure:
-    """A device that was ready, or was turned away, and is gone: which, and why."""
+    """A device that has left or was turned away: its number, its name, and why."""
 
     number: int
     name: str
@@ -159,19 +162,19 @@ class ConnectedDevices:
             return dict(self._present)
 
     def turned_away(self) -> set[int]:
-        """The numbers of devices that were refused for what they said: not to be waited for."""
+        """The numbers of devices that were refused for what they said; nobody waits for them."""
         with self._changed:
             return set(self._turned_away)
 
     def departures(self) -> list[Departure]:
-        """The devices that are gone since this was asked last."""
+        """The devices that have left since the last call."""
         with self._changed:
             found = list(self._departures)
             self._departures.clear()
             return found
 
     def names(self) -> dict[int, str]:
-        """The devices that have a place, by number."""
+        """The names of the devices that have a number in this run, by number."""
         return {number: name for name, number in self._roster.numbers.items()}
 
     def wait_for_change(self, timeout_s: float) -> None:
@@ -185,7 +188,10 @@ class ConnectedDevices:
         act: Callable[[ConnectedDevice], Awaitable[Answer]],
         patience_s: float,
     ) -> dict[int, Answer]:
-        """What `act` returns for each device, side by side; one that fails is let go, left out."""
+        """What `act` returns for each device; the devices are asked at the same time.
+
+        A device that fails, or takes longer than patience_s, is lost: disconnected and left out.
+        """
 
         async def one(device: ConnectedDevice) -> tuple[int, Answer] | None:
             try:
@@ -238,7 +244,7 @@ class ConnectedDevices:
         await self.listener.close(reason, final=done)
 
     def _away(self) -> set[str]:
-        """Devices with a place that have not heard that the job is done and may yet do so."""
+        """Devices with a number that have not yet been told that the job is done."""
         waited_for = self._roster.numbers.keys() - self._told_done
         return {n for n in waited_for if self._roster.numbers[n] not in self._turned_away}
 
@@ -275,7 +281,8 @@ class ConnectedDevices:
         revoked = functools.cache(self._revoked)
 
         def replaceable(owner: str) -> bool:
-            # Without keys any name can be had, and nobody can shut one out: who is away gives way.
+            # Without keys anybody can take any name, so a device that is away cannot keep its
+            # number.
             return self._identity is None and owner not in connected
 
         self._roster.hold(
@@ -307,7 +314,7 @@ class ConnectedDevices:
             self._part_from(device)
 
     def _turn_away(self, device: ConnectedDevice, reason: str) -> None:
-        """Note that nobody need wait for a device; it is told of once, however often it tries."""
+        """Note that nobody need wait for a device; reported once, however often it tries again."""
         with self._changed:
             if device.number not in self._turned_away:
                 self._turned_away.add(device.number)
@@ -329,7 +336,7 @@ class ConnectedDevices:
         self._log.write("leave", device=connection.name, number=number, reason=connection.reason)
 
     async def _hear(self, device: ConnectedDevice, message: Message) -> None:
-        """Deal with what a device says. Raises NetworkError for what has no business there."""
+        """Handle a message of a device. Raises NetworkError for one that was not expected."""
         try:
             match message:
                 case Fetch() if device.ready is None:
@@ -348,7 +355,7 @@ class ConnectedDevices:
             ) from None
 
     async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
-        """Give a device its place, once what it says will do and its link is measured."""
+        """Count a device as ready: check what it says, measure its link, write down its number."""
         self._offer.check(device.number, ready)
         device.ready, device.basis = ready, ready.basis
         try:

@@ -1,9 +1,9 @@
 """What allocators go by on a real network: devices and links as they were measured.
 
-Of the job's world its budgets hold: bandwidth, powers, the cap on joules sent, the server's speed.
-Where devices are and how they fade is not drawn but measured, as each joins: FLOP/s and memory by
-the device, a rate each way by the server, which is taken as that of an equal share of the band in a
-full cohort, as a trace's.
+From the job's world come the budgets: bandwidth, powers, the cap on joules of sending, the server's
+speed. Positions and fading are not drawn: as a device joins, it measures its FLOP/s and memory, and
+the server the rate of its link each way. That rate is taken for what the device gets with an equal
+share of the bandwidth among all devices of a round, as the rates of a trace are.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cutlayer.settings.places import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
-# A rate beyond this is a wire's, not a radio's, and its gain would not be a number.
+# Rates are cut off here: a cable's would need a channel gain too large for a number.
 _MOST_BPS_PER_HZ = 30.0
-# Of a device that does not say how fast it is: nothing to plan with, so it is planned last.
+# Taken for a device that does not say how fast it is: so slow that it is chosen last.
 _UNKNOWN_FLOPS = 1e3
 
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """What one device can do: its own word for all but the rates, which the server measured."""
+    """What one device can do: as it says itself, but for the rates, which the server measured."""
 
     flops_per_s: float | None
     memory_bytes: int
@@ -49,7 +49,7 @@ class MeasuredWorld:
         self._known: dict[int, KnownDevice] = {}
 
     def know(self, devices: Mapping[int, KnownDevice]) -> None:
-        """What was measured, by number."""
+        """Note what was measured of these devices, by number."""
         self._known |= devices
 
     def planning_input(
@@ -93,7 +93,7 @@ class MeasuredWorld:
         )
 
     def _state(self, up_bps: Array, down_bps: Array, share_hz: float, power_w: Array) -> WorldState:
-        """Devices that stay where they are, with the gains that explain their rates."""
+        """The state of devices at rest, with the channel gains that would give their rates."""
         zero = np.zeros(len(up_bps))
         here = np.ones(len(up_bps), dtype=np.bool_)
         radio, server_w = self.world.radio, self.world.settings.server_power_w

@@ -38,45 +38,55 @@ from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.train.uploads import read_adapter
+from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 Answer = TypeVar("Answer")
 
-# A run whose every device fails in so many rounds on end is not helped by more of them.
+# After so many rounds in a row in which every device failed, the run gives up.
 _HOPELESS = 3
-# After the deadline: for what devices that were done in time have sent, and to tell them.
+# Seconds beyond the round's deadline in which adapters that were sent in time may still arrive, and
+# in which devices are told that the round is over.
 _GRACE_S = 5.0
-# What of a round's time its first step may take; the last may take all of it.
+# Step s of S must be done after this share of the round's time, and s / S of the rest.
 _FIRST_SHARE = 0.25
-# Devices that a sentence names, of those that are waited for.
+# At most so many of the missing devices are named in a sentence.
 _NAMED = 8
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a run waits for its devices.
-
-    devices: to begin with; None: those of a round. begin_s: for so many of them, from when the
-    first is there; then the run begins without the rest. answer_s: for one answer of a device.
-    return_s: in later rounds, for devices that were lost. round_s: for a whole round; those that
-    are not done by then are left out. farewell_s: at the end, for devices that are away to come
-    back and learn that the job is done.
-    """
+    """How long a run waits for its devices, in seconds."""
 
     devices: int | None = None
+    """How many devices a round waits for before it begins; None: as many as train in one round."""
+
     begin_s: float = math.inf
+    """Wait before the first round: counted from when one device is there. After it the run begins
+    with those that are there.
+    """
+
     answer_s: float = 120.0
+    """Time that a device has for one answer; one that takes longer is lost for the round."""
+
     return_s: float = 30.0
+    """Wait before each later round for devices that were lost to come back."""
+
     round_s: float = math.inf
+    """Time of a whole round; a device that is not done by then, or is so far behind that it cannot
+    be, is lost for the round.
+    """
+
     farewell_s: float = 60.0
+    """Wait at the end for devices that are away to come back and learn that the job is done."""
 
 
 class RemoteLink:
     """The devices of one round (see Link); a connection that is lost does not come back into it.
 
-    samples: of an epoch, on which each device trains. own: frames with adapters that devices keep
-    for themselves, sent where there is no broadcast. changed: devices whose data may be others now.
+    samples: by device, how many it trains on in an epoch. own: by device, the frame with the
+    adapter that it keeps for itself, which it is sent where there is no broadcast. changed: devices
+    whose data may be others now.
     """
 
     believed = False
@@ -269,8 +279,8 @@ async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
 class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet).
 
-    folder: of the run, which gets what devices tell of themselves. real: False to go by the job's
-    world, as a simulation does.
+    folder: the run folder, in which names, samples and labels that devices tell are written down.
+    real: False to allocate and time rounds by the job's world, as a simulation does.
     """
 
     def __init__(
@@ -373,7 +383,7 @@ class RemoteFleet:
     def _keep(
         self, result: RoundResult, devices: Sequence[int], state: RunState
     ) -> dict[int, Adapter]:
-        """The adapters that devices keep for themselves; one that sends another is lost."""
+        """The adapters that devices keep for themselves; a device whose upload fits not is lost."""
         kept = {}
         frames, compute = self.link.upload(devices), self.parts.model.compute
         for device in devices:
@@ -389,7 +399,7 @@ class RemoteFleet:
         return kept
 
     def _tell_departures(self) -> None:
-        """Say who is gone and why, but for those of whom the round's end tells."""
+        """Say which devices are gone and why; those lost in this round are told of at its end."""
         for gone in self._connected_devices.departures():
             if gone.number not in self.link.faults:
                 self._progress.say(f"device {gone.number} ({gone.name}) is gone: {gone.reason}")
@@ -436,8 +446,8 @@ class RemoteFleet:
     def _know(self, connected: Iterable[ConnectedDevice]) -> None:
         """Note what devices share of their labels, and write down what they told of themselves.
 
-        Accuracies of those with data of their own are weighted by it, or (not shared) by the test
-        data's labels.
+        The accuracy of a device with data of its own (Row.label_mix_accuracy) is weighted by the
+        labels that it shared, or by those of the test data where it shared none.
         """
         counts, shared = self.parts.counts, self._labels.counts
         told = dict(self._told)
@@ -465,7 +475,7 @@ class RemoteFleet:
                 write_told(self._folder, told)
 
     def _overhead(self) -> tuple[int, int]:
-        """Bytes so far that carrying frames took, up and down, messages included."""
+        """Bytes up and down so far besides the frames: messages, chunk headers, credits."""
         lanes = self._connected_devices.listener.traffic
         control = lanes[Lane.CONTROL]
         up = sum(lane.received_overhead_bytes for lane in lanes.values())

@@ -1,4 +1,4 @@
-"""Which device of a network is which of a job: names and numbers, kept in the run folder."""
+"""Which device has which number in a network run: names and numbers, kept in the run folder."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.files import read_bounded, write_atomically
 
-# How long a device has from its hello until its connection stands.
+# Seconds for which a number stays reserved for a device that is not connected.
 _HELD_S = 60.0
 _MAX_BYTES = 2**27
 
@@ -20,9 +20,9 @@ Gone = Callable[[str], bool]
 class Roster:
     """Numbers 0 ... devices - 1 by device name; a name keeps its number, and so its seeds.
 
-    A name that is new gets the number it asks for, else the one it ends with (cam-0003), else the
-    lowest that is free, else that of a device which is gone. It holds the number while it gets
-    ready, and has it (`numbers`, on the disk) once it is.
+    A new name gets the number that it asks for, else the one it ends with (cam-0003), else the
+    lowest free one, else that of a device which is gone for good. While the device gets ready the
+    number is reserved for it; once it is ready the number is its own (`numbers`, written to disk).
     """
 
     def __init__(self, path: Path, devices: int) -> None:
@@ -49,10 +49,10 @@ class Roster:
         gone: Gone = lambda name: False,
         replaceable: Gone = lambda name: False,
     ) -> int:
-        """A number for device `name` while it gets ready. Raises RefusedError where there is none.
+        """Reserve a number for a device that gets ready. Raises RefusedError where none is free.
 
-        connected: devices that are there now. gone: those whose number any other may have.
-        replaceable: those whose number another may have that asks for it.
+        connected: names of the devices connected now. gone: whether a device's number may go to any
+        other. replaceable: whether it may go to a device that asks for it.
         """
         known = self.numbers.get(name)
         if known is not None:
@@ -71,7 +71,7 @@ class Roster:
         return number
 
     def take(self, name: str) -> None:
-        """The device is ready: the number it holds is its own, written down. Raises OSError."""
+        """Make the reserved number the device's own, since it is ready. Raises OSError."""
         if name in self.numbers:
             return
         before = dict(self.numbers)
@@ -85,7 +85,7 @@ class Roster:
         del self._held[name]
 
     def let_go(self, name: str) -> None:
-        """The device did not get ready: what it held is free."""
+        """Free the number that is reserved for a device which did not get ready."""
         self._held.pop(name, None)
 
     def _free(self, name: str, wanted: int | None, gone: Gone, replaceable: Gone) -> int:

@@ -1,4 +1,4 @@
-"""A job over a network: this is the edge server, and devices join it."""
+"""Runs a job as the edge server of a network, which devices join."""
 
 import shutil
 from collections.abc import Callable
@@ -37,20 +37,32 @@ PART_FOLDER = "part"
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how a server receives devices.
-
-    address: HOST:PORT; port 0 takes any free one. identity: None takes any device, on loopback
-    addresses only unless `insecure`. metrics: HOST:PORT for Prometheus. virtual: allocate and time
-    rounds by the job's world, as a simulation does, and not by what devices measure.
-    """
+    """Where and how a server receives devices."""
 
     address: str = "127.0.0.1:7311"
+    """HOST:PORT to listen at; port 0 takes any free one."""
+
     identity: Identity | None = None
+    """The server's key and certificate. None: any device may join, under any name, but only at a
+    loopback address.
+    """
+
     insecure: bool = False
+    """Without an identity, take devices at any address, and not only at a loopback one."""
+
     timeouts: Timeouts = field(default_factory=Timeouts)
+    """How long the run waits for its devices."""
+
     metrics: str | None = None
+    """HOST:PORT at which Prometheus finds the server's figures; None: nowhere."""
+
     log: str | Path | None = None
+    """A file that gets one JSON object an event, or "-" for standard error; None: no log."""
+
     virtual: bool = False
+    """Whether rounds are allocated and timed by the job's world, as a simulation does, and not by
+    what devices and server measure.
+    """
 
 
 def serve(
@@ -64,8 +76,8 @@ def serve(
     """Train `job` with the devices that join, and write its run folder.
 
     options: where and how (None: on this machine alone, without keys). out: the run folder (None: a
-    new one below runs/). on_port: told the port once devices can connect. Returns when the job is
-    done; a notebook's event loop is not needed and does not disturb.
+    new one below runs/). on_port: called with the port once devices can connect. Returns when the
+    job is done; it also works in a notebook, where an event loop runs already.
     Raises as `simulate` does, and NetworkError.
     """
     options = options or ServeOptions()

@@ -1,4 +1,4 @@
-"""Who is let in: what a server asks of a device before it is a connection, and after."""
+"""Who is let in: what a server checks of a device before it accepts a connection, and during it."""
 
 from collections.abc import Callable, Iterable, Mapping
 

@@ -15,16 +15,20 @@ OnWait = Callable[[NetworkError, float], None]
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait between attempts.
+    """How long to wait between attempts to connect.
 
     The n-th wait is drawn uniformly between a half and the whole of min(longest_s, first_s 2^n),
-    so that the devices of a fleet whose server was away do not return all at once. A connection
-    that held for steady_s starts the count anew.
+    so that the devices of a fleet whose server was away do not return all at once.
     """
 
     first_s: float = 0.5
+    """Seconds of the first wait, at most; each wait may be twice the one before."""
+
     longest_s: float = 60.0
+    """Seconds of any wait, at most."""
+
     steady_s: float = 30.0
+    """A connection that held for so many seconds starts the count anew."""
 
     def waits(self, rng: random.Random | None = None) -> Iterator[float]:
         """The waits, without end."""

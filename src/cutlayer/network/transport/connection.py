@@ -24,9 +24,9 @@ class Connection:
     """What both sides use: frames by lane, messages, and a reason when it is over.
 
     name: the device's, from its certificate where there are certificates. hello: what the device
-    said of itself. check: raises when the device is no longer to
-    be believed (RefusedError: ever again); it is asked at every message. at_fault: the connection
-    ended for what the other side sent.
+    said of itself. check: called at every message, it raises where the device is no longer trusted
+    (RefusedError: for good). at_fault: whether the connection ended because of what the other side
+    sent.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Connection:
         self._at_end: list[Callable[[], object]] = []
         # Not from 0: who guesses the next number could answer before it was asked.
         self._numbers = itertools.count(secrets.randbits(48))
-        self._pings: dict[int, tuple[asyncio.Future[None], int]] = {}
+        self._pings: dict[int, tuple[asyncio.Future[bool], int]] = {}
 
     # What the training uses
 
@@ -73,7 +73,7 @@ class Connection:
         await self._messages().send(messages.encode(message))
 
     async def hear(self) -> Message:
-        """The next message; pings are answered unheard. Raises NetworkError."""
+        """The next message; pings are answered without being returned. Raises NetworkError."""
         return await self._messages().receive()
 
     async def ping(self, payload_bytes: int = 0, answer_bytes: int = 0) -> float:
@@ -84,7 +84,8 @@ class Connection:
         start = time.perf_counter()
         try:
             await self.tell(Ping(number, bytes(payload_bytes), answer_bytes))
-            await answered
+            if not await answered:
+                raise self.error
         finally:
             self._pings.pop(number, None)
         return time.perf_counter() - start
@@ -112,7 +113,7 @@ class Connection:
 
     @property
     def error(self) -> NetworkError:
-        """What those learn who still use a connection that is over."""
+        """The error for whoever still uses a connection that is over."""
         kind = RefusedError if self.final else NetworkError
         return kind(f"connection{f' of device {self.name}' if self.name else ''}: {self.reason}")
 
@@ -161,7 +162,7 @@ class Connection:
             self._lanes[lane] = LaneStream(write, _as_it_is, fail, stall_s=stall_s, **common)
 
     def feed(self, lane: Lane, message: bytes) -> None:
-        """Take in what came on a lane's stream; anything amiss ends the connection."""
+        """Take in what came on a lane's stream; what is not allowed ends the connection."""
         if self.over:
             return
         self._heard = time.monotonic()
@@ -202,8 +203,9 @@ class Connection:
             stream.end(self.error)
         for answered, _ in self._pings.values():
             if not answered.done():
-                answered.set_exception(self.error)
-        for callback in self._at_end:
+                answered.set_result(False)
+        callbacks, self._at_end = self._at_end, []  # which hold those that are called
+        for callback in callbacks:
             callback()
 
     # Inside
@@ -247,7 +249,7 @@ class Connection:
                     raise NetworkError(
                         f"message: a ping of {size} bytes was answered with {len(message.payload)}"
                     )
-                answered.set_result(None)
+                answered.set_result(True)
         elif isinstance(message, Bye):
             self.end(f"the other side left ({harmless(message.reason)})", how="leave")
         else:

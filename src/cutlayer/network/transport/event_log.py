@@ -11,7 +11,7 @@ from cutlayer.record.plain_json import to_line
 
 
 class EventLog:
-    """Writes events as they happen, from any thread; nowhere without a path.
+    """Writes events as they happen, from any thread; without a path nothing is written.
 
     path: a file to append to, or "-" for standard error. A line has `time` (seconds since 1970),
     `event`, and what else there is to say. Raises RunError when the file cannot be opened.
@@ -32,7 +32,7 @@ class EventLog:
                 ) from None
 
     def write(self, event: str, **fields: object) -> None:
-        """Write one line. A log that cannot be written stops nothing."""
+        """Write one line. The run goes on where the log cannot be written."""
         if self._file is None:
             return
         line = to_line({"time": round(time.time(), 3), "event": event, **fields})

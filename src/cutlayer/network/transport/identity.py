@@ -1,4 +1,4 @@
-"""Who one side of a connection is, whom it believes, and who the other side turned out to be."""
+"""Identities: one side's key and certificate, and who the other side of a connection is."""
 
 import os
 from collections.abc import Iterable, Mapping

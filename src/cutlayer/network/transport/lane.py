@@ -1,4 +1,4 @@
-"""One lane: frames of bytes over one stream, both ways; credits bound what is under way."""
+"""One lane: frames of bytes over one stream, both ways; credits bound the frames under way."""
 
 import asyncio
 from collections import deque
@@ -22,8 +22,8 @@ _MAX_CREDIT = 2**20
 class Counters:
     """What passed over a lane: frames, their bytes, and the bytes that carrying them took.
 
-    Overhead is this layer's (chunk headers, credits) and gRPC's message prefixes; HTTP/2, TLS and
-    TCP add what they add and tell nobody.
+    Overhead is that of this layer (chunk headers, credits) and gRPC's message prefixes; what
+    HTTP/2, TLS and TCP add cannot be counted here.
     """
 
     frames_sent: int = 0
@@ -41,17 +41,15 @@ class Counters:
 
 @dataclass(eq=False)
 class _Outgoing:
-    frame: memoryview
-    sent: asyncio.Future[None]
+    """sent: whether all of the frame is on its way. No error: who waits for it would then be held
+    by the error's traceback, and the error by what waits."""
 
-    def settle(self, error: NetworkError | None = None) -> None:
-        if self.sent.done():
-            return
-        if error is None:
-            self.sent.set_result(None)
-        else:
-            self.sent.set_exception(error)
-            self.sent.exception()  # where nobody waits for it, it is of no interest
+    frame: memoryview
+    sent: asyncio.Future[bool]
+
+    def settle(self, sent: bool) -> None:
+        if not self.sent.done():
+            self.sent.set_result(sent)
 
 
 class LaneStream(Generic[Item]):
@@ -105,7 +103,7 @@ class LaneStream(Generic[Item]):
 
     @property
     def stalled_for_s(self) -> float:
-        """How long a frame that has begun to arrive has not gone on."""
+        """Seconds since the last piece of a frame that is only partly here."""
         return self._incoming.stalled_for_s
 
     async def send(self, frame: Frame) -> None:
@@ -115,19 +113,20 @@ class LaneStream(Generic[Item]):
         """
         entry = self._post(frame)
         try:
-            await entry.sent
+            sent = await entry.sent
         except asyncio.CancelledError:
             if entry in self._outgoing:
                 self._outgoing.remove(entry)
             raise
+        if not sent:
+            self._check_open()
 
     def post(self, frame: Frame) -> None:
         """Send a frame without waiting. Raises NetworkError."""
         self._post(frame)
 
     def _post(self, frame: Frame) -> _Outgoing:
-        if self._ended:
-            raise self._ended
+        self._check_open()
         if len(frame) > self._max_bytes:
             raise NetworkError(
                 f"frame: {len(frame)} bytes are more than the {self._max_bytes} a lane carries: "
@@ -141,8 +140,7 @@ class LaneStream(Generic[Item]):
     async def receive(self) -> Item:
         """The next frame. Raises NetworkError when the lane has ended and no frame is left."""
         while not self._items:
-            if self._ended:
-                raise self._ended
+            self._check_open()
             self._arrived.clear()
             await self._arrived.wait()
         item = self._items.popleft()
@@ -150,7 +148,7 @@ class LaneStream(Generic[Item]):
         return item
 
     def feed(self, message: bytes) -> None:
-        """Take in one message of the stream. Raises NetworkError for what has no business there."""
+        """Take in one message of the stream. Raises NetworkError for one that is not allowed."""
         self.counters.received_overhead_bytes += len(message) + _PREFIX_BYTES
         came = self._incoming.feed(message)
         if isinstance(came, int):
@@ -177,21 +175,29 @@ class LaneStream(Generic[Item]):
         self._incoming = Assembly(0)
         for entry in (self._current, *self._outgoing):
             if entry is not None:
-                entry.settle(error)
+                entry.settle(sent=False)
         self._outgoing.clear()
         self._arrived.set()
+        # They lead back to the connection and to gRPC's call, and with it to the socket: whoever
+        # still holds the lane is not to keep those open.
+        self._write, self._accept, self._fail = _is_over, _takes_nothing, _takes_nothing
 
     async def finish(self, timeout_s: float) -> None:
         """Wait until nothing is being written: gRPC cannot end a stream amid a write."""
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=timeout_s)
 
+    def _check_open(self) -> None:
+        if self._ended:
+            # Anew each time: an error that is kept keeps the frames that it was raised through.
+            raise type(self._ended)(*self._ended.args)
+
     def _give_way(self) -> None:
         self._owed += 1
         self._kick()
 
     def _kick(self) -> None:
-        """Have written what can be; while there is nothing to write there is no task."""
+        """Start the task that writes, unless it runs already or there is nothing to write."""
         if self._writer is None and self._ended is None and self._has_work():
             self._writer = asyncio.get_running_loop().create_task(self._write_all())
 
@@ -230,7 +236,7 @@ class LaneStream(Generic[Item]):
         self.counters.frames_sent += 1
         self.counters.sent_bytes += len(entry.frame)
         self.counters.sent_overhead_bytes -= len(entry.frame)
-        entry.settle()
+        entry.settle(sent=True)
 
     async def _grant(self) -> None:
         credit, self._owed = self._owed, 0
@@ -242,3 +248,12 @@ class LaneStream(Generic[Item]):
         async with asyncio.timeout(self._stall_s):
             await self._write(message)
         self.counters.sent_overhead_bytes += len(message) + _PREFIX_BYTES
+
+
+async def _is_over(message: bytes) -> None:
+    """Stands for the stream of a lane that has ended."""
+    raise NetworkError("stream: the lane is over")
+
+
+def _takes_nothing(_: object) -> None:
+    """Stands for who was told of what came on a lane that has ended."""

@@ -21,27 +21,42 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that both sides keep and that each holds the other to.
-
-    max_frame_bytes: of one frame. frames_in_flight: frames sent on a lane and not yet taken by the
-    other side. max_message_bytes, messages_in_flight: the same for messages. chunk_bytes: a frame
-    travels in pieces of this size. hello_s: from connecting to being ready. stall_s: a frame that
-    has begun must go on within it. heartbeat_s: the device's pings. idle_s: silence after which
-    the other side counts as dead. max_connections: devices on one server. sessions_per_device: of
-    one device that are being opened or stand at a time; the oldest gives way to a new one.
-    """
+    """Bounds that both sides keep and that each holds the other to."""
 
     max_frame_bytes: int = 2**28
+    """Bytes of one frame at most."""
+
     frames_in_flight: int = 2
+    """Frames of one lane that may be on their way before the other side has taken one of them."""
+
     max_message_bytes: int = 2**20 + 2**12
+    """Bytes of one control message at most."""
+
     messages_in_flight: int = 32
+    """Control messages that may be on their way before the other side has taken one of them."""
+
     chunk_bytes: int = 2**17
+    """A frame travels in pieces of this size."""
+
     hello_s: float = 15.0
+    """Seconds from connecting until all lanes of a connection are open, at most."""
+
     stall_s: float = 60.0
+    """Seconds without progress after which a frame that has begun ends the connection."""
+
     heartbeat_s: float = 15.0
+    """Seconds from one ping of a device to the next."""
+
     idle_s: float = 60.0
+    """Seconds of silence after which the other side counts as gone."""
+
     max_connections: int = 4096
+    """Devices on one server at most."""
+
     sessions_per_device: int = 4
+    """Connections of one device at a time, those still being opened included; the oldest gives way
+    to a new one.
+    """
 
     def window(self, lane: Lane, by_server: bool) -> int:
         """How many frames one side takes on a lane before it gives way again."""

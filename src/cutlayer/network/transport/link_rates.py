@@ -1,4 +1,4 @@
-"""What one side finds out about its link to the other, with pings of growing size."""
+"""Measures a link's rates and round trip, with pings of growing size."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.messages import MAX_PING_BYTES
 
-# Below this, what is timed is the machines more than the link.
+# Shorter times say more of the machines than of the link.
 _LONG_ENOUGH_S = 0.25
-# The first long message finds a connection that has yet to learn what its link carries.
+# Of so many long pings the fastest counts: during the first, TCP finds out how fast the link is.
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class LinkRates:
-    """Round trip of an empty message, and payload bits a second: those sent, and those received."""
+    """What was measured of a link: the round trip of an empty message in seconds, and payload bits
+    per second sent and received.
+    """
 
     round_trip_s: float
     sent_bps: float

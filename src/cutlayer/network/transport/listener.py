@@ -17,7 +17,7 @@ from cutlayer.network.transport.lane import Counters
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, server_options
 from cutlayer.network.transport.messages import Welcome, encode
 
-# How long a device that reads nothing can keep its stream from being told of its end.
+# Seconds for which the end of a stream waits for a device that reads nothing.
 _FINISH_S = 2.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
@@ -261,7 +261,9 @@ async def _abort(context: Context, reason: str, final: bool) -> None:
     code = grpc.StatusCode.FAILED_PRECONDITION if final else grpc.StatusCode.ABORTED
     try:
         await context.abort(code, reason[:500])
-    except grpc.aio.AbortError:
-        raise
+    except grpc.aio.AbortError as error:
+        # gRPC keeps the error with the call and raises it again: its traceback would keep the
+        # connection, and that the call with its socket, until the garbage is collected.
+        error.__traceback__ = None
     except (Exception, asyncio.CancelledError):
         pass  # a device that is gone, or reads nothing, cannot be told

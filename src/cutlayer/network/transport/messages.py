@@ -34,7 +34,7 @@ class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
 
 
 class Hello(_Message, tag="hello"):
-    """The first message of a device: what it is and can do. What it has not measured is None.
+    """The first message of a device: what it is and can do. None: not measured.
 
     job: the digest of the job it is ready for; None: any. device: its name, needed where no
     certificate gives it. number: the one it wants to be in the job. flops_per_s: what it measured
@@ -54,9 +54,9 @@ class Hello(_Message, tag="hello"):
 
 
 class Welcome(_Message, tag="welcome"):
-    """The server's answer to a device it takes; one that it does not learns why and is let go.
+    """The server's answer to a device that it accepts; others are told why not and disconnected.
 
-    session: what the device's other lanes show to belong to this connection.
+    session: a secret with which the device opens the other lanes of this connection.
     """
 
     session: Digest
@@ -109,7 +109,7 @@ class Ready(_Message, tag="ready"):
 
 
 class RoundBegin(_Message, tag="round-begin"):
-    """The device takes part in a round, as decided: where it cuts, what it sends, with what radio.
+    """The device takes part in a round with this cut, these tokens and bits, and this radio share.
 
     samples: of an epoch at most (None: all the device has). tokens: kept of a sample besides the
     prefix (None: all). bits: of one value up and down.

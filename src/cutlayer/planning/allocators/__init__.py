@@ -1,6 +1,7 @@
-"""Allocators put to a job, one file each: from what is known to a problem, and to decisions.
+"""Allocators, one file each: each turns what is known into a solver's problem, and back.
 
-`solve(now: PlanningInput) -> RoundDecisions` is all there is to one.
+An allocator is a function `solve(known: PlanningInput) -> RoundDecisions`; `find_allocator` finds
+it by its file's name.
 """
 
 import importlib

@@ -8,17 +8,17 @@ from cutlayer.planning.allocators.equal import in_equal_parts
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: PlanningInput) -> RoundDecisions:
+def solve(known: PlanningInput) -> RoundDecisions:
     """Each device's cut by its rate at an equal share and full power."""
-    settings = now.allocation
-    speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
-    cuts = settings.cuts or paper_cuts(now.loads.spec.depth)
+    settings = known.allocation
+    speed = known.uplink_bps(known.bandwidth_hz / len(known.devices), known.fleet.power_max_w)
+    cuts = settings.cuts or paper_cuts(known.loads.spec.depth)
     if len(cuts) != len(settings.rates_bps):
         raise AllocationError(
             f"method.allocation.rates_bps has {len(settings.rates_bps)} thresholds for the cuts "
             f"{list(cuts)}: give one for each cut, or name the cuts in method.allocation.cuts"
         )
-    return in_equal_parts(now, np.asarray(asfl.cut_by_rate(speed, settings.rates_bps, cuts)))
+    return in_equal_parts(known, np.asarray(asfl.cut_by_rate(speed, settings.rates_bps, cuts)))
 
 
 def paper_cuts(depth: int) -> tuple[int, ...]:

@@ -7,29 +7,29 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve(now: PlanningInput) -> RoundDecisions:
+def solve(known: PlanningInput) -> RoundDecisions:
     """As many vehicles as can finish, each at the cut that needs the least bandwidth."""
-    method = now.job.method
+    method = known.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
-    cuts = now.allocation.cuts or spread_cuts(now.loads.spec.depth)
+    cuts = known.allocation.cuts or spread_cuts(known.loads.spec.depth)
     # The broadcast carries the largest device part of all.
-    broadcast = np.max([now.broadcast_s(cut) for cut in cuts], axis=0)
-    fixed = [broadcast + now.following_s(cut, tokens, down) for cut in cuts]
-    compute = [now.compute_j(cut) for cut in cuts]
+    broadcast = np.max([known.broadcast_s(cut) for cut in cuts], axis=0)
+    fixed = [broadcast + known.following_s(cut, tokens, down) for cut in cuts]
+    compute = [known.compute_j(cut) for cut in cuts]
     problem = asfv.VehicleProblem(
-        gain=now.gain,
-        power_max_w=now.fleet.power_max_w,
-        energy_max_j=now.energy_cap_j,
-        time_max_s=now.limit_s,
+        gain=known.gain,
+        power_max_w=known.fleet.power_max_w,
+        energy_max_j=known.energy_cap_j,
+        time_max_s=known.limit_s,
         fixed_time_s=np.stack(fixed, axis=1),
-        upload_bits=np.stack([now.upload_bits(cut, tokens, up) for cut in cuts], axis=1),
+        upload_bits=np.stack([known.upload_bits(cut, tokens, up) for cut in cuts], axis=1),
         compute_energy_j=np.stack(compute, axis=1),
-        bandwidth_total_hz=now.bandwidth_hz,
-        noise_w_per_hz=now.noise_w_per_hz,
+        bandwidth_total_hz=known.bandwidth_hz,
+        noise_w_per_hz=known.noise_w_per_hz,
     )
     plan = asfv.solve(problem)
     decisions, left_out = {}, {}
-    for place, device in enumerate(now.devices):
+    for place, device in enumerate(known.devices):
         if plan.takes_part[place]:
             share, power = float(plan.bandwidth_hz[place]), float(plan.power_w[place])
             cut = int(cuts[plan.cut[place]])

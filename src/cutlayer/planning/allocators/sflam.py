@@ -11,61 +11,63 @@ BITS = (2, 4, 8, 16, 32)
 """What there is to choose from where the job names no bits."""
 
 
-def solve(now: PlanningInput) -> RoundDecisions:
+def solve(known: PlanningInput) -> RoundDecisions:
     """Bits of each device under the budget on the relative squared error, mean over devices.
 
     The downlink's time is reckoned at the most bits there are to choose from. Devices that an
     equal share and the fewest bits would not bring in on time are left out.
     """
-    method, settings, cut = now.job.method, now.allocation, now.job.cut
-    tokens, choices = method.tokens.keep, _choices(now)
-    now, left_out = _in_time(now)
-    spread, square = now.measures.spread(now.devices, cut)
-    width = now.loads.spec.width_at(cut)
+    method, settings, cut = known.job.method, known.allocation, known.job.cut
+    tokens, choices = method.tokens.keep, _choices(known)
+    known, left_out = _in_time(known)
+    spread, square = known.measures.spread(known.devices, cut)
+    width = known.loads.spec.width_at(cut)
     problem = sflam.BitsProblem(
-        gain=now.gain,
-        power_max_w=now.fleet.power_max_w,
-        energy_max_j=now.energy_cap_j,
-        time_max_s=now.limit_s,
-        fixed_time_s=now.fixed_s(cut, tokens, choices[-1]),
-        compute_energy_j=now.compute_j(cut),
-        payload_bits=np.stack([now.upload_bits(cut, tokens, bits) for bits in choices], axis=1),
+        gain=known.gain,
+        power_max_w=known.fleet.power_max_w,
+        energy_max_j=known.energy_cap_j,
+        time_max_s=known.limit_s,
+        fixed_time_s=known.fixed_s(cut, tokens, choices[-1]),
+        compute_energy_j=known.compute_j(cut),
+        payload_bits=np.stack([known.upload_bits(cut, tokens, bits) for bits in choices], axis=1),
         error=sflam.quantisation_error(width, spread, choices) / (width * square)[:, None],
-        error_budget=settings.error_budget * len(now.devices),
-        bandwidth_total_hz=now.bandwidth_hz,
-        noise_w_per_hz=now.noise_w_per_hz,
+        error_budget=settings.error_budget * len(known.devices),
+        bandwidth_total_hz=known.bandwidth_hz,
+        noise_w_per_hz=known.noise_w_per_hz,
         bits=choices,
     )
     plan = sflam.solve(problem, settings.latency_weight)
     decisions = {
         device: Decision(cut, tokens, int(bits), int(bits), float(share), float(power))
         for device, bits, share, power in zip(
-            now.devices, plan.bits, plan.bandwidth_hz, plan.power_w, strict=True
+            known.devices, plan.bits, plan.bandwidth_hz, plan.power_w, strict=True
         )
     }
     note = f"objective {plan.objective:.4g} after {plan.loops} loops"
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
-def _choices(now: PlanningInput) -> tuple[int, ...]:
+def _choices(known: PlanningInput) -> tuple[int, ...]:
     """Numbers of bits to choose from, rising."""
-    return now.allocation.bits or BITS
+    return known.allocation.bits or BITS
 
 
-def _in_time(now: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
-    cut, tokens, choices = now.job.cut, now.job.method.tokens.keep, _choices(now)
-    speed = now.uplink_bps(now.bandwidth_hz / len(now.devices), now.fleet.power_max_w)
-    end = now.fixed_s(cut, tokens, choices[-1]) + now.upload_bits(cut, tokens, choices[0]) / speed
-    able = end <= now.limit_s
+def _in_time(known: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
+    cut, tokens, choices = known.job.cut, known.job.method.tokens.keep, _choices(known)
+    speed = known.uplink_bps(known.bandwidth_hz / len(known.devices), known.fleet.power_max_w)
+    end = (
+        known.fixed_s(cut, tokens, choices[-1]) + known.upload_bits(cut, tokens, choices[0]) / speed
+    )
+    able = end <= known.limit_s
     if not able.any():
-        place = int(np.argmin(end - now.limit_s))
+        place = int(np.argmin(end - known.limit_s))
         raise AllocationError(
-            f"no device can take part: device {now.devices[place]} comes nearest and would need "
-            f"{end[place]:.4g} s of the {now.limit_s[place]:.4g} s it has; raise world.deadline_s "
-            "or world.coverage_m, or take fewer bits"
+            f"no device can take part: device {known.devices[place]} comes nearest and would need "
+            f"{end[place]:.4g} s of the {known.limit_s[place]:.4g} s it has; raise "
+            "world.deadline_s or world.coverage_m, or take fewer bits"
         )
     left_out = {
-        now.devices[place]: "with an equal share and the fewest bits it would be too late"
+        known.devices[place]: "with an equal share and the fewest bits it would be too late"
         for place in np.flatnonzero(~able)
     }
-    return now.take(int(i) for i in np.flatnonzero(able)), left_out
+    return known.take(int(i) for i in np.flatnonzero(able)), left_out

@@ -9,78 +9,78 @@ from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
-def solve_as_published(now: PlanningInput) -> RoundDecisions:
+def solve_as_published(known: PlanningInput) -> RoundDecisions:
     """The alternating algorithm, from K_min tokens and equal bandwidth."""
-    now, problem, left_out = _who_takes_part(now)
+    known, problem, left_out = _who_takes_part(known)
     ended = st_sflora.solve(problem)
     if ended.plan is None:
         raise AllocationError(ended.reason)
     note = f"{ended.status} after {ended.loops} loops: {ended.reason}"
-    return _allotment(now, problem, ended.plan, left_out, None, note)
+    return _allotment(known, problem, ended.plan, left_out, None, note)
 
 
-def solve_exactly(now: PlanningInput) -> RoundDecisions:
+def solve_exactly(known: PlanningInput) -> RoundDecisions:
     """The same problem by pricing the bandwidth, with a bound on the best there is."""
-    now, problem, left_out = _who_takes_part(now)
+    known, problem, left_out = _who_takes_part(known)
     found = exact.solve(problem)
     note = f"at most {100 * found.gap:.2g} % below the best there is"
-    return _allotment(now, problem, found.plan, left_out, found.upper_bound, note)
+    return _allotment(known, problem, found.plan, left_out, found.upper_bound, note)
 
 
-def token_problem(now: PlanningInput) -> TokenProblem:
+def token_problem(known: PlanningInput) -> TokenProblem:
     """P0 of a round: all batches of a device are one payload, beta = samples D q."""
-    method, cut, spec = now.job.method, now.job.cut, now.loads.spec
+    method, cut, spec = known.job.method, known.job.cut, known.loads.spec
     bits = method.uplink.bits
-    beta = now.loads.samples_trained * spec.width_at(cut) * bits
-    one = now.upload_bits(cut, 1, bits)
-    importance = now.measures.importance(now.devices, cut)
+    beta = known.loads.samples_trained * spec.width_at(cut) * bits
+    one = known.upload_bits(cut, 1, bits)
+    importance = known.measures.importance(known.devices, cut)
     return TokenProblem(
-        gain=now.gain,
-        power_max_w=now.fleet.power_max_w,
-        energy_max_j=now.upload_energy_j(cut),
-        time_max_s=now.limit_s,
-        fixed_time_s=now.fixed_s(cut, None, method.downlink.bits),
+        gain=known.gain,
+        power_max_w=known.fleet.power_max_w,
+        energy_max_j=known.upload_energy_j(cut),
+        time_max_s=known.limit_s,
+        fixed_time_s=known.fixed_s(cut, None, method.downlink.bits),
         bits_per_token=beta,
-        importance=now.loads.samples_trained[:, None] * importance,
-        bandwidth_total_hz=now.bandwidth_hz,
-        noise_w_per_hz=now.noise_w_per_hz,
-        tokens_min=min(now.allocation.tokens_min, spec.patches),
+        importance=known.loads.samples_trained[:, None] * importance,
+        bandwidth_total_hz=known.bandwidth_hz,
+        noise_w_per_hz=known.noise_w_per_hz,
+        tokens_min=min(known.allocation.tokens_min, spec.patches),
         # CLS and the merged token, and what frames add to their tokens.
         extra_tokens=float((one / beta - 1).max()),
     )
 
 
-def _who_takes_part(now: PlanningInput) -> tuple[PlanningInput, TokenProblem, dict[int, str]]:
+def _who_takes_part(known: PlanningInput) -> tuple[PlanningInput, TokenProblem, dict[int, str]]:
     """Those that equal bandwidth and K_min tokens would let finish within their standing time."""
-    problem = token_problem(now)
+    problem = token_problem(known)
     able = equal.takes_part(problem)
     if not able.any():
         require_feasible(problem)
         raise AllocationError(
-            f"no device can take part: at an equal share of {now.bandwidth_hz:g} Hz none sends "
+            f"no device can take part: at an equal share of {known.bandwidth_hz:g} Hz none sends "
             f"{problem.tokens_min} tokens within its standing time; raise world.bandwidth_hz, or "
             "lower method.allocation.tokens_min"
         )
     if able.all():
-        return now, problem, {}
+        return known, problem, {}
     why = f"at an equal share its {problem.tokens_min} tokens would miss its standing time"
-    left_out = {now.devices[place]: why for place in np.flatnonzero(~able)}
-    now = now.take(int(place) for place in np.flatnonzero(able))
-    return now, token_problem(now), left_out
+    left_out = {known.devices[place]: why for place in np.flatnonzero(~able)}
+    known = known.take(int(place) for place in np.flatnonzero(able))
+    return known, token_problem(known), left_out
 
 
 def _allotment(
-    now: PlanningInput,
+    known: PlanningInput,
     problem: TokenProblem,
     plan: TokenPlan,
     left_out: dict[int, str],
     bound: float | None,
     note: str,
 ) -> RoundDecisions:
-    method = now.job.method
+    method = known.job.method
     decisions = {
         device: Decision(
-            now.job.cut,
+            known.job.cut,
             tokens_of(int(kept), problem.tokens_max),
             method.uplink.bits,
             method.downlink.bits,
@@ -88,7 +88,7 @@ def _allotment(
             float(power),
         )
         for device, kept, width, power in zip(
-            now.devices, plan.tokens, plan.bandwidth_hz, plan.power_w, strict=True
+            known.devices, plan.tokens, plan.bandwidth_hz, plan.power_w, strict=True
         )
     }
     reckoned = float((problem.fixed_time_s + plan.time_s).max())

@@ -1,6 +1,6 @@
-"""`cutlayer calibrate`: measure how much of a model's output survives the cut, and keep the record.
+"""`cutlayer calibrate`: measures how much of a model's output survives the cut; keeps a record.
 
-What is measured where is chosen here; cut_survey.py measures.
+The grid of cuts, tokens and bits is chosen here; cut_survey.py measures it.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 
 from cutlayer import __version__
 from cutlayer.data.dataset import Dataset, stratified
-from cutlayer.data.sources import load
+from cutlayer.data.sources import load_calibration
 from cutlayer.errors import JobError
 from cutlayer.fingerprint import of_file
 from cutlayer.job import Job
@@ -31,9 +31,10 @@ from cutlayer.planning.calibration.record import (
     write_calibration,
 )
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.parts import compute_device
+from cutlayer.train.compute import find_compute
 
 BITS = (2, 4, 8, 32)
+SAMPLES = 128
 HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS = 256, 8
 
 Progress = Callable[[str, int, int], None]
@@ -43,28 +44,33 @@ Progress = Callable[[str, int, int], None]
 def calibrate(
     job: Job,
     *,
-    samples: int = 128,
+    samples: int | None = None,
     cuts: Sequence[int] | None = None,
     tokens: Sequence[int | None] | None = None,
     bits: Sequence[int] | None = None,
     adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Measure the job's model on `samples` samples of its training split; cache the record.
+    """Measure the job's model on `samples` samples of its calibration data; cache the record.
+
+    samples: None for 128, or half of what there is. The calibration data (`data.calibration`) are
+    neither trained nor tested on.
 
     cuts, tokens (None among them: all), bits: the grid, see `choose_grid`. adapter: the folder of
     a trained adapter, measured in place of the pretrained model; without one, a linear head is
-    fitted to other samples of the training split, so that there are predictions to compare.
+    fitted to others of these samples, so that there are predictions to compare.
     Raises JobError, DataError, ModelError or RunError, each with one sentence.
     """
     progress = progress or (lambda what, done, steps: None)
     spec = describe(job.model)
     grid = choose_grid(spec, cuts, tokens, bits)
-    # The test split only measures results and never tunes: the least of it is read.
-    train, _ = load(job.data.model_copy(update={"test_samples": 1}), job.seed, fit_for(spec))
+    # Neither what is tested on nor what devices have.
+    train = load_calibration(job.data, job.seed, fit_for(spec))
+    if samples is None:
+        samples = min(SAMPLES, max(1, len(train) // 2))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
-    model.to(compute_device(job))
+    model.to(find_compute(job.training.compute))
     preprocess = Preprocessor(model.spec)
     subject = subject_of(job)
     assert subject is not None  # model and data were just read
@@ -150,8 +156,10 @@ def _draw(train: Dataset, samples: int, with_head: bool, seed: int) -> tuple[Dat
     if not 1 <= samples <= most:
         why = f", less {spared} to fit a head on" if spared else ""
         raise JobError(
-            f"samples: {samples} cannot be taken from the training split's {len(train)}{why}: "
-            f"take 1 to {most}"
+            f"samples: {samples} cannot be taken from the {len(train)} that are there to calibrate "
+            f"on{why}: "
+            + (f"take 1 to {most}, or " if most > 0 else "")
+            + "name data of their own in data.calibration"
         )
     chosen = stratified(train.labels, samples, numpy_rng(seed, "calibrate", "measured"))
     if not with_head:

@@ -1,4 +1,4 @@
-"""Sends samples through every cut, number of tokens and bits, and compares what comes out.
+"""Sends samples through every cut, number of tokens and bits, and compares the predictions.
 
 Shapes: n samples, C classes, N tokens besides the prefix; tables are [cuts, tokens, bits].
 """
@@ -40,7 +40,7 @@ class Grid:
 
 
 class SurveyResult(TypedDict):
-    """What a bench measured; see `calibration.Calibration`."""
+    """What was measured; the fields are those of `record.Calibration`."""
 
     agreement: Floats
     divergence: Floats
@@ -77,7 +77,7 @@ def fit(
 
 
 class CutSurvey:
-    """A model with an adapter, a grid, the samples, and what they have given so far.
+    """A model with an adapter, a grid, the samples, and what was measured so far.
 
     plain [n, C] and logits [*grid, n, C]: uncompressed, and through each cell. sent [*grid]: bytes
     of all frames. Both are NaN at cut 0 with fewer than all tokens, which nothing there ranks.

@@ -1,4 +1,4 @@
-"""How much of a model's output survives the cut, as measured: the record, on disk and found again.
+"""The record of what survives the cut: its fields, its file, and how it is found again.
 
 Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
 """
@@ -63,7 +63,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What was measured on `samples` samples of the training split, drawn by `seed`.
+    """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
     cuts [C], tokens [K], bits [Q]: the grid, ascending; tokens are those kept besides the prefix,
     and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed.

@@ -92,7 +92,8 @@ def sentences(found: Calibration) -> list[str]:
     if found.adapter is None:
         head = f"with a linear head fitted to {found.head_samples} others"
     return [
-        f"{found.samples} samples of the training split, {head}: uncompressed accuracy "
+        f"{found.samples} samples of the calibration data (data.calibration), {head}: uncompressed "
+        "accuracy "
         f"{100 * found.accuracy[0, -1, -1]:.1f} %",
         "attention: the share of a sample's scores that the tokens kept hold",
     ]

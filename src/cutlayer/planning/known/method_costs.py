@@ -1,4 +1,4 @@
-"""What a method asks of a device and of the server, by the cost model."""
+"""FLOPs and memory that a method takes on a device and on the server, by the cost model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,9 @@ def device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
 
 @lru_cache(maxsize=1024)
 def server_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
-    """What runs on the server for a device that keeps `tokens` (None: all); None for nothing."""
+    """What runs on the server for a device that keeps `tokens` (None: all); None where nothing
+    does.
+    """
     method = job.method
     if method.pooled:
         return whole_cost(spec, method.train)

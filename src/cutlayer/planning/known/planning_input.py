@@ -25,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Measures(Protocol):
-    """What has to be measured before some allocators can choose."""
+    """Statistics that some allocators choose by: measured on devices, or from a calibration."""
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
         """f(K) [m, N + 1]: the share of attention that a sample's best K tokens hold; f(N) = 1."""
@@ -44,8 +44,8 @@ class Measures(Protocol):
 class PlanningInput:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
-    world: for its settings and radio. label_emd: [m] between a device's labels, as it shared
-    them, and those of the whole fleet; None where nobody shared any.
+    world: its settings and radio. label_emd: [m] earth mover's distance between the labels that a
+    device shared and those of the whole fleet; None where nobody shared any.
     """
 
     job: Job
@@ -69,7 +69,7 @@ class PlanningInput:
 
     @property
     def turns(self) -> bool:
-        """Whether devices take turns, each with the whole band."""
+        """Whether devices train one after another, each with the whole bandwidth."""
         return self.job.method.order == "sequential"
 
     @property
@@ -184,7 +184,7 @@ class PlanningSource(Protocol):
         ...
 
     def planned_s(self, round: int, known: PlanningInput, decided: "RoundDecisions") -> float:
-        """Seconds of the round as decided: what happens is timed by the same arithmetic."""
+        """Seconds that the round should take as decided, computed as for a round that happened."""
         ...
 
 

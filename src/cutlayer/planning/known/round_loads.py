@@ -27,10 +27,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Loads:
-    """Of m devices; results are of a round, [m] or one for all.
+    """Loads of m devices in one round: [m], or one number for all.
 
-    samples_per_epoch: [m] of each device. classes: of the data. Bits are those of whole frames,
-    headers included.
+    samples_per_epoch: [m]. classes: how many the data has. Bits are those of whole frames, headers
+    included.
     """
 
     job: Job
@@ -54,30 +54,30 @@ class Loads:
         return np.asarray(sum(self.batches.values()), dtype=np.float64)
 
     def activations_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] sent up through the cut."""
+        """[m] bits of activations sent up through the cut."""
+        return self._frames(lambda batch: self._activations_bytes(batch, cut, tokens, bits))
+
+    def _activations_bytes(self, batch: int, cut: int, tokens: int | None, bits: int) -> int:
         quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
         sent, width = self._shape(cut, tokens)
-        text = self.spec.modality == "text"
-        return self._frames(
-            lambda batch: activations_bytes((batch, sent, width), quantizer, self.classes, text)
-        )
+        text, language = self.spec.modality == "text", self.spec.parts.language
+        labels = self.spec.vocabulary + 1 if language else self.classes
+        return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
 
     def visit_bits(self, cut: int, tokens: int | None, bits: int, first: bool) -> Floats:
         """[m] sent up where samples that the server holds are only named; first: it holds none.
 
         Of several epochs the first sends them all.
         """
-        quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
-        sent, width = self._shape(cut, tokens)
-        each = activations_bytes(
-            (1, sent, width), quantizer, self.classes, self.spec.modality == "text"
-        )
+        each = self._activations_bytes(1, cut, tokens, bits)
         named = self._frames(lambda batch: visit_bytes(batch, 0, each))
         whole = self._frames(lambda batch: visit_bytes(batch, batch, each)) if first else named
         return named + (whole - named) / self.job.training.local_epochs
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] sent back; 0 without a split, or with nothing to train before the cut."""
+        """[m] bits of gradients sent back; 0 without a split, or with nothing to train before the
+        cut.
+        """
         if not self.job.method.split or not self.trains_on_device(cut):
             return np.zeros(len(self.samples_per_epoch))
         quantizer = Decision(cut, bits_down=bits).downlink(self.job.method)
@@ -86,7 +86,7 @@ class Loads:
         return self._frames(lambda batch: gradient_bytes((batch, sent, width), quantizer, text))
 
     def adapter_bits(self, cut: int) -> float:
-        """Of the adapter a device gets, and of that it sends back."""
+        """Bits of the adapter that a device gets, and of the one that it sends back."""
         method = self.job.method
         if method.aggregate == "none" or not self.trains_on_device(cut):
             return 0.0
@@ -105,21 +105,21 @@ class Loads:
         return device_part(self.job, self.spec, cut).adapter_parameters > 0
 
     def forward_flops(self, cut: int) -> Floats:
-        """[m] of a device, forward."""
+        """[m] FLOPs of a device in the forward passes."""
         return self.samples_trained * device_part(self.job, self.spec, cut).forward_flops
 
     def backward_flops(self, cut: int) -> Floats:
-        """[m] of a device, backward; 0 where nothing returns to it."""
+        """[m] FLOPs of a device in the backward passes; 0 where no gradient returns to it."""
         if not self.trains_on_device(cut):
             return np.zeros(len(self.samples_per_epoch))
         return self.samples_trained * device_part(self.job, self.spec, cut).backward_flops
 
     def server_flops(self, cut: int, tokens: int | None) -> Floats:
-        """[m] of the server for each device, both passes."""
+        """[m] FLOPs of the server for each device, both passes."""
         return self.samples_trained * flops(server_part(self.job, self.spec, cut, tokens))
 
     def memory_bytes(self, cut: int) -> int:
-        """Of a device at its peak."""
+        """Bytes of memory that a device needs at its peak."""
         return device_memory_bytes(self.job, self.spec, cut)
 
     def _shape(self, cut: int, tokens: int | None) -> tuple[int, int]:
@@ -133,5 +133,5 @@ class Loads:
         return 8.0 * total
 
     def take(self, index: Ints) -> "Loads":
-        """Of some of the devices, by their place."""
+        """The loads of some of the devices, by their index."""
         return replace(self, samples_per_epoch=self.samples_per_epoch[index])

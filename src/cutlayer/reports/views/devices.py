@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from cutlayer.record.rows import MOST_MEASURED
 from cutlayer.reports.views.pack import View, pack, plain
 from cutlayer.reports.views.runs import Holdings, Run
 
@@ -13,8 +14,9 @@ from cutlayer.reports.views.runs import Holdings, Run
 def labels(run: Run, holdings: Holdings) -> View:
     """Samples by device and label, of the devices whose labels are known."""
     devices, classes = holdings.counts.shape
-    known = range(devices) if holdings.known is None else holdings.known
-    some = (holdings.counts[list(known)] > 0).sum(axis=1)
+    known = np.arange(devices) if holdings.known is None else np.array(holdings.known)
+    some = (holdings.counts[known] > 0).sum(axis=1)
+    shown = holdings.counts[:MOST_MEASURED]
     on = f"{devices} devices"
     if len(known) < devices:
         on = f"the {len(known)} of {devices} devices that share their labels"
@@ -27,9 +29,9 @@ def labels(run: Run, holdings: Holdings) -> View:
         f"holds {held} of {classes} labels.",
         "data": {
             "classes": list(holdings.classes),
-            "counts": pack(holdings.counts.T),
-            "samples": holdings.counts.sum(axis=1).tolist(),
-            "names": run.called(devices),
+            "counts": pack(shown.T),
+            "samples": shown.sum(axis=1).tolist(),
+            "names": run.called(len(shown)),
         },
     }
 
@@ -38,7 +40,8 @@ def devices(run: Run) -> View:
     """By device: the last accuracy on its own held-out samples and on its own mix of labels, and
     what became of its turns.
     """
-    count = 1 if run.job.method.pooled else run.job.devices.count
+    fleet = 1 if run.job.method.pooled else run.job.devices.count
+    count = min(fleet, MOST_MEASURED)
     measured = [row for row in run.rows if row.label_mix_accuracy]
     accuracy = measured[-1].label_mix_accuracy if measured else []
     took, late = Counter[int](), Counter[int]()
@@ -49,10 +52,12 @@ def devices(run: Run) -> View:
         late.update(set(row.late) - set(row.lost))
         lost.update(set(row.lost))
         out.update(list(row.left_out))
-    turns = [took[device] + late[device] + lost[device] + out[device] for device in range(count)]
-    text = f"{sum(turn > 0 for turn in turns)} of {count} devices were drawn at least once"
+    drawn = len({*took, *late, *lost, *out})
+    text = f"{drawn} of {fleet} devices were drawn at least once"
+    if count < fleet:
+        text += f" (shown are the first {count:,})"
     if measured:
-        values = 100 * np.array(accuracy)
+        values = 100 * np.array([value for value in accuracy if value is not None])
         text += (
             f"; after round {measured[-1].round + 1} accuracy on the test set, weighted by a "
             f"device's own mix of labels, is {values.min():.0f} to {values.max():.0f} %, "
@@ -73,7 +78,7 @@ def devices(run: Run) -> View:
         "title": "Device by device",
         "text": text + ".",
         "data": {
-            "accuracy": plain([100 * value for value in accuracy]),
+            "accuracy": plain([None if value is None else 100 * value for value in accuracy]),
             "held_out": plain([None if value is None else 100 * value for value in own]),
             "held_out_samples": held_out[-1].held_out_samples if held_out else [],
             "turns": {
@@ -99,5 +104,7 @@ def _over_rounds(run: Run) -> View | None:
     kept = measured[::-1][::step][::-1]  # the last one is always among them
     return {
         "rounds": [row.round + 1 for row in kept],
-        "values": pack(100 * np.array([row.label_mix_accuracy for row in kept]).T),
+        "values": pack(
+            100 * np.array([row.label_mix_accuracy for row in kept], dtype=np.float64).T
+        ),
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.record.rows import Row
+from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.reports.views.pack import View, pack, plain, spread
 from cutlayer.reports.views.runs import STAGES, Places, Run, Spans
 
@@ -62,7 +62,7 @@ QUANTITIES = (
 
 def allocation(run: Run, cells: int = CELLS) -> View:
     """Cut, tokens, bits, bandwidth, power, bytes, joules and loss by device and round."""
-    count = 1 if run.job.method.pooled else run.job.devices.count
+    count = 1 if run.job.method.pooled else min(run.job.devices.count, MOST_MEASURED)
     turns = sum(len(row.decisions) for row in run.rows)
     kept = spread(range(len(run.rows)), max(2, len(run.rows) * cells // max(cells, turns)))
     rows = [run.rows[i] for i in kept]
@@ -71,6 +71,8 @@ def allocation(run: Run, cells: int = CELLS) -> View:
         values = np.full((count, len(rows)), np.nan)
         for column, row in enumerate(rows):
             for device in row.decisions:
+                if device >= count:
+                    continue
                 value = quantity.value(row, device, run.whole)
                 values[device, column] = np.nan if value is None else value
         found = values[np.isfinite(values)]

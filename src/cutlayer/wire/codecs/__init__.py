@@ -1,0 +1,17 @@
+"""Codecs of activations and gradients: rows of numbers to a header and a body, and back.
+
+seam.py says what a codec is (`Codec`). quantized.py is the quantiser: rotate.py, quantize.py and
+entropy.py of the room above, one after another. klt.py is a fitted transform with an entropy coder:
+klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and symbols.py code whole
+numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
+
+To change the quantiser: its arithmetic is in wire/quantize.py, its settings in `Quantizer`
+(settings/method.py), its header in `TensorHeader` (wire/headers.py), its bytes in
+wire/frame_bytes.py. Levels of one's own are a function that a job names, and need no change.
+
+To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
+its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
+train/settings_read.py; the frames that carry it in wire/codec.py, next to those of klt; what a job
+with it may not do in train/check.py; its layout in docs/wire-format.md; its tests beside those of
+klt.
+"""

@@ -1,7 +1,7 @@
-"""What is done to a trained adapter on its way from a device into the server's average.
+"""What is done to a trained adapter between the device and the server's average: clipping.
 
-Each is a pair: what the device does before it sends, and what the server does with what arrived,
-since it believes no device. Clipping is the one there is.
+Each such step is a pair of functions: one on the device, before it sends, and one on the server,
+which repeats it on what arrived because a device may not have done it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from cutlayer.settings.training import Training
 
 
 class UploadStep(Protocol):
-    """One such pair. start: the adapter that the round began with, on that side."""
+    """One such pair. start: the adapter that the device, or the server, began the round with."""
 
     def on_device(self, start: Adapter, trained: Adapter) -> Adapter:
         """What the device sends instead of what it trained."""
@@ -30,7 +30,8 @@ class UploadStep(Protocol):
 class ClipUpdate:
     """Bounds the L2 norm of the change that a device makes: w0 + (w - w0) min(1, bound / norm).
 
-    On the server the device's part of the server's adapter is measured along with what it sent.
+    On the server the norm also counts the adapter after the cut, where the server trains one for
+    each device.
     moves: which tensors are trained by a gradient; the others are left as they are.
     """
 

@@ -1,4 +1,4 @@
-"""What a device trained, as it comes back: held against what was due, and against the cohort."""
+"""Checks of an adapter that a device sends up: its names and shapes, and how far it moved."""
 
 import math
 import statistics
@@ -8,6 +8,7 @@ import torch
 
 from cutlayer.errors import FrameError
 from cutlayer.model.lora import Adapter
+from cutlayer.train.compute import float64
 from cutlayer.wire.codec import decode_adapter
 
 MOST_OF_MEDIAN = 1000.0
@@ -64,6 +65,6 @@ def _distance(start: Adapter, adapter: Adapter) -> float:
     """The Euclidean norm of a change, NaN or infinite where a value is."""
     squares = 0.0
     for name, tensor in adapter.items():
-        moved = tensor.detach().double() - start[name].detach().double()
+        moved = float64(tensor) - float64(start[name])
         squares += moved.square().sum().item()
     return math.sqrt(squares)

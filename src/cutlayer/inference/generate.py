@@ -1,0 +1,86 @@
+"""The verb `generate`: what a run's language model says to a prompt, device and server together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cutlayer.errors import DataError, JobError
+from cutlayer.inference.trained import Trained, load_trained
+from cutlayer.model.lora import Segment
+from cutlayer.model.passage_tokens import asked, prompt_tokens
+from cutlayer.passage import Message
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was said to a prompt. tokens: how many. whole: the model came to an end by itself."""
+
+    prompt: str
+    text: str
+    tokens: int
+    whole: bool
+
+
+def generate(
+    run: str | Path,
+    *,
+    prompt: str,
+    most: int = 64,
+    chat: bool = False,
+    device: int | None = None,
+) -> Continuation:
+    """Let the language model of the run in folder `run` go on from `prompt`.
+
+    The likeliest token is taken each time, so that the same prompt gives the same text. most:
+    tokens at most, within the run's model.max_tokens. chat: the prompt is a user's turn, written by
+    the chat template of the tokenizer; else data.separator is put behind it, as in training.
+    device: see `evaluate`. Raises RunError, JobError, DataError or ModelError, each with one
+    sentence.
+    """
+    trained = load_trained(run, device)
+    spec, tokenizer = trained.model.spec, trained.preprocess.tokenizer
+    if not spec.parts.language:
+        raise JobError(
+            f"RUN: {spec.path} tells classes apart and says no text: take cutlayer predict, or a "
+            "run of a language model"
+        )
+    if not prompt:
+        raise DataError("--prompt: is empty: give some words to go on from")
+    if chat:
+        text = asked([Message("user", prompt)], tokenizer, spec)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = prompt_tokens(prompt + trained.job.data.separator, tokenizer)
+    if len(ids) >= spec.max_tokens:
+        raise DataError(
+            f"--prompt: takes {len(ids)} tokens, which leaves none of {spec.max_tokens} "
+            "(model.max_tokens of the run) to say: shorten it"
+        )
+    said = _go_on(trained, ids, min(most, spec.max_tokens - len(ids)))
+    ends = _ends(trained)
+    whole = bool(said) and said[-1] in ends
+    text = tokenizer.decode(said[:-1] if whole else said)
+    return Continuation(prompt, text, len(said), whole)
+
+
+def _go_on(trained: Trained, ids: list[int], most: int) -> list[int]:
+    """The tokens that follow, up to the sign of an end. The whole text is computed anew for each:
+    its blocks are those of training, which keep nothing from one token to the next.
+    """
+    model, said, ends = trained.model, list[int](), _ends(trained)
+    with torch.no_grad():
+        while len(said) < most:
+            text = torch.tensor([ids + said])
+            inputs = {"input_ids": text, "attention_mask": torch.ones_like(text)}
+            logits = model.forward(inputs, [Segment(trained.adapter, 1)])
+            said.append(int(logits[0, -1].argmax()))
+            if said[-1] in ends:
+                break
+    return said
+
+
+def _ends(trained: Trained) -> set[int]:
+    """The tokens that end a text: the tokenizer's sign of an end, if it has one."""
+    end = trained.preprocess.tokenizer.eos_token_id
+    return set() if end is None else {end}

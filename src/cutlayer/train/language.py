@@ -1,0 +1,114 @@
+"""The task of language models: after each token, say the next."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.errors import FrameError
+from cutlayer.model.cut import CutModel
+from cutlayer.model.export import save_adapter
+from cutlayer.model.lora import Adapter
+from cutlayer.train.evaluation import TokenEvaluation
+from cutlayer.wire.codec import ActivationsMessage
+
+NONE = -100
+"""The target of a token after which nothing is to be said."""
+
+_HELD_LOGITS = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class Language:
+    """Next-token prediction; see train.task.Task. T tokens, V of the vocabulary.
+
+    max_tokens: the longest text. loss_on: see settings.Training.
+    """
+
+    vocabulary: int
+    max_tokens: int
+    loss_on: Literal["answers", "all"] = "answers"
+    smoothing: float = 0.0
+
+    @property
+    def test_batch(self) -> int:
+        """As many samples as a quarter of a gigabyte of logits takes."""
+        return max(1, min(128, _HELD_LOGITS // (self.max_tokens * self.vocabulary)))
+
+    def targets(self, batch: Dataset, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The token that follows each, int64 [B,T]; NONE where it is not to be said."""
+        wanted = inputs["answers" if self.loss_on == "answers" else "attention_mask"].cpu()
+        following = inputs["input_ids"].cpu()[:, 1:].masked_fill(wanted[:, 1:] == 0, NONE)
+        return F.pad(following, (0, 1), value=NONE)
+
+    def message(
+        self, device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None, goal: Tensor
+    ) -> ActivationsMessage:
+        """A target takes as many bits as tell the vocabulary, and none at all, apart."""
+        sent = torch.where(goal == NONE, self.vocabulary, goal)
+        return ActivationsMessage(device, round, step, hidden, mask, sent, self.vocabulary + 1)
+
+    def received(self, message: ActivationsMessage) -> Tensor:
+        """See Task."""
+        if message.num_classes != self.vocabulary + 1 or message.labels.dim() != 2:
+            raise FrameError(
+                f"frame: device {message.device} sent targets that are not tokens of a vocabulary "
+                f"of {self.vocabulary}: run the same job on both sides"
+            )
+        labels = message.labels.masked_fill(message.labels == self.vocabulary, NONE)
+        return labels if message.mask is None else labels.masked_fill(~message.mask.cpu(), NONE)
+
+    def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """[M]: the mean cross-entropy over the tokens of each device. outputs: [B,T,V]."""
+        parts = torch.split(outputs, [len(rows) for rows in targets])
+        return torch.stack(
+            [self._loss(part, rows) for part, rows in zip(parts, targets, strict=True)]
+        )
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        wanted = (targets != NONE).to(logits.device)
+        goal = targets.to(logits.device)[wanted]
+        total = F.cross_entropy(
+            logits[wanted], goal, reduction="sum", label_smoothing=self.smoothing
+        )
+        return total / max(1, len(goal))
+
+    def weight(self, targets: Tensor) -> int:
+        """The tokens that were to be said."""
+        return int((targets != NONE).sum())
+
+    def evaluation(
+        self, outputs: Iterable[tuple[Tensor, Tensor]], data: Dataset
+    ) -> TokenEvaluation:
+        """Loss and hits of each sample's tokens, without smoothing."""
+        losses, right, count = [], [], []
+        for logits, targets in outputs:
+            wanted = targets != NONE
+            found = logits[wanted.to(logits.device)].float().cpu()
+            goal = targets[wanted]
+            owner = wanted.nonzero()[:, 0].numpy()
+            rows = len(targets)
+            each = F.cross_entropy(found, goal, reduction="none").double().numpy()
+            hits = (found.argmax(1) == goal).numpy()
+            losses.append(np.bincount(owner, each, rows))
+            right.append(np.bincount(owner[hits], minlength=rows))
+            count.append(np.bincount(owner, minlength=rows))
+        return TokenEvaluation(
+            np.concatenate(losses),
+            np.concatenate(right),
+            np.concatenate(count),
+            data.labels,
+            len(data.classes),
+        )
+
+    def export(
+        self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
+    ) -> None:
+        """In PEFT's format; classes name what devices may differ by."""
+        save_adapter(adapter, model, folder, classes)
