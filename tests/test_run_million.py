@@ -42,7 +42,7 @@ def test_devices_that_draw_train_and_resume_alike(tmp_path: Path) -> None:
     one = simulate(job, out=tmp_path / "one")
     two = simulate(job, out=tmp_path / "two")
     assert equal(one.adapter, two.adapter)
-    assert set(one.rows[0].samples_all_epochs.values()) == {9}
+    assert set(one.rows[0].samples_trained.values()) == {9}
     assert (tmp_path / "one" / "rounds.jsonl").stat().st_size < 10 * 100_000
     page = report(tmp_path / "one", out=tmp_path / "report.html").page
     assert "2 of 100000 devices were drawn at least once" in page.read_text()
