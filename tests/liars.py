@@ -5,8 +5,10 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -23,7 +25,9 @@ from cutlayer.wire.codec import (
     encode_activations,
     encode_adapter,
 )
-from cutlayer.wire.frame import kind_of
+from cutlayer.wire.frame import kind_of, pack, unpack
+from cutlayer.wire.frame_bytes import label_bits
+from cutlayer.wire.headers import ActivationsHeader
 
 EditMessage = Callable[[Message], Message | None]
 EditFrame = Callable[[bytes], bytes]
@@ -121,6 +125,36 @@ def beyond_classes(frame: bytes) -> bytes:
     return mended(frame[:start] + b"\xff\xff" + frame[start + 2 :])
 
 
+def _plain(frame: bytes) -> bytes:
+    """The activations of a frame in eight bits, which zstandard did not pack."""
+    return encode_activations(decode_activations(frame), Quantizer(bits=8, entropy="none"))
+
+
+def bomb(frame: bytes, *, declared: bool) -> bytes:
+    """Activations of the right shape in a body that unpacks to a gigabyte.
+
+    declared: the body says that it unpacks to what is due; else to the gigabyte that it does.
+    """
+    header, body = unpack(_plain(frame), "activations", ActivationsHeader)
+    labels = -(-header.shape[0] * label_bits(header.num_classes) // 8)
+    block, blocks = 2**17, 2**13
+    size = len(body) - labels if declared else block * blocks
+    # A zstandard frame by hand: its size in 4 bytes, then blocks of one byte, repeated.
+    packed = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", size)
+    for number in range(blocks):
+        packed += (block << 3 | 1 << 1 | (number == blocks - 1)).to_bytes(3, "little") + b"\0"
+    tensor = msgspec.structs.replace(header.tensor, compressed=True)
+    header = msgspec.structs.replace(header, tensor=tensor)
+    return pack("activations", header, bytes(body[:labels]) + packed)
+
+
+def beyond_memory(frame: bytes) -> bytes:
+    """Activations that declare 2^93 values in a hundred bytes."""
+    header, _ = unpack(_plain(frame), "activations", ActivationsHeader)
+    header = msgspec.structs.replace(header, shape=(2**31, 2**31, 2**31))
+    return pack("activations", header, bytes(100))
+
+
 FRAMES: dict[str, Lie] = {
     "NaN": Lie(activations=ended_with(math.nan)),
     "infinity": Lie(activations=ended_with(math.inf)),
@@ -140,6 +174,9 @@ FRAMES: dict[str, Lie] = {
         lambda m: replace(m, hidden=m.hidden.repeat(9, 1, 1), labels=m.labels.repeat(9))
     ),
     "garbage": Lie(activations=lambda frame: b"\x93CUT" + bytes(range(256)) * 20),
+    "a gigabyte in little": Lie(activations=partial(bomb, declared=False)),
+    "a gigabyte that says it is little": Lie(activations=partial(bomb, declared=True)),
+    "2^93 values": Lie(activations=beyond_memory),
     "nothing": Lie(activations=lambda frame: b""),
     "half": Lie(activations=lambda frame: frame[: len(frame) // 2]),
     "a frame of another kind": Lie(

@@ -252,5 +252,7 @@ def test_the_exports_inputs_are_prepared_as_the_bases(
     (path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3]}')
     model = _load(path)
     folder = save_adapter(model.new_adapter(0), model, tmp_path / "model")
-    name = "preprocessor_config.json"
-    assert (folder / name).read_text() == (path / name).read_text()
+    prepared = json.loads((folder / "preprocessor_config.json").read_text())
+    assert prepared["image_mean"] == [0.1, 0.2, 0.3]
+    side = model.spec.image_size  # which the base's own does not say
+    assert prepared["size"] == {"height": side, "width": side}

@@ -317,7 +317,7 @@ def test_describe_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
         "from cutlayer.model.families import describe\n"
         "from cutlayer.model import cost\n"
         f"model = Box(path={str(path)!r}, weights='pretrained', image_size=None, max_tokens=9,\n"
-        "            cut=1, lora=Box(targets='auto', rank=4, side='both'))\n"
+        "            aspect='checkpoint', cut=1, lora=Box(targets='auto', rank=4, side='both'))\n"
         "spec = describe(model, 5)\n"
         "assert cost.whole_cost(spec).forward_flops > 0\n"
         "assert (spec.depth, spec.width, spec.tokens) == (3, 24, 17)\n"
@@ -406,16 +406,19 @@ def test_the_image_size_is_what_the_checkpoints_own_preprocessing_gives(tmp_path
         ({"do_center_crop": True, "crop_size": {"height": 24, "width": 24}}, 24),
         ({"crop_size": 12, "size": {"shortest_edge": 20}}, 12),
         ({"do_center_crop": False, "crop_size": 24, "size": {"height": 8, "width": 8}}, 8),
-        ({"do_center_crop": False, "size": {"shortest_edge": 24}}, 16),
-        ({"do_center_crop": True, "crop_size": {"height": 24, "width": 20}}, 16),
+        ({"do_center_crop": False, "size": {"shortest_edge": 24}}, 24),
         ({"do_center_crop": True, "crop_size": 22}, 16),  # no multiple of the patch
-        ({"do_center_crop": True, "crop_size": "large"}, 16),
         ({"do_resize": False, "size": {"height": 8, "width": 8}}, 16),
     ):
         (path / "preprocessor_config.json").write_text(json.dumps(prepared))
         spec = describe(settings(path), CLASSES)
         assert (spec.image_size, spec.patches) == (size, (size // 4) ** 2), prepared
         assert describe(settings(path, image_size=20), CLASSES).image_size == 20
+    for no_square in ({"height": 24, "width": 20}, "large"):
+        prepared = {"do_center_crop": True, "crop_size": no_square}
+        (path / "preprocessor_config.json").write_text(json.dumps(prepared))
+        with pytest.raises(ModelError, match=r"preprocessor_config.json of .* makes no square"):
+            describe(settings(path), CLASSES)
 
 
 def test_positions_that_padding_takes_are_no_room_for_a_text(tmp_path: Path) -> None:

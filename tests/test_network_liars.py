@@ -2,7 +2,10 @@
 
 import functools
 import math
+import resource
+import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,16 @@ import msgspec
 import pytest
 import torch
 
+from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.network.transport.messages import Hello, Message, Probed, Ready, RoundEnd, StepDone
 from cutlayer.rounds.progress import Silent
 from cutlayer.rounds.result import Result
-from cutlayer.wire.codec import decode_activations
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
-from liars import FRAMES, UPLOADS, Lie, activations, scaled, tell
+from liars import FRAMES, UPLOADS, Lie, activations, adapter, scaled, tell
 
 HONEST = (0, 1)
 WORLD: dict[str, Any] = {"deadline_s": 60.0}
@@ -175,7 +180,7 @@ def test_samples_of_its_own_data_count_up_to_a_bound_and_as_far_as_they_come(
     assert any("device 2 was lost" in line and "steps" in line for line in heard.said)
 
 
-def test_the_weight_is_what_came_through_the_cut(
+def test_a_part_of_each_batch_is_the_senders_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fewer(m: Any) -> Any:
@@ -183,9 +188,44 @@ def test_the_weight_is_what_came_through_the_cut(
 
     tell(monkeypatch, {1: activations(fewer)})
     found = run(job_of("sflora", 2), tmp_path / "run", (0, 1))
+    # The device itself fails at the gradient, which is for one sample.
+    assert found.rows[0].lost == [1]
+
+
+# What is finite and moves no further than training may is not told from training.
+UNSHOWN: dict[str, tuple[Any, Lie]] = {
+    "the same everywhere": ("tsflora", activations(lambda m: replace_hidden(m, torch.ones))),
+    "the same everywhere, shared": (
+        {"name": "sflora", "server_adapter": "shared"},
+        activations(lambda m: replace_hidden(m, torch.ones)),
+    ),
+    "1e30 times, quantised": (
+        {"name": "tsflora", "tokens": {"keep": 24}, "uplink": {"bits": 8}},
+        activations(lambda m: replace_hidden(m, lambda shape: m.hidden * 1e30)),
+    ),
+    "minus ten times": ("tsflora", scaled(-10)),
+    "noise": (
+        "fedlora",
+        adapter(lambda m: replace(m, tensors={n: t + 0.1 for n, t in m.tensors.items()})),
+    ),
+}
+
+
+def replace_hidden(m: ActivationsMessage, make: Callable[..., torch.Tensor]) -> ActivationsMessage:
+    return replace(m, hidden=make(m.hidden.shape))
+
+
+@pytest.mark.parametrize("lie", UNSHOWN)
+def test_what_nothing_shows_to_be_a_lie_leaves_a_run_that_ends_and_is_finite(
+    lie: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    method, told = UNSHOWN[lie]
+    tell(monkeypatch, {2: told})
+    found = run(job_of(method, 3), tmp_path / "run", (0, 1, 2))
     row = found.rows[0]
-    # A device that sends one sample of each batch fails at the gradient, which is for one.
-    assert row.lost == [1] or row.samples[1] < row.samples[0]
+    assert {0, 1} <= set(row.device_loss) - set(row.lost)
+    assert math.isfinite(row.loss)
+    assert all(torch.isfinite(tensor).all() for tensor in found.adapter.values())
 
 
 PROBES: dict[str, dict[str, Lie]] = {
@@ -275,9 +315,29 @@ def test_an_adapter_that_all_train_stays_finite(
     assert {0, 1} <= set(found.rows[0].device_loss) - set(found.rows[0].lost)
 
 
-def test_a_frame_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked() -> None:
-    # What the lies above send stays small; the codec's own tests hold its bounds.
-    assert decode_activations.__kwdefaults__ == {"max_bytes": 2**28}
+def honest_frame() -> bytes:
+    message = ActivationsMessage(2, 0, 0, torch.randn(4, 9, 8), None, torch.arange(4), 10)
+    return encode_activations(message, Quantizer(bits=8))
+
+
+@pytest.mark.parametrize(
+    "lie", ["a gigabyte in little", "a gigabyte that says it is little", "2^93 values"]
+)
+def test_a_frame_that_unpacks_to_a_gigabyte_is_refused_before_it_is_unpacked(lie: str) -> None:
+    edit = FRAMES[lie].activations
+    assert edit is not None
+    frame = edit(honest_frame())
+    assert len(frame) < 50_000
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tracemalloc.start()
+    try:
+        with pytest.raises(FrameError):
+            decode_activations(frame)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident < 50_000  # of KiB
 
 
 def silent(m: Message) -> Message | None:

@@ -70,7 +70,7 @@ async def impostor(port: int, number: int, act: Callable[[Connection], Any]) -> 
     connection = await connect(f"127.0.0.1:{port}", said)
     task = await connection.hear()
     assert isinstance(task, Task)
-    await connection.tell(Ready(task.digest, 8))
+    await connection.tell(Ready(task.digest, 8, own=True))
     try:
         while not isinstance(await connection.hear(), RoundBegin):
             pass

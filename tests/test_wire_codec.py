@@ -50,12 +50,16 @@ QUANTIZERS = st.builds(
 
 
 def activations(
-    B: int, T: int, D: int, classes: int, padded: bool, seed: int = 0
+    B: int, T: int, D: int, classes: int, padded: bool, seed: int = 0, by_token: bool = False
 ) -> ActivationsMessage:
+    """by_token: a label for each token, 0 at padding, instead of one for each sample."""
     rng = torch.Generator().manual_seed(seed)
     hidden = torch.randn(B, T, D, generator=rng)
     labels = torch.randint(classes, (B,), generator=rng)
     mask = torch.rand(B, T, generator=rng) < 0.6 if padded else None
+    if by_token:
+        labels = torch.randint(classes, (B, T), generator=rng)
+        labels = labels if mask is None else labels.masked_fill(~mask, 0)
     return ActivationsMessage(3, 2, 11, hidden, mask, labels, classes)
 
 
@@ -82,13 +86,21 @@ def received(x: Tensor, mask: Tensor | None, quantizer: Quantizer, seed: int) ->
     D=st.integers(1, 40),
     classes=st.sampled_from([1, 2, 3, 10, 100, 257, 70_000]),
     padded=st.booleans(),
+    by_token=st.booleans(),
     quantizer=QUANTIZERS,
     seed=st.sampled_from([0, 5, 2**63 - 1]),
 )
 def test_messages_come_back_exactly_as_quantised_for_all_settings(
-    B: int, T: int, D: int, classes: int, padded: bool, quantizer: Quantizer, seed: int
+    B: int,
+    T: int,
+    D: int,
+    classes: int,
+    padded: bool,
+    by_token: bool,
+    quantizer: Quantizer,
+    seed: int,
 ) -> None:
-    sent = activations(B, T, D, classes, padded)
+    sent = activations(B, T, D, classes, padded, by_token=by_token)
     frame = encode_activations(
         sent, quantizer, rng=torch.Generator().manual_seed(4), rotation_seed=seed
     )
@@ -325,6 +337,8 @@ def samples() -> list[tuple[bytes, Callable[..., Any]]]:
         for padded in (False, True):
             sent = activations(2, 4, 8, 10, padded)
             frames.append((encode_activations(sent, quantizer), decode_activations))
+            tokens = activations(2, 4, 8, 10, padded, by_token=True)
+            frames.append((encode_activations(tokens, quantizer), decode_activations))
             flat = GradientMessage(1, 2, 3, torch.ones(2, 4, 24), 0.5, sent.mask)
             frames.append((encode_gradient(flat, quantizer), decode_gradient))
     tensors = {"a.lora_A.weight": torch.randn(2, 3), "classifier.bias": torch.randn(4)}

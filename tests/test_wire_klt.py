@@ -4,6 +4,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -102,10 +103,11 @@ def test_what_is_decoded_is_the_codecs_own_reconstruction_to_the_last_bit(codec:
     keep=st.integers(0, TOKENS - 1),
     merged=st.booleans(),
     padded=st.booleans(),
+    by_token=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_dropped_merged_and_padded_tokens_come_back_at_their_places(
-    B: int, keep: int, merged: bool, padded: bool, seed: int
+    B: int, keep: int, merged: bool, padded: bool, by_token: bool, seed: int
 ) -> None:
     codec, rng = FIXED, torch.Generator().manual_seed(seed)
     kept = torch.stack([torch.randperm(TOKENS - 1, generator=rng)[:keep] for _ in range(B)])
@@ -113,6 +115,10 @@ def test_dropped_merged_and_padded_tokens_come_back_at_their_places(
     x = hidden(B, seed)[:, : 1 + keep + merged]
     mask = torch.rand(x.shape[:2], generator=rng) < 0.7 if padded else None
     sent = message(x, places, mask)
+    if by_token:
+        labels = torch.randint(10, x.shape[:2], generator=rng)
+        labels = labels if mask is None else labels.masked_fill(~mask, 0)
+        sent = replace(sent, labels=labels)
     got = decode_activations(encode_activations_with(codec, [sent])[0], codec=other_end(codec))
     assert got.places is not None
     assert torch.equal(got.places.kept, places.kept)

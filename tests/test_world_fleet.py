@@ -9,8 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
-from cutlayer.settings.places import FleetSettings
-from cutlayer.settings.world import Preset
+from cutlayer.settings.places import FleetSettings, Preset
 from cutlayer.world.fleet import BOARDS, FIELDS, Fleet, make_fleet, read_fleet
 
 GOOD = {

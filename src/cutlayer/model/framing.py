@@ -28,7 +28,9 @@ def checkpoint_fit(path: str) -> Fit | None:
     Raises ModelError for a preprocessor whose images are not square or not to be understood.
     """
     config = read_json(path, "preprocessor_config.json")
-    if config is None or config.get("do_resize") is False or config.get("size") is None:
+    if config is None or config.get("do_resize") is False:
+        return None
+    if config.get("size") is None and not _crops(config, ""):
         return None
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     try:
@@ -70,7 +72,7 @@ def _square(side: int) -> dict[str, int]:
 
 def _fit(config: dict[str, Any], kind: str) -> Fit:
     kernel = _KERNELS[int(config.get("resample", 2))]
-    size = config["size"]
+    size = config.get("size") or config["crop_size"]  # what is cut out of nothing larger is all
     if not isinstance(size, dict):
         shorter = kind.startswith(_BY_SHORTER_EDGE)
         size = {"shortest_edge": size} if shorter else {"height": size, "width": size}
@@ -80,12 +82,18 @@ def _fit(config: dict[str, Any], kind: str) -> Fit:
         whole = edge >= _CONVNEXT_WHOLE
         share = float(config.get("crop_pct") or _CONVNEXT_CROP)
         return Fit(edge, edge if whole else int(edge / share), not whole, kernel)
-    if not config.get("do_center_crop", kind.startswith(_CROPS_UNASKED)):
+    if not _crops(config, kind):
         return Fit(edge, edge, keep_aspect, kernel)
     side = _side(config.get("crop_size", {"height": 224, "width": 224}))
     if edge < side:
         raise ValueError(f"it cuts {side} pixels out of {edge}")
     return Fit(side, edge, keep_aspect, kernel)
+
+
+def _crops(config: dict[str, Any], kind: str) -> bool:
+    """Whether a square is cut out of the middle: as it says, or where it says how large."""
+    asked = "crop_size" in config or kind.startswith(_CROPS_UNASKED)
+    return bool(config.get("do_center_crop", asked))
 
 
 def _side(size: Any) -> int:

@@ -41,9 +41,14 @@ def read_job(text: str) -> Job:
 def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
     """The device that a task describes, with its part of the model in the folder `part`.
 
-    data: samples of its own; None: those that its number has in a simulation. Raises DataError and
-    ModelError.
+    data: samples of its own; None: those that its number has in a simulation. Raises DataError,
+    ModelError, and RefusedError for a number that the job does not have.
     """
+    if task.number >= job.devices.count:
+        raise RefusedError(
+            f"task: the server makes this device number {task.number} of a job of "
+            f"{job.devices.count}, counted from 0: run the same cutlayer on both sides"
+        )
     training = job.training.model_copy(update={"compute": "auto"})
     job = job.model_copy(update={"training": training})
     held = {"path": str(part), "weights": "pretrained", "cut": task.cut}
@@ -60,6 +65,8 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
         samples = load_share(job, task.number, preprocess.fit)
+    if model.spec.parts.language or samples.has_passages:
+        preprocess.check(samples.inputs)
     return Device(task.number, samples, job, model, preprocess)
 
 

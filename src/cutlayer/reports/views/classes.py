@@ -18,12 +18,17 @@ def classes(run: Run) -> View:
     Rows of the matrix are true classes, columns predicted ones, cells shares of the true class.
     """
     measured = [row for row in run.rows if row.class_accuracy]
+    why = ""
     if not measured:
+        why = "nothing was evaluated yet, or the record is of an earlier version"
+    elif len(measured[-1].class_accuracy) == 1:
+        why = "the passages that the language model learns from have no labels"
+    if why:
         return {
             "kind": "missing",
             "id": "classes",
             "title": "Class by class",
-            "text": "Not shown: nothing was evaluated yet, or the record is of an earlier version.",
+            "text": f"Not shown: {why}.",
         }
     row = measured[-1]
     count = len(row.class_accuracy)
