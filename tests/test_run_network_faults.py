@@ -259,7 +259,7 @@ def test_a_device_that_leaves_before_it_is_ready_keeps_no_place(tmp_path: Path) 
     with crowd() as devices:
         result = served(job, tmp_path / "net", lambda port: bring(port, devices), progress=Lines())
     assert result.rows[0].cohort == [0]
-    assert any("unable left before it was ready" in line for line in Lines.said)
+    assert any("(unable) is gone" in line for line in Lines.said)
     assert any("its photos cannot be read" in line for line in Lines.said)
 
 

@@ -86,6 +86,9 @@ def compare(
     ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs.")] = None,
+    workers: Annotated[
+        int, typer.Option(help="Runs at a time, each in a process of its own.", min=1)
+    ] = 1,
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures."""
     from cutlayer.job import load_job, split_values
@@ -94,7 +97,11 @@ def compare(
     chosen, named = load_job(job, settings or []), split_values(methods)
     numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
     with _watched() as progress:
-        _show(comparisons.compare(chosen, methods=named, seeds=numbers, out=out, progress=progress))
+        _show(
+            comparisons.compare(
+                chosen, methods=named, seeds=numbers, out=out, workers=workers, progress=progress
+            )
+        )
 
 
 def _show(comparison: Comparison) -> None:

@@ -155,7 +155,8 @@ class Row:
 
     label_mix_accuracy: list[float | None] = field(default_factory=list)
     """[M] accuracy on the test set, its classes weighted by the mix of labels of each device; None
-    for a device that keeps an adapter of its own and has none yet.
+    for a device that keeps an adapter of its own and has none yet. Of a fleet of more than
+    MOST_MEASURED the first so many.
     """
 
     held_out_accuracy: list[float | None] = field(default_factory=list)

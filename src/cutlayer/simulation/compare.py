@@ -20,7 +20,8 @@ from cutlayer.rounds.progress import Progress
 from cutlayer.rounds.result import Result
 from cutlayer.settings.data import HELD_OUT
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
-from cutlayer.simulation.simulate import simulate
+from cutlayer.simulation.simulate import finished_run, simulate
+from cutlayer.simulation.workers import Run, run_in_processes
 from cutlayer.train.check import check
 from cutlayer.train.parts import Parts, load_parts
 
@@ -86,6 +87,7 @@ def compare(
     methods: Sequence[str] = (),
     seeds: Sequence[int] = (),
     out: str | Path | None = None,
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run several jobs side by side: one table and one set of pictures.
@@ -97,8 +99,11 @@ def compare(
     mean and range, and the difference of accuracy from the first line's, seed by seed, with its
     95 % interval by Student's t.
     out: a folder that gets one run folder for each run, comparison.md and figures (None: a new one
-    below runs/). Raises JobError, DataError, ModelError or RunError.
+    below runs/). workers: runs at a time, each in a process of its own where there are more than
+    one; the results are the same. Raises JobError, DataError, ModelError or RunError.
     """
+    if workers < 1:
+        raise JobError(f"--workers: {workers} runs nothing: take 1 or more")
     found = _entries_of(jobs, methods)
     if out is not None and (Path(out) / "comparison.md").exists():
         raise RunError(f"--out: {out} already holds a comparison: give another folder")
@@ -107,7 +112,7 @@ def compare(
         check(entry.job, describe(entry.job.model))
     found = _on_the_same_data(found)
     folder = Path(out) if out is not None else new_folder("compare")
-    lines, shared = _run_all(found, seeds, folder, progress)
+    lines, shared = _run_all(found, seeds, folder, workers, progress)
     comparison = Comparison(folder, lines, rows_of(lines))
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
@@ -158,11 +163,16 @@ def _check_seeds(seeds: Sequence[int]) -> None:
 
 
 def _run_all(
-    found: Sequence[Entry], seeds: Sequence[int], folder: Path, progress: Progress | None
+    found: Sequence[Entry],
+    seeds: Sequence[int],
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
 ) -> tuple[list[Line], Parts | None]:
     """Run one after another; model and data are loaded anew only where the next has others.
 
-    Also returns model and data where all have the same.
+    With several workers they run in processes before, and what they left is read here. Also
+    returns model and data where all have the same.
     """
     # Seed by seed, since what is loaded goes by it.
     chosen: list[int | None] = [*seeds] or [None]
@@ -177,15 +187,21 @@ def _run_all(
         labels = {name: e.label for name, (e, _) in zip(folders, turns, strict=True)}
         text = json.dumps(labels, indent=1, ensure_ascii=False) + "\n"
         write_atomically(folder / LABELS_FILE, text.encode())
+    if workers > 1:
+        runs = [Run(job, folder / name) for job, name in zip(jobs, folders, strict=True)]
+        run_in_processes(runs, workers, progress.say if progress else lambda said: None)
     results: dict[str, list[Result]] = {entry.label: [] for entry in found}
     wanted = [(job.model, job.data, job.devices.count, job.seed) for job in jobs]
     parts: Parts | None = None
     for place, (entry, seed) in enumerate(turns):
         if parts is None or wanted[place] != wanted[place - 1]:
             parts = load_parts(jobs[place], progress.say if progress else None)
+        out = folder / folders[place]
+        if workers > 1:
+            results[entry.label].append(finished_run(out, parts))
+            continue
         if seed is not None and progress is not None:
             progress.say(f"{entry.label}, seed {seed}")
-        out = folder / folders[place]
         results[entry.label].append(simulate(jobs[place], out=out, progress=progress, parts=parts))
     lines = [Line(label, runs) for label, runs in results.items()]
     return lines, parts if all(one == wanted[0] for one in wanted) else None

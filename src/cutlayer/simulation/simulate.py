@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from cutlayer.errors import RunError
-from cutlayer.job import Job
+from cutlayer.job import Job, load_job
+from cutlayer.record.checkpoint import states_of
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
+from cutlayer.record.rows import read_rows
 from cutlayer.record.writing import new_folder
 from cutlayer.rounds.loop import run_rounds
 from cutlayer.rounds.progress import Progress, Silent
@@ -37,6 +39,20 @@ def simulate(
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
+
+
+def finished_run(folder: Path, parts: Parts) -> Result:
+    """What a run in `folder` left behind that another process finished.
+
+    parts: the model and data of its job. Raises JobError or RunError for a folder that is damaged.
+    """
+    job = load_job(folder / JOB_FILE)
+    say = Silent().say
+    state = next(states_of(folder, say), None)
+    if state is None or state.rounds < job.training.rounds:
+        raise RunError(f"run folder: the run in {folder} did not finish: run it again")
+    rows = read_rows(folder, say, job.devices.count)
+    return Result(folder, job, rows, state.adapter, len(parts.test.classes), len(parts.test))
 
 
 def resume(

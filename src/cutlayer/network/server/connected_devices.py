@@ -126,6 +126,7 @@ class ConnectedDevices:
         self._attended: set[ConnectedDevice] = set()
         self._departures: deque[Departure] = deque(maxlen=_NEWS)
         self._turned_away: set[int] = set()
+        self._left_unready: set[str] = set()
         self._identity: Identity | None = None
         self._done = False
         self._told_done: set[str] = set()
@@ -328,7 +329,11 @@ class ConnectedDevices:
             was_ready = self._present.get(number) is device
             if was_ready:
                 del self._present[number]
-            if was_ready and not self._done:
+            # One that leaves before it is ready is told of once, however often it tries.
+            new = connection.name not in self._left_unready
+            if not was_ready and new and len(self._left_unready) < _NEWS:
+                self._left_unready.add(connection.name)
+            if (was_ready or new) and number not in self._turned_away and not self._done:
                 self._departures.append(Departure(number, connection.name, connection.reason))
             self._changed.notify_all()
         if self.listener.connections.get(connection.name) in (None, connection):
