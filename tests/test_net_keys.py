@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cutlayer.cli import main
@@ -70,6 +71,20 @@ def test_private_keys_are_their_owners_only_and_are_elliptic(folder: Path) -> No
         "device.crt",
         "device.key",
     ]
+
+
+def test_a_machine_whose_clock_is_a_day_off_takes_certificates_that_were_just_made(
+    folder: Path,
+) -> None:
+    keys.add_server(folder, ["localhost"])
+    keys.add_device(folder, "cam-1")
+    made = sorted(folder.rglob("*.crt"))
+    assert len(made) >= 3
+    for path in made:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        for days in (-1, 1):
+            then = datetime.now(UTC) + timedelta(days=days)
+            assert certificate.not_valid_before_utc < then < certificate.not_valid_after_utc
 
 
 def test_a_revoked_name_can_be_given_again_and_the_old_certificate_stays_out(folder: Path) -> None:

@@ -15,8 +15,8 @@ from cutlayer.errors import KeysError
 
 AUTHORITY_DAYS = 3650
 DAYS = 730
-# A board without a clock of its own may be some minutes behind when it joins.
-_SKEW = timedelta(minutes=10)
+# A board without a battery for its clock goes on from where it was switched off.
+_SKEW = timedelta(days=2)
 _DEVICE_URI = "urn:cutlayer:device:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")

@@ -138,7 +138,7 @@ def _why(address: str, code: grpc.StatusCode, details: str) -> str:
         why = "" if detail == "OK" else f" ({detail})"
         return (
             f"the certificate of {address} will not do{why}: join by a name it was made for, with "
-            "keys of the same fleet"
+            "keys of the same fleet, and see that the clock of this machine is right"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         detail = details.rpartition(": ")[2].rstrip("]")
