@@ -1,7 +1,7 @@
 """The engine against an earlier commit: rounds of both taken in turns, as ratios.
 
-    git worktree add /tmp/before COMMIT
-    python benchmarks/engine.py --before /tmp/before [--write]
+    git worktree add ../before COMMIT
+    python benchmarks/engine.py --before ../before [--write]
 
 Each source tree has a process of its own, which trains one round of a variant when asked; the two
 are asked alternately, so that what else the machine does falls on both. Compared are seconds of the

@@ -69,6 +69,8 @@ def test_compare_prints_one_table_with_the_saving_against_sflora(
     # 14 of 50 tokens at 4 bits up and at 8 bits down, plus adapters: well above five times less.
     assert float(ratio_of("small")) > 5
     assert ratio_of("centralized") == "-"
+    assert {"over JPEG (x)", "over WebP (x)"} <= set(header)
+    assert "over text (x)" not in header
     assert "comparison.md" in capsys.readouterr().out
 
 

@@ -41,7 +41,7 @@ def test_bandwidth_and_power_stay_within_the_worlds(method: str, tmp_path: Path)
 
 def test_frozen_devices_send_one_way_and_no_adapter_travels(tmp_path: Path) -> None:
     result = simulate(world_job("st-sflora"), out=tmp_path / "run")
-    for activations, gradients, down, up in result.rows[0].traffic.values():
+    for activations, gradients, down, up, _ in result.rows[0].traffic.values():
         assert activations > 0
         assert gradients == down == up == 0
     trained = [k for k, t in result.adapter.items() if "lora_B" in k and t.abs().max() > 0]
@@ -169,7 +169,11 @@ def test_a_resumed_run_decides_as_an_uninterrupted_one(tmp_path: Path) -> None:
         ([], {"max_bps_per_hz": 5.0}, "is a cap that 'st-sflora' does not know"),
         ([], {"energy": {"cap_j": 1e-9}}, "energy_max_j of device"),
         (["method.cut=0"], {}, "leaves no block on the device"),
-        (["method.uplink.codec=klt"], {}, "method.uplink.codec: 'klt' .* not yet for training"),
+        (
+            ["method.downlink.codec=klt"],
+            {},
+            "method.downlink.codec: 'klt' .* not yet for gradients",
+        ),
     ],
 )
 def test_impossible_allocations_are_one_sentence(

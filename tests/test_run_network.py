@@ -135,3 +135,16 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
         assert one.late == other.late
         assert one.virtual_s == other.virtual_s
         assert one.joules == other.joules
+
+
+def test_a_basis_over_a_network_is_that_of_the_simulator(tmp_path: Path) -> None:
+    job = small_job("method.uplink.codec=klt", "training.local_epochs=2")
+    alone = simulate(job, out=tmp_path / "alone")
+    with crowd() as devices:
+        together = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
+        )
+    assert devices.errors == {}
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+    assert alone.rows[0].traffic[0][4] > 0

@@ -85,7 +85,7 @@ def test_bytes_are_those_of_the_frames(tmp_path: Path) -> None:
     job = small_job("data.partition.kind=iid")  # 30 samples a device: batches of 8, 8, 8, 6
     row = simulate(job, out=tmp_path / "run").rows[0]
     payload = 30 * 50 * 128 * 4  # samples, tokens with CLS, width, bytes of a float32
-    for activations, gradients, down, up in row.traffic.values():
+    for activations, gradients, down, up, _ in row.traffic.values():
         assert payload < activations < payload + 4 * 120
         assert payload < gradients < payload + 4 * 120
         assert down == up > 0

@@ -293,7 +293,7 @@ def test_devices_keep_neither_adapter_nor_optimiser_after_a_round() -> None:
     result = train_round(job, 0, decisions, fleet.link, server)
     devices = fleet.link.devices.values()
     assert all(device.adapter and device.stack for device in devices)
-    fleet.release(result, state)
+    fleet.release(result, state, server.coding)
     assert not any(device.adapter or device.stack for device in devices)
 
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from cutlayer.settings.model import Model as Model
     from cutlayer.settings.places import FleetSettings as FleetSettings
     from cutlayer.settings.places import MobilitySettings as MobilitySettings
+    from cutlayer.settings.server import ServerSettings as ServerSettings
     from cutlayer.settings.training import Training as Training
     from cutlayer.settings.world import EnergySettings as EnergySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
@@ -131,6 +132,7 @@ _NAMES = {
     "settings.model": ["Lora", "Model"],
     "settings.places": ["FleetSettings", "MobilitySettings"],
     "settings.training": ["Training"],
+    "settings.server": ["ServerSettings"],
     "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["compare"],
     "simulation.comparison": ["Comparison"],

@@ -19,6 +19,7 @@ from cutlayer.settings.generated import GeneratedData
 from cutlayer.settings.method import Method, Quantizer, Tokens
 from cutlayer.settings.model import Lora, Model
 from cutlayer.settings.section import Section
+from cutlayer.settings.server import ServerSettings
 from cutlayer.settings.training import Training
 from cutlayer.settings.world import WorldSettings
 
@@ -38,6 +39,7 @@ __all__ = [
     "Model",
     "Partition",
     "Quantizer",
+    "ServerSettings",
     "Tokens",
     "Training",
     "WorldSettings",
@@ -73,6 +75,9 @@ class Job(Section):
 
     world: WorldSettings | None = None
     """The radio, energy and mobility that time the run; null: a run without a world."""
+
+    server: ServerSettings = ServerSettings()
+    """What the server keeps of what devices send."""
 
     generated: GeneratedData | None = None
     """Images that the server generates and trains on beside the devices; null: none."""

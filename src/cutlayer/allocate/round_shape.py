@@ -17,12 +17,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass
 class Traffic:
-    """Bytes of the frames of one device in one round, by what they carry."""
+    """Bytes of the frames of one device in one round, by what they carry.
+
+    coding_down: what the device needs to encode: a fitted basis, and which samples it need not
+    send.
+    """
 
     activations: int = 0
     gradients: int = 0
     adapter_down: int = 0
     adapter_up: int = 0
+    coding_down: int = 0
 
     @property
     def up(self) -> int:
@@ -32,7 +37,7 @@ class Traffic:
     @property
     def down(self) -> int:
         """Bytes from the server to the device."""
-        return self.gradients + self.adapter_down
+        return self.gradients + self.adapter_down + self.coding_down
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,15 @@ class RoundShape:
 
     decisions: of the cohort, in the order in which devices take turns. batches: by device, the
     samples of each of its steps; of a device that was lost, of the steps before that. traffic: by
-    device, in bytes of whole frames.
+    device, in bytes of whole frames. computed: by device, the samples of each step that it ran and
+    sent, where it only named the others, which the server held; all of them where it is missing.
     """
 
     round: int
     decisions: Mapping[int, Decision]
     batches: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     traffic: Mapping[int, Traffic] = field(default_factory=dict)
+    computed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def cohort(self) -> list[int]:
@@ -66,11 +73,18 @@ class RoundShape:
 
     def batch_table(self) -> Ints:
         """[S, M] samples of every step of `trained`; 0 after a device's last step."""
+        return self._table(self.batches)
+
+    def computed_table(self) -> Ints:
+        """[S, M] samples of every step of `trained` that the device ran and sent."""
+        return self._table({**self.batches, **self.computed})
+
+    def _table(self, sizes: Mapping[int, tuple[int, ...]]) -> Ints:
         devices = self.trained
         most = max((len(self.batches[device]) for device in devices), default=0)
         table = np.zeros((most, len(devices)), dtype=np.int64)
         for place, device in enumerate(devices):
-            table[: len(self.batches[device]), place] = self.batches[device]
+            table[: len(sizes[device]), place] = sizes[device]
         return table
 
 

@@ -12,11 +12,13 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from cutlayer.own_code import refresh
-from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, device_folder
+from cutlayer.record.checkpoint import load_state
+from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
 from cutlayer.record.rows import read_rows
 from cutlayer.rounds.measure_round import typical
 from cutlayer.train.compute import find_compute
 from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import Task, task_of
 
 
@@ -52,7 +54,17 @@ class Trained:
         if not rows:
             raise RunError(f"--through-cut: in {self.folder} no device took part: leave it out")
         decision = typical(rows[-1].decisions.values())
-        return through_cut(self.job, self.task, decision, self.model, self.preprocess, self.adapter)
+        codec = None
+        if self.job.method.uplink.codec == "klt":
+            state = load_state(self.folder / STATE_FILE)
+            codec = ServerCoding(self.job, self.model.spec, state.coding).codec
+            if codec is None:
+                raise RunError(
+                    f"--through-cut: {self.folder} has no basis for its codec: leave it out"
+                )
+        return through_cut(
+            self.job, self.task, decision, self.model, self.preprocess, self.adapter, codec
+        )
 
 
 def load_trained(folder: str | Path, device: int | None = None) -> Trained:

@@ -10,7 +10,7 @@ from cutlayer.settings.method import Method
 # The order is that of the table `cutlayer methods`: references first.
 NAMES = (
     "centralized", "local-lora", "fedlora", "split-lora", "sflora", "tsflora", "st-sflora",
-    "st-sflora-full", "sflam", "asfl", "asfv", "auto", "genfl", "genfv",
+    "st-sflora-full", "sflam", "asfl", "asfv", "auto", "lean", "genfl", "genfv",
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ paper gives no K_min; 16 of 196 is ours.
 from cutlayer.settings.allocation import Allocation
 from cutlayer.settings.method import Method, Quantizer, Tokens
 
-_PLAIN = Quantizer(bits=32, entropy="none")
+# The paper sends every sample in every round.
+_PLAIN = Quantizer(bits=32, entropy="none", reuse=False)
 
 METHOD = Method(
     name="st-sflora",
@@ -17,6 +18,6 @@ METHOD = Method(
     server_adapter="in-turn",
     tokens=Tokens(keep=None, rest="merge"),
     uplink=_PLAIN,
-    downlink=_PLAIN,
+    downlink=Quantizer(bits=32, entropy="none"),
     allocation=Allocation(solver="st-sflora", tokens_min=16),
 )

@@ -19,7 +19,7 @@ from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, 
 from cutlayer.planning.decide import solve_round
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
-from cutlayer.planning.round_timing import planned_shape
+from cutlayer.planning.round_timing import planned_shape, setting_of
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.settings.world import WorldSettings
 from cutlayer.train.check import check
@@ -53,7 +53,8 @@ class Plan:
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
     that miss the deadline, or leave coverage before they are done. samples: how many samples each
     device has, and where that number comes from. survival: the share of predictions that these
-    decisions leave unchanged, None where that was not calibrated.
+    decisions leave unchanged, None where that was not calibrated. later_bytes: from all devices at
+    a later visit of the same samples; None where they are sent at each.
     """
 
     job: Job
@@ -65,6 +66,7 @@ class Plan:
     late: list[int]
     samples: PlannedSamples
     survival: Survival | None
+    later_bytes: int | None
 
     @property
     def round_s(self) -> float:
@@ -123,6 +125,11 @@ class Plan:
     def sentences(self) -> list[str]:
         """What the plan comes to, for people."""
         lines = [self._takes(), f"samples: {self.samples.said}"]
+        if self.later_bytes is not None:
+            lines.append(
+                f"a sample is sent once: {self.sent_bytes / 1e6:.4g} MB up in this round, "
+                f"{self.later_bytes / 1e6:.4g} MB in one whose samples the server holds"
+            )
         lines += [setting.sentence() for setting in unread(self.job)]
         solver, reckoned = self.job.method.allocation.solver, self.decided.solver_s
         if reckoned is not None and abs(reckoned - self.round_s) > 0.01 * self.round_s:
@@ -200,7 +207,7 @@ class Planner:
         held = {device: samples.by_device[device] for device in cohort}
         known = clock.planning_input(round, held, samples.classes, self._measures)
         decided = solve_round(round, known, clock)
-        shape = planned_shape(round, known, decided)
+        shape = clock.planned_shape(round, known, decided)
         timed = clock.timed(shape)
         timeline = timed.timeline()
         return Plan(
@@ -213,7 +220,18 @@ class Planner:
             timed.late(timeline),
             samples,
             self._measures.survival(decided.decisions.values(), self.spec.patches),
+            self._later_bytes(round, known, decided, shape),
         )
+
+    def _later_bytes(
+        self, round: int, known: PlanningInput, decided: RoundDecisions, shape: RoundShape
+    ) -> int | None:
+        """Bytes up of the same round once the server holds its samples."""
+        if not shape.computed:
+            return None
+        visited = {device: setting_of(one) for device, one in decided.decisions.items()}
+        later = planned_shape(round, known, decided, visited)
+        return sum(traffic.up for traffic in later.traffic.values())
 
 
 def plan(job: Job, *, round: int = 0) -> Plan:

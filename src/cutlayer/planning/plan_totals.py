@@ -67,6 +67,7 @@ def totals_of(job: Job) -> Totals:
         except (AllocationError, WorldError) as error:
             raise type(error)(f"round {round + 1} of the job has no plan: {error}") from None
         planner.clock.now_s += plans[-1].round_s
+        planner.clock.note(plans[-1].shape)
     scale = job.training.rounds / planned
     return Totals(
         job.training.rounds,

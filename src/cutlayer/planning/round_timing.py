@@ -3,18 +3,20 @@
 The planner uses it for a planned round, the virtual clock for one that happened.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
+from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
+from cutlayer.train.reuse import reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.packet_loss import lateness_s
@@ -22,27 +24,64 @@ from cutlayer.world.timeline import Durations, Stage, Timeline, durations
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
+_NAME = 0.01
+"""What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
 
-def planned_shape(round: int, known: PlanningInput, decided: RoundDecisions) -> RoundShape:
-    """The round as expected: no device is lost and frames are as long as computed."""
+
+Setting = tuple[int, int | None, int]
+"""Cut, tokens and bits up: what a device's samples are sent at."""
+
+
+def setting_of(one: Decision) -> Setting:
+    """What of a decision makes a sample's activations what they are."""
+    return one.cut, one.tokens, one.bits_up
+
+
+def planned_shape(
+    round: int,
+    known: PlanningInput,
+    decided: RoundDecisions,
+    visited: Mapping[int, Setting] | None = None,
+) -> RoundShape:
+    """The round as expected: no device is lost and frames are as long as computed.
+
+    visited: the devices whose samples the server holds, and the setting it has them at; what it
+    has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
+    """
     alike: dict[Decision, list[int]] = {}
     place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
         same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
         alike.setdefault(same, []).append(device)
-    traffic, batches = {}, {}
+    traffic, batches, computed = {}, {}, {}
+    training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
     for one, devices in alike.items():
         loads = known.loads.take(np.array([place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         if known.job.method.split:
             up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
+            if names:
+                setting = setting_of(one)
+                held = np.array([(visited or {}).get(device) == setting for device in devices])
+                up = (
+                    np.where(
+                        held,
+                        loads.visit_bits(*setting, first=False),
+                        loads.visit_bits(*setting, first=True),
+                    )
+                    / 8
+                )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
         for at, device in enumerate(devices):
             traffic[device] = Traffic(int(up[at]), int(back[at]), adapter, adapter)
             samples = int(loads.samples_per_epoch[at])
-            batches[device] = batch_sizes(samples, known.job.training)
-    return RoundShape(round, decided.decisions, batches, traffic)
+            batches[device] = batch_sizes(samples, training)
+            if names:
+                epoch = len(batches[device]) // training.local_epochs
+                first = () if held[at] else batches[device][:epoch]
+                computed[device] = (*first, *[0] * (len(batches[device]) - len(first)))
+    return RoundShape(round, decided.decisions, batches, traffic, computed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +126,7 @@ class TimedRound:
         if self.job.method.pooled:
             return {}
         decisions = self._decisions
-        samples = self.shape.batch_table().sum(axis=0)
+        samples = self.shape.computed_table().sum(axis=0)
         parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
         spent = energy.round_j(
             self.fleet,
@@ -121,18 +160,21 @@ class TimedRound:
         )
         parts = [device_part(job, spec, one.cut) for one in decisions]
         traffic = [self.shape.traffic[device] for device in self.shape.trained]
+        computed = self.shape.computed_table()
         share = samples / samples.sum(axis=0)
-        sent = share * np.array([t.activations for t in traffic])
+        sent = self._sent_share(samples, computed) * np.array([t.activations for t in traffic])
         returned = share * np.array([t.gradients for t in traffic])
         one_way = job.method.split and not returned.any()
         forward = np.array([part.forward_flops for part in parts])
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
-        broadcast = np.full((1, len(traffic)), float(max(t.adapter_down for t in traffic)))
+        broadcast = np.full(
+            (1, len(traffic)), float(max(t.adapter_down + t.coding_down for t in traffic))
+        )
         upload = np.array([[float(t.adapter_up) for t in traffic]])
         return durations(
             len(traffic),
             broadcast_s=self._frames_s("broadcast", broadcast, self.world.broadcast_bps(state))[0],
-            forward_s=energy.compute_s(samples * forward, self.fleet),
+            forward_s=energy.compute_s(computed * forward, self.fleet),
             uplink_s=self._frames_s("uplink", sent, uplink_bps),
             server_s=server_s,
             downlink_s=self._frames_s("downlink", returned, state.downlink_bps),
@@ -141,6 +183,12 @@ class TimedRound:
             steps=steps,
             one_way=one_way,
         )
+
+    def _sent_share(self, samples: Ints, computed: Ints) -> Array:
+        """[S, M] what of a device's activations each step sends, in bytes over those of all."""
+        weights = samples if not self.shape.computed else computed + _NAME * samples
+        found: Array = weights / weights.sum(axis=0)
+        return found
 
     def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
         """[S, M] seconds until each of the frames [S, M] of a device is there.

@@ -11,7 +11,7 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import generated_flops
 from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.planning.round_timing import Setting, TimedRound, planned_shape, setting_of
 from cutlayer.world.timeline import Timeline
 from cutlayer.world.units import Indices
 from cutlayer.world.world import World, WorldState
@@ -23,7 +23,7 @@ class VirtualClock:
     Devices send with the bandwidth and power decided for them; the downlink is split equally, and
     broadcast goes at the rate of the cohort's worst gain (ST-SFLora, arXiv 2605.26120).
     Activations, gradients and adapters take the bytes of their frames.
-    now_s: virtual seconds since the run began.
+    now_s: virtual seconds since the run began. visited: the devices whose samples the server holds.
     """
 
     def __init__(self, job: Job, spec: ModelSpec, now_s: float = 0.0) -> None:
@@ -31,6 +31,7 @@ class VirtualClock:
         self.job = job
         self.spec = spec
         self.now_s = now_s
+        self.visited: dict[int, Setting] = {}
         self.world = World(job.world, job.devices.count, job.seed)
 
     def reachable(self, round: int, cohort: Sequence[int]) -> tuple[list[int], dict[int, str]]:
@@ -95,9 +96,20 @@ class VirtualClock:
             measures=measures,
         )
 
+    def planned_shape(
+        self, round: int, known: PlanningInput, decided: RoundDecisions
+    ) -> RoundShape:
+        """The round as it will be, after those that the clock has seen."""
+        return planned_shape(round, known, decided, self.visited)
+
+    def note(self, shape: RoundShape) -> None:
+        """Take note of a round that happened, or is planned: what the server holds after it."""
+        for device in shape.computed:
+            self.visited[device] = setting_of(shape.decisions[device])
+
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
         """Seconds that the round should take as decided, computed as for a round that happened."""
-        return self.timeline(planned_shape(round, known, decided)).duration_s
+        return self.timeline(self.planned_shape(round, known, decided)).duration_s
 
     def find_late(self, shape: RoundShape, turn: Sequence[int]) -> list[int]:
         """The devices of a turn that missed the round's deadline or left coverage too early."""
@@ -131,6 +143,7 @@ class VirtualClock:
         timeline = timed.timeline()
         duration = timeline.duration_s + max(0.0, generated_s - _idle_s(timeline))
         self.now_s += duration
+        self.note(shape)
         return duration, timed.joules(timeline)
 
     def timed(self, shape: RoundShape) -> TimedRound:

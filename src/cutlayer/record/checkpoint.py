@@ -15,6 +15,7 @@ from cutlayer.record.folder import STATE_FILE, STATES_FOLDER
 
 _GLOBAL = "global"
 _MOMENTS = "server-"
+_CODING = "coding"
 
 
 @dataclass
@@ -23,12 +24,14 @@ class RunState:
 
     adapter: the global adapter. kept: adapters of devices that keep their own, by device. moments:
     what the server's optimiser keeps (see train.server_optimizer), by kind; none where it averages.
+    coding: of uplinks whose codec is fitted, the basis and who has it (see train.server_coding).
     """
 
     rounds: int
     adapter: Adapter
     kept: dict[int, Adapter] = field(default_factory=dict)
     moments: dict[str, Adapter] = field(default_factory=dict)
+    coding: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save_state(path: Path, state: RunState) -> None:
@@ -38,6 +41,7 @@ def save_state(path: Path, state: RunState) -> None:
     """
     owners = {_GLOBAL: state.adapter, **{str(k): a for k, a in state.kept.items()}}
     owners |= {_MOMENTS + kind: tensors for kind, tensors in state.moments.items()}
+    owners[_CODING] = state.coding
     for owner, adapter in owners.items():
         if not is_finite(adapter):
             raise RunError(
@@ -96,7 +100,7 @@ def load_state(path: Path) -> RunState:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 owner, _, name = key.partition("/")
                 owners.setdefault(owner, {})[name] = file.get_tensor(key)
-        adapter = owners.pop(_GLOBAL)
+        adapter, coding = owners.pop(_GLOBAL), owners.pop(_CODING, {})
         if rounds < 1 or not all(map(is_finite, (adapter, *owners.values()))):
             raise ValueError("its values are not finite, or its round is none")
         kinds = [owner for owner in owners if owner.startswith(_MOMENTS)]
@@ -113,4 +117,4 @@ def load_state(path: Path) -> RunState:
         raise RunError(
             f"--resume: {path} is damaged ({error}): start the run again in a new folder"
         ) from None
-    return RunState(rounds, adapter, kept, moments)
+    return RunState(rounds, adapter, kept, moments, coding)

@@ -2,6 +2,7 @@
 
 JOB_FILE, STATE_FILE, ADAPTER_FOLDER = "job.yaml", "state.safetensors", "adapter"
 ROSTER_FILE, CODE_FILE, STATES_FOLDER = "fleet.json", "code.json", "states"
+SENT_FILE = "sent-samples.bin"
 DEVICES_FILE = "devices.json"
 DATA_FILE = "data.json"
 """What data a run was given: samples, classes in their order, and what was left out."""

@@ -47,7 +47,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     decisions: dict[_Number, _Decided]
     samples: dict[_Number, _Count]
     loss: float | None
-    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=4)]]
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=5)]]
     seconds: dict[str, float]
     cpu_seconds: float
     device_loss: _Numbers
@@ -78,6 +78,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     generated_loss: float | None = None
     overhead_bytes: Annotated[list[_Count], Meta(min_length=2, max_length=2)] | None = None
     steps: dict[_Number, _Count] = {}
+    computed: dict[_Number, list[_Count]] = {}
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -103,7 +104,7 @@ class Row:
 
     traffic: dict[int, list[int]]
     """Bytes of encoded frames, headers included, by device: [activations, gradients, adapter down,
-    adapter up].
+    adapter up, basis and samples held down]; records of earlier versions lack the last.
     """
 
     seconds: dict[str, float]
@@ -217,6 +218,11 @@ class Row:
     steps: dict[int, int] = field(default_factory=dict)
     """Batches that each device did train on: fewer than planned where it was lost."""
 
+    computed: dict[int, list[int]] = field(default_factory=dict)
+    """Samples of each step that a device ran and sent, where the server held the others; empty
+    where every sample is sent.
+    """
+
     @property
     def cohort(self) -> list[int]:
         """The devices that took part."""
@@ -230,7 +236,7 @@ class Row:
     @property
     def down_bytes(self) -> int:
         """Bytes from the server to all devices."""
-        return sum(t[1] + t[2] for t in self.traffic.values())
+        return sum(t[1] + t[2] + sum(t[4:]) for t in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""
@@ -239,7 +245,8 @@ class Row:
             planned = batch_sizes(samples // training.local_epochs, training)
             batches[device] = planned[: self.steps.get(device, len(planned))]
         traffic = {device: Traffic(*self.traffic.get(device, ())) for device in batches}
-        return RoundShape(self.round, self.decisions, batches, traffic)
+        computed = {d: tuple(sizes) for d, sizes in self.computed.items() if d in batches}
+        return RoundShape(self.round, self.decisions, batches, traffic, computed)
 
     def to_json(self) -> str:
         """One line of the record's file."""
@@ -260,7 +267,7 @@ class Row:
             raise ValueError(str(error)) from None
         took_part = found.decisions.keys()
         told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
-        told_of |= {*found.late, *found.lost, *found.steps}
+        told_of |= {*found.late, *found.lost, *found.steps, *found.computed}
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")
@@ -271,6 +278,8 @@ class Row:
             raise ValueError("its held-out samples are not those of its held-out accuracies")
         if not found.device_loss.keys() <= found.samples.keys():
             raise ValueError("it has losses of devices without samples")
+        if any(len(sizes) > found.steps.get(d, 0) for d, sizes in found.computed.items()):
+            raise ValueError("it has samples of steps that were not made")
         values = {name: getattr(found, name) for name in found.__struct_fields__}
         older = values.pop("device_accuracy")
         values["label_mix_accuracy"] = values["label_mix_accuracy"] or older

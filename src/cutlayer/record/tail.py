@@ -94,7 +94,7 @@ class Summary:
         self.loss = row.loss
         self.accuracy = self.accuracy if row.accuracy is None else row.accuracy
         self.up_bytes += sum(one[0] + one[3] for one in row.traffic.values())
-        self.down_bytes += sum(one[1] + one[2] for one in row.traffic.values())
+        self.down_bytes += sum(one[1] + one[2] + sum(one[4:]) for one in row.traffic.values())
         self.seconds = sum(row.seconds.values())
         self.devices = len(row.decisions)
         if row.virtual_s is not None:

@@ -17,6 +17,7 @@ from cutlayer.files import write_atomically
 from cutlayer.job import Job
 from cutlayer.job import read_job as read_job_file
 from cutlayer.model.class_names import class_names
+from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.folder import (
     ADAPTER_FOLDER,
     JOB_FILE,
@@ -145,6 +146,7 @@ def read_run(folder: Path, say: Say) -> Run:
         classes=classes_of(folder),
         label=label_of(folder),
         names=names_of(folder, job.devices.count),
+        own_bytes=own_bytes_of(folder),
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from cutlayer.drawing.curves import curve_of, draw_curves
 from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.drawing.style import why_no_figures
@@ -28,6 +30,7 @@ from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
+from cutlayer.rounds.sent_samples import append_sent, read_sent
 from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
@@ -35,9 +38,13 @@ from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.result import RoundResult
 from cutlayer.train.round import train_round
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
 from cutlayer.train.unread import unread
+
+_SENT = "sent_bytes"
+"""How many bytes of the file of samples belong to a state."""
 
 
 class Fleet(Protocol):
@@ -66,8 +73,8 @@ class Fleet(Protocol):
         """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
         ...
 
-    def release(self, result: RoundResult, state: RunState) -> None:
-        """End a round: what devices keep for themselves goes into `state`."""
+    def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
+        """End a round: what devices keep for themselves, and `coding`, goes into `state`."""
         ...
 
 
@@ -90,16 +97,25 @@ def run_rounds(
     clock = None
     if job.world is not None and not fleet.real:
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
+        for row in rows:
+            clock.note(row.shape(job.training))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
+    coding = ServerCoding(job, parts.model.spec, state.coding)
+    sent = 0
+    if coding.cache is not None and _SENT in state.coding:
+        sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job, parts, fleet, state, rows, clock, calibration, generated_training, progress
+            job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock, rows)
+        row = measure_round(job, parts, state, result, decided, clock, rows, coding.codec)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)
+            if coding.cache is not None:
+                sent = append_sent(folder, coding.cache, sent)
+                state.coding[_SENT] = torch.tensor(sent)
             commit_state(folder, state, job.training.keep_states)
         progress.round_done(row)
     if state.rounds < job.training.rounds:
@@ -139,6 +155,7 @@ def _train(
     parts: Parts,
     fleet: Fleet,
     state: RunState,
+    coding: ServerCoding,
     rows: Sequence[Row],
     clock: VirtualClock | None,
     calibration: Calibration | None,
@@ -163,7 +180,7 @@ def _train(
             "run as they were pretrained, are left out"
         )
     state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
-    server = make_server(job, parts, state.adapter, bare)
+    server = make_server(job, parts, state.adapter, bare, coding)
     find_late = clock.find_late if clock else None
     result = train_round(
         job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
@@ -174,7 +191,8 @@ def _train(
     state.adapter, state.moments = move_global(
         job.training, state.adapter, server.adapter, state.moments, parts.model.trained
     )
-    fleet.release(result, state)
+    coding.end()
+    fleet.release(result, state, coding)
     if not all(map(is_finite, (state.adapter, *state.kept.values()))):
         raise RunError(
             f"training: round {round + 1} left an adapter that is not finite: lower training.lr; "

@@ -19,6 +19,7 @@ from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
 from cutlayer.train.task import Task, task_of
+from cutlayer.wire.codecs.seam import Codec
 
 
 def measure_round(
@@ -29,24 +30,26 @@ def measure_round(
     decided: RoundDecisions,
     clock: VirtualClock | None,
     earlier: Sequence[Row],
+    codec: Codec | None = None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on.
 
-    earlier: the rows of the rounds before.
+    earlier: the rows of the rounds before. codec: that of the uplink, where it is a fitted one.
     """
     shape, generated = result.shape, result.generated
     generated_s = generated.seconds if generated else 0.0
     virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
-    tested = _test(job, parts, state, result, earlier)
+    tested = _test(job, parts, state, result, earlier, codec)
     return Row(
         round=result.round,
         decisions=result.decisions,
         left_out=decided.left_out,
         samples_trained={device: sum(sizes) for device, sizes in result.batches.items()},
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
+        computed={device: list(sizes) for device, sizes in shape.computed.items()},
         loss=result.loss,
         traffic={
-            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up]
+            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up, t.coding_down]
             for device, t in result.traffic.items()
         },
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},
@@ -66,7 +69,12 @@ def measure_round(
 
 
 def _test(
-    job: Job, parts: Parts, state: RunState, result: RoundResult, earlier: Sequence[Row]
+    job: Job,
+    parts: Parts,
+    state: RunState,
+    result: RoundResult,
+    earlier: Sequence[Row],
+    codec: Codec | None,
 ) -> dict[str, Any]:
     """The row's fields on accuracy; none in a round without an evaluation."""
     done, training = state.rounds, job.training
@@ -101,8 +109,10 @@ def _test(
         if not job.method.split or not result.decisions:
             return found
         one = typical(result.decisions.values())
-        if one.tokens or one.bits_up < 32:
-            served = through_cut(job, task, one, parts.model, parts.preprocess, state.adapter)
+        if one.tokens or one.bits_up < 32 or codec:
+            served = through_cut(
+                job, task, one, parts.model, parts.preprocess, state.adapter, codec
+            )
             found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
     return found
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cutlayer.data.own_bytes import own_bytes
 from cutlayer.drawing import plots
 from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import JobError, RunError
@@ -112,9 +113,9 @@ def _latest_state(folder: Path, job: Job, parts: Parts, say: Callable[[str], obj
 def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) -> RunState:
     """Make a run folder: the job, what data were loaded, who holds what; the state to begin with.
 
-    elsewhere: devices hold data of their own, of which nobody here knows who holds what. Where the
-    job names code of one's own, the folder also gets the hash of each of its files.
-    Raises JobError or RunError.
+    elsewhere: devices hold data of their own, of which nobody here knows who holds what, or how
+    large it is. Where the job names code of one's own, the folder also gets the hash of each of its
+    files. Raises JobError or RunError.
     """
     hashes = refresh(job.own_code)
     first = first_adapter(job, parts.model, parts.train.classes)
@@ -123,7 +124,10 @@ def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) 
         write_atomically(folder / JOB_FILE, dump_job(job).encode())
         write_atomically(folder / FILE, b"")
         if parts.train.report is not None:
-            text = json.dumps(parts.train.report.record(), indent=1, ensure_ascii=False)
+            said = parts.train.report.record()
+            if not elsewhere:
+                said["own_bytes"] = own_bytes(parts.train, parts.preprocess.fit)
+            text = json.dumps(said, indent=1, ensure_ascii=False)
             write_atomically(folder / DATA_FILE, (text + "\n").encode())
         if hashes:
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())

@@ -54,6 +54,12 @@ class Quantizer(Section):
     rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
     """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
 
+    reuse: bool | None = None
+    """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
+    devices); null: where that changes nothing but the bytes: images that stay as they are, 16 or
+    32 bits or klt, bandwidth shared equally.
+    """
+
     bits: Bits = 32
     """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
 

@@ -12,6 +12,7 @@ from cutlayer.drawing.curves import curve_of
 from cutlayer.drawing.tables import Column
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
+from cutlayer.record.data_file import FORMATS, own_bytes_of
 from cutlayer.reports.views.statistics import paired_interval
 from cutlayer.rounds.result import Result
 
@@ -26,6 +27,7 @@ COLUMNS = (
     Column("down", "down a round", "bytes"),
     Column("total", "total", "bytes"),
     Column("ratio", "saving", "ratio"),
+    *(Column(key, f"over {name}", "ratio") for key, name in FORMATS.items()),
     Column("memory", "device memory", "bytes"),
     Column("device_flops", "device a round", "flops"),
     Column("server_flops", "server a round", "flops"),
@@ -67,6 +69,9 @@ round.
 through cut: of device and server together, with the method's tokens and bits.
 up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
 saving: bytes of sflora at 32 bits over this method's, both measured in this comparison.
+over JPEG, WebP, text: total over what all training samples themselves take, sent once: images at
+the model's size at quality 75, texts in UTF-8 together under zstandard. Below 1, the split sends
+less than the data are.
 device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
 """
 
@@ -107,9 +112,13 @@ class Comparison:
         return [result for line in self.lines for result in line.results]
 
     def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 columns; comparison.md has a column more."""
+        """The tables for a terminal of 80 columns; comparison.md has columns more."""
+        own = own_bytes_of(self.results[0].folder)
+        once = [f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in own.items()]
         title = f"Accuracy of {tested(self.lines)} test samples"
-        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key != "through_cut"], title)]
+        title += f"; all training samples once: {', '.join(once)}" if once else ""
+        left_out = {"through_cut", *FORMATS}
+        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key not in left_out], title)]
         if self.in_world:
             shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
         differences = differences_of(self.lines)
@@ -132,7 +141,9 @@ class Comparison:
     def markdown(self) -> str:
         """The text of comparison.md."""
         notes = NOTES.format(tested=tested(self.lines))
-        text = f"# Comparison\n\n{tables.markdown(self.rows, COLUMNS)}\n{notes}"
+        own = own_bytes_of(self.results[0].folder)
+        columns = [c for c in COLUMNS if c.key not in FORMATS or c.key in own]
+        text = f"# Comparison\n\n{tables.markdown(self.rows, columns)}\n{notes}"
         differences = differences_of(self.lines)
         if differences:
             text += f"\n## Against {self.labels[0]}\n\n"
@@ -201,6 +212,7 @@ def differences_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
 
 def _row(result: Result, reference: int | None, target: float) -> dict[str, Any]:
     rounds, total = len(result.rows), result.up_bytes + result.down_bytes
+    own = own_bytes_of(result.folder)
     costs = round_costs(result.job, describe(result.job.model), result.rows)
     return {
         "accuracy": result.accuracy,
@@ -209,6 +221,7 @@ def _row(result: Result, reference: int | None, target: float) -> dict[str, Any]
         "down": result.down_bytes / rounds,
         "total": total,
         "ratio": reference / total if reference and total else None,
+        **{name: total / own[name] if name in own else None for name in FORMATS},
         "memory": costs.device_memory_bytes,
         "device_flops": costs.device_flops,
         "server_flops": costs.server_flops,

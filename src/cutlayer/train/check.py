@@ -6,8 +6,10 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
+from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check(job: Job, spec: ModelSpec) -> None:
@@ -68,11 +70,7 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         attention.find_score(job.method.tokens.score)
     for name, side in (("uplink", job.method.uplink), ("downlink", job.method.downlink)):
         known_levels(side.levels, f"method.{name}.levels")
-        if side.codec != "quantize":
-            raise JobError(
-                f"method.{name}.codec: {side.codec!r} is there for the library (cutlayer.wire) but "
-                "not yet for training: take quantize"
-            )
+    _check_codecs(job, spec)
     keep = job.method.tokens.keep
     ranks = job.method.allocation.solver in ("st-sflora", "exact")
     if spec.why_all_tokens is not None and (ranks or keep is not None):
@@ -96,6 +94,36 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             "model.cut: 0 leaves no block on the device to score tokens with: take model.cut of 1 "
             "or more, or method.tokens.keep null"
+        )
+
+
+def _check_codecs(job: Job, spec: ModelSpec) -> None:
+    if job.method.downlink.reuse:
+        raise JobError(
+            "method.downlink.reuse: gradients are never the same again: leave it out, or set "
+            "method.uplink.reuse"
+        )
+    reason = why_not(job)
+    if job.method.uplink.reuse and reason is not None:
+        raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")
+    if job.method.downlink.codec != "quantize":
+        raise JobError(
+            f"method.downlink.codec: {job.method.downlink.codec!r} is there for the library "
+            "(cutlayer.wire) but not yet for gradients in training: take quantize"
+        )
+    if job.method.uplink.codec == "quantize":
+        return
+    width, solver = spec.width_at(job.cut), job.method.allocation.solver
+    if width > MAX_WIDTH:
+        raise JobError(
+            f"method.uplink.codec: 'klt' takes activations of up to {MAX_WIDTH} channels, and "
+            f"{job.model.path} has {width} at its cut: take quantize"
+        )
+    if solver in ("auto", "sflam", "asfl", "asfv") or ":" in solver:
+        raise JobError(
+            "method.uplink.codec: 'klt' has one basis, for one cut, and spends bits where they "
+            f"tell, but allocation.solver {solver!r} chooses cuts or bits: take solver equal, or "
+            "codec quantize"
         )
 
 

@@ -14,13 +14,21 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
-from cutlayer.seeds import numpy_rng, torch_rng
-from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.seeds import derive, numpy_rng, torch_rng
+from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
+from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
+from cutlayer.wire.codec import (
+    ActivationsMessage,
+    AdapterMessage,
+    decode_adapter,
+    encode_activations_with,
+    encode_adapter,
+)
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
@@ -34,9 +42,9 @@ class Device:
     id: its number in the fleet, which its random draws belong to.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
     method does not split; none where the device is frozen. samples_a_round bounds the samples of
-    an epoch (None: all it has). decision: the round's. A round lasts from `begin` to `end`, which
-    drops the adapter. From `stack_adapters` on the adapter is row `row` of `stack`, which other
-    devices may share; None where nothing trains.
+    an epoch (None: all it has). decision: the round's. coding: what it encodes activations with. A
+    round lasts from `begin` to `end`, which drops the adapter. From `stack_adapters` on the adapter
+    is row `row` of `stack`, which other devices may share; None where nothing trains.
     """
 
     id: int
@@ -50,9 +58,11 @@ class Device:
     decision: Decision = Decision(0)  # noqa: RUF009 - frozen
     stack: TrainedStack | None = None
     row: int = 0
+    coding: DeviceCoding = field(default_factory=DeviceCoding)
     _batches: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.reuses = reuses(self.job, self.model.spec.modality)
         self.task = task_of(self.job, self.model.spec)
 
     def begin(self, round: int, decision: Decision, frame: bytes | None) -> None:
@@ -96,10 +106,20 @@ class Device:
         """Which tokens cross the cut this round."""
         return self.decision.selection(self.job.method)
 
-    @property
-    def uplink(self) -> Quantizer:
-        """How activations become bits this round; `quantize` in wire/quantize.py packs them."""
-        return self.decision.uplink(self.job.method)
+    def encode(self, step: int, message: ActivationsMessage | None) -> bytes:
+        """The frame of a step. Raises RunError for what is not finite.
+
+        message: activations of the samples `to_compute`; None where there are none.
+        """
+        seed = self.job.seed
+        uplink = self.decision.uplink(self.job.method)
+        codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        if self._visits(step):
+            due = (self.id, self.round, step)
+            return self.coding.encode_visit(due, self._batches[step], message, codec)
+        assert message is not None
+        rng = torch_rng(seed, self.id, self.round, "uplink", step)
+        return encode_activations_with(codec, [message], [rng])[0]
 
     def dropout_rng(self, step: int) -> torch.Generator | None:
         """What draws the LoRA dropout of a step; None without dropout."""
@@ -107,10 +127,21 @@ class Device:
             return None
         return torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
 
+    def to_compute(self, step: int) -> np.ndarray:
+        """The samples of one step, by number, less those that the server holds."""
+        batch = self._batches[step]
+        return self.coding.to_send(batch) if self._visits(step) else batch
+
+    def _visits(self, step: int) -> bool:
+        """Whether a step's samples may be named; what a basis is fitted to is always sent."""
+        return self.reuses and step >= self.coding.plain_steps
+
     def batch(self, step: int) -> Dataset:
-        """The samples of one step."""
+        """The samples `to_compute` of one step."""
         return self._samples(
-            self._batches[step], self.round, step // (self.steps // self.job.training.local_epochs)
+            self.to_compute(step),
+            self.round,
+            step // (self.steps // self.job.training.local_epochs),
         )
 
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:

@@ -1,6 +1,7 @@
 """The logits of a trained model on a data set, unsplit or through the cut, and what they score."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,9 @@ from cutlayer.train.evaluation import Tested
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task
-from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations_with
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec
 
 
 class Outputs(NamedTuple):
@@ -48,27 +51,28 @@ def through_cut(
     model: CutModel,
     preprocess: Preprocessor,
     adapter: Adapter,
+    fitted: Codec | None = None,
 ) -> LogitsOf:
-    """A device and a server together, with one decision's cut, tokens and bits."""
+    """A device and a server together, with one decision's cut, tokens and bits.
+
+    fitted: the run's codec, of uplinks whose codec is fitted.
+    """
     cut = decision.cut
-    tokens, uplink = decision.selection(job.method), decision.uplink(job.method)
+    tokens = decision.selection(job.method)
+    codec = fitted or QuantizedCodec(decision.uplink(job.method), derive(job.seed, "rotation"))
 
     def logits_of(part: Dataset, start: int) -> Outputs:
         route = [Segment(adapter, len(part))]
         score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
-        sent, mask = shorten(activations, slice(None), tokens, model.spec.prefix)
-        message = task.message(0, 0, 0, sent, mask, task.targets(part, inputs))
-        received = decode_activations(
-            encode_activations(
-                message,
-                uplink,
-                rng=torch_rng(job.seed, "evaluate", start),
-                rotation_seed=derive(job.seed, "rotation"),
-            ),
-            max_bytes=frame_limit(model, len(part)),
-        )
+        sent = shorten(activations, slice(None), tokens, model.spec.prefix)
+        goal = task.targets(part, inputs)
+        message = task.message(0, 0, 0, sent.hidden, sent.mask, goal)
+        message = replace(message, places=sent.places)
+        rng, most = torch_rng(job.seed, "evaluate", start), frame_limit(model, len(part))
+        (frame,) = encode_activations_with(codec, [message], [rng])
+        received = decode_activations(frame, codec=codec, max_bytes=most)
         mask = received.mask.to(model.compute) if received.mask is not None else None
         hidden = received.hidden.to(model.compute)
         return Outputs(model.server_forward(hidden, mask, cut, route), inputs)

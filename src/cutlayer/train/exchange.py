@@ -25,20 +25,25 @@ class Exchange:
 
 
 ACTIVATIONS = Exchange("activations", up=True)
+BASIS = Exchange("basis", up=False)
 GRADIENT = Exchange("gradient", up=False)
 LOSS = Exchange("loss", up=True)
 
 
-def step_exchanges(method: Method, model: CutModel, cut: int) -> tuple[Exchange, ...]:
-    """The exchanges of every step of a device that holds the first `cut` blocks.
+def step_exchanges(
+    method: Method, model: CutModel, cut: int, fits: bool = False
+) -> tuple[Exchange, ...]:
+    """The exchanges of a step of a device that holds the first `cut` blocks.
 
     A device that runs the whole model tells its loss; one that trains nothing sends one way.
+    fits: the server fits the uplink's codec right before this step.
     """
     if not method.split:
         return (LOSS,)
+    first = (BASIS,) if fits else ()
     if trained_names(method, model, cut):
-        return (ACTIVATIONS, GRADIENT)
-    return (ACTIVATIONS,)
+        return (*first, ACTIVATIONS, GRADIENT)
+    return (*first, ACTIVATIONS)
 
 
 def trained_names(method: Method, model: CutModel, cut: int) -> tuple[str, ...]:

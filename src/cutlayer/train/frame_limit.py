@@ -13,5 +13,7 @@ def frame_limit(model: CutModel, batch: int) -> int:
     spec = model.spec
     adapter = sum(math.prod(shape) for shape in model.shapes().values())
     rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
-    # Float32 values at most; the rest (one mask bit a token, labels, headers) is small.
-    return 4 * max(adapter, batch * (rows + spec.width + spec.tokens)) + 2**17
+    # Float32 values at most; the rest (one mask bit a token, labels) is small, and so are headers
+    # but where each sample has one.
+    values = max(adapter, batch * (rows + spec.width + spec.tokens))
+    return 4 * values + 256 * batch + 2**17

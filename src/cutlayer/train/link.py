@@ -7,8 +7,9 @@ from typing import Protocol
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
 from cutlayer.train.activation_statistics import ActivationStatistics, measure
+from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device, stack_adapters
-from cutlayer.train.exchange import Exchange, Payload
+from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 
@@ -39,10 +40,18 @@ class Link(Protocol):
         """What the devices' activations are like, before the round is decided."""
         ...
 
+    def having(self, devices: Sequence[int], basis: int) -> set[int]:
+        """Those of the devices that have the basis with this fingerprint."""
+        ...
+
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """Those of the devices whose data may be others than in the rounds before."""
+        ...
+
     def begin(
-        self, round: int, decisions: Mapping[int, Decision], frames: Mapping[int, bytes]
+        self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
-        """Start a round; devices without a frame go on with the adapter they have."""
+        """Start a round with what each device is to begin with."""
         ...
 
     def receive(
@@ -82,14 +91,23 @@ class LocalLink:
         found = measure([self.devices[number] for number in devices], round, cut, scored)
         return dict(zip(devices, found, strict=True))
 
+    def having(self, devices: Sequence[int], basis: int) -> set[int]:
+        """See Link."""
+        return {number for number in devices if self.devices[number].coding.fingerprint == basis}
+
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """See Link."""
+        return set()
+
     def begin(
-        self, round: int, decisions: Mapping[int, Decision], frames: Mapping[int, bytes]
+        self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
         """See Link."""
         started = {}
         for number, decision in decisions.items():
-            device = self.devices[number]
-            device.begin(round, decision, frames.get(number))
+            device, opening = self.devices[number], openings[number]
+            device.coding.begin(opening)
+            device.begin(round, decision, opening.adapter)
             started[number] = Started(device.steps, device.samples)
         # As the loop takes them: those with batches left are then neighbours in a stack.
         stack_adapters(
@@ -101,16 +119,22 @@ class LocalLink:
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
     ) -> Mapping[int, Payload]:
         """See Link."""
-        wanted = [self.devices[number] for number in devices]
-        if self._pool.devices != wanted:
-            self._pool = Pool(wanted)
+        self._take(devices)
         return dict(zip(devices, self._pool.send(exchange, step, watch), strict=True))
 
     def send(
         self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
     ) -> None:
         """See Link."""
+        if exchange == BASIS:  # a step's first exchange: its pool has not been made yet
+            self._take(list(frames))
         self._pool.receive(exchange, step, frames, watch)
+
+    def _take(self, devices: Sequence[int]) -> None:
+        """Have the devices compute together."""
+        wanted = [self.devices[number] for number in devices]
+        if self._pool.devices != wanted:
+            self._pool = Pool(wanted)
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""

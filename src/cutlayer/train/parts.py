@@ -24,6 +24,7 @@ from cutlayer.train.compute import find_compute, set_precision
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels, share
 from cutlayer.train.server import Server
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import task_of
 
 
@@ -116,9 +117,14 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
             )
 
 
-def make_server(job: Job, parts: Parts, adapter: Adapter, bare: int = 0) -> Server:
-    """The server with its global adapter, whose first `bare` blocks carry none."""
-    return Server(job, parts.model, adapter, bare)
+def make_server(
+    job: Job, parts: Parts, adapter: Adapter, bare: int = 0, coding: ServerCoding | None = None
+) -> Server:
+    """The server with its global adapter, whose first `bare` blocks carry none.
+
+    coding: how activations come to it, over all rounds; None: as in a first one.
+    """
+    return Server(job, parts.model, adapter, bare, coding)
 
 
 def make_device(job: Job, parts: Parts, index: int) -> Device:

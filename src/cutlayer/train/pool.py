@@ -5,22 +5,23 @@ Devices that share a machine (a simulator) form pools; a real device is a pool o
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.model.cut import Activations, Segment
-from cutlayer.seeds import derive, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device, stack_adapters
-from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload
+from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.optimizer import picked
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.wire.codec import decode_gradient, encode_activations
+from cutlayer.wire.codec import decode_gradient
+from cutlayer.wire.places import Places
 from cutlayer.wire.tokens import select
 
 
@@ -54,6 +55,11 @@ class Pool:
 
         Raises FrameError, or RunError for a gradient that is not finite.
         """
+        if exchange == BASIS:
+            for device in self.devices:
+                if device.id in frames:
+                    device.coding.learn(frames[device.id])
+            return
         assert exchange == GRADIENT
         self._backward(step, frames, watch)
 
@@ -61,33 +67,43 @@ class Pool:
         """One batch of each device through its blocks, to one frame of activations a device."""
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
+        self._sent, frames, start = {}, [], 0
+        # Where the server holds all of their samples there is nothing to compute.
+        inputs = batch_inputs(self.devices[0], batches) if any(map(len, batches)) else {}
+        activations = self._activations(step, batches, inputs) if inputs else None
+        for device, batch in zip(self.devices, batches, strict=True):
+            rows = slice(start, start + len(batch))
+            start += len(batch)
+            message = None
+            if len(batch) and activations is not None:
+                sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
+                self._sent[device.id] = sent.hidden
+                own = {name: tensor[rows] for name, tensor in inputs.items()}
+                message = device.task.message(
+                    device.id,
+                    device.round,
+                    step,
+                    sent.hidden.detach(),
+                    sent.mask,
+                    device.task.targets(batch, own),
+                )
+                message = replace(message, places=sent.places)
+            with watch.timed("wire"):
+                frames.append(device.encode(step, message))
+        return frames
+
+    def _activations(
+        self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
+    ) -> Activations:
+        """Of one batch of each device, made into `inputs`."""
+        first = self.devices[0]
         selecting = any(device.decision.tokens is not None for device in self.devices)
-        inputs = batch_inputs(first, batches)
-        activations = first.model.device_forward(
+        return first.model.device_forward(
             inputs,
             first.decision.cut,
             self._route(step, batches),
             score=first.job.method.tokens.score if selecting else None,
         )
-        self._sent, frames, start = {}, [], 0
-        for device, batch in zip(self.devices, batches, strict=True):
-            rows = slice(start, start + len(batch))
-            start += len(batch)
-            sent, mask = shorten(activations, rows, device.tokens, first.model.spec.prefix)
-            self._sent[device.id] = sent
-            own = {name: tensor[rows] for name, tensor in inputs.items()}
-            goal = device.task.targets(batch, own)
-            message = device.task.message(device.id, device.round, step, sent.detach(), mask, goal)
-            with watch.timed("wire"):
-                frames.append(
-                    encode_activations(
-                        message,
-                        device.uplink,
-                        rng=torch_rng(device.job.seed, device.id, device.round, "uplink", step),
-                        rotation_seed=derive(device.job.seed, "rotation"),
-                    )
-                )
-        return frames
 
     def _backward(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
         """The server's gradients back through the devices' blocks, and a step of each optimiser."""
@@ -159,16 +175,28 @@ class Pool:
         stack.step([device.row for device in devices], own, step)
 
 
-def shorten(
-    activations: Activations, rows: slice, tokens: Tokens, prefix: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The tokens of some rows that cross the cut: hidden [b, T', D] and mask [b, T'] or None."""
+@dataclass(frozen=True, eq=False)
+class Shortened:
+    """What of a batch crosses the cut: hidden [b, T', D], mask [b, T'] or None, and where the
+    tokens stood (None: all of them are there)."""
+
+    hidden: torch.Tensor
+    mask: torch.Tensor | None
+    places: Places | None
+
+
+def shorten(activations: Activations, rows: slice, tokens: Tokens, prefix: int) -> Shortened:
+    """The tokens of some rows that cross the cut."""
     hidden, mask = activations.hidden[rows], activations.mask
     mask = mask[rows] if mask is not None else None
     if activations.scores is None:
-        return hidden, mask
-    chosen = select(hidden, activations.scores[rows], prefix, tokens, mask)
-    return chosen.hidden, chosen.mask
+        return Shortened(hidden, mask, None)
+    scores = activations.scores[rows]
+    chosen = select(hidden, scores, prefix, tokens, mask)
+    candidates, places = scores.shape[1], None
+    if tokens.keep is not None and tokens.keep < candidates:
+        places = Places(chosen.kept.cpu(), candidates, tokens.rest == "merge")
+    return Shortened(chosen.hidden, chosen.mask, places)
 
 
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:

@@ -29,7 +29,8 @@ class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
     decisions: of the devices that took part, in the order they take turns. batches: samples of
-    each step that a device was to make. late: devices whose training came too late for the
+    each step that a device was to make; computed: how many of them it ran and sent, where it only
+    named the others. late: devices whose training came too late for the
     average; lost: those that stopped answering, or sent what will not do. overhead_bytes: what a
     network took beyond the frames, up and down; None without one. generated: None without
     generated data. watch holds wall-clock seconds by stage; cpu_seconds is processor time of the
@@ -40,6 +41,7 @@ class RoundResult:
     decisions: dict[int, Decision]
     batches: dict[int, tuple[int, ...]] = field(default_factory=dict)
     losses: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    computed: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
     late: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
@@ -58,7 +60,8 @@ class RoundResult:
         """The round as it happened so far: a step is one that gave a loss."""
         done = {device: len(self.losses.get(device, ())) for device in self.batches}
         made = {device: sizes[: done[device]] for device, sizes in self.batches.items()}
-        return RoundShape(self.round, self.decisions, made, self.traffic)
+        computed = {device: tuple(sizes) for device, sizes in self.computed.items()}
+        return RoundShape(self.round, self.decisions, made, self.traffic, computed)
 
     @property
     def loss(self) -> float:

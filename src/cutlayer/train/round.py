@@ -14,7 +14,7 @@ from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
-from cutlayer.train.exchange import Exchange, Payload
+from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
 from cutlayer.train.result import RoundResult
 from cutlayer.train.server import Server
@@ -105,14 +105,12 @@ class _Turn:
     def _begin(self) -> dict[int, Started]:
         result, server = self.result, self.server
         decisions = {device: result.decisions[device] for device in self.devices}
-        frames = {}
-        if server.job.method.aggregate != "none":
-            for device, decision in decisions.items():
-                frame = server.broadcast(device, result.round, decision)
-                if frame is not None:
-                    frames[device] = frame
-                    result.traffic[device].adapter_down += len(frame)
-        started = self.link.begin(result.round, decisions, frames)
+        openings = server.openings(result.round, decisions, self.link)
+        for device, opening in openings.items():
+            result.traffic[device].adapter_down += len(opening.adapter or b"")
+            result.traffic[device].coding_down += len(opening.basis or b"")
+            result.traffic[device].coding_down += len(opening.held or b"")
+        started = self.link.begin(result.round, decisions, openings)
         training, method = server.job.training, server.job.method
         result.batches |= {
             device: batch_sizes(one.samples, training) for device, one in started.items()
@@ -130,7 +128,7 @@ class _Turn:
         result, part = self.result, self.server.part
         state = PoolStep(step)
         carried: list[tuple[Exchange, Mapping[int, Payload]]] = []
-        for exchange in part.exchanges(devices[0]):
+        for exchange in part.exchanges(devices[0], step):
             if exchange.up:
                 with result.watch.timed("device"):
                     sent = self.link.receive(exchange, step, devices, result.watch)
@@ -139,13 +137,16 @@ class _Turn:
                 for device, fault in faults.items():
                     self.link.reject(device, fault)
             else:
-                sent = part.give(exchange, state)
+                with result.watch.timed("server"):
+                    sent = part.give(exchange, state, devices)
                 if sent:
                     with result.watch.timed("device"):
                         self.link.send(exchange, step, sent, result.watch)
             carried.append((exchange, sent))
         for device, loss in state.losses.items():
             result.losses[device].append(loss)
+            if device in state.computed:
+                result.computed[device].append(state.computed[device])
             for exchange, sent in carried:
                 payload = sent.get(device)
                 if isinstance(payload, bytes):  # a loss is no frame
@@ -202,5 +203,7 @@ class _Turn:
 def _count(traffic: Traffic, exchange: Exchange, frame: bytes) -> None:
     if exchange.up:
         traffic.activations += len(frame)
+    elif exchange == BASIS:
+        traffic.coding_down += len(frame)
     else:
         traffic.gradients += len(frame)

@@ -9,7 +9,10 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.aggregate import average_by_samples, weighted_average
+from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
+from cutlayer.train.link import Link
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
@@ -21,15 +24,23 @@ class Server:
 
     adapter: the global adapter of the whole model (before the cut, after it, and the head). bare:
     its first blocks that carry no adapter, where devices are frozen (see bare_blocks.py). part:
-    what it trains in the round that was begun last.
+    what it trains in the round that was begun last. coding: how activations come, in all rounds.
     """
 
-    def __init__(self, job: Job, model: CutModel, adapter: Adapter, bare: int = 0) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: CutModel,
+        adapter: Adapter,
+        bare: int = 0,
+        coding: ServerCoding | None = None,
+    ) -> None:
         self.job = job
         self.model = model
         self.adapter = adapter
         self.bare = bare
         self.part: ServerPart
+        self.coding = coding or ServerCoding(job, model.spec)
         self._task = task_of(job, model.spec)
         self._round = -1
 
@@ -47,6 +58,28 @@ class Server:
             AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
         )
 
+    def openings(
+        self, round: int, decisions: Mapping[int, Decision], link: Link
+    ) -> dict[int, Opening]:
+        """What each device of a round, or of a turn of it, is to begin with."""
+        coding = self.coding
+        for device in link.changed(list(decisions)):
+            coding.forget(device)
+        coding.begin(decisions)
+        having: set[int] = set()
+        if coding.fingerprint is not None:
+            having = link.having(list(decisions), coding.fingerprint)
+        averages = self.job.method.aggregate != "none"
+        return {
+            device: Opening(
+                self.broadcast(device, round, decision) if averages else None,
+                None if device in having else coding.basis,
+                coding.plain_steps,
+                coding.held(device),
+            )
+            for device, decision in decisions.items()
+        }
+
     def begin(
         self, round: int, decisions: Mapping[int, Decision], steps: Mapping[int, int]
     ) -> None:
@@ -56,7 +89,15 @@ class Server:
         """
         self._round = round
         self.part = ServerPart(
-            self.job, self.model, self._task, self.adapter, round, decisions, steps, self.bare
+            self.job,
+            self.model,
+            self._task,
+            self.adapter,
+            round,
+            decisions,
+            steps,
+            self.coding,
+            self.bare,
         )
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:

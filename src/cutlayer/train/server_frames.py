@@ -13,6 +13,8 @@ from cutlayer.wire.codec import (
     decode_activations,
     encode_gradient,
 )
+from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.visit import Visit, decode_visit
 
 
 def read_activations(
@@ -22,13 +24,16 @@ def read_activations(
     spec: ModelSpec,
     job: Job,
     most_bytes: int,
+    codec: Codec | None = None,
+    single: bool = False,
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
     due: the device, round and step they must be of. most_bytes: of the largest frame that the job
-    has use for. Raises FrameError for any but those due.
+    has use for. codec: the fitted one that they may have been encoded with. single: of one sample.
+    Raises FrameError for any but those due.
     """
-    message = decode_activations(frame, max_bytes=most_bytes)
+    message = decode_activations(frame, codec=codec, max_bytes=most_bytes)
     if (message.device, message.round, message.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent activations of device {message.device}, round "
@@ -41,7 +46,7 @@ def read_activations(
         # One token may stand for all that were not kept.
         tokens = spec.prefix + decision.tokens + (job.method.tokens.rest == "merge")
     fits = (
-        shape[0] <= job.training.batch_size
+        shape[0] <= (1 if single else job.training.batch_size)
         and (shape[1] <= tokens if spec.modality == "text" else shape[1] == tokens)
         and shape[2] == spec.width_at(decision.cut)
         and (message.mask is not None) == (spec.modality == "text")
@@ -52,6 +57,23 @@ def read_activations(
             f"model at cut {decision.cut}: run the same job on both sides"
         )
     return message
+
+
+def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: int) -> Visit:
+    """A visit of the device, round and step that are due. Raises FrameError for any other."""
+    visit = decode_visit(frame, max_bytes=most_bytes)
+    if (visit.device, visit.round, visit.step) != due:
+        raise FrameError(
+            f"frame: device {due[0]} sent samples of device {visit.device}, round {visit.round}, "
+            f"step {visit.step} when those of round {due[1]}, step {due[2]} were due: run the same "
+            "cutlayer on both sides"
+        )
+    if len(visit.frames) > job.training.batch_size:
+        raise FrameError(
+            f"frame: device {due[0]} sent {len(visit.frames)} samples in a batch of at most "
+            f"{job.training.batch_size}: run the same job on both sides"
+        )
+    return visit
 
 
 def gradient_frame(

@@ -14,14 +14,24 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import torch_rng
-from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS, Exchange, Payload, step_exchanges
+from cutlayer.train.batches import joined
+from cutlayer.train.exchange import (
+    ACTIVATIONS,
+    BASIS,
+    GRADIENT,
+    LOSS,
+    Exchange,
+    Payload,
+    step_exchanges,
+)
 from cutlayer.train.finite import all_finite, not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters, ServerPass
-from cutlayer.train.server_frames import gradient_frame, read_activations
+from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.server_frames import gradient_frame, read_activations, read_visit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.wire.codec import ActivationsMessage, decode_activations
 
 Faults = dict[int, CutlayerError]
 
@@ -30,19 +40,22 @@ Faults = dict[int, CutlayerError]
 class PoolStep:
     """One step of devices that share a pass, as far as its exchanges have been walked.
 
-    losses: mean loss of each device's batch. replies: the frames that are due down.
+    losses: mean loss of each device's batch. computed: samples of it that came, where the others
+    are only named. replies: the frames that are due down.
     """
 
     step: int
     losses: dict[int, float] = field(default_factory=dict)
+    computed: dict[int, int] = field(default_factory=dict)
     replies: dict[int, bytes] = field(default_factory=dict)
 
 
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. decisions, steps: of the devices that have started. bare: the first
-    blocks that carry no adapter. seen: samples of each (tokens to be said, of language) that came
+    start: the global adapter. decisions, steps: of the devices that have started. coding: how their
+    activations come. bare: the first blocks that carry no adapter. seen: samples of each (tokens to
+    be said, of language) that came
     through the cut and were trained on, in all epochs.
     """
 
@@ -55,19 +68,21 @@ class ServerPart:
         round: int,
         decisions: Mapping[int, Decision],
         steps: Mapping[int, int],
+        coding: ServerCoding,
         bare: int = 0,
     ) -> None:
-        self._job, self._model, self._task = job, model, task
+        self._job, self._model, self._task, self._coding = job, model, task, coding
         self._round = round
         self.decisions = dict(decisions)
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
-        cuts = {one.cut for one in decisions.values()}
+        self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
-        self._exchanges = {cut: step_exchanges(job.method, model, cut) for cut in cuts}
+        self._plain_steps = coding.plain_steps
 
-    def exchanges(self, device: int) -> tuple[Exchange, ...]:
+    def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
-        return self._exchanges[self.decisions[device].cut]
+        fits = 0 < self._plain_steps == step
+        return step_exchanges(self._job.method, self._model, self.decisions[device].cut, fits)
 
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
@@ -82,8 +97,10 @@ class ServerPart:
         assert exchange == ACTIVATIONS
         return self._step(state, cast(Mapping[int, bytes], sent), watch)
 
-    def give(self, exchange: Exchange, state: PoolStep) -> dict[int, bytes]:
-        """The frames that go down in an exchange, by device."""
+    def give(self, exchange: Exchange, state: PoolStep, devices: Sequence[int]) -> dict[int, bytes]:
+        """The frames that go down to the devices of a pool in an exchange."""
+        if exchange == BASIS:
+            return dict.fromkeys(devices, self._coding.fit())
         assert exchange == GRADIENT
         return state.replies
 
@@ -98,7 +115,7 @@ class ServerPart:
         with watch.timed("wire"):
             for device, frame in frames.items():
                 try:
-                    messages.append(self._read(device, state.step, frame))
+                    messages.append(self._read(device, state, frame))
                 except FrameError as fault:
                     faults[device] = fault
         losses: dict[int, float] = {}
@@ -119,22 +136,54 @@ class ServerPart:
         state.replies = {d: state.replies[d] for d in frames if d in state.replies}
         return faults
 
-    def _read(self, device: int, step: int, frame: bytes) -> ActivationsMessage:
+    def _read(self, device: int, state: PoolStep, frame: bytes) -> ActivationsMessage:
         """The activations of a frame. Raises FrameError for any but those due."""
         if device not in self.adapters:
             raise FrameError(
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
                 "let it join the next"
             )
+        due = (device, self._round, state.step)
+        if self._coding.cache is None or state.step < self._plain_steps:
+            message = self._decode(frame, due)
+            if self._coding.cache is not None:
+                state.computed[device] = len(message.hidden)
+            return message
+        visit = read_visit(frame, due, self._job, self._most_bytes)
+        messages, came = [], {n: one for n, one in visit.frames.items() if one is not None}
+        for sample, sent in visit.frames.items():
+            if sent is not None:
+                messages.append(self._decode(sent, due, single=True))
+                continue
+            held = self._coding.cache.find(device, sample)
+            if held is None:
+                raise FrameError(
+                    f"frame: device {device} names its sample {sample}, which it never sent: run "
+                    "the same cutlayer on both sides"
+                )
+            messages.append(decode_activations(held, codec=self._coding.codec))
+        for sample, sent in came.items():
+            self._coding.keep(self.decisions[device], device, sample, sent)
+        state.computed[device] = len(came)
+        return joined(messages, due)
+
+    def _decode(
+        self, frame: bytes, due: tuple[int, int, int], single: bool = False
+    ) -> ActivationsMessage:
+        """Activations that came. single: of one sample."""
+        decision = self.decisions[due[0]]
         message = read_activations(
             frame,
-            (device, self._round, step),
-            self.decisions[device],
+            due,
+            decision,
             self._model.spec,
             self._job,
-            frame_limit(self._model, self._job.training.batch_size),
+            self._most_bytes,
+            self._coding.codec,
+            single,
         )
         self._task.received(message)
+        self._coding.note(message, frame, decision.tokens)
         return message
 
     def _batches(
@@ -186,7 +235,7 @@ class ServerPart:
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
         """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
         hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
-        hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device))
+        hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
         mask = torch.cat(masks).to(self._model.compute) if masks else None
         opened = self.adapters.open([message.device for message in messages])

@@ -135,6 +135,7 @@ def _quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
     bits = _not_chosen("the bits", own)
     return {
         f"method.{side}.codec": (first,),
+        f"method.{side}.reuse": (first,),
         f"method.{side}.step": (first, fitted),
         f"method.{side}.rate_bits": (first, fitted, aimed),
         f"method.{side}.bits": (first, bits, plain),

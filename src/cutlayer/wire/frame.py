@@ -7,7 +7,8 @@ Layout, all numbers little-endian:
     4       1     version, 1
     5       1     kind: 1 activations, 2 gradient, 3 adapter; with a fitted codec 4 activations,
                   5 gradient, and 6 the basis they need; with a label for each token 7
-                  activations, 8 with a fitted codec
+                  activations, 8 with a fitted codec; 9 a visit of samples and 10 what of them
+                  the server holds (see `visit`)
     6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
     10      8     b, the body's length in bytes
     18      4     CRC-32 of bytes 0-17, the header and the body
@@ -37,6 +38,8 @@ KINDS = {
     "basis": 6,
     "token activations": 7,
     "coded token activations": 8,
+    "visit": 9,
+    "held": 10,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28
@@ -82,6 +85,11 @@ def kind_of(frame: Bytes) -> str:
         if number == known:
             return kind
     raise FrameError(f"the frame is of unknown kind {number}: run the same cutlayer on both sides")
+
+
+def body_length(frame: Bytes) -> int:
+    """The bytes of the body of a frame that was read before."""
+    return int(_PREFIX.unpack_from(frame)[4])
 
 
 def unpack(

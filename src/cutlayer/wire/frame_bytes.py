@@ -1,9 +1,11 @@
 """How long frames will be, before anything is encoded (and without torch): what planners need.
 
 Numbers in a header take 1 to 9 bytes; they are counted at the length of a six-digit one. Bodies
-are exact where zstandard does not shorten them, and a bound where it does.
+are exact where zstandard does not shorten them, and a bound where it does; those of a fitted codec
+are taken to have the bits a value that it was fitted for.
 """
 
+import math
 from collections.abc import Iterable
 from math import prod
 
@@ -12,7 +14,15 @@ import msgspec
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.custom_levels import pack_levels
 from cutlayer.wire.frame import HEAD_BYTES
-from cutlayer.wire.headers import ActivationsHeader, AdapterHeader, GradientHeader, TensorHeader
+from cutlayer.wire.headers import (
+    ActivationsHeader,
+    AdapterHeader,
+    CodedActivationsHeader,
+    GradientHeader,
+    KltHeader,
+    TensorHeader,
+    VisitHeader,
+)
 
 _NUMBER = 10**5
 
@@ -26,10 +36,23 @@ def activations_bytes(
 ) -> int:
     """Bytes of a frame with the activations [B, T, D] of a batch; by_token: each has a label."""
     B, T, D = shape
+    labels = -(-B * (T if by_token else 1) * label_bits(num_classes) // 8)
+    if quantizer.codec == "klt":
+        coding = KltHeader(1, 2**62, 0.1, 1.0, "range", 0)
+        start = (_NUMBER, _NUMBER, _NUMBER, shape, masked)
+        coded = CodedActivationsHeader(*start, 0, False, coding, num_classes)
+        body = math.ceil(B * T * D * quantizer.rate_bits / 8)
+        return _frame(coded, labels + _mask(B * T, masked) + body)
     tensor = _tensor(quantizer)
     header = ActivationsHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, tensor, num_classes)
-    labels = -(-B * (T if by_token else 1) * label_bits(num_classes) // 8)
     return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def visit_bytes(samples: int, sent: int, sample_bytes: int) -> int:
+    """Bytes of a visit of so many samples, of which those sent take `sample_bytes` each."""
+    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,))
+    # A number in a device's data takes 1 to 5 bytes, a length 1 to 5.
+    return _frame(header, 4 * samples + 2 * sent + sent * sample_bytes)
 
 
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:

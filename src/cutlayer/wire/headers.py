@@ -15,7 +15,16 @@ _Positive = Annotated[float, Meta(ge=1e-30, le=1e30)]
 _Spread = Annotated[float, Meta(ge=0.05, le=100)]
 _TokenBits = Annotated[float, Meta(ge=0, le=1e6)]
 _Byte = Annotated[int, Meta(ge=0, le=255)]
+_Sample = Annotated[int, Meta(ge=0, le=2**31)]
 _Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
+
+
+MAX_WIDTH = 4096
+"""The widest activations whose reconstruction by a basis is exact in float64 (see `codecs.klt`)."""
+
+
+MOST_SAMPLES = 2**31
+"""The highest number of a sample in a device's data."""
 
 
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -112,6 +121,25 @@ class CodedGradientHeader(_Header, frozen=True):
     masked: bool
     coding: KltHeader
     loss: float
+
+
+class VisitHeader(_Header, frozen=True):
+    """samples: their numbers in the device's data; lengths: of their frames, 0 where one is only
+    named."""
+
+    device: _Count
+    round: _Count
+    step: _Count
+    samples: Annotated[tuple[_Sample, ...], Meta(min_length=1, max_length=2**16)]
+    lengths: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
+
+
+class HeldHeader(_Header, frozen=True):
+    """count: of the samples that the server holds; room_bytes: for frames of more of them."""
+
+    count: Annotated[int, Meta(ge=0, le=2**24)]
+    room_bytes: _Count
+    compressed: bool
 
 
 class BasisHeader(_Header, frozen=True):

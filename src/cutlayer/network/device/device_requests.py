@@ -13,6 +13,7 @@ from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
+from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.parts import place_model
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
@@ -69,7 +70,7 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
     return Device(task.number, samples, job, model, preprocess)
 
 
-def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
+def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
     """Start a round as the server decided it. Raises RunError where device and server disagree on
     the number of steps.
     """
@@ -81,10 +82,11 @@ def begin(device: Device, message: RoundBegin, frame: bytes | None) -> None:
         message.bandwidth_hz,
         message.power_w,
     )
-    if frame is None:
+    if opening.adapter is None:
         device.adapter = {}  # what an earlier round trained is not trained in this one
     device.samples_a_round = message.samples
-    device.begin(message.round, decision, frame)
+    device.coding.begin(opening)
+    device.begin(message.round, decision, opening.adapter)
     if device.steps != message.steps:
         raise RunError(
             f"training: the server counts {message.steps} steps a round and this device "

@@ -47,6 +47,7 @@ from cutlayer.network.transport.messages import (
     StepDone,
     Task,
 )
+from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.exchange import Payload, step_exchanges
 from cutlayer.train.label_sharing import histogram
@@ -282,11 +283,15 @@ class _DeviceSession:
             # The server knows the job's seed: it could compute noise of that seed and subtract it.
             seed = self._secret if own else device.job.seed
             labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
-        return Ready(task.digest, len(device.data), own, labels)
+        basis, data = device.coding.fingerprint, self._secret if own else None
+        return Ready(task.digest, len(device.data), own, labels, basis, data)
 
     async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
-        frame = await connection.receive(Lane.DOWN) if message.adapter else None
-        await self._compute(device_requests.begin, device, message, frame)
+        adapter = await connection.receive(Lane.DOWN) if message.adapter else None
+        basis = await connection.receive(Lane.DOWN) if message.basis else None
+        held = await connection.receive(Lane.DOWN) if message.held else None
+        opening = Opening(adapter, basis, message.plain_steps, held)
+        await self._compute(device_requests.begin, device, message, opening)
         await self._walk_steps(connection, device)
         if device.adapter:
             await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
@@ -295,11 +300,12 @@ class _DeviceSession:
     async def _walk_steps(self, connection: Connection, device: Device) -> None:
         """All exchanges of all steps. While a frame is sent up, the next is already computed."""
         pool, watch = Pool([device]), Stopwatch()
-        exchanges = step_exchanges(device.job.method, device.model, device.decision.cut)
+        method, cut, plain = device.job.method, device.decision.cut, device.coding.plain_steps
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
-                for exchange in exchanges:
+                fits = 0 < plain == step
+                for exchange in step_exchanges(method, device.model, cut, fits):
                     if exchange.up:
                         (payload,) = await self._compute(pool.send, exchange, step, watch)
                         if sending is not None:

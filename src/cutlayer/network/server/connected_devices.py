@@ -56,12 +56,16 @@ CheckReady = Callable[[int, Ready], None]
 
 @dataclass(eq=False)
 class ConnectedDevice:
-    """A device that is connected; ready once it has said so. rates: as the server measured them."""
+    """A device that is connected; ready once it has said so.
+
+    rates: as the server measured them. basis: the fingerprint of the one that it has.
+    """
 
     number: int
     connection: Connection
     ready: Ready | None = None
     rates: LinkRates | None = None
+    basis: int | None = None
     losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 
@@ -358,7 +362,7 @@ class ConnectedDevices:
     async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
         """Count a device as ready: check what it says, measure its link, write down its number."""
         self._offer.check(device.number, ready)
-        device.ready = ready
+        device.ready, device.basis = ready, ready.basis
         try:
             async with asyncio.timeout(_MEASURE_S):
                 device.rates = await measure_link(device.connection)

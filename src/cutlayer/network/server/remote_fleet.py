@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -30,11 +30,13 @@ from cutlayer.record.told_devices import ToldDevice, read_told, write_told
 from cutlayer.record.writing import writing
 from cutlayer.rounds.progress import Progress
 from cutlayer.train.activation_statistics import ActivationStatistics
-from cutlayer.train.exchange import LOSS, Exchange, Payload
+from cutlayer.train.coding import Opening, codec_of
+from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.codec import AdapterMessage, encode_adapter
@@ -83,7 +85,8 @@ class RemoteLink:
     """The devices of one round (see Link); a connection that is lost does not come back into it.
 
     samples: by device, how many it trains on in an epoch. own: by device, the frame with the
-    adapter that it keeps for itself, which it is sent where there is no broadcast.
+    adapter that it keeps for itself, which it is sent where there is no broadcast. changed: devices
+    whose data may be others now.
     """
 
     believed = False
@@ -96,6 +99,7 @@ class RemoteLink:
         claims: Claims,
         own: Mapping[int, bytes] | None = None,
         timeouts: Timeouts = Timeouts(),
+        changed: Collection[int] = (),
     ) -> None:
         self.job, self._claims = job, claims
         self.samples = claims.samples(
@@ -104,7 +108,7 @@ class RemoteLink:
         self.connected = dict(connected)
         self.faults: dict[int, str] = {}
         self._connected_devices = connected_devices
-        self._own = own or {}
+        self._own, self._changed = own or {}, changed
         self._timeouts = timeouts
         self._until = time.monotonic() + timeouts.round_s
         self._round = -1
@@ -125,14 +129,23 @@ class RemoteLink:
             del found[number]
         return found
 
+    def having(self, devices: Sequence[int], basis: int) -> set[int]:
+        """See Link. A device that joins says which it has; what it is sent then is known here."""
+        return {number for number in devices if self.connected[number].basis == basis}
+
+    def changed(self, devices: Sequence[int]) -> set[int]:
+        """See Link. Data of a device's own may be others once it was started again."""
+        return {number for number in devices if number in self._changed}
+
     def begin(
-        self, round: int, decisions: Mapping[int, Decision], frames: Mapping[int, bytes]
+        self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
         """See Link."""
         self._round = round
 
         async def start(device: ConnectedDevice) -> Started:
-            frame = frames.get(device.number, self._own.get(device.number))
+            opening = openings[device.number]
+            adapter = opening.adapter or self._own.get(device.number)
             started = self._started(device.number)
             if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
                 device.losses = asyncio.Queue(max(ANSWERS, started.steps))
@@ -141,13 +154,20 @@ class RemoteLink:
                 RoundBegin(
                     round,
                     steps=started.steps,
-                    adapter=frame is not None,
+                    adapter=adapter is not None,
+                    basis=opening.basis is not None,
+                    held=opening.held is not None,
+                    plain_steps=opening.plain_steps,
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
                 )
             )
-            if frame is not None:
-                await device.connection.send(Lane.DOWN, frame)
+            if adapter is not None:
+                await device.connection.send(Lane.DOWN, adapter)
+            if opening.basis is not None:
+                await _send_basis(device, opening.basis)
+            if opening.held is not None:
+                await device.connection.send(Lane.DOWN, opening.held)
             return started
 
         return self._each(list(decisions), start)
@@ -177,7 +197,10 @@ class RemoteLink:
         """See Link."""
 
         async def send(device: ConnectedDevice) -> None:
-            await device.connection.send(Lane.DOWN, frames[device.number])
+            if exchange == BASIS:
+                await _send_basis(device, frames[device.number])
+            else:
+                await device.connection.send(Lane.DOWN, frames[device.number])
 
         self._each(list(frames), send)
 
@@ -248,6 +271,11 @@ class RemoteLink:
         return found
 
 
+async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
+    await device.connection.send(Lane.DOWN, basis)
+    device.basis = codec_of(basis).basis.fingerprint
+
+
 class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet).
 
@@ -283,6 +311,7 @@ class RemoteFleet:
         self._given_up: set[int] = set()
         self._carried = (0, 0)
         self._in_vain = 0
+        self._data: dict[int, int | None] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet. Waits for devices: without end for the first round's, and for one at all."""
@@ -305,16 +334,33 @@ class RemoteFleet:
                 }
             )
         self.link = RemoteLink(
-            self.job, self._connected_devices, connected, self._claims, own, self._timeouts
+            self.job,
+            self._connected_devices,
+            connected,
+            self._claims,
+            own,
+            self._timeouts,
+            self._know_data(connected),
         )
         return dict(self.link.samples)
+
+    def _know_data(self, connected: Mapping[int, ConnectedDevice]) -> set[int]:
+        """Note what data the devices have; returns those whose data may be others than before."""
+        now = {number: one.ready.data for number, one in connected.items() if one.ready}
+        # Nobody knows what a device of earlier servers had: the job's own data it had then, too.
+        changed = {number for number, data in now.items() if data != self._data.get(number)}
+        self._data |= now
+        return changed
 
     def labels(self) -> SharedLabels:
         """See Fleet."""
         return self._labels
 
-    def release(self, result: RoundResult, state: RunState) -> None:
+    def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
+        state.coding = coding.saved()
+        if coding.cache is not None:
+            coding.cache.leave_unsaved(n for n, data in self._data.items() if data is not None)
         came_through = [device for device in result.cohort if device not in result.lost]
         if self.job.method.aggregate == "none":
             state.kept |= self._keep(result, came_through, state)

@@ -224,4 +224,7 @@ def latest_cut(job: Job, depth: int) -> int:
 def limits_of(job: Job, parts: Parts) -> Limits:
     """Limits of connections, with no larger frame than the job has use for."""
     largest = frame_limit(parts.model, job.training.batch_size)
+    if job.method.split and job.method.uplink.codec == "klt":
+        spec, width = parts.model.spec, parts.model.spec.width_at(job.cut)
+        largest = max(largest, 4 * width * (spec.tokens_at(job.cut) + 1 + width) + 2**17)
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

@@ -25,6 +25,7 @@ Number = Annotated[int, Meta(ge=0, le=2**20)]
 Cut = Annotated[int, Meta(ge=0, le=4096)]
 Bits = Annotated[int, Meta(ge=1, le=32)]
 Share = Annotated[float, Meta(ge=0, le=1e6)]
+Fingerprint = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
 
 
@@ -95,13 +96,16 @@ class Ready(_Message, tag="ready"):
     """The device can take part. job: the digest of the task it is ready for.
 
     own: it trains on data that the server does not know of. labels: samples of each class, with
-    noise where the job asks for it; None where the job shares none.
+    noise where the job asks for it; None where the job shares none. basis: which it has. data: a
+    number of its own data for as long as the device runs; None: its part of the job's.
     """
 
     job: Digest
     samples: Annotated[int, Meta(ge=1, le=2**31)]
     own: bool = False
     labels: Histogram | None = None
+    basis: Fingerprint | None = None
+    data: Fingerprint | None = None
 
 
 class RoundBegin(_Message, tag="round-begin"):
@@ -109,7 +113,9 @@ class RoundBegin(_Message, tag="round-begin"):
 
     samples: of an epoch at most (None: all the device has). tokens: kept of a sample besides the
     prefix (None: all). bits: of one value up and down.
-    adapter: a frame with the adapter to start from comes on the lane down.
+    adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
+    samples that it need not send, come on the lane down in this order. plain_steps: before the
+    basis, where there is none yet.
     """
 
     round: Count
@@ -122,6 +128,9 @@ class RoundBegin(_Message, tag="round-begin"):
     bits_down: Bits = 32
     bandwidth_hz: Rate | None = None
     power_w: Rate | None = None
+    basis: bool = False
+    held: bool = False
+    plain_steps: Count = 0
 
 
 class StepDone(_Message, tag="step-done"):

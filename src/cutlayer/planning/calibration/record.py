@@ -181,7 +181,7 @@ def subject_of(job: Job) -> Subject | None:
     # A codec's own settings count where it is the codec.
     of_klt = {"codec", "step", "rate_bits"}
     other = of_klt if job.method.uplink.codec == "quantize" else set()
-    quantizer = job.method.uplink.model_dump(exclude={"bits"} | other)
+    quantizer = job.method.uplink.model_dump(exclude={"bits", "reuse"} | other)
     return Subject(
         model,
         data,

@@ -20,7 +20,7 @@ from cutlayer.planning.known.method_costs import (
     server_part,
     tokens_sent,
 )
-from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes
+from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes, visit_bytes
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,15 +55,24 @@ class Loads:
 
     def activations_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] bits of activations sent up through the cut."""
+        return self._frames(lambda batch: self._activations_bytes(batch, cut, tokens, bits))
+
+    def _activations_bytes(self, batch: int, cut: int, tokens: int | None, bits: int) -> int:
         quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
         sent, width = self._shape(cut, tokens)
         text, language = self.spec.modality == "text", self.spec.parts.language
         labels = self.spec.vocabulary + 1 if language else self.classes
-        return self._frames(
-            lambda batch: activations_bytes(
-                (batch, sent, width), quantizer, labels, text, by_token=language
-            )
-        )
+        return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
+
+    def visit_bits(self, cut: int, tokens: int | None, bits: int, first: bool) -> Floats:
+        """[m] sent up where samples that the server holds are only named; first: it holds none.
+
+        Of several epochs the first sends them all.
+        """
+        each = self._activations_bytes(1, cut, tokens, bits)
+        named = self._frames(lambda batch: visit_bytes(batch, 0, each))
+        whole = self._frames(lambda batch: visit_bytes(batch, batch, each)) if first else named
+        return named + (whole - named) / self.job.training.local_epochs
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """[m] bits of gradients sent back; 0 without a split, or with nothing to train before the

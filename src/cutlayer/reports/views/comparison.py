@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 from typing import Any
 
 from cutlayer.drawing.plots import Point, pareto_front
+from cutlayer.record.data_file import FORMATS
 from cutlayer.reports.views.pack import View, plain
 from cutlayer.reports.views.runs import Line, Run, differing
 from cutlayer.reports.views.statistics import LEAST, PAIRED, compare_means, holm
@@ -39,6 +41,10 @@ def table(lines: Sequence[Line], reference: Line | None = None) -> View:
         Column("up", "up (MB)", "least", lambda run: run.up_bytes / 1e6),
         Column("down", "down (MB)", "least", lambda run: run.down_bytes / 1e6),
         Column("total", "in all (MB)", "least", lambda run: (run.up_bytes + run.down_bytes) / 1e6),
+        *(
+            Column(key, f"over {name} (x)", "least", partial(_over_data, name=key))
+            for key, name in FORMATS.items()
+        ),
         Column("seconds", "in its world (s)", "least", lambda run: run.virtual_s),
         Column("target", "to target (s)", "least", lambda run: _to_target(run, target)),
         Column("joules", "devices (J)", "least", lambda run: run.joules),
@@ -173,6 +179,11 @@ def _notes(lines: Sequence[Line], target: float | None, reference: Line | None) 
     sizes = sorted(size for size in every if size is not None)
     if sizes:
         notes.append(f"Accuracies are of {', '.join(f'{n:,}' for n in sizes)} test samples.")
+    if any(run.own_bytes for line in lines for run in line.runs):
+        notes.append(
+            "Over JPEG, WebP, text: a run's bytes over those of all its training samples, sent "
+            "themselves once (images at the model's size, quality 75; texts under zstandard)."
+        )
     if reference is not None:
         notes.append(f"Saving: bytes of {reference.label} over a run's.")
     unlike = _unlike(lines)
@@ -219,6 +230,12 @@ def _saving(run: Run, reference: Line) -> float | None:
     same = [one for one in reference.runs if one.job.seed == run.job.seed] or reference.runs
     total = run.up_bytes + run.down_bytes
     return mean(one.up_bytes + one.down_bytes for one in same) / total if total else None
+
+
+def _over_data(run: Run, name: str) -> float | None:
+    """Bytes of the run over those of its training samples themselves, sent once."""
+    own = run.own_bytes.get(name)
+    return (run.up_bytes + run.down_bytes) / own if own else None
 
 
 def _efficiency(run: Run) -> float | None:

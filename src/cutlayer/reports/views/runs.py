@@ -100,7 +100,8 @@ class Run:
     missing: by view (labels, gantt, fleet, patches) the sentence that says why it is not there.
     names: of devices by number, where they joined over a network.
     classes: their names, in order; none where the folder has none (yet). label: what a comparison
-    called it; empty for a run of its own.
+    called it; empty for a run of its own. own_bytes: of all its training samples themselves, by
+    format (see record.data_file).
     """
 
     folder: Path
@@ -115,6 +116,7 @@ class Run:
     names: Mapping[int, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     label: str = ""
+    own_bytes: Mapping[str, float] = field(default_factory=dict)
 
     def called(self, devices: int) -> list[str]:
         """What the first `devices` devices are called."""

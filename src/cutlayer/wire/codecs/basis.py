@@ -28,8 +28,6 @@ from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
 from cutlayer.wire.headers import BasisHeader
 
 MAX_SHIFT = 4
-MAX_WIDTH = 4096
-"""The widest activations whose reconstruction is exact in float64 (see `klt`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from cutlayer.errors import RunError
 from cutlayer.wire.codecs import laws
-from cutlayer.wire.codecs.basis import MAX_SHIFT, MAX_WIDTH, Basis, Components
+from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis, Components
 from cutlayer.wire.codecs.laws import Array
 from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
-from cutlayer.wire.headers import BasisHeader
+from cutlayer.wire.headers import MAX_WIDTH, BasisHeader
 from cutlayer.wire.quantize import finite
 
 _SHRINK = 4

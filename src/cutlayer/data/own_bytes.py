@@ -1,0 +1,56 @@
+"""What the samples themselves would take to send: the yardstick beside what crosses a cut."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+import zstandard
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.passage import Passage
+from cutlayer.resize import Fit, fitted, whole_levels
+
+QUALITY = 75
+"""Of JPEG and WebP, of 100."""
+_MOST_SAMPLES = 64
+"""So many are encoded, evenly spread over the data; the others are taken to be like them."""
+
+
+def own_bytes(data: Dataset, fit: Fit | None) -> dict[str, int]:
+    """Bytes of all samples of `data`, by format.
+
+    Images, made to fit the model as `fit` says: jpeg and webp. Texts in UTF-8, all of them together
+    under zstandard: zstd.
+    """
+    every = np.linspace(0, len(data) - 1, min(_MOST_SAMPLES, len(data))).round().astype(np.int64)
+    if isinstance(data.inputs, list):
+        texts = [one if isinstance(one, str) else _text_of(one) for one in data.inputs]
+        whole = "\n".join(texts).encode("utf-8", "replace")
+        return {"zstd": len(zstandard.ZstdCompressor(level=19).compress(whole))}
+    inputs = data.subset(every).inputs
+    assert isinstance(inputs, torch.Tensor)
+    pixels = inputs.float()
+    if fit is not None and tuple(pixels.shape[-2:]) != (fit.side, fit.side):
+        pixels = fitted(pixels, fit)
+    found = {"jpeg": 0, "webp": 0}
+    for image in whole_levels(pixels).permute(0, 2, 3, 1).numpy():
+        for name in found:
+            found[name] += _encoded(image, name)
+    return {name: round(size / len(every) * len(data)) for name, size in found.items()}
+
+
+def _text_of(passage: Passage) -> str:
+    said = [message.content for message in passage.messages]
+    return "\n".join([passage.prompt, passage.completion, *said])
+
+
+def _encoded(image: np.ndarray, name: str) -> int:
+    """Bytes of an image [H, W, C], C 1 or 3."""
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    out = io.BytesIO()
+    picture.save(out, name, quality=QUALITY)
+    return out.tell()

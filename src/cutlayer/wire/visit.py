@@ -1,0 +1,94 @@
+"""Frames for samples that the server may hold already: what a device names, and what it sends.
+
+A visit is the activations of one batch, sample by sample. Body: for every sample that the server
+does not hold, a whole frame of activations of that one sample, as it will keep it. A frame of kind
+`held` tells a device which of its samples the server holds: the differences between their numbers,
+rising, as little-endian uint32, compressed by zstandard where that is shorter.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from cutlayer.errors import FrameError
+from cutlayer.wire import entropy, frame
+from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
+from cutlayer.wire.headers import MOST_SAMPLES, HeldHeader, VisitHeader
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One batch of a device.
+
+    frames: by the sample's number in the device's data, in the order of the batch; None for a
+    sample that is only named.
+    """
+
+    device: int
+    round: int
+    step: int
+    frames: Mapping[int, bytes | None]
+
+
+@dataclass(frozen=True)
+class Held:
+    """samples: those of a device that the server holds. room_bytes: for more of them this round."""
+
+    samples: frozenset[int]
+    room_bytes: int
+
+
+def encode_visit(visit: Visit) -> bytes:
+    """The frame of a visit."""
+    lengths = tuple(0 if one is None else len(one) for one in visit.frames.values())
+    header = VisitHeader(visit.device, visit.round, visit.step, tuple(visit.frames), lengths)
+    return frame.pack("visit", header, b"".join(one for one in visit.frames.values() if one))
+
+
+def decode_visit(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Visit:
+    """The visit of a frame; its frames are not looked into. Raises FrameError."""
+    header, body = frame.unpack(data, "visit", VisitHeader, max_bytes)
+    unlike = len(set(header.samples)) != len(header.samples)
+    if unlike or len(header.lengths) != len(header.samples) or sum(header.lengths) != len(body):
+        raise FrameError(
+            f"the frame names {len(header.samples)} samples, of which it declares "
+            f"{sum(header.lengths)} bytes, but its body has {len(body)}, or it names one twice: "
+            "have it sent again"
+        )
+    frames: dict[int, bytes | None] = {}
+    start = 0
+    for sample, length in zip(header.samples, header.lengths, strict=True):
+        frames[sample] = bytes(body[start : start + length]) if length else None
+        start += length
+    return Visit(header.device, header.round, header.step, frames)
+
+
+def encode_held(held: Held) -> bytes:
+    """The frame that tells a device what the server holds of it."""
+    steps = _differences(sorted(held.samples))
+    packed = entropy.compress(steps)
+    header = HeldHeader(len(held.samples), held.room_bytes, packed is not None)
+    return frame.pack("held", header, steps if packed is None else packed)
+
+
+def decode_held(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Held:
+    """What `encode_held` told. Raises FrameError."""
+    header, body = frame.unpack(data, "held", HeldHeader, max_bytes)
+    size = 4 * header.count
+    plain: bytes | memoryview = entropy.decompress(body, size) if header.compressed else body
+    if len(plain) != size:
+        raise FrameError(
+            f"the frame declares {header.count} samples but has {len(plain)} bytes of them: have "
+            "it sent again"
+        )
+    numbers = np.cumsum(np.frombuffer(plain, "<u4").astype(np.int64))
+    if len(numbers) and (numbers[-1] > MOST_SAMPLES or (np.diff(numbers) < 1).any()):
+        raise FrameError("the frame names samples out of order: have it sent again")
+    return Held(frozenset(numbers.tolist()), header.room_bytes)
+
+
+def _differences(rising: Sequence[int]) -> bytes:
+    steps = [*rising[:1], *(after - before for before, after in pairwise(rising))]
+    return np.array(steps, "<u4").tobytes()
