@@ -30,6 +30,7 @@ from cutlayer.network.transport.messages import (
     RoundBegin,
     Task,
 )
+from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.parts import Parts, load_parts
 from helpers import small_job
@@ -276,13 +277,13 @@ def test_a_round_that_no_device_can_take_part_in_costs_it_the_round(
 ) -> None:
     for value in values:
         asked = asked_for({name: value})
-        sentence_or_answer(lambda asked=asked: device_requests.begin(device, asked, None))  # type: ignore[misc]
+        sentence_or_answer(lambda asked=asked: device_requests.begin(device, asked, Opening()))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("frame", [b"", b"garbage", bytes(2**16)])
 def test_an_adapter_that_is_none_costs_a_device_the_round(device: Device, frame: bytes) -> None:
     with pytest.raises(CutlayerError):
-        device_requests.begin(device, asked_for({"adapter": True}), frame)
+        device_requests.begin(device, asked_for({"adapter": True}), Opening(adapter=frame))
 
 
 @pytest.mark.parametrize("scored", [False, True])
