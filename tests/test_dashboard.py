@@ -33,7 +33,8 @@ from helpers import small_job  # noqa: E402
 from report_runs import made_job, made_rows  # noqa: E402
 
 VIEWS = {
-    "headline", "job", "curves", "labels", "devices", "gantt", "allocation", "fleet", "patches",
+    "headline", "job", "curves", "classes", "labels", "devices", "gantt", "allocation", "fleet",
+    "patches",
 }  # fmt: skip
 TOKEN = "a token of the test"
 OPEN = Access()

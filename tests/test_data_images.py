@@ -15,10 +15,10 @@ from PIL import Image, ImageCms
 
 from cutlayer.data import images
 from cutlayer.data.dataset import Dataset
+from cutlayer.data.device_data import load_folder
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError
 from cutlayer.job import Job
-from cutlayer.network.device.device_data import load_folder
 from cutlayer.resize import Fit
 from cutlayer.settings.data import Data
 

@@ -122,7 +122,7 @@ def test_a_test_image_as_a_file_is_told_as_in_the_test_set(
     from cutlayer.inference.trained import load_trained
 
     trained = load_trained(run.folder)
-    logits = trained.logits_of(False)(test.subset([0, 2]), 0).detach().double()
+    logits = trained.logits_of(False)(test.subset([0, 2]), 0).logits.detach().double()
     for number, row in zip((0, 2), torch.softmax(logits, 1).tolist(), strict=True):
         (one,) = cutlayer.predict(run.folder, files=next(photos.rglob(f"{number}.png")))
         assert list(one.probabilities.values()) == pytest.approx(row, abs=1e-5)
@@ -245,7 +245,7 @@ def test_a_run_is_exported_alone_or_merged(run: cutlayer.Result, tmp_path: Path)
 
     trained = load_trained(run.folder)
     with torch.no_grad():
-        expected = trained.logits_of(False)(test, 0)
+        expected = trained.logits_of(False)(test, 0).logits
         found = loaded(**trained.preprocess(test.inputs)).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert list(loaded.config.id2label.values()) == list(test.classes)
