@@ -16,7 +16,8 @@ from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 
 
 class Server:
