@@ -94,9 +94,9 @@ class Training(Section):
     geometry).
     """
 
-    pool: Count = 4
-    """Devices whose batches the server computes in one pass. It changes speed and memory, not the
-    result (beyond rounding).
+    pool: Count | None = None
+    """Devices whose batches the server computes in one pass; null: 4, or on a GPU of CUDA as many
+    as its memory holds. It changes speed and memory, not the result (beyond rounding).
     """
 
     keep_states: Annotated[int, Field(ge=1, le=10_000)] = 3

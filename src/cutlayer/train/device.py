@@ -79,8 +79,8 @@ class Device:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
         if frame is not None:
             most = frame_limit(self.model, self.job.training.batch_size)
-            received = decode_adapter(frame, max_bytes=most).tensors
-            self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
+            received = decode_adapter(frame, max_bytes=most, device=self.model.compute)
+            self.adapter = received.tensors
         self.round, self.decision = round, decision
         self.stack = None
         self._batches = list(self._draw_batches(round))
@@ -169,15 +169,18 @@ class Device:
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
         return Dataset(augment(batch.inputs, kinds, rngs), batch.labels, batch.classes)
 
-    def upload(self) -> bytes:
-        """What the server is to average, as a frame."""
+    def to_upload(self) -> AdapterMessage:
+        """What the server is to average."""
         sent = self.adapter
         if self.stack is not None:
             start = self.stack.start(self.row)
             for one in upload_steps(self.job.training, self.model.trained):
                 sent = one.on_device(start, sent)
-        message = AdapterMessage(self.id, self.round, self.samples, sent)
-        return encode_adapter(message, self.job.method.adapter_bits)
+        return AdapterMessage(self.id, self.round, self.samples, sent)
+
+    def upload(self) -> bytes:
+        """The frame of what the server is to average."""
+        return encode_adapter(self.to_upload(), self.job.method.adapter_bits)
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:

@@ -20,7 +20,7 @@ places are on the CPU when decoded.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Literal, TypeVar
 
@@ -183,24 +183,28 @@ def encode_adapter(message: AdapterMessage, bits: Literal[16, 32]) -> bytes:
 
 
 def encode_adapters(messages: Sequence[AdapterMessage], bits: Literal[16, 32]) -> list[bytes]:
-    """A frame for each adapter; all cross to the CPU in one copy. Errors as in `encode_adapter`."""
+    """A frame for each adapter; all cross to the CPU in one copy. Errors as in `encode_adapter`.
+
+    Messages that hold the very same tensors share what is encoded of them.
+    """
+    unlike = {id(message.tensors): message for message in messages}
     named = [
         (f"adapter of device {message.device}, round {message.round}, tensor {name!r},", tensor)
-        for message in messages
+        for message in unlike.values()
         for name, tensor in message.tensors.items()
     ]
-    bodies: list[bytes] = []
+    rest: Iterator[bytes] = iter(())
     if named:
         flat = torch.cat([_plain(tensor).reshape(-1) for _, tensor in named]).view(-1, 1)
         counts = [tensor.numel() for _, tensor in named]
         whats = [what for what, _ in named]
-        bodies = quantize.quantize_all(flat, counts, Quantizer(bits=bits), None, whats)
+        rest = iter(quantize.quantize_all(flat, counts, Quantizer(bits=bits), None, whats))
+    bodies = {key: tuple(islice(rest, len(one.tensors))) for key, one in unlike.items()}
     frames: list[_Kept] = []
-    rest = iter(bodies)
     for message in messages:
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in message.tensors.items())
         header = AdapterHeader(message.device, message.round, message.samples, bits, shapes)
-        frames.append(("adapter", header, tuple(islice(rest, len(shapes)))))
+        frames.append(("adapter", header, bodies[id(message.tensors)]))
     return _pack(frames)
 
 

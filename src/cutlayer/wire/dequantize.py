@@ -98,11 +98,13 @@ def dequantize_all(
 
 def unsound(values: Tensor, counts: Sequence[int]) -> dict[int, FrameError]:
     """The bodies whose decoded values [n, D] hold NaN or infinity, by place."""
-    fine = to_host(values.amin(1).isfinite() & values.amax(1).isfinite()).numpy()
-    if fine.all():
+    if values.amin().isfinite() & values.amax().isfinite():
         return {}
-    owners = np.repeat(np.arange(len(counts)), counts)
-    return {int(at): _not_finite() for at in owners[~fine]}
+    return {
+        place: _not_finite()
+        for place, part in enumerate(torch.split(to_host(values), list(counts)))
+        if not part.isfinite().all()
+    }
 
 
 def sound(x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from cutlayer.settings.method import Quantizer
 from cutlayer.wire.bit_stream import pack_bits
 from cutlayer.wire.custom_levels import own_levels
 from cutlayer.wire.levels import Levels, gaussian_levels, nearest, nearest_gaussian, reach_of
-from cutlayer.wire.transfer import Octets, bytes_of, to_device
+from cutlayer.wire.transfer import Octets, bytes_of, to_device, to_host
 
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -56,6 +56,8 @@ def quantize_all(
     """
     if x.numel() == 0:
         return [b""] * len(counts)
+    if quantizer.bits > 8:
+        return _whole(x if quantizer.bits == 32 else x.to(torch.bfloat16), counts, whats)
     held = [place for place, count in enumerate(counts) if count]
     rows = _Rows(
         x, [counts[at] for at in held], [whats[at] for at in held], quantizer.per == "token"
@@ -68,8 +70,6 @@ def _quantized(
     rows: "_Rows", quantizer: Quantizer, rngs: Sequence[torch.Generator] | None
 ) -> list[bytes]:
     bits = quantizer.bits
-    if bits > 8:
-        return rows.whole(rows.x if bits == 32 else rows.x.to(torch.bfloat16))
     if quantizer.levels == "gaussian":
         return _scaled(rows, bits, gaussian_levels(bits), partial(nearest_gaussian, bits=bits))
     if quantizer.levels != "uniform":
@@ -80,6 +80,20 @@ def _quantized(
     if rngs is None:
         raise ValueError("stochastic rounding needs a generator: pass rng")
     return _uniform(rows, bits, _dither(rows.x, rows.counts, rngs))
+
+
+def _whole(values: Tensor, counts: Sequence[int], whats: Sequence[str]) -> list[bytes]:
+    """Each device's values [n, D] as they are."""
+    fine = values.amin().isfinite() & values.amax().isfinite()
+    raw, all_fine = bytes_of([values, fine])
+    width = len(raw) // len(values)
+    stops = [width * count for count in accumulate(counts, initial=0)]
+    bodies = [raw[start:stop].tobytes() for start, stop in pairwise(stops)]
+    if not all_fine.all():
+        for part, what in zip(torch.split(to_host(values), list(counts)), whats, strict=True):
+            if not part.isfinite().all():
+                raise _not_finite(what)
+    return bodies
 
 
 def finite(x: Tensor, what: str) -> Tensor:
@@ -134,15 +148,6 @@ class _Rows:
             ]
         )
 
-    def whole(self, values: Tensor) -> list[bytes]:
-        """Each device's values [n, D] as they are."""
-        fine = values.amin(1).isfinite() & values.amax(1).isfinite()
-        raw, sound = bytes_of([values, fine])
-        self._check(sound, by_row=True)
-        width = len(raw) // len(values)
-        stops = [width * count for count in accumulate(self.counts, initial=0)]
-        return [raw[start:stop].tobytes() for start, stop in pairwise(stops)]
-
     def bodies(
         self, fine: Tensor, scale: Tensor, ranges: Sequence[Tensor], codes: Tensor, bits: int
     ) -> list[bytes]:
@@ -157,7 +162,7 @@ class _Rows:
             parts = torch.split(flat, lengths)
             flat = torch.cat([F.pad(part, (0, -len(part) % 8)) for part in parts])
         sound, scales, *edges, packed = bytes_of([fine, scale, *ranges, pack_bits(flat, bits)])
-        self._check(sound, self.by_row)
+        self._check(sound)
         bodies, group, start = [], 0, 0
         for device, (count, length) in enumerate(zip(self.counts, lengths, strict=True)):
             last = group + (count if self.by_row else 1)
@@ -168,10 +173,10 @@ class _Rows:
             group, start = last, start - (-length // 8) * bits
         return bodies
 
-    def _check(self, fine: Octets, by_row: bool) -> None:
-        """Raise RunError for the first device with a row or group that is not fine."""
+    def _check(self, fine: Octets) -> None:
+        """Raise RunError for the first device with a group that is not fine."""
         if not fine.all():
-            counts = self.counts if by_row else [1] * len(self.counts)
+            counts = self.counts if self.by_row else [1] * len(self.counts)
             place = np.searchsorted(np.cumsum(counts), fine.argmin(), side="right")
             raise _not_finite(self.whats[int(place)])
 
