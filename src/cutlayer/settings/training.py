@@ -128,6 +128,12 @@ class Training(Section):
     stay in float32.
     """
 
+    compile: bool = False
+    """Compile the training step after the cut, or of the whole model where nothing is split, by
+    torch.compile; on a GPU of CUDA it becomes a CUDA graph. It costs a minute or so for each of the
+    first sizes of batches and changes speed, not the result (beyond rounding).
+    """
+
     @model_validator(mode="after")
     def _momentum_has_sgd(self) -> Self:
         if self.momentum and self.optimizer != "sgd":

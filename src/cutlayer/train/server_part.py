@@ -251,7 +251,7 @@ class ServerPart:
         Returns each of these with its loss and, where a gradient is due down, its own.
         """
         hidden, opened, losses = self._losses(messages)
-        gradients = _gradients(losses, [hidden, *opened.rows.leaves.values()])
+        gradients = self._model.kept(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
         # One look at the torch device for all: the losses, and the largest gradient.
         looked = torch.cat([losses.detach(), _largest(gradients).to(losses).view(1)])
         *values, largest = looked.tolist()
