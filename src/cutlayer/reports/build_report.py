@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from cutlayer.drawing.style import FORMATS, Column
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.files import write_atomically
 from cutlayer.job import Job
@@ -29,22 +30,26 @@ from cutlayer.record.folder import (
 from cutlayer.record.rows import FILE, read_rows
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports import figures, page
+from cutlayer.reports.paper_tables import as_csv, as_latex
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
 
 MOST_DETAILED = 12
+LEVELS = 3
+"""So deep below a folder that is named are run folders looked for."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the page and the figures were written.
+    """Where the page, the figures and the tables were written.
 
     left_out: a sentence for each run, or line of one, that is damaged.
     """
 
     page: Path
     figures: list[Path]
+    tables: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -55,18 +60,30 @@ def report(
     reference: str | Path | None = None,
     images: int = 6,
     figures_folder: str | Path | None = None,
+    formats: Sequence[str] = FORMATS,
+    column: Column | None = None,
+    csv: str | Path | None = None,
+    latex: str | Path | None = None,
     say: Say = lambda sentence: None,
 ) -> Report:
     """Write one page about the runs in `folders` that needs nothing but a browser.
 
-    folders: a run folder, a folder that holds run folders (a comparison), or several. reference: a
-    run that the others are measured against. images: of the test set, on which kept patches are
-    drawn; 0 for none. figures_folder: also get the figures there as PNG, SVG and PDF. say: hears
+    folders: a run folder, a folder that holds run folders (a comparison, or several, down to three
+    levels), or a list of such. reference: a run that the others are measured against. images: of
+    the test set, on which kept patches are drawn; 0 for none. figures_folder: also get the figures
+    there, in each of `formats` ("png", "svg", "pdf") and for the `column` of a paper. csv, latex:
+    files that also get the table of all runs, as numbers and as a tabular of booktabs. say: hears
     what is being done. What cannot be computed anew here (the job's data may be elsewhere) is left
     out, and the page says why. A run that is damaged, or has no round yet, costs itself where there
     are others. No code that a job names is run. Raises RunError where no run is left.
     """
     out = Path(out)
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise RunError(
+            f"--formats: {', '.join(unknown) or 'none'} is no format: give some of "
+            f"{', '.join(FORMATS)}"
+        )
     several = [folders] if isinstance(folders, str | Path) else folders
     found = [folder for given in several for folder in run_folders(Path(given))]
     extra = run_folders(Path(reference)) if reference is not None else []
@@ -90,10 +107,21 @@ def report(
     if figures_folder is not None:
         say("figures")
         try:
-            drawn = figures.draw(lines, full[0], Path(figures_folder))
+            drawn = figures.draw(lines, full[0], Path(figures_folder), formats, column)
         except OSError as error:
             raise _unwritable("--figures", Path(figures_folder), error) from None
-    return Report(out, drawn, left_out)
+        except ValueError:
+            font = column.font if column else None
+            raise RunError(
+                f"--font: {font!r} is not installed: give a font of this machine, or leave it out"
+            ) from None
+    against = next((line for line in lines if base in line.runs), None)
+    tables = []
+    for option, path, table in (("--csv", csv, as_csv), ("--latex", latex, as_latex)):
+        if path is not None:
+            _write(Path(path), table(lines, against).encode(), option)
+            tables.append(Path(path))
+    return Report(out, drawn, tables, left_out)
 
 
 def _readable(folders: Sequence[Path], left_out: list[str]) -> list[Run]:
@@ -111,10 +139,17 @@ def _readable(folders: Sequence[Path], left_out: list[str]) -> list[Run]:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the run folders in it. Raises RunError."""
+    """The folder itself if it is a run's, else the run folders in it, down to three levels.
+
+    Raises RunError.
+    """
     if (folder / JOB_FILE).is_file():
         return [folder]
-    within = sorted(path.parent for path in folder.glob(f"*/{JOB_FILE}"))
+    within = sorted(
+        path.parent
+        for levels in range(1, 1 + LEVELS)
+        for path in folder.glob(f"{'*/' * levels}{JOB_FILE}")
+    )
     if not within:
         raise RunError(
             f"RUN: {folder} is no run folder, nor does it hold any: give a folder with {JOB_FILE} "
@@ -304,12 +339,12 @@ def _detailed(lines: Sequence[Line]) -> list[Run]:
     return [line.runs[0] for line in lines][:MOST_DETAILED]
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, option: str = "--out") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
-        raise _unwritable("--out", path, error) from None
+        raise _unwritable(option, path, error) from None
 
 
 def _unwritable(option: str, path: Path, error: OSError) -> RunError:

@@ -13,6 +13,7 @@ from cutlayer.drawing.tables import Column
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.record.data_file import FORMATS, own_bytes_of
+from cutlayer.reports.views.finding import finding
 from cutlayer.reports.views.statistics import paired_interval
 from cutlayer.rounds.result import Result
 
@@ -111,6 +112,11 @@ class Comparison:
         """Every run, line after line."""
         return [result for line in self.lines for result in line.results]
 
+    @property
+    def finding(self) -> str:
+        """One sentence: which line is the most accurate, by how much and how surely."""
+        return finding([(line.label, line.accuracy) for line in self.lines])
+
     def tables(self) -> list["Table"]:
         """The tables for a terminal of 80 columns; comparison.md has columns more."""
         own = own_bytes_of(self.results[0].folder)
@@ -143,7 +149,8 @@ class Comparison:
         notes = NOTES.format(tested=tested(self.lines))
         own = own_bytes_of(self.results[0].folder)
         columns = [c for c in COLUMNS if c.key not in FORMATS or c.key in own]
-        text = f"# Comparison\n\n{tables.markdown(self.rows, columns)}\n{notes}"
+        said = f"{self.finding}\n\n" if self.finding else ""
+        text = f"# Comparison\n\n{said}{tables.markdown(self.rows, columns)}\n{notes}"
         differences = differences_of(self.lines)
         if differences:
             text += f"\n## Against {self.labels[0]}\n\n"
