@@ -143,7 +143,7 @@ def _shrink(figure: Figure, factor: float) -> None:
     figure.set_size_inches(*(factor * figure.get_size_inches()))
     for artist in figure.findobj():
         if isinstance(artist, Text):
-            artist.set_fontsize(factor * artist.get_fontsize())
+            artist.set_fontsize(factor * float(artist.get_fontsize()))
         elif isinstance(artist, Line2D):
             artist.set_linewidth(factor * artist.get_linewidth())
             artist.set_markersize(factor * artist.get_markersize())
