@@ -10,9 +10,9 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.record.folder import DEVICES_FILE
 from cutlayer.record.told_devices import ToldDevice, read_told, write_told
+from cutlayer.reports.page import views_of
 from cutlayer.reports.read_runs import read_run
 from cutlayer.reports.recompute import again
-from cutlayer.reports.page import views_of
 from cutlayer.reports.views.runs import Run
 from cutlayer.train.parts import load_parts
 from fleet_helpers import crowd, served

@@ -7,12 +7,13 @@ allocators measure comes from the job's calibration.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing import tables
+from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
 from cutlayer.drawing.tables import Column
-from cutlayer.errors import JobError
+from cutlayer.errors import JobError, RunError
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, Survival
@@ -28,6 +29,7 @@ from cutlayer.train.unread import unread
 from cutlayer.world.timeline import Timeline
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 COLUMNS = (
@@ -46,9 +48,11 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A round as it would be: decisions, when each stage would happen, and each device's joules.
+
+    A notebook shows it as its sentences and the first rows of its table.
 
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
     that miss the deadline, or leave coverage before they are done. samples: how many samples each
@@ -68,6 +72,37 @@ class Plan:
     survival: Survival | None
     later_bytes: int | None
 
+    def __repr__(self) -> str:
+        return f"<Plan of {self.job.method.name}: {self._takes()}>"
+
+    def _repr_html_(self) -> str:
+        title = f"Round of {self.job.method.name}"
+        return table_html(self.rows(), self._columns, title) + paragraphs(self.sentences())
+
+    def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
+        """A row for each device, or for each stage of each device: the spans of the Gantt chart.
+
+        devices: what `rows` has, by the names of COLUMNS. stages: device, stage, and its start and
+        end in seconds since the round began. Raises RunError for anything else, and where pandas
+        is not installed.
+        """
+        if what == "devices":
+            return data_frame(self.rows())
+        if what != "stages":
+            raise RunError(f"to_pandas: {what!r} is no table of a plan: take 'devices' or 'stages'")
+        return data_frame(
+            [
+                {
+                    "device": device,
+                    "stage": span.stage,
+                    "start_s": span.start_s,
+                    "end_s": span.end_s,
+                }
+                for place, device in enumerate(self.decided.decisions)
+                for span in self.timeline.spans(place)
+            ]
+        )
+
     @property
     def round_s(self) -> float:
         """Seconds of the round."""
@@ -80,8 +115,11 @@ class Plan:
 
     def table(self) -> Table:
         """The rows for a terminal of 80 columns; who is late only where somebody is."""
-        columns = [c for c in COLUMNS if c.key != "late" or self.late]
-        return tables.render(self.rows(), columns, f"Round of {self.job.method.name}")
+        return tables.render(self.rows(), self._columns, f"Round of {self.job.method.name}")
+
+    @property
+    def _columns(self) -> list[Column]:
+        return [c for c in COLUMNS if c.key != "late" or self.late]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each device that takes part, for `drawing.tables` (see COLUMNS)."""
