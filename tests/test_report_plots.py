@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cutlayer.drawing import curves as drawing
-from cutlayer.drawing import plots
+from cutlayer.drawing import plan_plots, plots
 from cutlayer.drawing.curves import Curve
 from cutlayer.drawing.plots import MethodBytes, Point
 
@@ -139,6 +139,20 @@ def test_points_on_one_spot_share_a_label_and_equal_curves_say_so(tmp_path, draw
     drawing.accuracy_by_round(found, tmp_path / "c.png")
     labels = drawn[-1].axes[0].get_legend_handles_labels()[1]
     assert labels == ["sflora", "auto", "asfv (equal to sflora)"]
+
+
+def test_two_swept_settings_are_a_grid_whose_gaps_stay_empty(tmp_path, drawn):
+    rows = [
+        {"field": "a, b", "settings": {"a": a, "b": b}, "round_s": a * b, "bits": 4}
+        for a in (1, 2)
+        for b in (3, 5)
+    ]
+    rows[-1] = {**rows[-1], "round_s": None}
+    plan_plots.sweep(rows, tmp_path / "grid.png")
+    check_png(tmp_path / "grid.png")
+    axes = [one for one in drawn[-1].axes if one.get_visible()]
+    assert [one.get_title(loc="left") for one in axes] == ["round (s)"]
+    assert [text.get_text() for text in axes[0].texts] == ["3.00", "5.00", "6.00"]
 
 
 def test_nothing_to_show_is_still_a_figure(tmp_path):
