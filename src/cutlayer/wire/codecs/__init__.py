@@ -5,8 +5,8 @@ entropy.py of the room above, one after another. klt.py is a fitted transform wi
 klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and symbols.py code whole
 numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
 
-To change the quantiser: its arithmetic is in wire/quantize.py, its settings in `Quantizer`
-(settings/method.py), its header in `TensorHeader` (wire/headers.py), its bytes in
+To change the quantiser: its arithmetic is in wire/quantize.py and wire/dequantize.py, its settings
+in `Quantizer` (settings/method.py), its header in `TensorHeader` (wire/headers.py), its bytes in
 wire/frame_bytes.py. Levels of one's own are a function that a job names, and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
