@@ -81,7 +81,7 @@ def _load(job: Job, classes: int) -> CutModel:
 
 
 def place_model(job: Job, model: CutModel) -> CutModel:
-    """`model` on the torch device and in the precision of a job, compiled or not. Raises JobError."""
+    """`model` on the torch device of a job, in its precision, compiled or not. Raises JobError."""
     device = find_compute(job.training.compute)
     set_precision(job.training.precision, device)
     return model.to(device).use(job.training.precision).compile(job.training.compile)
