@@ -50,7 +50,7 @@ from cutlayer.wire.headers import (
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, gradients_of, open_activations, open_gradient
 from cutlayer.wire.places import Places, find_places, pack_kept, places_on_cpu
-from cutlayer.wire.transfer import side_by_side, to_device, to_host
+from cutlayer.wire.transfer import side_by_side, to_device, to_host, wire_device
 
 
 def encode_activations(
@@ -237,7 +237,7 @@ def decode_adapter(
 
 
 def _plain(x: Tensor) -> Tensor:
-    return x.detach().to(torch.float32)
+    return x.detach().to(wire_device(x.device), torch.float32)
 
 
 def _shape3(x: Tensor) -> tuple[int, int, int]:

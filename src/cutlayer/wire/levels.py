@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cutlayer.wire.transfer import to_device
+
 Levels = NDArray[np.float32] | NDArray[np.float64]
 
 _CELLS = 4096
@@ -21,7 +23,7 @@ def reach_of(levels: Levels) -> np.float32:
 
 def nearest(z: Tensor, levels: Levels) -> Tensor:
     """The code of the nearest of some levels for each z: uint8, of its shape."""
-    edges = torch.from_numpy((levels[1:] + levels[:-1]) / 2).to(z.device)
+    edges = to_device(torch.from_numpy((levels[1:] + levels[:-1]) / 2), z.device)
     return torch.bucketize(z, edges, right=True).to(torch.uint8)
 
 

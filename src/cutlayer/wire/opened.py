@@ -27,7 +27,7 @@ from cutlayer.wire.headers import (
 )
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places, unpack_kept
-from cutlayer.wire.transfer import to_device
+from cutlayer.wire.transfer import to_device, wire_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,32 +124,35 @@ def gradients_of(
 def _decode(
     frames: Sequence[Opened], codec: Codec | None, device: torch.device
 ) -> list[Tensor | FrameError]:
-    """The tensors [B, T, D] of frames, with zeros at padding."""
-    found: list[Tensor | FrameError] = []
-    counts = [_count(one) for one in frames]
+    """The tensors [B, T, D] of frames on `device`, with zeros at padding."""
+    here = wire_device(device)
     plain: dict[int, list[int]] = defaultdict(list)
     rows: dict[int, Tensor | FrameError] = {}
     for place, one in enumerate(frames):
         if isinstance(one.header, ActivationsHeader | GradientHeader):
             plain[one.header.shape[2]].append(place)
         else:
-            rows[place] = _decode_fitted(one, codec, device)
+            rows[place] = _decode_fitted(one, codec, here)
     for width, places in plain.items():
         decoded = decode_quantized_all(
             [frames[place].header.tensor for place in places],  # type: ignore[union-attr]
             [frames[place].body for place in places],
-            [counts[place] for place in places],
+            [_count(frames[place]) for place in places],
             width,
-            device,
+            here,
         )
         rows |= dict(zip(places, decoded, strict=True))
+    found: list[Tensor | FrameError] = []
     for place, one in enumerate(frames):
         B, T, D = one.header.shape
         sent = rows[place]
-        if isinstance(sent, Tensor) and one.valid is not None:
-            index = to_device(torch.from_numpy(np.flatnonzero(one.valid)), device)
-            sent = torch.zeros(B * T, D, device=device).index_copy_(0, index, sent)
-        found.append(sent if isinstance(sent, FrameError) else sent.view(B, T, D))
+        if isinstance(sent, FrameError):
+            found.append(sent)
+            continue
+        if one.valid is not None:
+            index = to_device(torch.from_numpy(np.flatnonzero(one.valid)), here)
+            sent = torch.zeros(B * T, D, device=here).index_copy_(0, index, sent)
+        found.append(sent.view(B, T, D).to(device))
     return found
 
 

@@ -20,6 +20,12 @@ Result = TypeVar("Result")
 _WORTH_A_THREAD = 2**20
 
 
+def wire_device(device: torch.device) -> torch.device:
+    """Where frames of tensors on `device` are made and read: there, but for Apple's GPU, which has
+    no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """x on `device`; nothing waits for the copy."""
     if device.type != "cuda" or x.device.type != "cpu":
