@@ -22,7 +22,6 @@ from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
-from cutlayer.planning.calibration.cut_survey import Grid
 from cutlayer.planning.calibration.record import (
     Calibration,
     cache_file,
@@ -30,6 +29,7 @@ from cutlayer.planning.calibration.record import (
     subject_of,
     write_calibration,
 )
+from cutlayer.planning.calibration.survey_result import Grid
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.compute import find_compute
 
@@ -83,11 +83,8 @@ def calibrate(
             trained = load_adapter(adapter, model)
         found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
     calibration = Calibration(
-        subject,
-        grid.cuts,
-        grid.tokens,
-        grid.bits,
-        **found,
+        **vars(found),
+        subject=subject,
         samples=samples,
         head_samples=len(fitted),
         batch_size=job.training.batch_size,
