@@ -134,7 +134,7 @@ SHAPE = (50, 128)
 
 
 def job_of(method: Any, devices: int = 3, **sections: Any) -> Job:
-    sizes = ("training.rounds=1", "data.train_samples=300", "data.test_samples=20")
+    sizes = ("training.rounds=1", f"data.train_samples={15 * devices}", "data.test_samples=20")
     return small_job(*sizes, f"devices.count={devices}", method=method, **sections)
 
 
@@ -187,7 +187,7 @@ def test_who_leaves_as_a_round_begins_costs_the_others_nothing(
 
 
 def test_who_answers_nothing_costs_the_others_the_patience_and_no_more(tmp_path: Path) -> None:
-    found = run(job_of("fedlora"), tmp_path / "run", Script(stay), answer_s=10.0)
+    found = run(job_of("fedlora"), tmp_path / "run", Script(stay), answer_s=4.0)
     check_honest(found)
     assert found.rows[0].lost == [LIAR]
 
