@@ -22,7 +22,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
-from cutlayer.train.evaluation import Evaluation, Tested
+from cutlayer.train.accuracy import Evaluation, Tested
 from cutlayer.train.language import Language
 from cutlayer.wire.codec import ActivationsMessage
 
