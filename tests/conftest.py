@@ -20,6 +20,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+_RENDERED = style.rendered
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -38,16 +39,21 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def figures_are_blank(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Figures are composed and their files written, but empty: rendering takes half of a small run.
+@pytest.fixture(scope="session", autouse=True)
+def figures_are_blank() -> Iterator[None]:
+    """Figures are composed and their files written, but not rendered: that takes half a small run.
 
-    Where `pytestmark = pytest.mark.figures` stands, they are rendered.
+    Tests that look at figures ask for the fixture `figures`.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if request.node.get_closest_marker("figures") is None:
-            patch.setattr(style, "rendered", lambda figure, ending: b"not rendered")
+        patch.setattr(style, "rendered", lambda figure, ending: b"not rendered")
         yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are rendered in this test."""
+    monkeypatch.setattr(style, "rendered", _RENDERED)
 
 
 @pytest.fixture(scope="session")

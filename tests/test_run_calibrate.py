@@ -504,6 +504,7 @@ def test_the_verb_answers_bad_options_with_one_sentence(
     assert captured.out == ""
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_figure_has_a_panel_for_each_cut_with_its_numbers(
     measured: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
