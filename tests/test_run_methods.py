@@ -10,7 +10,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
 from helpers import Simulated, equal, largest_difference, small_job

@@ -19,7 +19,7 @@ from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Hello, Ready, RoundBegin, StepDone, Task
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.result import RoundResult

@@ -16,7 +16,8 @@ from cutlayer import simulate
 from cutlayer.errors import CutlayerError, RunError
 from cutlayer.job import dump_job
 from cutlayer.record.checkpoint import load_state
-from cutlayer.record.rows import Row, read_rows
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
 from cutlayer.rounds.result import Result
 from cutlayer.train.result import RoundResult
