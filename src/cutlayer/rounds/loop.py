@@ -147,7 +147,7 @@ def calibration_of(job: Job, progress: Progress) -> Calibration | None:
         from cutlayer.planning.calibration.calibrate import calibrate
 
         progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
-        found = calibrate(job)
+        found = calibrate(job, say=progress.say)
     return found
 
 

@@ -50,6 +50,7 @@ def calibrate(
     bits: Sequence[int] | None = None,
     adapter: str | Path | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Calibration:
     """Measure the job's model on `samples` samples of its calibration data; cache the record.
 
@@ -58,7 +59,8 @@ def calibrate(
 
     cuts, tokens (None among them: all), bits: the grid, see `choose_grid`. adapter: the folder of
     a trained adapter, measured in place of the pretrained model; without one, a linear head is
-    fitted to others of these samples, so that there are predictions to compare.
+    fitted to others of these samples, so that there are predictions to compare. say: told in one
+    line what was loaded.
     Raises JobError, DataError, ModelError or RunError, each with one sentence.
     """
     progress = progress or (lambda what, done, steps: None)
@@ -66,6 +68,8 @@ def calibrate(
     grid = choose_grid(spec, cuts, tokens, bits)
     # Neither what is tested on nor what devices have.
     train = load_calibration(job.data, job.seed, fit_for(spec))
+    if say is not None and train.report is not None:
+        say(train.report.line)
     if samples is None:
         samples = min(SAMPLES, max(1, len(train) // 2))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
