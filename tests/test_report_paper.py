@@ -96,6 +96,7 @@ def test_no_label_breaks_the_latex_table(text: str) -> None:
     assert "\n" not in shown
 
 
+@pytest.mark.usefixtures("figures")
 def test_nested_folders_labels_tables_and_figures_of_a_column(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
