@@ -165,6 +165,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Dataset, Dat
     )
 
 
+@pytest.mark.usefixtures("figures")
 def test_figures_tell_new_images_from_copies_and_from_wrong_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clothes: tuple[Job, Dataset, Dataset]
 ) -> None:
