@@ -187,7 +187,7 @@ def test_who_leaves_as_a_round_begins_costs_the_others_nothing(
 
 
 def test_who_answers_nothing_costs_the_others_the_patience_and_no_more(tmp_path: Path) -> None:
-    found = run(job_of("fedlora"), tmp_path / "run", Script(stay), answer_s=4.0)
+    found = run(job_of("fedlora"), tmp_path / "run", Script(stay), answer_s=10.0)
     check_honest(found)
     assert found.rows[0].lost == [LIAR]
 
