@@ -11,7 +11,6 @@ import torch
 from cutlayer.model.lora import Adapter
 from cutlayer.train.compute import float64
 
-
 _TOGETHER = 2**22
 
 

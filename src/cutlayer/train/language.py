@@ -15,8 +15,8 @@ from cutlayer.errors import FrameError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
+from cutlayer.train.accuracy import TokenEvaluation
 from cutlayer.train.device_sums import device_sums
-from cutlayer.train.evaluation import TokenEvaluation
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.transfer import to_device
 

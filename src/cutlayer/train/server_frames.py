@@ -29,8 +29,9 @@ def check_activations(
 ) -> Opened:
     """A frame of activations that fits, not decoded yet.
 
-    due: the device, round and step they must be of. most_bytes: of the largest frame that the job
-    has use for. single: of one sample. Raises FrameError for any but those due.
+    due: the device, round and step they must be of. most_bytes: the size of the largest frame
+    that the job can need. single: the frame holds one sample. Raises FrameError for a frame of
+    another device, round, step or shape.
     """
     opened = open_activations(frame, max_bytes=most_bytes)
     number, round, step = opened.due
