@@ -24,7 +24,7 @@ from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Hello, Message, Ready
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.result import Result
 from cutlayer.wire.frame import kind_of
 from cutlayer.wire.visit import decode_visit
