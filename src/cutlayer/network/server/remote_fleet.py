@@ -39,7 +39,8 @@ from cutlayer.train.result import RoundResult
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 
 Answer = TypeVar("Answer")
 
