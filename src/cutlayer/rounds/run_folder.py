@@ -20,7 +20,10 @@ from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
 def saved_run(
-    folder: Path, say: Callable[[str], object] = warnings.warn, rounds: int | None = None
+    folder: Path,
+    say: Callable[[str], object] = warnings.warn,
+    rounds: int | None = None,
+    load: Callable[[Job, Callable[[str], object]], Parts] = load_parts,
 ) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
@@ -32,7 +35,7 @@ def saved_run(
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     _check_code(folder, job)
-    parts = load_parts(job, say)
+    parts = load(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         job = _with_rounds(folder, job, rounds, 0)
         elsewhere = (folder / ROSTER_FILE).exists()

@@ -35,7 +35,8 @@ from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.parts import Parts, labels_of
-from cutlayer.train.result import RoundResult
+from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
@@ -355,6 +356,10 @@ class RemoteFleet:
     def labels(self) -> SharedLabels:
         """See Fleet."""
         return self._labels
+
+    def train_turn(self, turn: Turn) -> dict[int, Trained]:
+        """See rounds.Fleet."""
+        return train_devices(turn)
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
