@@ -26,7 +26,7 @@ from cutlayer.record.folder import (
     STATE_FILE,
     device_folder,
 )
-from cutlayer.record.rows import FILE, read_rows
+from cutlayer.record.rows import FILE, MOST_MEASURED, read_rows
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports import figures, page
 from cutlayer.reports.views.runs import Holdings, Line, Run, lines_of
@@ -232,7 +232,9 @@ def _holdings(run: Run, parts: Any) -> Holdings:
     """
     classes = parts.train.classes
     if not (run.folder / ROSTER_FILE).is_file():
-        return Holdings(classes, parts.counts)
+        held = parts.counts
+        shown = held.first(MOST_MEASURED)
+        return Holdings(classes, shown, devices=held.devices, samples=held.samples)
     told = read_told(run.folder, run.job.devices.count, len(classes))
     counts = np.zeros((run.job.devices.count, len(classes)), dtype=np.int64)
     known = {number: one.labels for number, one in told.items() if one.labels is not None}

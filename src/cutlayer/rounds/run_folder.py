@@ -136,7 +136,14 @@ def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) 
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)
         if not elsewhere and why_no_figures() is None:
-            plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+            held = parts.counts
+            plots.label_map(
+                held.first(plots.MOST_DEVICES),
+                parts.train.classes,
+                folder / "figures" / "labels.png",
+                held.devices,
+                held.samples,
+            )
     return RunState(0, first)
 
 

@@ -229,7 +229,10 @@ def _folder_name(label: str) -> str:
 def _draw(folder: Path, lines: Sequence[Line], shared: Parts | None) -> None:
     """The figures of a comparison; who holds what where all runs share it."""
     if shared is not None:
-        plots.label_map(shared.counts, shared.train.classes, folder / "labels.png")
+        held = shared.counts
+        shown = held.first(plots.MOST_DEVICES)
+        place = folder / "labels.png"
+        plots.label_map(shown, shared.train.classes, place, held.devices, held.samples)
     draw_curves({line.label: [curve_of(r.rows) for r in line.results] for line in lines}, folder)
     traffic = [
         plots.MethodBytes(
