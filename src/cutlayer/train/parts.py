@@ -61,7 +61,7 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     task_of(job, replace(spec, num_classes=classes))
     counts = LabelCounts(train.labels, shares, classes)
     model = _load(job, classes)
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     for data in (train, test):
         if spec.parts.language or data.has_passages:
             preprocess.check(data.inputs)
