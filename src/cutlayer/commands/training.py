@@ -143,6 +143,8 @@ def _serve(ranks: Ranks, answer: Callable[[Parcel], Parcel]) -> None:
 def _show(comparison: Comparison) -> None:
     for table in comparison.tables():
         console.print(table)
+    if comparison.finding:
+        say(comparison.finding)
     for line in comparison.where():
         say(line)
 

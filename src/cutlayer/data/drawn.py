@@ -43,6 +43,11 @@ class DrawnShares(Sequence[Indices]):
     def __iter__(self) -> Iterator[Indices]:
         return (self[device] for device in range(self._devices))
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each device."""
+        return (self.size,) * self._devices
+
     def draw(self, first: int, number: int) -> Indices:
         """The samples of `number` devices from `first` on, [number, size], not sorted."""
         counts = -(-self.size // _WORDS)

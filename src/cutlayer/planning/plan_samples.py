@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cutlayer.data.drawn import DrawnShares
 from cutlayer.job import Job
 from cutlayer.settings.data import Data
 from cutlayer.world.units import Indices
@@ -47,12 +46,13 @@ def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> Planne
     elif data.path is not None and not Path(data.path).expanduser().exists():
         why = f"data.path {data.path} is not on this machine"
     else:
+        from cutlayer.data.drawn import DrawnShares
         from cutlayer.data.partition import divide
 
         labels, classes = read(data, job.seed)
         shares, _ = divide(labels, data.partition, job.devices.count, job.seed)
-        if isinstance(shares, DrawnShares):
-            sizes = (shares.size,) * len(shares)
+        if isinstance(shares, DrawnShares):  # none of a million has to be drawn
+            sizes = shares.sizes
         else:
             sizes = tuple(len(share) for share in shares)
         return PlannedSamples(

@@ -17,7 +17,7 @@ from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
 from cutlayer.record.folder import LABELS_FILE
 from cutlayer.record.writing import new_folder, writing
-from cutlayer.rounds.progress import Progress, Silent
+from cutlayer.rounds.progress import Progress, watched
 from cutlayer.rounds.result import Result
 from cutlayer.settings.data import HELD_OUT
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
@@ -110,6 +110,7 @@ def compare(
     one; the results are the same. ranks: the processes of `torchrun` that share the runs instead,
     in rank 0 of them. Raises JobError, DataError, ModelError or RunError.
     """
+    progress = watched(progress)
     if workers < 1:
         raise JobError(f"--workers: {workers} runs nothing: take 1 or more")
     if workers > 1 and ranks is not None:
@@ -122,12 +123,11 @@ def compare(
         check(entry.job, describe(entry.job.model))
     found = _on_the_same_data(found)
     folder = Path(out) if out is not None else new_folder("compare")
-    say = progress.say if progress else Silent().say
     elsewhere: RunElsewhere | None = None
     if ranks is not None:
-        elsewhere = partial(run_on_ranks, ranks=ranks, say=say)
+        elsewhere = partial(run_on_ranks, ranks=ranks, say=progress.say)
     elif workers > 1:
-        elsewhere = partial(run_in_processes, workers=workers, say=say)
+        elsewhere = partial(run_in_processes, workers=workers, say=progress.say)
     lines, shared = _run_all(found, seeds, folder, elsewhere, progress)
     comparison = Comparison(folder, lines, rows_of(lines))
     with writing(folder):
@@ -183,7 +183,7 @@ def _run_all(
     seeds: Sequence[int],
     folder: Path,
     elsewhere: RunElsewhere | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[list[Line], Parts | None]:
     """Run one after another; model and data are loaded anew only where the next has others.
 
@@ -210,12 +210,12 @@ def _run_all(
     parts: Parts | None = None
     for place, (entry, seed) in enumerate(turns):
         if parts is None or wanted[place] != wanted[place - 1]:
-            parts = load_parts(jobs[place], progress.say if progress else None)
+            parts = load_parts(jobs[place], progress.say)
         out = folder / folders[place]
         if elsewhere is not None:
             results[entry.label].append(finished_run(out, parts))
             continue
-        if seed is not None and progress is not None:
+        if seed is not None:
             progress.say(f"{entry.label}, seed {seed}")
         results[entry.label].append(simulate(jobs[place], out=out, progress=progress, parts=parts))
     lines = [Line(label, runs) for label, runs in results.items()]

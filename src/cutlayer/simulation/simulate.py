@@ -11,7 +11,7 @@ from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import read_rows
 from cutlayer.record.writing import new_folder
 from cutlayer.rounds.loop import run_rounds
-from cutlayer.rounds.progress import Progress, Silent
+from cutlayer.rounds.progress import Progress, Silent, watched
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.simulation.local_fleet import LocalFleet
@@ -31,9 +31,9 @@ def simulate(
     """Train `job` and write its run folder.
 
     out: the run folder (None: a new one below runs/). parts: model and data loaded before, by
-    `load_parts` of a job with the same model, data, devices and seed. ranks: the processes of
-    `torchrun` over which the devices of a round are spread, in rank 0 of them; all then load
-    model and data anew.
+    `load_parts` of a job with the same model, data, devices and seed. progress: hears how it goes
+    (None: printed in a notebook, silent elsewhere). ranks: the processes of `torchrun` over which
+    the devices of a round are spread, in rank 0 of them; all then load model and data anew.
     Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
     """
     if out is not None and (Path(out) / JOB_FILE).exists():
@@ -41,7 +41,7 @@ def simulate(
             f"run folder: {out} already holds a run: give another with --out, or continue it "
             f"with cutlayer simulate --resume {out}"
         )
-    progress = progress or Silent()
+    progress = watched(progress)
     parts = parts_for(job, parts) if parts and ranks is None else _loading(ranks)(job, progress.say)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
@@ -82,8 +82,8 @@ def resume(
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    say = (progress or Silent()).say
-    job, parts, state, rows = saved_run(folder, say, rounds, _loading(ranks))
+    progress = watched(progress)
+    job, parts, state, rows = saved_run(folder, progress.say, rounds, _loading(ranks))
     return run_rounds(folder, job, parts, _fleet(job, parts, ranks), state, rows, progress)
 
 
