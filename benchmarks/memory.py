@@ -52,7 +52,7 @@ def write(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for label in range(CLASSES):
         (folder / "files" / f"class-{label}").mkdir(parents=True)
-    with pa.parquet.ParquetWriter(folder / "all.parquet", SCHEMA) as table:
+    with pa.parquet.ParquetWriter(folder / "images.parquet", SCHEMA) as table:
         for first in range(0, count, 1000):
             cells, labels = [], []
             for number in range(first, min(first + 1000, count)):
@@ -89,13 +89,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write reports/memory.md")
     wanted = parser.parse_args()
     with TemporaryDirectory() as place:
-        folder = Path(place)
-        write(folder, wanted.images)
-        rows = [
-            measure(source, path, count)
-            for source, path in (("folder", folder / "files"), ("parquet", folder / "all.parquet"))
-            for count in (FEW, wanted.images)
-        ]
+        rows = []
+        for count in (FEW, wanted.images):
+            write(Path(place) / str(count), count)
+        for source, name in (("folder", "files"), ("parquet", "images.parquet")):
+            for count in (FEW, wanted.images):
+                rows.append(measure(source, Path(place) / str(count) / name, count))
     columns = (
         tables.Column("data", "data", "text"),
         tables.Column("peak", "peak memory (MiB)"),

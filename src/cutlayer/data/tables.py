@@ -138,14 +138,12 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _streamed(files: list[Path], column: str) -> Iterator[Any]:
     """The values of a column of parquet files, a few of them in memory at a time."""
-    import pyarrow.dataset
+    import pyarrow.parquet
 
-    found = pyarrow.dataset.dataset([str(file) for file in files], format="parquet")
-    batches = found.to_batches(
-        columns=[column], batch_size=64, batch_readahead=1, fragment_readahead=1
-    )
-    for batch in batches:
-        yield from batch.column(0).to_pylist()
+    for file in files:
+        with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as table:
+            for batch in table.iter_batches(64, columns=[column], use_threads=False):
+                yield from batch.column(column).to_pylist()
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
