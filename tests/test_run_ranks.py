@@ -67,7 +67,14 @@ def untimed(rows: Sequence[Row]) -> list[dict[str, object]]:
 
 JOBS = {
     "sflora": small_job(*SMALL, "training.pool=2", "devices.count=6"),
-    "tsflora": small_job(*SMALL, method="tsflora"),
+    "at times fewer devices than ranks": small_job(
+        *SMALL,
+        "devices.per_round=3",
+        "devices.participation=poisson",
+        "training.rounds=3",
+        "seed=2",
+        method="tsflora",
+    ),
     "fedlora": small_job(*SMALL, "training.pool=2", method="fedlora"),
     "local-lora": small_job(*SMALL, "devices.per_round=3", method="local-lora"),
     "several cuts": small_job(
