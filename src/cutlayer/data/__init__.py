@@ -6,6 +6,6 @@ and labels.py; images.py and viewing.py decode (stored_images.py when they are n
 from the file that spool.py makes), image_augmentation.py changes images at random. partition.py
 divides samples among devices and label_counts.py counts what they hold; device_data.py is what one
 device has, unlabelled.py what a model is asked about. generate.py draws images (diffusion.py our
-own model, pipelines.py any other, drawing.py numbers and resizes what they draw). report.py says
-what was loaded.
+own model, pipelines.py any other, image_generator.py numbers and resizes what they draw). report.py
+says what was loaded.
 """

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from cutlayer.files import open_plain
-from cutlayer.record.rows import FILE, lines_of
+from cutlayer.record.row_lines import FILE, lines_of
 
 Line = TypeVar("Line")
 
@@ -19,7 +20,7 @@ Line = TypeVar("Line")
 class Tail(Generic[Line]):
     """The rounds of a run folder, in order, each once, across many looks.
 
-    decode: what makes of a line what is wanted of it: Row.from_json, or a Brief's decoder. A record
+    decode: what makes of a line what is wanted of it: row_of, or a Brief's decoder. A record
     that was written anew (a run that was resumed) is read from its start again; `begun` counts how
     often that was. damaged: lines of it so far that were no rounds and are left out.
     """
@@ -59,7 +60,7 @@ class Brief(msgspec.Struct):
     """The fields of a line that lists need (see Row), in a fifth of the time of all."""
 
     loss: float | None
-    traffic: dict[str, tuple[int, int, int, int]]
+    traffic: dict[str, Annotated[list[int], Meta(min_length=4, max_length=5)]]
     seconds: dict[str, float]
     decisions: dict[str, msgspec.Raw]
     accuracy: float | None = None
