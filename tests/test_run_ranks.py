@@ -37,14 +37,16 @@ class RanksHere:
 
     def __init__(self, count: int) -> None:
         self.count, self.rank, self.at_work = count, 0, True
-        self._workers = [RankWorker(cast(Ranks, _Numbered(n))) for n in range(1, count)]
+        self.others = [_Numbered(number) for number in range(1, count)]
+        self._workers = [RankWorker(cast(Ranks, one)) for one in self.others]
 
     def ask(self, request: Parcel, own: Callable[[], Parcel]) -> list[Parcel]:
         sent = Parcel.unpack(request.pack())
         answers = [own(), *(worker.answer(sent) for worker in self._workers)]
         return [Parcel.unpack(answer.pack()) for answer in answers]
 
-    def use(self, job: Job) -> None: ...
+    def use(self, job: Job) -> str:
+        return "cpu"
 
     def stop(self) -> None:
         self.at_work = False
@@ -52,9 +54,10 @@ class RanksHere:
 
 class _Numbered:
     def __init__(self, rank: int) -> None:
-        self.rank = rank
+        self.rank, self.kind = rank, "cpu"
 
-    def use(self, job: Job) -> None: ...
+    def use(self, job: Job) -> str:
+        return self.kind
 
 
 def ranks(count: int) -> Ranks:
@@ -151,6 +154,13 @@ def test_more_ranks_than_devices_or_runs_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(JobError, match="3 ranks but 1 runs"):
         run_on_ranks([Run(job, tmp_path / "run")], ranks(3), print)
+
+
+def test_ranks_with_and_without_a_gpu_are_refused(tmp_path: Path) -> None:
+    mixed = RanksHere(3)
+    mixed.others[1].kind = "cuda"
+    with pytest.raises(RunError, match="ranks compute on cpu, cpu, cuda, in their order"):
+        simulate(small_job(*SMALL), out=tmp_path / "run", ranks=cast(Ranks, mixed))
 
 
 @pytest.mark.parametrize("value", ["two", "", "-1", "9" * 40])

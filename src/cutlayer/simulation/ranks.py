@@ -39,10 +39,10 @@ class Ranks:
         self._device = self._next = torch.device("cpu")
         self._waited_for = False
 
-    def use(self, job: Job) -> None:
+    def use(self, job: Job) -> str:
         """After this answer, send from where a job computes: every rank calls it for one request.
 
-        Raises JobError where ranks and GPUs do not fit it.
+        Returns the kind of that torch device. Raises JobError where ranks and GPUs do not fit it.
         """
         compute = job.training.compute
         if compute.startswith("cuda:"):
@@ -52,13 +52,14 @@ class Ranks:
             )
         there = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if compute in ("cpu", "mps") or not there:
-            return
+            return self._next.type
         if self.here > there:
             raise JobError(
                 f"torchrun: {self.here} ranks on a machine with {there} GPUs: start "
                 f"--nproc-per-node {there}, or take training.compute cpu"
             )
         self._next = torch.device("cuda", torch.cuda.current_device())
+        return self._next.type
 
     def ask(self, request: Parcel, own: Callable[[], Parcel]) -> list[Parcel]:
         """Have every rank answer a request; returns the answers by rank.

@@ -37,8 +37,8 @@ Say = Callable[[str], object]
 def load_on_all(job: Job, say: Say, ranks: Ranks) -> Parts:
     """Model and data of a job, on every rank that has a part in it; rank 0 returns its own.
 
-    A method that is one chain stays on rank 0, which says so. Raises as `load_parts`, and JobError
-    for more ranks than devices of a round.
+    A method that is one chain stays on rank 0, which says so. Raises as `load_parts`, JobError for
+    more ranks than devices of a round, and RunError where not all ranks have a GPU.
     """
     reason = why_one_chain(job, describe(job.model))
     if reason is not None:
@@ -56,11 +56,17 @@ def load_on_all(job: Job, say: Say, ranks: Ranks) -> Parts:
     held: list[Parts] = []
 
     def own() -> Parcel:
-        ranks.use(job)
+        kind = ranks.use(job)
         held.append(load_parts(job, say))
-        return Parcel()
+        return Parcel({"computes_on": kind})
 
-    ranks.ask(Parcel({"job": job.model_dump(mode="json")}), own)
+    answers = ranks.ask(Parcel({"job": job.model_dump(mode="json")}), own)
+    kinds = [answer.values["computes_on"] for answer in answers]
+    if len(set(kinds)) > 1:
+        raise RunError(
+            f"torchrun: ranks compute on {', '.join(kinds)}, in their order: take "
+            "training.compute cpu, or machines of one kind"
+        )
     return held[0]
 
 
@@ -127,9 +133,9 @@ class RankWorker:
         """Do what rank 0 asks. Raises what the job's loading or training raises."""
         if "job" in request.values:
             job = make_job(request.values["job"])
-            self._ranks.use(job)
+            kind = self._ranks.use(job)
             self._fleet = LocalFleet(job, load_parts(job))
-            return Parcel()
+            return Parcel({"computes_on": kind})
         if self._fleet is None:
             raise RunError("torchrun: rank 0 sent a round before a job: run one cutlayer on all")
         return self._train(self._fleet, request)
