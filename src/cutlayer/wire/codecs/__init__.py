@@ -13,8 +13,8 @@ job names, and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
 its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
-train/read_conditions.py; the frames that carry it in wire/codec.py, next to those of klt; which codec
-a device encodes a step with in train/coding.py, and, where it is fitted, who fits it and when in
-train/server_coding.py; what a job with it may not do in train/check.py; its layout in
+train/read_conditions.py; the frames that carry it in wire/codec.py, next to those of klt; which
+codec a device encodes a step with in train/coding.py, and, where it is fitted, who fits it and when
+in train/server_coding.py; what a job with it may not do in train/check.py; its layout in
 docs/wire-format.md; its tests beside those of klt.
 """
