@@ -18,7 +18,8 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import JobError, RunError
 from cutlayer.job import Job, dump_job
 from cutlayer.model.families import describe
-from cutlayer.record.rows import Row, read_rows
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
 from cutlayer.simulation.parcel import Parcel
 from cutlayer.simulation.ranks import Ranks, joined_ranks
 from cutlayer.simulation.sharded_fleet import RankWorker
