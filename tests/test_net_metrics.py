@@ -16,8 +16,13 @@ pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from cutlayer.errors import NetworkError
+from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.metrics import Metrics
+from cutlayer.record.rows import Row
+from cutlayer.rounds.progress import Silent
+from fleet_helpers import crowd, events
+from helpers import small_job
 from net_helpers import eventually, play, site
 
 MONITORING = Path(__file__).resolve().parents[1] / "examples" / "monitoring"
@@ -112,6 +117,31 @@ def test_figures_of_the_run_are_served_once_they_are_known() -> None:
             metrics.close()
 
     play(scene())
+
+
+def test_a_served_run_tells_of_its_rounds_and_of_who_is_there(tmp_path: Path) -> None:
+    log, told = tmp_path / "server.log", dict[tuple[str, ...], float]()
+
+    class Scraper(Silent):
+        def round_done(self, row: Row) -> None:
+            (started,) = events(log, "metrics")
+            told.update(scrape(started["port"]))
+
+    options = ServeOptions("127.0.0.1:0", metrics="127.0.0.1:0", log=log)
+    few = ("devices.count=2", "training.rounds=1", "data.train_samples=32")
+    with crowd() as devices:
+
+        def bring(port: int) -> None:
+            for number in range(2):
+                devices.join(port, number, f"cam-{number}")
+
+        job = small_job(*few)
+        run = serve(job, out=tmp_path / "run", options=options, progress=Scraper(), on_port=bring)
+    assert devices.errors == {}
+    assert told["cutlayer_rounds",] == told["cutlayer_rounds_done",] == 1
+    assert told["cutlayer_accuracy",] == run.accuracy
+    assert told["cutlayer_loss",] == run.rows[0].loss
+    assert [told["cutlayer_device_connected", f"cam-{number}"] for number in range(2)] == [1, 1]
 
 
 def _expressions(node: Any) -> Iterator[str]:
