@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cutlayer.errors import WorldError
 from cutlayer.settings.places import MobilitySettings
 from cutlayer.settings.world import WorldSettings
+from cutlayer.world.link_traces import read_rates
 from cutlayer.world.mobility import (
     Motion,
     draw_speeds,
@@ -19,7 +20,7 @@ from cutlayer.world.mobility import (
     radial_stay_s,
     straight_stay_s,
 )
-from cutlayer.world.traces import read_positions, read_rates
+from cutlayer.world.traces import read_positions
 
 HIGHWAY = MobilitySettings(kind="highway")
 

@@ -91,6 +91,8 @@ class Job(Section):
         named = {"method.name": self.method.name, **self.method.own_code}
         if self.generated is not None:
             named["generated.weight"] = self.generated.weight
+        if self.world is not None:
+            named |= self.world.own_code
         return {setting: value for setting, value in named.items() if ":" in value}
 
     @property

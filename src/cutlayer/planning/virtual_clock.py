@@ -65,9 +65,10 @@ class VirtualClock:
         """Why a round has no devices, and what would help; state: of the cohort."""
         covered = [device for device, there in zip(cohort, state.in_coverage, strict=True) if there]
         if covered:
+            trace = " in world.rates_path" if self.world.settings.rates_path else ""
             return (
                 f"round {round + 1}: no device of its {len(cohort)} can be reached; device "
-                f"{covered[0]} has an {away[covered[0]]} in world.rates_path at "
+                f"{covered[0]} has an {away[covered[0]]}{trace} at "
                 f"{self.now_s:.4g} s: draw more devices a round (devices.per_round), or take a "
                 "trace whose outages do not meet"
             )

@@ -48,6 +48,13 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         missing["gantt"] = missing["fleet"] = "the run took place on a real network, not in a world"
     if job.method.pooled:
         missing["fleet"] = f"{job.method.name} trains on one party that holds all data"
+    named = [name for name in job.world.own_code.values() if ":" in name] if job.world else []
+    if timed and named:
+        timed = False
+        missing["gantt"] = missing["fleet"] = (
+            f"the job's world is made by code ({', '.join(named)}), which is not run to look at a "
+            "run"
+        )
     rounds = places = None
     if timed and spec is not None:
         rounds = attempt("gantt", lambda: replay.timelines(job, spec, rows, share))

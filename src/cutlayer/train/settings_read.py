@@ -27,13 +27,17 @@ _LOG_DISTANCE = of_kind("world", "path_loss", "log-distance")
 _URBAN = of_kind("world", "path_loss", "umi", "uma")
 _SHADOWED = of_world(
     lambda world: bool(world.shadowing_db) or (
-        world.shadowing_db is None and world.path_loss != "log-distance"
+        world.shadowing_db is None and world.urban is not None
     ),
     "world.shadowing_db above 0, or path_loss umi or uma",
 )  # fmt: skip
 _COMPUTED = Condition(
     lambda job: job.world is None or job.world.rates_path is None,
     "world.rates_path gives the rates: leave one of them out",
+)
+_NO_GAINS = Condition(
+    lambda job: job.world is None or job.world.gains_path is None,
+    "world.gains_path gives the gains of all links: leave one of them out",
 )
 _MOVING = of_kind("world.mobility", "kind", "redraw", "highway")
 _ROAD = of_kind("world.mobility", "kind", "highway")
@@ -155,15 +159,23 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
-    "world.exponent": _LOG_DISTANCE,
-    "world.reference_m": _LOG_DISTANCE,
-    "world.reference_loss_db": _LOG_DISTANCE,
-    "world.line_of_sight": _URBAN,
-    "world.server_height_m": _URBAN,
-    "world.device_height_m": _URBAN,
-    "world.shadowing_rounds": _SHADOWED,
-    "world.rician_k_db": of_kind("world", "fading", "rician"),
-    "world.reciprocal": of_world(lambda world: world.fading != "none", "world.fading"),
+    "world.carrier_hz": (_NO_GAINS,),
+    "world.server_gain_dbi": (_NO_GAINS,),
+    "world.device_gain_dbi": (_NO_GAINS,),
+    "world.path_loss": (_NO_GAINS,),
+    "world.exponent": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.reference_m": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.reference_loss_db": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.line_of_sight": (_NO_GAINS, *_URBAN),
+    "world.server_height_m": (_NO_GAINS, *_URBAN),
+    "world.device_height_m": (_NO_GAINS, *_URBAN),
+    "world.shadowing_db": (_NO_GAINS,),
+    "world.shadowing_rounds": (_NO_GAINS, *_SHADOWED),
+    "world.fading": (_NO_GAINS,),
+    "world.rician_k_db": (_NO_GAINS, *of_kind("world", "fading", "rician")),
+    "world.reciprocal": (
+        _NO_GAINS, *of_world(lambda world: world.fading != "none", "world.fading"),
+    ),
     "world.max_bps_per_hz": (_COMPUTED,),
     "world.server_power_w": (_COMPUTED,),
     "world.serving": (SPLIT_HERE,),

@@ -13,7 +13,9 @@ from cutlayer.settings.world import WorldSettings
 from cutlayer.world import channel, mobility, pathloss
 from cutlayer.world.draws import drawn_for, uniform
 from cutlayer.world.fleet import Fleet, make_fleet
-from cutlayer.world.traces import read_positions, read_rates
+from cutlayer.world.link_traces import read_gains, read_rates
+from cutlayer.world.own_channel import own_fading, own_loss_db
+from cutlayer.world.traces import read_positions
 from cutlayer.world.units import Array, Flags, Indices, array, ratio
 
 
@@ -22,10 +24,11 @@ class WorldState:
     """M devices in one round; arrays [M].
 
     x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: time left in coverage,
-    infinite at rest, 0 outside. line_of_sight: always set for log-distance. path_loss_db: without
-    shadowing. gain_up, gain_down: h, received over sent power: path loss, shadowing, antennas and
-    fading. uplink_bps, downlink_bps: at power_max_w and server_power_w if the bandwidth is split
-    equally, or the trace's; gain_up is then the one that gives the trace's rate.
+    infinite at rest, 0 outside. line_of_sight: always set but for umi and uma. path_loss_db:
+    without shadowing; with a trace of gains all that the uplink loses. gain_up, gain_down: h,
+    received over sent power: path loss, shadowing, antennas and fading. uplink_bps, downlink_bps:
+    at power_max_w and server_power_w if the bandwidth is split equally, or the trace's; gain_up is
+    then the one that gives the trace's rate.
     """
 
     x_m: Array
@@ -72,6 +75,7 @@ class World:
         move = settings.mobility
         self._positions = read_positions(move.path, devices) if move.path else None
         self._rates = read_rates(settings.rates_path, devices) if settings.rates_path else None
+        self._gains = read_gains(settings.gains_path, devices) if settings.gains_path else None
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -97,7 +101,8 @@ class World:
         sharing: devices that split the bandwidth equally; None: those in coverage, of all that are
         asked for. devices: the numbers of those that are asked for, in their order; None: all.
         Fading belongs to the round; shadowing and line of sight to settings.shadowing_rounds
-        rounds; places to the time. Raises WorldError when a trace does not reach that time.
+        rounds; places to the time. Raises WorldError when a trace does not reach that time, and
+        JobError for a function of one's own that gives what cannot be used.
         """
         settings, numbers = self.settings, self._numbers(devices)
         fleet = self.fleet_of(numbers)
@@ -105,14 +110,14 @@ class World:
         distance = np.hypot(motion.x_m, motion.y_m)
         covered = motion.present & (distance <= settings.coverage_m)
         clear = self._line_of_sight(round, numbers, distance)
-        loss = self._path_loss_db(distance, clear)
-        shadow = self._shadowing_db(round, numbers, clear)
-        antennas = settings.server_gain_dbi + settings.device_gain_dbi
-        gain_up = channel.power_gain(loss + shadow, antennas, self._fading(round, numbers, "up"))
-        gain_down = gain_up
-        if not settings.reciprocal:
-            fading = self._fading(round, numbers, "down")
-            gain_down = channel.power_gain(loss + shadow, antennas, fading)
+        if self._gains is not None:
+            up_db, down_db = (gains[numbers] for gains in self._gains.at(time_s))
+            loss, shadow = -up_db, np.zeros(len(numbers))
+            gain_up, gain_down = ratio(up_db), ratio(down_db)
+        else:
+            loss = self._path_loss_db(distance, clear)
+            shadow = self._shadowing_db(round, numbers, clear)
+            gain_up, gain_down = self._drawn_gains(round, numbers, loss + shadow)
         among = int(covered.sum()) if sharing is None else sharing
         share = settings.bandwidth_hz / max(among, 1)
         if self._rates is not None:
@@ -186,14 +191,14 @@ class World:
 
     def _line_of_sight(self, round: int, devices: Indices, distance: Array) -> Flags:
         settings = self.settings
-        if settings.path_loss == "log-distance" or settings.line_of_sight == "always":
+        if settings.urban is None or settings.line_of_sight == "always":
             return np.ones(len(distance), dtype=bool)
         if settings.line_of_sight == "never":
             return np.zeros(len(distance), dtype=bool)
         # One number a device and block: who comes nearer can only gain its line of sight.
         rng = numpy_rng(self.seed, self._block(round), "line of sight")
         part = drawn_for(devices, rng, uniform)
-        return part < pathloss.line_of_sight_probability(settings.path_loss, distance)
+        return part < pathloss.line_of_sight_probability(settings.urban, distance)
 
     def _path_loss_db(self, distance: Array, clear: Flags) -> Array:
         settings = self.settings
@@ -205,8 +210,10 @@ class World:
                 settings.reference_m,
                 settings.reference_loss_db,
             )
+        if settings.urban is None:
+            return own_loss_db(settings.path_loss, distance, settings.carrier_hz)
         return pathloss.urban_db(
-            settings.path_loss,
+            settings.urban,
             distance,
             clear,
             settings.carrier_hz,
@@ -217,12 +224,20 @@ class World:
     def _shadowing_db(self, round: int, devices: Indices, clear: Flags) -> Array:
         settings = self.settings
         std = array(settings.shadowing_db or 0.0)
-        if settings.shadowing_db is None and settings.path_loss != "log-distance":
-            std = pathloss.shadowing_std_db(settings.path_loss, clear)
+        if settings.shadowing_db is None and settings.urban is not None:
+            std = pathloss.shadowing_std_db(settings.urban, clear)
         if not std.any():
             return np.zeros(len(clear))
         rng = numpy_rng(self.seed, self._block(round), "shadowing")
         return std * drawn_for(devices, rng, lambda rng, count: rng.standard_normal(count))
+
+    def _drawn_gains(self, round: int, devices: Indices, loss_db: Array) -> tuple[Array, Array]:
+        """Gains up and down through a loss [m] with shadowing, antennas and fading."""
+        antennas = self.settings.server_gain_dbi + self.settings.device_gain_dbi
+        up = channel.power_gain(loss_db, antennas, self._fading(round, devices, "up"))
+        if self.settings.reciprocal:
+            return up, up
+        return up, channel.power_gain(loss_db, antennas, self._fading(round, devices, "down"))
 
     def _fading(self, round: int, devices: Indices, way: str) -> Array:
         settings = self.settings
@@ -231,7 +246,10 @@ class World:
             return drawn_for(devices, rng, channel.rayleigh)
         if settings.fading == "rician":
             return drawn_for(devices, rng, partial(channel.rician, k_db=settings.rician_k_db))
-        return np.ones(len(devices))
+        if settings.fading == "none":
+            return np.ones(len(devices))
+        # Drawn for the whole fleet: how a function draws one device after another is its own.
+        return own_fading(settings.fading, rng, self.devices)[devices]
 
     def _block(self, round: int) -> int:
         rounds = self.settings.shadowing_rounds

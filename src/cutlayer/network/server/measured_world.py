@@ -44,7 +44,7 @@ class MeasuredWorld:
     def __init__(self, job: Job, spec: ModelSpec) -> None:
         assert job.world is not None
         self.job, self.spec = job, spec
-        still = {"mobility": MobilitySettings(), "rates_path": None}
+        still = {"mobility": MobilitySettings(), "rates_path": None, "gains_path": None}
         self.world = World(job.world.model_copy(update=still), job.devices.count, job.seed)
         self._known: dict[int, KnownDevice] = {}
 
