@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from cutlayer.settings.places import MobilitySettings as MobilitySettings
     from cutlayer.settings.server import ServerSettings as ServerSettings
     from cutlayer.settings.training import Training as Training
+    from cutlayer.settings.trust import Trust as Trust
     from cutlayer.settings.world import EnergySettings as EnergySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
     from cutlayer.simulation.compare import compare as compare
@@ -132,6 +133,7 @@ _NAMES = {
     "settings.model": ["Lora", "Model"],
     "settings.places": ["FleetSettings", "MobilitySettings"],
     "settings.training": ["Training"],
+    "settings.trust": ["Trust"],
     "settings.server": ["ServerSettings"],
     "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["compare"],

@@ -21,6 +21,7 @@ from cutlayer.settings.model import Lora, Model
 from cutlayer.settings.section import Section
 from cutlayer.settings.server import ServerSettings
 from cutlayer.settings.training import Training
+from cutlayer.settings.trust import Trust
 from cutlayer.settings.world import WorldSettings
 
 # A value in a sentence about it is no longer than this.
@@ -42,6 +43,7 @@ __all__ = [
     "ServerSettings",
     "Tokens",
     "Training",
+    "Trust",
     "WorldSettings",
     "change_job",
     "dump_job",
@@ -72,6 +74,9 @@ class Job(Section):
 
     training: Training = Training()
     """How long and how fast to train."""
+
+    trust: Trust = Trust()
+    """What bounds the share that one device has in what all devices get."""
 
     world: WorldSettings | None = None
     """The radio, energy and mobility that time the run; null: a run without a world."""

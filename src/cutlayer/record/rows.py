@@ -66,6 +66,8 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     left_out: dict[_Number, str] = {}
     late: list[_Number] = []
     lost: list[_Number] = []
+    clipped: dict[_Number, Annotated[float, Meta(ge=1)]] = {}
+    clipped_tokens: dict[_Number, _Count] = {}
     virtual_s: float | None = None
     joules: _Numbers = {}
     planned_s: float | None = None
@@ -176,6 +178,14 @@ class Row:
     lost: list[int] = field(default_factory=list)
     """Devices that took part and were lost: they stopped answering, or sent what was refused."""
 
+    clipped: dict[int, float] = field(default_factory=dict)
+    """How many times larger than its bound the update of a device was, of those that the server
+    scaled down (training.clip_update_norm, trust.clip_to_median).
+    """
+
+    clipped_tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens that the server scaled down (trust.clip_activations), by the device that sent them."""
+
     virtual_s: float | None = None
     """Seconds of the round in the job's world; None without a world."""
 
@@ -268,6 +278,7 @@ class Row:
         took_part = found.decisions.keys()
         told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
         told_of |= {*found.late, *found.lost, *found.steps, *found.computed}
+        told_of |= {*found.clipped, *found.clipped_tokens}
         apart = took_part | found.left_out.keys()
         if not told_of <= took_part or max(apart, default=0) >= devices:
             raise ValueError("it tells of devices that took no part")

@@ -57,6 +57,8 @@ def measure_round(
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
         late=result.late,
         lost=result.lost,
+        clipped={device: round(times, 4) for device, times in result.clipped.items()},
+        clipped_tokens=result.clipped_tokens,
         virtual_s=virtual_s,
         joules=joules,
         planned_s=decided.planned_s,

@@ -68,6 +68,7 @@ class _Turn:
         """Train, send adapters up, and average those in time: late ones are not trained on."""
         method, result = self.server.job.method, self.result
         started = self._train()
+        result.clipped_tokens |= self.server.part.clipped_tokens
         trained = self._upload(started)
         self._refuse_far(started, trained)
         late = list(find_late(result.shape, list(started))) if find_late else []
@@ -80,7 +81,7 @@ class _Turn:
             replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                self.server.collect(trained, in_time)
+                result.clipped |= self.server.collect(trained, in_time)
 
     def _train(self) -> dict[int, Started]:
         """All steps of the turn; returns the devices that came through."""

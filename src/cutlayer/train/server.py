@@ -8,10 +8,11 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
-from cutlayer.train.aggregate import average_by_samples, weighted_average
+from cutlayer.train.aggregate import weighted_average
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.robust_average import combined, scaled_to_median
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
@@ -113,28 +114,36 @@ class Server:
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
         return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
 
-    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
+    def collect(
+        self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]
+    ) -> dict[int, float]:
         """Average the devices' uploads and their server adapters into the global adapter.
 
-        samples: of every device that counts, its weight; uploads: of those that trained.
+        samples: of every device that counts, its weight; uploads: of those that trained. Returns
+        how many times larger than its bound each update was that was scaled down.
         """
-        devices = sorted(samples)
-        joined = [self._joined(device, uploads.get(device, {})) for device in devices]
-        average = average_by_samples(joined, [samples[device] for device in devices])
+        own, shared = {}, {}
+        excess: dict[int, float] = {}
+        averaged = self.job.method.server_adapter == "averaged"
+        for device in sorted(samples):
+            part, upload = self.part.adapters.after_cut(device), uploads.get(device, {})
+            own[device], shared[device] = (part | upload, {}) if averaged else (upload, part)
+            for one in reversed(upload_steps(self.job.training, self.model.trained)):
+                own[device], times = one.on_server(self.adapter, own[device])
+                excess[device] = max(times, excess.get(device, 1.0))
+        trust = self.job.trust
+        if trust.clip_to_median is not None:
+            own, found = scaled_to_median(
+                self.adapter, own, trust.clip_to_median, self.model.trained
+            )
+            excess |= found
+        joined = {device: shared[device] | own[device] for device in own}
+        average = combined(joined, samples, trust)
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()
         }
-
-    def _joined(self, device: int, upload: Adapter) -> Adapter:
-        """What was trained on a device's data, on both sides of the cut."""
-        part = self.part.adapters.after_cut(device)
-        own, shared = part | upload, {}
-        if self.job.method.server_adapter != "averaged":
-            own, shared = upload, part
-        for one in reversed(upload_steps(self.job.training, self.model.trained)):
-            own = one.on_server(self.adapter, own)
-        return shared | own
+        return {device: times for device, times in excess.items() if times > 1}
 
     def blend(self, trained: Adapter, share: float) -> None:
         """Mix in what the server trained itself: w = (1 - share) w + share trained.

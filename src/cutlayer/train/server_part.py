@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -55,8 +55,8 @@ class ServerPart:
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
     activations come. bare: the first blocks that carry no adapter. seen: samples of each (tokens to
-    be said, of language) that came
-    through the cut and were trained on, in all epochs.
+    be said, of language) that came through the cut and were trained on, in all epochs.
+    clipped_tokens: of each device, those that were scaled down (trust.clip_activations).
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class ServerPart:
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
+        self.clipped_tokens: dict[int, int] = {}
         self._plain_steps = coding.plain_steps
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
@@ -115,7 +116,7 @@ class ServerPart:
         with watch.timed("wire"):
             for device, frame in frames.items():
                 try:
-                    messages.append(self._read(device, state, frame))
+                    messages.append(self._bounded(self._read(device, state, frame)))
                 except FrameError as fault:
                     faults[device] = fault
         losses: dict[int, float] = {}
@@ -166,6 +167,21 @@ class ServerPart:
             self._coding.keep(self.decisions[device], device, sample, sent)
         state.computed[device] = len(came)
         return joined(messages, due)
+
+    def _bounded(self, message: ActivationsMessage) -> ActivationsMessage:
+        """Activations with no token longer than the job allows."""
+        most = self._job.trust.clip_activations
+        if most is None:
+            return message
+        norms = torch.linalg.vector_norm(message.hidden, dim=2, keepdim=True, dtype=torch.float64)
+        longer = norms > most
+        if not longer.any():
+            return message
+        before = self.clipped_tokens.get(message.device, 0)
+        self.clipped_tokens[message.device] = before + int(longer.sum())
+        scaled = message.hidden * (most / norms)
+        hidden = torch.where(longer, scaled.to(message.hidden), message.hidden)
+        return replace(message, hidden=hidden)
 
     def _decode(
         self, frame: bytes, due: tuple[int, int, int], single: bool = False

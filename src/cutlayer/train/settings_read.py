@@ -210,6 +210,12 @@ _UPLOADS = Condition(
     "no device has an adapter of its own to send: leave it out, or take another method",
     said_only=True,
 )
+_SIDE_BY_SIDE = Condition(
+    lambda job: job.method.order == "parallel",
+    "the method's devices train one after another, and there is nobody to hold one against: leave "
+    "it out, or take method.order parallel",
+    said_only=True,
+)
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "model.cut": (
@@ -301,6 +307,15 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
+    **dict.fromkeys(["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE)),
+    "trust.hostile": (
+        _AVERAGES,
+        Condition(
+            lambda job: job.trust.average in ("trimmed-mean", "krum"),
+            "it needs trust.average trimmed-mean or krum: leave it out, or set that",
+        ),
+    ),
+    "trust.clip_activations": (_SPLIT_HERE,),
     "world.exponent": _LOG_DISTANCE,
     "world.reference_m": _LOG_DISTANCE,
     "world.reference_loss_db": _LOG_DISTANCE,

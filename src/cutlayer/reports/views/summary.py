@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from cutlayer.drawing.style import digits
 from cutlayer.job import Job, make_job
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Run, settings_of
+
+_NAMED = 6
+"""Devices that a note names at most."""
 
 
 def headline(run: Run, reference: Run | None = None) -> View:
@@ -68,6 +72,7 @@ def headline(run: Run, reference: Run | None = None) -> View:
             f"{run.dropped} of {turns + sum(len(row.left_out) for row in run.rows)} turns of "
             "devices did not count: left out, too late, or lost."
         )
+    notes += _scaled_down(run)
     return {
         "kind": "headline",
         "id": "headline",
@@ -76,6 +81,28 @@ def headline(run: Run, reference: Run | None = None) -> View:
         + (f", against {reference.name}." if reference else "."),
         "data": {"figures": figures, "notes": notes},
     }
+
+
+def _scaled_down(run: Run) -> list[str]:
+    """Whose updates and tokens the server scaled down, the most first."""
+    updates = Counter(device for row in run.rows for device in row.clipped)
+    tokens = Counter[int]()
+    for row in run.rows:
+        tokens.update(row.clipped_tokens)
+    found = []
+    for counts, what, bounds in (
+        (updates, "updates", "training.clip_update_norm, trust.clip_to_median"),
+        (tokens, "tokens", "trust.clip_activations"),
+    ):
+        if counts:
+            named = run.called(max(counts) + 1)
+            whose = ", ".join(f"{named[d]} {n:,}" for d, n in counts.most_common(_NAMED))
+            more = ", ..." if len(counts) > _NAMED else ""
+            found.append(
+                f"{counts.total():,} {what} were larger than their bound ({bounds}) and scaled "
+                f"down to it: {whose}{more}."
+            )
+    return found
 
 
 def job(run: Run) -> View:
