@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from cutlayer.settings.model import Model as Model
     from cutlayer.settings.places import FleetSettings as FleetSettings
     from cutlayer.settings.places import MobilitySettings as MobilitySettings
+    from cutlayer.settings.privacy import Privacy as Privacy
     from cutlayer.settings.server import ServerSettings as ServerSettings
     from cutlayer.settings.training import Training as Training
     from cutlayer.settings.trust import Trust as Trust
@@ -132,6 +133,7 @@ _NAMES = {
     "settings.method": ["Method", "Quantizer", "Tokens"],
     "settings.model": ["Lora", "Model"],
     "settings.places": ["FleetSettings", "MobilitySettings"],
+    "settings.privacy": ["Privacy"],
     "settings.training": ["Training"],
     "settings.trust": ["Trust"],
     "settings.server": ["ServerSettings"],

@@ -18,6 +18,7 @@ from cutlayer.settings.devices import Devices
 from cutlayer.settings.generated import GeneratedData
 from cutlayer.settings.method import Method, Quantizer, Tokens
 from cutlayer.settings.model import Lora, Model
+from cutlayer.settings.privacy import Privacy
 from cutlayer.settings.section import Section
 from cutlayer.settings.server import ServerSettings
 from cutlayer.settings.training import Training
@@ -39,6 +40,7 @@ __all__ = [
     "Method",
     "Model",
     "Partition",
+    "Privacy",
     "Quantizer",
     "ServerSettings",
     "Tokens",
@@ -77,6 +79,9 @@ class Job(Section):
 
     trust: Trust = Trust()
     """What bounds the share that one device has in what all devices get."""
+
+    privacy: Privacy = Privacy()
+    """The noise and bounds that hide devices and their samples."""
 
     world: WorldSettings | None = None
     """The radio, energy and mobility that time the run; null: a run without a world."""

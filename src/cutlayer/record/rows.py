@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 from msgspec import Meta
@@ -68,6 +68,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     lost: list[_Number] = []
     clipped: dict[_Number, Annotated[float, Meta(ge=1)]] = {}
     clipped_tokens: dict[_Number, _Count] = {}
+    epsilon: Annotated[float, Meta(ge=0)] | None = None
+    delta: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    hidden_unit: Literal["device", "sample"] | None = None
     virtual_s: float | None = None
     joules: _Numbers = {}
     planned_s: float | None = None
@@ -185,6 +188,17 @@ class Row:
 
     clipped_tokens: dict[int, int] = field(default_factory=dict)
     """Tokens that the server scaled down (trust.clip_activations), by the device that sent them."""
+
+    epsilon: float | None = None
+    """Epsilon, at `delta`, of the adapter after this round: of the differential privacy that it
+    gives to each `hidden_unit` of the device that took part most often; None without noise.
+    """
+
+    delta: float | None = None
+    """Delta of `epsilon`."""
+
+    hidden_unit: str | None = None
+    """Whose presence epsilon is about: a device's, or a sample's of a device."""
 
     virtual_s: float | None = None
     """Seconds of the round in the job's world; None without a world."""

@@ -6,6 +6,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.check_privacy import check_privacy
 from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
@@ -40,6 +41,7 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_cuts(job, spec)
     _check_allocation(job)
     _check_average(job)
+    check_privacy(job, spec)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
 

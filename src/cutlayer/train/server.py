@@ -12,6 +12,7 @@ from cutlayer.train.aggregate import weighted_average
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.noise import noisy_average
 from cutlayer.train.robust_average import combined, scaled_to_median
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
@@ -112,7 +113,9 @@ class Server:
     ) -> dict[int, FrameError]:
         """Of the devices of a round, those whose upload or server adapter will not do, and why."""
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
-        return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
+        # Where devices are hidden, no device's change may decide what becomes of another's.
+        apart = self.job.privacy.unit == "device"
+        return far_updates(self.adapter, trained, apart) | far_updates(self.adapter, uploads, apart)
 
     def collect(
         self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]
@@ -137,8 +140,14 @@ class Server:
                 self.adapter, own, trust.clip_to_median, self.model.trained
             )
             excess |= found
-        joined = {device: shared[device] | own[device] for device in own}
-        average = combined(joined, samples, trust)
+        if self.job.privacy.unit == "device":
+            average, found = noisy_average(
+                self.adapter, own, self.job, self._round, self.model.trained
+            )
+            excess |= found
+        else:
+            joined = {device: shared[device] | own[device] for device in own}
+            average = combined(joined, samples, trust)
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()

@@ -240,7 +240,7 @@ class ServerPart:
         for message in messages:
             self.seen[message.device] += self._task.weight(self._task.received(message))
         down, *own = gradients
-        self.adapters.add(opened, own)
+        self.adapters.add(opened, own, messages[0].step)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)
         if down is not None:
             parts = torch.split(down, [len(message.hidden) for message in messages])
@@ -254,14 +254,16 @@ class ServerPart:
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
         mask = torch.cat(masks).to(self._model.compute) if masks else None
-        opened = self.adapters.open([message.device for message in messages])
+        sizes = [len(message.hidden) for message in messages]
+        opened = self.adapters.open([message.device for message in messages], sizes)
         route = []
-        for message, adapter in zip(messages, opened.adapters, strict=True):
+        for message, adapters in zip(messages, opened.adapters, strict=True):
             rng = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
-            route.append(Segment(adapter, len(message.hidden), rng))
+            size = len(message.hidden) // len(adapters)
+            route += [Segment(adapter, size, rng) for adapter in adapters]
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
         losses = self._task.losses(logits, [self._task.received(m) for m in messages])

@@ -216,6 +216,10 @@ _SIDE_BY_SIDE = Condition(
     "it out, or take method.order parallel",
     said_only=True,
 )
+_HIDES = Condition(
+    lambda job: job.privacy.unit != "none",
+    "it needs privacy.unit device or sample: leave it out, or set that",
+)
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "model.cut": (
@@ -316,6 +320,20 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ),
     ),
     "trust.clip_activations": (_SPLIT_HERE,),
+    "privacy.clip_norm": (_HIDES,),
+    "privacy.noise_multiplier": (_HIDES,),
+    "privacy.delta": (
+        _HIDES,
+        *_where(lambda job: job.privacy.noise_multiplier > 0, "privacy.noise_multiplier above 0"),
+    ),
+    "privacy.noise_from": (
+        Condition(
+            lambda job: job.privacy.unit != "none"
+            or bool(job.privacy.activation_noise or job.privacy.label_noise),
+            "it needs noise: leave it out, or set privacy.unit, activation_noise or label_noise",
+        ),
+    ),
+    "privacy.activation_noise": (_SPLIT_HERE,),
     "world.exponent": _LOG_DISTANCE,
     "world.reference_m": _LOG_DISTANCE,
     "world.reference_loss_db": _LOG_DISTANCE,

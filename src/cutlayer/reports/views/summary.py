@@ -10,6 +10,7 @@ from cutlayer.drawing.style import digits
 from cutlayer.job import Job, make_job
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Run, settings_of
+from cutlayer.train.accounting import label_epsilon
 
 _NAMED = 6
 """Devices that a note names at most."""
@@ -56,6 +57,12 @@ def headline(run: Run, reference: Run | None = None) -> View:
     if drawn:
         figures.append(_figure("generated", f"{drawn:,}", "images trained on"))
     trained = sum(seconds for row in run.rows for seconds in row.seconds.values())
+    if last.epsilon is not None:
+        figures.append(
+            _figure(
+                "epsilon", digits(last.epsilon), f"of a {last.hidden_unit}, delta {last.delta:g}"
+            )
+        )
     figures.append(_figure("computed in", _clock(trained), "wall clock"))
     done, asked = len(run.rows), run.job.training.rounds
     turns = sum(len(row.decisions) for row in run.rows)
@@ -73,6 +80,7 @@ def headline(run: Run, reference: Run | None = None) -> View:
             "devices did not count: left out, too late, or lost."
         )
     notes += _scaled_down(run)
+    notes += _noise(run)
     return {
         "kind": "headline",
         "id": "headline",
@@ -102,6 +110,28 @@ def _scaled_down(run: Run) -> list[str]:
                 f"{counts.total():,} {what} were larger than their bound ({bounds}) and scaled "
                 f"down to it: {whose}{more}."
             )
+    return found
+
+
+def _noise(run: Run) -> list[str]:
+    """What noise hides of samples and labels, and what it does not."""
+    privacy, found = run.job.privacy, []
+    if run.rows[-1].epsilon is not None:
+        found.append(
+            f"Epsilon is of the exported adapter, for each {run.rows[-1].hidden_unit} of the "
+            "device that took part most often; it says nothing of what the server sees."
+        )
+        if privacy.noise_from == "seed":
+            found.append(
+                "The noise follows from the job's seed (privacy.noise_from), so that whoever knows "
+                "it can take the noise out again: an experiment, not a release."
+            )
+    if privacy.label_noise and run.classes:
+        epsilon = digits(label_epsilon(privacy.label_noise, len(run.classes)))
+        found.append(
+            f"Of its labels each device replaced {100 * privacy.label_noise:.0f} % before it "
+            f"trained (randomised response: epsilon {epsilon} for a label)."
+        )
     return found
 
 
