@@ -1,4 +1,4 @@
-"""Differential privacy of adapters, and noise on activations and labels: bounds and what is told."""
+"""Differential privacy of adapters, noise on activations and labels: bounds and what is told."""
 
 import math
 from collections.abc import Sequence

@@ -121,6 +121,12 @@ class Job(Section):
         averages = self.method.aggregate == "fedavg" and not self.method.pooled
         return self.generated if averages and self.method.generated is not False else None
 
+    @property
+    def sums_securely(self) -> bool:
+        """Whether the server learns the sum of the devices' adapters alone."""
+        averages = self.method.aggregate == "fedavg" and not self.method.pooled
+        return self.privacy.secure_sum and averages
+
     @model_validator(mode="before")
     @classmethod
     def _fill_method(cls, values: Any, info: ValidationInfo) -> Any:

@@ -34,6 +34,16 @@ class Privacy(Section):
     with which anybody can take it out again (seed: for experiments that are to be repeated).
     """
 
+    secure_sum: bool = False
+    """Whether the server learns only the sum of the devices' adapters, and no single one (Bonawitz
+    et al. 2017). It hides neither activations nor labels.
+    """
+
+    secure_quorum: Annotated[float, Field(gt=0.5, le=1)] = 2 / 3
+    """Share of a round's devices that must be left at the end of a secure sum; with fewer the round
+    is lost. That many together can take off the others' masks.
+    """
+
     activation_noise: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Standard deviation of Gaussian noise on each activation that a device sends, in units of the
     sample's root mean square; a sample has the same noise at each visit. It gives no epsilon.

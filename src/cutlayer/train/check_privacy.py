@@ -4,6 +4,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.accounting import check_accountant
+from cutlayer.train.settings_read import adapters_travel
 
 _BLIND = ("equal", "asfl", "asfv")
 """Allocators that do not look at samples or their activations."""
@@ -12,6 +13,8 @@ _BLIND = ("equal", "asfl", "asfv")
 def check_privacy(job: Job, spec: ModelSpec) -> None:
     """Raise JobError for the first setting under which epsilon would not hold."""
     _check_label_noise(job, spec)
+    if job.privacy.secure_sum and adapters_travel(job):
+        _check_secure_sum(job)
     privacy, method = job.privacy, job.method
     if privacy.unit == "none":
         return
@@ -89,6 +92,45 @@ def _check_sample(job: Job, spec: ModelSpec) -> None:
             raise JobError(
                 f"{unit} needs samples that do not change one another: take method.{name}.per token"
             )
+
+
+def _check_secure_sum(job: Job) -> None:
+    """Raise JobError where the server has to read a single adapter, or nothing hides it."""
+    method, trust, field = job.method, job.trust, "privacy.secure_sum"
+    if method.order == "sequential":
+        raise JobError(
+            f"{field}: method.order is sequential, and a turn of one device has no sum to hide in: "
+            "take order parallel"
+        )
+    if job.devices.cohort < 3:
+        raise JobError(
+            f"{field}: a round has {job.devices.cohort} devices, and of two each learns the "
+            "other's adapter: take three or more a round"
+        )
+    if method.train == "full":
+        raise JobError(f"{field}: it sums up LoRA adapters, and method.train is full: take lora")
+    reads = {
+        "trust.average": trust.average != "mean",
+        "trust.clip_to_median": trust.clip_to_median is not None,
+        "training.clip_update_norm": job.training.clip_update_norm is not None,
+        "privacy.unit device": job.privacy.unit == "device",
+    }
+    for setting, needs in reads.items():
+        if needs:
+            raise JobError(
+                f"{field}: {setting} needs the server to read each adapter, of which it learns the "
+                "sum alone: leave one of them out"
+            )
+    if method.allocation.solver in ("asfl", "asfv", "auto") or ":" in method.allocation.solver:
+        raise JobError(
+            f"{field}: allocation.solver {method.allocation.solver!r} may give devices different "
+            "cuts, whose adapters do not add up: take another"
+        )
+    if job.world is not None:
+        raise JobError(
+            f"{field}: in a world devices may come too late, and nobody can be taken out of a sum: "
+            "leave the world section out"
+        )
 
 
 def _check_label_noise(job: Job, spec: ModelSpec) -> None:

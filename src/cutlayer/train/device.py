@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
+from cutlayer.train.changes import change_values
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
@@ -29,6 +31,9 @@ from cutlayer.wire.codec import (
     encode_activations_with,
     encode_adapter,
 )
+
+if TYPE_CHECKING:
+    from cutlayer.secure_sum.device import SumDevice
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
@@ -60,6 +65,8 @@ class Device:
     row: int = 0
     coding: DeviceCoding = field(default_factory=DeviceCoding)
     _batches: list[np.ndarray] = field(default_factory=list)
+    _start: Adapter = field(default_factory=dict)
+    _sum: "SumDevice | None" = None
 
     def __post_init__(self) -> None:
         self.reuses = reuses(self.job, self.model.spec.modality)
@@ -71,6 +78,7 @@ class Device:
             most = frame_limit(self.model, self.job.training.batch_size)
             received = decode_adapter(frame, max_bytes=most).tensors
             self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
+        self._start, self._sum = self.adapter, None
         self.round, self.decision = round, decision
         self.stack = None
         self._batches = list(self._draw_batches(round))
@@ -78,6 +86,7 @@ class Device:
     def end(self) -> None:
         """End the round: what the next one needs comes with its broadcast."""
         self.adapter, self.stack, self._batches = {}, None, []
+        self._start, self._sum = {}, None
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         training = self.job.training
@@ -162,6 +171,16 @@ class Device:
                 sent = one.on_device(start, sent)
         message = AdapterMessage(self.id, self.round, self.samples, sent)
         return encode_adapter(message, self.job.method.adapter_bits)
+
+    def answer(self, question: bytes) -> bytes:
+        """What it answers in a secure sum of what devices changed. Raises FrameError, RunError."""
+        if self._sum is None:
+            # Of an extra: only jobs that ask for it need the package `cryptography`.
+            from cutlayer.secure_sum.device import SumDevice
+
+            change = change_values(self._start, self.adapter)
+            self._sum = SumDevice(self.id, self.round, change)
+        return self._sum.answer(question)
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:

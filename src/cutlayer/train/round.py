@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
-from cutlayer.errors import FrameError
+from cutlayer.errors import CutlayerError, FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
 from cutlayer.train.result import RoundResult
+from cutlayer.train.secure_upload import sum_uploads
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
@@ -69,8 +70,15 @@ class _Turn:
         method, result = self.server.job.method, self.result
         started = self._train()
         result.clipped_tokens |= self.server.part.clipped_tokens
-        trained = self._upload(started)
-        self._refuse_far(started, trained)
+        trained: dict[int, Adapter] = {}
+        change = None
+        if self.server.job.sums_securely and any(map(self.server.due, started)):
+            self._refuse_not_finite(started)
+            self._refuse_far(started, trained)
+            change = self._sum(started)
+        else:
+            trained = self._upload(started)
+            self._refuse_far(started, trained)
         late = list(find_late(result.shape, list(started))) if find_late else []
         result.late += late
         in_time = {d: self._weight(d, one) for d, one in started.items() if d not in late}
@@ -81,7 +89,7 @@ class _Turn:
             replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                result.clipped |= self.server.collect(trained, in_time)
+                result.clipped |= self.server.collect(trained, in_time, change)
 
     def _train(self) -> dict[int, Started]:
         """All steps of the turn; returns the devices that came through."""
@@ -169,21 +177,45 @@ class _Turn:
         if self.link.believed or self.server.job.method.aggregate == "none":
             return
         for device, fault in self.server.far_updates(list(started), trained).items():
-            self.link.reject(device, fault)
-            self.result.lost.append(device)
-            del started[device]
+            self._lose(device, fault, started)
             trained.pop(device, None)
+
+    def _refuse_not_finite(self, started: dict[int, Started]) -> None:
+        """Take out of a round the devices for which the server trained what is not finite."""
+        for device, fault in self.server.part.not_finite().items():
+            if device in started:
+                self._lose(device, fault, started)
+
+    def _lose(self, device: int, fault: CutlayerError, started: dict[int, Started]) -> None:
+        self.link.reject(device, fault)
+        self.result.lost.append(device)
+        del started[device]
+
+    def _sum(self, started: dict[int, Started]) -> Adapter | None:
+        """What the devices changed in the mean; those that are not in it leave `started`."""
+        server, result = self.server, self.result
+        weights = {device: self._weight(device, one) for device, one in started.items()}
+        with result.watch.timed("adapters"):
+            due, quorum = server.due(next(iter(started))), server.job.privacy.secure_quorum
+            summed = sum_uploads(self.link, result.round, weights, due, quorum)
+        for device, size in summed.down.items():
+            result.traffic[device].adapter_down += size
+        for device, size in summed.up.items():
+            result.traffic[device].adapter_up += size
+        for device in [device for device in started if device not in summed.devices]:
+            fault = summed.faults.get(device, summed.why)
+            if fault is not None and device not in summed.silent:
+                self.link.reject(device, fault)
+            result.lost.append(device)
+            del started[device]
+        return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
         """What devices that train something trained; one that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}
-        for device, fault in server.part.not_finite().items():
-            if device in started:
-                self.link.reject(device, fault)
-                result.lost.append(device)
-                del started[device]
+        self._refuse_not_finite(started)
         training = [d for d in started if server.device_names(result.decisions[d])]
         with result.watch.timed("adapters"):
             frames = self.link.upload(training)

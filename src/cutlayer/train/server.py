@@ -10,6 +10,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.aggregate import weighted_average
 from cutlayer.train.coding import Opening
+from cutlayer.train.compute import float64
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
 from cutlayer.train.noise import noisy_average
@@ -104,9 +105,7 @@ class Server:
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:
         """The adapter of a device's upload. Raises FrameError for any but the one due."""
-        names = self.device_names(self.part.decisions[device])
-        due = {name: self.adapter[name] for name in names}
-        return read_adapter(frame, device, self._round, due, self.model.compute)
+        return read_adapter(frame, device, self._round, self.due(device), self.model.compute)
 
     def far_updates(
         self, devices: Sequence[int], uploads: Mapping[int, Adapter]
@@ -117,12 +116,20 @@ class Server:
         apart = self.job.privacy.unit == "device"
         return far_updates(self.adapter, trained, apart) | far_updates(self.adapter, uploads, apart)
 
+    def due(self, device: int) -> Adapter:
+        """The tensors that a device of the round trains, as they were at its start."""
+        return {n: self.adapter[n] for n in self.device_names(self.part.decisions[device])}
+
     def collect(
-        self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]
+        self,
+        uploads: Mapping[int, Adapter],
+        samples: Mapping[int, int],
+        change: Adapter | None = None,
     ) -> dict[int, float]:
         """Average the devices' uploads and their server adapters into the global adapter.
 
-        samples: of every device that counts, its weight; uploads: of those that trained. Returns
+        samples: of every device that counts, its weight; uploads: of those that trained; change:
+        instead of uploads, what the devices changed in the mean, where they summed it up. Returns
         how many times larger than its bound each update was that was scaled down.
         """
         own, shared = {}, {}
@@ -148,6 +155,8 @@ class Server:
         else:
             joined = {device: shared[device] | own[device] for device in own}
             average = combined(joined, samples, trust)
+        for name, values in (change or {}).items():
+            average[name] = (float64(self.adapter[name]) + values).to(self.adapter[name])
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()

@@ -53,7 +53,8 @@ def _gradients_return(job: Job) -> bool:
     return job.model.lora.side != "server" and (moves or job.cut > 0)
 
 
-def _adapters_travel(job: Job) -> bool:
+def adapters_travel(job: Job) -> bool:
+    """Whether devices send adapters that are averaged."""
     trains = not job.method.split or _gradients_return(job)
     return job.method.aggregate != "none" and not job.method.pooled and trains
 
@@ -206,7 +207,7 @@ _AVERAGES = Condition(
     said_only=True,
 )
 _UPLOADS = Condition(
-    lambda job: _adapters_travel(job) or job.method.server_adapter == "averaged",
+    lambda job: adapters_travel(job) or job.method.server_adapter == "averaged",
     "no device has an adapter of its own to send: leave it out, or take another method",
     said_only=True,
 )
@@ -262,7 +263,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "method.server_adapter": (_SPLIT,),
     "method.adapter_bits": (
         Condition(
-            _adapters_travel,
+            adapters_travel,
             "no adapter travels: leave it out, or take a method whose devices train and average",
         ),
     ),
@@ -334,6 +335,14 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ),
     ),
     "privacy.activation_noise": (_SPLIT_HERE,),
+    "privacy.secure_sum": (
+        Condition(
+            adapters_travel,
+            "no device sends an adapter that is averaged: leave it out, or take another method",
+            said_only=True,
+        ),
+    ),
+    "privacy.secure_quorum": _where(lambda job: job.privacy.secure_sum, "privacy.secure_sum"),
     "world.exponent": _LOG_DISTANCE,
     "world.reference_m": _LOG_DISTANCE,
     "world.reference_loss_db": _LOG_DISTANCE,
