@@ -52,6 +52,7 @@ _EXTRAS = {
     "dp_accounting": "privacy",
     "grpc": "server",
     "matplotlib": "server",
+    "pandas": "notebook",
     "prometheus_client": "server",
     "psutil": "server",
     "pyarrow": "server",
