@@ -39,7 +39,7 @@ class Privacy(Section):
     et al. 2017). It hides neither activations nor labels.
     """
 
-    secure_quorum: Annotated[float, Field(gt=0.5, le=1)] = 2 / 3
+    secure_quorum: Annotated[float, Field(gt=0.5, le=1)] = 0.65
     """Share of a round's devices that must be left at the end of a secure sum; with fewer the round
     is lost. That many together can take off the others' masks.
     """
