@@ -62,6 +62,9 @@ ATTACKS = {
     "fedlora": ("10^12 samples",),
 }
 FALSE_SAMPLES = 10**12
+# What a plain mean makes of it: as good as all of the weight, in a number whose batches can still
+# be counted.
+FALSE_WEIGHT = 10**6
 Case = tuple[str, str, str, int, int]  # method, defence, attack, hostile devices, seed
 
 
@@ -97,6 +100,8 @@ class HostileLink(LocalLink):
                 # A message holds no such number either: the largest that it does.
                 ready = {n: Ready("ab", min(count, 2**31), own=True) for n, count in said.items()}
                 said = self._fleet.claims.samples(ready)
+            else:
+                said = {n: min(count, FALSE_WEIGHT) for n, count in said.items()}
             started = {n: Started(one.steps, said[n]) for n, one in started.items()}
         return started
 

@@ -116,3 +116,15 @@ def test_what_contributing_names_is_there() -> None:
         elif not quoted.startswith("-"):
             name = quoted.rpartition(".")[2]
             assert re.search(rf"\b(def|class) {name}\b", sources), f"nothing is called {quoted}"
+
+
+def test_the_header_of_resizing_names_all_who_resize() -> None:
+    header = (ROOT / "resize.py").read_text().partition('"""')[2].partition('"""')[0]
+    callers = [
+        path.relative_to(ROOT)
+        for path in FILES
+        if re.search(r"import .*\b(fitted|resized)\b", path.read_text())
+    ]
+    assert len(callers) >= 4
+    for path in callers:
+        assert str(path) in header, f"resize.py does not say that {path} calls it"

@@ -18,7 +18,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job
 from cutlayer.model.lora import Adapter, AdapterBank, LoRALinear, Segment
 from cutlayer.planning.decide import base_decision
-from cutlayer.record.rows import Row
+from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
 from cutlayer.settings.privacy import Privacy
 from cutlayer.settings.training import Training
@@ -236,7 +236,7 @@ def test_the_record_and_the_report_tell_epsilon_delta_and_the_unit(tmp_path: Pat
     assert told == [epsilon_of(job, [[0, 1]]), epsilon_of(job, [[0, 1]] * 2)]
     assert told[0] < told[1]
     assert (rows[0].delta, rows[0].hidden_unit) == (1e-5, "device")
-    assert Row.from_json(rows[1].to_json()) == rows[1]
+    assert row_of(line_of(rows[1])) == rows[1]
     report(tmp_path / "run", out=tmp_path / "page.html", images=0)
     page = (tmp_path / "page.html").read_text()
     assert "of a device, delta 1e-05" in page

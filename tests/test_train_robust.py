@@ -13,7 +13,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.decide import base_decision
-from cutlayer.record.rows import Row
+from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
 from cutlayer.settings.trust import Trust
 from cutlayer.train.link import LocalLink
@@ -130,7 +130,7 @@ def test_the_record_and_the_report_say_whose_update_was_scaled_down(tmp_path: Pa
     assert all(times > 1 for times in row.clipped.values())
     # 80 images of 50 tokens, all of them longer than 1.
     assert sum(row.clipped_tokens.values()) == 80 * 50
-    assert Row.from_json(row.to_json()) == row
+    assert row_of(line_of(row)) == row
     report(tmp_path / "run", out=tmp_path / "page.html", images=0)
     page = (tmp_path / "page.html").read_text()
     assert "trust.clip_to_median) and scaled down to it" in page

@@ -4,7 +4,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.accounting import check_accountant
-from cutlayer.train.settings_read import adapters_travel
+from cutlayer.train.read_conditions import adapters_travel
 
 _BLIND = ("equal", "asfl", "asfv")
 """Allocators that do not look at samples or their activations."""
