@@ -232,7 +232,8 @@ def report(runs: Path, seeds: Sequence[int]) -> str:
         "adapter was no "
         "longer finite. *checked*: an update that is not finite, or a thousand times larger than "
         "the median, is refused, and samples are believed as far as docs/deploy.md says; all lines "
-        "but the first check.",
+        "but the first check. A frame with NaN is never read, whatever is checked then: its device "
+        "is out of the round.",
         "",
         f"    python benchmarks/poisoning.py --runs DIR --train {some['train']}",
     ]
