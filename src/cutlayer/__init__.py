@@ -77,8 +77,10 @@ if TYPE_CHECKING:
     from cutlayer.settings.model import Model as Model
     from cutlayer.settings.places import FleetSettings as FleetSettings
     from cutlayer.settings.places import MobilitySettings as MobilitySettings
+    from cutlayer.settings.privacy import Privacy as Privacy
     from cutlayer.settings.server import ServerSettings as ServerSettings
     from cutlayer.settings.training import Training as Training
+    from cutlayer.settings.trust import Trust as Trust
     from cutlayer.settings.world import EnergySettings as EnergySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
     from cutlayer.simulation.compare import compare as compare
@@ -131,7 +133,9 @@ _NAMES = {
     "settings.method": ["Method", "Quantizer", "Tokens"],
     "settings.model": ["Lora", "Model"],
     "settings.places": ["FleetSettings", "MobilitySettings"],
+    "settings.privacy": ["Privacy"],
     "settings.training": ["Training"],
+    "settings.trust": ["Trust"],
     "settings.server": ["ServerSettings"],
     "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["compare"],

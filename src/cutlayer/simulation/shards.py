@@ -32,6 +32,10 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "the one server adapter moves at every step, by all devices of it"
     if method.split and method.uplink.codec == "klt":
         return "the uplink's basis is fitted to what all devices of a round send"
+    if job.sums_securely:
+        return "devices sum up what they trained among themselves (privacy.secure_sum)"
+    if job.trust.clip_activations is not None:
+        return "what is scaled down is counted in one place (trust.clip_activations)"
     if reuses(job, spec.modality):
         return "the server keeps in one place what all devices have sent (uplink.reuse)"
     return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.batches import one_by_one
+from cutlayer.train.changes import change_values
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
@@ -26,6 +28,9 @@ from cutlayer.train.trained_stack import TrainedStack
 from cutlayer.wire.codec import decode_adapter, encode_adapter
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
+
+if TYPE_CHECKING:
+    from cutlayer.secure_sum.device import SumDevice
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
@@ -69,6 +74,8 @@ class Device:
     row: int = 0
     coding: DeviceCoding = field(default_factory=DeviceCoding)
     _batches: list[np.ndarray] = field(default_factory=list)
+    _start: Adapter = field(default_factory=dict)
+    _sum: "SumDevice | None" = None
 
     def __post_init__(self) -> None:
         self.reuses = reuses(self.job, self.model.spec.modality)
@@ -80,6 +87,7 @@ class Device:
             most = frame_limit(self.model, self.job.training.batch_size)
             received = decode_adapter(frame, max_bytes=most, device=self.model.compute)
             self.adapter = received.tensors
+        self._start, self._sum = self.adapter, None
         self.round, self.decision = round, decision
         self.stack = None
         self._batches = list(self._draw_batches(round))
@@ -88,6 +96,7 @@ class Device:
         """End the round and drop the adapter: the next round's broadcast brings another."""
         self.data.dismiss()
         self.adapter, self.stack, self._batches = {}, None, []
+        self._start, self._sum = {}, None
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         training = self.job.training
@@ -186,6 +195,16 @@ class Device:
     def upload(self) -> bytes:
         """The frame of what the server is to average."""
         return encode_adapter(self.to_upload(), self.job.method.adapter_bits)
+
+    def answer(self, question: bytes) -> bytes:
+        """What it answers in a secure sum of what devices changed. Raises FrameError, RunError."""
+        if self._sum is None:
+            # Of an extra: only jobs that ask for it need the package `cryptography`.
+            from cutlayer.secure_sum.device import SumDevice
+
+            change = change_values(self._start, self.adapter)
+            self._sum = SumDevice(self.id, self.round, change)
+        return self._sum.answer(question)
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:

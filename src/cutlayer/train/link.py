@@ -71,6 +71,10 @@ class Link(Protocol):
         """A frame with the adapter that each device trained."""
         ...
 
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """What each device answers to a question of a secure sum (secure_sum/messages.py)."""
+        ...
+
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Refuse what a device sent: raise `fault`, or disconnect the device."""
         ...
@@ -144,6 +148,10 @@ class LocalLink:
             return {}
         bits = self.devices[devices[0]].job.method.adapter_bits
         return dict(zip(devices, encode_adapters(messages, bits), strict=True))
+
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """See Link."""
+        return {number: self.devices[number].answer(frame) for number, frame in frames.items()}
 
     def end(self) -> None:
         """End the round: no device keeps its adapter, its optimiser or a graph."""

@@ -24,6 +24,7 @@ from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.compute import find_compute, set_precision
 from cutlayer.train.device import Device
 from cutlayer.train.label_sharing import SharedLabels
+from cutlayer.train.noise import with_label_noise
 from cutlayer.train.server import Server
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import task_of
@@ -136,6 +137,7 @@ def make_device(job: Job, parts: Parts, index: int) -> Device:
         data = parts.train.subset(np.sort(np.concatenate(parts.shares)))
     else:
         data = parts.train
+    data = with_label_noise(data, job, index)
     return Device(index, data, job, parts.model, parts.preprocess)
 
 

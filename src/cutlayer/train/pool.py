@@ -14,10 +14,12 @@ import torch
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import FrameError
 from cutlayer.model.cut import Activations, Segment
+from cutlayer.seeds import torch_rng
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.noise import noise_seed, noisy_sums, with_activation_noise
 from cutlayer.train.optimizer import picked
 from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
@@ -89,7 +91,10 @@ class Pool:
             for place, sent in zip(group.places, group.sent.split(group.sizes), strict=True):
                 device = self.devices[place]
                 due = (device.id, device.round, step)
-                message = device.task.message(*due, sent.hidden, sent.mask, goals[place])
+                hidden = with_activation_noise(
+                    sent.hidden, device.job, device.id, device.to_compute(step)
+                )
+                message = device.task.message(*due, hidden, sent.mask, goals[place])
                 messages[place] = replace(message, places=sent.places)
         return messages
 
@@ -186,13 +191,20 @@ class Pool:
 
     def _route(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
         """Each device's rows of a batch that mixes them, with its adapter."""
-        stack = self.devices[0].stack
-        self._rows = stack.open([device.row for device in self.devices]) if stack else None
-        adapters = self._rows.rows if self._rows else [device.adapter for device in self.devices]
-        return [
-            Segment(adapter, len(batch), device.dropout_rng(step))
-            for device, adapter, batch in zip(self.devices, adapters, batches, strict=True)
-        ]
+        stack, rngs = self.devices[0].stack, [one.dropout_rng(step) for one in self.devices]
+        self._rows = None
+        if stack is None:
+            return [
+                Segment(device.adapter, len(batch), rng)
+                for device, batch, rng in zip(self.devices, batches, rngs, strict=True)
+            ]
+        sizes, rows = [len(batch) for batch in batches], [device.row for device in self.devices]
+        if self.devices[0].job.privacy.unit != "sample":
+            self._rows = stack.open(rows)
+            return [Segment(*one) for one in zip(self._rows.rows, sizes, rngs, strict=True)]
+        self._rows = stack.open(rows, sizes)
+        each = [rng for rng, size in zip(rngs, sizes, strict=True) for _ in range(size)]
+        return [Segment(row, 1, rng) for row, rng in zip(self._rows.rows, each, strict=True)]
 
     def _step(
         self,
@@ -212,17 +224,30 @@ class Pool:
         found = torch.autograd.grad(
             outputs, list(rows.leaves.values()), gradients, allow_unused=True
         )
-        places = [self.devices.index(device) for device in devices]
-        own = {
-            name: picked(gradient, places)
+        given = {
+            name: gradient
             for name, gradient in zip(rows.leaves, found, strict=True)
             if gradient is not None
         }
+        if self.devices[0].job.privacy.unit == "sample" and given:
+            given = self._noisy(given, step)
+        places = [self.devices.index(device) for device in devices]
+        own = {name: picked(gradient, places) for name, gradient in given.items()}
         fine = finite_rows(list(own.values()), len(devices))
         for device, is_fine in zip(devices, fine, strict=True):
             if not is_fine:
                 raise not_finite("gradient", "not finite", device.id, device.round, step)
         stack.step([device.row for device in devices], own, step)
+
+    def _noisy(self, given: Mapping[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """Each device's gradient [M, ...] from those of its samples, bounded and with noise."""
+        first = self.devices[0]
+        sizes = [len(device.to_compute(step)) for device in self.devices]
+        rngs = [
+            torch_rng(noise_seed(one.job), one.id, one.round, "device-noise", step)
+            for one in self.devices
+        ]
+        return noisy_sums(given, sizes, first.job.privacy, rngs)
 
 
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:

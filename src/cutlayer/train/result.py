@@ -45,10 +45,11 @@ class RoundResult:
     decisions: of the devices that took part, in the order they take turns. batches: the size of
     each batch that a device was to train on; computed: how many samples of it were sent, where it
     only named the others. late: devices whose training came too late for the average; lost: those
-    that stopped answering, or whose messages were refused. overhead_bytes: what a
-    network took beyond the frames, up and down; None without one. generated: None without
-    generated data. watch holds wall-clock seconds by stage; cpu_seconds is processor time of the
-    whole round.
+    that stopped answering, or whose messages were refused. clipped: how many times larger than its
+    bound the update of a device was that the server scaled down; clipped_tokens: how many of its
+    tokens were. overhead_bytes: what a network took beyond the frames, up and down; None without
+    one. generated: None without generated data. watch holds wall-clock seconds by stage;
+    cpu_seconds is processor time of the whole round.
     """
 
     round: int
@@ -59,6 +60,8 @@ class RoundResult:
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
     late: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    clipped: dict[int, float] = field(default_factory=dict)
+    clipped_tokens: dict[int, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
     cpu_seconds: float = 0.0
     generated: Generated | None = None

@@ -6,11 +6,11 @@ what it sent is refused: then `Link.reject` lets go of it.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
-from cutlayer.errors import FrameError
+from cutlayer.errors import CutlayerError, FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
@@ -18,6 +18,7 @@ from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
 from cutlayer.train.pool_size import naming_what_fits, pool_size
 from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.secure_upload import sum_uploads
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
@@ -65,7 +66,8 @@ def train_round(
 class Turn:
     """Devices that train side by side: all of a round, or one where they take turns.
 
-    place: the turn's number and how many there are.
+    place: the turn's number and how many there are. change: what the devices changed in the mean,
+    where they summed it up themselves.
     """
 
     devices: list[int]
@@ -74,6 +76,7 @@ class Turn:
     server: Server
     result: RoundResult
     on_step: OnStep | None = None
+    change: Adapter | None = field(default=None, init=False)
 
     def run(self, find_late: FindLate | None, train_turn: TrainTurn) -> None:
         """Train, and average what those in time came to: late ones are not trained on."""
@@ -90,13 +93,20 @@ class Turn:
             again.run(None, train_turn)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                self.server.collect(in_time)
+                result.clipped |= self.server.collect(in_time, self.change)
 
     def train(self) -> dict[int, Trained]:
         """All steps, and the adapters of the devices up; returns what came through to count."""
         started = self._train()
-        uploads = self._upload(started)
-        self._refuse_far(started, uploads)
+        self.result.clipped_tokens |= self.server.part.clipped_tokens
+        uploads: dict[int, Adapter] = {}
+        if self.server.job.sums_securely and any(map(self.server.due, started)):
+            self._refuse_not_finite(started)
+            self._refuse_far(started, uploads)
+            self.change = self._sum(started)
+        else:
+            uploads = self._upload(started)
+            self._refuse_far(started, uploads)
         adapters = self.server.part.adapters
         return {
             device: Trained(
@@ -195,21 +205,45 @@ class Turn:
         if self.link.believed or self.server.job.method.aggregate == "none":
             return
         for device, fault in self.server.far_updates(list(started), trained).items():
-            self.link.reject(device, fault)
-            self.result.lost.append(device)
-            del started[device]
+            self._lose(device, fault, started)
             trained.pop(device, None)
+
+    def _refuse_not_finite(self, started: dict[int, Started]) -> None:
+        """Take out of a round the devices for which the server trained what is not finite."""
+        for device, fault in self.server.part.not_finite().items():
+            if device in started:
+                self._lose(device, fault, started)
+
+    def _lose(self, device: int, fault: CutlayerError, started: dict[int, Started]) -> None:
+        self.link.reject(device, fault)
+        self.result.lost.append(device)
+        del started[device]
+
+    def _sum(self, started: dict[int, Started]) -> Adapter | None:
+        """What the devices changed in the mean; those that are not in it leave `started`."""
+        server, result = self.server, self.result
+        weights = {device: self._weight(device, one) for device, one in started.items()}
+        with result.watch.timed("adapters"):
+            due, quorum = server.due(next(iter(started))), server.job.privacy.secure_quorum
+            summed = sum_uploads(self.link, result.round, weights, due, quorum)
+        for device, size in summed.down.items():
+            result.traffic[device].adapter_down += size
+        for device, size in summed.up.items():
+            result.traffic[device].adapter_up += size
+        for device in [device for device in started if device not in summed.devices]:
+            fault = summed.faults.get(device, summed.why)
+            if fault is not None and device not in summed.silent:
+                self.link.reject(device, fault)
+            result.lost.append(device)
+            del started[device]
+        return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
         """What devices that train something trained; one that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}
-        for device, fault in server.part.not_finite().items():
-            if device in started:
-                self.link.reject(device, fault)
-                result.lost.append(device)
-                del started[device]
+        self._refuse_not_finite(started)
         training = [d for d in started if server.device_names(result.decisions[d])]
         with result.watch.timed("adapters"):
             frames = self.link.upload(training)

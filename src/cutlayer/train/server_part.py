@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import cast
 
@@ -68,7 +68,8 @@ class ServerPart:
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
     activations come. bare: the first blocks that carry no adapter. seen: the samples of each (of
-    language models: the tokens to be said) that were trained on, in all epochs.
+    language models: the tokens to be said) that were trained on, in all epochs. clipped_tokens: of
+    each device, those that were scaled down (trust.clip_activations).
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class ServerPart:
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
+        self.clipped_tokens: dict[int, int] = {}
         self._plain_steps = coding.plain_steps
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
@@ -124,7 +126,7 @@ class ServerPart:
         """
         faults: Faults = {}
         with watch.timed("wire"):
-            messages = self._read(state, frames, faults)
+            messages = [self._bounded(one) for one in self._read(state, frames, faults)]
         losses: dict[int, float] = {}
         for batch in self._batches(messages):
             trained = self._train(batch, faults)
@@ -195,6 +197,21 @@ class ServerPart:
                 )
             parts.append(_Part(open_activations(held), None, sample))
         return parts
+
+    def _bounded(self, message: ActivationsMessage) -> ActivationsMessage:
+        """Activations with no token longer than the job allows."""
+        most = self._job.trust.clip_activations
+        if most is None:
+            return message
+        norms = torch.linalg.vector_norm(message.hidden, dim=2, keepdim=True, dtype=torch.float64)
+        longer = norms > most
+        if not longer.any():
+            return message
+        before = self.clipped_tokens.get(message.device, 0)
+        self.clipped_tokens[message.device] = before + int(longer.sum())
+        scaled = message.hidden * (most / norms)
+        hidden = torch.where(longer, scaled.to(message.hidden), message.hidden)
+        return replace(message, hidden=hidden)
 
     def _check(self, frame: bytes, due: tuple[int, int, int], single: bool = False) -> Opened:
         """One frame of activations, checked. single: the frame holds one sample."""
@@ -269,7 +286,7 @@ class ServerPart:
         for message in messages:
             self.seen[message.device] += self._task.weight(self._task.received(message))
         down, *own = gradients
-        self.adapters.add(opened, own)
+        self.adapters.add(opened, own, messages[0].step)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)
         if down is not None:
             parts = torch.split(down, [len(message.hidden) for message in messages])
@@ -283,14 +300,16 @@ class ServerPart:
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
         mask = to_device(torch.cat(masks), self._model.compute) if masks else None
-        opened = self.adapters.open([message.device for message in messages])
+        sizes = [len(message.hidden) for message in messages]
+        opened = self.adapters.open([message.device for message in messages], sizes)
         route = []
-        for message, adapter in zip(messages, opened.adapters, strict=True):
+        for message, adapters in zip(messages, opened.adapters, strict=True):
             rng = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
-            route.append(Segment(adapter, len(message.hidden), rng))
+            size = len(message.hidden) // len(adapters)
+            route += [Segment(adapter, size, rng) for adapter in adapters]
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
         losses = self._task.losses(logits, [self._task.received(m) for m in messages])

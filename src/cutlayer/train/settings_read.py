@@ -21,6 +21,7 @@ from cutlayer.train.read_conditions import (
     of_world,
     placed,
     ranked,
+    where,
 )
 
 _LOG_DISTANCE = of_kind("world", "path_loss", "log-distance")
@@ -67,6 +68,16 @@ _UPLOADS = Condition(
     lambda job: adapters_travel(job) or job.method.server_adapter == "averaged",
     "no device has an adapter of its own to send: leave it out, or take another method",
     said_only=True,
+)
+_SIDE_BY_SIDE = Condition(
+    lambda job: job.method.order == "parallel",
+    "the method's devices train one after another, and there is nobody to hold one against: leave "
+    "it out, or take method.order parallel",
+    said_only=True,
+)
+_HIDES = Condition(
+    lambda job: job.privacy.unit != "none",
+    "it needs privacy.unit device or sample: leave it out, or set that",
 )
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
@@ -159,6 +170,37 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
+    **dict.fromkeys(["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE)),
+    "trust.hostile": (
+        _AVERAGES,
+        Condition(
+            lambda job: job.trust.average in ("trimmed-mean", "krum"),
+            "it needs trust.average trimmed-mean or krum: leave it out, or set that",
+        ),
+    ),
+    "trust.clip_activations": (SPLIT_HERE,),
+    "privacy.clip_norm": (_HIDES,),
+    "privacy.noise_multiplier": (_HIDES,),
+    "privacy.delta": (
+        _HIDES,
+        *where(lambda job: job.privacy.noise_multiplier > 0, "privacy.noise_multiplier above 0"),
+    ),
+    "privacy.noise_from": (
+        Condition(
+            lambda job: job.privacy.unit != "none"
+            or bool(job.privacy.activation_noise or job.privacy.label_noise),
+            "it needs noise: leave it out, or set privacy.unit, activation_noise or label_noise",
+        ),
+    ),
+    "privacy.activation_noise": (SPLIT_HERE,),
+    "privacy.secure_sum": (
+        Condition(
+            adapters_travel,
+            "no device sends an adapter that is averaged: leave it out, or take another method",
+            said_only=True,
+        ),
+    ),
+    "privacy.secure_quorum": where(lambda job: job.privacy.secure_sum, "privacy.secure_sum"),
     "world.carrier_hz": (_NO_GAINS,),
     "world.server_gain_dbi": (_NO_GAINS,),
     "world.device_gain_dbi": (_NO_GAINS,),

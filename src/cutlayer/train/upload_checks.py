@@ -36,11 +36,13 @@ def read_adapter(
     return message.tensors
 
 
-def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, FrameError]:
+def far_updates(
+    start: Adapter, trained: Mapping[int, Adapter], apart: bool = False
+) -> dict[int, FrameError]:
     """The devices whose adapter is not finite, or moved far beyond what its cohort's did.
 
     start: what all began with; an adapter may hold some of its tensors. A cohort of one has nobody
-    to be held against.
+    to be held against. apart: only what is not finite is looked for.
     """
     moved = {device: _distance(start, adapter) for device, adapter in trained.items()}
     faults = {
@@ -50,6 +52,8 @@ def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, Fra
         for device, distance in moved.items()
         if not math.isfinite(distance)
     }
+    if apart:
+        return faults
     sound = {device: distance for device, distance in moved.items() if device not in faults}
     median = statistics.median_low(sound.values()) if sound else 0.0
     for device, distance in sound.items():

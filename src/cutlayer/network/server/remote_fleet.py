@@ -210,6 +210,15 @@ class RemoteLink:
         """See Link."""
         return self._each(devices, lambda device: device.connection.receive(Lane.UP), _GRACE_S)
 
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """See Link."""
+
+        async def ask(device: ConnectedDevice) -> bytes:
+            await device.connection.send(Lane.DOWN, frames[device.number])
+            return bytes(await device.connection.receive(Lane.UP))
+
+        return self._each(list(frames), ask, _GRACE_S)
+
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Let go of the device."""
         self.faults[device] = str(fault)

@@ -56,6 +56,13 @@ QUANTITIES = (
         lambda row, m, _: (row.traffic[m][0] + row.traffic[m][3]) / 1e6 if m in row.traffic else 0,
     ),
     Quantity("joules", "energy", "J", lambda row, m, _: row.joules.get(m), log=True),
+    Quantity(
+        "clipped",
+        "update scaled down",
+        "times larger than its bound",
+        lambda row, m, _: row.clipped.get(m),
+        log=True,
+    ),
     Quantity("loss", "training loss", "", lambda row, m, _: row.device_loss.get(m)),
 )
 
