@@ -256,7 +256,9 @@ def report(runs: Path, seeds: Sequence[int]) -> str:
                     mean = 100 * float(np.mean([a for a in accuracies if a is not None]))
                     values[defence, attack, k] = mean
                     cells[title] = f"{mean:.1f}"
-            if "-" not in cells.values():  # else its runs are not all there
+            if "-" in cells.values():  # its runs are not all there
+                values = {key: value for key, value in values.items() if key[0] != defence}
+            else:
                 table.append(cells)
         shown = [Column("defence", "how adapters become one", "text")]
         shown += [Column(title, title, "text") for title in header]
