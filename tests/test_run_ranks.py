@@ -128,18 +128,18 @@ def test_one_chain_runs_on_rank_0_and_lets_the_others_go(tmp_path: Path) -> None
 
 
 def test_pools_stay_whole_and_the_costliest_are_spread_first() -> None:
-    job = small_job("training.pool=2")
+    job = small_job()
     spec = describe(job.model)
     decisions = {device: Decision(2) for device in (5, 3, 8, 1, 4, 7)}
     samples = {5: 10, 3: 90, 8: 30, 1: 80, 4: 20, 7: 40}
-    parts, order = shard(job, spec, decisions, samples, 2)
+    parts, order = shard(job, spec, decisions, samples, 2, 2)
     assert order == [3, 1, 7, 8, 4, 5]
     # 170 samples on one rank; 70 and 30 on the other, each in the order of the decisions.
     assert parts == [[3, 1], [5, 8, 4, 7]]
-    few, _ = shard(job, spec, decisions, samples, 6)
+    few, _ = shard(job, spec, decisions, samples, 6, 2)
     assert sorted(map(len, few)) == [1] * 6
     decisions[5] = Decision(4)
-    mixed, order = shard(job, spec, decisions, samples, 3)
+    mixed, order = shard(job, spec, decisions, samples, 3, 2)
     assert sorted(order) == sorted(decisions)
     assert sorted(device for part in mixed for device in part) == sorted(decisions)
 

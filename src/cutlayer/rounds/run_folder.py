@@ -41,7 +41,7 @@ def saved_run(
         job = _with_rounds(folder, job, rounds, 0)
         elsewhere = (folder / ROSTER_FILE).exists()
         return job, parts, begin_run(folder, job, parts, elsewhere=elsewhere), []
-    state = _latest_state(folder, job, parts, say)
+    state = _latest_state(folder, job, parts, say).to(parts.model.compute)
     job = _with_rounds(folder, job, rounds, state.rounds)
     found = read_rows(folder, say, job.devices.count)
     rows = [row for row in found if row.round < state.rounds]

@@ -27,6 +27,7 @@ from cutlayer.simulation.shards import (
     why_one_chain,
 )
 from cutlayer.train.parts import Parts, load_parts, make_server
+from cutlayer.train.pool_size import pool_size
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
 
@@ -83,8 +84,9 @@ class ShardedFleet(LocalFleet):
         """See Fleet. Raises RunError where a rank fails."""
         result, server, devices = turn.result, turn.server, self.link.devices
         decisions = {device: result.decisions[device] for device in turn.devices}
-        spec = self.parts.model.spec
-        shards, order = shard(self.job, spec, decisions, self._samples, self._ranks.count)
+        model, ranks = self.parts.model, self._ranks.count
+        pool = pool_size(self.job, model)
+        shards, order = shard(self.job, model.spec, decisions, self._samples, ranks, pool)
         keep = self.job.method.aggregate == "none"
         tensors = {f"global/{name}": tensor for name, tensor in server.adapter.items()}
         for device in turn.devices if keep else ():

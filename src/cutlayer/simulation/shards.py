@@ -43,14 +43,16 @@ def shard(
     decisions: Mapping[int, Decision],
     samples: Mapping[int, int],
     ranks: int,
+    pool: int,
 ) -> tuple[list[list[int]], list[int]]:
     """The devices of each rank, in the order of `decisions`, and all in the order they train.
 
-    samples: of an epoch, by device. Devices that share a pass on one rank share it here too, so
-    that each one's training is the same to the last bit; only where there are fewer pools than
-    ranks, pools are smaller. The costliest pool goes first, each to the rank with least to do.
+    samples: of an epoch, by device. pool: devices in a pass on one rank (see train/pool_size.py);
+    those that share one there share it here too, so that each one's training is the same to the
+    last bit; only where there are fewer pools than ranks, pools are smaller. The costliest pool
+    goes first, each to the rank with least to do.
     """
-    most = min(job.training.pool, -(-len(decisions) // ranks))
+    most = min(pool, -(-len(decisions) // ranks))
     # As the loop takes them: see `_begin` in train/round.py and make_pools in train/cohort.py.
     order = sorted(decisions, key=lambda device: -samples[device])
     alike = defaultdict(list)
@@ -62,15 +64,15 @@ def shard(
         for start in range(0, len(devices), most)
     ]
 
-    def cost(pool: Sequence[int]) -> int:
-        return sum(samples[d] * _sample_cost(job, spec, decisions[d]) for d in pool)
+    def cost(devices: Sequence[int]) -> int:
+        return sum(samples[d] * _sample_cost(job, spec, decisions[d]) for d in devices)
 
     held: list[set[int]] = [set() for _ in range(ranks)]
     loads = [0] * ranks
-    for pool in sorted(pools, key=cost, reverse=True):
+    for together in sorted(pools, key=cost, reverse=True):
         least = loads.index(min(loads))
-        held[least] |= set(pool)
-        loads[least] += cost(pool)
+        held[least] |= set(together)
+        loads[least] += cost(together)
     return [[d for d in decisions if d in mine] for mine in held], [*chain(*alike.values())]
 
 

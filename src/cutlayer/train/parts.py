@@ -82,10 +82,10 @@ def _load(job: Job, classes: int) -> CutModel:
 
 
 def place_model(job: Job, model: CutModel) -> CutModel:
-    """`model` on the torch device and in the precision that a job asks for. Raises JobError."""
+    """`model` on the torch device of a job, in its precision, compiled or not. Raises JobError."""
     device = find_compute(job.training.compute)
     set_precision(job.training.precision, device)
-    return model.to(device).use(job.training.precision)
+    return model.to(device).use(job.training.precision).compile(job.training.compile)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:

@@ -16,6 +16,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
+from cutlayer.train.pool_size import naming_what_fits, pool_size
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
@@ -109,12 +110,16 @@ class Turn:
         with self.result.watch.timed("adapters"):
             started = self._begin()
         steps = max((one.steps for one in started.values()), default=0)
+        job, model = self.server.job, self.server.model
+        size = pool_size(job, model)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
             if not at_it:  # those that were to take the most steps are lost
                 break
-            for pool in make_pools(self.server.job, self.result.decisions, at_it):
-                for device in self._train_pool(step, pool):
+            for pool in make_pools(self.result.decisions, at_it, size):
+                with naming_what_fits(job, model, len(pool)):
+                    lost = self._train_pool(step, pool)
+                for device in lost:
                     self.result.lost.append(device)
                     del started[device]
             with self.result.watch.timed("server"):

@@ -17,7 +17,8 @@ from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.messages import AdapterMessage
 
 
 class Server:
@@ -50,14 +51,21 @@ class Server:
         names = trained_names(self.job.method, self.model, decision.cut)
         return tuple(name for name in names if name in self.adapter)
 
-    def broadcast(self, device: int, round: int, decision: Decision) -> bytes | None:
-        """The device's share of the global adapter as a frame; None where it trains nothing."""
-        tensors = {name: self.adapter[name] for name in self.device_names(decision)}
-        if not tensors:
-            return None
-        return encode_adapter(
-            AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
-        )
+    def broadcasts(self, round: int, decisions: Mapping[int, Decision]) -> dict[int, bytes]:
+        """Each device's share of the global adapter as a frame; none for those that train nothing.
+
+        What devices of one cut get is encoded once.
+        """
+        shares: dict[tuple[str, ...], Adapter] = {}
+        messages = []
+        for device, decision in decisions.items():
+            names = self.device_names(decision)
+            if names not in shares:
+                shares[names] = {name: self.adapter[name] for name in names}
+            if names:
+                messages.append(AdapterMessage(device, round, 0, shares[names]))
+        frames = encode_adapters(messages, self.job.method.adapter_bits)
+        return {one.device: frame for one, frame in zip(messages, frames, strict=True)}
 
     def openings(
         self, round: int, decisions: Mapping[int, Decision], link: Link
@@ -71,14 +79,15 @@ class Server:
         if coding.fingerprint is not None:
             having = link.having(list(decisions), coding.fingerprint)
         averages = self.job.method.aggregate != "none"
+        broadcasts = self.broadcasts(round, decisions) if averages else {}
         return {
             device: Opening(
-                self.broadcast(device, round, decision) if averages else None,
+                broadcasts.get(device),
                 None if device in having else coding.basis,
                 coding.plain_steps,
                 coding.held(device),
             )
-            for device, decision in decisions.items()
+            for device in decisions
         }
 
     def begin(

@@ -16,7 +16,8 @@ from cutlayer.train.activation_statistics import measure
 from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.parts import place_model
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 
 
 def read_job(text: str) -> Job:
