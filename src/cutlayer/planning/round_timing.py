@@ -16,8 +16,7 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.cohort import make_pools
-from cutlayer.train.pool_size import pool_of
+from cutlayer.train.cohort import make_pools, pool_of
 from cutlayer.train.reuse import reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
