@@ -86,6 +86,7 @@ class Device:
 
     def end(self) -> None:
         """End the round and drop the adapter: the next round's broadcast brings another."""
+        self.data.dismiss()
         self.adapter, self.stack, self._batches = {}, None, []
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
@@ -152,9 +153,13 @@ class Device:
         return self.reuses and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
-        """The samples `to_compute` of one step."""
+        """The samples `to_compute` of one step; those of the next are decoded meanwhile."""
+        indices = self.to_compute(step)
+        self.data.expect(indices)
+        if step + 1 < len(self._batches):
+            self.data.expect(self.to_compute(step + 1))
         return self._samples(
-            self.to_compute(step),
+            indices,
             self.round,
             step // (self.steps // self.job.training.local_epochs),
         )
@@ -163,10 +168,11 @@ class Device:
         batch, kinds = self.data.subset(indices), self.job.training.image_augmentation
         if not kinds:
             return batch
-        assert isinstance(batch.inputs, torch.Tensor)  # train.check refuses texts
+        images = batch.inputs
+        assert isinstance(images, torch.Tensor)  # train.check refuses texts
         seeds = [(self.id, "augment", int(sample), round, epoch) for sample in indices]
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
-        return Dataset(augment(batch.inputs, kinds, rngs), batch.labels, batch.classes)
+        return Dataset(augment(images, kinds, rngs), batch.labels, batch.classes)
 
     def to_upload(self) -> AdapterMessage:
         """What the server is to average."""

@@ -83,8 +83,12 @@ def evaluate(task: Task, logits_of: LogitsOf, data: Dataset) -> Tested:
     """Score a model's logits on `data`."""
 
     def outputs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(data), task.test_batch):
-            part = data.subset(np.arange(start, min(start + task.test_batch, len(data))))
+        starts = range(0, len(data), task.test_batch)
+        parts = [np.arange(start, min(start + task.test_batch, len(data))) for start in starts]
+        for number, start in enumerate(starts):
+            for soon in parts[number : number + 2]:  # the next is decoded while this one is tested
+                data.expect(soon)
+            part = data.subset(parts[number])
             logits, inputs = logits_of(part, start)
             yield logits, task.targets(part, inputs)
 

@@ -12,6 +12,7 @@ from cutlayer.train.aggregate import average_by_samples, weighted_average
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.result import Trained
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
@@ -122,27 +123,26 @@ class Server:
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
         return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
 
-    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
-        """Average the devices' uploads and their server adapters into the global adapter.
+    def collect(self, trained: Mapping[int, Trained]) -> None:
+        """Average what the devices that count came to into the global adapter.
 
-        samples: of every device that counts, its weight; uploads: of those that trained.
+        Sums run in the order of the devices' numbers, wherever each was trained.
         """
-        devices = sorted(samples)
-        joined = [self._joined(device, uploads.get(device, {})) for device in devices]
-        average = average_by_samples(joined, [samples[device] for device in devices])
+        devices = sorted(trained)
+        joined = [self._joined(trained[device]) for device in devices]
+        average = average_by_samples(joined, [trained[device].weight for device in devices])
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()
         }
 
-    def _joined(self, device: int, upload: Adapter) -> Adapter:
+    def _joined(self, one: Trained) -> Adapter:
         """What was trained on a device's data, on both sides of the cut."""
-        part = self.part.adapters.after_cut(device)
-        own, shared = part | upload, {}
+        own, shared = one.after_cut | one.upload, {}
         if self.job.method.server_adapter != "averaged":
-            own, shared = upload, part
-        for one in reversed(upload_steps(self.job.training, self.model.trained)):
-            own = one.on_server(self.adapter, own)
+            own, shared = one.upload, one.after_cut
+        for step in reversed(upload_steps(self.job.training, self.model.trained)):
+            own = step.on_server(self.adapter, own)
         return shared | own
 
     def blend(self, trained: Adapter, share: float) -> None:

@@ -61,7 +61,7 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         train=job.method.train,
     )
     place_model(job, model)
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     if data is not None:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
