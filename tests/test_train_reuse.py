@@ -151,15 +151,15 @@ def sent(device: int, sample: int, decision: Decision, basis: int | None = 5) ->
 
 def test_the_cache_drops_what_another_setting_or_basis_makes_stale() -> None:
     cache, one, other = SampleCache(10_000), Decision(2), Decision(2, tokens=9)
-    cache.begin({0: one, 1: one}, 5)
+    cache.begin({0: one, 1: one}, {0: 5, 1: 5})
     for device, sample, basis in [(0, 3, 5), (0, 4, None), (1, 3, 5)]:
         cache.keep(sent(device, sample, one, basis))
     assert cache.samples(0) == {3, 4}
     assert cache.find(1, 4) is None  # device 0's
-    cache.begin({0: one}, 6)
+    cache.begin({0: one}, {0: 6})
     assert cache.samples(0) == {4}  # which needs no basis
     assert cache.samples(1) == {3}  # until its device takes part again
-    cache.begin({1: other}, 5)
+    cache.begin({1: other}, {1: 5})
     assert cache.samples(1) == frozenset()
     assert cache.used_bytes == 100
 
@@ -168,7 +168,7 @@ def test_the_cache_drops_what_another_setting_or_basis_makes_stale() -> None:
 @settings(max_examples=30, deadline=None)
 def test_the_cache_never_holds_more_than_its_limit(samples: list[tuple[int, int]]) -> None:
     cache = SampleCache(1_000)
-    cache.begin({device: Decision(2) for device in range(4)}, 5)
+    cache.begin({device: Decision(2) for device in range(4)}, dict.fromkeys(range(4), 5))
     for device, sample in samples:
         cache.keep(sent(device, sample, Decision(2)))
         assert cache.used_bytes <= 1_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from cutlayer.allocate.decision import setting_of
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
@@ -19,7 +20,7 @@ from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, 
 from cutlayer.planning.decide import solve_round
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
-from cutlayer.planning.round_timing import planned_shape, setting_of
+from cutlayer.planning.round_timing import planned_shape
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.settings.world import WorldSettings
 from cutlayer.train.check import check
@@ -81,6 +82,8 @@ class Plan:
     def table(self) -> Table:
         """The rows for a terminal of 80 columns; who is late only where somebody is."""
         columns = [c for c in COLUMNS if c.key != "late" or self.late]
+        if self.job.method.uplink.codec == "klt":  # a fraction of a bit a value
+            columns = [replace(c, kind="number") if c.key == "bits" else c for c in columns]
         return tables.render(self.rows(), columns, f"Round of {self.job.method.name}")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -96,7 +99,7 @@ class Plan:
                     "distance_m": float(self.known.state.distance_m[here]),
                     "cut": one.cut if self.job.method.split else None,
                     "tokens": one.keep(most) if self.job.method.split else None,
-                    "bits": one.bits_up if self.job.method.split else None,
+                    "bits": one.value_bits(self.job.method) if self.job.method.split else None,
                     "bandwidth_mhz": width / 1e6,
                     "power_mw": power * 1e3,
                     "megabit_s": float(self.known.uplink_bps(width, power)[here]) / 1e6,
@@ -229,7 +232,8 @@ class Planner:
         """Bytes up of the same round once the server holds its samples."""
         if not shape.computed:
             return None
-        visited = {device: setting_of(one) for device, one in decided.decisions.items()}
+        decisions = decided.decisions.items()
+        visited = {device: setting_of(one, self.job.method) for device, one in decisions}
         later = planned_shape(round, known, decided, visited)
         return sum(traffic.up for traffic in later.traffic.values())
 

@@ -4,11 +4,11 @@ The planner uses it for a planned round, the virtual clock for one that happened
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import Decision, Setting, serves, setting_of
 from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
@@ -28,15 +28,6 @@ _NAME = 0.01
 """What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
 
 
-Setting = tuple[int, int | None, int]
-"""Cut, tokens and bits up: what a device's samples are sent at."""
-
-
-def setting_of(one: Decision) -> Setting:
-    """What of a decision makes a sample's activations what they are."""
-    return one.cut, one.tokens, one.bits_up
-
-
 def planned_shape(
     round: int,
     known: PlanningInput,
@@ -51,7 +42,7 @@ def planned_shape(
     alike: dict[Decision, list[int]] = {}
     place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
-        same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
+        same = replace(one, bandwidth_hz=None, power_w=None)
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
@@ -60,10 +51,11 @@ def planned_shape(
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         if known.job.method.split:
-            up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
+            setting = setting_of(one, known.job.method)
+            up = loads.activations_bits(*setting) / 8
             if names:
-                setting = setting_of(one)
-                held = np.array([(visited or {}).get(device) == setting for device in devices])
+                there = [(visited or {}).get(device) for device in devices]
+                held = np.array([serves(one, setting, known.job.method) for one in there])
                 up = (
                     np.where(
                         held,

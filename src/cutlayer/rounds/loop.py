@@ -109,7 +109,7 @@ def run_rounds(
         result, decided = _train(
             job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock, rows, coding.codec)
+        row = measure_round(job, parts, state, result, decided, clock, rows, coding)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)

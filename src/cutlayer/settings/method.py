@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.allocation import RATES, Allocation
 from cutlayer.settings.section import Bits, Section
 
 SCORES = ("cls", "received")
@@ -99,6 +99,11 @@ class Quantizer(Section):
             )
         return levels
 
+    @property
+    def value_bits(self) -> float:
+        """Bits that a value takes: `rate_bits` with klt, else `bits`."""
+        return self.rate_bits if self.codec == "klt" else self.bits
+
     @model_validator(mode="after")
     def _unbiased_levels(self) -> Self:
         if self.rounding == "stochastic" and self.levels != "uniform":
@@ -164,6 +169,13 @@ class Method(Section):
 
     allocation: Allocation = Allocation()
     """Who takes part in a round, and with what."""
+
+    @property
+    def finest_rate_bits(self) -> float:
+        """Bits a value that a basis of the uplink is fitted to: the most that a device may send."""
+        if self.allocation.solver == "auto":
+            return max(self.allocation.rates or RATES)
+        return max((self.uplink.rate_bits, *self.allocation.rates))
 
     @property
     def own_code(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Every device of a run in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,9 +12,10 @@ from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult
-from cutlayer.train.server_coding import ServerCoding, basis_of
+from cutlayer.train.server_coding import ServerCoding, bases_of
 
 _HAVING = "having"
+"""[n, 2] devices that have a basis, and the cut that it is for."""
 
 
 class LocalFleet:
@@ -34,14 +35,14 @@ class LocalFleet:
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
-        having = set(state.coding[_HAVING].tolist()) if _HAVING in state.coding else set()
+        having, bases = _having(state.coding), bases_of(state.coding)
         for index in drawn:
             device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
             if index in having:
-                device.coding.learn(basis_of(state.coding))
+                device.coding.learn(bases[having[index]])
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}
@@ -54,16 +55,24 @@ class LocalFleet:
         """See Fleet. The state also says which devices have the basis."""
         devices = self.link.devices
         before, state.coding = state.coding, coding.saved()
-        if coding.codec is not None:
-            having = self.link.having(list(devices), coding.codec.basis.fingerprint)
-            if _HAVING in before and basis_of(before) == coding.basis:
-                having |= set(before[_HAVING].tolist())
-            state.coding[_HAVING] = torch.tensor(sorted(having))
+        old, new = bases_of(before), bases_of(state.coding)
+        having = {d: cut for d, cut in _having(before).items() if old[cut] == new.get(cut)}
+        for cut in new:
+            basis = coding.fingerprint(cut)
+            assert basis is not None
+            having |= dict.fromkeys(self.link.having(list(devices), basis), cut)
+        if having:
+            state.coding[_HAVING] = torch.tensor(sorted(having.items()))
         if self.job.method.pooled:
             state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
             state.kept |= {d: _copy(devices[d].adapter) for d in result.cohort}
         self.link.end()
+
+
+def _having(coding: Mapping[str, torch.Tensor]) -> dict[int, int]:
+    """Of each device that has a basis, the cut that it is for."""
+    return dict(coding[_HAVING].tolist()) if _HAVING in coding else {}
 
 
 def _copy(adapter: Adapter) -> Adapter:

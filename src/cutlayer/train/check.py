@@ -119,11 +119,10 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
             f"method.uplink.codec: 'klt' takes activations of up to {MAX_WIDTH} channels, and "
             f"{job.model.path} has {width} at its cut: take quantize"
         )
-    if solver in ("auto", "sflam", "asfl", "asfv") or ":" in solver:
+    if solver == "sflam":
         raise JobError(
-            "method.uplink.codec: 'klt' has one basis, for one cut, and spends bits where they "
-            f"tell, but allocation.solver {solver!r} chooses cuts or bits: take solver equal, or "
-            "codec quantize"
+            "method.uplink.codec: 'klt' spends bits where they tell, but allocation.solver 'sflam' "
+            "chooses by the error of equal steps: take solver auto, or codec quantize"
         )
 
 

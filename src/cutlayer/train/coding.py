@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
-from cutlayer.settings.method import Quantizer
+from cutlayer.settings.method import Method, Quantizer
 from cutlayer.train.batches import one_by_one
 from cutlayer.wire.codec import ActivationsMessage, encode_activations_with
 from cutlayer.wire.codecs.basis import read_basis
@@ -43,10 +44,22 @@ class Opening:
     held: bytes | None = None
 
 
-@lru_cache(maxsize=4)
-def codec_of(basis: bytes) -> KltCodec:
-    """The codec of a basis's frame; devices in one process share it. Raises FrameError."""
+@lru_cache(maxsize=32)
+def codec_of(basis: bytes, share: float = 1.0) -> KltCodec:
+    """The codec of a basis's frame; devices in one process share it. Raises FrameError.
+
+    share: of the bits a value that the basis was fitted for (see `KltCodec.coarser`).
+    """
+    if share < 1:
+        return codec_of(basis).coarser(share)
     return KltCodec(read_basis(basis))
+
+
+def rate_share(method: Method, decision: Decision) -> float:
+    """The share of the bits a value, of those a basis is fitted for, that a device is to send."""
+    if decision.rate_bits is None:
+        return min(1.0, method.uplink.rate_bits / method.finest_rate_bits)
+    return min(1.0, decision.rate_bits / method.finest_rate_bits)
 
 
 class DeviceCoding:
@@ -106,10 +119,10 @@ class DeviceCoding:
                     self._held.add(one)
         return encode_visit(Visit(*due, frames))
 
-    def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:
+    def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:
         """What to encode the activations of a step with. Raises RunError where a basis is due."""
-        if uplink.codec == "quantize":
-            return QuantizedCodec(uplink, rotation_seed)
+        if method.uplink.codec == "quantize":
+            return QuantizedCodec(decision.uplink(method), rotation_seed)
         if step < self.plain_steps:
             return QuantizedCodec(FITTING, rotation_seed)
         if self.codec is None:
@@ -117,4 +130,5 @@ class DeviceCoding:
                 "method.uplink.codec: the server sent no basis to encode with: run the same "
                 "cutlayer on both sides"
             )
-        return self.codec
+        share = rate_share(method, decision)
+        return self.codec if share >= 1 else codec_of(self.codec.basis.frame, share)

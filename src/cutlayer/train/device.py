@@ -112,8 +112,8 @@ class Device:
         message: activations of the samples `to_compute`; None where there are none.
         """
         seed = self.job.seed
-        uplink = self.decision.uplink(self.job.method)
-        codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        rotation = derive(seed, "rotation")
+        codec = self.coding.codec_at(step, self.job.method, self.decision, rotation)
         if self._visits(step):
             due = (self.id, self.round, step)
             return self.coding.encode_visit(due, self._batches[step], message, codec)

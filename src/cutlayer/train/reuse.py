@@ -10,7 +10,8 @@ def reuses(job: Job, modality: Literal["image", "text"]) -> bool:
 
     It is not quite exact for texts, which come out in the last bits by the longest one of their
     batch, nor in 1 to 8 bits a value, where all values of a frame share a scale: a sample that is
-    to be kept is quantised alone. Allocators, but for `equal`, reckon with whole uploads.
+    to be kept is quantised alone; nor with an allocator that chooses, where what was sent finer may
+    serve. Allocators but for `equal` and `auto` reckon with whole uploads.
     """
     method, uplink = job.method, job.method.uplink
     if uplink.reuse is not None:

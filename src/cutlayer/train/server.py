@@ -67,14 +67,16 @@ class Server:
             coding.forget(device)
         coding.begin(decisions)
         having: set[int] = set()
-        if coding.fingerprint is not None:
-            having = link.having(list(decisions), coding.fingerprint)
+        for cut in sorted({one.cut for one in decisions.values()}):
+            basis = coding.fingerprint(cut)
+            if basis is not None:
+                having |= link.having([d for d, one in decisions.items() if one.cut == cut], basis)
         averages = self.job.method.aggregate != "none"
         return {
             device: Opening(
                 self.broadcast(device, round, decision) if averages else None,
-                None if device in having else coding.basis,
-                coding.plain_steps,
+                None if device in having else coding.basis(decision.cut),
+                coding.plain_steps(decision.cut),
                 coding.held(device),
             )
             for device, decision in decisions.items()

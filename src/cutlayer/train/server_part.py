@@ -77,12 +77,12 @@ class ServerPart:
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
-        self._plain_steps = coding.plain_steps
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
-        fits = 0 < self._plain_steps == step
-        return step_exchanges(self._job.method, self._model, self.decisions[device].cut, fits)
+        cut = self.decisions[device].cut
+        fits = 0 < self._coding.plain_steps(cut) == step
+        return step_exchanges(self._job.method, self._model, cut, fits)
 
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
@@ -100,7 +100,7 @@ class ServerPart:
     def give(self, exchange: Exchange, state: PoolStep, devices: Sequence[int]) -> dict[int, bytes]:
         """The frames that go down to the devices of a pool in an exchange."""
         if exchange == BASIS:
-            return dict.fromkeys(devices, self._coding.fit())
+            return {device: self._coding.fit(self.decisions[device].cut) for device in devices}
         assert exchange == GRADIENT
         return state.replies
 
@@ -143,8 +143,8 @@ class ServerPart:
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
                 "let it join the next"
             )
-        due = (device, self._round, state.step)
-        if self._coding.cache is None or state.step < self._plain_steps:
+        due, cut = (device, self._round, state.step), self.decisions[device].cut
+        if self._coding.cache is None or state.step < self._coding.plain_steps(cut):
             message = self._decode(frame, due)
             if self._coding.cache is not None:
                 state.computed[device] = len(message.hidden)
@@ -161,7 +161,7 @@ class ServerPart:
                     f"frame: device {device} names its sample {sample}, which it never sent: run "
                     "the same cutlayer on both sides"
                 )
-            messages.append(decode_activations(held, codec=self._coding.codec))
+            messages.append(decode_activations(held, codec=self._coding.codec(cut)))
         for sample, sent in came.items():
             self._coding.keep(self.decisions[device], device, sample, sent)
         state.computed[device] = len(came)
@@ -179,11 +179,11 @@ class ServerPart:
             self._model.spec,
             self._job,
             self._most_bytes,
-            self._coding.codec,
+            self._coding.codec(decision.cut),
             single,
         )
         self._task.received(message)
-        self._coding.note(message, frame, decision.tokens)
+        self._coding.note(message, frame, decision)
         return message
 
     def _batches(

@@ -95,6 +95,10 @@ def _where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
     return (Condition(holds, f"it needs {needed}: leave it out, or set that"),)
 
 
+def _uplink_is(codec: str) -> tuple[Condition, ...]:
+    return _where(lambda job: job.method.uplink.codec == codec, f"method.uplink.codec {codec}")
+
+
 def _not_chosen(what: str, solvers: tuple[str, ...]) -> Condition:
     return Condition(
         lambda job: not _chosen(job, solvers),
@@ -133,11 +137,12 @@ def _quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
     )
     own = CHOOSES_BITS if side == "uplink" else ("sflam",)
     bits = _not_chosen("the bits", own)
+    rate = _not_chosen("the rate", ("auto",) if side == "uplink" else ())
     return {
         f"method.{side}.codec": (first,),
         f"method.{side}.reuse": (first,),
-        f"method.{side}.step": (first, fitted),
-        f"method.{side}.rate_bits": (first, fitted, aimed),
+        f"method.{side}.step": (first, fitted, rate),
+        f"method.{side}.rate_bits": (first, fitted, aimed, rate),
         f"method.{side}.bits": (first, bits, plain),
         **{
             f"method.{side}.{name}": (first, plain, few)
@@ -271,7 +276,8 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "method.allocation.rates_bps": _of("asfl"),
     "method.allocation.tokens_min": _of("st-sflora", "exact"),
     "method.allocation.tokens": _of("auto"),
-    "method.allocation.bits": _of("sflam", "auto"),
+    "method.allocation.bits": (*_of("sflam", "auto"), *_uplink_is("quantize")),
+    "method.allocation.rates": (*_of("auto"), *_uplink_is("klt")),
     "method.allocation.latency_weight": _of("sflam"),
     "method.allocation.error_budget": _of("sflam"),
     **dict.fromkeys(

@@ -66,7 +66,8 @@ class Calibration:
     """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
     cuts [C], tokens [K], bits [Q]: the grid, ascending; tokens are those kept besides the prefix,
-    and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed.
+    and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed. With a
+    fitted codec the others are the rates that it was measured at, in bits a value.
     agreement [C, K, Q]: share of samples whose predicted class is that of the uncompressed model.
     divergence [C, K, Q]: mean KL divergence of the predictions from the uncompressed ones, nats.
     accuracy [C, K, Q]: on the labels. bytes_per_sample [C, K, Q]: of frames of `batch_size`
@@ -85,7 +86,7 @@ class Calibration:
     subject: Subject
     cuts: tuple[int, ...]
     tokens: tuple[int, ...]
-    bits: tuple[int, ...]
+    bits: tuple[int | float, ...]
     agreement: Floats
     divergence: Floats
     accuracy: Floats
@@ -109,7 +110,7 @@ class Calibration:
         for name, axis, least in (
             ("cuts", self.cuts, 0),
             ("tokens", self.tokens, 1),
-            ("bits", self.bits, 1),
+            ("bits", self.bits, 0.01),
         ):
             if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
                 raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")
@@ -178,10 +179,10 @@ def subject_of(job: Job) -> Subject | None:
     if job.model.aspect != "checkpoint":  # other pixels reach the same model
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    # A codec's own settings count where it is the codec.
-    of_klt = {"codec", "step", "rate_bits"}
-    other = of_klt if job.method.uplink.codec == "quantize" else set()
-    quantizer = job.method.uplink.model_dump(exclude={"bits", "reuse"} | other)
+    # Of a fitted codec all rates are measured; the step is what makes them.
+    quantizer = job.method.uplink.model_dump(exclude={"bits", "reuse", "step", "rate_bits"})
+    if job.method.uplink.codec == "quantize":
+        del quantizer["codec"]
     return Subject(
         model,
         data,
