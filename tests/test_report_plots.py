@@ -104,8 +104,8 @@ def test_bars_are_megabytes_in_each_direction(tmp_path, drawn):
 
 
 GRID = [
-    Point(f"{tokens} tokens, {bits} bits", 1e6 * tokens * bits, 0.7 - 1 / tokens - 0.1 / bits, cut)
-    for cut in ("cut 2", "cut 6")
+    Point(f"{tokens} tokens, {bits} bits", 1e6 * tokens * bits, top - 1 / tokens - 0.1 / bits, cut)
+    for cut, top in (("cut 2", 0.7), ("cut 6", 0.71))
     for tokens in (49, 24, 12)
     for bits in (8, 4, 2)
 ]
@@ -129,6 +129,16 @@ def test_texts_of_a_crowded_pareto_plot_do_not_overlap(tmp_path, drawn):
         assert not any(box.overlaps(other) for other in boxes[:index])
     front = {point.label for point in plots.pareto_front(GRID)}
     assert front <= {text.get_text() for text in texts if text.get_fontweight() == "bold"}
+
+
+def test_points_on_one_spot_share_a_label_and_equal_curves_say_so(tmp_path, drawn):
+    plots.pareto([Point(label, 1e6, 0.5) for label in ("sflora", "asfv")], tmp_path / "p.png")
+    assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"sflora, asfv"}
+    curve, other = Curve([1, 2], [0.1, 0.5], [1, 2]), Curve([1, 2], [0.1, 0.6], [1, 2])
+    found = {"sflora": [curve], "auto": [other], "asfv": [curve]}
+    drawing.accuracy_by_round(found, tmp_path / "c.png")
+    labels = drawn[-1].axes[0].get_legend_handles_labels()[1]
+    assert labels == ["sflora", "auto", "asfv (equal to sflora)"]
 
 
 def test_nothing_to_show_is_still_a_figure(tmp_path):
