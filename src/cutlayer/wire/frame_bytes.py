@@ -48,11 +48,14 @@ def activations_bytes(
     return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 
 
-def visit_bytes(samples: int, sent: int, sample_bytes: int) -> int:
-    """Bytes of a visit of so many samples, of which those sent take `sample_bytes` each."""
-    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,))
+def visit_bytes(samples: int, sent: int, sample_bytes: int, empty_bytes: int) -> int:
+    """Bytes of a visit of so many samples, of which those sent have frames of `sample_bytes` each;
+    empty_bytes: of a frame without tokens, whose beginning travels once.
+    """
+    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,), (), ())
     # A number in a device's data takes 1 to 5 bytes, a length 1 to 5.
-    return _frame(header, 4 * samples + 2 * sent + sent * sample_bytes)
+    own = sample_bytes - empty_bytes
+    return _frame(header, 5 * samples + (empty_bytes if sent else 0) + sent * (3 + own))
 
 
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:

@@ -72,8 +72,11 @@ class Loads:
         Of several epochs the first sends them all.
         """
         each = self._activations_bytes(1, cut, tokens, bits)
-        named = self._frames(lambda batch: visit_bytes(batch, 0, each))
-        whole = self._frames(lambda batch: visit_bytes(batch, batch, each)) if first else named
+        empty = self._activations_bytes(0, cut, tokens, bits)
+        named = self._frames(lambda batch: visit_bytes(batch, 0, each, empty))
+        whole = named
+        if first:
+            whole = self._frames(lambda batch: visit_bytes(batch, batch, each, empty))
         return named + (whole - named) / self.job.training.local_epochs
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
