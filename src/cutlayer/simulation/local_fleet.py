@@ -8,14 +8,18 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
+from cutlayer.train import gradient_coding
+from cutlayer.train.coding import Opening, codec_of
+from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult
-from cutlayer.train.server_coding import ServerCoding, bases_of
+from cutlayer.train.server_coding import ServerCoding
 
 _HAVING = "having"
-"""[n, 2] devices that have a basis, and the cut that it is for."""
+"""[n, 2] devices that have a basis, and the cut that it is for; behind the way it is of."""
+_WAYS = ("", gradient_coding.WAY)
 
 
 class LocalFleet:
@@ -35,14 +39,15 @@ class LocalFleet:
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
-        having, bases = _having(state.coding), bases_of(state.coding)
+        having = {way: _having(state.coding, way) for way in _WAYS}
+        bases = {way: bases_of(state.coding, way) for way in _WAYS}
         for index in drawn:
             device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
-            if index in having:
-                device.coding.learn(bases[having[index]])
+            known = [bases[way].get(having[way].get(index, -1)) for way in _WAYS]
+            device.coding.begin(Opening(basis=known[0], gradient_basis=known[1]))
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}
@@ -55,14 +60,15 @@ class LocalFleet:
         """See Fleet. The state also says which devices have the basis."""
         devices = self.link.devices
         before, state.coding = state.coding, coding.saved()
-        old, new = bases_of(before), bases_of(state.coding)
-        having = {d: cut for d, cut in _having(before).items() if old[cut] == new.get(cut)}
-        for cut in new:
-            basis = coding.fingerprint(cut)
-            assert basis is not None
-            having |= dict.fromkeys(self.link.having(list(devices), basis), cut)
-        if having:
-            state.coding[_HAVING] = torch.tensor(sorted(having.items()))
+        for way in _WAYS:
+            old, new = bases_of(before, way), bases_of(state.coding, way)
+            found = _having(before, way).items()
+            having = {d: cut for d, cut in found if old[cut] == new.get(cut)}
+            for cut, frame in new.items():
+                fingerprint = codec_of(frame).basis.fingerprint
+                having |= dict.fromkeys(self.link.having(list(devices), fingerprint), cut)
+            if having:
+                state.coding[f"{way}{_HAVING}"] = torch.tensor(sorted(having.items()))
         if self.job.method.pooled:
             state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
@@ -70,9 +76,10 @@ class LocalFleet:
         self.link.end()
 
 
-def _having(coding: Mapping[str, torch.Tensor]) -> dict[int, int]:
-    """Of each device that has a basis, the cut that it is for."""
-    return dict(coding[_HAVING].tolist()) if _HAVING in coding else {}
+def _having(coding: Mapping[str, torch.Tensor], way: str) -> dict[int, int]:
+    """Of each device that has a basis of a way, the cut that it is for."""
+    name = f"{way}{_HAVING}"
+    return dict(coding[name].tolist()) if name in coding else {}
 
 
 def _copy(adapter: Adapter) -> Adapter:

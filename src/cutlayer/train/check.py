@@ -106,20 +106,14 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
     reason = why_not(job)
     if job.method.uplink.reuse and reason is not None:
         raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")
-    if job.method.downlink.codec != "quantize":
-        raise JobError(
-            f"method.downlink.codec: {job.method.downlink.codec!r} is there for the library "
-            "(cutlayer.wire) but not yet for gradients in training: take quantize"
-        )
-    if job.method.uplink.codec == "quantize":
-        return
-    width, solver = spec.width_at(job.cut), job.method.allocation.solver
-    if width > MAX_WIDTH:
-        raise JobError(
-            f"method.uplink.codec: 'klt' takes activations of up to {MAX_WIDTH} channels, and "
-            f"{job.model.path} has {width} at its cut: take quantize"
-        )
-    if solver == "sflam":
+    width = spec.width_at(job.cut)
+    for side in ("uplink", "downlink"):
+        if getattr(job.method, side).codec == "klt" and width > MAX_WIDTH:
+            raise JobError(
+                f"method.{side}.codec: 'klt' takes tensors of up to {MAX_WIDTH} channels, and "
+                f"{job.model.path} has {width} at its cut: take quantize"
+            )
+    if job.method.uplink.codec == "klt" and job.method.allocation.solver == "sflam":
         raise JobError(
             "method.uplink.codec: 'klt' spends bits where they tell, but allocation.solver 'sflam' "
             "chooses by the error of equal steps: take solver auto, or codec quantize"

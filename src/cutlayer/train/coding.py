@@ -35,13 +35,15 @@ class Opening:
     adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
     there is none yet. plain_steps: the first steps, sent as `FITTING` says; the basis comes down
     before the step after them. 0: there is a basis, or the codec needs none. held: which of the
-    device's samples the server holds; None: every sample is sent.
+    device's samples the server holds; None: every sample is sent. gradient_basis: None: the device
+    has the server's, or gradients come down as they did before there was one.
     """
 
     adapter: bytes | None = None
     basis: bytes | None = None
     plain_steps: int = 0
     held: bytes | None = None
+    gradient_basis: bytes | None = None
 
 
 @lru_cache(maxsize=32)
@@ -65,11 +67,13 @@ def rate_share(method: Method, decision: Decision) -> float:
 class DeviceCoding:
     """What a device encodes activations with.
 
-    codec: of the last basis that came down, None before the first. plain_steps: see `Opening`.
+    codec: of the last basis that came down, None before the first; gradients: the same, of what
+    the server sends. plain_steps: see `Opening`.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
+        self.gradients: KltCodec | None = None
         self.plain_steps = 0
         self._held: set[int] = set()
         self._room = 0
@@ -79,6 +83,8 @@ class DeviceCoding:
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
+        if opening.gradient_basis is not None:
+            self.gradients = codec_of(bytes(opening.gradient_basis))
         held = Held(frozenset(), 0) if opening.held is None else decode_held(opening.held)
         self._held, self._room = set(held.samples), held.room_bytes
 
@@ -90,6 +96,11 @@ class DeviceCoding:
     def fingerprint(self) -> int | None:
         """Of the basis that the device has; None without one."""
         return None if self.codec is None else self.codec.basis.fingerprint
+
+    def has(self, basis: int) -> bool:
+        """Whether the device has the basis with this fingerprint, of activations or gradients."""
+        found = (self.codec, self.gradients)
+        return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""

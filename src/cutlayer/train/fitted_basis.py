@@ -8,6 +8,10 @@ new version follows.
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
 
 from cutlayer.train.coding import codec_of
 from cutlayer.wire.codecs.drift import RateWatch
@@ -23,6 +27,27 @@ MOST_SAMPLES = 256
 """No more are kept: the fit takes time and memory by them."""
 _MOST_OF_MEDIAN = 10.0
 """A device whose activations are so many times as large as its cohort's has no say in the basis."""
+
+
+def bases_of(saved: Mapping[str, Tensor], way: str = "") -> dict[int, bytes]:
+    """The frame of each cut's basis in a run's state (see `saved_bases`)."""
+    start = f"{way}basis."
+    return {
+        int(name.removeprefix(start)): tensor.numpy().tobytes()
+        for name, tensor in saved.items()
+        if name.startswith(start)
+    }
+
+
+def saved_bases(frames: Mapping[int, bytes], way: str = "") -> dict[str, Tensor]:
+    """The bases of one way through the cut, as tensors of a run's state.
+
+    way: what the names begin with; nothing for activations.
+    """
+    return {
+        f"{way}basis.{cut}": torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+        for cut, frame in sorted(frames.items())
+    }
 
 
 class FittedBasis:

@@ -113,7 +113,9 @@ class Pool:
         for device, hidden in zip(devices, sent, strict=True):
             with watch.timed("wire"):
                 most = frame_limit(device.model, device.job.training.batch_size)
-                gradient = decode_gradient(frames[device.id], max_bytes=most).gradient
+                gradient = decode_gradient(
+                    frames[device.id], codec=device.coding.gradients, max_bytes=most
+                ).gradient
             gradients.append(gradient.to(hidden.device))
         self._step(devices, sent, gradients, step)
         self._sent = {}

@@ -66,18 +66,24 @@ class Server:
         for device in link.changed(list(decisions)):
             coding.forget(device)
         coding.begin(decisions)
-        having: set[int] = set()
+        having: dict[int | None, set[int]] = {None: set()}
         for cut in sorted({one.cut for one in decisions.values()}):
-            basis = coding.fingerprint(cut)
-            if basis is not None:
-                having |= link.having([d for d, one in decisions.items() if one.cut == cut], basis)
+            devices = [device for device, one in decisions.items() if one.cut == cut]
+            for basis in (coding.fingerprint(cut), coding.gradients.fingerprint(cut)):
+                if basis is not None:
+                    having[basis] = link.having(devices, basis)
         averages = self.job.method.aggregate != "none"
         return {
             device: Opening(
                 self.broadcast(device, round, decision) if averages else None,
-                None if device in having else coding.basis(decision.cut),
+                None
+                if device in having[coding.fingerprint(decision.cut)]
+                else coding.basis(decision.cut),
                 coding.plain_steps(decision.cut),
                 coding.held(device),
+                None
+                if device in having[coding.gradients.fingerprint(decision.cut)]
+                else coding.gradients.basis(decision.cut),
             )
             for device, decision in decisions.items()
         }

@@ -14,7 +14,8 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.coding import codec_of, rate_share
-from cutlayer.train.fitted_basis import FittedBasis
+from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
+from cutlayer.train.gradient_coding import GradientCoding
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.wire.codec import ActivationsMessage
@@ -25,23 +26,15 @@ from cutlayer.wire.frame import Bytes, kind_of
 from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 
-_BASIS, _STALE = "basis.", "stale."
-"""What the entries of a state begin with that belong to a cut."""
-
-
-def bases_of(saved: Mapping[str, Tensor]) -> dict[int, bytes]:
-    """The frame of each cut's basis in what `ServerCoding.saved` gave."""
-    return {
-        int(name.removeprefix(_BASIS)): tensor.numpy().tobytes()
-        for name, tensor in saved.items()
-        if name.startswith(_BASIS)
-    }
+_STALE = "stale."
+"""What the entries of a state begin with that say of a cut whether its basis no longer suits."""
 
 
 class ServerCoding:
     """The bases of a run, over all of its rounds.
 
-    cache: the samples that devices only name; None where they send all.
+    cache: the samples that devices only name; None where they send all. gradients: how gradients
+    go back.
     """
 
     def __init__(self, job: Job, spec: ModelSpec, saved: Mapping[str, Tensor] | None = None):
@@ -54,6 +47,7 @@ class ServerCoding:
             for cut, frame in bases_of(saved).items():
                 self._bases[cut].frame = frame
                 self._bases[cut].stale = bool(saved[f"{_STALE}{cut}"])
+        self.gradients = GradientCoding(job, spec, saved or {})
 
     @property
     def fitted(self) -> bool:
@@ -62,17 +56,17 @@ class ServerCoding:
 
     def saved(self) -> dict[str, Tensor]:
         """What a run resumes from; empty for codecs that are not fitted."""
+        found = self.gradients.saved()
         if not self.fitted:
-            return {}
-        found = {"version": torch.tensor(self._version)}
-        for cut, one in sorted(self._bases.items()):
-            if one.frame is not None:
-                found[f"{_BASIS}{cut}"] = torch.frombuffer(bytearray(one.frame), dtype=torch.uint8)
-                found[f"{_STALE}{cut}"] = torch.tensor(one.stale)
-        return found
+            return found
+        there = {cut: one for cut, one in self._bases.items() if one.frame is not None}
+        found["version"] = torch.tensor(self._version)
+        found |= {f"{_STALE}{cut}": torch.tensor(one.stale) for cut, one in there.items()}
+        return found | saved_bases({cut: one.frame or b"" for cut, one in there.items()})
 
     def begin(self, decisions: Mapping[int, Decision]) -> None:
         """Start a round, or a turn of it."""
+        self.gradients.begin(decisions)
         if self.fitted:
             for cut, devices in Counter(one.cut for one in decisions.values()).items():
                 self._bases[cut].begin(devices, self._job.training.batch_size)
@@ -131,6 +125,7 @@ class ServerCoding:
             if one.waits:
                 self.fit(cut)
             one.end(self._job.method.device == "trained")
+        self.gradients.end()
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
         """Take note of activations that came: to fit to, or to see whether the basis suits them."""

@@ -6,12 +6,12 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.seeds import derive, torch_rng
+from cutlayer.seeds import torch_rng
 from cutlayer.wire.codec import (
     ActivationsMessage,
     GradientMessage,
     decode_activations,
-    encode_gradient,
+    encode_gradients_with,
 )
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.visit import Visit, decode_visit
@@ -77,18 +77,15 @@ def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: in
 
 
 def gradient_frame(
-    job: Job, decision: Decision, answered: ActivationsMessage, loss: float, gradient: torch.Tensor
+    job: Job, codec: Codec, answered: ActivationsMessage, loss: float, gradient: torch.Tensor
 ) -> bytes:
-    """The gradient [B, T, D] in the activations of a message, at the bits decided for its device.
+    """The gradient [B, T, D] in the activations of a message.
 
-    Raises RunError for values that the bits cannot carry.
+    It is encoded alone, so that its step size does not depend on which devices share a pass.
+    Raises RunError for values that the codec cannot carry.
     """
     key = (answered.device, answered.round, "downlink", answered.step)
-    return encode_gradient(
-        GradientMessage(
-            answered.device, answered.round, answered.step, gradient, loss, answered.mask
-        ),
-        decision.downlink(job.method),
-        rng=torch_rng(job.seed, *key),
-        rotation_seed=derive(job.seed, "rotation"),
+    message = GradientMessage(
+        answered.device, answered.round, answered.step, gradient, loss, answered.mask
     )
+    return encode_gradients_with(codec, [message], [torch_rng(job.seed, *key)])[0]

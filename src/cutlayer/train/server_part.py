@@ -125,7 +125,10 @@ class ServerPart:
                     if gradient is not None:
                         with watch.timed("wire"):
                             decision = self.decisions[message.device]
-                            reply = gradient_frame(self._job, decision, message, loss, gradient)
+                            codec = self._coding.gradients.codec(decision)
+                            reply = gradient_frame(self._job, codec, message, loss, gradient)
+                            place = (decision.cut, message.device)
+                            self._coding.gradients.note(*place, gradient, message.mask, reply)
                             state.replies[message.device] = reply
                     losses[message.device] = loss
                 except RunError as fault:  # it does not fit into the bits of the downlink

@@ -18,6 +18,7 @@ from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
     CodedActivationsHeader,
+    CodedGradientHeader,
     GradientHeader,
     KltHeader,
     TensorHeader,
@@ -61,6 +62,10 @@ def visit_bytes(samples: int, sent: int, sample_bytes: int, empty_bytes: int) ->
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:
     """Bytes of a frame with the gradient of activations [B, T, D]."""
     B, T, D = shape
+    if quantizer.codec == "klt":
+        coding = KltHeader(1, 2**62, 0.1, 1.0, "range", 0)
+        coded = CodedGradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, coding, 1.0)
+        return _frame(coded, _mask(B * T, masked) + math.ceil(B * T * D * quantizer.rate_bits / 8))
     header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
     return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 

@@ -117,7 +117,7 @@ class RoundBegin(_Message, tag="round-begin"):
     fitted one (None: the job's).
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
-    basis, where there is none yet.
+    basis, where there is none yet. gradient_basis: one that gradients are encoded with comes last.
     """
 
     round: Count
@@ -134,6 +134,7 @@ class RoundBegin(_Message, tag="round-begin"):
     basis: bool = False
     held: bool = False
     plain_steps: Count = 0
+    gradient_basis: bool = False
 
 
 class StepDone(_Message, tag="step-done"):
