@@ -200,7 +200,8 @@ def train(point: Line, options: argparse.Namespace) -> Line:
 
 def measured(rows: list[Row], own: dict[str, float], options: argparse.Namespace) -> Line:
     """What a run came to. visit: bytes up of its last round, in which nothing is fitted any more;
-    jpeg: of the training images themselves; seconds: processor time of training."""
+    jpeg: of the training images themselves; seconds: processor time of training; wire: the share of
+    the last round's time that went into encoding and decoding."""
     last = rows[-1]
     exported = last.accuracy
     through = last.accuracy_through_cut
@@ -212,6 +213,7 @@ def measured(rows: list[Row], own: dict[str, float], options: argparse.Namespace
         "down": sum(row.down_bytes for row in rows),
         "jpeg": own["jpeg"],
         "seconds": sum(row.cpu_seconds for row in rows),
+        "wire": last.seconds["wire"] / sum(last.seconds[s] for s in ("wire", "device", "server")),
     }
 
 
@@ -228,7 +230,7 @@ def shown(options: argparse.Namespace) -> list[Line]:
         own = {name: [line[name] for line in seeds] for name in ("accuracy", "through_cut")}
         numbers = {
             name: mean(line[name] for line in seeds)
-            for name in ("visit", "up", "down", "jpeg", "seconds")
+            for name in ("visit", "up", "down", "jpeg", "seconds", "wire")
         }
         lines.append(
             {"data": data, "cut": cut, "case": case, "seeds": len(seeds), **own, **numbers}
@@ -270,6 +272,7 @@ COLUMNS = (
     tables.Column("total_ratio", "fewer in total", "ratio"),
     tables.Column("over_jpeg", "over JPEG", "ratio"),
     tables.Column("seconds", "training", "seconds"),
+    tables.Column("wire", "wire", "percent"),
 )
 
 
@@ -339,10 +342,10 @@ together, coded as in training. *bytes a sample and visit*: what came up in the 
 with all headers. *fewer*: against float32 both ways, as `sflora` sends it, at the same cut; *fewer
 in total* counts all that went up and down, the basis and the first samples in 4 bits among it.
 *over JPEG*: the total against the training images themselves at quality 75 and the model's size.
-*training*: processor seconds. The number behind *klt* is its rate in bits a value; *sent once*: a
-sample is named, not sent, at later visits (`uplink.reuse`). *rotated*: Gaussian levels; *4 bits*
-and *8 bits*: least to largest of each token. *tokens*: so many are kept, and the others merged into
-one.
+*training*: processor seconds; *wire*: encoding and decoding, of the time of the last round. The
+number behind *klt* is its rate in bits a value; *sent once*: a sample is named, not sent, at later
+visits (`uplink.reuse`). *rotated*: Gaussian levels; *4 bits* and *8 bits*: least to largest of each
+token. *tokens*: so many are kept, and the others merged into one.
 
 {tables}
 ![Accuracy against bytes](rate.png)

@@ -7,7 +7,7 @@ from typing import Any
 Line = dict[str, Any]
 POINT = 0.01
 """The loss of accuracy that still counts as none: one percentage point."""
-VISIT_GOAL, TOTAL_GOAL, FLOAT_GOAL = 250, 1000, 0.85
+VISIT_GOAL, TOTAL_GOAL, FLOAT_GOAL, WIRE_GOAL = 250, 1000, 0.85, 0.05
 
 
 def findings(lines: Sequence[Line]) -> Iterator[str]:
@@ -27,6 +27,7 @@ def findings(lines: Sequence[Line]) -> Iterator[str]:
         if sent:
             yield of_goal(sent, lines, "visit_ratio", VISIT_GOAL, "a visit")
         yield of_goal(judged, lines, "total_ratio", TOTAL_GOAL, "in total")
+    yield from of_wire(lines)
     yield from of_training(lines)
 
 
@@ -78,6 +79,21 @@ def of_goal(judged: Sequence[Line], lines: Sequence[Line], ratio: str, goal: int
         f"{start} {verdict}: {least['case']} ({least['data']}, cut {least['cut']}) takes "
         f"{least[ratio]:,.0f} times fewer and loses {100 * lost(least):.1f} points."
     )
+
+
+def of_wire(lines: Sequence[Line]) -> Iterator[str]:
+    """What encoding and decoding with klt takes of a training step."""
+    fitted = [
+        line for line in lines if line["case"].startswith("klt") and "once" not in line["case"]
+    ]
+    if fitted:
+        most = max(fitted, key=lambda line: line["wire"])
+        verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
+        yield (
+            f"Encoding and decoding with klt takes up to {100 * most['wire']:.1f} % of a training "
+            f"step ({most['case']}, {most['data']}, cut {most['cut']}), {verdict} the goal of "
+            f"{100 * WIRE_GOAL:.0f} %."
+        )
 
 
 def of_training(lines: Sequence[Line]) -> Iterator[str]:
