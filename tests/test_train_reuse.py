@@ -81,6 +81,22 @@ def test_whole_floats_are_named_as_well(tmp_path: Path) -> None:
     assert once.rows[1].up_bytes < again.rows[1].up_bytes / 500
 
 
+def test_of_an_augmented_sample_each_version_is_sent_once(tmp_path: Path) -> None:
+    versions = [
+        "training.image_augmentation=[flip, crop]",
+        "training.rounds=4",
+        "method.uplink.variants=2",
+    ]
+    once = simulate(lean_job(*versions, world={}), out=tmp_path / "once")
+    again = lean_job(*versions, "method.uplink.reuse=false")
+    assert equal(once.adapter, simulate(again, out=tmp_path / "again").adapter)
+    sent = [sum(map(sum, row.computed.values())) for row in once.rows]
+    assert sent[0] == 120
+    assert 30 < sent[1] < 90  # half of the versions were not drawn before
+    assert sum(sent) <= 2 * 120
+    assert once.rows[0].planned_s == pytest.approx(once.rows[3].planned_s, rel=0.5)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_resumed_server_keeps_its_samples_or_asks_again_and_says_which(
     tmp_path: Path, once: cutlayer.Result, lost: bool
@@ -118,6 +134,7 @@ def test_a_cache_too_small_for_all_samples_changes_bytes_alone(
         (["training.image_augmentation=[flip]"], "changes images"),
         (["method.uplink={codec: quantize, rounding: stochastic}"], "at random"),
         (["method.downlink.reuse=true"], "gradients are never the same again"),
+        (["method.downlink.variants=2"], "gradients are never the same again"),
     ],
 )
 def test_samples_that_change_are_not_reused(

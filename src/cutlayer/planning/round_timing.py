@@ -17,7 +17,7 @@ from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
-from cutlayer.train.reuse import reuses
+from cutlayer.train.reuse import holds_all_after_a_visit, reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.packet_loss import lateness_s
@@ -39,6 +39,7 @@ def planned_shape(
 
     visited: the devices whose samples the server holds, and the setting it has them at; what it
     has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
+    Where a sample has several versions, each visit is taken to send them all.
     """
     alike: dict[Decision, list[int]] = {}
     for device, one in decided.decisions.items():
@@ -46,6 +47,7 @@ def planned_shape(
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
+    names = names and holds_all_after_a_visit(known.job)
     for one, devices in alike.items():
         loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)

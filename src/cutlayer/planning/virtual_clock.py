@@ -13,6 +13,7 @@ from cutlayer.planning.known.method_costs import generated_flops
 from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
 from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.train.reuse import holds_all_after_a_visit
 from cutlayer.world.timeline import Timeline
 from cutlayer.world.units import Indices
 from cutlayer.world.world import World, WorldState
@@ -106,7 +107,7 @@ class VirtualClock:
 
     def note(self, shape: RoundShape) -> None:
         """Take note of a round that happened, or is planned: what the server holds after it."""
-        for device in shape.computed:
+        for device in shape.computed if holds_all_after_a_visit(self.job) else ():
             setting = setting_of(shape.decisions[device], self.job.method)
             if not serves(self.visited.get(device), setting, self.job.method):
                 self.visited[device] = setting

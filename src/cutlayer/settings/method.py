@@ -60,6 +60,11 @@ class Quantizer(Section):
     32 bits or klt, bandwidth shared equally.
     """
 
+    variants: Annotated[int, Field(ge=1, le=64)] | None = None
+    """With image augmentation and samples that are named (uplink alone): how many changed versions
+    a sample has, of which each visit draws one; null: a new one each time, so that all are sent.
+    """
+
     bits: Bits = 32
     """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
 

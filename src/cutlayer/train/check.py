@@ -98,11 +98,12 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_codecs(job: Job, spec: ModelSpec) -> None:
-    if job.method.downlink.reuse:
-        raise JobError(
-            "method.downlink.reuse: gradients are never the same again: leave it out, or set "
-            "method.uplink.reuse"
-        )
+    for field in ("reuse", "variants"):
+        if getattr(job.method.downlink, field):
+            raise JobError(
+                f"method.downlink.{field}: gradients are never the same again: leave it out, or "
+                f"set method.uplink.{field}"
+            )
     reason = why_not(job)
     if job.method.uplink.reuse and reason is not None:
         raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")

@@ -21,13 +21,21 @@ def reuses(job: Job, modality: Literal["image", "text"]) -> bool:
     return exact and method.split and method.allocation.solver == "equal"
 
 
+def holds_all_after_a_visit(job: Job) -> bool:
+    """Whether later visits of a sample send nothing new: not so of several versions of it."""
+    return (job.method.uplink.variants or 1) == 1
+
+
 def why_not(job: Job) -> str | None:
     """What makes a sample's activations others at each visit; None where nothing does."""
     method, uplink = job.method, job.method.uplink
     if method.device != "frozen":
         return "the blocks on the devices are trained: take method.device frozen"
-    if job.training.image_augmentation:
-        return "training.image_augmentation changes images: leave it out"
+    if job.training.image_augmentation and uplink.variants is None:
+        return (
+            "training.image_augmentation changes images: leave it out, or set "
+            "method.uplink.variants to so many versions of each"
+        )
     if uplink.codec == "quantize" and uplink.rounding != "nearest":
         return "uplink.rounding is at random: take nearest"
     return None

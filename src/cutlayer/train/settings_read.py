@@ -141,6 +141,12 @@ def _quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
     return {
         f"method.{side}.codec": (first,),
         f"method.{side}.reuse": (first,),
+        f"method.{side}.variants": (
+            first,
+            *_where(
+                lambda job: bool(job.training.image_augmentation), "training.image_augmentation"
+            ),
+        ),
         f"method.{side}.step": (first, fitted, rate),
         f"method.{side}.rate_bits": (first, fitted, aimed, rate),
         f"method.{side}.bits": (first, bits, plain),
