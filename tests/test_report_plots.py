@@ -8,9 +8,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cutlayer.drawing import curves as drawing
-from cutlayer.drawing import plots
+from cutlayer.drawing import plan_plots, plots
 from cutlayer.drawing.curves import Curve
 from cutlayer.drawing.plots import MethodBytes, Point
+from cutlayer.drawing.stay_plot import draw_stays
+
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 @pytest.fixture
@@ -141,6 +144,20 @@ def test_points_on_one_spot_share_a_label_and_equal_curves_say_so(tmp_path, draw
     assert labels == ["sflora", "auto", "asfv (equal to sflora)"]
 
 
+def test_two_swept_settings_are_a_grid_whose_gaps_stay_empty(tmp_path, drawn):
+    rows = [
+        {"field": "a, b", "settings": {"a": a, "b": b}, "round_s": a * b, "bits": 4}
+        for a in (1, 2)
+        for b in (3, 5)
+    ]
+    rows[-1] = {**rows[-1], "round_s": None}
+    plan_plots.sweep(rows, tmp_path / "grid.png")
+    check_png(tmp_path / "grid.png")
+    axes = [one for one in drawn[-1].axes if one.get_visible()]
+    assert [one.get_title(loc="left") for one in axes] == ["round (s)"]
+    assert [text.get_text() for text in axes[0].texts] == ["3.00", "5.00", "6.00"]
+
+
 def test_nothing_to_show_is_still_a_figure(tmp_path):
     plots.pareto([], tmp_path / "a.png")
     (tmp_path / "a.png").unlink()
@@ -154,3 +171,12 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
     path = tmp_path / "missing" / "bytes.png"
     with pytest.raises(FileNotFoundError):
         plots.bytes_by_method([MethodBytes("a", 1, 1)], path)
+
+
+def test_stay_times_are_drawn_with_how_far_the_models_are_off(tmp_path, drawn):
+    seen = np.array([1.0, 2.0, 4.0])
+    draw_stays(seen, seen + 3, seen, tmp_path / "stays.png")
+    check_png(tmp_path / "stays.png")
+    labels = drawn[0].axes[0].get_legend_handles_labels()[1]
+    assert any("off by 3 s" in label for label in labels)
+    assert any("off by 0 s" in label for label in labels)

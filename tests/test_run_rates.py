@@ -17,6 +17,7 @@ RATES = [0.1, 0.4, 1.5]
 @pytest.fixture(scope="module")
 def job() -> Job:
     return small_job(
+        "data.train_samples=120",
         "method.device=frozen",
         "method.uplink={codec: klt, reuse: true}",
         f"method.allocation.rates={RATES}",

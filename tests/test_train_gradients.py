@@ -22,7 +22,10 @@ from test_run_simulate import StopAfter, without_times
 
 def gradients_job(*settings: str) -> Job:
     return small_job(
-        "method.downlink={codec: klt, rate_bits: 0.25}", "training.rounds=3", *settings
+        "data.train_samples=120",
+        "method.downlink={codec: klt, rate_bits: 0.25}",
+        "training.rounds=3",
+        *settings,
     )
 
 

@@ -29,7 +29,8 @@ from test_run_simulate import Heard, StopAfter, without_times
 
 def lean_job(*changes: str, **sections: object) -> Job:
     frozen = ["method.device=frozen", "method.server_adapter=shared", "training.rounds=3"]
-    return small_job(*frozen, "method.uplink.codec=klt", *changes, **sections)
+    more = ("data.train_samples=120", "method.uplink.codec=klt")  # a basis takes 64 of them
+    return small_job(*frozen, *more, *changes, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +93,7 @@ def test_of_an_augmented_sample_each_version_is_sent_once(tmp_path: Path) -> Non
     assert equal(once.adapter, simulate(again, out=tmp_path / "again").adapter)
     sent = [sum(map(sum, row.computed.values())) for row in once.rows]
     assert sent[0] == 120
-    assert 30 < sent[1] < 90  # half of the versions were not drawn before
-    assert sum(sent) <= 2 * 120
+    assert 0 < sent[3] < 60  # most versions were drawn before
     assert once.rows[0].planned_s == pytest.approx(once.rows[3].planned_s, rel=0.5)
 
 

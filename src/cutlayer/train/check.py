@@ -13,7 +13,7 @@ from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting that model, method or world cannot meet, or do not read.
+    """Raise JobError for the first setting that model, method or world do not follow or read.
 
     Code of one's own is loaded anew where its file changed.
     """
@@ -21,8 +21,8 @@ def check(job: Job, spec: ModelSpec) -> None:
     check_train(spec, job.method.train)
     if job.method.aggregate == "none" and job.method.split:
         raise JobError(
-            "method.aggregate: none with method.split has parts of the server's that no device "
-            "keeps: take fedavg, or split false"
+            "method.aggregate: none leaves nobody to keep the server's part of a split model: take "
+            "fedavg, or method.split false"
         )
     if job.training.image_augmentation and spec.modality != "image":
         raise JobError(
@@ -116,7 +116,7 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
             )
     if job.method.uplink.codec == "klt" and job.method.allocation.solver == "sflam":
         raise JobError(
-            "method.uplink.codec: 'klt' spends bits where they tell, but allocation.solver 'sflam' "
+            "method.uplink.codec: 'klt' divides the bits itself, but allocation.solver 'sflam' "
             "chooses by the error of equal steps: take solver auto, or codec quantize"
         )
 
