@@ -9,6 +9,7 @@ import torch
 import cutlayer
 from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
+from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.record.checkpoint import load_state
@@ -58,6 +59,22 @@ def test_a_resumed_run_has_the_same_basis_and_sends_the_same_bytes(
     resumed = cutlayer.resume(tmp_path / "cut")
     assert equal(whole.adapter, resumed.adapter)
     assert without_times(whole.rows) == without_times(resumed.rows)
+
+
+@pytest.mark.parametrize("device", ["trained", "frozen"])
+def test_a_basis_of_the_servers_own_samples_goes_down_before_anything_is_sent(
+    tmp_path: Path, device: str
+) -> None:
+    changes = (f"method.device={device}", "data.test_samples=20", "data.train_samples=64")
+    job = klt_job("method.uplink.fit=calibration", "method.uplink.reuse=false", *changes)
+    run = simulate(job, out=tmp_path / "run")
+    first, second = run.rows
+    basis = bases_of(load_state(tmp_path / "run" / "state.safetensors").coding)[job.cut]
+    assert {t[4] for t in first.traffic.values()} == {len(basis)}
+    # No first steps in 4 bits: the first round takes hardly more than the second.
+    assert first.up_bytes < 1.3 * second.up_bytes
+    with pytest.raises(JobError, match="gradients' codec to gradients"):
+        simulate(klt_job("method.downlink={codec: klt, fit: calibration}"), out=tmp_path / "no")
 
 
 def test_devices_of_several_cuts_have_a_basis_each_and_send_as_finely_as_decided(

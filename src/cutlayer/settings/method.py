@@ -54,6 +54,11 @@ class Quantizer(Section):
     rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
     """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
 
+    fit: Literal["devices", "calibration"] = "devices"
+    """What klt is fitted to (uplink alone): the first samples of the devices, which come in 4 bits,
+    or samples of the server's own (calibration: see `data.calibration`), which no device has.
+    """
+
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices); null: where that changes nothing but the bytes: images that stay as they are, 16 or

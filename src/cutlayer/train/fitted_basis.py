@@ -98,9 +98,14 @@ class FittedBasis:
         """Whether there is something to fit a basis to, and none yet."""
         return self.frame is None and bool(self._seen)
 
-    def fit(self, settings: KltSettings, version: int) -> None:
-        """Fit the basis to what came, which is forgotten then."""
-        self.frame = fit_basis(self._like_others(), settings, version).frame
+    def fit(self, settings: KltSettings, version: int, rows: Rows | None = None) -> None:
+        """Fit the basis to what came, which is forgotten then; or to rows of the server's own, so
+        that no steps are due in 4 bits.
+        """
+        samples = self._like_others() if rows is None else [rows]
+        self.frame = fit_basis(samples, settings, version).frame
+        if rows is not None:
+            self.plain_steps = 0
         self._seen.clear()
         self._samples.clear()
 

@@ -130,6 +130,10 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         lambda job: codec(job) == "klt",
         f"codec quantize does not read it: leave it out, or take method.{side}.codec klt",
     )
+    of_devices = Condition(
+        lambda job: side == "uplink",
+        "the server fits gradients' codec to gradients: leave it out, or set method.uplink.fit",
+    )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",
         f"method.{side}.step says how coarse: leave one of them out",
@@ -144,6 +148,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     return {
         f"method.{side}.codec": (first,),
         f"method.{side}.reuse": (first,),
+        f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.variants": (
             first,
             *_where(

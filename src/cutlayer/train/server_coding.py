@@ -5,7 +5,7 @@ fitted_basis.py). Versions count over all cuts, so that no two bases of a run ha
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -34,10 +34,18 @@ class ServerCoding:
     """The bases of a run, over all of its rounds.
 
     cache: the samples that devices only name; None where they send all. gradients: how gradients
-    go back.
+    go back. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
+    fitted to what devices send first.
     """
 
-    def __init__(self, job: Job, spec: ModelSpec, saved: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self,
+        job: Job,
+        spec: ModelSpec,
+        saved: Mapping[str, Tensor] | None = None,
+        own_rows: Callable[[int], Rows] | None = None,
+    ) -> None:
+        self._own_rows = own_rows
         self._job, self._spec = job, spec
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
         self._version = 0
@@ -70,6 +78,8 @@ class ServerCoding:
         if self.fitted:
             for cut, devices in Counter(one.cut for one in decisions.values()).items():
                 self._bases[cut].begin(devices, self._job.training.batch_size)
+                if self._own_rows is not None and self.basis(cut) is None:
+                    self.fit(cut, self._own_rows(cut))
         if self.cache is not None:
             basis = {device: self.fingerprint(one.cut) for device, one in decisions.items()}
             rates = {d: one.value_bits(self._job.method) for d, one in decisions.items()}
@@ -135,8 +145,10 @@ class ServerCoding:
             samples = len(message.hidden)
             self._bases[decision.cut].note(message.device, samples, rows, frame, share)
 
-    def fit(self, cut: int) -> bytes:
-        """Fit a cut's basis to what came, where that was not done; returns its frame."""
+    def fit(self, cut: int, rows: Rows | None = None) -> bytes:
+        """Fit a cut's basis to what came, or to some rows, where that was not done; returns its
+        frame.
+        """
         one, method = self._bases[cut], self._job.method
         if one.frame is None:
             settings = KltSettings(
@@ -146,7 +158,7 @@ class ServerCoding:
                 scaled=self._spec.modality == "text",
             )
             self._version += 1
-            one.fit(settings, self._version)
+            one.fit(settings, self._version, rows)
         assert one.frame is not None
         return one.frame
 
