@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cutlayer.allocate import auto
-from cutlayer.allocate.decision import Decision, serves, tokens_of
+from cutlayer.allocate.decision import Decision, Setting, serves, tokens_of
 from cutlayer.allocate.options import OptionProblem
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
@@ -119,6 +119,10 @@ def _problem(
     shape = (len(cuts), len(tokens), len(bits))
     up, down, served = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     held = np.zeros((len(known.devices), *shape), dtype=np.bool_)
+    visited: dict[Setting, list[int]] = {}
+    for place, device in enumerate(known.devices):
+        if device in known.visited:
+            visited.setdefault(known.visited[device], []).append(place)
     flops, adapter, memory = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     broadcast = np.zeros(len(known.devices))
     for c, cut in enumerate(int(table.cuts[i]) for i in cuts):
@@ -134,8 +138,8 @@ def _problem(
                 returned = least if fitted else max(int(width), least)
                 back = known.loads.gradient_bits(cut, keep, returned)
                 down[c, k, q] = (back / samples).max()
-                for place, visited in enumerate(map(known.visited.get, known.devices)):
-                    held[place, c, k, q] = serves(visited, (cut, keep, width), method)
+                for setting, places in visited.items():
+                    held[places, c, k, q] = serves(setting, (cut, keep, width), method)
     return OptionProblem(
         gain=known.gain,
         power_max_w=known.fleet.power_max_w,
