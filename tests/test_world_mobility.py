@@ -55,7 +55,7 @@ def test_truncated_speeds_have_the_mean_of_their_distribution_and_stay_in_range(
     narrow = MobilitySettings(
         kind="redraw", speed_mean_mps=20, speed_std_mps=10, speed_min_mps=15, speed_max_mps=50
     )
-    speeds = draw_speeds(narrow, 100_000, 0, "speed")
+    speeds = draw_speeds(narrow, np.arange(100_000), 0, "speed")
     assert speeds.min() >= 15
     assert speeds.max() <= 50
     unit, low, high = NormalDist(), (15 - 20) / 10, (50 - 20) / 10
@@ -68,7 +68,7 @@ def test_truncated_speeds_have_the_mean_of_their_distribution_and_stay_in_range(
 
 
 def test_vehicles_keep_lane_and_speed_and_enter_and_leave_the_disc():
-    road = make_highway(HIGHWAY, 400, seed=3)
+    road = make_highway(HIGHWAY, np.arange(400), seed=3)
     first, later = road.at(0.0), road.at(7.0)
     ahead = np.mod(first.x_m + 7 * first.vx_mps + 1000, 2000) - 1000
     assert later.x_m == pytest.approx(ahead)

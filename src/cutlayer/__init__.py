@@ -87,10 +87,10 @@ if TYPE_CHECKING:
     from cutlayer.simulation.simulate import resume as resume
     from cutlayer.simulation.simulate import simulate as simulate
     from cutlayer.train.generated import Participants as Participants
-    from cutlayer.wire.codec import ActivationsMessage as ActivationsMessage
     from cutlayer.wire.codec import decode_activations as decode_activations
     from cutlayer.wire.codec import encode_activations as encode_activations
     from cutlayer.wire.frame_bytes import activations_bytes as activations_bytes
+    from cutlayer.wire.messages import ActivationsMessage as ActivationsMessage
 
 __version__ = "0.1.0"
 
@@ -139,8 +139,9 @@ _NAMES = {
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],
     "train.generated": ["Participants"],
-    "wire.codec": ["ActivationsMessage", "decode_activations", "encode_activations"],
+    "wire.codec": ["decode_activations", "encode_activations"],
     "wire.frame_bytes": ["activations_bytes"],
+    "wire.messages": ["ActivationsMessage"],
 }  # fmt: skip
 """Where each public name is defined; the list above says the same to type checkers."""
 

@@ -12,6 +12,7 @@ import numpy as np
 from cutlayer.errors import CutlayerError
 from cutlayer.job import Job
 from cutlayer.record.folder import ROSTER_FILE, STATE_FILE
+from cutlayer.record.rows import MOST_MEASURED
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports.views.runs import Holdings, Run
 
@@ -78,7 +79,9 @@ def _holdings(run: Run, parts: Any) -> Holdings:
     """
     classes = parts.train.classes
     if not (run.folder / ROSTER_FILE).is_file():
-        return Holdings(classes, parts.counts)
+        held = parts.counts
+        shown = held.first(MOST_MEASURED)
+        return Holdings(classes, shown, devices=held.devices, samples=held.samples)
     told = read_told(run.folder, run.job.devices.count, len(classes))
     counts = np.zeros((run.job.devices.count, len(classes)), dtype=np.int64)
     known = {number: one.labels for number, one in told.items() if one.labels is not None}

@@ -100,7 +100,7 @@ def _test(
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
                 own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
-                for device, counts in enumerate(parts.counts[:MOST_MEASURED])
+                for device, counts in enumerate(parts.counts.first(MOST_MEASURED))
             ],
             **_held_out(task, parts, models),
         }

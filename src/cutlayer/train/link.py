@@ -12,6 +12,7 @@ from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.wire.codec import encode_adapters
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,11 @@ class LocalLink:
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
-        return {number: self.devices[number].upload() for number in devices}
+        messages = [self.devices[number].to_upload() for number in devices]
+        if not messages:
+            return {}
+        bits = self.devices[devices[0]].job.method.adapter_bits
+        return dict(zip(devices, encode_adapters(messages, bits), strict=True))
 
     def end(self) -> None:
         """End the round: no device keeps its adapter, its optimiser or a graph."""

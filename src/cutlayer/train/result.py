@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic
+from cutlayer.model.lora import Adapter
 from cutlayer.train.stopwatch import Stopwatch
 
 
@@ -22,6 +23,19 @@ class Generated:
     seconds: float
     image_s: float
     loss: float | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training of one device came to.
+
+    weight: in the average. upload: the adapter that it trained and sent up. after_cut: the adapter
+    that the server trained for it.
+    """
+
+    weight: int
+    upload: Adapter
+    after_cut: Adapter
 
 
 @dataclass

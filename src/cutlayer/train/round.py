@@ -16,7 +16,8 @@ from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
-from cutlayer.train.result import RoundResult
+from cutlayer.train.pool_size import naming_what_fits, pool_size
+from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
@@ -25,6 +26,14 @@ OnStep = Callable[[RoundResult, int, int], None]
 
 FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
+
+TrainTurn = Callable[["Turn"], dict[int, Trained]]
+"""Trains the devices of a turn and adds to its result; returns those that came through."""
+
+
+def train_devices(turn: "Turn") -> dict[int, Trained]:
+    """All steps of a turn, here: the server's part in this process, the devices over the link."""
+    return turn.train()
 
 
 def train_round(
@@ -35,23 +44,25 @@ def train_round(
     server: Server,
     on_step: OnStep | None = None,
     find_late: FindLate | None = None,
+    train_turn: TrainTurn = train_devices,
 ) -> RoundResult:
     """Train one round with the devices of `decisions`; the server then has the new adapter.
 
-    Raises RunError when a loss is not a number, unless the link lets go of such a device.
+    train_turn: who makes the steps of a turn. Raises RunError when a loss is not a number, unless
+    the link lets go of such a device.
     """
     result = RoundResult(round, dict(decisions))
     sequential = job.method.order == "sequential"
     turns = [[device] for device in decisions] if sequential else [list(decisions)]
     start = time.process_time()
     for number, turn in enumerate(turns):
-        _Turn(turn, (number, len(turns)), link, server, result, on_step).run(find_late)
-    result.cpu_seconds = time.process_time() - start
+        Turn(turn, (number, len(turns)), link, server, result, on_step).run(find_late, train_turn)
+    result.cpu_seconds += time.process_time() - start
     return result
 
 
 @dataclass
-class _Turn:
+class Turn:
     """Devices that train side by side: all of a round, or one where they take turns.
 
     place: the turn's number and how many there are.
@@ -62,37 +73,53 @@ class _Turn:
     link: Link
     server: Server
     result: RoundResult
-    on_step: OnStep | None
+    on_step: OnStep | None = None
 
-    def run(self, find_late: FindLate | None) -> None:
-        """Train, send adapters up, and average those in time: late ones are not trained on."""
+    def run(self, find_late: FindLate | None, train_turn: TrainTurn) -> None:
+        """Train, and average what those in time came to: late ones are not trained on."""
         method, result = self.server.job.method, self.result
-        started = self._train()
-        trained = self._upload(started)
-        self._refuse_far(started, trained)
-        late = list(find_late(result.shape, list(started))) if find_late else []
+        trained = train_turn(self)
+        late = list(find_late(result.shape, list(trained))) if find_late else []
         result.late += late
-        in_time = {d: self._weight(d, one) for d, one in started.items() if d not in late}
+        in_time = {device: one for device, one in trained.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
             # What late ones did to the one adapter cannot be taken out: train again without them.
             decisions = {device: result.decisions[device] for device in in_time}
             scratch = RoundResult(result.round, decisions)
-            replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
+            again = replace(self, devices=list(in_time), result=scratch, on_step=None)
+            again.run(None, train_turn)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                self.server.collect(trained, in_time)
+                self.server.collect(in_time)
+
+    def train(self) -> dict[int, Trained]:
+        """All steps, and the adapters of the devices up; returns what came through to count."""
+        started = self._train()
+        uploads = self._upload(started)
+        self._refuse_far(started, uploads)
+        adapters = self.server.part.adapters
+        return {
+            device: Trained(
+                self._weight(device, one), uploads.get(device, {}), adapters.after_cut(device)
+            )
+            for device, one in started.items()
+        }
 
     def _train(self) -> dict[int, Started]:
         """All steps of the turn; returns the devices that came through."""
         with self.result.watch.timed("adapters"):
             started = self._begin()
         steps = max((one.steps for one in started.values()), default=0)
+        job, model = self.server.job, self.server.model
+        size = pool_size(job, model)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
             if not at_it:  # those that were to take the most steps are lost
                 break
-            for pool in make_pools(self.server.job, self.result.decisions, at_it):
-                for device in self._train_pool(step, pool):
+            for pool in make_pools(self.result.decisions, at_it, size):
+                with naming_what_fits(job, model, len(pool)):
+                    lost = self._train_pool(step, pool)
+                for device in lost:
                     self.result.lost.append(device)
                     del started[device]
             with self.result.watch.timed("server"):

@@ -12,11 +12,13 @@ from cutlayer.train.aggregate import average_by_samples, weighted_average
 from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.result import Trained
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.messages import AdapterMessage
 
 
 class Server:
@@ -49,14 +51,21 @@ class Server:
         names = trained_names(self.job.method, self.model, decision.cut)
         return tuple(name for name in names if name in self.adapter)
 
-    def broadcast(self, device: int, round: int, decision: Decision) -> bytes | None:
-        """The device's share of the global adapter as a frame; None where it trains nothing."""
-        tensors = {name: self.adapter[name] for name in self.device_names(decision)}
-        if not tensors:
-            return None
-        return encode_adapter(
-            AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
-        )
+    def broadcasts(self, round: int, decisions: Mapping[int, Decision]) -> dict[int, bytes]:
+        """Each device's share of the global adapter as a frame; none for those that train nothing.
+
+        What devices of one cut get is encoded once.
+        """
+        shares: dict[tuple[str, ...], Adapter] = {}
+        messages = []
+        for device, decision in decisions.items():
+            names = self.device_names(decision)
+            if names not in shares:
+                shares[names] = {name: self.adapter[name] for name in names}
+            if names:
+                messages.append(AdapterMessage(device, round, 0, shares[names]))
+        frames = encode_adapters(messages, self.job.method.adapter_bits)
+        return {one.device: frame for one, frame in zip(messages, frames, strict=True)}
 
     def openings(
         self, round: int, decisions: Mapping[int, Decision], link: Link
@@ -73,9 +82,10 @@ class Server:
                 if basis is not None:
                     having[basis] = link.having(devices, basis)
         averages = self.job.method.aggregate != "none"
+        broadcasts = self.broadcasts(round, decisions) if averages else {}
         return {
             device: Opening(
-                self.broadcast(device, round, decision) if averages else None,
+                broadcasts.get(device),
                 None
                 if device in having[coding.fingerprint(decision.cut)]
                 else coding.basis(decision.cut),
@@ -121,27 +131,26 @@ class Server:
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
         return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
 
-    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
-        """Average the devices' uploads and their server adapters into the global adapter.
+    def collect(self, trained: Mapping[int, Trained]) -> None:
+        """Average what the devices that count came to into the global adapter.
 
-        samples: of every device that counts, its weight; uploads: of those that trained.
+        Sums run in the order of the devices' numbers, wherever each was trained.
         """
-        devices = sorted(samples)
-        joined = [self._joined(device, uploads.get(device, {})) for device in devices]
-        average = average_by_samples(joined, [samples[device] for device in devices])
+        devices = sorted(trained)
+        joined = [self._joined(trained[device]) for device in devices]
+        average = average_by_samples(joined, [trained[device].weight for device in devices])
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()
         }
 
-    def _joined(self, device: int, upload: Adapter) -> Adapter:
+    def _joined(self, one: Trained) -> Adapter:
         """What was trained on a device's data, on both sides of the cut."""
-        part = self.part.adapters.after_cut(device)
-        own, shared = part | upload, {}
+        own, shared = one.after_cut | one.upload, {}
         if self.job.method.server_adapter != "averaged":
-            own, shared = upload, part
-        for one in reversed(upload_steps(self.job.training, self.model.trained)):
-            own = one.on_server(self.adapter, own)
+            own, shared = one.upload, one.after_cut
+        for step in reversed(upload_steps(self.job.training, self.model.trained)):
+            own = step.on_server(self.adapter, own)
         return shared | own
 
     def blend(self, trained: Adapter, share: float) -> None:

@@ -18,11 +18,11 @@ from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
 from cutlayer.train.gradient_coding import GradientCoding
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
-from cutlayer.wire.codec import ActivationsMessage
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings
 from cutlayer.wire.codecs.seam import MERGED, Rows
 from cutlayer.wire.frame import Bytes, kind_of
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 

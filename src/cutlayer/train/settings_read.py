@@ -206,6 +206,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
 MODALITIES = {
     "model.image_size": "image",
     "model.aspect": "image",
+    "data.memory_bytes": "image",
     "model.max_tokens": "text",
     "data.kind": "text",
     "data.completion_column": "text",

@@ -24,7 +24,7 @@ def read_adapter(
     """
     # Float32 values at most; names and shapes are little beside them.
     most = 4 * sum(tensor.numel() for tensor in due.values()) + 2**17
-    message = decode_adapter(frame, max_bytes=most)
+    message = decode_adapter(frame, max_bytes=most, device=compute)
     shapes = {name: tensor.shape for name, tensor in message.tensors.items()}
     if (message.device, message.round) != (device, round) or shapes != {
         name: tensor.shape for name, tensor in due.items()
@@ -33,7 +33,7 @@ def read_adapter(
             f"frame: device {device} sent another adapter than the one it was to train in "
             f"round {round}: run the same job on both sides"
         )
-    return {name: tensor.to(compute) for name, tensor in message.tensors.items()}
+    return message.tensors
 
 
 def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, FrameError]:

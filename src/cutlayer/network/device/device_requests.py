@@ -16,7 +16,8 @@ from cutlayer.train.activation_statistics import measure
 from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.parts import place_model
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 
 
 def read_job(text: str) -> Job:
@@ -60,7 +61,7 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         train=job.method.train,
     )
     place_model(job, model)
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     if data is not None:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:

@@ -61,7 +61,7 @@ class MeasuredWorld:
         known = [self._known[number] for number in samples]
         one = np.ones(len(known))
         fleet = replace(
-            self.world.fleet.take(numbers),
+            self.world.fleet_of(numbers),
             clock_hz=np.array([device.flops_per_s or _UNKNOWN_FLOPS for device in known]),
             cores=one,
             flops_per_cycle=one,

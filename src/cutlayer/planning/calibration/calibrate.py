@@ -92,7 +92,7 @@ def calibrate(
     )
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     subject = subject_of(job)
     assert subject is not None  # model and data were just read
     place = cache_file(subject)

@@ -19,8 +19,9 @@ from cutlayer.planning.calibration.survey_codecs import codec_at, fit_codecs
 from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.train.pool import shorten
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations_with
+from cutlayer.train.shortened import shorten
+from cutlayer.wire.codec import decode_activations, encode_activations_with
+from cutlayer.wire.messages import ActivationsMessage
 
 RANGE_BATCH = 16
 FIT_BATCH = 32
@@ -130,7 +131,7 @@ class CutSurvey:
             if given.scores is None and keep < self.grid.tokens[-1]:
                 continue
             tokens = self.job.method.tokens.model_copy(update={"keep": keep})
-            chosen = shorten(given, slice(None), tokens, self.model.spec.prefix)
+            chosen = shorten(given, tokens, self.model.spec.prefix)
             message = ActivationsMessage(
                 0, 0, 0, chosen.hidden, chosen.mask, labels, len(self.data.classes), chosen.places
             )
@@ -153,7 +154,7 @@ class CutSurvey:
     def _finish(self, crossed: Sequence[Tensor], mask: Tensor | None, cut: int) -> Floats:
         """Logits [Q, B, C] of what arrived at Q numbers of bits, in one pass of the server."""
         Q, hidden = len(crossed), torch.cat(list(crossed)).to(self.model.compute, self.model.dtype)
-        masks = None if mask is None else mask.repeat(Q, 1)
+        masks = None if mask is None else mask.to(self.model.compute).repeat(Q, 1)
         route = [Segment(self.adapter, len(hidden))]
         logits = self.model.server_forward(hidden, masks, cut, route)
         return _array(logits.view(Q, len(hidden) // Q, -1))

@@ -11,11 +11,11 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive
 from cutlayer.train.server_coding import rows_of
-from cutlayer.wire.codec import ActivationsMessage
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.messages import ActivationsMessage
 
 FIT_SAMPLES = 64
 """Samples that a basis is fitted to: as many as a run fits one to, at least."""
