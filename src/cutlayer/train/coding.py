@@ -12,8 +12,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
-from cutlayer.settings.method import Quantizer
+from cutlayer.settings.method import Method, Quantizer
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -33,29 +34,45 @@ class Opening:
     adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
     there is none yet. plain_steps: the first steps, sent as `FITTING` says; the basis comes down
     before the step after them. 0: there is a basis, or the codec needs none. held: which of the
-    device's samples the server holds; None: every sample is sent.
+    device's samples the server holds; None: every sample is sent. gradient_basis: None: the device
+    has the server's, or gradients come down as they did before there was one.
     """
 
     adapter: bytes | None = None
     basis: bytes | None = None
     plain_steps: int = 0
     held: bytes | None = None
+    gradient_basis: bytes | None = None
 
 
-@lru_cache(maxsize=4)
-def codec_of(basis: bytes) -> KltCodec:
-    """The codec of a basis's frame; devices in one process share it. Raises FrameError."""
+@lru_cache(maxsize=32)
+def codec_of(basis: bytes, share: float = 1.0) -> KltCodec:
+    """The codec of a basis's frame; devices in one process share it. Raises FrameError.
+
+    share: of the bits a value that the basis was fitted for (see `KltCodec.coarser`).
+    """
+    if share < 1:
+        return codec_of(basis).coarser(share)
     return KltCodec(read_basis(basis))
+
+
+def rate_share(method: Method, decision: Decision) -> float:
+    """The share of the bits a value, of those a basis is fitted for, that a device is to send."""
+    if decision.rate_bits is None:
+        return min(1.0, method.uplink.rate_bits / method.finest_rate_bits)
+    return min(1.0, decision.rate_bits / method.finest_rate_bits)
 
 
 class DeviceCoding:
     """What a device encodes activations with.
 
-    codec: of the last basis that came down, None before the first. plain_steps: see `Opening`.
+    codec: of the last basis that came down, None before the first; gradients: the same, of what
+    the server sends. plain_steps: see `Opening`.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
+        self.gradients: KltCodec | None = None
         self.plain_steps = 0
         self._held: set[int] = set()
         self._room = 0
@@ -65,6 +82,8 @@ class DeviceCoding:
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
+        if opening.gradient_basis is not None:
+            self.gradients = codec_of(bytes(opening.gradient_basis))
         held = Held(frozenset(), 0) if opening.held is None else decode_held(opening.held)
         self._held, self._room = set(held.samples), held.room_bytes
 
@@ -76,6 +95,11 @@ class DeviceCoding:
     def fingerprint(self) -> int | None:
         """Of the basis that the device has; None without one."""
         return None if self.codec is None else self.codec.basis.fingerprint
+
+    def has(self, basis: int) -> bool:
+        """Whether the device has the basis with this fingerprint, of activations or gradients."""
+        found = (self.codec, self.gradients)
+        return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""
@@ -95,10 +119,10 @@ class DeviceCoding:
                 self._held.add(one)
         return encode_visit(Visit(*due, frames))
 
-    def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:
+    def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:
         """What to encode the activations of a step with. Raises RunError where a basis is due."""
-        if uplink.codec == "quantize":
-            return QuantizedCodec(uplink, rotation_seed)
+        if method.uplink.codec == "quantize":
+            return QuantizedCodec(decision.uplink(method), rotation_seed)
         if step < self.plain_steps:
             return QuantizedCodec(FITTING, rotation_seed)
         if self.codec is None:
@@ -106,4 +130,5 @@ class DeviceCoding:
                 "method.uplink.codec: the server sent no basis to encode with: run the same "
                 "cutlayer on both sides"
             )
-        return self.codec
+        share = rate_share(method, decision)
+        return self.codec if share >= 1 else codec_of(self.codec.basis.frame, share)

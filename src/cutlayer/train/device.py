@@ -103,6 +103,10 @@ class Device:
         for epoch in range(training.local_epochs):
             order = numpy_rng(self.job.seed, self.id, round, "batches", epoch)
             indices = order.permutation(len(self.data))[: self.samples_a_round]
+            if self._variants:
+                drawn = numpy_rng(self.job.seed, self.id, round, "variants", epoch)
+                versions = drawn.integers(self._variants, size=len(indices))
+                indices = indices * self._variants + versions
             for start in range(0, len(indices), training.batch_size):
                 yield indices[start : start + training.batch_size]
 
@@ -131,8 +135,8 @@ class Device:
         message: activations of the samples `to_compute`; None where there are none.
         """
         seed = self.job.seed
-        uplink = self.decision.uplink(self.job.method)
-        codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        rotation = derive(seed, "rotation")
+        codec = self.coding.codec_at(step, self.job.method, self.decision, rotation)
         if self._visits(step):
             return ToEncode(codec, [] if message is None else one_by_one(message), None)
         assert message is not None
@@ -173,13 +177,24 @@ class Device:
             step // (self.steps // self.job.training.local_epochs),
         )
 
+    @property
+    def _variants(self) -> int:
+        """Versions of a sample that the device draws from, where they are bounded; 0 elsewhere.
+
+        Samples are then numbered by version: version v of sample n is n times so many, plus v.
+        """
+        uplink = self.job.method.uplink
+        return uplink.variants or 0 if self.job.training.image_augmentation else 0
+
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:
-        batch, kinds = self.data.subset(indices), self.job.training.image_augmentation
-        if not kinds:
+        kinds, versions = self.job.training.image_augmentation, self._variants
+        batch = self.data.subset(indices // versions if versions else indices)
+        if not kinds or not len(indices):
             return batch
         images = batch.inputs
         assert isinstance(images, torch.Tensor)  # train.check refuses texts
-        seeds = [(self.id, "augment", int(sample), round, epoch) for sample in indices]
+        visit = () if versions else (round, epoch)  # a version is the same at every visit
+        seeds = [(self.id, "augment", int(sample), *visit) for sample in indices]
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
         return Dataset(augment(images, kinds, rngs), batch.labels, batch.classes)
 

@@ -291,7 +291,8 @@ class _DeviceSession:
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
-        opening = Opening(adapter, basis, message.plain_steps, held)
+        gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
+        opening = Opening(adapter, basis, message.plain_steps, held, gradients)
         await self._compute(device_requests.begin, device, message, opening)
         await self._walk_steps(connection, device)
         if device.adapter and device.job.sums_securely:

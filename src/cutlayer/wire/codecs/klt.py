@@ -14,7 +14,7 @@ therefore hold the same bits, whatever the machine, the batch or the order of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import msgspec
@@ -36,6 +36,8 @@ from cutlayer.wire.headers import KltHeader
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this part of a step."""
+_MOST_OCTAVES, _HALVINGS = 16.0, 16
+"""How much larger a step is looked for than the basis's, and how closely."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,24 @@ class KltCodec:
     def side_information(self) -> bytes:
         """The basis as a frame; `basis.read_basis` reads it."""
         return self.basis.frame
+
+    def coarser(self, share: float) -> "KltCodec":
+        """The same basis at the step size that takes this share of the bits it was fitted for.
+
+        A share of 1 or more is the basis's own step: nothing finer was fitted.
+        """
+        if share >= 1:
+            return self
+        head = self.basis.head
+        # A sample of as many tokens as have means, and at least one that is no prefix token.
+        positions = torch.arange(max(head.positions, head.prefix + 1))
+        whole = self._book.expected_bits(positions, head.step)
+        low, high = 0.0, _MOST_OCTAVES
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            bits = self._book.expected_bits(positions, head.step * 2**middle)
+            low, high = (middle, high) if bits > share * whole else (low, middle)
+        return replace(self, step=head.step * 2**high)
 
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
