@@ -8,13 +8,21 @@ counted: cost_lora.py, cost_full.py and cost_resnet.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cutlayer.model import cost_full, cost_lora, cost_resnet
-from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side, lora_parameters
+from cutlayer.model.parameter_counts import (
+    FLOAT_BYTES,
+    Cost,
+    Side,
+    lora_parameters,
+    shared_parameters,
+)
 from cutlayer.model.spec import ModelSpec, Train, check_train
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",
-    "server_cost", "whole_cost",
+    "server_cost", "tail_cost", "whole_cost",
 ]  # fmt: skip
 
 
@@ -35,10 +43,25 @@ def server_cost(
     """Blocks from `cut` on, final norm, pooler and head.
 
     tokens: T', those that crossed the cut, prefix included; None for all (a ResNet's always all).
-    The gradient at the cut is computed if a device has something to train.
+    The gradient at the cut is computed if a device has something to train. Where the job has a
+    tail, which is on devices, the blocks between cut and tail alone.
     """
     incoming = device_cost(spec, cut, train).adapter_parameters > 0
-    return _part(spec, cut, spec.depth, "server", tokens, train, incoming=incoming)
+    side: Side = "server" if spec.tail is None else "middle"
+    return _part(spec, cut, spec.end, side, tokens, train, incoming=incoming)
+
+
+def tail_cost(spec: ModelSpec, tokens: int | None = None, train: Train = "lora") -> Cost:
+    """The tail's blocks, final norm and head, which devices run; tokens: as in `server_cost`.
+
+    The gradient at its first block's input is always computed. Tables that the device holds for its
+    embedding or its first blocks are not counted again.
+    """
+    part = _part(spec, spec.end, spec.depth, "server", tokens, train, incoming=True)
+    shared = spec.width * spec.vocabulary if spec.tied else 0
+    if spec.cut and spec.tail:
+        shared += shared_parameters(spec)  # what the first blocks' table is
+    return replace(part, parameters=part.parameters - shared)
 
 
 def whole_cost(spec: ModelSpec, train: Train = "lora") -> Cost:

@@ -35,12 +35,12 @@ def part_cost(
     """
     parameters = blocks_parameters(spec, first, last)
     work = _Work(live=incoming)
-    if side != "server":
+    if side in ("device", "whole"):
         parameters += embedding_parameters(spec)
         work = replace(work, forward=embedding_flops(spec))
     for index in range(first, last):
         work = _block(spec, index, tokens, work)
-    if side != "device":
+    if side in ("server", "whole"):
         parameters += tail_parameters(spec)
         if side == "whole" and spec.tied:
             parameters -= spec.width * spec.vocabulary  # one table for embedding and head

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
-from cutlayer.model.spec import ModelSpec, Train
+from cutlayer.model.spec import ModelSpec, Part, Train
 from cutlayer.settings.compute import Precision
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
-Part = Literal["whole", "device", "server"]
 Route = Sequence[Segment]
 
 
@@ -190,13 +189,25 @@ class CutModel:
                 )
             held[name].copy_(value)
 
-    def device_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the device holds when cut after block `cut`."""
+    def names_before(self, cut: int) -> tuple[str, ...]:
+        """The adapter's keys before block `cut`."""
         return tuple(key for key in self.shapes() if self.spec.position(key) < cut)
 
+    @property
+    def tail_names(self) -> tuple[str, ...]:
+        """The adapter's keys in a tail that the device holds, the head's among them."""
+        if self.spec.tail is None:
+            return ()
+        return tuple(key for key in self.shapes() if self.spec.position(key) >= self.spec.end)
+
+    def device_names(self, cut: int) -> tuple[str, ...]:
+        """The adapter's keys that the device holds when cut after block `cut`, its tail's too."""
+        return (*self.names_before(cut), *self.tail_names)
+
     def server_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the server holds, the head's among them."""
-        return tuple(key for key in self.shapes() if self.spec.position(key) >= cut)
+        """The adapter's keys that the server holds; without a tail the head's are among them."""
+        device = set(self.device_names(cut))
+        return tuple(key for key in self.shapes() if key not in device)
 
     def device_forward(
         self, inputs: dict[str, Tensor], cut: int, route: Route, score: str | None = None
@@ -240,6 +251,23 @@ class CutModel:
         (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
         assert logits is not None
         return logits
+
+    def middle_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
+        """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D], D at its end."""
+        self._check(cut)
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            received = batch["hidden"]
+            assert received is not None
+            return (self._body.run(received, batch["mask"], cut, self.spec.end),)
+
+        (features,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
+        assert features is not None
+        return features
+
+    def tail_forward(self, features: Tensor, mask: Tensor | None, route: Route) -> Tensor:
+        """The tail's blocks, final norm and head: features [B,T',D] -> logits, as the server's."""
+        return self.server_forward(features, mask, self.spec.end, route)
 
     def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
         """The unsplit model: logits [B,C], of a language model [B,T,V]."""

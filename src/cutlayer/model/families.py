@@ -83,6 +83,7 @@ def _resnet(
         num_classes=num_classes,
         head_inputs=network.maps[-1].channels,
         cut=model.cut,
+        tail=model.tail,
         lora=model.lora,
         image_size=network.image.side,
         aspect=model.aspect,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from cutlayer.model.spec import ModelSpec
 
-Side = Literal["device", "server", "whole"]
+Side = Literal["device", "middle", "server", "whole"]
+"""What a part has beside its blocks: what comes before them, nothing, what follows, or both."""
+
 FLOAT_BYTES = 4
 
 
@@ -27,6 +29,10 @@ class Cost:
     forward_flops: int
     backward_flops: int
     activation_bytes: int
+
+    def __add__(self, other: Cost) -> Cost:
+        """Two parts on one machine."""
+        return Cost(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def parameter_bytes(self) -> int:

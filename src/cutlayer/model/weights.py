@@ -60,9 +60,9 @@ def load_model(
 ) -> CutModel:
     """The model a job names, or the part of it that one side of the cut runs, on the CPU.
 
-    part: "device" holds the embedding and the first `model.cut` blocks, "server" the rest; only
-    their own tensors are read. seed: draws the backbone when weights are "random". train: LoRA on
-    a frozen backbone, or every weight.
+    part: "device" holds the embedding and the first `model.cut` blocks, and the tail if the job has
+    one; "server" the rest; only their own tensors are read. seed: draws the backbone when weights
+    are "random". train: LoRA on a frozen backbone, or every weight.
     Raises ModelError for whatever is wrong with the checkpoint or the settings.
     """
     spec = describe(model, num_classes)
@@ -87,7 +87,7 @@ def load_model(
     if train == "lora":
         weights = LoraWeights(module, spec, layers, bank)
     else:
-        weights = FullWeights(module, spec, shapes, bank, holds_head=part != "device")
+        weights = FullWeights(module, spec, shapes, bank, holds_head=spec.has_head(part))
     body: Body = (ResNet if spec.residual else Transformer)(module, spec)
     head: Head = OwnHead(module, spec) if spec.parts.head.own else BankHead(bank, spec)
     return CutModel(module, body, head, weights, spec, part, dtype, drawn)
@@ -150,23 +150,21 @@ def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
     """Take out of `model` what `part` does not run; a head that adapters bring goes too.
 
     device: embeddings and the first `spec.cut` blocks; server: the other blocks, and what follows
-    them.
+    them. With a tail its blocks, and what follows them, are the device's.
     """
-    family = spec.parts
-    first = spec.cut if part == "server" else 0
-    last = spec.cut if part == "device" else spec.depth
-    absent = [spec.block_name(index) for index in range(spec.depth) if not first <= index < last]
+    family, held, ends = spec.parts, spec.blocks_of(part), spec.has_head(part)
+    absent = [spec.block_name(index) for index in range(spec.depth) if index not in held]
     below = list(family.unused)
-    if part == "device":
+    if not ends:
         below += [] if family.norm is None else [family.norm]
         below += ["pooler"] if family.pool == "map" else []
         absent += [] if family.neck is None else [family.neck]
     if part == "server":
         below += family.embeddings
-    below += family.shared if first == last else ()
-    below += family.after_first if not first <= 0 < last else ()
+    below += () if held else family.shared
+    below += () if 0 in held else family.after_first
     absent += [f"{family.base}.{path}" for path in below]
-    absent += family.head.modules if part == "device" else family.head.trained
+    absent += family.head.trained if ends else family.head.modules
     for name in absent:
         path, _, leaf = name.rpartition(".")
         parent = model.get_submodule(path)

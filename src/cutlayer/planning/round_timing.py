@@ -12,7 +12,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.planning.known.method_costs import device_part, flops, server_part
+from cutlayer.planning.known.method_costs import device_part, flops, server_part, tail_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
@@ -59,6 +59,7 @@ def planned_shape(
         loads = known.loads.take(np.array([place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
+        features, answers = (bits / 8 for bits in loads.features_bits(one.cut, one.tokens))
         if known.job.method.split:
             up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
             if names:
@@ -74,7 +75,8 @@ def planned_shape(
                 )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
         for at, device in enumerate(devices):
-            traffic[device] = Traffic(int(up[at]), int(back[at]), adapter, adapter)
+            sent = (int(up[at]), int(back[at]), adapter, adapter, 0)
+            traffic[device] = Traffic(*sent, int(features[at]), int(answers[at]))
             samples = int(loads.samples_per_epoch[at])
             batches[device] = batch_sizes(samples, training)
             if names:
@@ -128,13 +130,22 @@ class TimedRound:
         decisions = self._decisions
         samples = self.shape.computed_table().sum(axis=0)
         parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
+        forward = samples * np.array([part.forward_flops for part in parts])
+        backward = samples * np.array([part.backward_flops for part in parts])
+        tails = [tail_part(self.job, self.spec, one.cut, one.tokens) for one in decisions]
+        for at, tail in enumerate(tails):
+            if tail is not None:  # it runs all samples, those that the server held too
+                every = sum(self.shape.batches[self.shape.trained[at]])
+                forward[at] += every * tail.forward_flops
+                backward[at] += every * tail.backward_flops
+        sending: tuple[Stage, ...] = ("uplink", "tail_uplink", "upload")
         spent = energy.round_j(
             self.fleet,
             self.world.settings.energy,
             np.array([one.power_w or 0.0 for one in decisions]),
-            timeline.busy_s("uplink") + timeline.busy_s("upload"),
-            samples * np.array([part.forward_flops for part in parts]),
-            samples * np.array([part.backward_flops for part in parts]),
+            sum((timeline.busy_s(stage) for stage in sending), np.zeros(len(decisions))),
+            forward,
+            backward,
         )
         return dict(zip(self.shape.trained, spent.tolist(), strict=True))
 
@@ -147,8 +158,9 @@ class TimedRound:
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
-        served = [flops(server_part(job, spec, one.cut, one.tokens)) for one in decisions]
-        server_s = samples * np.array(served) / (settings.server_flops or np.inf)
+        served = [server_part(job, spec, one.cut, one.tokens) for one in decisions]
+        speed = settings.server_flops or np.inf
+        server_s = samples * np.array([flops(part) for part in served]) / speed
         if job.method.pooled:
             return durations(1, server_s=server_s, steps=steps, one_way=True)
         state = self.state
@@ -164,6 +176,15 @@ class TimedRound:
         share = samples / samples.sum(axis=0)
         sent = self._sent_share(samples, computed) * np.array([t.activations for t in traffic])
         returned = share * np.array([t.gradients for t in traffic])
+        tail_s, back_s = np.zeros(server_s.shape), np.zeros(server_s.shape)
+        if job.has_tail:
+            tails = [flops(tail_part(job, spec, one.cut, one.tokens)) for one in decisions]
+            tail_s = energy.compute_s(samples * np.array(tails), self.fleet)
+            back_s = samples * np.array([part.backward_flops if part else 0 for part in served])
+            back_s = back_s / speed
+            server_s = server_s - back_s
+        features = share * np.array([float(t.features) for t in traffic])
+        answers = share * np.array([float(t.feature_gradients) for t in traffic])
         one_way = job.method.split and not returned.any()
         forward = np.array([part.forward_flops for part in parts])
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
@@ -180,8 +201,13 @@ class TimedRound:
             downlink_s=self._frames_s("downlink", returned, state.downlink_bps),
             backward_s=energy.compute_s(samples * backward, self.fleet),
             upload_s=self._frames_s("upload", upload, uplink_bps)[0],
+            tail_downlink_s=self._frames_s("tail_downlink", features, state.downlink_bps),
+            tail_s=tail_s,
+            tail_uplink_s=self._frames_s("tail_uplink", answers, uplink_bps),
+            server_backward_s=back_s,
             steps=steps,
             one_way=one_way,
+            has_tail=job.has_tail,
         )
 
     def _sent_share(self, samples: Ints, computed: Ints) -> Array:

@@ -47,7 +47,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     decisions: dict[_Number, _Decided]
     samples: dict[_Number, _Count]
     loss: float | None
-    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=5)]]
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=7)]]
     seconds: dict[str, float]
     cpu_seconds: float
     device_loss: _Numbers
@@ -104,7 +104,8 @@ class Row:
 
     traffic: dict[int, list[int]]
     """Bytes of encoded frames, headers included, by device: [activations, gradients, adapter down,
-    adapter up, basis and samples held down]; records of earlier versions lack the last.
+    adapter up, basis and samples held down, features down, their gradients up]; records of earlier
+    versions lack some of the last three.
     """
 
     seconds: dict[str, float]
@@ -231,12 +232,12 @@ class Row:
     @property
     def up_bytes(self) -> int:
         """Bytes from all devices to the server."""
-        return sum(t[0] + t[3] for t in self.traffic.values())
+        return sum(Traffic(*found).up for found in self.traffic.values())
 
     @property
     def down_bytes(self) -> int:
         """Bytes from the server to all devices."""
-        return sum(t[1] + t[2] + sum(t[4:]) for t in self.traffic.values())
+        return sum(Traffic(*found).down for found in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""

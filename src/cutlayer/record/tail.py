@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from cutlayer.allocate.round_shape import Traffic
 from cutlayer.files import open_plain
 from cutlayer.record.rows import FILE, lines_of
 
@@ -93,8 +94,8 @@ class Summary:
         self.rounds += 1
         self.loss = row.loss
         self.accuracy = self.accuracy if row.accuracy is None else row.accuracy
-        self.up_bytes += sum(one[0] + one[3] for one in row.traffic.values())
-        self.down_bytes += sum(one[1] + one[2] + sum(one[4:]) for one in row.traffic.values())
+        self.up_bytes += sum(Traffic(*one).up for one in row.traffic.values())
+        self.down_bytes += sum(Traffic(*one).down for one in row.traffic.values())
         self.seconds = sum(row.seconds.values())
         self.devices = len(row.decisions)
         if row.virtual_s is not None:

@@ -25,7 +25,7 @@ class Lora(Section):
     """
 
     side: Literal["both", "device", "server"] = "both"
-    """Blocks with adapters: those before the cut (device), those after it (server), or both."""
+    """Blocks with adapters: those on the device, those on the server, or both."""
 
 
 class Model(Section):
@@ -55,6 +55,11 @@ class Model(Section):
     cut: Annotated[int, Field(ge=0, le=2**12)] = 2
     """Blocks on the device. With 0 it runs the embedding only; with the model's depth the server
     runs the final norm and the head only.
+    """
+
+    tail: Annotated[int, Field(ge=0, le=2**12)] | None = None
+    """Last blocks that run on the device too, with the final norm and the head, so that labels stay
+    there (a U-shape); 0: the norm and the head alone; null: the server runs all after the cut.
     """
 
     lora: Lora = Lora()

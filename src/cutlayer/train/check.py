@@ -6,6 +6,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.check_tail import check_tail
 from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
@@ -33,7 +34,9 @@ def check(job: Job, spec: ModelSpec) -> None:
             f"training.loss_on: {job.training.loss_on!r} is for language models, and "
             f"{job.model.path} is none: leave it out"
         )
-    if job.method.split and spec.parts.language:
+    if job.has_tail:
+        check_tail(job, spec)
+    elif job.method.split and spec.parts.language:
         _check_server_trains(job, spec)
     if job.method.split:
         _check_tokens(job, spec)

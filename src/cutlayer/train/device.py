@@ -121,11 +121,11 @@ class Device:
         rng = torch_rng(seed, self.id, self.round, "uplink", step)
         return encode_activations_with(codec, [message], [rng])[0]
 
-    def dropout_rng(self, step: int) -> torch.Generator | None:
-        """What draws the LoRA dropout of a step; None without dropout."""
+    def dropout_rng(self, step: int, purpose: str = "device-dropout") -> torch.Generator | None:
+        """What draws the LoRA dropout of a pass of a step; None without dropout."""
         if not self.job.model.lora.dropout:
             return None
-        return torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
+        return torch_rng(self.job.seed, self.id, self.round, purpose, step)
 
     def to_compute(self, step: int) -> np.ndarray:
         """The samples of one step, by number, less those that the server holds."""
@@ -138,11 +138,15 @@ class Device:
 
     def batch(self, step: int) -> Dataset:
         """The samples `to_compute` of one step."""
-        return self._samples(
-            self.to_compute(step),
-            self.round,
-            step // (self.steps // self.job.training.local_epochs),
-        )
+        return self._of_step(step, self.to_compute(step))
+
+    def whole_batch(self, step: int) -> Dataset:
+        """All samples of one step, those that the server holds too."""
+        return self._of_step(step, self._batches[step])
+
+    def _of_step(self, step: int, indices: np.ndarray) -> Dataset:
+        epoch = step // (self.steps // self.job.training.local_epochs)
+        return self._samples(indices, self.round, epoch)
 
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:
         batch, kinds = self.data.subset(indices), self.job.training.image_augmentation

@@ -108,7 +108,7 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
         return
     chosen = job.method.allocation
     moves = chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver
-    for name in model.device_names(min(chosen.cuts, default=0) if moves else job.cut):
+    for name in model.names_before(min(chosen.cuts, default=0) if moves else job.cut):
         if model.train == "lora" and name.endswith(".lora_B.weight") and bool(adapter[name].any()):
             raise ModelError(
                 f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "

@@ -14,12 +14,24 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.model.cut import Activations, Segment
 from cutlayer.settings.method import Tokens
 from cutlayer.train.device import Device, stack_adapters
-from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
+from cutlayer.train.exchange import (
+    ACTIVATIONS,
+    BASIS,
+    FEATURE_GRADIENT,
+    FEATURES,
+    GRADIENT,
+    LOSS,
+    Exchange,
+    Payload,
+    step_exchanges,
+)
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.optimizer import picked
+from cutlayer.train.pool_tail import PoolTail
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
+from cutlayer.train.u_shape import unlabelled
 from cutlayer.wire.codec import decode_gradient
 from cutlayer.wire.places import Places
 from cutlayer.wire.tokens import select
@@ -34,6 +46,7 @@ class Pool:
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = list(devices)
         self._sent: dict[int, torch.Tensor] = {}
+        self._tail = PoolTail() if self._has_tail else None
         self._rows: OpenRows | None = None
         if not any(device.stack for device in self.devices):
             stack_adapters(self.devices)
@@ -45,6 +58,10 @@ class Pool:
         """
         if exchange == ACTIVATIONS:
             return list(self._forward(step, watch))
+        if exchange == FEATURE_GRADIENT:
+            assert self._tail is not None
+            with watch.timed("wire"):
+                return list(self._tail.frames(step, self.devices))
         assert exchange == LOSS
         return list(self._train_whole(step))
 
@@ -59,6 +76,9 @@ class Pool:
             for device in self.devices:
                 if device.id in frames:
                     device.coding.learn(frames[device.id])
+            return
+        if exchange == FEATURES:
+            self._run_tail(step, frames)
             return
         assert exchange == GRADIENT
         self._backward(step, frames, watch)
@@ -79,18 +99,47 @@ class Pool:
                 sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
                 self._sent[device.id] = sent.hidden
                 own = {name: tensor[rows] for name, tensor in inputs.items()}
-                message = device.task.message(
-                    device.id,
-                    device.round,
-                    step,
-                    sent.hidden.detach(),
-                    sent.mask,
-                    device.task.targets(batch, own),
-                )
+                goal = device.task.targets(batch, own)
+                given = (device.id, device.round, step, sent.hidden.detach(), sent.mask)
+                if self._tail is None:
+                    message = device.task.message(*given, goal)
+                else:
+                    self._tail.keep(device, goal, sent.mask)
+                    message = unlabelled(*given)
                 message = replace(message, places=sent.places)
             with watch.timed("wire"):
                 frames.append(device.encode(step, message))
+        if self._tail is not None and first.reuses:
+            self._keep_whole(step, self._tail)
         return frames
+
+    @property
+    def _has_tail(self) -> bool:
+        return bool(self.devices) and self.devices[0].job.has_tail
+
+    def _keep_whole(self, step: int, tail: PoolTail) -> None:
+        """Keep the targets of whole batches: features come of named samples, too."""
+        batches, start = [device.whole_batch(step) for device in self.devices], 0
+        is_text = self.devices[0].model.spec.modality == "text"
+        inputs = batch_inputs(self.devices[0], batches) if is_text else {}
+        for device, batch in zip(self.devices, batches, strict=True):
+            own = {name: t[start : start + len(batch)] for name, t in inputs.items()}
+            start += len(batch)
+            mask = own["attention_mask"].bool() if is_text else None
+            tail.keep(device, device.task.targets(batch, own), mask)
+
+    def _run_tail(self, step: int, frames: Mapping[int, bytes]) -> None:
+        """The server's features through the last blocks; a step, if nothing else is to come."""
+        assert self._tail is not None
+        first = self.devices[0]
+        if self._rows is None:  # nothing was computed: the server holds all samples of the step
+            self._open()
+        adapters = self._rows.rows if self._rows else [device.adapter for device in self.devices]
+        there = [place for place, one in enumerate(self.devices) if one.id in frames]
+        devices = [self.devices[place] for place in there]
+        self._tail.run(step, devices, frames, self._rows, [adapters[place] for place in there])
+        if GRADIENT not in step_exchanges(first.job.method, first.model, first.decision.cut):
+            self._move(devices, self._tail.gradients, step)
 
     def _activations(
         self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
@@ -139,13 +188,17 @@ class Pool:
 
     def _route(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
         """Each device's rows of a batch that mixes them, with its adapter."""
-        stack = self.devices[0].stack
-        self._rows = stack.open([device.row for device in self.devices]) if stack else None
+        self._open()
         adapters = self._rows.rows if self._rows else [device.adapter for device in self.devices]
         return [
             Segment(adapter, len(batch), device.dropout_rng(step))
             for device, adapter, batch in zip(self.devices, adapters, batches, strict=True)
         ]
+
+    def _open(self) -> None:
+        """The adapters of the devices as leaves of a step's passes."""
+        stack = self.devices[0].stack
+        self._rows = stack.open([device.row for device in self.devices]) if stack else None
 
     def _step(
         self,
@@ -155,19 +208,25 @@ class Pool:
         step: int,
     ) -> None:
         """Back from outputs to the adapters of the last pass, and a step of those of `devices`."""
+        if self._rows is None:
+            return
+        leaves = self._rows.leaves
+        found = torch.autograd.grad(outputs, list(leaves.values()), gradients, allow_unused=True)
+        own = {n: one for n, one in zip(leaves, found, strict=True) if one is not None}
+        if self._tail is not None:
+            own |= self._tail.gradients
+        self._move(devices, own, step)
+
+    def _move(
+        self, devices: Sequence[Device], gradients: Mapping[str, torch.Tensor], step: int
+    ) -> None:
+        """A step of devices by the gradients of all devices of the pool, [m, ...] a tensor."""
         rows, self._rows = self._rows, None
         stack = self.devices[0].stack
         if rows is None or stack is None:
             return
-        found = torch.autograd.grad(
-            outputs, list(rows.leaves.values()), gradients, allow_unused=True
-        )
         places = [self.devices.index(device) for device in devices]
-        own = {
-            name: picked(gradient, places)
-            for name, gradient in zip(rows.leaves, found, strict=True)
-            if gradient is not None
-        }
+        own = {name: picked(gradient, places) for name, gradient in gradients.items()}
         fine = finite_rows(list(own.values()), len(devices))
         for device, is_fine in zip(devices, fine, strict=True):
             if not is_fine:

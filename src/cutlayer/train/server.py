@@ -13,6 +13,7 @@ from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
 from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.server_middle import ServerMiddle
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
@@ -88,7 +89,8 @@ class Server:
         steps: of each device in the round.
         """
         self._round = round
-        self.part = ServerPart(
+        kind = ServerMiddle if self.job.has_tail else ServerPart
+        self.part = kind(
             self.job,
             self.model,
             self._task,

@@ -111,6 +111,21 @@ class ServerPart:
         move after every device.
         """
         faults: Faults = {}
+        losses: dict[int, float] = {}
+        for batch in self._batches(self._read_all(state, frames, faults, watch)):
+            for message, loss, gradient in self._train(batch, faults):
+                if self._reply(state, message, loss, gradient, faults, watch):
+                    losses[message.device] = loss
+            if self._job.method.server_adapter == "in-turn":
+                self.adapters.update(state.step)
+        state.losses |= {device: losses[device] for device in frames if device in losses}
+        state.replies = {d: state.replies[d] for d in frames if d in state.replies}
+        return faults
+
+    def _read_all(
+        self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
+    ) -> list[ActivationsMessage]:
+        """The activations that came, less those that will not do."""
         messages = []
         with watch.timed("wire"):
             for device, frame in frames.items():
@@ -118,23 +133,28 @@ class ServerPart:
                     messages.append(self._read(device, state, frame))
                 except FrameError as fault:
                     faults[device] = fault
-        losses: dict[int, float] = {}
-        for batch in self._batches(messages):
-            for message, loss, gradient in self._train(batch, faults):
-                try:
-                    if gradient is not None:
-                        with watch.timed("wire"):
-                            decision = self.decisions[message.device]
-                            reply = gradient_frame(self._job, decision, message, loss, gradient)
-                            state.replies[message.device] = reply
-                    losses[message.device] = loss
-                except RunError as fault:  # it does not fit into the bits of the downlink
-                    faults[message.device] = fault
-            if self._job.method.server_adapter == "in-turn":
-                self.adapters.update(state.step)
-        state.losses |= {device: losses[device] for device in frames if device in losses}
-        state.replies = {d: state.replies[d] for d in frames if d in state.replies}
-        return faults
+        return messages
+
+    def _reply(
+        self,
+        state: PoolStep,
+        message: ActivationsMessage,
+        loss: float,
+        gradient: torch.Tensor | None,
+        faults: Faults,
+        watch: Stopwatch,
+    ) -> bool:
+        """Make the frame with a gradient that is due down; whether it could be made."""
+        try:
+            if gradient is not None:
+                with watch.timed("wire"):
+                    decision = self.decisions[message.device]
+                    reply = gradient_frame(self._job, decision, message, loss, gradient)
+                    state.replies[message.device] = reply
+        except RunError as fault:  # it does not fit into the bits of the downlink
+            faults[message.device] = fault
+            return False
+        return True
 
     def _read(self, device: int, state: PoolStep, frame: bytes) -> ActivationsMessage:
         """The activations of a frame. Raises FrameError for any but those due."""
@@ -182,9 +202,13 @@ class ServerPart:
             self._coding.codec,
             single,
         )
-        self._task.received(message)
+        self._check_targets(message)
         self._coding.note(message, frame, decision.tokens)
         return message
+
+    def _check_targets(self, message: ActivationsMessage) -> None:
+        """Raise FrameError for targets of another task."""
+        self._task.received(message)
 
     def _batches(
         self, messages: Sequence[ActivationsMessage]
@@ -213,8 +237,8 @@ class ServerPart:
             if not math.isfinite(value)
         }
         if not found:
-            gradients = _gradients(losses, [hidden, *opened.rows.leaves.values()])
-            if not _finite(gradients):
+            gradients = gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()])
+            if not finite_gradients(gradients):
                 found = self._without_finite_gradients(messages)
         if found:
             # The pass mixes devices, and so may its gradients: have it again without those.
@@ -234,6 +258,16 @@ class ServerPart:
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
         """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
+        hidden, mask, opened, route = self._opened(messages)
+        cut = self.decisions[messages[0].device].cut
+        logits = self._model.server_forward(hidden, mask, cut, route)
+        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
+        return hidden, opened, losses
+
+    def _opened(
+        self, messages: Sequence[ActivationsMessage]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, ServerPass, list[Segment]]:
+        """What came in, as a leaf, its mask, and the adapters that it goes through."""
         hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
@@ -246,10 +280,7 @@ class ServerPart:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
             route.append(Segment(adapter, len(message.hidden), rng))
-        cut = self.decisions[messages[0].device].cut
-        logits = self._model.server_forward(hidden, mask, cut, route)
-        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
-        return hidden, opened, losses
+        return hidden, mask, opened, route
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
         """Which of the messages it is whose gradients are not finite: each is tried alone."""
@@ -264,7 +295,7 @@ class ServerPart:
 
     def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
         hidden, opened, losses = self._losses([message])
-        return _finite(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
+        return finite_gradients(gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()]))
 
     def not_finite(self) -> Faults:
         """The devices for which something was trained that is not finite, at the round's end."""
@@ -274,16 +305,17 @@ class ServerPart:
         }
 
 
-def _gradients(
-    losses: torch.Tensor, tensors: Sequence[torch.Tensor]
+def gradients_of(
+    output: torch.Tensor, tensors: Sequence[torch.Tensor], given: torch.Tensor | None = None
 ) -> Sequence[torch.Tensor | None]:
-    """Of the losses' sum in each tensor, None where there is none."""
+    """Of an output in each tensor, None where there is none; given: the gradient in the output."""
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
         return [None] * len(tensors)
-    found = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
+    found = iter(torch.autograd.grad(output, wanted, given, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
-def _finite(gradients: Sequence[torch.Tensor | None]) -> bool:
+def finite_gradients(gradients: Sequence[torch.Tensor | None]) -> bool:
+    """Whether no gradient holds NaN or infinity."""
     return all_finite([gradient for gradient in gradients if gradient is not None])

@@ -54,7 +54,7 @@ def _gradients_return(job: Job) -> bool:
 
 
 def _adapters_travel(job: Job) -> bool:
-    trains = not job.method.split or _gradients_return(job)
+    trains = not job.method.split or job.has_tail or _gradients_return(job)
     return job.method.aggregate != "none" and not job.method.pooled and trains
 
 
@@ -73,6 +73,14 @@ _RETURNS = Condition(
     _gradients_return,
     "no gradient comes back to a device that trains nothing before the cut: leave it out, or take "
     "method.device trained, a cut of 1 or more and lora.side both",
+)
+_RETURNS_OR_TAIL = Condition(
+    lambda job: _gradients_return(job) or (job.has_tail and job.method.tail_downlink is None),
+    _RETURNS.otherwise,
+)
+_TAIL = Condition(
+    lambda job: job.has_tail,
+    "the server runs the last blocks: leave it out, or set model.tail",
 )
 _RADIO = Condition(
     lambda job: not job.method.pooled,
@@ -230,6 +238,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
             said_only=True,
         ),
     ),
+    "model.tail": (_SPLIT_HERE,),
     **dict.fromkeys(
         [f"model.lora.{name}" for name in ("rank", "alpha", "dropout", "targets", "side")],
         (_LORA,),
@@ -265,7 +274,9 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ),
     ),
     **_quantizer("uplink", _SPLIT),
-    **_quantizer("downlink", _RETURNS),
+    **_quantizer("downlink", _RETURNS_OR_TAIL),
+    "method.tail_downlink": (_TAIL,),
+    "method.tail_uplink": (_TAIL,),
     "method.allocation.solver": (_RADIO,),
     "method.allocation.cuts": _of("asfl", "asfv", "auto"),
     "method.allocation.rates_bps": _of("asfl"),

@@ -18,6 +18,8 @@ from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
     CodedActivationsHeader,
+    FeatureGradientHeader,
+    FeaturesHeader,
     GradientHeader,
     KltHeader,
     TensorHeader,
@@ -60,6 +62,13 @@ def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bo
     B, T, D = shape
     header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
     return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def features_bytes(rows: int, width: int, quantizer: Quantizer, gradient: bool = False) -> int:
+    """Bytes of a frame with features [rows, width] for a device's tail, or with their gradient."""
+    start = (_NUMBER, _NUMBER, _NUMBER, rows, width, _tensor(quantizer))
+    header = FeatureGradientHeader(*start, 1.0) if gradient else FeaturesHeader(*start)
+    return _frame(header, body_bytes(rows, width, quantizer))
 
 
 def adapter_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]], bits: int) -> int:
