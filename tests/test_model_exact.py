@@ -102,8 +102,9 @@ def test_parts_with_a_tail_loaded_apart_compute_what_the_whole_does(
         features = server.middle_forward(sent.hidden, sent.mask, cut, route)
         logits = device.tail_forward(features, sent.mask, route)
         torch.testing.assert_close(logits, whole(inputs, route), rtol=1e-6, atol=1e-6)
-        with pytest.raises(ModelError, match="is not in this part"):
-            server.tail_forward(features, sent.mask, route)
+        if tail:
+            with pytest.raises(ModelError, match="is not in this part"):
+                server.tail_forward(features, sent.mask, route)
 
 
 @pytest.mark.parametrize("family", [name for name in EVERY if not is_text(name)])
