@@ -51,6 +51,7 @@ _EXTRAS = {
     "cryptography": "server",
     "grpc": "server",
     "matplotlib": "server",
+    "pandas": "notebook",
     "prometheus_client": "server",
     "psutil": "server",
     "pyarrow": "server",

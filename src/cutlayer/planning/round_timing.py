@@ -3,7 +3,7 @@
 The planner uses it for a planned round, the virtual clock for one that happened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
+from cutlayer.model.cost import Cost
 from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part, tail_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
@@ -49,14 +50,13 @@ def planned_shape(
     has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
     """
     alike: dict[Decision, list[int]] = {}
-    place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
         same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
     for one, devices in alike.items():
-        loads = known.loads.take(np.array([place[device] for device in devices]))
+        loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         features, answers = (bits / 8 for bits in loads.features_bits(one.cut, one.tokens))
@@ -129,15 +129,13 @@ class TimedRound:
             return {}
         decisions = self._decisions
         samples = self.shape.computed_table().sum(axis=0)
-        parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
+        parts = self._device_parts(decisions)
         forward = samples * np.array([part.forward_flops for part in parts])
         backward = samples * np.array([part.backward_flops for part in parts])
-        tails = [tail_part(self.job, self.spec, one.cut, one.tokens) for one in decisions]
-        for at, tail in enumerate(tails):
-            if tail is not None:  # it runs all samples, those that the server held too
-                every = sum(self.shape.batches[self.shape.trained[at]])
-                forward[at] += every * tail.forward_flops
-                backward[at] += every * tail.backward_flops
+        if self.job.has_tail:  # it runs all samples, those that the server held too
+            every, tails = self.shape.batch_table().sum(axis=0), self._tails(decisions)
+            forward = forward + every * np.array([tail.forward_flops for tail in tails])
+            backward = backward + every * np.array([tail.backward_flops for tail in tails])
         sending: tuple[Stage, ...] = ("uplink", "tail_uplink", "upload")
         spent = energy.round_j(
             self.fleet,
@@ -149,6 +147,21 @@ class TimedRound:
         )
         return dict(zip(self.shape.trained, spent.tolist(), strict=True))
 
+    def _tails(self, decisions: list[Decision]) -> list[Cost]:
+        """What each device runs of the model's last blocks, where the job has a tail."""
+        found = []
+        for one in decisions:
+            tail = tail_part(self.job, self.spec, one.cut, one.tokens)
+            assert tail is not None
+            found.append(tail)
+        return found
+
+    def _device_parts(self, decisions: Sequence[Decision]) -> list[Cost]:
+        """What each device runs, looked up once for each cut."""
+        cuts = dict.fromkeys(one.cut for one in decisions)
+        parts = {cut: device_part(self.job, self.spec, cut) for cut in cuts}
+        return [parts[one.cut] for one in decisions]
+
     @property
     def _decisions(self) -> list[Decision]:
         return [self.shape.decisions[device] for device in self.shape.trained]
@@ -158,7 +171,10 @@ class TimedRound:
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
-        served = [server_part(job, spec, one.cut, one.tokens) for one in decisions]
+        # Many devices share a setting: its cost is looked up once.
+        settings_of = [(one.cut, one.tokens) for one in decisions]
+        of = {pair: server_part(job, spec, *pair) for pair in dict.fromkeys(settings_of)}
+        served = [of[pair] for pair in settings_of]
         speed = settings.server_flops or np.inf
         server_s = samples * np.array([flops(part) for part in served]) / speed
         if job.method.pooled:
@@ -170,7 +186,7 @@ class TimedRound:
             np.array([one.bandwidth_hz or 0.0 for one in decisions]),
             np.array([one.power_w or 0.0 for one in decisions]),
         )
-        parts = [device_part(job, spec, one.cut) for one in decisions]
+        parts = self._device_parts(decisions)
         traffic = [self.shape.traffic[device] for device in self.shape.trained]
         computed = self.shape.computed_table()
         share = samples / samples.sum(axis=0)
@@ -178,8 +194,8 @@ class TimedRound:
         returned = share * np.array([t.gradients for t in traffic])
         tail_s, back_s = np.zeros(server_s.shape), np.zeros(server_s.shape)
         if job.has_tail:
-            tails = [flops(tail_part(job, spec, one.cut, one.tokens)) for one in decisions]
-            tail_s = energy.compute_s(samples * np.array(tails), self.fleet)
+            tails = np.array([flops(tail) for tail in self._tails(decisions)])
+            tail_s = energy.compute_s(samples * tails, self.fleet)
             back_s = samples * np.array([part.backward_flops if part else 0 for part in served])
             back_s = back_s / speed
             server_s = server_s - back_s
