@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from cutlayer.model.parameter_counts import (
     FLOAT_BYTES,
+    Blocks,
     Cost,
     Side,
     blocks_parameters,
@@ -38,15 +39,21 @@ def part_cost(
     if side in ("device", "whole"):
         parameters += embedding_parameters(spec)
         work = replace(work, forward=embedding_flops(spec))
+    blocks = Blocks()
     for index in range(first, last):
-        work = _block(spec, index, tokens, work)
+        before, work = work, _block(spec, index, tokens, work)
+        kept = FLOAT_BYTES * (work.saved - before.saved)
+        if kept:
+            read = FLOAT_BYTES * tokens * spec.width
+            blocks += Blocks(kept, kept, read, work.forward - before.forward)
     if side in ("server", "whole"):
         parameters += tail_parameters(spec)
         if side == "whole" and spec.tied:
             parameters -= spec.width * spec.vocabulary  # one table for embedding and head
         tail = _language_tail if spec.parts.language else _tail
         work = tail(spec, tokens, work)
-    return Cost(parameters, work.adapter, work.forward, work.backward, FLOAT_BYTES * work.saved)
+    saved = FLOAT_BYTES * work.saved
+    return Cost(parameters, work.adapter, work.forward, work.backward, saved, blocks)
 
 
 @dataclass(frozen=True)

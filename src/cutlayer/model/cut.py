@@ -38,7 +38,12 @@ class Activations:
 
 
 class Body(Protocol):
-    """The pieces of one family's model."""
+    """The pieces of one family's model.
+
+    checkpoints: the bank whose route blocks run with again on the way back; None: they keep all.
+    """
+
+    checkpoints: AdapterBank | None
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T] or None."""
@@ -139,9 +144,13 @@ class CutModel:
         self._probe = self._probe.to(device)
         return self
 
-    def use(self, precision: Precision) -> CutModel:
-        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training."""
+    def use(self, precision: Precision, checkpointing: bool = False) -> CutModel:
+        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training.
+
+        checkpointing: blocks of a transformer keep their input alone, and run again going back.
+        """
         self._autocast = precision == "bfloat16"
+        self._body.checkpoints = self.bank if checkpointing else None
         return self
 
     def _run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cutlayer.model.spec import ModelSpec
@@ -14,6 +14,29 @@ FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """What of a part's cost is that of blocks that leave something for the backward pass.
+
+    kept_bytes: what they leave, together; largest_bytes: the one that leaves most. input_bytes: of
+    the hidden states that they read. flops: of their forward pass.
+    """
+
+    kept_bytes: int = 0
+    largest_bytes: int = 0
+    input_bytes: int = 0
+    flops: int = 0
+
+    def __add__(self, other: Blocks) -> Blocks:
+        """Of two parts on one machine."""
+        return Blocks(
+            self.kept_bytes + other.kept_bytes,
+            max(self.largest_bytes, other.largest_bytes),
+            self.input_bytes + other.input_bytes,
+            self.flops + other.flops,
+        )
+
+
+@dataclass(frozen=True)
 class Cost:
     """One part of a model.
 
@@ -21,7 +44,8 @@ class Cost:
     weight and running statistic; the head with the server). forward_flops, backward_flops: FLOPs
     for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
     backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
-    values and output of attention, in float32; without LoRA dropout's masks.
+    values and output of attention, in float32; without LoRA dropout's masks. blocks: what of it
+    `checkpointed` goes by; only where LoRA trains.
     """
 
     parameters: int
@@ -29,10 +53,34 @@ class Cost:
     forward_flops: int
     backward_flops: int
     activation_bytes: int
+    blocks: Blocks = Blocks()
 
     def __add__(self, other: Cost) -> Cost:
         """Two parts on one machine."""
-        return Cost(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Cost(
+            self.parameters + other.parameters,
+            self.adapter_parameters + other.adapter_parameters,
+            self.forward_flops + other.forward_flops,
+            self.backward_flops + other.backward_flops,
+            self.activation_bytes + other.activation_bytes,
+            self.blocks + other.blocks,
+        )
+
+    def checkpointed(self) -> Cost:
+        """The same part where a block keeps its input alone, and is computed again on the way back.
+
+        Then the activations of one block at a time are there, at most those of the largest.
+        """
+        blocks = self.blocks
+        return replace(
+            self,
+            backward_flops=self.backward_flops + blocks.flops,
+            activation_bytes=self.activation_bytes
+            - blocks.kept_bytes
+            + blocks.input_bytes
+            + blocks.largest_bytes,
+            blocks=Blocks(),
+        )
 
     @property
     def parameter_bytes(self) -> int:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model import attention, block_inputs
+from cutlayer.model.checkpointing import run_checkpointed
+from cutlayer.model.lora import AdapterBank
 from cutlayer.model.spec import ModelSpec
 
 
@@ -24,6 +26,8 @@ class Transformer:
         self._base: Any = module.get_submodule(family.base)
         self._blocks: Any = self._base.get_submodule(family.blocks)
         self._neck: Any = module.get_submodule(family.neck) if family.neck else None
+        self.checkpoints: AdapterBank | None = None
+        """Whose route blocks are computed with again on the way back; None: they keep all."""
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
@@ -64,11 +68,17 @@ class Transformer:
         arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
         for index in range(first, last):
             given = hidden
-            result = self._blocks[index](given, **arguments(index))
+            result = self._block(index, given, arguments(index))
             hidden = result[0] if isinstance(result, tuple) else result
             if index == 0:
                 hidden = self._beside_first(given, hidden, mask)
         return hidden
+
+    def _block(self, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Any:
+        block = self._blocks[index]
+        if self.checkpoints is None or not torch.is_grad_enabled():
+            return block(hidden, **arguments)
+        return run_checkpointed(self.checkpoints, block, hidden, arguments)
 
     def _beside_first(self, given: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """What a family computes with the input and output of the first block."""

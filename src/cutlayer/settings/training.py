@@ -128,6 +128,11 @@ class Training(Section):
     stay in float32.
     """
 
+    checkpointing: bool = False
+    """Whether blocks keep their input alone for the backward pass and are computed again in it:
+    less memory for up to a third more computing, on devices and server. Results stay the same.
+    """
+
     @model_validator(mode="after")
     def _momentum_has_sgd(self) -> Self:
         if self.momentum and self.optimizer != "sgd":

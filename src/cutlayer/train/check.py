@@ -29,6 +29,11 @@ def check(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
         )
+    if job.training.checkpointing and job.method.train == "full":
+        raise JobError(
+            "training.checkpointing: with method.train full each pass brings weights of its own, "
+            "which are gone on the way back: leave it out, or take method.train lora"
+        )
     if job.training.loss_on != "answers" and not spec.parts.language:
         raise JobError(
             f"training.loss_on: {job.training.loss_on!r} is for language models, and "

@@ -84,7 +84,7 @@ def place_model(job: Job, model: CutModel) -> CutModel:
     """`model` on the torch device and in the precision that a job asks for. Raises JobError."""
     device = find_compute(job.training.compute)
     set_precision(job.training.precision, device)
-    return model.to(device).use(job.training.precision)
+    return model.to(device).use(job.training.precision, job.training.checkpointing)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:

@@ -26,12 +26,21 @@ def device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
 
     Not what it runs of the model's last blocks, where the job has a tail: see `tail_part`.
     """
+    return _as_trained(job, _device_part(job, spec, cut))
+
+
+def _device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
     method = job.method
     if not method.split:
         return whole_cost(spec, method.train)
     if method.device == "frozen":
         return device_cost(_frozen(spec, cut), cut, method.train)
     return device_cost(spec, cut, method.train)
+
+
+def _as_trained(job: Job, part: Cost) -> Cost:
+    """The cost of a part as the job's training computes it."""
+    return part.checkpointed() if job.training.checkpointing else part
 
 
 @lru_cache(maxsize=1024)
@@ -41,16 +50,22 @@ def server_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost
     """
     method = job.method
     if method.pooled:
-        return whole_cost(spec, method.train)
+        return _as_trained(job, whole_cost(spec, method.train))
     if not method.split:
         return None
     spec = _frozen(spec, cut) if method.device == "frozen" else spec
-    return server_cost(spec, cut, tokens_sent(job, spec, cut, tokens), method.train)
+    sent = tokens_sent(job, spec, cut, tokens)
+    return _as_trained(job, server_cost(spec, cut, sent, method.train))
 
 
 @lru_cache(maxsize=1024)
 def tail_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
     """The last blocks on a device that keeps `tokens` (None: all); None where there is no tail."""
+    part = _tail_part(job, spec, cut, tokens)
+    return None if part is None else _as_trained(job, part)
+
+
+def _tail_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
     if not job.has_tail:
         return None
     return tail_cost(replace(spec, cut=cut), tokens_sent(job, spec, cut, tokens), job.method.train)
@@ -89,8 +104,8 @@ def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]
 
 def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
     """Bytes of memory that a device needs at its peak."""
-    part, tail = device_part(job, spec, cut), tail_part(job, spec, cut, None)
-    part = part if tail is None else part + tail
+    part, tail = _device_part(job, spec, cut), _tail_part(job, spec, cut, None)
+    part = _as_trained(job, part if tail is None else part + tail)
     return memory_bytes(part, spec, job.training.batch_size, _states(job.training))
 
 
