@@ -18,12 +18,16 @@ from cutlayer.model.parameter_counts import (
     lora_parameters,
     shared_parameters,
 )
-from cutlayer.model.spec import ModelSpec, Train, check_train
+from cutlayer.model.spec import SHARE_A_SCALE, ModelSpec, Train, check_train
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",
-    "server_cost", "tail_cost", "whole_cost",
+    "server_cost", "tail_cost", "weight_bytes", "whole_cost",
 ]  # fmt: skip
+
+
+_MORE_LOGITS = 3
+"""Tensors of the size of a language model's logits at the peak, besides the one that is kept."""
 
 
 def device_cost(spec: ModelSpec, cut: int, train: Train = "lora") -> Cost:
@@ -87,15 +91,24 @@ def memory_bytes(cost: Cost, spec: ModelSpec, batch: int, states: int = 2) -> in
     Frozen weights; adapter with its gradient and `states` optimiser numbers each (AdamW 2, SGD 0,
     with momentum 1); activations held for the backward pass of a batch; and the working set of
     the block in computation, taken as two widths and two MLP widths a token, or as twice the
-    largest map of a ResNet.
+    largest map of a ResNet; and logits of a language model, their softmax and its gradient.
     """
     trained = cost.adapter_bytes * (2 + states)
     if spec.residual is None:
         working = spec.tokens * 2 * (spec.width + spec.mlp_width)
     else:
         working = 2 * spec.residual.stem_map.numbers
-    held = batch * (cost.activation_bytes + FLOAT_BYTES * working)
-    return cost.parameter_bytes + trained + held
+    logits = _MORE_LOGITS * cost.logits_bytes
+    held = batch * (cost.activation_bytes + FLOAT_BYTES * working + logits)
+    return weight_bytes(cost, spec) + trained + held
+
+
+def weight_bytes(cost: Cost, spec: ModelSpec) -> int:
+    """Bytes of a part's frozen weights, with the scales of those that are of few bits."""
+    if spec.frozen_bits == 32:
+        return cost.parameter_bytes
+    low = cost.matrices * spec.frozen_bits // 8 + FLOAT_BYTES * cost.matrices // SHARE_A_SCALE
+    return cost.parameter_bytes - FLOAT_BYTES * cost.matrices + low
 
 
 def _part(

@@ -46,14 +46,18 @@ def part_cost(
         if kept:
             read = FLOAT_BYTES * tokens * spec.width
             blocks += Blocks(kept, kept, read, work.forward - before.forward)
-    if side in ("server", "whole"):
+    has_head = side in ("server", "whole")
+    if has_head:
         parameters += tail_parameters(spec)
         if side == "whole" and spec.tied:
             parameters -= spec.width * spec.vocabulary  # one table for embedding and head
         tail = _language_tail if spec.parts.language else _tail
         work = tail(spec, tokens, work)
     saved = FLOAT_BYTES * work.saved
-    return Cost(parameters, work.adapter, work.forward, work.backward, saved, blocks)
+    matrices = (last - first) * sum(one.inputs * one.outputs for one in spec.linears)
+    logits = FLOAT_BYTES * tokens * spec.vocabulary if spec.parts.language and has_head else 0
+    done = (work.adapter, work.forward, work.backward, saved)
+    return Cost(parameters, *done, blocks, matrices, logits)
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _resnet(
         head_inputs=network.maps[-1].channels,
         cut=model.cut,
         tail=model.tail,
+        frozen_bits=model.frozen_bits,
         lora=model.lora,
         image_size=network.image.side,
         aspect=model.aspect,

@@ -129,6 +129,7 @@ def read_transformer(
         relative=_relative(settings, width) if family.block_inputs == "relative" else None,
         cut=model.cut,
         tail=model.tail,
+        frozen_bits=model.frozen_bits,
         lora=model.lora,
     )
 

@@ -45,7 +45,9 @@ class Cost:
     for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
     backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
     values and output of attention, in float32; without LoRA dropout's masks. blocks: what of it
-    `checkpointed` goes by; only where LoRA trains.
+    `checkpointed` goes by; only where LoRA trains. matrices: of `parameters`, those in weights of
+    the blocks' linear layers, which may lie in few bits. logits_bytes: of a language model's logits
+    for one sample, one of which activation_bytes holds.
     """
 
     parameters: int
@@ -54,6 +56,8 @@ class Cost:
     backward_flops: int
     activation_bytes: int
     blocks: Blocks = Blocks()
+    matrices: int = 0
+    logits_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         """Two parts on one machine."""
@@ -64,6 +68,8 @@ class Cost:
             self.backward_flops + other.backward_flops,
             self.activation_bytes + other.activation_bytes,
             self.blocks + other.blocks,
+            self.matrices + other.matrices,
+            self.logits_bytes + other.logits_bytes,
         )
 
     def checkpointed(self) -> Cost:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Linear", "ModelSpec", "Part", "Relative", "Train", "check_train", "match_targets"]
 
 Train = Literal["lora", "full"]
+SHARE_A_SCALE = 64
+"""Weights of few bits that have a scale of float32 together (see low_bits.py)."""
+
 Part = Literal["whole", "device", "server"]
 Role = Literal["query", "key", "value", "fused", "output", "up", "down"]
 
@@ -70,7 +73,7 @@ class ModelSpec:
     channels: of images; 0 for what a model lacks. aspect: the job's model.aspect. position_rows: of
     the embedding's position table at the chosen size. embedding_width: of tables that are
     projected to the width. neck_bias: the layer between pooling and head has one.
-    tail: the job's model.tail.
+    tail, frozen_bits: the job's model.tail and model.frozen_bits.
     residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
     to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
@@ -86,6 +89,7 @@ class ModelSpec:
     lora: Lora
     parts: Family
     tail: int | None = None
+    frozen_bits: int = 32
     width: int = 0
     heads: int = 0
     linears: tuple[Linear, ...] = ()
@@ -227,6 +231,11 @@ def check_train(spec: ModelSpec, train: Train) -> None:
         raise ModelError(
             f"method.train: 'lora' finds no linear layers in {spec.path}, which is a ResNet: "
             "set method.train to full"
+        )
+    if train == "full" and spec.frozen_bits < 32:
+        raise ModelError(
+            f"model.frozen_bits: {spec.frozen_bits} is for weights that stay as they are, and "
+            "method.train full trains every one: take 32, or train lora"
         )
     if train == "full" and spec.relative is not None:
         raise ModelError(

@@ -23,6 +23,7 @@ from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
 from cutlayer.model.full import FullWeights, whole_shapes
 from cutlayer.model.lora import AdapterBank, BankHead, LoraWeights, find_targets
+from cutlayer.model.low_bits import LowBitLinear
 from cutlayer.model.own_head import OwnHead
 from cutlayer.model.positions import fit_positions
 from cutlayer.model.resnet import ResNet, attach_norms
@@ -77,6 +78,8 @@ def load_model(
     drawn: tuple[str, ...] = ()
     if spec.weights == "random":
         cast(module, dtype)
+        for name in low_bit_layers(module, spec):
+            _lower(module, name, spec)
     else:
         drawn = fill(module, spec, dtype, seed)
         _check_drawn(spec, drawn, layers)
@@ -185,6 +188,7 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
     """
     wanted = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
     head, table = _tied(spec)
+    lowered = low_bit_layers(model, spec)
     placed = {table: [name for name in (table, head) if name in wanted]}
     if head in wanted:
         wanted[table] = wanted.pop(head)
@@ -197,6 +201,9 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         kept = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
         for place in placed.get(name, [name]):
             _place(model, place, kept)
+            if place.removesuffix(".weight") in lowered and place.endswith(".weight"):
+                # One by one, so that the whole part never lies there in float32.
+                _lower(model, place.removesuffix(".weight"), spec)
     missing = {name: t for name, t in model.state_dict().items() if t.is_meta}
     neck = spec.parts.neck
     drawn = {n: t for n, t in missing.items() if neck is not None and n.startswith(f"{neck}.")}
@@ -216,6 +223,24 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         )
     _compute_buffers(model)
     return tuple(drawn)
+
+
+def low_bit_layers(model: nn.Module, spec: ModelSpec) -> frozenset[str]:
+    """The linear layers of the part's blocks, where their weights are to lie in few bits."""
+    if spec.frozen_bits == 32:
+        return frozenset()
+    held = {name for name, _ in model.named_modules()}
+    paths = (f"{spec.block_name(i)}.{one.path}" for i in range(spec.depth) for one in spec.linears)
+    return frozenset(path for path in paths if path in held)
+
+
+def _lower(model: nn.Module, name: str, spec: ModelSpec) -> None:
+    """Put a layer with a weight of few bits in place of a linear one."""
+    path, _, leaf = name.rpartition(".")
+    parent, bits = model.get_submodule(path), spec.frozen_bits
+    assert bits in (4, 8)
+    low = LowBitLinear(getattr(parent, leaf), bits, spec.parts.transposed)  # type: ignore[arg-type]
+    setattr(parent, leaf, low)
 
 
 def _tied(spec: ModelSpec) -> tuple[str, str]:

@@ -39,6 +39,12 @@ class Model(Section):
     weights: Literal["pretrained", "random"] = "pretrained"
     """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
 
+    frozen_bits: Literal[4, 8, 32] = 32
+    """Bits in which a weight of a block's frozen linear layers lies in memory, on devices and
+    server: 32, or 4 or 8 (rounded, by bitsandbytes), which changes what the model computes a
+    little.
+    """
+
     image_size: Annotated[int, Field(ge=1, le=2**14)] | None = None
     """Pixels a side of the images that the model reads; null: what the checkpoint's preprocessor
     makes.

@@ -16,6 +16,7 @@ from cutlayer.model.families import describe
 from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
+from cutlayer.model.low_bits import check_low_bits
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
 from cutlayer.train.check import check
@@ -83,6 +84,8 @@ def _load(job: Job, classes: int) -> CutModel:
 def place_model(job: Job, model: CutModel) -> CutModel:
     """`model` on the torch device and in the precision that a job asks for. Raises JobError."""
     device = find_compute(job.training.compute)
+    if job.model.frozen_bits < 32:
+        check_low_bits(device)
     set_precision(job.training.precision, device)
     return model.to(device).use(job.training.precision, job.training.checkpointing)
 
