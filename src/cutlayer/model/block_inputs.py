@@ -26,7 +26,8 @@ class Batch:
     """What block inputs are made of.
 
     base: the module that holds the blocks. config: its settings. hidden [B,T,D]; mask [B,T] bool
-    (False is padding) or None.
+    (False is padding) or None. past: transformers' cache of keys and values, where these tokens
+    follow others of which blocks keep no more (language models); None: the text begins here.
     """
 
     base: Any
@@ -34,6 +35,7 @@ class Batch:
     spec: ModelSpec
     hidden: Tensor
     mask: Tensor | None
+    past: Any = None
 
 
 def prepare(kind: BlockInputs, batch: Batch) -> Prepared:
@@ -93,13 +95,14 @@ def _causal(batch: Batch) -> Prepared:
     """
     from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-    config, family = batch.config, batch.spec.parts
-    places = torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
+    config, family, past = batch.config, batch.spec.parts, batch.past
+    begin = 0 if past is None else past.get_seq_length()
+    places = begin + torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
     made = {
         "config": config,
         "inputs_embeds": batch.hidden,
         "attention_mask": batch.mask,
-        "past_key_values": None,
+        "past_key_values": past,
         "position_ids": places,
     }
     windowed = family.windows != "none" and config.sliding_window is not None
@@ -111,7 +114,7 @@ def _causal(batch: Batch) -> Prepared:
         masks["full_attention"] = create_causal_mask(**made)
     if "sliding_attention" in kinds:
         masks["sliding_attention"] = create_sliding_window_causal_mask(**made)
-    shared: Arguments = {}
+    shared: Arguments = {} if past is None else {"past_key_values": past, "use_cache": True}
     if family.rotates:
         shared["position_embeddings"] = batch.base.rotary_emb(batch.hidden, position_ids=places)
     return lambda index: {"attention_mask": masks[kinds[index]], **shared}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cutlayer.errors import ModelError
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
 from cutlayer.model.spec import ModelSpec, Part, Train
+from cutlayer.model.transformer import Transformer
 from cutlayer.settings.compute import Precision
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
@@ -291,6 +292,26 @@ class CutModel:
         return logits
 
     __call__ = forward
+
+    def new_past(self) -> Any:
+        """An empty cache of keys and values for `go_on`; of language models."""
+        assert isinstance(self._body, Transformer)
+        return self._body.new_past()
+
+    def go_on(self, ids: Tensor, past: Any, route: Route) -> Tensor:
+        """Logits [B,V] after tokens ids [B,T], which follow those in `past` and are added to it."""
+        body = self._body
+        assert isinstance(body, Transformer)
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            given = batch["input_ids"]
+            assert given is not None
+            hidden = body.go_on(given, past)[:, -1:]
+            return (self._head(body.pool(hidden, None))[:, 0],)
+
+        (logits,) = self._run(route, {"input_ids": ids.to(self.compute)}, piece)
+        assert logits is not None
+        return logits
 
     def features(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
         """What the head's output layers read: [B,in], of K outputs one after another [B,K in]."""

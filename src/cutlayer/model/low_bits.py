@@ -59,7 +59,7 @@ class LowBitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,...,in] -> [B,...,out]."""
-        y: Tensor = _Product.apply(x, self)
+        y: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 

@@ -41,13 +41,35 @@ class Transformer:
         return hidden, mask
 
     def _looked_up(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows of the table of tokens, and of that of positions where there is one."""
+        return self._looked_up_from(inputs["input_ids"], 0), inputs["attention_mask"].bool()
+
+    def _looked_up_from(self, ids: Tensor, begin: int) -> Tensor:
+        """Rows of the table of tokens, and of that of positions where there is one.
+
+        ids [B,T] stand at the places from `begin` on.
+        """
         family = self.spec.parts
-        hidden: Tensor = self._base.get_submodule(family.embeddings[0])(inputs["input_ids"])
+        hidden: Tensor = self._base.get_submodule(family.embeddings[0])(ids)
         if family.position_table is not None:
-            places = torch.arange(hidden.shape[1], device=hidden.device)[None]
+            places = begin + torch.arange(hidden.shape[1], device=hidden.device)[None]
             hidden = hidden + self._base.get_submodule(family.position_table)(places)
-        return hidden, inputs["attention_mask"].bool()
+        return hidden
+
+    def new_past(self) -> Any:
+        """An empty cache of keys and values, which `go_on` fills."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._config)
+
+    def go_on(self, ids: Tensor, past: Any) -> Tensor:
+        """All blocks for tokens [B,T] that follow those in `past`, which is added to: [B,T,D]."""
+        hidden = self._looked_up_from(ids, past.get_seq_length())
+        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, None, past)
+        arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
+        for index in range(self.spec.depth):
+            result = self._blocks[index](hidden, **arguments(index))
+            hidden = result[0] if isinstance(result, tuple) else result
+        return hidden
 
     def _embedded(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         embeddings = self._base.get_submodule(self.spec.parts.embeddings[0])
