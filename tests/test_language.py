@@ -342,7 +342,9 @@ def test_what_a_run_says_is_scored_against_every_reference(
     assert 0.75 <= texts.rouge_l <= 1
     assert any(line.startswith("BLEU") for line in found.sentences())
     assert json.loads((tmp_path / "figures.json").read_text())["texts"]["bleu"] == texts.bleu
-    rows = [{"prompt": "name : dog", "completion": answer} for answer in ("quite else", "no dog")]
+    rows = [
+        {"prompt": "name : dog", "completion": answer} for answer in ("the fox barks", "no dog")
+    ]
     other = cutlayer.evaluate(run.folder, data=write_lines(tmp_path / "o.jsonl", rows), texts=9)
     assert other.texts is not None
     assert (other.texts.prompts, other.texts.references) == (1, 2)

@@ -145,13 +145,18 @@ class CutModel:
         self._probe = self._probe.to(device)
         return self
 
-    def use(self, precision: Precision, checkpointing: bool = False) -> CutModel:
+    def use(
+        self, precision: Precision, checkpointing: bool = False, packing: bool = False
+    ) -> CutModel:
         """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training.
 
         checkpointing: blocks of a transformer keep their input alone, and run again going back.
+        packing: texts of one adapter share rows in the blocks (language models).
         """
         self._autocast = precision == "bfloat16"
         self._body.checkpoints = self.bank if checkpointing else None
+        if isinstance(self._body, Transformer):
+            self._body.packs = self.bank if packing else None
         return self
 
     def _run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:

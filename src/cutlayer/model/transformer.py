@@ -4,6 +4,7 @@ Hugging Face's own modules compute everything; here they are called piece by pie
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from cutlayer.errors import ModelError
 from cutlayer.model import attention, block_inputs
 from cutlayer.model.checkpointing import run_checkpointed
 from cutlayer.model.lora import AdapterBank
+from cutlayer.model.packing import Packed, packed
 from cutlayer.model.spec import ModelSpec
 
 
@@ -28,6 +30,8 @@ class Transformer:
         self._neck: Any = module.get_submodule(family.neck) if family.neck else None
         self.checkpoints: AdapterBank | None = None
         """Whose route blocks are computed with again on the way back; None: they keep all."""
+        self.packs: AdapterBank | None = None
+        """Whose adapters' texts share rows in the blocks; None: each has a row of its own."""
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
@@ -86,7 +90,31 @@ class Transformer:
         """Blocks first ... last - 1."""
         if first == last:
             return hidden
-        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, mask)
+        if self.packs is not None and mask is not None:
+            sizes = [segment.size for segment in self.packs.route]
+            rows = packed(mask, sizes)
+            if rows is not None:
+                return self._run_packed(self.packs, rows, hidden, first, last)
+        return self._run(hidden, mask, first, last)
+
+    def _run_packed(
+        self, bank: AdapterBank, rows: Packed, hidden: Tensor, first: int, last: int
+    ) -> Tensor:
+        """Blocks first ... last - 1 for texts that share rows."""
+        pairs = zip(bank.route, rows.rows, strict=True)
+        with bank.use([replace(one, size=count) for one, count in pairs], sum(rows.rows)):
+            done = self._run(rows.pack(hidden), None, first, last, rows)
+        return rows.unpack(done, len(hidden))
+
+    def _run(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        first: int,
+        last: int,
+        rows: Packed | None = None,
+    ) -> Tensor:
+        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, mask, packed=rows)
         arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
         for index in range(first, last):
             given = hidden

@@ -34,6 +34,10 @@ def check(job: Job, spec: ModelSpec) -> None:
             "training.checkpointing: with method.train full each pass brings weights of its own, "
             "which are gone on the way back: leave it out, or take method.train lora"
         )
+    if job.training.packing and not spec.parts.language:
+        raise JobError(
+            f"training.packing: is for language models, and {job.model.path} is none: leave it out"
+        )
     if job.training.loss_on != "answers" and not spec.parts.language:
         raise JobError(
             f"training.loss_on: {job.training.loss_on!r} is for language models, and "

@@ -87,7 +87,8 @@ def place_model(job: Job, model: CutModel) -> CutModel:
     if job.model.frozen_bits < 32:
         check_low_bits(device)
     set_precision(job.training.precision, device)
-    return model.to(device).use(job.training.precision, job.training.checkpointing)
+    training = job.training
+    return model.to(device).use(training.precision, training.checkpointing, training.packing)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
