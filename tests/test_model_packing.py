@@ -1,5 +1,6 @@
 """Texts that share rows: fewer rows, the same results, and no text that sees another."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,8 @@ def test_a_run_stays_the_same(tmp_path: Path) -> None:
 
     model = write_language(tmp_path / "model")
     table = tmp_path / "t.jsonl"
-    rows = ['{"prompt": "a : %s", "completion": "%s"}' % ("b" * n, "c" * n) for n in range(1, 13)]
-    table.write_text("\n".join(rows * 2))
+    rows = [{"prompt": f"a : {'b' * n}", "completion": "c" * n} for n in range(1, 13)]
+    table.write_text("\n".join(json.dumps(row) for row in rows * 2))
     plain, packing = (
         cutlayer.simulate(
             text_job(model, table, f"training.packing={value}", "model.tail=1"),

@@ -1,7 +1,7 @@
 """Texts of a batch put behind one another in rows, so that less padding is computed.
 
-Only texts of one adapter share a row. Every token keeps its place in its own text, and sees no other
-text: the results are those of a row for each text.
+Only texts of one adapter share a row. Every token keeps its place in its own text, and sees no
+other text: the results are those of a row for each text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Packed:
     """Where the tokens of a batch [B,T] stand in R rows of T.
 
     source [R,T]: the place b T + t of each token in the batch; valid [R,T] bool: False where a row
-    has no token. places [R,T]: of each token in its text. texts [R,T]: the number of its text in the
-    row; what is behind the last text counts as a part of it. rows: of each adapter.
+    has no token. places [R,T]: of each token in its text. texts [R,T]: the number of its text in
+    the row; what is behind the last text counts as a part of it. rows: of each adapter.
     """
 
     source: Tensor
@@ -35,7 +35,7 @@ class Packed:
 
     def unpack(self, hidden: Tensor, batch: int) -> Tensor:
         """[R,T,D] -> [B,T,D]; padding is zero."""
-        R, T, D = hidden.shape
+        _, T, D = hidden.shape
         flat = hidden.new_zeros(batch * T, D)
         flat = flat.index_copy(0, self.source[self.valid], hidden[self.valid])
         return flat.view(batch, T, D)
