@@ -1,6 +1,6 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
-Who calls it: data/images.py for images that are read, data/drawing.py for images that are
+Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
 generated, and model/inputs.py for what the model reads, to the size that model/framing.py says.
 Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
 """

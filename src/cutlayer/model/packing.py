@@ -74,4 +74,5 @@ def packed(mask: Tensor, sizes: Sequence[int]) -> Packed | None:
             valid[row, here] = True
             texts[row, at:] = number
             at += lengths[text]
-    return Packed(*(one.to(mask.device) for one in (source, valid, places, texts)), tuple(counts))
+    at = mask.device
+    return Packed(source.to(at), valid.to(at), places.to(at), texts.to(at), tuple(counts))

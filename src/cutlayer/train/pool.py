@@ -144,7 +144,7 @@ class Pool:
     def _activations(
         self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
     ) -> Activations:
-        """Of one batch of each device, made into `inputs`."""
+        """The activations at the cut of one batch of each device; `inputs` are those batches."""
         first = self.devices[0]
         selecting = any(device.decision.tokens is not None for device in self.devices)
         return first.model.device_forward(
@@ -207,7 +207,10 @@ class Pool:
         gradients: Sequence[torch.Tensor] | None,
         step: int,
     ) -> None:
-        """Back from outputs to the adapters of the last pass, and a step of those of `devices`."""
+        """Take the gradients of the last pass and move the adapters of `devices` by them.
+
+        outputs, gradients: where the backward pass begins. step: of the round.
+        """
         if self._rows is None:
             return
         leaves = self._rows.leaves
@@ -220,7 +223,7 @@ class Pool:
     def _move(
         self, devices: Sequence[Device], gradients: Mapping[str, torch.Tensor], step: int
     ) -> None:
-        """A step of devices by the gradients of all devices of the pool, [m, ...] a tensor."""
+        """Move the adapters of `devices` by gradients of all devices of the pool, [m, ...] each."""
         rows, self._rows = self._rows, None
         stack = self.devices[0].stack
         if rows is None or stack is None:
@@ -236,8 +239,8 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Shortened:
-    """What of a batch crosses the cut: hidden [b, T', D], mask [b, T'] or None, and where the
-    tokens stood (None: all of them are there)."""
+    """The tokens of a batch that cross the cut: hidden [b, T', D], mask [b, T'] or None, and
+    where the tokens stood (None: all of them are there)."""
 
     hidden: torch.Tensor
     mask: torch.Tensor | None
