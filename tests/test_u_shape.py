@@ -182,8 +182,7 @@ def test_a_plan_knows_the_bytes_and_seconds_of_four_messages(
     assert min(row.joules.values()) > 0
     shorter = cutlayer.plan(change_job(job, ["model.tail=null"]))
     assert shorter.round_s < planned.round_s
-    page = cutlayer.report(ran.folder)
-    assert "tail_uplink" in Path(page).read_text()
+    assert "tail_uplink" in cutlayer.report(ran.folder).page.read_text()
 
 
 # ---- over a network ----

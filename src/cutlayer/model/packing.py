@@ -74,5 +74,5 @@ def packed(mask: Tensor, sizes: Sequence[int]) -> Packed | None:
             valid[row, here] = True
             texts[row, at:] = number
             at += lengths[text]
-    at = mask.device
-    return Packed(source.to(at), valid.to(at), places.to(at), texts.to(at), tuple(counts))
+    home = mask.device
+    return Packed(source.to(home), valid.to(home), places.to(home), texts.to(home), tuple(counts))
