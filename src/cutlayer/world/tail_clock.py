@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutlayer.world.timeline import Durations
+from cutlayer.world.timeline import Durations, Stage
 from cutlayer.world.units import Array, Flags
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def fill_pooled(times: Durations, grid: Grid, masks: Flags, hopeful: Flags) -> N
             if not pool.any():
                 continue
             # The pool is walked through all of a step's exchanges before the next one's.
-            ends = _together(grid, "server", step, pool, max(free, float(arrived[pool].max())),
-                             times.server_s[step])  # fmt: skip
+            begin, takes = max(free, float(arrived[pool].max())), times.server_s[step]
+            ends = _together(grid, "server", step, pool, begin, takes)
             sent = _run_tail(times, grid, step, pool, ends)
-            back = _together(grid, "server_backward", step, pool, float(sent[pool].max()),
-                             times.server_backward_s[step])  # fmt: skip
+            begin, takes = float(sent[pool].max()), times.server_backward_s[step]
+            back = _together(grid, "server_backward", step, pool, begin, takes)
             free = float(back[pool][0])
             ready = np.where(pool, _ready(times, grid, step, pool, sent, back), ready)
     grid.add("upload", 0, hopeful, ready, times.upload_s)
@@ -112,8 +112,10 @@ def _ready(times: Durations, grid: Grid, step: int, who: Flags, sent: Array, bac
     return grid.add("backward", step, who, received, times.backward_s[step])
 
 
-def _together(grid: Grid, stage: str, step: int, pool: Flags, start: float, takes: Array) -> Array:
+def _together(
+    grid: Grid, stage: Stage, step: int, pool: Flags, start: float, takes: Array
+) -> Array:
     """One pass of a pool, which takes the sum of its devices' times."""
     ends = np.full(len(pool), start + float(takes[pool].sum()))
-    grid.put(stage, step, pool, np.full(len(pool), start), ends)  # type: ignore[arg-type]
+    grid.put(stage, step, pool, np.full(len(pool), start), ends)
     return ends
