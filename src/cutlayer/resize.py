@@ -1,7 +1,8 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
 Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
-generated, and model/inputs.py for what the model reads, to the size that model/framing.py says.
+generated, data/own_bytes.py for the bytes that images themselves take, and model/inputs.py for what
+the model reads, to the size that model/framing.py says.
 Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
 """
 
