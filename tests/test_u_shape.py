@@ -182,7 +182,8 @@ def test_a_plan_knows_the_bytes_and_seconds_of_four_messages(
     assert min(row.joules.values()) > 0
     shorter = cutlayer.plan(change_job(job, ["model.tail=null"]))
     assert shorter.round_s < planned.round_s
-    assert "tail_uplink" in cutlayer.report(ran.folder).page.read_text()
+    page = cutlayer.report(ran.folder, out=tmp_path / "page.html").page
+    assert "tail_uplink" in page.read_text()
 
 
 # ---- over a network ----
