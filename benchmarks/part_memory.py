@@ -1,6 +1,6 @@
 """Memory of each part of a cut model in training: computed, and measured beside it.
 
-python benchmarks/memory.py MODEL [--cut N] [--tail N] [--batch B] [--max-tokens T]
+python benchmarks/part_memory.py MODEL [--cut N] [--tail N] [--batch B] [--max-tokens T]
 
 Measured are the weights that are loaded, and the most bytes of tensors that are alive at once in
 one forward and backward pass of the part.
