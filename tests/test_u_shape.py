@@ -145,9 +145,16 @@ def test_a_frozen_device_trains_its_tail_and_names_what_the_server_holds(
         ("method.uplink={codec: klt}",),
         ("method.tokens.keep=6",),
         ("model.lora.dropout=0.2",),
+        ("privacy.activation_noise=0.1", "trust.clip_activations=30"),
+        ("trust.average=trimmed-mean", "trust.hostile=1", "devices.count=3"),
+        ("privacy={unit: device, noise_multiplier: 0.01, clip_norm: 1}",),
     ],
 )  # fmt: skip
-def test_tokens_and_bits_go_with_a_tail(tmp_path: Path, changes: tuple[str, ...]) -> None:
+def test_what_a_run_has_otherwise_goes_with_a_tail(
+    tmp_path: Path, changes: tuple[str, ...]
+) -> None:
+    if changes[0].startswith("privacy={unit"):
+        pytest.importorskip("dp_accounting")
     found = run(
         small_job("model.tail=1", "training.rounds=1", "training.local_epochs=3", *changes),
         tmp_path / "run",
@@ -159,6 +166,21 @@ def test_tokens_and_bits_go_with_a_tail(tmp_path: Path, changes: tuple[str, ...]
         assert row.accuracy_through_cut > 0.1
     again = cutlayer.evaluate(found.folder)
     assert again.accuracy == pytest.approx(row.accuracy)
+
+
+def test_devices_sum_up_their_tails_securely(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    plain, summed = (
+        run(
+            small_job(
+                "model.tail=1", "training.rounds=1", "devices.count=3",
+                f"privacy.secure_sum={given}",
+            ),
+            tmp_path / given,
+        )
+        for given in ("false", "true")
+    )  # fmt: skip
+    assert largest_difference(summed.adapter, plain.adapter) < 1e-4
 
 
 # ---- planned, timed, counted ----
@@ -366,6 +388,10 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
         (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
          r"method\.tail_uplink: codec klt and reuse"),
         (("method.tail_uplink={bits: 8}",), "sflora", JobError, "the server runs the last blocks"),
+        (("model.tail=1", "privacy={unit: sample, noise_multiplier: 1, clip_norm: 1}"), "sflora",
+         JobError, r"privacy\.unit: 'sample' .* leave model\.tail out"),
+        (("model.tail=1", "training.compile=true"), "sflora", JobError,
+         r"training\.compile: .* with model\.tail"),
         (("model.tail=-1",), "sflora", JobError, r"model\.tail: -1"),
     ],
 )  # fmt: skip

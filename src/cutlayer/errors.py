@@ -49,6 +49,7 @@ _EXTRAS = {
     "adjustText": "server",
     "constriction": "codec",
     "cryptography": "server",
+    "dp_accounting": "privacy",
     "grpc": "server",
     "matplotlib": "server",
     "pandas": "notebook",

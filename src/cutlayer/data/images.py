@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ def held_size(seen: list[Seen], fit: Fit | None) -> tuple[int, int] | Fit:
 
 
 def stack(
-    items: list[Item],
+    items: Sequence[Item],
     size: tuple[int, int] | Fit,
     grey: bool,
     depths: Depths | None = None,
@@ -122,12 +122,23 @@ def stack(
     height, width = (size.side, size.side) if isinstance(size, Fit) else size
     pixels = torch.empty(len(items), 1 if grey else 3, height, width, dtype=torch.uint8)
     for row, item in zip(pixels, items, strict=True):
-        with _opened(item) as image:
-            shown = viewing.as_seen(image, depths, strange)
-            levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
-        decoded = torch.from_numpy(levels.reshape(*levels.shape[:2], -1).copy()).permute(2, 0, 1)
-        row[:] = _sized(decoded, size)
+        row[:] = decoded(item, size, grey, depths, strange)
     return pixels
+
+
+def decoded(
+    item: Item,
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths,
+    strange: Counter[str] | None = None,
+) -> torch.Tensor:
+    """One image of `stack`, uint8 [1 or 3, H, W]. Raises DataError where it cannot be decoded."""
+    with _opened(item) as image:
+        shown = viewing.as_seen(image, depths, strange)
+        levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
+    pixels = torch.from_numpy(levels.reshape(*levels.shape[:2], -1).copy()).permute(2, 0, 1)
+    return _sized(pixels, size)
 
 
 def _sized(image: torch.Tensor, size: tuple[int, int] | Fit) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 What all sources share: splits are told by one rule (see splits); classes are those of the training
 labels, in the order of the source's own class names, else numbers by value, else texts by
-alphabet; labels become 0..C-1; images are held as the model reads them, and are grey only if all
-are; without test data, a seeded fifth of every class of the training data is held out. What was
-found, and what was left out, is in the report of both data sets.
+alphabet; labels become 0..C-1; images are held as the model reads them, or decoded when they are
+needed where that takes too much memory, and are grey only if all are; without test data, a seeded
+fifth of every class of the training data is held out. What was found, and what was left out, is in
+the report of both data sets.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
 from cutlayer.data.labels import class_names, class_order, numbered
 from cutlayer.data.report import LoadReport
 from cutlayer.data.rows import Rows
+from cutlayer.data.stored_images import StoredImages
 from cutlayer.errors import DataError
 from cutlayer.resize import Fit
 from cutlayer.seeds import numpy_rng
@@ -54,7 +56,8 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
     """
     chosen = _choose(data, seed)
     train, test = chosen.train, chosen.test
-    (inputs, test_inputs), notes = _inputs([(train, chosen.index), (test, chosen.test_index)], fit)
+    wanted = [(train, chosen.index), (test, chosen.test_index)]
+    (inputs, test_inputs), notes = _inputs(wanted, fit, data.memory_bytes)
     report = LoadReport(
         train.origin,
         len(chosen.index),
@@ -86,7 +89,7 @@ def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
             f"{chosen.train.origin} has too few samples to hold a tenth of each class out to "
             "calibrate on: name data for it in data.calibration"
         )
-    (inputs,), notes = _inputs([(chosen.train, index)], fit)
+    (inputs,), notes = _inputs([(chosen.train, index)], fit, data.memory_bytes)
     report = LoadReport(chosen.train.origin, len(index), chosen.classes, chosen.order, notes=notes)
     return Dataset(inputs, chosen.train_labels[index], chosen.classes, report=report)
 
@@ -193,7 +196,7 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
     if not len(rows):
         raise DataError(f"{rows.origin} holds no samples: name data that has some")
     labels = numbered(rows, class_names(rows), classes)
-    (inputs,), notes = _inputs([(rows, np.arange(len(rows)))], fit)
+    (inputs,), notes = _inputs([(rows, np.arange(len(rows)))], fit, data.memory_bytes)
     if test is not None:
         notes = (f"not used: {test.origin} (the server tests on data of its own)", *notes)
     present = tuple(name for i, name in enumerate(classes) if i in set(labels.tolist()))
@@ -203,10 +206,16 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
     return Dataset(inputs, labels, classes, report=report)
 
 
+Inputs = images.Inputs | StoredImages
+
+
 def _inputs(
-    parts: list[tuple[Rows, Indices]], fit: Fit | None
-) -> tuple[list[images.Inputs], tuple[str, ...]]:
-    """The samples of training rows, and of others that go by them; what is to be said of them."""
+    parts: list[tuple[Rows, Indices]], fit: Fit | None, memory_bytes: int
+) -> tuple[list[Inputs], tuple[str, ...]]:
+    """The samples of training rows, and of others that go by them; what is to be said of them.
+
+    memory_bytes: images that take more are decoded when they are needed, where a model reads them.
+    """
     strange: Counter[str] = Counter()
     if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
         kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]
@@ -214,10 +223,10 @@ def _inputs(
     if parts[0][0].passages:
         return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
     if parts[0][0].text:
-        texts: list[images.Inputs] = []
+        texts: list[Inputs] = []
         for rows, index in parts:
-            found, mended = rows.texts(index)
-            texts.append(found)
+            whole, mended = rows.texts(index)
+            texts.append(whole)
             strange["texts with half of a surrogate pair, now a replacement sign"] += mended
         return texts, _counted(strange)
     items = [rows.items(index) for rows, index in parts]
@@ -225,8 +234,16 @@ def _inputs(
     size = images.held_size(seen, fit)
     grey = all(one.grey for one in seen)
     depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
-    stacks = [images.stack(some, size, grey, depths, strange) for some in items]
-    return [*stacks], (*viewing.described(depths), *_counted(strange))
+    found: list[Inputs] = []
+    notes = list[str]()
+    for some, (rows, _) in zip(items, parts, strict=True):
+        stored = StoredImages(some, size, grey, depths)
+        if fit is None or stored.shape.numel() <= memory_bytes:
+            found.append(images.stack(some, size, grey, depths, strange))
+            continue
+        found.append(stored)
+        notes.append(f"{len(some):,} images of {rows.origin} are decoded when they are needed")
+    return found, (*viewing.described(depths), *_counted(strange), *notes)
 
 
 def _kind(rows: Rows) -> str:

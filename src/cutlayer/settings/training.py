@@ -94,9 +94,9 @@ class Training(Section):
     geometry).
     """
 
-    pool: Count = 4
-    """Devices whose batches the server computes in one pass. It changes speed and memory, not the
-    result (beyond rounding).
+    pool: Count | None = None
+    """Devices whose batches the server computes in one pass; null: 4, or on a GPU of CUDA as many
+    as its memory holds. It changes speed and memory, not the result (beyond rounding).
     """
 
     keep_states: Annotated[int, Field(ge=1, le=10_000)] = 3
@@ -136,6 +136,12 @@ class Training(Section):
     checkpointing: bool = False
     """Whether blocks keep their input alone for the backward pass and are computed again in it:
     less memory for up to a third more computing, on devices and server. Results stay the same.
+    """
+
+    compile: bool = False
+    """Compile the training step after the cut, or of the whole model where nothing is split, by
+    torch.compile; on a GPU of CUDA it becomes a CUDA graph. It costs a minute or so for each of the
+    first sizes of batches and changes speed, not the result (beyond rounding).
     """
 
     @model_validator(mode="after")

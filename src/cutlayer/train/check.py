@@ -6,6 +6,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.check_privacy import check_privacy
 from cutlayer.train.check_tail import check_tail
 from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
@@ -34,6 +35,7 @@ def check(job: Job, spec: ModelSpec) -> None:
             "training.checkpointing: with method.train full each pass brings weights of its own, "
             "which are gone on the way back: leave it out, or take method.train lora"
         )
+    _check_compiled(job)
     if job.training.packing and not spec.parts.language:
         raise JobError(
             f"training.packing: is for language models, and {job.model.path} is none: leave it out"
@@ -51,8 +53,26 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
+    _check_average(job)
+    check_privacy(job, spec)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
+
+
+def _check_compiled(job: Job) -> None:
+    """Raise JobError for what goes on around blocks that a compiled pass does not know of."""
+    not_compiled = {
+        "model.tail": job.has_tail,
+        "model.frozen_bits": job.model.frozen_bits < 32,
+        "training.packing": job.training.packing,
+        "training.checkpointing": job.training.checkpointing,
+    }
+    for setting, given in not_compiled.items():
+        if job.training.compile and given:
+            raise JobError(
+                f"training.compile: passes are not compiled with {setting}: leave one of the two "
+                "out"
+            )
 
 
 def _check_server_trains(job: Job, spec: ModelSpec) -> None:
@@ -174,6 +194,25 @@ def _check_allocation(job: Job) -> None:
         raise JobError(
             f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that {solver!r} does "
             "not know: leave it out, or take method.allocation.solver equal"
+        )
+
+
+def _check_average(job: Job) -> None:
+    """Raise JobError where a round has too few devices to bear the hostile ones."""
+    average, hostile, cohort = job.trust.average, job.trust.hostile, job.devices.cohort
+    if job.method.pooled or job.method.aggregate == "none" or job.method.order == "sequential":
+        return
+    needed = {"trimmed-mean": 2 * hostile + 1, "krum": 2 * hostile + 3}.get(average, 1)
+    if cohort < needed:
+        raise JobError(
+            f"trust.hostile: {average} bears {hostile} hostile devices in rounds of {needed} or "
+            f"more, and this job's have {cohort}: take more devices a round, or fewer hostile ones"
+        )
+    if average == "krum" and job.method.allocation.solver in ("asfl", "asfv", "auto"):
+        raise JobError(
+            "trust.average: krum compares whole adapters, but allocation.solver "
+            f"{job.method.allocation.solver!r} gives devices different cuts: take median or "
+            "trimmed-mean"
         )
 
 

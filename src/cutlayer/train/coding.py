@@ -5,6 +5,7 @@ It then comes down as a frame, and stays with the device from round to round. Wh
 reused, the device only names those that the server holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,8 +14,6 @@ from numpy.typing import NDArray
 
 from cutlayer.errors import RunError
 from cutlayer.settings.method import Quantizer
-from cutlayer.train.batches import one_by_one
-from cutlayer.wire.codec import ActivationsMessage, encode_activations_with
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -82,28 +81,18 @@ class DeviceCoding:
         """Those of some samples, by number, that the server does not hold."""
         return samples[[int(one) not in self._held for one in samples]]
 
-    def encode_visit(
-        self,
-        due: tuple[int, int, int],
-        samples: Indices,
-        message: ActivationsMessage | None,
-        codec: Codec,
-    ) -> bytes:
+    def visit(self, due: tuple[int, int, int], samples: Indices, encoded: Sequence[bytes]) -> bytes:
         """The frame of a batch: activations of the samples to send, and the names of the others.
 
-        due: device, round and step. message: of the samples to send, in their order; None where
-        all are held.
+        due: device, round and step. encoded: a frame for each of the samples to send.
         """
         frames: dict[int, bytes | None] = dict.fromkeys(map(int, samples))
         fresh = [int(one) for one in self.to_send(samples)]
-        if message is not None:
-            for one, frame in zip(
-                fresh, encode_activations_with(codec, one_by_one(message)), strict=True
-            ):
-                frames[one] = frame
-                if len(frame) <= self._room:  # the server keeps what finds room, as it said
-                    self._room -= len(frame)
-                    self._held.add(one)
+        for one, frame in zip(fresh, encoded, strict=True):
+            frames[one] = frame
+            if len(frame) <= self._room:  # the server keeps what finds room, as it said
+                self._room -= len(frame)
+                self._held.add(one)
         return encode_visit(Visit(*due, frames))
 
     def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:

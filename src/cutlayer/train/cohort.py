@@ -23,18 +23,12 @@ def draw_cohort(job: Job, round: int) -> list[int]:
 
 
 def make_pools(
-    job: Job, decisions: Mapping[int, Decision], devices: Sequence[int]
+    decisions: Mapping[int, Decision], devices: Sequence[int], size: int
 ) -> list[list[int]]:
-    """Devices that share a pass through the backbone: of one cut, training.pool at most.
-
-    Where the server's one adapter moves device after device and the last blocks are on devices, a
-    pass is of one: what the next is sent must come from the moved adapter.
-    """
+    """Devices that share a pass through the backbone: of one cut, `size` at most."""
     by_cut = defaultdict(list)
     for device in devices:
         by_cut[decisions[device].cut].append(device)
-    in_turn = job.has_tail and job.method.server_adapter == "in-turn"
-    size = 1 if in_turn else job.training.pool
     return [
         alike[start : start + size]
         for alike in by_cut.values()

@@ -16,10 +16,12 @@ from cutlayer.train.trained_stack import OpenRows
 from cutlayer.train.u_shape import from_rows, to_rows
 from cutlayer.wire.tail import (
     FeatureGradientMessage,
-    FeaturesMessage,
-    decode_features,
+    OpenedRows,
     encode_features,
+    open_features,
+    rows_of,
 )
+from cutlayer.wire.transfer import to_device
 
 
 @dataclass
@@ -41,29 +43,47 @@ class PoolTail:
         self.goals[device.id] = goal
         self.masks[device.id] = None if mask is None else mask.cpu()
 
+    def decode(
+        self, step: int, devices: Sequence[Device], frames: Mapping[int, bytes]
+    ) -> list[torch.Tensor]:
+        """The features [B,T,D] of each device's frame, zero at padding: decoded in one call.
+
+        Raises FrameError for features of another batch.
+        """
+        first = devices[0]
+        most = frame_limit(first.model, first.job.training.batch_size)
+        opened = [open_features(frames[device.id], max_bytes=most) for device in devices]
+        for device, one in zip(devices, opened, strict=True):
+            _check_due(one, device, step)
+        parts = []
+        for device, rows in zip(devices, rows_of(opened, first.model.compute), strict=True):
+            if isinstance(rows, FrameError):
+                raise rows
+            parts.append(self._features(device, rows))
+        return parts
+
     def run(
         self,
         step: int,
         devices: Sequence[Device],
-        frames: Mapping[int, bytes],
+        parts: Sequence[torch.Tensor],
         rows: OpenRows | None,
         adapters: Sequence[Mapping[str, torch.Tensor]],
     ) -> None:
         """Forward from the features of devices to their losses, and back to the gradients.
 
-        rows, adapters: the leaves of the step's pass, and each device's own. Raises FrameError for
-        features of another batch, RunError for a loss that is not finite.
+        parts: each one's, [B,T,D]. rows, adapters: the leaves of the step's pass, and each device's
+        own. Raises RunError for a loss that is not finite.
         """
-        parts = [self._features(device, step, frames[device.id]) for device in devices]
         first = devices[0]
         model = first.model
-        features = torch.cat(parts).to(model.compute).requires_grad_()
+        features = torch.cat(list(parts)).requires_grad_()
         masks = [mask for device in devices if (mask := self.masks[device.id]) is not None]
         route = [
             Segment(adapter, len(part), device.dropout_rng(step, "tail-dropout"))
             for device, adapter, part in zip(devices, adapters, parts, strict=True)
         ]
-        mask = torch.cat(masks).to(model.compute) if masks else None
+        mask = to_device(torch.cat(masks), model.compute) if masks else None
         logits = model.tail_forward(features, mask, route)
         losses = first.task.losses(logits, [self.goals[device.id] for device in devices])
         for device, value in zip(devices, losses.tolist(), strict=True):
@@ -80,19 +100,16 @@ class PoolTail:
             if gradient is not None
         }
         for device, part in zip(devices, torch.split(back, [len(p) for p in parts]), strict=True):
-            self.feature_gradients[device.id] = to_rows(part.cpu(), self.masks[device.id])
+            self.feature_gradients[device.id] = to_rows(part, self.masks[device.id])
 
-    def _features(self, device: Device, step: int, frame: bytes) -> torch.Tensor:
-        """The features [B,T,D] of a frame, zero at padding. Raises FrameError."""
-        most = frame_limit(device.model, device.job.training.batch_size)
-        message = decode_features(frame, max_bytes=most)
-        _check_due(message, device, step)
+    def _features(self, device: Device, rows: torch.Tensor) -> torch.Tensor:
+        """The features [B,T,D] of rows [n,D], zero at padding. Raises FrameError."""
         mask, spec = self.masks[device.id], device.model.spec
         B, D = len(self.goals[device.id]), spec.width_at(spec.end)
-        T = len(message.rows) // B if mask is None else mask.shape[1]
+        T = len(rows) // B if mask is None else mask.shape[1]
         if mask is None and spec.tokens_at(spec.end) < T:
             T = spec.tokens_at(spec.end)  # rows of another batch, which are refused
-        return from_rows(message.rows, (B, T, D), mask, "what the server made of the batch")
+        return from_rows(rows, (B, T, D), mask, "what the server made of the batch")
 
     def frames(self, step: int, devices: Sequence[Device]) -> list[bytes]:
         """The frame of each device's gradient in its features. Raises RunError."""
@@ -115,10 +132,11 @@ class PoolTail:
         )
 
 
-def _check_due(message: FeaturesMessage, device: Device, step: int) -> None:
-    if (message.device, message.round, message.step) != (device.id, device.round, step):
+def _check_due(opened: OpenedRows, device: Device, step: int) -> None:
+    number, round, at = opened.due
+    if opened.due != (device.id, device.round, step):
         raise FrameError(
-            f"frame: device {device.id} got what the server made for device {message.device}, "
-            f"round {message.round}, step {message.step} when that of round {device.round}, step "
-            f"{step} was due: run the same cutlayer on both sides"
+            f"frame: device {device.id} got what the server made for device {number}, round "
+            f"{round}, step {at} when that of round {device.round}, step {step} was due: run the "
+            "same cutlayer on both sides"
         )

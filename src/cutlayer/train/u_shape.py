@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.wire.messages import ActivationsMessage
 
 UNLABELLED = 1
 """The number of classes in a frame of activations whose labels say nothing, and take no bits."""
@@ -22,7 +22,7 @@ def unlabelled(
 
 def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """hidden [B,T,D] -> [n,D], its tokens in order, less those that mask [B,T] has False for."""
-    return hidden.flatten(0, 1) if mask is None else hidden[mask]
+    return hidden.flatten(0, 1) if mask is None else hidden[mask.to(hidden.device)]
 
 
 def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, what: str) -> Tensor:
@@ -36,6 +36,6 @@ def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, wh
         )
     if mask is None:
         return rows.view(shape)
-    full: Tensor = torch.zeros(shape, dtype=rows.dtype)
-    full[mask] = rows
+    full: Tensor = torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+    full[mask.to(rows.device)] = rows
     return full

@@ -3,9 +3,10 @@
 Down go features, the server's hidden states; up comes the gradient of the loss in them, with the
 loss. Both are rows of D values, one for each token of the batch that is no padding, sample after
 sample: each side knows which tokens those are from the activations. Body: the rows, encoded as
-those of activations are (see `codec`).
+those of activations are (see `codec`), for many devices in one call.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,13 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import frame
-from cutlayer.wire.codecs.quantized import QuantizedCodec, decode_quantized
+from cutlayer.wire.body_parts import check_room
+from cutlayer.wire.codecs.quantized import QuantizedCodec, decode_quantized_all
 from cutlayer.wire.codecs.seam import Rows
+from cutlayer.wire.dequantize import CPU
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
 from cutlayer.wire.headers import FeatureGradientHeader, FeaturesHeader
+from cutlayer.wire.transfer import wire_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,7 @@ def encode_features(
     batch = []
     for one in messages:
         what = f"{_named(one)} of device {one.device}, round {one.round}, step {one.step},"
-        values = one.rows.detach().to("cpu", torch.float32)
+        values = one.rows.detach().to(wire_device(one.rows.device), torch.float32)
         batch.append(Rows(values, torch.arange(len(values)), what))
     frames = []
     coded = QuantizedCodec(quantizer, rotation_seed).encode(batch, rngs)
@@ -74,22 +78,68 @@ def encode_features(
     return frames
 
 
+@dataclass(frozen=True, eq=False)
+class OpenedRows:
+    """A frame of features, or of their gradient, that was checked and whose rows stay packed."""
+
+    header: FeaturesHeader | FeatureGradientHeader
+    body: memoryview
+
+    @property
+    def due(self) -> tuple[int, int, int]:
+        """The device, round and step that it says it is of."""
+        return self.header.device, self.header.round, self.header.step
+
+
+def open_features(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> OpenedRows:
+    """A frame of features; limits and errors as in `decode_features`."""
+    header, body = frame.unpack(data, "features", FeaturesHeader, max_bytes)
+    check_room(4 * header.rows * header.width, max_bytes)
+    return OpenedRows(header, body)
+
+
+def open_feature_gradient(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> OpenedRows:
+    """A frame of the gradient of features; limits and errors as in `decode_features`."""
+    header, body = frame.unpack(data, "feature gradient", FeatureGradientHeader, max_bytes)
+    check_room(4 * header.rows * header.width, max_bytes)
+    return OpenedRows(header, body)
+
+
+def rows_of(frames: Sequence[OpenedRows], device: torch.device = CPU) -> list[Tensor | FrameError]:
+    """The rows [n, D] of frames on `device`, decoded in one call, or what is wrong with one."""
+    alike: dict[int, list[int]] = defaultdict(list)
+    for place, one in enumerate(frames):
+        alike[one.header.width].append(place)
+    found: dict[int, Tensor | FrameError] = {}
+    for width, places in alike.items():
+        decoded = decode_quantized_all(
+            [frames[place].header.tensor for place in places],
+            [frames[place].body for place in places],
+            [frames[place].header.rows for place in places],
+            width,
+            wire_device(device),
+        )
+        found |= dict(zip(places, decoded, strict=True))
+    rows = [found[place] for place in range(len(frames))]
+    return [one if isinstance(one, FrameError) else one.to(device) for one in rows]
+
+
 def decode_features(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> FeaturesMessage:
-    """The features of a frame.
+    """The features of a frame, on the CPU.
 
     max_bytes bounds the frame, and the rows that it unpacks to as float32. Raises FrameError.
     """
-    header, body = frame.unpack(data, "features", FeaturesHeader, max_bytes)
-    return FeaturesMessage(header.device, header.round, header.step, _rows(header, body, max_bytes))
+    opened = open_features(data, max_bytes=max_bytes)
+    return FeaturesMessage(*opened.due, _only(opened))
 
 
 def decode_feature_gradient(
     data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES
 ) -> FeatureGradientMessage:
     """The gradient of a frame; limits and errors as in `decode_features`."""
-    header, body = frame.unpack(data, "feature gradient", FeatureGradientHeader, max_bytes)
-    rows = _rows(header, body, max_bytes)
-    return FeatureGradientMessage(header.device, header.round, header.step, rows, header.loss)
+    opened = open_feature_gradient(data, max_bytes=max_bytes)
+    assert isinstance(opened.header, FeatureGradientHeader)
+    return FeatureGradientMessage(*opened.due, _only(opened), opened.header.loss)
 
 
 def _named(message: Message) -> str:
@@ -97,13 +147,8 @@ def _named(message: Message) -> str:
     return "feature gradient" if isinstance(message, FeatureGradientMessage) else "features"
 
 
-def _rows(
-    header: FeaturesHeader | FeatureGradientHeader, body: memoryview, max_bytes: int
-) -> Tensor:
-    needed = 4 * header.rows * header.width
-    if needed > max_bytes:
-        raise FrameError(
-            f"the frame unpacks to {needed} bytes, above max_bytes {max_bytes}: raise it, or send "
-            "smaller batches"
-        )
-    return decode_quantized(header.tensor, body, header.rows, header.width)
+def _only(opened: OpenedRows) -> Tensor:
+    (rows,) = rows_of([opened])
+    if isinstance(rows, FrameError):
+        raise rows
+    return rows

@@ -52,6 +52,7 @@ from cutlayer.train.device import Device
 from cutlayer.train.exchange import Payload, step_exchanges
 from cutlayer.train.label_sharing import histogram
 from cutlayer.train.pool import Pool
+from cutlayer.train.secure_upload import QUESTIONS
 from cutlayer.train.stopwatch import Stopwatch
 
 Value = TypeVar("Value")
@@ -293,7 +294,11 @@ class _DeviceSession:
         opening = Opening(adapter, basis, message.plain_steps, held)
         await self._compute(device_requests.begin, device, message, opening)
         await self._walk_steps(connection, device)
-        if device.adapter:
+        if device.adapter and device.job.sums_securely:
+            for _ in range(QUESTIONS):
+                question = bytes(await connection.receive(Lane.DOWN))
+                await connection.send(Lane.UP, await self._compute(device.answer, question))
+        elif device.adapter:
             await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
         device.end()
 

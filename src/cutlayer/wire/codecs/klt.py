@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.wire import quantize
+from cutlayer.wire import dequantize, quantize
 from cutlayer.wire.codecs import laws, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.klt_laws import LawBook, Plan
-from cutlayer.wire.codecs.seam import Coded, Rows
+from cutlayer.wire.codecs.seam import Coded, Rows, on_cpu
 from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import KltHeader
@@ -96,26 +96,29 @@ class KltCodec:
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Coded]:
-        """See `Codec.encode`; generators are needed by an unbiased basis only."""
+        """See `Codec.encode`; generators are needed by an unbiased basis only.
+
+        A device's rows become what they would alone, to the last bit, but for the batch's gain.
+        """
+        batch = on_cpu(batch)
         gain = self._gain(batch)
-        found = self._quantise(batch, gain, rngs)
-        coded, start = [], 0
-        for rows in batch:
-            stop = start + len(rows.values)
-            parts, runs = self._parts(found, start, stop)
+        coded = []
+        for place, rows in enumerate(batch):
+            found = self._quantise([rows], gain, rngs and [rngs[place]])
+            parts, runs = self._parts(found, 0, len(rows.values))
             coder, escapes, body = symbols.encode(parts, runs, self.coder)
             head = self.basis.head
             header = KltHeader(
                 head.version, self.basis.fingerprint, self._step, gain, coder, escapes
             )
             coded.append(Coded(header, body))
-            start = stop
         return coded
 
     def reconstruct(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Tensor]:
         """What the other side will decode, to the last bit, without the bytes."""
+        batch = on_cpu(batch)
         gain = self._gain(batch)
         found = self._quantise(batch, gain, rngs)
         positions = torch.cat([rows.positions for rows in batch])
@@ -160,7 +163,7 @@ class KltCodec:
             cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
         reader.finish()
         rows = self._rebuild(_Quantised(cells, codes), positions, header.step, header.gain)
-        return quantize.sound(rows) if len(rows) else rows
+        return dequantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""

@@ -5,25 +5,37 @@ business of `wire.codec`; a codec turns rows into a header and a body, and back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import msgspec
 import torch
 from torch import Tensor
 
+from cutlayer.wire.transfer import to_host
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The tokens that one device sends for one batch, n of them.
 
-    values: [n, D] float32 on the CPU. positions: [n] int64, the place of each token in its sample,
-    from 0; `MERGED` for the token that stands for all those left out. what: names them in errors.
+    values: [n, D] float32, on the torch device that computes. positions: [n] int64 on the CPU, the
+    place of each token in its sample, from 0; `MERGED` for the token that stands for all those left
+    out; empty where the codec is not positional. what: names them in errors.
     """
 
     values: Tensor
     positions: Tensor
     what: str = "tensor"
+
+
+def on_cpu(batch: Sequence[Rows]) -> list[Rows]:
+    """Rows with their values on the CPU: one copy for all of them."""
+    if all(rows.values.device.type == "cpu" for rows in batch):
+        return list(batch)
+    values = to_host(torch.cat([rows.values for rows in batch]))
+    parts = torch.split(values, [len(rows.values) for rows in batch])
+    return [replace(rows, values=part) for rows, part in zip(batch, parts, strict=True)]
 
 
 MERGED = -1
