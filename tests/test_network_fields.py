@@ -30,8 +30,8 @@ from cutlayer.network.transport.messages import (
     RoundBegin,
     Task,
 )
-from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, load_parts
 from helpers import small_job
 from test_net_messages import EXAMPLES

@@ -20,6 +20,7 @@ FLOORS = (
     ("job",),
     ("model", "wire", "data", "world", "allocate"),
     ("record", "train"),
+    ("light", "programs"),
     ("drawing",),
     ("planning.calibration",),
     ("planning.known",),

@@ -11,13 +11,8 @@ from torch import Tensor
 from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.frame_bytes import body_bytes
-from cutlayer.wire.quantize import (
-    dequantize,
-    gaussian_levels,
-    pack_bits,
-    quantize,
-    unpack_bits,
-)
+from cutlayer.wire.packing import pack_bits, unpack_bits
+from cutlayer.wire.quantize import dequantize, gaussian_levels, quantize
 from cutlayer.wire.rotate import rotate, unrotate
 
 

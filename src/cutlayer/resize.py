@@ -1,14 +1,19 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
-Who calls it: data/images.py for images that are read, data/drawing.py for images that are
-generated, and model/inputs.py for what the model reads, to the size that model/framing.py says.
-Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
+Who calls it: data/images.py for images that are read and light/ for what a program reads, by Pillow
+in floats; data/drawing.py for images that are generated and model/inputs.py for what the model
+reads, by torch, to the size that model/framing.py says. Both give the same levels, but for the last
+bits of a float. Only what a page shows is made smaller elsewhere, by Pillow
+(reports/views/patches.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,3 +72,32 @@ def whole_levels(pixels: Tensor) -> Tensor:
     import torch
 
     return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+def fitted_array(image: NDArray[Any], how: Fit) -> NDArray[np.float32]:
+    """float32 [C,side,side] of one image [C,H,W], levels 0 ... 255."""
+    made = resized_array(image, how.resized(*image.shape[-2:]), how.kernel)
+    top, left = ((length - how.side) // 2 for length in made.shape[-2:])
+    return made[..., top : top + how.side, left : left + how.side]
+
+
+def resized_array(
+    image: NDArray[Any], size: tuple[int, int], kernel: Kernel
+) -> NDArray[np.float32]:
+    """float32 [C,*size] of one image [C,H,W], levels 0 ... 255, antialiased."""
+    from PIL import Image
+
+    kernels = {"nearest-exact": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+    planes = image.astype(np.float32)
+    if tuple(planes.shape[-2:]) == size:
+        return planes
+    wanted = (size[1], size[0])
+    found = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(plane).resize(wanted, kernels.get(kernel, Image.Resampling.BICUBIC))
+            )
+            for plane in planes
+        ]
+    )
+    return found.clip(0, 255) if kernel == "bicubic" else found

@@ -1,4 +1,4 @@
-"""Decodes images of any size and kind to one uint8 tensor of what a viewer shows."""
+"""Decodes images of any size and kind to one uint8 array of what a viewer shows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cutlayer import resize
 from cutlayer.data import viewing
 from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
-from cutlayer.passage import Passage
-from cutlayer.resize import Fit, whole_levels
+from cutlayer.resize import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +32,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
-
-Inputs = torch.Tensor | list[str] | list[Passage]
-"""Images [n,C,H,W], n texts or n passages."""
 
 Item = tuple[str, Callable[[], Pixels]]
 """What to call an image in an error, and how to get it."""
@@ -110,7 +105,7 @@ def stack(
     grey: bool,
     depths: Depths | None = None,
     strange: Counter[str] | None = None,
-) -> torch.Tensor:
+) -> npt.NDArray[np.uint8]:
     """Decode to uint8 [n, 1 or 3, H, W], as a viewer shows the images.
 
     size: of the result; images are stretched to it, or made to fit. depths: levels of images of
@@ -120,22 +115,23 @@ def stack(
     if depths is None:
         depths = look(items).depths
     height, width = (size.side, size.side) if isinstance(size, Fit) else size
-    pixels = torch.empty(len(items), 1 if grey else 3, height, width, dtype=torch.uint8)
+    pixels = np.empty((len(items), 1 if grey else 3, height, width), dtype=np.uint8)
     for row, item in zip(pixels, items, strict=True):
         with _opened(item) as image:
             shown = viewing.as_seen(image, depths, strange)
             levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
-        decoded = torch.from_numpy(levels.reshape(*levels.shape[:2], -1).copy()).permute(2, 0, 1)
+        decoded = levels.reshape(*levels.shape[:2], -1).transpose(2, 0, 1)
         row[:] = _sized(decoded, size)
     return pixels
 
 
-def _sized(image: torch.Tensor, size: tuple[int, int] | Fit) -> torch.Tensor:
+def _sized(image: npt.NDArray[np.uint8], size: tuple[int, int] | Fit) -> npt.NDArray[np.uint8]:
     """uint8 [C,H,W] of one image [C,h,w]."""
-    batch = image[None]
     if isinstance(size, Fit):
-        return whole_levels(resize.fitted(batch, size))[0]
-    return whole_levels(resize.resized(batch, size, "bicubic"))[0]
+        made = resize.fitted_array(image, size)
+    else:
+        made = resize.resized_array(image, size, "bicubic")
+    return np.rint(made).clip(0, 255).astype(np.uint8)
 
 
 @contextmanager

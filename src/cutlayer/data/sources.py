@@ -10,18 +10,20 @@ found, and what was left out, is in the report of both data sets.
 from __future__ import annotations
 
 import importlib.resources
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from cutlayer.data import folders, hub, images, tables, viewing
+from cutlayer.data import hub
 from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
 from cutlayer.data.labels import class_names, class_order, numbered
+from cutlayer.data.reading import READERS, HeldInputs, held_inputs, read_own
 from cutlayer.data.report import LoadReport
 from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
+from cutlayer.passage import Passage
 from cutlayer.resize import Fit
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import HELD_OUT as HELD_OUT_NAME
@@ -54,7 +56,9 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
     """
     chosen = _choose(data, seed)
     train, test = chosen.train, chosen.test
-    (inputs, test_inputs), notes = _inputs([(train, chosen.index), (test, chosen.test_index)], fit)
+    (inputs, test_inputs), notes = held_inputs(
+        [(train, chosen.index), (test, chosen.test_index)], fit
+    )
     report = LoadReport(
         train.origin,
         len(chosen.index),
@@ -65,8 +69,8 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
         tuple(dict.fromkeys((*train.notes, *test.notes, *notes))),
     )
     return (
-        Dataset(inputs, chosen.labels, chosen.classes, report=report),
-        Dataset(test_inputs, chosen.test_labels, chosen.classes, report=report),
+        Dataset(_pool(inputs), chosen.labels, chosen.classes, report=report),
+        Dataset(_pool(test_inputs), chosen.test_labels, chosen.classes, report=report),
     )
 
 
@@ -86,9 +90,9 @@ def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
             f"{chosen.train.origin} has too few samples to hold a tenth of each class out to "
             "calibrate on: name data for it in data.calibration"
         )
-    (inputs,), notes = _inputs([(chosen.train, index)], fit)
+    (inputs,), notes = held_inputs([(chosen.train, index)], fit)
     report = LoadReport(chosen.train.origin, len(index), chosen.classes, chosen.order, notes=notes)
-    return Dataset(inputs, chosen.train_labels[index], chosen.classes, report=report)
+    return Dataset(_pool(inputs), chosen.train_labels[index], chosen.classes, report=report)
 
 
 def _calibration(labels: Indices, index: Indices) -> Indices:
@@ -189,54 +193,13 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
 
     fit: how the model makes its images. Raises DataError.
     """
-    rows, test = _READERS[data.source](data)
-    if not len(rows):
-        raise DataError(f"{rows.origin} holds no samples: name data that has some")
-    labels = numbered(rows, class_names(rows), classes)
-    (inputs,), notes = _inputs([(rows, np.arange(len(rows)))], fit)
-    if test is not None:
-        notes = (f"not used: {test.origin} (the server tests on data of its own)", *notes)
-    present = tuple(name for i, name in enumerate(classes) if i in set(labels.tolist()))
-    report = LoadReport(
-        rows.origin, len(rows), present, "as the server names them", notes=(*rows.notes, *notes)
-    )
-    return Dataset(inputs, labels, classes, report=report)
+    own = read_own(_READERS[data.source](data), classes, fit)
+    return Dataset(_pool(own.inputs), own.labels, classes, report=own.report)
 
 
-def _inputs(
-    parts: list[tuple[Rows, Indices]], fit: Fit | None
-) -> tuple[list[images.Inputs], tuple[str, ...]]:
-    """The samples of training rows, and of others that go by them; what is to be said of them."""
-    strange: Counter[str] = Counter()
-    if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
-        kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]
-        raise DataError(f"{' but '.join(kinds)}: name data of one kind")
-    if parts[0][0].passages:
-        return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
-    if parts[0][0].text:
-        texts: list[images.Inputs] = []
-        for rows, index in parts:
-            found, mended = rows.texts(index)
-            texts.append(found)
-            strange["texts with half of a surrogate pair, now a replacement sign"] += mended
-        return texts, _counted(strange)
-    items = [rows.items(index) for rows, index in parts]
-    seen = [images.look(some) for some in items]
-    size = images.held_size(seen, fit)
-    grey = all(one.grey for one in seen)
-    depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
-    stacks = [images.stack(some, size, grey, depths, strange) for some in items]
-    return [*stacks], (*viewing.described(depths), *_counted(strange))
-
-
-def _kind(rows: Rows) -> str:
-    if rows.passages:
-        return "passages for a language model"
-    return "labelled texts" if rows.text else "images"
-
-
-def _counted(strange: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{count} {what}" for what, count in strange.items() if count)
+def _pool(inputs: HeldInputs) -> torch.Tensor | list[str] | list[Passage]:
+    """Samples as a data set holds them."""
+    return torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
 
 
 def _part(labels: Indices, index: Indices, size: int | None, field: str, seed: int) -> Indices:
@@ -273,15 +236,8 @@ def _demo(data: Data) -> tuple[Rows, Rows]:
     return train, test
 
 
-def _folder(data: Data) -> tuple[Rows, Rows | None]:
-    test = None if data.test_path is None else tables.existing(data.test_path, "data.test_path")
-    return folders.read(tables.existing(data.path, "data.path"), test)
-
-
 _READERS: dict[str, Callable[[Data], tuple[Rows, Rows | None]]] = {
     "demo": _demo,
-    "folder": _folder,
     "hub": hub.read,
-    "parquet": tables.parquet,
-    "table": tables.texts,
+    **READERS,
 }

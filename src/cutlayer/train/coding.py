@@ -5,7 +5,6 @@ It then comes down as a frame, and stays with the device from round to round. Wh
 reused, the device only names those that the server holds.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,33 +13,18 @@ from numpy.typing import NDArray
 from cutlayer.errors import RunError
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.batches import one_by_one
+from cutlayer.train.opening import HeldSamples, Opening
 from cutlayer.wire.codec import ActivationsMessage, encode_activations_with
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
-from cutlayer.wire.visit import Held, Visit, decode_held, encode_visit
+from cutlayer.wire.visit import Visit, encode_visit
 
 Indices = NDArray[np.int64]
 
 FITTING = Quantizer(bits=4, levels="gaussian", rotate=True)
 """How activations travel that a basis is fitted to: 4 bits lose next to nothing of them."""
-
-
-@dataclass(frozen=True)
-class Opening:
-    """The frames that the server sends a device at a round's start.
-
-    adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
-    there is none yet. plain_steps: the first steps, sent as `FITTING` says; the basis comes down
-    before the step after them. 0: there is a basis, or the codec needs none. held: which of the
-    device's samples the server holds; None: every sample is sent.
-    """
-
-    adapter: bytes | None = None
-    basis: bytes | None = None
-    plain_steps: int = 0
-    held: bytes | None = None
 
 
 @lru_cache(maxsize=4)
@@ -58,16 +42,14 @@ class DeviceCoding:
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
         self.plain_steps = 0
-        self._held: set[int] = set()
-        self._room = 0
+        self._held = HeldSamples()
 
     def begin(self, opening: Opening) -> None:
         """Start a round. Raises FrameError for a basis that cannot be read."""
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
-        held = Held(frozenset(), 0) if opening.held is None else decode_held(opening.held)
-        self._held, self._room = set(held.samples), held.room_bytes
+        self._held = HeldSamples(opening.held)
 
     def learn(self, basis: bytes) -> None:
         """Take a basis that came down. Raises FrameError."""
@@ -80,7 +62,7 @@ class DeviceCoding:
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""
-        return samples[[int(one) not in self._held for one in samples]]
+        return self._held.to_send(samples)
 
     def encode_visit(
         self,
@@ -97,13 +79,10 @@ class DeviceCoding:
         frames: dict[int, bytes | None] = dict.fromkeys(map(int, samples))
         fresh = [int(one) for one in self.to_send(samples)]
         if message is not None:
-            for one, frame in zip(
-                fresh, encode_activations_with(codec, one_by_one(message)), strict=True
-            ):
-                frames[one] = frame
-                if len(frame) <= self._room:  # the server keeps what finds room, as it said
-                    self._room -= len(frame)
-                    self._held.add(one)
+            sent = encode_activations_with(codec, one_by_one(message))
+            found = dict(zip(fresh, sent, strict=True))
+            frames |= found
+            self._held.sent(found.items())
         return encode_visit(Visit(*due, frames))
 
     def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:

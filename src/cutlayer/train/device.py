@@ -17,6 +17,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
+from cutlayer.train.batch_order import draw_batches
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
@@ -80,12 +81,9 @@ class Device:
         self.adapter, self.stack, self._batches = {}, None, []
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
-        training = self.job.training
-        for epoch in range(training.local_epochs):
-            order = numpy_rng(self.job.seed, self.id, round, "batches", epoch)
-            indices = order.permutation(len(self.data))[: self.samples_a_round]
-            for start in range(0, len(indices), training.batch_size):
-                yield indices[start : start + training.batch_size]
+        job = self.job
+        sizes = (job.training.local_epochs, job.training.batch_size, len(self.data))
+        return draw_batches(job.seed, self.id, round, *sizes, self.samples_a_round)
 
     def first_batch(self, round: int) -> Dataset:
         """The samples of the first step of a round that has not begun yet."""

@@ -9,9 +9,9 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.aggregate import average_by_samples, weighted_average
-from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.opening import Opening
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of

@@ -29,10 +29,10 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import frame, quantize
+from cutlayer.wire.activation_frames import Batch, activations_frame
 from cutlayer.wire.codecs.quantized import QuantizedCodec, decode_quantized
 from cutlayer.wire.codecs.seam import Codec, Rows
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
-from cutlayer.wire.frame_bytes import label_bits
 from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
@@ -42,7 +42,8 @@ from cutlayer.wire.headers import (
     KltHeader,
     TensorHeader,
 )
-from cutlayer.wire.places import Places, find_places, pack_kept, unpack_kept
+from cutlayer.wire.packing import label_bits, pack_flags
+from cutlayer.wire.places import Places, find_places, unpack_kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,35 +116,36 @@ def encode_activations_with(
 
     rngs: a CPU generator a device, for codecs that round at random.
     """
-    batch, heads = [], []
+    rows = []
     for message in messages:
         what = (
             f"activations of device {message.device}, round {message.round}, step {message.step},"
         )
         places = find_places(message.hidden, message.places)
-        batch.append(_rows(message.hidden, message.mask, places, what))
-        labels = _pack_labels(_checked_labels(message), message.num_classes)
-        mask = _pack_mask(message.hidden, message.mask)
-        heads.append(mask + labels if message.labels.dim() == 2 else labels + mask)
-    frames = []
-    for message, head, coded in zip(messages, heads, codec.encode(batch, rngs), strict=True):
-        start = (message.device, message.round, message.step, _shape3(message.hidden))
-        masked = message.mask is not None
-        kind = "token activations" if message.labels.dim() == 2 else "activations"
-        if isinstance(coded.header, KltHeader):
-            candidates, merged = 0, False
-            if message.places is not None:
-                candidates, merged = message.places.candidates, message.places.merged
-                head += pack_kept(message.places)
-            coded_header = CodedActivationsHeader(
-                *start, masked, candidates, merged, coded.header, message.num_classes
-            )
-            frames.append(frame.pack(f"coded {kind}", coded_header, head + coded.body))
-        else:
-            assert isinstance(coded.header, TensorHeader)
-            header = ActivationsHeader(*start, masked, coded.header, message.num_classes)
-            frames.append(frame.pack(kind, header, head + coded.body))
-    return frames
+        rows.append(_rows(message.hidden, message.mask, places, what))
+    batches = [_batch_of(message) for message in messages]  # before anything is encoded
+    return [
+        activations_frame(batch, coded)
+        for batch, coded in zip(batches, codec.encode(rows, rngs), strict=True)
+    ]
+
+
+def _batch_of(message: ActivationsMessage) -> Batch:
+    """What a message says besides its activations."""
+    mask, places = message.mask, message.places
+    return Batch(
+        message.device,
+        message.round,
+        message.step,
+        _shape3(message.hidden),
+        None if mask is None else mask.to("cpu", torch.bool).numpy(),
+        _sent_labels(message),
+        message.num_classes,
+        message.labels.dim() == 2,
+        None if places is None else places.kept.cpu().numpy(),
+        0 if places is None else places.candidates,
+        places is not None and places.merged,
+    )
 
 
 def decode_activations(
@@ -301,8 +303,7 @@ def _rows(x: Tensor, mask: Tensor | None, positions: Tensor, what: str) -> Rows:
 def _pack_mask(x: Tensor, mask: Tensor | None) -> bytes:
     if mask is None:
         return b""
-    valid = mask.to("cpu", torch.bool).reshape(-1)
-    return np.packbits(valid.numpy(), bitorder="little").tobytes()
+    return pack_flags(mask.to("cpu", torch.bool).numpy())
 
 
 def _unpack_mask(
@@ -349,7 +350,7 @@ def _decode_rows(
     return full.view(B, T, D), valid.view(B, T)
 
 
-def _checked_labels(message: ActivationsMessage) -> NDArray[np.int64]:
+def _sent_labels(message: ActivationsMessage) -> NDArray[np.int64]:
     """The labels that are sent, one after another."""
     B, T, _ = message.hidden.shape
     held = message.labels.detach().to("cpu", torch.int64)
@@ -357,10 +358,7 @@ def _checked_labels(message: ActivationsMessage) -> NDArray[np.int64]:
         raise ValueError(f"labels must be {B} or {B} x {T} integers, not {tuple(held.shape)}")
     if held.dim() == 2 and message.mask is not None:
         held = held[message.mask.to("cpu", torch.bool)]
-    labels = held.reshape(-1).numpy()
-    if ((labels < 0) | (labels >= message.num_classes)).any():
-        raise ValueError(f"labels must be integers from 0 to num_classes - 1, not {labels}")
-    return labels
+    return held.reshape(-1).numpy()
 
 
 def _check_room(needed: int, max_bytes: int) -> None:
@@ -373,11 +371,6 @@ def _check_room(needed: int, max_bytes: int) -> None:
 
 def _too_short() -> FrameError:
     return FrameError("the frame's body is shorter than its header declares: have it sent again")
-
-
-def _pack_labels(labels: NDArray[np.int64], num_classes: int) -> bytes:
-    bits = labels[:, None] >> np.arange(label_bits(num_classes)) & 1
-    return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
 
 
 def _take_labels(

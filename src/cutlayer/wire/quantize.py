@@ -24,15 +24,16 @@ from torch import Tensor
 from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import LEVELS, Quantizer
 from cutlayer.wire.custom_levels import own_levels
+from cutlayer.wire.packing import pack_bits, pack_floats, pack_ranges, unpack_bits
 
 Float32 = NDArray[np.float32]
 Levels = Float32 | NDArray[np.float64]
 
-_TINY = float(np.finfo(np.float32).tiny)
-_CELLS = 4096
+TINY = float(np.finfo(np.float32).tiny)
+"""No group's range below this is divided by."""
+CELLS = 4096
+"""Cells of the line in which a code is looked up (see `gaussian_cells`)."""
 _PIECE = 2**17
-_WORD = np.dtype("<u8")
-_LANES: dict[int, str] = {1: "u1", 2: "<u2", 4: "<u4"}
 
 
 def quantize(
@@ -46,10 +47,10 @@ def quantize(
     if x.numel() == 0:
         return b""
     if quantizer.bits == 32:
-        return finite(x, what).contiguous().numpy().astype("<f4", copy=False).tobytes()
+        return pack_floats(finite(x, what).contiguous().numpy(), 32)
     if quantizer.bits == 16:
-        y = finite(x.to(torch.bfloat16), what).view(torch.int16)
-        return y.contiguous().numpy().astype("<i2", copy=False).tobytes()
+        finite(x.to(torch.bfloat16), what)  # rounding may make the largest infinite
+        return pack_floats(x.contiguous().numpy(), 16)
     groups = x.contiguous() if quantizer.per == "token" else x.reshape(1, -1)
     if quantizer.levels == "gaussian":
         nearest = partial(_nearest_gaussian, bits=quantizer.bits)
@@ -180,11 +181,10 @@ def _uniform_codes(
         if not np.isfinite(step).all():
             raise _not_finite(what)
     inverse = np.zeros_like(step)
-    np.divide(1, step, out=inverse, where=step >= _TINY)
+    np.divide(1, step, out=inverse, where=step >= TINY)
     codes = torch.sub(groups, _column(lo)).mul_(_column(inverse)).add_(rounding)
     codes.clamp_(0, 2**bits - 1)
-    ranges = [scale.astype("<f4"), lo16.astype("<f2"), hi16.astype("<f2")]
-    return b"".join(part.tobytes() for part in ranges), codes.numpy().astype(np.uint8)
+    return pack_ranges(scale, lo16, hi16), codes.numpy().astype(np.uint8)
 
 
 def _scaled_codes(
@@ -200,9 +200,8 @@ def _scaled_codes(
     rms16 = (rms / (scale or np.float32(1))).astype(np.float16)
     rms = rms16.astype(np.float32) * scale
     inverse = np.zeros_like(rms)
-    np.divide(1, rms, out=inverse, where=rms >= _TINY)
-    ranges = scale.astype("<f4").tobytes() + rms16.astype("<f2").tobytes()
-    return ranges, nearest(groups * _column(inverse))
+    np.divide(1, rms, out=inverse, where=rms >= TINY)
+    return pack_ranges(scale, rms16), nearest(groups * _column(inverse))
 
 
 def _reach(levels: Levels) -> np.float32:
@@ -220,24 +219,26 @@ def _nearest_gaussian(z: Tensor, bits: int) -> NDArray[np.uint8]:
     The line is cut into cells so small that each holds one boundary between levels at most; a
     cell's code is the one at its left end, plus one beyond the boundary within it.
     """
-    first, edge, limit = _cells(bits)
+    first, edge, limit = gaussian_cells(bits)
     codes = torch.empty(z.numel(), dtype=torch.uint8)
     # A piece at a time, whose intermediate results stay in the cache.
     flat = z.view(-1)
     for start in range(0, len(flat), _PIECE):
         piece, out = flat[start : start + _PIECE], codes[start : start + _PIECE]
-        cell = torch.add(piece, limit).mul_(_CELLS / (2 * limit)).clamp_(0, _CELLS - 1)
+        cell = torch.add(piece, limit).mul_(CELLS / (2 * limit)).clamp_(0, CELLS - 1)
         index = torch.from_numpy(cell.numpy().astype(np.int32))
         torch.add(first.index_select(0, index), edge.index_select(0, index) <= piece, out=out)
     return codes.numpy()
 
 
 @cache
-def _cells(bits: int) -> tuple[Tensor, Tensor, float]:
+def gaussian_cells(bits: int) -> tuple[Tensor, Tensor, float]:
+    """Of each of `CELLS` cells between -limit and limit: the code at its left end (uint8), and the
+    boundary within it, infinite where there is none (float32); and the limit."""
     levels = gaussian_levels(bits)
     edges = (levels[1:] + levels[:-1]) / 2
     limit = float(edges[-1]) + 0.1
-    left = np.linspace(-limit, limit, _CELLS, endpoint=False)
+    left = np.linspace(-limit, limit, CELLS, endpoint=False)
     first = np.searchsorted(edges, left)
     edge = np.append(edges, np.inf)[first].astype(np.float32)
     return torch.from_numpy(first.astype(np.uint8)), torch.from_numpy(edge), limit
@@ -272,58 +273,3 @@ def gaussian_levels(bits: int) -> NDArray[np.float64]:
         if np.abs(move).max() < 1e-12:
             break
     return np.concatenate([-levels[::-1], levels])
-
-
-_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
-
-
-def pack_bits(codes: NDArray[np.uint8], bits: int) -> bytes:
-    """Codes below 2^bits (1-8) as a little-endian bit stream of ceil(n bits / 8) bytes.
-
-    Eight codes fill one 64-bit word whose neighbours are pushed together, by one, two and then
-    four codes at a time.
-    """
-    if bits == 8:
-        return codes.tobytes()
-    count = len(codes)
-    padded = np.zeros(-(-count // 8) * 8, np.uint8)
-    padded[:count] = codes
-    words = padded.view(_WORD)
-    for level, mask in enumerate(_MASKS):
-        gap = (8 - bits) << level
-        low = words & np.uint64(mask)
-        words ^= low
-        words >>= np.uint64(gap)
-        words |= low
-    if bits in _LANES:
-        packed = words.astype(_LANES[bits]).tobytes()
-    else:
-        packed = padded.reshape(-1, 8)[:, :bits].tobytes()
-    return packed[: -(-count * bits // 8)]
-
-
-def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> NDArray[np.uint8]:
-    """Undo `pack_bits`: the `count` codes."""
-    if bits == 8:
-        return np.frombuffer(data, np.uint8)
-    groups = -(-count // 8)
-    whole = np.zeros(groups * bits, np.uint8)
-    whole[: len(data)] = np.frombuffer(data, np.uint8)
-    if bits in _LANES:
-        words = whole.view(_LANES[bits]).astype(_WORD)
-    else:
-        padded = np.zeros((groups, 8), np.uint8)
-        padded[:, :bits] = whole.reshape(groups, bits)
-        words = padded.reshape(-1).view(_WORD)
-    for level in (2, 1, 0):
-        gap, lane = (8 - bits) << level, bits << level
-        low = words & np.uint64(_repeat((1 << lane) - 1, 16 << level))
-        words ^= low
-        words <<= np.uint64(gap)
-        words |= low
-    return words.view(np.uint8)[:count]
-
-
-def _repeat(pattern: int, stride: int) -> int:
-    """`pattern` once in every `stride` bits of a 64-bit word."""
-    return sum(pattern << shift for shift in range(0, 64, stride))

@@ -26,8 +26,8 @@ _PIECE = 2**17
 def rotate(x: Tensor, seed: int) -> Tensor:
     """Rotate the last dimension of the CPU float tensor x [..., D]; the inverse is `unrotate`."""
     width = x.shape[-1]
-    block, overlap = _layout(width)
-    first, second = _signs(seed, width, x.dtype)
+    block, overlap = layout(width)
+    first, second = signs(seed, width, x.dtype)
     y = (x.contiguous() * first).view(-1, width)
     if not overlap:
         return _hadamard_(y, block).view(x.shape)
@@ -40,8 +40,8 @@ def rotate(x: Tensor, seed: int) -> Tensor:
 def unrotate(y: Tensor, seed: int) -> Tensor:
     """Undo `rotate` with the same seed."""
     width = y.shape[-1]
-    block, overlap = _layout(width)
-    first, second = _signs(seed, width, y.dtype)
+    block, overlap = layout(width)
+    first, second = signs(seed, width, y.dtype)
     x = y.clone(memory_format=torch.contiguous_format).view(-1, width)
     if not overlap:
         return _hadamard_(x, block).mul_(first).view(y.shape)
@@ -51,7 +51,7 @@ def unrotate(y: Tensor, seed: int) -> Tensor:
     return x.mul_(first).view(y.shape)
 
 
-def _layout(width: int) -> tuple[int, bool]:
+def layout(width: int) -> tuple[int, bool]:
     """The block size, and whether two such blocks overlap (else they tile the width)."""
     block = width & -width
     if block >= _MIN_BLOCK or block == width:
@@ -60,7 +60,7 @@ def _layout(width: int) -> tuple[int, bool]:
 
 
 @lru_cache(maxsize=64)
-def _signs(seed: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def signs(seed: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Two vectors of random signs [D], a function of (seed, D) alone on any machine."""
     digest = hashlib.shake_256(f"cutlayer rotation {seed} {width}".encode()).digest(
         -(-2 * width // 8)

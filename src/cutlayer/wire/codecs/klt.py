@@ -20,41 +20,22 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.wire import quantize
-from cutlayer.wire.codecs import laws, symbols
+from cutlayer.wire.codecs import klt_body, laws, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
+from cutlayer.wire.codecs.klt_body import Cell, Quantised
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
-from cutlayer.wire.codecs.klt_laws import LawBook, Plan
+from cutlayer.wire.codecs.klt_laws import LawBook
 from cutlayer.wire.codecs.seam import Coded, Rows
-from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
+from cutlayer.wire.codecs.symbols import Coder
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import KltHeader
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this part of a step."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Cell:
-    """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
-    rising; values: [L, n]."""
-
-    kind: int
-    index: np.ndarray
-    plan: Plan
-    values: Symbols
-
-
-@dataclass(frozen=True, eq=False)
-class _Quantised:
-    """Rows of many devices as whole numbers. codes: sizes of tokens [n], or None."""
-
-    cells: list[_Cell]
-    codes: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +83,10 @@ class KltCodec:
         coded, start = [], 0
         for rows in batch:
             stop = start + len(rows.values)
-            parts, runs = self._parts(found, start, stop)
-            coder, escapes, body = symbols.encode(parts, runs, self.coder)
-            head = self.basis.head
-            header = KltHeader(
-                head.version, self.basis.fingerprint, self._step, gain, coder, escapes
+            made = klt_body.coded(
+                found, self._book, slice(start, stop), self._step, gain, self.coder
             )
-            coded.append(Coded(header, body))
+            coded.append(made)
             start = stop
         return coded
 
@@ -144,7 +122,7 @@ class KltCodec:
                 f"the frame has step size {header.step} and gain {header.gain}; the basis was "
                 f"fitted for steps from {head.step}: send the basis again"
             )
-        kinds = self._book.kinds(positions)
+        kinds = self._book.kinds(positions.numpy())
         reader = symbols.Reader(
             body, header.coder, header.escapes, len(positions) * (head.width + 1)
         )
@@ -157,14 +135,14 @@ class KltCodec:
         for kind, index, plan in self._book.alike(kinds, codes, header.step):
             parts = [reader.read(run, len(index)) for run in plan.runs]
             empty = np.zeros((0, len(index)), np.int32)
-            cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
+            cells.append(Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
         reader.finish()
-        rows = self._rebuild(_Quantised(cells, codes), positions, header.step, header.gain)
+        rows = self._rebuild(Quantised(cells, codes), positions, header.step, header.gain)
         return quantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""
-        return self._book.expected_bits(positions, self._step) / 8
+        return self._book.expected_bits(positions.numpy(), self._step) / 8
 
     @property
     def _step(self) -> float:
@@ -176,20 +154,14 @@ class KltCodec:
 
     @cached_property
     def _analyses(self) -> list[Tensor]:
-        """[D, L] for each kind of tokens: the inverse of the vectors that travelled."""
-        scale = 2.0 ** (self.basis.head.log2_unit - MAX_SHIFT)
-        return [
-            torch.from_numpy(np.linalg.pinv(group.whole * scale).astype(np.float32))
-            for group in (self.basis.prefix, self.basis.others)
-        ]
+        return [torch.from_numpy(one) for one in klt_body.analyses(self.basis)]
 
     @cached_property
     def _means(self) -> np.ndarray:
         return self.basis.means * self.basis.head.mean_unit
 
     def _mean_index(self, positions: Tensor) -> np.ndarray:
-        places, last = positions.numpy(), self.basis.head.positions
-        return np.where((places < 0) | (places > last), last, places)
+        return klt_body.mean_index(self.basis, positions.numpy())
 
     def _gain(self, batch: Sequence[Rows]) -> float:
         if not self.basis.head.per_batch:
@@ -200,7 +172,7 @@ class KltCodec:
 
     def _quantise(
         self, batch: Sequence[Rows], gain: float, rngs: Sequence[torch.Generator] | None
-    ) -> _Quantised:
+    ) -> Quantised:
         for one in batch:
             if one.values.shape[1] != self.basis.head.width:
                 raise ValueError(
@@ -223,8 +195,9 @@ class KltCodec:
         rows = rows - torch.from_numpy(self._means.astype(np.float32))[self._mean_index(positions)]
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
+        kinds = self._book.kinds(positions.numpy())
         cells = []
-        for number, index, plan in self._book.alike(self._book.kinds(positions), codes, self._step):
+        for number, index, plan in self._book.alike(kinds, codes, self._step):
             steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
@@ -232,8 +205,8 @@ class KltCodec:
                 steps = steps.sign() * (steps.abs() + (1 - laws.FIRST)).floor_()
             else:
                 steps = (steps + noise[index][:, plan.live]).floor_()
-            cells.append(_Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
-        return _Quantised(cells, codes)
+            cells.append(Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
+        return Quantised(cells, codes)
 
     def _noise(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None
@@ -250,29 +223,7 @@ class KltCodec:
             ]
         )
 
-    def _parts(self, found: _Quantised, start: int, stop: int) -> tuple[list[Symbols], list[Run]]:
-        """The symbols of the rows from start to stop, run by run, as they are coded."""
-        parts: list[Symbols] = []
-        runs: list[Run] = []
-        if found.codes is not None:
-            runs += self._book.size_runs
-            for number in (0, 1):
-                index = np.concatenate(
-                    [cell.index for cell in found.cells if cell.kind == number]
-                    or [np.zeros(0, np.int64)]
-                )
-                index = np.sort(index[(index >= start) & (index < stop)])
-                parts.append(found.codes[index].astype(np.int32)[None])
-        for cell in found.cells:
-            low, high = np.searchsorted(cell.index, (start, stop))
-            row = 0
-            for run in cell.plan.runs:
-                parts.append(cell.values[row : row + run.rows, low:high])
-                runs.append(run)
-                row += run.rows
-        return parts, runs
-
-    def _rebuild(self, found: _Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
+    def _rebuild(self, found: Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
         """The rows [n, D] of whole numbers, all in float64 and, up to the mean, exact."""
         head = self.basis.head
         unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS

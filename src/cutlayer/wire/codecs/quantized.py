@@ -11,6 +11,7 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import entropy, quantize, rotate
+from cutlayer.wire.codecs import quantized_body
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.custom_levels import pack_levels, unpack_levels
 from cutlayer.wire.frame_bytes import body_bytes
@@ -54,15 +55,14 @@ class QuantizedCodec:
         if rotation is not None:
             values = rotate.rotate(values, rotation)
         packed = quantize.quantize(values, quantizer, rng, rows.what)
-        shorter = entropy.compress(packed) if quantizer.entropy == "zstd" else None
         header = TensorHeader(
             quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
             pack_levels(quantizer.levels, quantizer.bits),  # type: ignore[arg-type]  # or a known
             quantizer.per,
             rotation,
-            shorter is not None,
+            False,
         )
-        return Coded(header, packed if shorter is None else shorter)
+        return quantized_body.coded(packed, header, quantizer.entropy == "zstd")
 
     def decode(
         self, header: msgspec.Struct, body: memoryview, positions: Tensor, width: int

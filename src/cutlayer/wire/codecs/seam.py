@@ -4,13 +4,17 @@ A codec sees rows, one for each token that is sent. Messages, masks, labels and 
 business of `wire.codec`; a codec turns rows into a header and a body, and back.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)

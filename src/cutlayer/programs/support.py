@@ -1,0 +1,31 @@
+"""For which jobs and models there are programs of light devices, and why not for others."""
+
+from cutlayer.job import Job
+from cutlayer.model.spec import ModelSpec
+
+
+def why_not(job: Job, spec: ModelSpec) -> str | None:
+    """What of a job a device without torch cannot do, as a sentence; None where it can do all."""
+    method = job.method
+    if not method.split:
+        return f"method.name: {method.name} trains the whole model on the device, which needs torch"
+    if spec.parts.language:
+        return (
+            f"model.path: {spec.path} is a language model, whose devices train blocks or read "
+            "passages, which needs torch"
+        )
+    if method.device != "frozen":
+        return (
+            f"method.device: method {method.name} sends gradients to devices that train, which "
+            "needs torch"
+        )
+    if spec.residual:
+        return f"model.path: {spec.path} is a {spec.family}, whose blocks are not exported"
+    if job.training.image_augmentation:
+        return "training.image_augmentation: it changes images by torch"
+    if method.uplink.codec == "quantize" and method.uplink.rounding != "nearest":
+        return (
+            f"method.uplink.rounding: {method.uplink.rounding} draws its numbers by torch: take "
+            "nearest"
+        )
+    return None

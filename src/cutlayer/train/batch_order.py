@@ -1,0 +1,28 @@
+"""Which samples a device trains on in each step of a round: by its seed alone, without torch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cutlayer.seeds import numpy_rng
+
+
+def draw_batches(
+    seed: int,
+    device: int,
+    round: int,
+    epochs: int,
+    batch_size: int,
+    samples: int,
+    most: int | None,
+) -> Iterator[NDArray[np.int64]]:
+    """The samples of each batch, by number: in every epoch all of them in a new order.
+
+    samples: that the device has. most: of them in an epoch; None: all.
+    """
+    for epoch in range(epochs):
+        order = numpy_rng(seed, device, round, "batches", epoch)
+        indices = order.permutation(samples)[:most]
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
