@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cutlayer.drawing import curves as drawing
-from cutlayer.drawing import plots
+from cutlayer.drawing import plan_plots, plots
 from cutlayer.drawing.curves import Curve
 from cutlayer.drawing.plots import MethodBytes, Point
 
@@ -104,8 +104,8 @@ def test_bars_are_megabytes_in_each_direction(tmp_path, drawn):
 
 
 GRID = [
-    Point(f"{tokens} tokens, {bits} bits", 1e6 * tokens * bits, 0.7 - 1 / tokens - 0.1 / bits, cut)
-    for cut in ("cut 2", "cut 6")
+    Point(f"{tokens} tokens, {bits} bits", 1e6 * tokens * bits, top - 1 / tokens - 0.1 / bits, cut)
+    for cut, top in (("cut 2", 0.7), ("cut 6", 0.71))
     for tokens in (49, 24, 12)
     for bits in (8, 4, 2)
 ]
@@ -129,6 +129,30 @@ def test_texts_of_a_crowded_pareto_plot_do_not_overlap(tmp_path, drawn):
         assert not any(box.overlaps(other) for other in boxes[:index])
     front = {point.label for point in plots.pareto_front(GRID)}
     assert front <= {text.get_text() for text in texts if text.get_fontweight() == "bold"}
+
+
+def test_points_on_one_spot_share_a_label_and_equal_curves_say_so(tmp_path, drawn):
+    plots.pareto([Point(label, 1e6, 0.5) for label in ("sflora", "asfv")], tmp_path / "p.png")
+    assert {text.get_text() for text in drawn[-1].axes[0].texts} == {"sflora, asfv"}
+    curve, other = Curve([1, 2], [0.1, 0.5], [1, 2]), Curve([1, 2], [0.1, 0.6], [1, 2])
+    found = {"sflora": [curve], "auto": [other], "asfv": [curve]}
+    drawing.accuracy_by_round(found, tmp_path / "c.png")
+    labels = drawn[-1].axes[0].get_legend_handles_labels()[1]
+    assert labels == ["sflora", "auto", "asfv (equal to sflora)"]
+
+
+def test_two_swept_settings_are_a_grid_whose_gaps_stay_empty(tmp_path, drawn):
+    rows = [
+        {"field": "a, b", "settings": {"a": a, "b": b}, "round_s": a * b, "bits": 4}
+        for a in (1, 2)
+        for b in (3, 5)
+    ]
+    rows[-1] = {**rows[-1], "round_s": None}
+    plan_plots.sweep(rows, tmp_path / "grid.png")
+    check_png(tmp_path / "grid.png")
+    axes = [one for one in drawn[-1].axes if one.get_visible()]
+    assert [one.get_title(loc="left") for one in axes] == ["round (s)"]
+    assert [text.get_text() for text in axes[0].texts] == ["3.00", "5.00", "6.00"]
 
 
 def test_nothing_to_show_is_still_a_figure(tmp_path):

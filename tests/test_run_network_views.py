@@ -10,8 +10,9 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.record.folder import DEVICES_FILE
 from cutlayer.record.told_devices import ToldDevice, read_told, write_told
-from cutlayer.reports import build_report
 from cutlayer.reports.page import views_of
+from cutlayer.reports.read_runs import read_run
+from cutlayer.reports.recompute import again
 from cutlayer.reports.views.runs import Run
 from cutlayer.train.parts import load_parts
 from fleet_helpers import crowd, served
@@ -40,7 +41,7 @@ def run_of(job: Job, folder: Path, own: dict[str, Path | None]) -> Run:
 
         served(job, folder, bring)
     assert devices.errors == {}
-    return build_report.again(build_report.read_run(folder, print), 0, 1)
+    return again(read_run(folder, print), 0, 1)
 
 
 def test_devices_with_data_of_their_own_show_no_labels_of_the_servers_folder(
@@ -59,8 +60,8 @@ def test_devices_with_data_of_their_own_show_no_labels_of_the_servers_folder(
     assert told[1].labels is None
 
     write_told(tmp_path / "net", {1: ToldDevice("cam-0001", 6, None)})
-    again = build_report.again(build_report.read_run(tmp_path / "net", print), 0, 1)
-    (shown,) = [view for view in views_of(again) if view["id"] == "labels"]
+    recomputed = again(read_run(tmp_path / "net", print), 0, 1)
+    (shown,) = [view for view in views_of(recomputed) if view["id"] == "labels"]
     assert shown["kind"] == "missing"
     assert "the devices keep data of their own" in shown["text"]
 

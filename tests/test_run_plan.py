@@ -126,6 +126,23 @@ def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path) -> N
     assert (tmp_path / "out" / "sweep.png").stat().st_size > 0
 
 
+def test_a_large_fleet_is_summed_up_and_shown_whole_on_request(tmp_path: Path) -> None:
+    words = ["plan", "--set", "method=st-sflora", "--set", "devices.count=300", "--set", "world={}"]
+    words += ["--set", "training.rounds=1"]
+    short = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert short.exit_code == 0, short.output
+    assert len(short.output.splitlines()) < 30
+    assert "300 devices" in short.output
+    median = next(line for line in short.output.splitlines() if "median" in line)
+    with (tmp_path / "plan.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 300
+    away = sorted(float(row["distance_m"]) for row in rows)
+    assert away[148] - 1 <= float(median.split()[1]) <= away[151] + 1
+    whole = CliRunner().invoke(app, [*words, "--all"])
+    assert len(whole.output.splitlines()) > 300
+
+
 def test_a_job_without_a_world_is_planned_in_the_default_one() -> None:
     assert in_a_world(load_job(None)).world is not None
     with pytest.raises(JobError, match="a plan needs one"):

@@ -11,7 +11,7 @@ from scipy import stats
 
 import cutlayer
 from cutlayer.errors import JobError
-from cutlayer.reports.build_report import read_run, run_folders
+from cutlayer.reports.read_runs import read_run, run_folders
 from cutlayer.reports.views.runs import Run, lines_of
 from cutlayer.reports.views.statistics import paired_interval
 from helpers import small_job

@@ -50,12 +50,23 @@ _EXTRAS = {
     "constriction": "codec",
     "cryptography": "server",
     "grpc": "server",
+    "huggingface_hub": "train",
     "matplotlib": "server",
+    "onnx": "onnx",
+    "onnxruntime": "light",
+    "onnxscript": "onnx",
+    "pandas": "notebook",
     "prometheus_client": "server",
     "psutil": "server",
     "pyarrow": "server",
+    "pydantic": "train",
+    "safetensors": "train",
     "starlette": "dashboard",
+    "tokenizers": "light-texts",
+    "torch": "train",
+    "transformers": "train",
     "uvicorn": "dashboard",
+    "yaml": "train",
 }
 
 

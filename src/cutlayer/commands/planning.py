@@ -77,8 +77,13 @@ def plan(
     draws: Annotated[
         int, typer.Option(min=1, help="Rounds to average over, each with a channel of its own.")
     ] = 1,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="A row for each device, however many; else of up to 40."),
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for a CSV file and pictures of what is printed.")
+        Path | None,
+        typer.Option(help="Folder for a CSV file with every device, and pictures of the plan."),
     ] = None,
 ) -> None:
     """Solve only the allocation: who takes part and with what, and what a round takes."""
@@ -94,7 +99,7 @@ def plan(
         written = plan_files.write_sweep(rows, out) if out else []
     else:
         found = plans.plan(asked, round=round)
-        console.print(found.table())
+        console.print(found.table(every=every))
         for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             say(sentence)
         if draws > 1:

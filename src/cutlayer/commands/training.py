@@ -107,6 +107,8 @@ def compare(
 def _show(comparison: Comparison) -> None:
     for table in comparison.tables():
         console.print(table)
+    if comparison.finding:
+        say(comparison.finding)
     for line in comparison.where():
         say(line)
 

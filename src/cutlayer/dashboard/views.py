@@ -16,7 +16,7 @@ from cutlayer.dashboard.watch import WatchedRun
 from cutlayer.errors import RunError
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
-from cutlayer.reports import build_report, page
+from cutlayer.reports import build_report, page, read_runs, recompute
 from cutlayer.reports.views.runs import Run, lines_of
 
 _OPEN = 4
@@ -55,7 +55,7 @@ class OpenRuns:
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
         # Model and data of one job at a time: the next look at it is quick.
-        self._load = functools.lru_cache(maxsize=1)(build_report.load_for_views)
+        self._load = functools.lru_cache(maxsize=1)(recompute.load_for_views)
 
     def run(self, seen: WatchedRun) -> Run:
         """The run with all its rows so far. Raises RunError where it has none."""
@@ -76,9 +76,9 @@ class OpenRuns:
             seen.folder,
             seen.job,
             rows,
-            classes=build_report.classes_of(seen.folder),
-            label=build_report.label_of(seen.folder),
-            names=build_report.names_of(seen.folder, seen.job.devices.count),
+            classes=read_runs.classes_of(seen.folder),
+            label=read_runs.label_of(seen.folder),
+            names=read_runs.names_of(seen.folder, seen.job.devices.count),
         )
 
     def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class OpenRuns:
         run = self.run(seen)
         key = (seen.name, len(run.rows))
         if key not in self._again:
-            self._again[key] = build_report.again(run, _IMAGES, 1, self._load)
+            self._again[key] = recompute.again(run, _IMAGES, 1, self._load)
             while len(self._again) > _OPEN:
                 self._again.popitem(last=False)
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}

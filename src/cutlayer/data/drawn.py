@@ -45,6 +45,11 @@ class DrawnShares(Sequence[Indices]):
     def __iter__(self) -> Iterator[Indices]:
         return (self[device] for device in range(self._devices))
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each device."""
+        return (self._size,) * self._devices
+
     def label_counts(self, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int32]:
         """How many samples of each class each device holds, [M, classes] of int32."""
         counts = np.empty((self._devices, classes), dtype=np.int32)

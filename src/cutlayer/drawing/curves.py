@@ -79,8 +79,9 @@ def accuracy_by_round(curves: Curves, path: Path) -> None:
 
     with new_figure(path) as figure:
         axes = figure.subplots()
+        drawn: list[_Drawn] = []
         for index, (label, rounds, _, accuracy) in enumerate(means(curves, "megabytes")):
-            _line(axes, index, label, rounds, accuracy)
+            _line(axes, index, label, rounds, accuracy, drawn)
         axes.set_xlabel("round")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         _finish(figure, axes, "Accuracy by round", curves)
@@ -94,10 +95,11 @@ def accuracy_by(amount: Amount, curves: Curves, path: Path) -> None:
         axes = figure.subplots()
         if totals and max(totals) > 8 * min(totals):
             axes.set_xscale("log")
+        drawn: list[_Drawn] = []
         for index, (label, _, spent, accuracy) in enumerate(found):
             if spent[-1] > 0:
                 started = spent > 0  # a log axis has no place for an evaluation before round 1
-                _line(axes, index, label, spent[started], accuracy[:, started])
+                _line(axes, index, label, spent[started], accuracy[:, started], drawn)
             else:
                 axes.axhline(
                     100 * accuracy.mean(axis=0)[-1],
@@ -132,27 +134,39 @@ def means(
     return found
 
 
+_Drawn = tuple[str, npt.NDArray[np.float64] | npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""The label of a line, its x [rounds] and its accuracy [seeds, rounds]."""
+
+
 def _line(
     axes: Axes,
     index: int,
     label: str,
     x: npt.NDArray[np.float64] | npt.NDArray[np.int64],
     accuracy: npt.NDArray[np.float64],
+    drawn: list[_Drawn],
 ) -> None:
+    """Draw a line and its band; one that lies on another is thinner, and its label names that."""
+    under = [
+        other
+        for other, *there in drawn
+        if np.array_equal(there[0], x) and np.array_equal(there[1], accuracy)
+    ]
+    drawn.append((label, x, accuracy))
     colour = COLOURS[index % len(COLOURS)]
     axes.plot(
         x,
         100 * accuracy.mean(axis=0),
         color=colour,
         marker=MARKERS[index % len(MARKERS)],
-        linestyle=LINES[index % len(LINES)],
-        markersize=6,
+        linestyle=(0, (2, 4)) if under else LINES[index % len(LINES)],
+        markersize=3.5 if under else 6,
         markeredgecolor="white",
-        linewidth=1.8,
+        linewidth=1.2 if under else 1.8,
         markevery=max(1, len(x) // 12),
-        label=label,
+        label=f"{label} (equal to {under[0]})" if under else label,
     )
-    if len(accuracy) > 1:
+    if len(accuracy) > 1 and not under:
         axes.fill_between(
             x,
             100 * accuracy.min(axis=0),

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from cutlayer.drawing.style import COLOURS, GREY, legend, new_figure, plain_log
+import numpy as np
+
+from cutlayer.drawing.style import COLOURS, GREY, digits, legend, new_figure, plain_log
 
 STAGE_COLOURS = {
     "broadcast": COLOURS[5],
@@ -98,27 +100,35 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         )
 
 
-def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """What plans come to against the value that was swept; gaps where there is no plan.
+PANELS = {
+    "round_s": "round (s)",
+    "joules": "devices (J)",
+    "sent": "up (bytes)",
+    "ste": "STE (1/s)",
+    "devices": "devices in time",
+    "tokens": "mean tokens",
+    "bits": "mean bits",
+    "cut": "mean cut",
+}
+"""What is drawn of a sweep, by the keys of its rows."""
 
-    rows: those of `cutlayer.sweep`, with one number for each value.
+
+def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What plans come to against the values that were swept; gaps where there is no plan.
+
+    Of one setting curves, of two heat maps. rows: those of `cutlayer.sweep`, with one number for
+    each value.
     """
-    panels = {
-        "round_s": "round (s)",
-        "joules": "devices (J)",
-        "sent": "up (bytes)",
-        "ste": "STE (1/s)",
-        "devices": "devices in time",
-        "tokens": "mean tokens",
-        "bits": "mean bits",
-        "cut": "mean cut",
-    }
-    drawn = [key for key in panels if len({row.get(key) for row in rows}) > 1]
+    found = {key: {row[key] for row in rows if row.get(key) is not None} for key in PANELS}
+    drawn = [key for key in PANELS if len(found[key]) > 1] or ["round_s"]
+    if len(rows[0]["settings"]) == 2:
+        _maps(rows, drawn, path)
+        return
     texts = [row["value"] for row in rows]
     numbers = _numbers(texts)
-    with new_figure(path, height=1.4 + 1.5 * max(1, len(drawn))) as figure:
-        grid = figure.subplots(max(1, len(drawn)), 1, sharex=True, squeeze=False)[:, 0]
-        for index, (axes, key) in enumerate(zip(grid, drawn, strict=False)):
+    with new_figure(path, height=1.4 + 1.5 * len(drawn)) as figure:
+        grid = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+        for index, (axes, key) in enumerate(zip(grid, drawn, strict=True)):
             values = [float("nan") if row.get(key) is None else row[key] for row in rows]
             axes.plot(
                 numbers or range(len(rows)),
@@ -127,7 +137,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                 marker="o",
                 linewidth=1.6,
             )
-            axes.set_ylabel(panels[key], fontsize=9)
+            axes.set_ylabel(PANELS[key], fontsize=9)
             axes.margins(y=0.15)
         if not numbers:
             grid[-1].set_xticks(range(len(rows)), texts)
@@ -136,6 +146,38 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             plain_log(grid[-1])
         grid[-1].set_xlabel(rows[0]["field"])
         grid[0].set_title("One round, planned", loc="left")
+
+
+def _maps(rows: Sequence[Mapping[str, Any]], drawn: Sequence[str], path: Path) -> None:
+    """A heat map for each figure, with its numbers; combinations without a plan stay empty."""
+    down, across = rows[0]["settings"]
+    lines = list(dict.fromkeys(row["settings"][down] for row in rows))
+    columns = list(dict.fromkeys(row["settings"][across] for row in rows))
+    wide = 2 if len(drawn) > 1 else 1
+    deep = -(-len(drawn) // wide)
+    size = (1.6 + 0.9 * len(columns), 1.2 + 0.5 * len(lines))
+    with new_figure(path, width=max(6, wide * size[0]), height=1 + deep * size[1]) as figure:
+        grid = figure.subplots(deep, wide, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(drawn) :]:
+            axes.set_visible(False)
+        for axes, key in zip(grid.flat, drawn, strict=False):
+            values = np.full((len(lines), len(columns)), np.nan)
+            for row in rows:
+                place = (lines.index(row["settings"][down]), columns.index(row["settings"][across]))
+                values[place] = np.nan if row.get(key) is None else row[key]
+            axes.grid(visible=False)
+            axes.imshow(values, cmap="viridis", aspect="auto")
+            middle = (np.nanmin(values) + np.nanmax(values)) / 2
+            for (line, column), value in np.ndenumerate(values):
+                if np.isfinite(value):
+                    ink = "black" if value > middle else "white"
+                    text = digits(value)
+                    axes.text(column, line, text, ha="center", va="center", color=ink, fontsize=8)
+            axes.set_xticks(range(len(columns)), columns)
+            axes.set_yticks(range(len(lines)), lines)
+            axes.set_title(PANELS[key], loc="left", fontsize=10)
+        figure.supxlabel(across)
+        figure.supylabel(down)
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:

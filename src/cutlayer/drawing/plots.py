@@ -172,20 +172,23 @@ def pareto(points: Sequence[Point], path: Path) -> None:
         axes.set_ylabel("accuracy (%)")
         axes.set_title("Accuracy against bytes sent", loc="left")
         legend(figure)
-        # The front's labels take their places first.
+        # The front's labels take their places first; points on one spot share a label.
         ordered = front + [point for point in placed if point not in front]
+        spots: dict[tuple[float, float], list[Point]] = {}
+        for point in ordered:
+            spots.setdefault((point.bytes, point.accuracy), []).append(point)
         annotate(
             figure,
             axes,
             [
                 Note(
-                    point.bytes / 1e6,
-                    100 * point.accuracy,
-                    point.label,
-                    COLOURS[groups.index(point.group) % len(COLOURS)],
-                    strong=point in front,
+                    same[0].bytes / 1e6,
+                    100 * same[0].accuracy,
+                    ", ".join(dict.fromkeys(point.label for point in same)),
+                    COLOURS[groups.index(same[0].group) % len(COLOURS)],
+                    strong=same[0] in front,
                 )
-                for point in ordered
+                for same in spots.values()
             ],
         )
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,26 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # fonts that journals accept
 }
 _FORMATS: ContextVar[tuple[str, ...]] = ContextVar("formats", default=("png",))
+FORMATS = ("png", "svg", "pdf")
+"""What a figure can be written as."""
+
+_PRINTED_POINTS = 8.0
+_LOWEST = 3.6
+"""Inches below which the height of a column's figure does not follow its width."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The column of a paper that figures are drawn for.
+
+    width_in: its width in inches. font: the name of an installed font; None: matplotlib's own.
+    """
+
+    width_in: float
+    font: str | None = None
+
+
+_COLUMN: ContextVar[Column | None] = ContextVar("column", default=None)
 
 
 def why_no_figures() -> str | None:
@@ -63,22 +84,71 @@ def formats(*endings: str) -> Iterator[None]:
 
 
 @contextmanager
+def in_column(column: Column | None) -> Iterator[None]:
+    """Draw every figure of the block as wide as a paper's column, in letters of 8 points.
+
+    Titles are left out: a paper has them in its captions. None: as on a page of its own. Raises
+    ValueError where the font is not installed.
+    """
+    if column is not None and column.font is not None:
+        from matplotlib.font_manager import findfont
+
+        findfont(column.font, fallback_to_default=False)
+    token = _COLUMN.set(column)
+    try:
+        yield
+    finally:
+        _COLUMN.reset(token)
+
+
+@contextmanager
 def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[Figure]:
     """A figure that is written to `path`, whole or not at all, when the block ends.
 
-    Within `formats`, to a file of each format, by its ending. Raises OSError where it cannot be
-    written.
+    Within `formats`, to a file of each format, by its ending; within `in_column`, as wide as the
+    column. Raises OSError where it cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(STYLE):
+    column = _COLUMN.get()
+    style, shrink = STYLE, 1.0
+    if column is not None:
+        # Drawn larger and then shrunk as a whole, letters included, so that what was placed apart
+        # stays apart.
+        shrink = _PRINTED_POINTS / STYLE["font.size"]
+        narrow = column.width_in / shrink
+        width, height = narrow, max(height * narrow / width, min(height, _LOWEST))
+        style = STYLE if column.font is None else STYLE | {"font.family": column.font}
+    with rc_context(style):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
+        if column is not None:
+            _shrink(figure, shrink)
         for ending in _FORMATS.get():
             stream = io.BytesIO()
             figure.savefig(stream, format=ending)
             write_atomically(path.with_suffix(f".{ending}"), stream.getvalue())
+
+
+def _shrink(figure: Figure, factor: float) -> None:
+    """Make a figure smaller with all its letters, lines and marks, and without its titles."""
+    from matplotlib.collections import PathCollection
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
+
+    figure.suptitle("")
+    for axes in figure.axes:
+        axes.set_title("", loc="left")
+    figure.set_size_inches(*(factor * figure.get_size_inches()))
+    for artist in figure.findobj():
+        if isinstance(artist, Text):
+            artist.set_fontsize(factor * float(artist.get_fontsize()))
+        elif isinstance(artist, Line2D):
+            artist.set_linewidth(factor * artist.get_linewidth())
+            artist.set_markersize(factor * artist.get_markersize())
+        elif isinstance(artist, PathCollection):
+            artist.set_sizes(factor**2 * artist.get_sizes())
 
 
 def legend(figure: Figure) -> None:

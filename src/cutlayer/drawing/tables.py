@@ -1,4 +1,4 @@
-"""One table, twice: for the terminal (rich) and for a report (Markdown), with the same cells."""
+"""One table, for a terminal (rich) and a report (Markdown); a notebook takes the same cells."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def render(rows: Sequence[Row], columns: Sequence[Column], title: str | None = N
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, padding=0)
-    grid = [_cells(rows, column) for column in columns]
+    grid = [column_cells(rows, column) for column in columns]
     for column, cells in zip(columns, grid, strict=True):
         left = column.kind == "text"
         # Numbers and the words of headers stay whole; long texts may break.
@@ -71,7 +71,7 @@ def render(rows: Sequence[Row], columns: Sequence[Column], title: str | None = N
 def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """The rows as a Markdown table whose source is aligned too; ends with a newline."""
     grid = [
-        [text.replace("|", "\\|") for text in (column.header, *_cells(rows, column))]
+        [text.replace("|", "\\|") for text in (column.header, *column_cells(rows, column))]
         for column in columns
     ]
     widths = [max(3, *map(len, cells)) for cells in grid]
@@ -90,7 +90,7 @@ def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(rows: Sequence[Row], column: Column) -> list[str]:
+def column_cells(rows: Sequence[Row], column: Column) -> list[str]:
     """A column's values as texts, all with the same number of decimals."""
     values = [row.get(column.key) for row in rows]
     if column.kind == "text":

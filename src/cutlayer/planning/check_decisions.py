@@ -27,7 +27,7 @@ def _faults(known: PlanningInput, decided: Any) -> Iterator[str]:
         yield f"gave a {type(decided).__name__}: let it return RoundDecisions"
         return
     for device in (*decided.decisions, *decided.left_out):
-        if device not in known.devices:
+        if device not in known.place:
             yield (
                 f"decided for device {device!r}, which could not take part in this round: take "
                 "devices of PlanningInput.devices only"
@@ -70,7 +70,7 @@ def _cut_faults(known: PlanningInput, one: Decision) -> Iterator[str]:
 
 
 def _radio_faults(known: PlanningInput, device: int, one: Decision) -> Iterator[str]:
-    most_w = float(known.fleet.power_max_w[known.devices.index(device)])
+    most_w = float(known.fleet.power_max_w[known.place[device]])
     for name, value in (("bandwidth_hz", one.bandwidth_hz), ("power_w", one.power_w)):
         if not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
             yield f"{name} {value!r}: give a finite number above 0, or leave the device out"

@@ -7,14 +7,16 @@ allocators measure comes from the job's calibration.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from cutlayer.allocate.round_shape import RoundShape
-from cutlayer.drawing import tables
-from cutlayer.drawing.tables import Column
-from cutlayer.errors import JobError
+from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
+from cutlayer.errors import JobError, RunError
 from cutlayer.job import Job
 from cutlayer.model.families import describe
+from cutlayer.planning import plan_table
 from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, Survival
 from cutlayer.planning.decide import solve_round
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
@@ -28,27 +30,15 @@ from cutlayer.train.unread import unread
 from cutlayer.world.timeline import Timeline
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
-COLUMNS = (
-    Column("device", "device", "text"),
-    Column("distance_m", "away m", "count"),
-    Column("cut", "cut", "count"),
-    Column("tokens", "tokens", "count"),
-    Column("bits", "bits", "count"),
-    Column("bandwidth_mhz", "MHz"),
-    Column("power_mw", "mW", "count"),
-    Column("megabit_s", "Mbit/s"),
-    Column("sent", "up", "bytes"),
-    Column("finish_s", "done", "seconds"),
-    Column("late", "late", "text"),
-    Column("joules", "J"),
-)
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """A round as it would be: decisions, when each stage would happen, and each device's joules.
+
+    A notebook shows it as its sentences and the first rows of its table.
 
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
     that miss the deadline, or leave coverage before they are done. samples: how many samples each
@@ -68,6 +58,38 @@ class Plan:
     survival: Survival | None
     later_bytes: int | None
 
+    def __repr__(self) -> str:
+        return f"<Plan of {self.job.method.name}: {self._takes()}>"
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        shown = table_html(rows, plan_table.columns_of(rows), f"Round of {self.job.method.name}")
+        return shown + paragraphs(self.sentences())
+
+    def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
+        """A row for each device, or for each stage of each device: the spans of the Gantt chart.
+
+        devices: what `rows` has, by the names of plan_table.COLUMNS. stages: device, stage, and its
+        start and end in seconds since the round began. Raises RunError for anything else, and where
+        pandas is not installed.
+        """
+        if what == "devices":
+            return data_frame(self.rows())
+        if what != "stages":
+            raise RunError(f"to_pandas: {what!r} is no table of a plan: take 'devices' or 'stages'")
+        return data_frame(
+            [
+                {
+                    "device": device,
+                    "stage": span.stage,
+                    "start_s": span.start_s,
+                    "end_s": span.end_s,
+                }
+                for place, device in enumerate(self.decided.decisions)
+                for span in self.timeline.spans(place)
+            ]
+        )
+
     @property
     def round_s(self) -> float:
         """Seconds of the round."""
@@ -78,31 +100,41 @@ class Plan:
         """Bytes from all devices to the server."""
         return sum(traffic.up for traffic in self.shape.traffic.values())
 
-    def table(self) -> Table:
-        """The rows for a terminal of 80 columns; who is late only where somebody is."""
-        columns = [c for c in COLUMNS if c.key != "late" or self.late]
-        return tables.render(self.rows(), columns, f"Round of {self.job.method.name}")
+    def table(self, *, every: bool = False) -> Table:
+        """For a terminal of 80 columns: a row for each device, or how the figures of many spread.
+
+        every: a row for each, however many devices there are.
+        """
+        rows, title = self.rows(), f"Round of {self.job.method.name}"
+        if every or len(rows) <= plan_table.MOST_SHOWN:
+            return plan_table.device_table(rows, title)
+        return plan_table.spread_table(rows, title)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each device that takes part, for `drawing.tables` (see COLUMNS)."""
-        most = self.known.loads.spec.patches
+        """A row for each device that takes part, for `drawing.tables` (see plan_table.COLUMNS)."""
+        most, split, late = self.known.loads.spec.patches, self.job.method.split, set(self.late)
+        decided = self.decided.decisions
+        here = np.array([self.known.place[device] for device in decided], dtype=np.int64)
+        width, power = np.ones((2, len(self.known.devices)))  # devices left out send nothing
+        width[here] = [one.bandwidth_hz or 0.0 for one in decided.values()]
+        power[here] = [one.power_w or 0.0 for one in decided.values()]
+        rates = self.known.uplink_bps(width, power)
         rows = []
-        for place, (device, one) in enumerate(self.decided.decisions.items()):
-            here = self.known.devices.index(device)
-            width, power = one.bandwidth_hz or 0.0, one.power_w or 0.0
+        for place, (device, one) in enumerate(decided.items()):
+            at = here[place]
             rows.append(
                 {
                     "device": str(device),
-                    "distance_m": float(self.known.state.distance_m[here]),
-                    "cut": one.cut if self.job.method.split else None,
-                    "tokens": one.keep(most) if self.job.method.split else None,
-                    "bits": one.bits_up if self.job.method.split else None,
-                    "bandwidth_mhz": width / 1e6,
-                    "power_mw": power * 1e3,
-                    "megabit_s": float(self.known.uplink_bps(width, power)[here]) / 1e6,
+                    "distance_m": float(self.known.state.distance_m[at]),
+                    "cut": one.cut if split else None,
+                    "tokens": one.keep(most) if split else None,
+                    "bits": one.bits_up if split else None,
+                    "bandwidth_mhz": (one.bandwidth_hz or 0.0) / 1e6,
+                    "power_mw": (one.power_w or 0.0) * 1e3,
+                    "megabit_s": float(rates[at]) / 1e6,
                     "sent": self.shape.traffic[device].up,
                     "finish_s": float(self.timeline.finish_s[place]),
-                    "late": "late" if device in self.late else "",
+                    "late": "late" if device in late else "",
                     "joules": self.joules[device],
                 }
             )

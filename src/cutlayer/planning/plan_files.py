@@ -8,7 +8,8 @@ from typing import Any
 
 from cutlayer.files import write_atomically
 from cutlayer.planning import plan_sweep
-from cutlayer.planning.plan import COLUMNS, Plan
+from cutlayer.planning.plan import Plan
+from cutlayer.planning.plan_table import COLUMNS
 from cutlayer.planning.plan_totals import spread_of
 from cutlayer.record.writing import writing
 

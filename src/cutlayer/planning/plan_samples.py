@@ -46,11 +46,15 @@ def samples_of(job: Job, fleet: Fleet, read: ReadLabels = read_labels) -> Planne
     elif data.path is not None and not Path(data.path).expanduser().exists():
         why = f"data.path {data.path} is not on this machine"
     else:
+        from cutlayer.data.drawn import DrawnShares
         from cutlayer.data.partition import divide
 
         labels, classes = read(data, job.seed)
         shares, _ = divide(labels, data.partition, job.devices.count, job.seed)
-        sizes = tuple(len(share) for share in shares)
+        if isinstance(shares, DrawnShares):  # none of a million has to be drawn
+            sizes = shares.sizes
+        else:
+            sizes = tuple(len(share) for share in shares)
         return PlannedSamples(
             sizes,
             len(classes),

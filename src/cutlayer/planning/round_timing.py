@@ -3,7 +3,7 @@
 The planner uses it for a planned round, the virtual clock for one that happened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
+from cutlayer.model.cost import Cost
 from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
@@ -49,14 +50,13 @@ def planned_shape(
     has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
     """
     alike: dict[Decision, list[int]] = {}
-    place = {device: at for at, device in enumerate(known.devices)}
     for device, one in decided.decisions.items():
         same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
     for one, devices in alike.items():
-        loads = known.loads.take(np.array([place[device] for device in devices]))
+        loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         if known.job.method.split:
@@ -127,7 +127,7 @@ class TimedRound:
             return {}
         decisions = self._decisions
         samples = self.shape.computed_table().sum(axis=0)
-        parts = [device_part(self.job, self.spec, one.cut) for one in decisions]
+        parts = self._device_parts(decisions)
         spent = energy.round_j(
             self.fleet,
             self.world.settings.energy,
@@ -138,6 +138,12 @@ class TimedRound:
         )
         return dict(zip(self.shape.trained, spent.tolist(), strict=True))
 
+    def _device_parts(self, decisions: Sequence[Decision]) -> list[Cost]:
+        """What each device runs, looked up once for each cut."""
+        cuts = dict.fromkeys(one.cut for one in decisions)
+        parts = {cut: device_part(self.job, self.spec, cut) for cut in cuts}
+        return [parts[one.cut] for one in decisions]
+
     @property
     def _decisions(self) -> list[Decision]:
         return [self.shape.decisions[device] for device in self.shape.trained]
@@ -147,7 +153,10 @@ class TimedRound:
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
-        served = [flops(server_part(job, spec, one.cut, one.tokens)) for one in decisions]
+        # Many devices share a setting: its cost is looked up once.
+        settings_of = [(one.cut, one.tokens) for one in decisions]
+        of = {pair: flops(server_part(job, spec, *pair)) for pair in dict.fromkeys(settings_of)}
+        served = [of[pair] for pair in settings_of]
         server_s = samples * np.array(served) / (settings.server_flops or np.inf)
         if job.method.pooled:
             return durations(1, server_s=server_s, steps=steps, one_way=True)
@@ -158,7 +167,7 @@ class TimedRound:
             np.array([one.bandwidth_hz or 0.0 for one in decisions]),
             np.array([one.power_w or 0.0 for one in decisions]),
         )
-        parts = [device_part(job, spec, one.cut) for one in decisions]
+        parts = self._device_parts(decisions)
         traffic = [self.shape.traffic[device] for device in self.shape.trained]
         computed = self.shape.computed_table()
         share = samples / samples.sum(axis=0)

@@ -12,17 +12,22 @@ import numpy as np
 from cutlayer.drawing import curves, plan_plots, plots, style
 from cutlayer.reports.views.runs import STAGES, Line, Patches, Run, Spans
 
-FORMATS = ("png", "svg", "pdf")
 
-
-def draw(lines: Sequence[Line], run: Run, folder: Path) -> list[Path]:
+def draw(
+    lines: Sequence[Line],
+    run: Run,
+    folder: Path,
+    formats: Sequence[str] = style.FORMATS,
+    column: style.Column | None = None,
+) -> list[Path]:
     """Write all figures that the runs have data for below `folder`; returns what was written.
 
-    lines: for the figures that show all runs; run: for those of one. Raises OSError.
+    lines: for the figures that show all runs; run: for those of one. column: of the paper that
+    they are for. Raises OSError, or ValueError for a font that is not installed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with style.formats(*FORMATS):
+    with style.formats(*formats), style.in_column(column):
         _together(lines, folder)
         _of_one(run, folder)
     return sorted(path for path in folder.iterdir() if before.get(path) != path.stat().st_mtime_ns)

@@ -21,7 +21,7 @@ from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
-from cutlayer.reports.build_report import read_job, run_folders
+from cutlayer.reports.read_runs import read_job, run_folders
 from cutlayer.reports.views.runs import settings_of
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")

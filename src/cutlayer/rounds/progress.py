@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import TaskID
 
+from cutlayer.drawing.notebook import in_notebook
 from cutlayer.drawing.progress_bar import make_bar
 from cutlayer.harmless import harmless
 from cutlayer.job import Job
@@ -51,6 +52,16 @@ class Silent:
 
     def finished(self) -> None:
         """Nothing."""
+
+
+def watched(progress: Progress | None) -> Progress:
+    """What a verb of the Python API tells of its progress.
+
+    Where none is given: lines below the cell in a notebook, and nothing elsewhere.
+    """
+    if progress is not None:
+        return progress
+    return OnConsole(Console()) if in_notebook() else Silent()
 
 
 class OnConsole:

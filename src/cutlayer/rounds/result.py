@@ -3,18 +3,40 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
+from cutlayer.drawing.tables import Column
+from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.record.folder import ADAPTER_FOLDER, STATES_FOLDER
 from cutlayer.record.rows import Row
+from cutlayer.record.tabular import by_device, by_round
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = (
+    Column("round", "round", "count"),
+    Column("loss", "loss"),
+    Column("accuracy", "accuracy", "percent"),
+    Column("up_bytes", "up", "bytes"),
+    Column("down_bytes", "down", "bytes"),
+    Column("virtual_s", "in its world", "seconds"),
+)
+"""The columns that a notebook shows of a run."""
+
+LAST = 5
+"""So many of its rounds, the last ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished run: where it lies and what it measured.
 
-    classes: of the held-out set, or as many as a language model has tokens. tests: its samples.
+    A notebook shows it as a sentence and a table of its last rounds. classes: of the held-out set,
+    or as many as a language model has tokens. tests: its samples.
     """
 
     folder: Path
@@ -23,6 +45,33 @@ class Result:
     adapter: Adapter
     classes: int
     tests: int
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.sentence}>"
+
+    def _repr_html_(self) -> str:
+        rounds = by_round(self.rows)[-LAST:]
+        known = [c for c in SHOWN if any(one[c.key] is not None for one in rounds)]
+        return paragraphs([self.sentence]) + table_html(rounds, known, "the last rounds")
+
+    @property
+    def sentence(self) -> str:
+        """What was run and what came out, for people."""
+        return (
+            f"{self.job.method.name}, {len(self.rows)} rounds of {self.job.devices.cohort} "
+            f"devices: accuracy {self.accuracy_said}, {self.up_bytes / 1e6:.1f} MB up, "
+            f"{self.down_bytes / 1e6:.1f} MB down; in {self.folder}"
+        )
+
+    def to_pandas(self, what: Literal["rounds", "devices"] = "rounds") -> "pd.DataFrame":
+        """A row for each round, or for each turn of a device with what was decided for it.
+
+        Columns and units: `by_round` and `by_device` in cutlayer.record.tabular. Raises RunError
+        for anything else, and where pandas is not installed.
+        """
+        if what not in ("rounds", "devices"):
+            raise RunError(f"to_pandas: {what!r} is no table of a run: take 'rounds' or 'devices'")
+        return data_frame(by_round(self.rows) if what == "rounds" else by_device(self.rows))
 
     @property
     def accuracy(self) -> float:

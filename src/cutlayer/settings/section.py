@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cutlayer.settings.units import in_own_unit
+
 # Beyond what any machine holds, and below what a size in memory can be reckoned with.
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Bits = Annotated[int, Field(ge=1, le=32)]
@@ -35,3 +37,14 @@ class Section(BaseModel):
             if values.get(old) is not None:
                 raise ValueError(f"{old!r} is called {new!r} now: write {new} in its place")
         return {key: value for key, value in values.items() if key not in cls.renamed}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_units(cls, values: Any) -> Any:
+        """Take `50 MHz` for 50e6 where a field's name says that it is in Hz."""
+        if not isinstance(values, dict):
+            return values
+        known = cls.model_fields
+        return {
+            key: in_own_unit(key, value) if key in known else value for key, value in values.items()
+        }

@@ -16,7 +16,7 @@ from cutlayer.job import Job, change_job
 from cutlayer.model.families import describe
 from cutlayer.record.folder import LABELS_FILE
 from cutlayer.record.writing import new_folder, writing
-from cutlayer.rounds.progress import Progress
+from cutlayer.rounds.progress import Progress, watched
 from cutlayer.rounds.result import Result
 from cutlayer.settings.data import HELD_OUT
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
@@ -102,6 +102,7 @@ def compare(
     below runs/). workers: runs at a time, each in a process of its own where there are more than
     one; the results are the same. Raises JobError, DataError, ModelError or RunError.
     """
+    progress = watched(progress)
     if workers < 1:
         raise JobError(f"--workers: {workers} runs nothing: take 1 or more")
     found = _entries_of(jobs, methods)
@@ -167,7 +168,7 @@ def _run_all(
     seeds: Sequence[int],
     folder: Path,
     workers: int,
-    progress: Progress | None,
+    progress: Progress,
 ) -> tuple[list[Line], Parts | None]:
     """Run one after another; model and data are loaded anew only where the next has others.
 
@@ -189,18 +190,18 @@ def _run_all(
         write_atomically(folder / LABELS_FILE, text.encode())
     if workers > 1:
         runs = [Run(job, folder / name) for job, name in zip(jobs, folders, strict=True)]
-        run_in_processes(runs, workers, progress.say if progress else lambda said: None)
+        run_in_processes(runs, workers, progress.say)
     results: dict[str, list[Result]] = {entry.label: [] for entry in found}
     wanted = [(job.model, job.data, job.devices.count, job.seed) for job in jobs]
     parts: Parts | None = None
     for place, (entry, seed) in enumerate(turns):
         if parts is None or wanted[place] != wanted[place - 1]:
-            parts = load_parts(jobs[place], progress.say if progress else None)
+            parts = load_parts(jobs[place], progress.say)
         out = folder / folders[place]
         if workers > 1:
             results[entry.label].append(finished_run(out, parts))
             continue
-        if seed is not None and progress is not None:
+        if seed is not None:
             progress.say(f"{entry.label}, seed {seed}")
         results[entry.label].append(simulate(jobs[place], out=out, progress=progress, parts=parts))
     lines = [Line(label, runs) for label, runs in results.items()]

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from cutlayer import methods
 from cutlayer.drawing import tables
 from cutlayer.drawing.curves import curve_of
+from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
 from cutlayer.drawing.tables import Column
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
 from cutlayer.record.data_file import FORMATS, own_bytes_of
+from cutlayer.reports.views.finding import finding
 from cutlayer.reports.views.statistics import paired_interval
 from cutlayer.rounds.result import Result
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 COLUMNS = (
@@ -89,9 +92,9 @@ class Line:
         return {result.job.seed: result.accuracy for result in self.results}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """Finished runs side by side.
+    """Finished runs side by side, which a notebook shows as a sentence and a table.
 
     lines: a label and its runs, one for each seed. rows: a row a line, its values numbers, or with
     several seeds lists of numbers, in the order of the seeds.
@@ -100,6 +103,39 @@ class Comparison:
     folder: Path
     lines: Sequence[Line]
     rows: Sequence[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(self.labels)} in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        shown = paragraphs([self.finding] if self.finding else [])
+        shown += table_html(self.rows, self._terminal_columns, f"In {self.folder}")
+        return shown + (table_html(self.rows, WORLD_COLUMNS, "In the job's world") * self.in_world)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A row for each run: label, seed, its folder, and the columns of comparison.md.
+
+        Accuracies are fractions; bytes, FLOPs, seconds and joules plain. Raises RunError where
+        pandas is not installed.
+        """
+        found = []
+        for line, row in zip(self.lines, self.rows, strict=True):
+            for place, result in enumerate(line.results):
+                several = len(line.results) > 1
+                own = {
+                    key: value[place] if several else value
+                    for key, value in row.items()
+                    if key != "method"
+                }
+                found.append(
+                    {
+                        "label": line.label,
+                        "seed": result.job.seed,
+                        "folder": str(result.folder),
+                        **own,
+                    }
+                )
+        return data_frame(found)
 
     @property
     def labels(self) -> list[str]:
@@ -111,14 +147,18 @@ class Comparison:
         """Every run, line after line."""
         return [result for line in self.lines for result in line.results]
 
+    @property
+    def finding(self) -> str:
+        """One sentence: which line is the most accurate, by how much and how surely."""
+        return finding([(line.label, line.accuracy) for line in self.lines])
+
     def tables(self) -> list["Table"]:
         """The tables for a terminal of 80 columns; comparison.md has columns more."""
         own = own_bytes_of(self.results[0].folder)
         once = [f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in own.items()]
         title = f"Accuracy of {tested(self.lines)} test samples"
         title += f"; all training samples once: {', '.join(once)}" if once else ""
-        left_out = {"through_cut", *FORMATS}
-        shown = [tables.render(self.rows, [c for c in COLUMNS if c.key not in left_out], title)]
+        shown = [tables.render(self.rows, self._terminal_columns, title)]
         if self.in_world:
             shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
         differences = differences_of(self.lines)
@@ -126,6 +166,11 @@ class Comparison:
             title = f"Accuracy against {self.labels[0]}, seed by seed, with 95 % confidence"
             shown.append(tables.render(differences, DIFFERENCE_COLUMNS, title))
         return shown
+
+    @property
+    def _terminal_columns(self) -> list[Column]:
+        """The columns that 80 letters have room for."""
+        return [c for c in COLUMNS if c.key not in {"through_cut", *FORMATS}]
 
     @property
     def in_world(self) -> bool:
@@ -143,7 +188,8 @@ class Comparison:
         notes = NOTES.format(tested=tested(self.lines))
         own = own_bytes_of(self.results[0].folder)
         columns = [c for c in COLUMNS if c.key not in FORMATS or c.key in own]
-        text = f"# Comparison\n\n{tables.markdown(self.rows, columns)}\n{notes}"
+        said = f"{self.finding}\n\n" if self.finding else ""
+        text = f"# Comparison\n\n{said}{tables.markdown(self.rows, columns)}\n{notes}"
         differences = differences_of(self.lines)
         if differences:
             text += f"\n## Against {self.labels[0]}\n\n"

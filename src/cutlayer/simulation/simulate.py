@@ -9,7 +9,7 @@ from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import read_rows
 from cutlayer.record.writing import new_folder
 from cutlayer.rounds.loop import run_rounds
-from cutlayer.rounds.progress import Progress, Silent
+from cutlayer.rounds.progress import Progress, Silent, watched
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.simulation.local_fleet import LocalFleet
@@ -26,7 +26,8 @@ def simulate(
     """Train `job` and write its run folder.
 
     out: the run folder (None: a new one below runs/). parts: model and data loaded before, by
-    `load_parts` of a job with the same model, data, devices and seed.
+    `load_parts` of a job with the same model, data, devices and seed. progress: hears how it goes
+    (None: printed in a notebook, silent elsewhere).
     Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
     """
     if out is not None and (Path(out) / JOB_FILE).exists():
@@ -34,7 +35,7 @@ def simulate(
             f"run folder: {out} already holds a run: give another with --out, or continue it "
             f"with cutlayer simulate --resume {out}"
         )
-    progress = progress or Silent()
+    progress = watched(progress)
     parts = parts_for(job, parts) if parts else load_parts(job, progress.say)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
@@ -70,5 +71,6 @@ def resume(
             f"--resume: the devices of {folder} joined over a network: go on with "
             f"cutlayer serve --resume {folder}"
         )
-    job, parts, state, rows = saved_run(folder, (progress or Silent()).say, rounds)
+    progress = watched(progress)
+    job, parts, state, rows = saved_run(folder, progress.say, rounds)
     return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)

@@ -86,7 +86,7 @@ class MeasuredWorld:
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
         """Seconds of the round as decided, over the links as measured."""
         shape = planned_shape(round, known, decided)
-        place = [known.devices.index(device) for device in shape.trained]
+        place = [known.place[device] for device in shape.trained]
         fleet, state = known.fleet.take(place), known.state.take(place)
         return (
             TimedRound(self.job, self.spec, self.world, fleet, state, shape).timeline().duration_s

@@ -6,6 +6,7 @@ An allocator is a function `known: PlanningInput -> RoundDecisions`; name yours 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -76,6 +77,11 @@ class PlanningInput:
     def bandwidth_hz(self) -> float:
         """Bandwidth in Hz that the devices of the round share (W_tot)."""
         return self.world.settings.bandwidth_hz
+
+    @cached_property
+    def place(self) -> dict[int, int]:
+        """Of each device, its place in `devices` and in every array [m]."""
+        return {device: at for at, device in enumerate(self.devices)}
 
     def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
         """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed by."""

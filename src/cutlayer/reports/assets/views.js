@@ -223,7 +223,7 @@
       const [low, high] = [show(one.low, digits), show(one.high, digits)];
       return { text: show(one.mean, digits) + (low === high ? "" : ` (${low} to ${high})`), value: one.mean, best: one.best };
     };
-    place.append(...notes(data.notes.filter((text) => text.startsWith("Not"))),
+    place.append(...notes([data.finding].filter(Boolean)), ...notes(data.notes.filter((text) => text.startsWith("Not"))),
       table([{ title: "run", said: true }, { title: "seeds", numeric: true }, { title: columns[0]?.title ?? "", numeric: true }, { title: "against the highest", said: true },
         ...columns.slice(1).map((column) => ({ title: column.title, numeric: true }))],
       data.rows.map((row) => [row.label, { text: String(row.seeds.length), value: row.seeds.length }, cell(row[columns[0]?.key], columns[0]?.digits),

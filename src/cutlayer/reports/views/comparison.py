@@ -10,6 +10,7 @@ from typing import Any
 
 from cutlayer.drawing.plots import Point, pareto_front
 from cutlayer.record.data_file import FORMATS
+from cutlayer.reports.views.finding import DIFFER_BELOW, finding
 from cutlayer.reports.views.pack import View, plain
 from cutlayer.reports.views.runs import Line, Run, differing
 from cutlayer.reports.views.statistics import LEAST, PAIRED, compare_means, holm
@@ -26,8 +27,8 @@ class Column:
     decimals: int | None = None
 
 
-def table(lines: Sequence[Line], reference: Line | None = None) -> View:
-    """Means and ranges over seeds, the best of each column, and how sure the order is."""
+def columns_of(lines: Sequence[Line], reference: Line | None = None) -> list[Column]:
+    """The columns of the table, those included that no run has a value of."""
     target = _target(lines)
     columns = [
         Column("accuracy", "accuracy (%)", "most", lambda run: _percent(run.accuracy), 1),
@@ -55,13 +56,18 @@ def table(lines: Sequence[Line], reference: Line | None = None) -> View:
         columns.insert(
             5, Column("saving", "saving (x)", "most", lambda run: _saving(run, reference))
         )
+    return columns
+
+
+def table(lines: Sequence[Line], reference: Line | None = None) -> View:
+    """Means and ranges over seeds, the best of each column, and how sure the order is."""
     rows: list[dict[str, Any]] = []
     for line in lines:
         seeds = [run.job.seed for run in line.runs]
         rounds = {len(run.rows) for run in line.runs}
         rows.append({"label": line.label, "seeds": seeds, "rounds": max(rounds)})
     shown = []
-    for column in columns:
+    for column in columns_of(lines, reference):
         cells = [[column.value(run) for run in line.runs] for line in lines]
         found = [_mean(cell) for cell in cells]
         present = [value for value in found if value is not None]
@@ -89,7 +95,8 @@ def table(lines: Sequence[Line], reference: Line | None = None) -> View:
         "data": {
             "columns": plain(shown),
             "rows": plain(rows),
-            "notes": _notes(lines, target, reference),
+            "finding": finding([(line.label, accuracies_of(line)) for line in lines]),
+            "notes": _notes(lines, _target(lines), reference),
         },
     }
 
@@ -127,12 +134,14 @@ def pareto(lines: Sequence[Line]) -> View | None:
     }
 
 
+def accuracies_of(line: Line) -> dict[int, float]:
+    """The accuracy of each run after its last round, by seed."""
+    return {run.job.seed: run.accuracy for run in line.runs if run.accuracy is not None}
+
+
 def _verdicts(lines: Sequence[Line]) -> list[tuple[float, str]]:
     """Of each line, how its accuracy stands against the best one's: for sorting, and in words."""
-    accuracy = [
-        {run.job.seed: run.accuracy for run in line.runs if run.accuracy is not None}
-        for line in lines
-    ]
+    accuracy = [accuracies_of(line) for line in lines]
     means = [mean(found.values()) if found else float("-inf") for found in accuracy]
     top = max(range(len(lines)), key=lambda i: means[i])
     tests = {i: compare_means(accuracy[i], accuracy[top]) for i in range(len(lines)) if i != top}
@@ -149,7 +158,7 @@ def _verdicts(lines: Sequence[Line]) -> list[tuple[float, str]]:
             verdicts.append((2.0, f"unknown: {few} seed{'s' * (few != 1)}"))
         else:
             p, name = adjusted[i], tests[i][1]  # type: ignore[index]
-            said = "lower" if p < 0.05 else "not told apart"
+            said = "lower" if p < DIFFER_BELOW else "not told apart"
             test = "" if name == PAIRED else f"{name}, "
             verdicts.append((p, f"{said} ({test}p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"))
     return verdicts

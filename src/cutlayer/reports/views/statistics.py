@@ -39,9 +39,20 @@ def paired_interval(
     if len(both) < 2:
         return None
     differences = [ours[seed] - theirs[seed] for seed in both]
-    middle, freedom = mean(differences), len(both) - 1
-    half = _quantile(1 - confidence, freedom) * math.sqrt(variance(differences) / len(both))
+    middle, half = mean(differences), half_width(differences, confidence)
+    assert half is not None  # there are two differences or more
     return middle, middle - half, middle + half
+
+
+def half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """How far the mean of `values` may be off to either side, by Student's t: t s / sqrt(n).
+
+    None with fewer than two values.
+    """
+    if len(values) < 2:
+        return None
+    freedom = len(values) - 1
+    return _quantile(1 - confidence, freedom) * math.sqrt(variance(values) / len(values))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -1,0 +1,70 @@
+"""A plan as a table: a row for each device, or of a large fleet how each figure is spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cutlayer.drawing import tables
+from cutlayer.drawing.tables import Column
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    Column("device", "device", "text"),
+    Column("distance_m", "away m", "count"),
+    Column("cut", "cut", "count"),
+    Column("tokens", "tokens", "count"),
+    Column("bits", "bits", "count"),
+    Column("bandwidth_mhz", "MHz"),
+    Column("power_mw", "mW", "count"),
+    Column("megabit_s", "Mbit/s"),
+    Column("sent", "up", "bytes"),
+    Column("finish_s", "done", "seconds"),
+    Column("late", "late", "text"),
+    Column("joules", "J"),
+)
+MOST_SHOWN = 40
+"""Devices beyond which a table shows how figures are spread, not each device."""
+
+_PARTS = {"least": 0, "a tenth below": 10, "median": 50, "a tenth above": 90, "most": 100}
+_WHAT = Column("device", "of the devices", "text")
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that these rows fill: who is late only where somebody is."""
+    late = any(row["late"] for row in rows)
+    return [column for column in COLUMNS if column.key != "late" or late]
+
+
+def device_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """A row for each device, for a terminal of 80 columns."""
+    return tables.render(rows, columns_of(rows), title)
+
+
+def spread_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Of each figure the least, the median, the most, and what a tenth of devices is beyond."""
+    return tables.render(spread_rows(rows), spread_columns(rows), f"{title}: {len(rows):,} devices")
+
+
+def spread_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns of `spread_rows`."""
+    return [_WHAT, *(c for c in columns_of(rows) if c.kind != "text")]
+
+
+def spread_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for the least, the tenths, the median and the most of each figure by itself."""
+    found: dict[str, dict[str, Any]] = {part: {"device": part} for part in _PARTS}
+    for column in spread_columns(rows)[1:]:
+        values = [row[column.key] for row in rows if row[column.key] is not None]
+        if values:
+            # Of figures that only some devices have (a finish that never comes), still a value.
+            spread = np.percentile(
+                np.array(values, dtype=float), [*_PARTS.values()], method="nearest"
+            )
+            for part, value in zip(_PARTS, spread.tolist(), strict=True):
+                found[part][column.key] = value
+    return list(found.values())
