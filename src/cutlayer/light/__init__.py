@@ -2,6 +2,6 @@
 
 device.py is the device, job.py what it is told of the job. program.py runs a graph that
 graph_check.py has looked through; images.py and texts.py make samples ready, encoded.py makes
-frames of what a graph gives; probe.py measures memory and time. Nothing here imports torch,
+frames of what a graph gives; measure.py measures memory and time. Nothing here imports torch,
 transformers or pydantic.
 """

@@ -106,7 +106,7 @@ class LightDevice:
 
     def statistics(self, round: int, program: Program) -> ActivationStatistics:
         """What the activations of a round's first batch are like."""
-        found = program.run(self._ready(next(self._draw(round, None))))
+        found = program.run(self.ready(next(self._draw(round, None))))
         hidden = found["hidden"]
         rows = hidden[found["mask"]] if "mask" in found else hidden
         scores = found.get("scores")
@@ -132,7 +132,8 @@ class LightDevice:
         sizes = (job.local_epochs, job.batch_size, len(self.samples.labels))
         return draw_batches(job.seed, self.number, round, *sizes, most)
 
-    def _ready(self, indices: Indices) -> Arrays:
+    def ready(self, indices: Indices) -> Arrays:
+        """Some samples, by number, as the programs take them."""
         inputs = self.samples.inputs
         if self._tokens is not None:
             return self._tokens([cast(str, inputs[int(i)]) for i in indices])
@@ -147,7 +148,7 @@ class LightDevice:
             return [self._frames(step, indices[[i]], False)[0] for i in range(len(indices))]
         if not len(indices):
             return []
-        given = self._ready(indices)
+        given = self.ready(indices)
         program = self._program(kind, given)
         if program.key.selects:
             given["keep"] = np.array([self._keep], np.int64)

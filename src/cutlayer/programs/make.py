@@ -31,6 +31,8 @@ Load = Callable[[torch.dtype], CutModel]
 """Loads the device's part up to the latest cut, on the CPU, in a dtype."""
 
 WEIGHTS = "weights.bin"
+_EXPORTER = 1
+"""Counts up when what is exported changes, so that nothing older is taken from the cache."""
 
 
 class Programs:
@@ -91,7 +93,7 @@ class Programs:
         score = self._score if scored else None
         hashes = sorted(f"{path.name} {of_file(path)}" for path in self._files)
         spec = self._spec
-        made_by = (__version__, torch.__version__, onnx.__version__)
+        made_by = (_EXPORTER, __version__, torch.__version__, onnx.__version__)
         name = of_parts(
             *made_by, *hashes, spec.image_size, spec.max_tokens, cut, score, self.precision
         )

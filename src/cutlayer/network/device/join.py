@@ -94,6 +94,9 @@ class JoinOptions:
     precision: Precision = "float32"
     """Numbers in which a light device computes: float32, float16, or int8 (matrices)."""
 
+    probe: bool = False
+    """Measure memory and time of a batch on a light device, and leave again."""
+
     @property
     def is_light(self) -> bool:
         """Whether it is a light device."""
@@ -251,6 +254,10 @@ class _DeviceSession:
         if self._prepared is None or self._prepared.task != task:
             self._prepared = _Prepared(task, await self._preparation(site, task))
         device = self._prepared.device
+        if self._options.probe:
+            self._say(await device.measured(site))
+            await connection.close("it only measured itself")
+            return True
         await connection.tell(self._ready(task, device))
         report = device.report
         if report is not None and self._told != report:

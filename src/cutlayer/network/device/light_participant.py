@@ -10,6 +10,7 @@ from cutlayer.data.report import LoadReport
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.light.device import LightDevice, read_samples
 from cutlayer.light.job import LightJob
+from cutlayer.light.measure import measure
 from cutlayer.light.program import Compute, Program, check_provider
 from cutlayer.light.texts import Tokens
 from cutlayer.network.device.participant import Participant, Site
@@ -54,7 +55,7 @@ class LightPreparation:
             )
         folder = await fetch_files(site.connection, task.files, site.on_piece)
         device = await site.compute(_make_device, task, folder, site.data)
-        return LightParticipant(device, folder, folder / task.weights, self.compute)
+        return LightParticipant(device, task, folder, self.compute)
 
 
 def _make_device(task: LightTask, folder: Path, data: Path) -> LightDevice:
@@ -65,11 +66,13 @@ def _make_device(task: LightTask, folder: Path, data: Path) -> LightDevice:
 
 
 class LightParticipant:
-    """See Participant. folder: holds the programs, beside the file of their weights."""
+    """See Participant. folder: holds the programs of a task, beside the file of their weights."""
 
-    def __init__(self, device: LightDevice, folder: Path, weights: Path, compute: Compute) -> None:
-        self._device, self._folder, self._weights = device, folder, weights
-        self._compute = compute
+    def __init__(
+        self, device: LightDevice, task: LightTask, folder: Path, compute: Compute
+    ) -> None:
+        self._device, self._folder, self._weights = device, folder, folder / task.weights
+        self._sample, self._compute = task.sample, compute
         self._ready: dict[str, Program] = {}
         self._now: dict[ProgramKey, Program] = {}
 
@@ -137,6 +140,12 @@ class LightParticipant:
             self._now[one.key] = program
         for old in list(self._ready)[: -max(_KEPT, len(programs))]:
             del self._ready[old]
+
+    async def measured(self, site: Site) -> str:
+        """See Participant."""
+        await self.fetch(site, [self._sample])
+        found = await site.compute(measure, self._device, self._now[self._sample.key])
+        return found.line
 
     def probe(self, asked: Probe) -> Probed:
         """See Participant."""

@@ -78,6 +78,9 @@ class Participant(Protocol):
     async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
         """Have the programs that a message names. Raises NetworkError and RefusedError."""
 
+    async def measured(self, site: Site) -> str:
+        """What a batch takes on this device, in one line. Raises RunError where nothing tells."""
+
     def probe(self, asked: Probe) -> Probed:
         """Statistics of the device's activations."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.data.report import LoadReport
-from cutlayer.errors import RefusedError
+from cutlayer.errors import RefusedError, RunError
 from cutlayer.network.device import device_requests
 from cutlayer.network.device.participant import Participant, Site
 from cutlayer.network.file_transfer import fetch_files
@@ -90,6 +90,10 @@ class TorchParticipant:
         """See Participant. It runs no programs."""
         if programs:
             raise RefusedError("program: this device runs none: run the same cutlayer on both")
+
+    async def measured(self, site: Site) -> str:
+        """See Participant."""
+        raise RunError("--probe: it measures light devices: add --light")
 
     def probe(self, asked: Probe) -> Probed:
         """See Participant."""

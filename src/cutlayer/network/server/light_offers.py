@@ -47,7 +47,7 @@ def why_none(job: Job, parts: Parts) -> str | None:
 
 @dataclass(frozen=True)
 class LightOffer:
-    """What a light device is told when it joins, and its files."""
+    """What a light device is told when it joins, and the files that it may fetch."""
 
     task: LightTask
     files: list[Path]
@@ -70,8 +70,11 @@ class LightOffers:
         weights = programs.weights
         files = [weights, *self._tokenizer(weights.parent)]
         job = light_job(self._job, self._parts, precision)
-        told = LightTask(0, job, task.digest, task.classes, weights.name, describe_files(files))
-        return LightOffer(told, files)
+        ((sample, graph),) = self.of_probe(precision, self._job.cut, False)
+        told = LightTask(
+            0, job, task.digest, task.classes, weights.name, describe_files(files), sample
+        )
+        return LightOffer(told, [*files, graph])
 
     def of_round(self, precision: Precision, decision: Decision, plain_steps: int) -> Made:
         """The programs that a device needs for a decision. plain_steps: see `Opening`.

@@ -89,19 +89,6 @@ class Task(_Message, tag="task"):
     files: Annotated[list[PartFile], Meta(max_length=32)]
 
 
-class LightTask(_Message, tag="light-task"):
-    """A `Task` for a light device. job: what it needs to know of it. files: the large tensors of
-    all its programs, called `weights`, and of texts the tokenizer.
-    """
-
-    number: Number
-    job: LightJob
-    digest: Digest
-    classes: Annotated[list[Text], Meta(max_length=65536)]
-    weights: Name
-    files: Annotated[list[PartFile], Meta(max_length=32)]
-
-
 class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True):
     """A program that a light device runs in a round: its graph, and what it does."""
 
@@ -110,6 +97,21 @@ class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True):
 
 
 Programs = Annotated[list[DeviceProgram], Meta(max_length=8)]
+
+
+class LightTask(_Message, tag="light-task"):
+    """A `Task` for a light device. job: what it needs to know of it. files: the large tensors of
+    all its programs, called `weights`, and of texts the tokenizer. sample: a program to measure
+    the device with: the job's cut, and nothing behind it.
+    """
+
+    number: Number
+    job: LightJob
+    digest: Digest
+    classes: Annotated[list[Text], Meta(max_length=65536)]
+    weights: Name
+    files: Annotated[list[PartFile], Meta(max_length=32)]
+    sample: DeviceProgram
 
 
 class Fetch(_Message, tag="fetch"):
