@@ -82,8 +82,8 @@ class JoinOptions:
     """How long it waits before it connects again."""
 
     light: bool | None = None
-    """Whether it runs programs that the server makes, by onnxruntime and without torch; None: where
-    torch is not installed.
+    """Whether it runs programs that the server makes, by onnxruntime and without torch, on samples
+    of its own; None: where torch is not installed.
     """
 
     provider: str = "cpu"
@@ -140,6 +140,11 @@ def _preparation(options: JoinOptions) -> Preparation:
         from cutlayer.network.device.torch_participant import prepare
 
         return prepare
+    if options.data is None:
+        raise RunError(
+            "--share: a light device takes part with samples of its own: name them with --data, "
+            "or join with torch"
+        )
     from cutlayer.light.program import Compute
     from cutlayer.network.device.light_participant import LightPreparation
 

@@ -44,11 +44,7 @@ class LightPreparation:
             raise RefusedError("task: it is not a light device's: run the same cutlayer on both")
         task.job.check()
         check_provider(self.compute.provider)
-        if site.data is None:
-            raise RunError(
-                "--share: a light device takes part with samples of its own: name them with "
-                "--data, or join with torch"
-            )
+        assert site.data is not None  # see JoinOptions.light
         if task.weights not in [file.name for file in task.files]:
             raise RefusedError(
                 "task: its files lack the weights: run the same cutlayer on both sides"
