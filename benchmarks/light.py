@@ -5,7 +5,7 @@ python benchmarks/light.py --python LIGHT/bin/python [--model FOLDER] [--write]
 LIGHT is a virtual environment with nothing but `pip install 'cutlayer[light]'`. Every row is a
 process of its own that holds a device's part of DINOv2-S and runs batches of 16 on one thread:
 with torch as a device of a network does, or a program by onnxruntime. Peak memory is the process's,
-interpreter and libraries included. Light and torch take turns, three times each, and the fastest
+interpreter and libraries included. Light and torch take turns, twice each, and the fastest
 batch of all counts: other work on the machine slows single ones down. `relative error` is the root
 mean square of the activations' difference from torch's, over that of torch's.
 """
@@ -30,7 +30,7 @@ from cutlayer.wire.program_ports import PRECISIONS, Coding, ProgramKey
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
-SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 3
+SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 2
 COLUMNS = (
     tables.Column("side", "image (px)"),
     tables.Column("cut", "cut"),
