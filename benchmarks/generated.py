@@ -36,7 +36,8 @@ from cutlayer.drawing.curves import accuracy_by, curve_of
 from cutlayer.drawing.selection_plot import draw_selection
 from cutlayer.job import Job, make_job
 from cutlayer.record.folder import STATE_FILE
-from cutlayer.record.rows import Row, read_rows
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
 from cutlayer.rounds.generated import measured
 from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.simulate import resume, simulate

@@ -35,7 +35,8 @@ from statistics import mean, median
 
 from cutlayer.drawing import tables
 from cutlayer.job import Job, dump_job, make_job
-from cutlayer.record.rows import Row, read_rows
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
 from cutlayer.simulation.simulate import simulate
 from environment import describe
 

@@ -26,6 +26,7 @@ from cutlayer.dashboard.access import Access
 from cutlayer.dashboard.app import make_app
 from cutlayer.drawing import tables
 from cutlayer.job import dump_job
+from cutlayer.record.row_lines import line_of
 from cutlayer.reports import page, replay
 from cutlayer.reports.views.runs import Run, lines_of
 from environment import describe
@@ -95,7 +96,7 @@ def large() -> Run:
 def write_run(folder: Path, run: Run) -> None:
     folder.mkdir(parents=True)
     (folder / "job.yaml").write_text(dump_job(run.job))
-    (folder / "rounds.jsonl").write_text("".join(row.to_json() + "\n" for row in run.rows))
+    (folder / "rounds.jsonl").write_text("".join(line_of(row) + "\n" for row in run.rows))
 
 
 def measure(folder: Path) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ from statistics import mean
 
 from cutlayer.drawing import plots, tables
 from cutlayer.job import Job, dump_job, make_job
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

@@ -17,7 +17,8 @@ from cutlayer.drawing import curves, tables
 from cutlayer.drawing.curves import curve_of
 from cutlayer.job import Job, make_job
 from cutlayer.record.folder import STATE_FILE
-from cutlayer.record.rows import Row, read_rows
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.simulate import resume, simulate
 from cutlayer.train.parts import load_parts

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import hypothesis
 import pytest
 
 from browsers import browser
+from cutlayer import Job, Result, simulate
+from cutlayer.drawing import style
+from helpers import Simulated
 
 __all__ = ["browser"]
 
@@ -16,6 +20,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("untimed")
 
+_RENDERED = style.rendered
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -34,6 +39,23 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def figures_are_blank() -> Iterator[None]:
+    """Figures are composed and their files written, but not rendered: that takes half a small run.
+
+    Tests that look at figures ask for the fixture `figures`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "rendered", lambda figure, ending: b"not rendered")
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are rendered in this test."""
+    monkeypatch.setattr(style, "rendered", _RENDERED)
+
+
 @pytest.fixture(scope="session")
 def shared_models() -> Path:
     """The folder of real pretrained models."""
@@ -44,3 +66,16 @@ def shared_models() -> Path:
 def shared_data() -> Path:
     """The folder of real data sets."""
     return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
+    """The simulated run of a job, made once for all tests that ask for it: its folder is read."""
+
+    @functools.lru_cache
+    def run(text: str) -> Result:
+        return simulate(
+            Job.model_validate_json(text), out=tmp_path_factory.mktemp("simulated") / "run"
+        )
+
+    return lambda job: run(job.model_dump_json())

@@ -69,7 +69,7 @@ def furnish(folder: Path, page: Path) -> None:
     """
     source = page.read_text()
     if "my-images" in source:
-        _images(folder / "my-images", classes=10, each=70)
+        _images(folder / "my-images", classes=10, each=30)
     if "facebook/dinov2-small" in source:
         sizes = {"image_size": 98, "patch_size": 14, "num_hidden_layers": 7}
         # As on the hub: without a head.

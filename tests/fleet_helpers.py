@@ -70,9 +70,9 @@ class Crowd:
     def leave(self, name: str) -> None:
         self._loop.call_soon_threadsafe(self._tasks[name].cancel)
 
-    def close(self) -> None:
+    def close(self, wait_s: float) -> None:
         async def over() -> None:
-            _, pending = await asyncio.wait(self._tasks.values(), timeout=30)
+            _, pending = await asyncio.wait(self._tasks.values(), timeout=wait_s)
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
@@ -84,12 +84,13 @@ class Crowd:
 
 
 @contextmanager
-def crowd() -> Iterator[Crowd]:
+def crowd(wait_s: float = 30.0) -> Iterator[Crowd]:
+    """Devices to join; at the end those are stopped that have not ended `wait_s` seconds later."""
     found = Crowd()
     try:
         yield found
     finally:
-        found.close()
+        found.close(wait_s)
 
 
 def served(

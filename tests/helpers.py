@@ -1,18 +1,23 @@
 """Small jobs and comparisons that several tests use."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from cutlayer import Result
 from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.lora import Adapter
+
+Simulated = Callable[[Job], Result]
+"""The fixture `simulated` of conftest.py: the run of a job, made once for all who ask."""
 
 
 def small_job(*settings: str, method: str = "sflora", **sections: Any) -> Job:
     """Four devices, a few images of the demo and two rounds: seconds of training."""
     job = make_job(
         {
-            "data": {"train_samples": 120, "test_samples": 50, "partition": {"min_samples": 8}},
+            "data": {"train_samples": 64, "test_samples": 20, "partition": {"min_samples": 8}},
             "devices": {"count": 4},
             "training": {"rounds": 2, "batch_size": 8, "pool": 1},
             "method": method,

@@ -28,6 +28,7 @@ from cutlayer.dashboard.app import make_app  # noqa: E402
 from cutlayer.dashboard.watch import WatchedRuns  # noqa: E402
 from cutlayer.errors import NetworkError  # noqa: E402
 from cutlayer.job import dump_job  # noqa: E402
+from cutlayer.record.row_lines import line_of  # noqa: E402
 from cutlayer.record.rows import Row  # noqa: E402
 from helpers import small_job  # noqa: E402
 from report_runs import made_job, made_rows  # noqa: E402
@@ -44,12 +45,12 @@ def begin(folder: Path, rows: list[Row] | tuple[Row, ...] = (), **settings: Any)
     """A run folder whose record holds `rows`."""
     folder.mkdir(parents=True)
     (folder / "job.yaml").write_text(dump_job(made_job(**settings)))
-    (folder / "rounds.jsonl").write_text("".join(row.to_json() + "\n" for row in rows))
+    (folder / "rounds.jsonl").write_text("".join(line_of(row) + "\n" for row in rows))
 
 
 def append(folder: Path, row: Row) -> None:
     with (folder / "rounds.jsonl").open("a") as file:
-        file.write(row.to_json() + "\n")
+        file.write(line_of(row) + "\n")
 
 
 @contextlib.contextmanager
@@ -123,7 +124,7 @@ def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path: Path) -
     begin(tmp_path / "a", [first])
     watch = WatchedRuns(tmp_path)
     watch.look()
-    line = second.to_json() + "\n"
+    line = line_of(second) + "\n"
     with (tmp_path / "a" / "rounds.jsonl").open("a") as file:
         file.write(line[:40])
         file.flush()
@@ -139,7 +140,7 @@ def test_a_record_that_a_resumed_run_wrote_anew_is_read_anew(tmp_path: Path) -> 
     watch = WatchedRuns(tmp_path)
     watch.look()
     part = tmp_path / "a" / "part"
-    part.write_text(rows[0].to_json() + "\n")
+    part.write_text(line_of(rows[0]) + "\n")
     part.replace(tmp_path / "a" / "rounds.jsonl")
     (seen,), _ = watch.look()
     assert seen.summary.rounds == 1
@@ -228,7 +229,7 @@ def test_a_run_of_a_thousand_devices_and_rounds_stays_small(client: Client, tmp_
     (tmp_path / "a" / "job.yaml").write_text(dump_job(job))
     with (tmp_path / "a" / "rounds.jsonl").open("w") as file:
         for number in range(0, 1000, 10):  # a tenth of the rounds, to keep the test quick
-            line = json.loads(few[number % 4].to_json()) | {"round": number}
+            line = json.loads(line_of(few[number % 4])) | {"round": number}
             file.write(json.dumps(line) + "\n")
     answer = client(tmp_path).get("/run", params={"id": "a"})
     assert len(answer.json()["views"]) == len(VIEWS)

@@ -39,7 +39,7 @@ FEWER = {
 }
 OF_THE_DEMO = {
     "data.train_samples": 80,
-    "data.test_samples": 40,
+    "data.test_samples": 20,
     "data.partition.min_samples": 2,
 }
 

@@ -25,7 +25,7 @@ from cutlayer.model.weights import load_model
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.planning.calibration.record import read_calibration
 from cutlayer.record.checkpoint import RunState, load_state, save_state
-from cutlayer.record.rows import MAX_LINE_BYTES, read_rows
+from cutlayer.record.row_lines import MAX_LINE_BYTES, line_of, read_rows
 from cutlayer.reports.build_report import report
 from report_runs import made_job, made_rows
 
@@ -66,7 +66,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Looked]:
     import cutlayer
 
     assets = Path(cutlayer.__file__).parent / "assets"
-    record = "".join(row.to_json() + "\n" for row in made_rows(job)).encode()
+    record = "".join(line_of(row) + "\n" for row in made_rows(job)).encode()
 
     def beside(name: str) -> bytes:
         return (folder / name).read_bytes()
@@ -278,7 +278,7 @@ def test_looking_at_a_run_imports_nothing_that_its_job_names(
     import yaml
 
     (run / "job.yaml").write_text(yaml.safe_dump(values))
-    record = "".join(row.to_json() + "\n" for row in made_rows(job))
+    record = "".join(line_of(row) + "\n" for row in made_rows(job))
     (run / "rounds.jsonl").write_text(record)
     (seen,), _ = WatchedRuns(tmp_path / "runs").look()
     assert seen.state == "finished"
@@ -327,7 +327,7 @@ def good_folder(run: Path) -> None:
     run.mkdir(parents=True)
     job = made_job(rounds=1)
     (run / "job.yaml").write_text(dump_job(job))
-    (run / "rounds.jsonl").write_text("".join(r.to_json() + "\n" for r in made_rows(job)))
+    (run / "rounds.jsonl").write_text("".join(line_of(r) + "\n" for r in made_rows(job)))
 
 
 def test_hostile_folders_cost_themselves_in_the_list_of_runs(tmp_path: Path) -> None:

@@ -1,8 +1,5 @@
 """Many devices over one backbone: a mixed batch is the devices one by one, in little memory."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.model.stack import AdapterStack
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import torch_rng
+from peak_memory import peaks_of
 from tiny_models import (
     CLASSES,
     CONFIGS,
@@ -219,57 +217,37 @@ def test_targets_that_name_nothing_are_refused(checkpoints: dict[str, Path]) -> 
         load_model(settings(checkpoints["vit"], lora={"targets": ("qkv",)}), CLASSES, 0)
 
 
-# VmHWM, not ru_maxrss: that outlives exec, so a child of a large test process reports the peak of
-# its parent. `imports` is what Python and its packages take before there is a model.
 PEAK = r"""
-import importlib, json, re, sys
-import torch
 from cutlayer.job import Lora, Model
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 
-def peak():
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
-
-torch.set_num_threads(1)
-importlib.import_module("transformers.models.dinov2.modeling_dinov2")
-imports = peak()
-path, devices = sys.argv[1], int(sys.argv[2])
-model = load_model(Model(path=path, image_size=56, cut=2, lora=Lora(rank=8)), 10, 0)
-adapters = [
-    {key: value.requires_grad_() for key, value in model.new_adapter(seed).items()}
-    for seed in range(devices)
-]
-for start in range(0, max(devices, 12), 4):
-    pool = adapters[start % devices :][:4]
-    size = 8 // len(pool)
-    inputs = {"pixel_values": torch.randn(8, 3, 56, 56)}
-    model(inputs, [Segment(adapter, size) for adapter in pool]).square().sum().backward()
-    for adapter in pool:
-        for value in adapter.values():
-            value.grad = None
-size = sum(value.nbytes for adapter in adapters for value in adapter.values())
-print(json.dumps({"peak": peak(), "imports": imports, "adapters": size}))
+def measure(path, devices):
+    model = load_model(Model(path=path, image_size=56, cut=2, lora=Lora(rank=8)), 10, 0)
+    adapters = [
+        {key: value.requires_grad_() for key, value in model.new_adapter(seed).items()}
+        for seed in range(devices)
+    ]
+    for start in range(0, devices, 4):
+        pool = adapters[start:][:4]
+        size = 4 // len(pool)
+        inputs = {"pixel_values": torch.randn(4, 3, 56, 56)}
+        model(inputs, [Segment(adapter, size) for adapter in pool]).square().sum().backward()
+        for adapter in pool:
+            for value in adapter.values():
+                value.grad = None
+    return sum(value.nbytes for adapter in adapters for value in adapter.values())
 """
-
-
-def _peak(path: Path, devices: int) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, str(path), str(devices)],
-        capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_a_hundred_devices_cost_one_backbone_and_their_adapters(shared_models: Path) -> None:
-    one = _peak(shared_models / "dinov2-small", 1)
-    hundred = _peak(shared_models / "dinov2-small", 100)
+    path = str(shared_models / "dinov2-small")
+    one, hundred = peaks_of(PEAK, (path, 1), (path, 100))
     for name, found in (("1 device", one), ("100 devices", hundred)):
-        print(name, {key: f"{value / 2**20:.1f} MiB" for key, value in found.items()})
-    assert hundred["adapters"] == 100 * one["adapters"]
+        print(name, found)
+    assert hundred.returned == 100 * one.returned
     # The adapters alone must show, or the measure is none.
-    assert hundred["peak"] >= one["peak"] + hundred["adapters"] // 2
-    assert hundred["peak"] <= 1.3 * one["peak"] + hundred["adapters"]
-    net = {key: found["peak"] - found["imports"] for key, found in (("1", one), ("100", hundred))}
-    assert net["100"] <= 1.3 * net["1"] + hundred["adapters"]
+    assert hundred.peak >= one.peak + hundred.returned // 2
+    assert hundred.peak <= 1.3 * one.peak + hundred.returned
+    assert hundred.net <= 1.3 * one.net + hundred.returned

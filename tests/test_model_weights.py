@@ -17,6 +17,7 @@ from cutlayer.model import files, weights
 from cutlayer.model.families import FAMILIES, SUPPORTED, describe
 from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
+from peak_memory import peaks_of
 from tiny_models import (
     CLASSES,
     CONFIGS,
@@ -176,32 +177,21 @@ def test_a_part_reads_its_own_bytes_only(
 
 
 MEMORY = r"""
-import importlib, re, sys
 from cutlayer.job import Model
 from cutlayer.model.weights import load_model
 
-def peak():
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
-
-importlib.import_module("transformers.models.dinov2.modeling_dinov2")
-importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("vit")
-before = peak()
-load_model(Model(path=sys.argv[1], image_size=56, cut=2), 10, 0, sys.argv[2])
-print(peak() - before)
+def measure(path, part):
+    load_model(Model(path=path, image_size=56, cut=2), 10, 0, part)
+    return 0
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_a_device_process_has_no_memory_of_the_rest(shared_models: Path) -> None:
-    took = {}
-    for part in ("whole", "device"):
-        done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(shared_models / "dinov2-small"), part],
-            capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
-        took[part] = int(done.stdout)
-    print({part: f"{size / 2**20:.1f} MiB" for part, size in took.items()})
-    assert took["device"] < 0.4 * took["whole"]
+    path = str(shared_models / "dinov2-small")
+    whole, device = peaks_of(MEMORY, (path, "whole"), (path, "device"))
+    print(f"whole {whole}, device {device}")
+    assert device.net < 0.4 * whole.net
 
 
 def test_random_weights_belong_to_the_seed(tmp_path: Path) -> None:

@@ -26,9 +26,10 @@ from liars import FRAMES, UPLOADS, Lie, activations, adapter, scaled, tell
 
 HONEST = (0, 1)
 WORLD: dict[str, Any] = {"deadline_s": 60.0}
-GENERATED: dict[str, Any] = {"generator": {"source": "demo"}, "amount": 10}
-# By seconds of training: the demo's model is small, and these are the fewest samples.
-SIZES = ("training.rounds=1", "data.train_samples=300", "data.test_samples=20")
+GENERATED: dict[str, Any] = {"generator": {"source": "demo", "steps": 2}, "amount": 6}
+SIZES = ("training.rounds=1", "data.test_samples=20")
+A_DEVICE = 15
+"""Samples, of which every device gets eight at least: two or three steps."""
 
 
 class Heard(Silent):
@@ -42,7 +43,8 @@ class Heard(Silent):
 
 
 def job_of(method: Any, devices: int, **sections: Any) -> Job:
-    return small_job(*SIZES, f"devices.count={devices}", method=method, **sections)
+    samples = f"data.train_samples={A_DEVICE * devices}"
+    return small_job(*SIZES, samples, f"devices.count={devices}", method=method, **sections)
 
 
 def run(
@@ -350,10 +352,10 @@ def test_the_deadline_ends_a_round_and_who_was_done_counts(
 ) -> None:
     tell(monkeypatch, {2: Lie(message=silent, activations=None)})
     heard = Heard()
-    found = run(job_of(method, 3), tmp_path / "run", (0, 1, 2), heard, round_s=60.0)
+    found = run(job_of(method, 3), tmp_path / "run", (0, 1, 2), heard, round_s=30.0)
     assert found.rows[0].lost == [2]
     assert set(found.rows[0].device_loss) == {0, 1}
-    assert any("of the 60 s of the round" in line for line in heard.said)
+    assert any("of the 30 s of the round" in line for line in heard.said)
 
 
 def test_an_update_far_beyond_its_cohort_is_named(

@@ -134,7 +134,7 @@ SHAPE = (50, 128)
 
 
 def job_of(method: Any, devices: int = 3, **sections: Any) -> Job:
-    sizes = ("training.rounds=1", "data.train_samples=300", "data.test_samples=20")
+    sizes = ("training.rounds=1", f"data.train_samples={15 * devices}", "data.test_samples=20")
     return small_job(*sizes, f"devices.count={devices}", method=method, **sections)
 
 

@@ -23,7 +23,7 @@ from cutlayer.job import dump_job
 from cutlayer.network.device import join as joining
 from cutlayer.network.transport import keys
 from cutlayer.network.transport.connection import Connection
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from fleet_helpers import Crowd, crowd, events, until
 from helpers import small_job
 from liars import FRAMES, Lie, tell

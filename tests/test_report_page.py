@@ -121,6 +121,7 @@ def test_a_run_of_a_thousand_rounds_and_a_hundred_devices_stays_below_six_megaby
     assert 1e6 < size < 6e6
 
 
+@pytest.mark.usefixtures("figures")
 def test_figures_come_as_png_svg_and_pdf(runs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "figures"
     written = report([runs], out=tmp_path / "all.html", images=2, figures_folder=folder)

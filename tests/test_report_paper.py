@@ -14,7 +14,7 @@ from cutlayer.drawing.style import Column
 from cutlayer.errors import RunError
 from cutlayer.job import dump_job
 from cutlayer.record.folder import JOB_FILE, LABELS_FILE
-from cutlayer.record.rows import FILE
+from cutlayer.record.row_lines import FILE, line_of
 from cutlayer.reports.build_report import report
 from cutlayer.reports.paper_tables import as_csv, as_latex, escape
 from cutlayer.reports.views.finding import finding
@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             own = folder / line.label / f"seed-{run.job.seed}"
             own.mkdir(parents=True)
             (own / JOB_FILE).write_text(dump_job(run.job))
-            (own / FILE).write_text("".join(row.to_json() + "\n" for row in run.rows))
+            (own / FILE).write_text("".join(line_of(row) + "\n" for row in run.rows))
     labels = '{"seed-0": "ours & best", "seed-1": "ours & best", "seed-2": "ours & best"}'
     (folder / "auto" / LABELS_FILE).write_text(labels)
     return folder
@@ -96,6 +96,7 @@ def test_no_label_breaks_the_latex_table(text: str) -> None:
     assert "\n" not in shown
 
 
+@pytest.mark.usefixtures("figures")
 def test_nested_folders_labels_tables_and_figures_of_a_column(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

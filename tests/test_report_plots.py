@@ -11,6 +11,9 @@ from cutlayer.drawing import curves as drawing
 from cutlayer.drawing import plan_plots, plots
 from cutlayer.drawing.curves import Curve
 from cutlayer.drawing.plots import MethodBytes, Point
+from cutlayer.drawing.stay_plot import draw_stays
+
+pytestmark = pytest.mark.usefixtures("figures")
 
 
 @pytest.fixture
@@ -168,3 +171,12 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
     path = tmp_path / "missing" / "bytes.png"
     with pytest.raises(FileNotFoundError):
         plots.bytes_by_method([MethodBytes("a", 1, 1)], path)
+
+
+def test_stay_times_are_drawn_with_how_far_the_models_are_off(tmp_path, drawn):
+    seen = np.array([1.0, 2.0, 4.0])
+    draw_stays(seen, seen + 3, seen, tmp_path / "stays.png")
+    check_png(tmp_path / "stays.png")
+    labels = drawn[0].axes[0].get_legend_handles_labels()[1]
+    assert any("off by 3 s" in label for label in labels)
+    assert any("off by 0 s" in label for label in labels)

@@ -192,7 +192,8 @@ def test_a_long_run_is_thinned_and_the_view_says_so():
 def test_timelines_keep_start_end_stage_and_device_of_each_span():
     run = made_run(devices=3)
     spans = made_spans(run)
-    data = rounds.gantt(spans, 3)["data"]
+    named = replace(run, rounds=spans, names={1: "cam-0001"})
+    data = rounds.gantt(named)["data"]
     size = data["sizes"][0]
     second = slice(size, size + data["sizes"][1])
     last = data["last"][1]
@@ -202,13 +203,15 @@ def test_timelines_keep_start_end_stage_and_device_of_each_span():
         STAGES[i] for i in spans[1].stage
     ]
     assert data["devices"][1] == list(run.rows[1].decisions)
+    assert data["names"] == {1: "cam-0001"}
 
 
 def test_a_standing_fleet_is_placed_once_and_a_moving_one_each_round():
     run = made_run(devices=5)
     moving = made_places(run)
-    data = rounds.fleet(run, moving)["data"]
+    data = rounds.fleet(replace(run, names={4: "cam-0004"}), moving)["data"]
     assert data["x"]["shape"] == [3, 5]
+    assert data["names"] == {4: "cam-0004"}
     assert unpack(data["rate"]) == pytest.approx(moving.uplink_bps / 1e6, rel=1e-3)
     standing = replace(moving, x_m=moving.x_m[[0, 0, 0]], y_m=moving.y_m[[0, 0, 0]])
     assert rounds.fleet(run, standing)["data"]["x"]["shape"] == [1, 5]

@@ -13,6 +13,7 @@ from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_counts, bat
 from cutlayer.job import load_job, make_job
 from cutlayer.methods import find_method
 from cutlayer.planning.plan import plan
+from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.record.rows import Row
 from cutlayer.settings.training import Training
 from cutlayer.train.result import RoundResult
@@ -77,12 +78,12 @@ def test_a_line_of_the_record_gives_back_the_shape_of_its_round():
         device_loss={},
         lost=[0],
     )  # fmt: skip
-    line = row.to_json()
+    line = line_of(row)
     assert json.loads(line)["samples"] == {"1": 20, "0": 12}
-    assert Row.from_json(line) == row
-    assert Row.from_json(line).shape(TRAINING) == shape
+    assert row_of(line) == row
+    assert row_of(line).shape(TRAINING) == shape
     before = {key: value for key, value in json.loads(line).items() if key != "steps"}
-    whole = Row.from_json(json.dumps(before)).shape(TRAINING)
+    whole = row_of(json.dumps(before)).shape(TRAINING)
     assert whole.batches == {1: (4, 4, 2, 4, 4, 2), 0: (4, 2, 4, 2)}
 
 

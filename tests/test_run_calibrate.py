@@ -475,10 +475,12 @@ def test_the_verb_prints_a_table_and_says_where_the_record_is(
     found = read_calibration(record)
     numbers = [f"{100 * share:.1f}" for share in found.agreement[1, 0]]
     assert ["3", "4", *numbers, f"{100 * found.importance[3][4]:.1f}"] in rows
+    assert lines[0].startswith("data: ")
+    assert " samples of 10 classes " in lines[0]
     assert str(cache_file(found.subject)) in printed
     assert str(figure) in printed
     assert figure.stat().st_size > 0
-    assert max(len(line) for line in lines if "/" not in line and "accuracy" not in line) <= 80
+    assert max(len(line) for line in lines[1:] if "/" not in line and "accuracy" not in line) <= 80
 
 
 @pytest.mark.parametrize(
@@ -504,6 +506,7 @@ def test_the_verb_answers_bad_options_with_one_sentence(
     assert captured.out == ""
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_figure_has_a_panel_for_each_cut_with_its_numbers(
     measured: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from cutlayer.errors import JobError, ModelError
 from cutlayer.job import change_job
 from cutlayer.model.export import load_adapter
 from cutlayer.record.early_stop import out_of_patience
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.settings.training import Training
 from cutlayer.train.parts import first_adapter, load_parts
 from helpers import equal, small_job

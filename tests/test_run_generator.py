@@ -49,6 +49,7 @@ class KilledError(Exception):
     """Stands for a killed process."""
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_killed_training_resumed_ends_as_one_that_was_not(tmp_path: Path, public: Job) -> None:
     whole = train_generator(public, TINY, tmp_path / "whole")
 
@@ -71,6 +72,8 @@ def test_a_killed_training_resumed_ends_as_one_that_was_not(tmp_path: Path, publ
     for folder in (whole, resumed):
         sheets = sorted(path.name for path in (folder / "sheets").iterdir())
         assert sheets == ["step-000003.png", "step-000006.png"]
+        first = folder / "sheets" / "step-000003.png"
+        assert first.read_bytes().startswith(b"\x89PNG")
         model, unet = diffusion.load(folder)
         assert model.classes == ("bright", "dark")
         name = next(iter(unet.state_dict()))
@@ -162,6 +165,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Dataset, Dat
     )
 
 
+@pytest.mark.usefixtures("figures")
 def test_figures_tell_new_images_from_copies_and_from_wrong_ones(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clothes: tuple[Job, Dataset, Dataset]
 ) -> None:

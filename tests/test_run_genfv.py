@@ -83,6 +83,7 @@ def test_an_empty_pool_of_vehicles_in_coverage_is_one_sentence(tmp_path: Path) -
         simulate(job, out=tmp_path / "run")
 
 
+@pytest.mark.usefixtures("figures")
 def test_who_is_out_of_coverage_is_in_the_record_and_the_picture(tmp_path: Path) -> None:
     job = vehicles(coverage_m=300)
     result = simulate(job, out=tmp_path / "run")

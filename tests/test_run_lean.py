@@ -31,7 +31,7 @@ def test_lean_over_a_network_is_the_simulators_even_where_the_server_was_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
-    job = small_job("training.rounds=3", method="lean")
+    job = small_job("data.train_samples=120", "training.rounds=3", method="lean")
     alone = simulate(job, out=tmp_path / "alone")
     net, ports, resumed = tmp_path / "net", [], Killed(None)
     with crowd() as devices:

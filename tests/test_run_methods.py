@@ -10,10 +10,10 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError, JobError
 from cutlayer.job import Job, change_job
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.simulation.simulate import resume
 from cutlayer.train.cohort import draw_cohort
-from helpers import equal, largest_difference, small_job
+from helpers import Simulated, equal, largest_difference, small_job
 from test_run_world import StopAfter
 
 WORLD = {"reference_loss_db": 75.0, "server_flops": 1e12}
@@ -25,22 +25,22 @@ def world_job(method: str, *settings: str, **world: object) -> Job:
 
 
 @pytest.mark.parametrize("method", SOLVERS)
-def test_a_round_takes_the_time_its_plan_reckoned_with(method: str, tmp_path: Path) -> None:
-    row = simulate(world_job(method), out=tmp_path / "run").rows[0]
+def test_a_round_takes_the_time_its_plan_reckoned_with(method: str, simulated: Simulated) -> None:
+    row = simulated(world_job(method)).rows[0]
     assert row.late == []
     # zstd shortens frames, and one-way devices overlap computing and sending.
     assert row.planned_s / 2 < row.virtual_s <= row.planned_s * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("method", SOLVERS)
-def test_bandwidth_and_power_stay_within_the_worlds(method: str, tmp_path: Path) -> None:
-    row = simulate(world_job(method), out=tmp_path / "run").rows[0]
+def test_bandwidth_and_power_stay_within_the_worlds(method: str, simulated: Simulated) -> None:
+    row = simulated(world_job(method)).rows[0]
     assert sum(one.bandwidth_hz for one in row.decisions.values()) <= 50e6 * (1 + 1e-9)
     assert all(0 < one.power_w <= 0.2 * (1 + 1e-9) for one in row.decisions.values())
 
 
-def test_frozen_devices_send_one_way_and_no_adapter_travels(tmp_path: Path) -> None:
-    result = simulate(world_job("st-sflora"), out=tmp_path / "run")
+def test_frozen_devices_send_one_way_and_no_adapter_travels(simulated: Simulated) -> None:
+    result = simulated(world_job("st-sflora"))
     for activations, gradients, down, up, _ in result.rows[0].traffic.values():
         assert activations > 0
         assert gradients == down == up == 0
@@ -49,31 +49,31 @@ def test_frozen_devices_send_one_way_and_no_adapter_travels(tmp_path: Path) -> N
     assert min(blocks) == 2  # what lies before the cut never moves
 
 
-def test_devices_in_turn_move_the_adapter_once_for_each_batch(tmp_path: Path) -> None:
+def test_devices_in_turn_move_the_adapter_once_for_each_batch(simulated: Simulated) -> None:
     # One device a round in turn is plain training; four give another adapter than their mean.
     alone = small_job("devices.count=1", "method.device=frozen")
     in_turn = change_job(alone, ["method.server_adapter=in-turn"])
-    one, other = simulate(alone, out=tmp_path / "a"), simulate(in_turn, out=tmp_path / "b")
+    one, other = simulated(alone), simulated(in_turn)
     assert largest_difference(one.adapter, other.adapter) < 1e-6
     several = small_job("method.device=frozen", "method.server_adapter=shared")
-    mean = simulate(several, out=tmp_path / "c")
-    moved = simulate(change_job(several, ["method.server_adapter=in-turn"]), out=tmp_path / "d")
+    mean = simulated(several)
+    moved = simulated(change_job(several, ["method.server_adapter=in-turn"]))
     assert largest_difference(mean.adapter, moved.adapter) > 1e-4
 
 
-def test_different_cuts_in_one_round_average_to_what_one_cut_gives(tmp_path: Path) -> None:
+def test_different_cuts_in_one_round_average_to_what_one_cut_gives(simulated: Simulated) -> None:
     # The cut is exact, so joined and averaged adapters do not depend on where each was cut.
     cuts = "method.allocation.cuts=[4,1]"
     rates = "method.allocation.rates_bps=[0,0.7e6]"
-    mixed = simulate(world_job("asfl", cuts, rates), out=tmp_path / "mixed")
-    plain = simulate(world_job("sflora"), out=tmp_path / "plain")
+    mixed = simulated(world_job("asfl", cuts, rates))
+    plain = simulated(world_job("sflora"))
     assert {one.cut for one in mixed.rows[0].decisions.values()} == {1, 4}
     assert largest_difference(mixed.adapter, plain.adapter) < 1e-5
 
 
-def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
+def test_a_faster_link_is_cut_earlier(simulated: Simulated) -> None:
     settings = ("method.allocation.cuts=[4,1]", "method.allocation.rates_bps=[0,0.7e6]")
-    row = simulate(world_job("asfl", *settings), out=tmp_path / "run").rows[0]
+    row = simulated(world_job("asfl", *settings)).rows[0]
     sent = {d: row.traffic[d][0] / row.samples_trained[d] for d in row.decisions}
     assert max(sent.values()) < 1.1 * min(sent.values())  # a transformer's blocks are all as wide
     early = {d for d, one in row.decisions.items() if one.cut == 1}
@@ -81,53 +81,48 @@ def test_a_faster_link_is_cut_earlier(tmp_path: Path) -> None:
     assert early != set(row.decisions)
 
 
-def test_sflam_sends_the_embedding_in_few_bits(tmp_path: Path) -> None:
-    row = simulate(world_job("sflam"), out=tmp_path / "run").rows[0]
+def test_sflam_sends_the_embedding_in_few_bits(simulated: Simulated) -> None:
+    row = simulated(world_job("sflam")).rows[0]
     assert {one.cut for one in row.decisions.values()} == {0}
     bits = {one.bits_up for one in row.decisions.values()}
     assert bits <= {2, 4, 8, 16, 32}
     strict = world_job("sflam", "method.allocation.error_budget=1e-6")
-    finer = simulate(strict, out=tmp_path / "finer").rows[0]
+    finer = simulated(strict).rows[0]
     assert min(one.bits_up for one in finer.decisions.values()) > max(bits)
 
 
-def test_a_tighter_quality_sends_more(tmp_path: Path) -> None:
-    loose = simulate(world_job("auto", "method.allocation.quality_min=0.3"), out=tmp_path / "loose")
-    tight = simulate(
-        world_job("auto", "method.allocation.quality_min=0.99"), out=tmp_path / "tight"
-    )
+def test_a_tighter_quality_sends_more(simulated: Simulated) -> None:
+    loose = simulated(world_job("auto", "method.allocation.quality_min=0.3"))
+    tight = simulated(world_job("auto", "method.allocation.quality_min=0.99"))
     assert loose.up_bytes < tight.up_bytes
     assert loose.rows[0].virtual_s < tight.rows[0].virtual_s
 
 
-def test_exact_has_no_less_ste_than_the_published_order(tmp_path: Path) -> None:
-    paper = simulate(world_job("st-sflora"), out=tmp_path / "paper").rows[0]
-    ours = simulate(
-        world_job("st-sflora", "method.allocation.solver=exact"), out=tmp_path / "ours"
-    ).rows[0]
+def test_exact_has_no_less_ste_than_the_published_order(simulated: Simulated) -> None:
+    paper = simulated(world_job("st-sflora")).rows[0]
+    ours = simulated(world_job("st-sflora", "method.allocation.solver=exact")).rows[0]
     assert paper.ste <= ours.ste * (1 + 1e-9) <= ours.ste_bound * (1 + 1e-6)
 
 
-def test_devices_that_cannot_be_in_time_are_left_out_and_said_to_be(tmp_path: Path) -> None:
-    whole = simulate(world_job("st-sflora"), out=tmp_path / "whole").rows[0]
-    row = simulate(
-        world_job("st-sflora", deadline_s=whole.planned_s / 2), out=tmp_path / "short"
-    ).rows[0]
+def test_devices_that_cannot_be_in_time_are_left_out_and_said_to_be(simulated: Simulated) -> None:
+    whole = simulated(world_job("st-sflora")).rows[0]
+    row = simulated(world_job("st-sflora", deadline_s=whole.planned_s / 2)).rows[0]
     assert row.left_out
     assert all("standing time" in why for why in row.left_out.values())
     assert set(row.left_out) | set(row.decisions) == {0, 1, 2, 3}
     assert row.late == []
 
 
-def test_late_devices_leave_no_trace_on_a_shared_adapter(tmp_path: Path) -> None:
+def test_late_devices_leave_no_trace_on_a_shared_adapter(
+    simulated: Simulated, tmp_path: Path
+) -> None:
     job = world_job("st-sflora-full")
-    whole = simulate(job, out=tmp_path / "whole").rows[0]
+    whole = simulated(job).rows[0]
     late = world_job("st-sflora-full", deadline_s=whole.virtual_s * 0.9)
-    some = simulate(late, out=tmp_path / "some")
+    some = simulated(late)
     assert 0 < len(some.rows[0].late) < 4
     in_time = [d for d in some.rows[0].cohort if d not in some.rows[0].late]
-    with_them = simulate(job, out=tmp_path / "again")
-    assert not equal(some.adapter, with_them.adapter)
+    assert not equal(some.adapter, simulated(job).adapter)
     only = simulate(
         change_job(job, [f"method.allocation.solver={__name__}:{_only(in_time)}"]),
         out=tmp_path / "only",
@@ -150,9 +145,11 @@ def take_chosen(now: PlanningInput) -> RoundDecisions:
     return RoundDecisions({d: alike for d in now.devices if d in CHOSEN}, {})
 
 
-def test_a_resumed_run_decides_as_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_run_decides_as_an_uninterrupted_one(
+    simulated: Simulated, tmp_path: Path
+) -> None:
     job = change_job(world_job("st-sflora"), ["training.rounds=3"])
-    whole = simulate(job, out=tmp_path / "whole")
+    whole = simulated(job)
     with pytest.raises(KeyboardInterrupt):
         simulate(job, out=tmp_path / "cut", progress=StopAfter())
     again = resume(tmp_path / "cut")

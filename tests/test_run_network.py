@@ -138,7 +138,8 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
 
 
 def test_a_basis_over_a_network_is_that_of_the_simulator(tmp_path: Path) -> None:
-    job = small_job("method.uplink.codec=klt", "training.local_epochs=2")
+    more = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
+    job = small_job("method.uplink.codec=klt", *more)
     alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(

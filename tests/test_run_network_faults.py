@@ -19,7 +19,7 @@ from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Hello, Ready, RoundBegin, StepDone, Task
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.result import RoundResult
@@ -199,7 +199,11 @@ def test_devices_return_to_a_server_that_goes_on_and_nothing_counts_twice(tmp_pa
 
 def test_a_run_that_no_device_survives_stops_with_the_reason(tmp_path: Path) -> None:
     job = quick_job("training.optimizer=sgd", "training.lr=1e30", "training.rounds=9")
-    with crowd() as devices, pytest.raises(RunError, match="every device failed in 3 rounds"):
+    # Devices look for a server that failed until they are told to stop.
+    with (
+        crowd(wait_s=0) as devices,
+        pytest.raises(RunError, match="every device failed in 3 rounds"),
+    ):
         served(job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(3)])
 
 

@@ -86,11 +86,12 @@ def test_fewer_tokens_come_with_a_flatter_budget() -> None:
     assert few.round_s < many.round_s
 
 
+@pytest.mark.usefixtures("figures")
 def test_a_plan_is_written_as_a_table_and_pictures(tmp_path: Path) -> None:
     found = plan(job_of("auto", "devices.count=5"))
     paths = write_plan(found, tmp_path / "plan")
     assert [path.name for path in paths] == ["plan.csv", "round.png", "shares.png"]
-    assert all(path.stat().st_size > 0 for path in paths)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[1:])
     with paths[0].open() as file:
         rows = list(csv.DictReader(file))
     assert [row["device"] for row in rows] == [str(i) for i in range(5)]
@@ -113,6 +114,7 @@ def test_a_job_that_cannot_be_planned_is_one_sentence(settings: list[str], sente
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("figures")
 def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path) -> None:
     three = ["plan", "--set", "devices.count=3", "--set", "method=asfv"]
     run = CliRunner().invoke(app, three)
@@ -123,7 +125,7 @@ def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path) -> N
     with (tmp_path / "out" / "sweep.csv").open() as file:
         slow, fast = csv.DictReader(file)
     assert float(slow["round_s"]) > float(fast["round_s"])
-    assert (tmp_path / "out" / "sweep.png").stat().st_size > 0
+    assert (tmp_path / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_large_fleet_is_summed_up_and_shown_whole_on_request(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cutlayer.cli import main
 from cutlayer.errors import RunError
 from cutlayer.job import dump_job
+from cutlayer.record.row_lines import line_of
 from cutlayer.record.rows import Row
 from cutlayer.reports.trackers import scalars, track
 from report_runs import made_job, made_rows
@@ -30,7 +31,7 @@ def run(tmp_path: Path) -> Path:
 
 def append(folder: Path, rows: list[Row]) -> None:
     with (folder / "rounds.jsonl").open("a") as file:
-        file.writelines(row.to_json() + "\n" for row in rows)
+        file.writelines(line_of(row) + "\n" for row in rows)
 
 
 def expected() -> list[dict[str, float]]:

@@ -41,7 +41,7 @@ def test_seconds_follow_from_bytes_and_rate(tmp_path: Path) -> None:
     row = simulate(world_job(free, "training.rounds=1"), out=tmp_path / "run").rows[0]
     slowest = max(8 * (t[0] + t[3]) / 250e3 for t in row.traffic.values())
     downlink = max(8 * (t[1]) / 250e3 + 8 * t[2] / 1e6 for t in row.traffic.values())
-    computing = 30 * 2e8 / (1e9 * 4)  # 30 samples of well under 0.2 GFLOP at the slowest phone's
+    computing = 16 * 2e8 / (1e9 * 4)  # 16 samples of well under 0.2 GFLOP at the slowest phone's
     assert slowest + downlink < row.virtual_s < slowest + downlink + computing
 
 
@@ -111,13 +111,13 @@ def test_an_impossible_world_is_refused() -> None:
 def test_every_frame_takes_the_latency_of_the_link(tmp_path: Path) -> None:
     def lasting(latency_s: float, method: str) -> float:
         job = small_job(
-            "training.rounds=1", "training.batch_size=16", "data.partition={kind: iid}",
+            "training.rounds=1", "data.partition={kind: iid}",
             method=method, world={"latency_s": latency_s, "fading": "none"},
         )  # fmt: skip
         (row,) = simulate(job, out=tmp_path / f"{method}-{latency_s}").rows
         assert row.planned_s == pytest.approx(row.virtual_s, rel=1e-3)
         return float(row.virtual_s or 0.0)
 
-    # 30 images are two batches, each there and back, between the adapter down and up.
+    # 16 images are two batches, each there and back, between the adapter down and up.
     assert lasting(1.5, "sflora") - lasting(0.0, "sflora") == pytest.approx(1.5 * (2 * 2 + 2))
     assert lasting(1.5, "fedlora") - lasting(0.0, "fedlora") == pytest.approx(1.5 * 2)

@@ -19,7 +19,8 @@ from test_run_simulate import StopAfter, without_times
 
 
 def klt_job(*settings: str) -> Job:
-    return small_job("method.uplink.codec=klt", "training.local_epochs=2", *settings)
+    few = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
+    return small_job("method.uplink.codec=klt", *few, *settings)
 
 
 FEW_TOKENS = ["method.device=frozen", "method.tokens.keep=12", "method.uplink.reuse=false"]

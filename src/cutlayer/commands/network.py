@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cutlayer.commands.console import console, say
+from cutlayer.commands.console import console, say, say_end
 from cutlayer.errors import JobError, NetworkError
 
 app = typer.Typer()
@@ -157,15 +157,7 @@ def serve(
             progress.__exit__(None, None, None)
             say(progress.interrupted())
             raise typer.Exit(130) from None
-    say(
-        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
-        f"{result.down_bytes / 1e6:.1f} MB down"
-    )
-    say(f"adapter  {result.adapter_folder}")
-    say(f"see it   cutlayer report {result.folder}")
-    if result.worse:
-        say(result.worse)
-        raise typer.Exit(1)
+    say_end(result)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -48,6 +48,7 @@ def calibrate(
                 bits=widths,
                 adapter=adapter,
                 progress=progress,
+                say=say,
             )
     except KeyboardInterrupt:
         fail("stopped: nothing was stored", status=130)

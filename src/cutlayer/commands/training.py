@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cutlayer.commands.console import JobFile, Settings, console, fail, say
+from cutlayer.commands.console import JobFile, Settings, console, fail, say, say_end
 
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
@@ -56,16 +56,7 @@ def simulate(
             result = runs.resume(resume, rounds=rounds_to_resume(settings or []), progress=progress)
         else:
             result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
-    say(
-        f"accuracy {result.accuracy_said}, {result.up_bytes / 1e6:.1f} MB up, "
-        f"{result.down_bytes / 1e6:.1f} MB down"
-    )
-    say(f"adapter  {result.adapter_folder}")
-    say(f"figures  {result.folder / 'figures'}")
-    say(f"see it   cutlayer report {result.folder}")
-    if result.worse:
-        say(result.worse)
-        raise typer.Exit(1)
+    say_end(result)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -14,6 +14,7 @@ from typing import Any
 
 from cutlayer.dashboard.watch import WatchedRun
 from cutlayer.errors import RunError
+from cutlayer.record.row_lines import row_of
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
 from cutlayer.reports import build_report, page, read_runs, recompute
@@ -32,7 +33,7 @@ class _Opened:
     def __init__(self, seen: WatchedRun) -> None:
         assert seen.job is not None
         self._lock = threading.Lock()
-        self._tail = Tail(seen.folder, partial(Row.from_json, devices=seen.job.devices.count))
+        self._tail = Tail(seen.folder, partial(row_of, devices=seen.job.devices.count))
         self._rows: list[Row] = []
         self._begun = 0
 

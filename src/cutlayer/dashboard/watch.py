@@ -14,7 +14,7 @@ from cutlayer.harmless import harmless
 from cutlayer.job import Job, read_job
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
-from cutlayer.record.rows import FILE as RECORD_FILE
+from cutlayer.record.row_lines import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
 from cutlayer.reports.views.pack import plain
 

@@ -5,5 +5,5 @@ sources.py reads what a job names into the train and test sets of dataset.py: fo
 and labels.py; images.py and viewing.py decode, image_augmentation.py changes images at random.
 partition.py divides samples among devices; device_data.py is what one device has, unlabelled.py
 what a model is asked about. generate.py draws images (diffusion.py our own model, pipelines.py any
-other, drawing.py numbers and resizes what they draw). report.py says what was loaded.
+other, image_generator.py numbers and resizes what they draw). report.py says what was loaded.
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutlayer.data import diffusion
 from cutlayer.data.dataset import Dataset, Indices
-from cutlayer.data.drawing import Draw, Drawing, Shape, Wanted
+from cutlayer.data.image_generator import Draw, ImageGenerator, Shape, Wanted
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError
 from cutlayer.seeds import numpy_rng
@@ -64,7 +64,7 @@ def load_generator(
         f" (path {settings.path})" if settings.path else ""
     )
     check_shape(name, native, (channels, size), settings.resize)
-    return Drawing(like.classes, channels, size, draw, settings.batch)
+    return ImageGenerator(like.classes, channels, size, draw, settings.batch)
 
 
 def check_shape(name: str, drawn: Shape, data: Shape, resize: bool) -> None:

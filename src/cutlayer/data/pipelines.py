@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.data.diffusion import diffusers, shape_of
-from cutlayer.data.drawing import Draw, Shape, Wanted
+from cutlayer.data.image_generator import Draw, Shape, Wanted
 from cutlayer.errors import DataError
 from cutlayer.settings.generator import GeneratorSettings as Settings
 

@@ -126,9 +126,14 @@ def new_figure(path: Path, width: float = 8.0, height: float = 5.0) -> Iterator[
         if column is not None:
             _shrink(figure, shrink)
         for ending in _FORMATS.get():
-            stream = io.BytesIO()
-            figure.savefig(stream, format=ending)
-            write_atomically(path.with_suffix(f".{ending}"), stream.getvalue())
+            write_atomically(path.with_suffix(f".{ending}"), rendered(figure, ending))
+
+
+def rendered(figure: Figure, ending: str) -> bytes:
+    """The file of a figure in the format of this ending."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=ending)
+    return stream.getvalue()
 
 
 def _shrink(figure: Figure, factor: float) -> None:

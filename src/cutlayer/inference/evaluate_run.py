@@ -10,8 +10,8 @@ from cutlayer.data.sources import load
 from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.inference.trained import Trained, load_trained
+from cutlayer.train.accuracy import Tested, TokenEvaluation
 from cutlayer.train.evaluate import evaluate as score
-from cutlayer.train.evaluation import Tested, TokenEvaluation
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from cutlayer.model.weights import load_model
 from cutlayer.own_code import refresh
 from cutlayer.record.checkpoint import load_state
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.measure_round import typical
 from cutlayer.train.compute import find_compute
 from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit

@@ -1,13 +1,28 @@
 """Families of causal language models, by the `model_type` of their config.json."""
 
 from dataclasses import replace
+from typing import Any
 
-from cutlayer.model.family import Family, Head
+from cutlayer.model.family import Family, Flag, Head
+
+
+def _classes(kind: str, name: str) -> dict[str, Any]:
+    """Where transformers has the classes of a decoder, as it names them all."""
+    return {
+        "module": f"transformers.models.{kind}.modeling_{kind}",
+        "architecture": f"{name}ForCausalLM",
+        "config": f"{name}Config",
+    }
+
+
+def _attention_bias(flag: Flag) -> dict[str, Any]:
+    """One rule for the bias of all four layers of attention."""
+    return dict.fromkeys(("query_bias", "key_bias", "value_bias", "output_bias"), flag)
+
 
 _LLAMA = Family(
-    module="transformers.models.llama.modeling_llama",
-    architecture="LlamaForCausalLM",
-    config="LlamaConfig",
+    **_classes("llama", "Llama"),
+    **_attention_bias(("attention_bias", False)),
     modality="text",
     base="model",
     embeddings=("embed_tokens",),
@@ -23,10 +38,6 @@ _LLAMA = Family(
     value="self_attn.v_proj",
     output="self_attn.o_proj",
     gated=True,
-    query_bias=("attention_bias", False),
-    key_bias=("attention_bias", False),
-    value_bias=("attention_bias", False),
-    output_bias=("attention_bias", False),
     mlp_bias=("mlp_bias", False),
     norm_bias=False,
     positions=False,
@@ -42,14 +53,9 @@ _LLAMA = Family(
 )
 _QWEN2 = replace(
     _LLAMA,
-    module="transformers.models.qwen2.modeling_qwen2",
-    architecture="Qwen2ForCausalLM",
-    config="Qwen2Config",
+    **_classes("qwen2", "Qwen2"),
     windows="by-block",
-    query_bias=True,
-    key_bias=True,
-    value_bias=True,
-    output_bias=False,
+    **(_attention_bias(True) | {"output_bias": False}),
     mlp_bias=False,
     defaults={
         **_LLAMA.defaults,
@@ -64,14 +70,9 @@ FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": replace(
         _LLAMA,
-        module="transformers.models.mistral.modeling_mistral",
-        architecture="MistralForCausalLM",
-        config="MistralConfig",
+        **_classes("mistral", "Mistral"),
         windows="every",
-        query_bias=False,
-        key_bias=False,
-        value_bias=False,
-        output_bias=False,
+        **_attention_bias(False),
         mlp_bias=False,
         defaults={
             **_LLAMA.defaults,
@@ -83,21 +84,14 @@ FAMILIES: dict[str, Family] = {
     "qwen2": _QWEN2,
     "qwen3": replace(
         _QWEN2,
-        module="transformers.models.qwen3.modeling_qwen3",
-        architecture="Qwen3ForCausalLM",
-        config="Qwen3Config",
+        **_classes("qwen3", "Qwen3"),
         head_norms=True,
-        query_bias=("attention_bias", False),
-        key_bias=("attention_bias", False),
-        value_bias=("attention_bias", False),
-        output_bias=("attention_bias", False),
+        **_attention_bias(("attention_bias", False)),
         defaults={**_QWEN2.defaults, "head_dim": 128},
     ),
     "gemma": replace(
         _LLAMA,
-        module="transformers.models.gemma.modeling_gemma",
-        architecture="GemmaForCausalLM",
-        config="GemmaConfig",
+        **_classes("gemma", "Gemma"),
         tied=("tie_word_embeddings", True),
         mlp_bias=False,
         defaults={

@@ -1,5 +1,5 @@
 """What a run writes down and how it is read back.
 
-rows.py is the record, a row for each round; tail.py reads it as it grows; checkpoint.py is the
-state that a run resumes from; folder.py names the files.
+rows.py is what is recorded of a round, row_lines.py the file of their lines; tail.py reads it as it
+grows; checkpoint.py is the state that a run resumes from; folder.py names the files.
 """

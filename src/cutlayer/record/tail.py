@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from cutlayer.files import open_plain
-from cutlayer.record.rows import FILE, lines_of
+from cutlayer.record.row_lines import FILE, lines_of
 
 Line = TypeVar("Line")
 
@@ -19,7 +19,7 @@ Line = TypeVar("Line")
 class Tail(Generic[Line]):
     """The rounds of a run folder, in order, each once, across many looks.
 
-    decode: what makes of a line what is wanted of it: Row.from_json, or a Brief's decoder. A record
+    decode: what makes of a line what is wanted of it: row_of, or a Brief's decoder. A record
     that was written anew (a run that was resumed) is read from its start again; `begun` counts how
     often that was. damaged: lines of it so far that were no rounds and are left out.
     """

@@ -97,7 +97,7 @@ def computed_views(run: Run) -> list[View]:
     """Of the views of one run those that its record alone does not give: see `TITLES`."""
     return [
         devices.labels(run, run.holdings) if run.holdings else _missing(run, "labels"),
-        rounds.gantt(run.rounds, len(run.rows)) if run.rounds else _missing(run, "gantt"),
+        rounds.gantt(run) if run.rounds else _missing(run, "gantt"),
         rounds.fleet(run, run.places) if run.places else _missing(run, "fleet"),
         patches.patches(run.patches) if run.patches else _missing(run, "patches"),
     ]

@@ -12,7 +12,7 @@ from cutlayer.job import read_job as read_job_file
 from cutlayer.model.class_names import class_names
 from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, LABELS_FILE, device_folder
-from cutlayer.record.rows import FILE, read_rows
+from cutlayer.record.row_lines import FILE, read_rows
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports.views.runs import Run
 

@@ -19,6 +19,7 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE
+from cutlayer.record.row_lines import row_of
 from cutlayer.record.rows import Row
 from cutlayer.record.tail import Tail
 from cutlayer.reports.read_runs import read_job, run_folders
@@ -131,7 +132,7 @@ def _one(folder: Path) -> Path:
 
 def _rounds(folder: Path, job: Job, follow: bool) -> Iterator[Row]:
     """The rounds of a run; a damaged line is left out, with a warning at the end of a look."""
-    tail, last, told = Tail(folder, partial(Row.from_json, devices=job.devices.count)), -1, 0
+    tail, last, told = Tail(folder, partial(row_of, devices=job.devices.count)), -1, 0
     accuracy: dict[int, float | None] = {}
     while True:
         try:

@@ -24,7 +24,8 @@ from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, commit_state, is_finite
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
-from cutlayer.record.rows import FILE, Row
+from cutlayer.record.row_lines import FILE, line_of
+from cutlayer.record.rows import Row
 from cutlayer.record.writing import writing
 from cutlayer.rounds.generated import GeneratedTraining, generated_training_for
 from cutlayer.rounds.measure_round import measure_round
@@ -146,7 +147,7 @@ def calibration_of(job: Job, progress: Progress) -> Calibration | None:
         from cutlayer.planning.calibration.calibrate import calibrate
 
         progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
-        found = calibrate(job)
+        found = calibrate(job, say=progress.say)
     return found
 
 
@@ -214,7 +215,7 @@ def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
 
 def _append(path: Path, row: Row) -> None:
     with path.open("a") as file:
-        file.write(row.to_json() + "\n")
+        file.write(line_of(row) + "\n")
         file.flush()
         os.fsync(file.fileno())
 

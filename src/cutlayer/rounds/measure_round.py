@@ -14,8 +14,8 @@ from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import MOST_MEASURED, Row
+from cutlayer.train.accuracy import joined
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
-from cutlayer.train.evaluation import joined
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
 from cutlayer.train.task import Task, task_of

@@ -14,7 +14,8 @@ from cutlayer.job import Job, change_job, dump_job, load_job
 from cutlayer.own_code import refresh
 from cutlayer.record.checkpoint import RunState, states_of
 from cutlayer.record.folder import CODE_FILE, DATA_FILE, JOB_FILE, ROSTER_FILE, STATE_FILE
-from cutlayer.record.rows import FILE, Row, read_rows
+from cutlayer.record.row_lines import FILE, line_of, read_rows
+from cutlayer.record.rows import Row
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 
@@ -47,7 +48,7 @@ def saved_run(
             "others are missing from tables and pictures"
         )
     with writing(folder):  # a round recorded but not committed is run again
-        write_atomically(folder / FILE, "".join(r.to_json() + "\n" for r in rows).encode())
+        write_atomically(folder / FILE, "".join(line_of(r) + "\n" for r in rows).encode())
     return job, parts, state, rows
 
 

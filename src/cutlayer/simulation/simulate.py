@@ -6,7 +6,7 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job, load_job
 from cutlayer.record.checkpoint import states_of
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
-from cutlayer.record.rows import read_rows
+from cutlayer.record.row_lines import read_rows
 from cutlayer.record.writing import new_folder
 from cutlayer.rounds.loop import run_rounds
 from cutlayer.rounds.progress import Progress, Silent, watched

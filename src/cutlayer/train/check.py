@@ -13,7 +13,7 @@ from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting that model, method or world cannot meet, or do not read.
+    """Raise JobError for the first setting that model, method or world do not follow or read.
 
     Code of one's own is loaded anew where its file changed.
     """
@@ -21,8 +21,8 @@ def check(job: Job, spec: ModelSpec) -> None:
     check_train(spec, job.method.train)
     if job.method.aggregate == "none" and job.method.split:
         raise JobError(
-            "method.aggregate: none with method.split has parts of the server's that no device "
-            "keeps: take fedavg, or split false"
+            "method.aggregate: none leaves nobody to keep the server's part of a split model: take "
+            "fedavg, or method.split false"
         )
     if job.training.image_augmentation and spec.modality != "image":
         raise JobError(
@@ -121,8 +121,8 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
         )
     if solver in ("auto", "sflam", "asfl", "asfv") or ":" in solver:
         raise JobError(
-            "method.uplink.codec: 'klt' has one basis, for one cut, and spends bits where they "
-            f"tell, but allocation.solver {solver!r} chooses cuts or bits: take solver equal, or "
+            "method.uplink.codec: 'klt' has one basis, for one cut, and divides the bits itself, "
+            f"but allocation.solver {solver!r} chooses cuts or bits: take solver equal, or "
             "codec quantize"
         )
 

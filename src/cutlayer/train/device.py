@@ -38,7 +38,9 @@ fleet count from 0."""
 
 @dataclass(eq=False)
 class Device:
-    """One device of a fleet. What it computes it computes in a pool (see pool.py).
+    """One device of a fleet: its data, its adapter and the batches of its round.
+
+    pool.py runs the model for it, together with the other devices of its cut.
 
     id: its number in the fleet, which its random draws belong to.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
@@ -77,7 +79,7 @@ class Device:
         self._batches = list(self._draw_batches(round))
 
     def end(self) -> None:
-        """End the round: what the next one needs comes with its broadcast."""
+        """End the round and drop the adapter: the next round's broadcast brings another."""
         self.adapter, self.stack, self._batches = {}, None, []
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
@@ -126,12 +128,12 @@ class Device:
         return torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
 
     def to_compute(self, step: int) -> np.ndarray:
-        """The samples of one step, by number, less those that the server holds."""
+        """The numbers of the samples of a step that must be computed: the server holds the rest."""
         batch = self._batches[step]
         return self.coding.to_send(batch) if self._visits(step) else batch
 
     def _visits(self, step: int) -> bool:
-        """Whether a step's samples may be named; what a basis is fitted to is always sent."""
+        """Whether samples that the server holds are only named; not where a basis is fitted."""
         return self.reuses and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
@@ -163,7 +165,7 @@ class Device:
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:
-    """Make the adapters of devices that began a round rows of one stack for each cut."""
+    """Join the adapters of devices that have begun a round: one stack a cut, a row a device."""
     alike: dict[int, list[Device]] = {}
     for device in devices:
         if device.adapter:

@@ -14,7 +14,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
-from cutlayer.train.evaluation import Tested
+from cutlayer.train.accuracy import Tested
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.pool import shorten
 from cutlayer.train.task import Task

@@ -15,7 +15,7 @@ from cutlayer.errors import FrameError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
-from cutlayer.train.evaluation import TokenEvaluation
+from cutlayer.train.accuracy import TokenEvaluation
 from cutlayer.wire.codec import ActivationsMessage
 
 NONE = -100

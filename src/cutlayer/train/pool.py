@@ -95,7 +95,7 @@ class Pool:
     def _activations(
         self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
     ) -> Activations:
-        """Of one batch of each device, made into `inputs`."""
+        """The activations at the cut of one batch of each device; `inputs` are those batches."""
         first = self.devices[0]
         selecting = any(device.decision.tokens is not None for device in self.devices)
         return first.model.device_forward(
@@ -154,7 +154,10 @@ class Pool:
         gradients: Sequence[torch.Tensor] | None,
         step: int,
     ) -> None:
-        """Back from outputs to the adapters of the last pass, and a step of those of `devices`."""
+        """Take the gradients of the last pass and move the adapters of `devices` by them.
+
+        outputs, gradients: where the backward pass begins. step: of the round.
+        """
         rows, self._rows = self._rows, None
         stack = self.devices[0].stack
         if rows is None or stack is None:
@@ -177,8 +180,8 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Shortened:
-    """What of a batch crosses the cut: hidden [b, T', D], mask [b, T'] or None, and where the
-    tokens stood (None: all of them are there)."""
+    """The tokens of a batch that cross the cut: hidden [b, T', D], mask [b, T'] or None, and
+    where the tokens stood (None: all of them are there)."""
 
     hidden: torch.Tensor
     mask: torch.Tensor | None

@@ -12,9 +12,9 @@ from cutlayer.train.stopwatch import Stopwatch
 class Generated:
     """What the server did with generated data in one round.
 
-    counts: images by class [C]. weight: k2, of the model trained on them in the average. seconds:
-    of the server, beside what it does for devices: drawing at image_s each, and training. loss:
-    mean over their batches, None where there was no time for any.
+    counts: images by class [C]. weight: k2, the share in the average of the model trained on
+    them. seconds: of the server, for drawing (image_s an image) and training on them. loss: mean
+    over their batches, None where there was no time for any.
     """
 
     counts: tuple[int, ...]
@@ -28,10 +28,10 @@ class Generated:
 class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
-    decisions: of the devices that took part, in the order they take turns. batches: samples of
-    each step that a device was to make; computed: how many of them it ran and sent, where it only
-    named the others. late: devices whose training came too late for the
-    average; lost: those that stopped answering, or sent what will not do. overhead_bytes: what a
+    decisions: of the devices that took part, in the order they take turns. batches: the size of
+    each batch that a device was to train on; computed: how many samples of it were sent, where it
+    only named the others. late: devices whose training came too late for the average; lost: those
+    that stopped answering, or whose messages were refused. overhead_bytes: what a
     network took beyond the frames, up and down; None without one. generated: None without
     generated data. watch holds wall-clock seconds by stage; cpu_seconds is processor time of the
     whole round.

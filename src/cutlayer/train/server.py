@@ -20,7 +20,7 @@ from cutlayer.wire.codec import AdapterMessage, encode_adapter
 
 
 class Server:
-    """Holds the global adapter, and averages.
+    """Holds the global adapter, hands it out and averages what comes back.
 
     adapter: the global adapter of the whole model (before the cut, after it, and the head). bare:
     its first blocks that carry no adapter, where devices are frozen (see bare_blocks.py). part:
@@ -61,7 +61,7 @@ class Server:
     def openings(
         self, round: int, decisions: Mapping[int, Decision], link: Link
     ) -> dict[int, Opening]:
-        """What each device of a round, or of a turn of it, is to begin with."""
+        """The frames that each device of a round, or of a turn of it, begins with."""
         coding = self.coding
         for device in link.changed(list(decisions)):
             coding.forget(device)
@@ -109,7 +109,7 @@ class Server:
     def far_updates(
         self, devices: Sequence[int], uploads: Mapping[int, Adapter]
     ) -> dict[int, FrameError]:
-        """Of the devices of a round, those whose upload or server adapter will not do, and why."""
+        """The devices whose upload or server adapter moved too far to be averaged, and why."""
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
         return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
 

@@ -16,7 +16,7 @@ from cutlayer.train.trained_stack import OpenRows, TrainedStack
 
 @dataclass
 class _Held:
-    """The gradients of rows of a stack since they moved last, over so many batches of each."""
+    """Gradients that wait for `update`: of rows of a stack, summed over `batches` of each row."""
 
     rows: list[int]
     gradients: dict[str, Tensor]
@@ -33,7 +33,10 @@ class _Trained:
 
 @dataclass(frozen=True)
 class ServerPass:
-    """Adapters of a pass: what each device's batch goes through, and the leaves they are."""
+    """The adapters of one forward pass.
+
+    adapters: one for each device's batch. rows: of the stack, which gradients are taken of.
+    """
 
     devices: Sequence[int]
     adapters: Sequence[StackRow]
@@ -41,7 +44,7 @@ class ServerPass:
 
 
 class ServerAdapters:
-    """What lies after the cut, for the devices of a round or of one turn of it.
+    """The adapters after the cut, for the devices of a round or of one turn of it.
 
     start: the global adapter, which is left as it is. decisions, steps: of each device in it.
     bare: the first blocks that carry no adapter (see bare_blocks.py).
@@ -83,7 +86,7 @@ class ServerAdapters:
         return device in self._places
 
     def after_cut(self, device: int) -> Adapter:
-        """The tensors of its adapter after the device's own cut; none without an adapter."""
+        """What was trained after a device's own cut; empty where nothing was."""
         if device not in self._places:
             return {}
         trained, row = self._places[device]
@@ -120,7 +123,7 @@ class ServerAdapters:
         trained.held.append(_Held(rows, given, batches))
 
     def update(self, step: int) -> None:
-        """Move every adapter by the mean gradient of the batches since it moved last.
+        """Move every adapter by the mean gradient of the batches added since its last step.
 
         A batch counts as one, whatever its size: an adapter that devices share moves by the mean
         of their mean gradients, over those that still have batches.

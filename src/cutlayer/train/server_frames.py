@@ -29,9 +29,9 @@ def read_activations(
 ) -> ActivationsMessage:
     """The activations of a frame, on the CPU.
 
-    due: the device, round and step they must be of. most_bytes: of the largest frame that the job
-    has use for. codec: the fitted one that they may have been encoded with. single: of one sample.
-    Raises FrameError for any but those due.
+    due: the device, round and step they must be of. most_bytes: the size of the largest frame
+    that the job can need. codec: the fitted codec, where the job has one. single: the frame holds
+    one sample. Raises FrameError for a frame of another device, round, step or shape.
     """
     message = decode_activations(frame, codec=codec, max_bytes=most_bytes)
     if (message.device, message.round, message.step) != due:
@@ -79,7 +79,7 @@ def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: in
 def gradient_frame(
     job: Job, decision: Decision, answered: ActivationsMessage, loss: float, gradient: torch.Tensor
 ) -> bytes:
-    """The gradient [B, T, D] in the activations of a message, at the bits decided for its device.
+    """A frame of the gradient [B, T, D] of a message's activations, in the bits of its decision.
 
     Raises RunError for values that the bits cannot carry.
     """

@@ -38,10 +38,10 @@ Faults = dict[int, CutlayerError]
 
 @dataclass
 class PoolStep:
-    """One step of devices that share a pass, as far as its exchanges have been walked.
+    """What one step of the devices of a pool has given so far.
 
-    losses: mean loss of each device's batch. computed: samples of it that came, where the others
-    are only named. replies: the frames that are due down.
+    losses: mean loss of each device's batch. computed: samples of it whose activations came, where
+    the others are only named. replies: the frames to send down.
     """
 
     step: int
@@ -54,9 +54,8 @@ class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
-    activations come. bare: the first blocks that carry no adapter. seen: samples of each (tokens to
-    be said, of language) that came
-    through the cut and were trained on, in all epochs.
+    activations come. bare: the first blocks that carry no adapter. seen: the samples of each (of
+    language models: the tokens to be said) that were trained on, in all epochs.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class ServerPart:
     def _decode(
         self, frame: bytes, due: tuple[int, int, int], single: bool = False
     ) -> ActivationsMessage:
-        """Activations that came. single: of one sample."""
+        """The activations of one frame, checked. single: the frame holds one sample."""
         decision = self.decisions[due[0]]
         message = read_activations(
             frame,
@@ -252,7 +251,7 @@ class ServerPart:
         return hidden, opened, losses
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
-        """Which of the messages it is whose gradients are not finite: each is tried alone."""
+        """Find the messages whose gradients are not finite, by trying each one alone."""
         faulty = list(messages)
         if len(messages) > 1:
             alone = [message for message in messages if not self._has_finite_gradients(message)]
@@ -277,7 +276,7 @@ class ServerPart:
 def _gradients(
     losses: torch.Tensor, tensors: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor | None]:
-    """Of the losses' sum in each tensor, None where there is none."""
+    """The gradient of the sum of the losses for each tensor; None for those that have none."""
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
         return [None] * len(tensors)

@@ -22,7 +22,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
-from cutlayer.train.evaluation import Evaluation, Tested
+from cutlayer.train.accuracy import Evaluation, Tested
 from cutlayer.train.language import Language
 from cutlayer.wire.codec import ActivationsMessage
 
@@ -38,7 +38,7 @@ class Task(Protocol):
 
     @property
     def test_batch(self) -> int:
-        """Samples whose outputs are held at once in a test."""
+        """Samples in a batch of a test, whose outputs are in memory together."""
         ...
 
     def targets(self, batch: Dataset, inputs: Inputs) -> Tensor:
@@ -51,7 +51,7 @@ class Task(Protocol):
     def message(
         self, device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None, goal: Tensor
     ) -> ActivationsMessage:
-        """How the targets `goal` of a batch travel: beside its activations."""
+        """The message of a batch: its activations, with the targets `goal` beside them."""
         ...
 
     def received(self, message: ActivationsMessage) -> Tensor:
@@ -63,11 +63,11 @@ class Task(Protocol):
         ...
 
     def weight(self, targets: Tensor) -> int:
-        """What a batch counts in the average of devices."""
+        """How much a batch counts in the average of the devices' adapters."""
         ...
 
     def evaluation(self, outputs: Outputs, data: Dataset) -> Tested:
-        """How good outputs on `data` are, whatever the loss was that trained them."""
+        """What outputs score on `data`; settings of the training loss do not count."""
         ...
 
     def export(

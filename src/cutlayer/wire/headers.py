@@ -44,26 +44,31 @@ class TensorHeader(_Header, frozen=True):
     compressed: bool
 
 
-class ActivationsHeader(_Header, frozen=True):
-    """shape: [B, T, D]; masked: a mask of padding follows the labels."""
+class _StepHeader(_Header, frozen=True):
+    """Whose message of which step it is; steps of a round count from 0."""
 
     device: _Count
     round: _Count
     step: _Count
+
+
+class _BatchHeader(_StepHeader, frozen=True):
+    """Of the rows of one batch. shape: [B, T, D]; masked: the body holds a mask of padding."""
+
     shape: tuple[_Size, _Size, _Size]
     masked: bool
+
+
+class ActivationsHeader(_BatchHeader, frozen=True):
+    """shape: [B, T, D]; masked: a mask of padding follows the labels."""
+
     tensor: TensorHeader
     num_classes: Annotated[int, Meta(ge=1, le=2**31)]
 
 
-class GradientHeader(_Header, frozen=True):
+class GradientHeader(_BatchHeader, frozen=True):
     """shape: [B, T, D]; masked: a mask of padding stands first; loss: of the batch."""
 
-    device: _Count
-    round: _Count
-    step: _Count
-    shape: tuple[_Size, _Size, _Size]
-    masked: bool
     tensor: TensorHeader
     loss: float
 
@@ -93,43 +98,30 @@ class KltHeader(_Header, frozen=True):
     escapes: _Count
 
 
-class CodedActivationsHeader(_Header, frozen=True):
+class CodedActivationsHeader(_BatchHeader, frozen=True):
     """As `ActivationsHeader`, for a fitted codec.
 
     candidates: 0 where all tokens were sent, or the number N of tokens that those kept were chosen
     from; merged: the last token stands for the others.
     """
 
-    device: _Count
-    round: _Count
-    step: _Count
-    shape: tuple[_Size, _Size, _Size]
-    masked: bool
     candidates: Annotated[int, Meta(ge=0, le=2**20)]
     merged: bool
     coding: KltHeader
     num_classes: Annotated[int, Meta(ge=1, le=2**31)]
 
 
-class CodedGradientHeader(_Header, frozen=True):
+class CodedGradientHeader(_BatchHeader, frozen=True):
     """As `GradientHeader`, for a fitted codec."""
 
-    device: _Count
-    round: _Count
-    step: _Count
-    shape: tuple[_Size, _Size, _Size]
-    masked: bool
     coding: KltHeader
     loss: float
 
 
-class VisitHeader(_Header, frozen=True):
+class VisitHeader(_StepHeader, frozen=True):
     """samples: their numbers in the device's data; lengths: of their frames, 0 where one is only
     named."""
 
-    device: _Count
-    round: _Count
-    step: _Count
     samples: Annotated[tuple[_Sample, ...], Meta(min_length=1, max_length=2**16)]
     lengths: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
 

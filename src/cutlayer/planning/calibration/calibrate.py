@@ -22,7 +22,6 @@ from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
-from cutlayer.planning.calibration.cut_survey import Grid
 from cutlayer.planning.calibration.record import (
     Calibration,
     cache_file,
@@ -30,6 +29,7 @@ from cutlayer.planning.calibration.record import (
     subject_of,
     write_calibration,
 )
+from cutlayer.planning.calibration.survey_result import Grid
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.compute import find_compute
 
@@ -50,6 +50,7 @@ def calibrate(
     bits: Sequence[int] | None = None,
     adapter: str | Path | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Calibration:
     """Measure the job's model on `samples` samples of its calibration data; cache the record.
 
@@ -58,7 +59,8 @@ def calibrate(
 
     cuts, tokens (None among them: all), bits: the grid, see `choose_grid`. adapter: the folder of
     a trained adapter, measured in place of the pretrained model; without one, a linear head is
-    fitted to others of these samples, so that there are predictions to compare.
+    fitted to others of these samples, so that there are predictions to compare. say: told in one
+    line what was loaded.
     Raises JobError, DataError, ModelError or RunError, each with one sentence.
     """
     progress = progress or (lambda what, done, steps: None)
@@ -66,6 +68,8 @@ def calibrate(
     grid = choose_grid(spec, cuts, tokens, bits)
     # Neither what is tested on nor what devices have.
     train = load_calibration(job.data, job.seed, fit_for(spec))
+    if say is not None and train.report is not None:
+        say(train.report.line)
     if samples is None:
         samples = min(SAMPLES, max(1, len(train) // 2))
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
@@ -83,11 +87,8 @@ def calibrate(
             trained = load_adapter(adapter, model)
         found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
     calibration = Calibration(
-        subject,
-        grid.cuts,
-        grid.tokens,
-        grid.bits,
-        **found,
+        **vars(found),
+        subject=subject,
         samples=samples,
         head_samples=len(fitted),
         batch_size=job.training.batch_size,

@@ -4,12 +4,9 @@ Shapes: n samples, C classes, N tokens besides the prefix; tables are [cuts, tok
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.data.dataset import Dataset
@@ -18,39 +15,16 @@ from cutlayer.model.cut import Activations, Adapter, CutModel, Segment
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import fresh_head, with_outputs
 from cutlayer.planning.calibration.linear_head import fit_head
+from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
 from cutlayer.wire.tokens import Selected, select
 
-Floats = NDArray[np.float64]
 RANGE_BATCH = 16
 FIT_BATCH = 32
 DIGITS = 12
 """Decimals kept in a record."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is measured: cuts, tokens kept besides the prefix (N the last), bits (32 the last)."""
-
-    cuts: tuple[int, ...]
-    tokens: tuple[int, ...]
-    bits: tuple[int, ...]
-
-
-class SurveyResult(TypedDict):
-    """What was measured; the fields are those of `record.Calibration`."""
-
-    agreement: Floats
-    divergence: Floats
-    accuracy: Floats
-    bytes_per_sample: Floats
-    importance: dict[int, Floats]
-    importance_low: dict[int, Floats]
-    importance_high: dict[int, Floats]
-    mean_square: dict[int, float]
-    range_16: dict[int, float]
 
 
 def fit(
@@ -189,6 +163,9 @@ class CutSurvey:
             divergence[cell] = max(0.0, float((np.exp(plain) * gap).sum(-1).mean()))
         curves = {cut: _cumulative(scores) for cut, scores in self.scores.items()}
         return SurveyResult(
+            self.grid.cuts,
+            self.grid.tokens,
+            self.grid.bits,
             agreement=_short(
                 np.where(impossible, np.nan, (guesses == self.plain.argmax(-1)).mean(-1))
             ),

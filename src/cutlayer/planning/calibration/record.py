@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from cutlayer.data.fingerprint import of_data
 from cutlayer.errors import RunError
@@ -23,9 +22,8 @@ from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.model.fingerprint import of_model
 from cutlayer.own_code import with_hash
+from cutlayer.planning.calibration.survey_result import Floats, SurveyResult
 
-Floats = NDArray[np.float64]
-Measure = Literal["agreement", "divergence", "accuracy"]
 BUNDLED = "demo-calibration.json"
 FORMAT = 1
 _MAX_BYTES = 2**26
@@ -62,39 +60,15 @@ class Subject:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(SurveyResult):
     """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
-    cuts [C], tokens [K], bits [Q]: the grid, ascending; tokens are those kept besides the prefix,
-    and the last is N, all of them; the last bits are 32, so [:, -1, -1] is uncompressed.
-    agreement [C, K, Q]: share of samples whose predicted class is that of the uncompressed model.
-    divergence [C, K, Q]: mean KL divergence of the predictions from the uncompressed ones, nats.
-    accuracy [C, K, Q]: on the labels. bytes_per_sample [C, K, Q]: of frames of `batch_size`
-    samples, headers and labels included. All four are NaN (null on disk) at cut 0 with fewer
-    than all tokens: no block there ranks them.
-    importance, importance_low, importance_high: by cut from 1 on, [N + 1]: the share of a sample's
-    scores that its K best tokens hold, as the mean over samples (ST-SFLora's rank-wise importance,
-    arXiv 2605.26120, over the batch size), the 10th and the 90th percentile.
-    mean_square, range_16: of the activations, by cut from 0 on: the mean of their squares, and
-    max - min over 16 samples, as the mean over such batches (SFLAM's delta, arXiv 2504.09114).
-    head_samples: on which the head was fitted, 0 where `adapter`, the hash of a trained adapter's
-    weights, brought its own.
-    Raises ValueError where these do not fit together.
+    batch_size: samples in a frame. head_samples: on which the head was fitted, 0 where `adapter`,
+    the hash of a trained adapter's weights, brought its own. version: of cutlayer.
+    Raises ValueError where the tables do not fit together, or for a record of another format.
     """
 
     subject: Subject
-    cuts: tuple[int, ...]
-    tokens: tuple[int, ...]
-    bits: tuple[int, ...]
-    agreement: Floats
-    divergence: Floats
-    accuracy: Floats
-    bytes_per_sample: Floats
-    importance: dict[int, Floats]
-    importance_low: dict[int, Floats]
-    importance_high: dict[int, Floats]
-    mean_square: dict[int, float]
-    range_16: dict[int, float]
     samples: int
     head_samples: int
     batch_size: int
@@ -106,59 +80,7 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"its format is {self.format}, this version reads {FORMAT}")
-        for name, axis, least in (
-            ("cuts", self.cuts, 0),
-            ("tokens", self.tokens, 1),
-            ("bits", self.bits, 1),
-        ):
-            if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
-                raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")
-        if self.bits[-1] != 32:
-            raise ValueError(f"bits {list(self.bits)} do not end with 32")
-        shape = (len(self.cuts), len(self.tokens), len(self.bits))
-        for name in ("agreement", "divergence", "accuracy", "bytes_per_sample"):
-            _check_table(name, getattr(self, name), shape, self.cuts)
-        for name in ("importance", "importance_low", "importance_high"):
-            _check_cuts(name, getattr(self, name), {cut for cut in self.cuts if cut})
-            for cut, curve in getattr(self, name).items():
-                _check_curve(f"{name} of cut {cut}", curve, self.tokens[-1])
-        for name in ("mean_square", "range_16"):
-            _check_cuts(name, getattr(self, name), {0, *self.cuts})
-
-    def quality(self, measure: Measure = "agreement") -> Floats:
-        """How much survives, [C, K, Q] from 0 to 1, where 1 is all; 0 for what cannot be.
-
-        agreement: as measured; divergence: exp(-KL); accuracy: over that of the uncompressed
-        model, 1 at most.
-        """
-        if measure == "agreement":
-            return np.nan_to_num(self.agreement)
-        if measure == "divergence":
-            return np.nan_to_num(np.exp(-self.divergence))
-        whole = self.accuracy[:, -1:, -1:]
-        ratio = np.divide(self.accuracy, whole, out=np.ones_like(self.accuracy), where=whole > 0)
-        return np.nan_to_num(np.minimum(ratio, 1.0))
-
-
-def _check_table(name: str, table: Floats, shape: tuple[int, ...], cuts: tuple[int, ...]) -> None:
-    top = 1.0 if name in ("agreement", "accuracy") else np.finfo(np.float64).max
-    impossible = np.zeros(shape, dtype=np.bool_)
-    if 0 in cuts:
-        impossible[cuts.index(0), :-1] = True
-    fits = table.shape == shape and (np.isnan(table) == impossible).all()
-    if not fits or not ((table >= 0) & (table <= top) | impossible).all():
-        raise ValueError(f"{name} is no table {list(shape)} of numbers from 0 to {top:g}")
-
-
-def _check_curve(name: str, curve: Floats, tokens: int) -> None:
-    ends = curve.shape == (tokens + 1,) and np.allclose(curve[[0, -1]], (0, 1), atol=1e-6)
-    if not ends or not (np.diff(curve) > -1e-6).all():
-        raise ValueError(f"{name} does not rise from 0 to 1 over {tokens} tokens")
-
-
-def _check_cuts(name: str, values: dict[int, Any], cuts: set[int]) -> None:
-    if set(values) != cuts:
-        raise ValueError(f"{name} has the cuts {sorted(values)}, not {sorted(cuts)}")
+        super().__post_init__()
 
 
 def subject_of(job: Job) -> Subject | None:

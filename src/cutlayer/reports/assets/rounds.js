@@ -11,6 +11,8 @@
     upload: "c4", aggregation: "c6",
   };
   const isUnit = (text) => /^[A-Za-z]{1,3}$/.test(text);
+  // What a device is called: its name where it joined a network under one.
+  const called = (data, m) => data.names[m] ?? `device ${m}`;
   const unpackAll = (...packed) => Promise.all(packed.map(unpack));
 
   async function allocation(place, data, shared) {
@@ -78,7 +80,7 @@
     const read = (i) => {
       const seconds = data.last[round], m = where.values[i];
       sayIn(canvas, geometry.across((start.values[i] + Math.min(end.values[i], geometry.last)) / 2), geometry.top(m), [
-        `device ${data.devices[round][m]}${isLate(m) ? ", late" : ""}`,
+        `${called(data, data.devices[round][m])}${isLate(m) ? ", late" : ""}`,
         `${data.stages[stage.values[i]]}: ${number(start.values[i] * seconds)} to ${number(end.values[i] * seconds)} s`]);
     };
     const draw = onWidth(host, (width) => {
@@ -156,7 +158,7 @@
     const ranges = { rate: bulk(rate.values), speed: bulk(speed.values) };
     const [x0, x1] = [Math.min(-outer, extent(x.values)[0]), Math.max(outer, extent(x.values)[1])];
     const [y0, y1] = [Math.min(-outer, extent(y.values)[0]), Math.max(outer, extent(y.values)[1])];
-    const read = (m) => sayIn(picture, placed[m][0], placed[m][1], [`device ${m}${data.cohorts[round].includes(m) ? ", took part" : ""}`,
+    const read = (m) => sayIn(picture, placed[m][0], placed[m][1], [`${called(data, m)}${data.cohorts[round].includes(m) ? ", took part" : ""}`,
       `${number(Math.hypot(px(round, m), py(round, m)))} m away${moves ? `, ${number(speed.at(round, m))} m/s` : ""}`,
       covered.at(round, m) ? `${number(rate.at(round, m))} Mbit/s up` : "out of coverage"]);
     const draw = onWidth(host, (width) => {

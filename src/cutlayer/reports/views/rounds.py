@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.reports.views.pack import View, pack, plain, spread
-from cutlayer.reports.views.runs import STAGES, Places, Run, Spans
+from cutlayer.reports.views.runs import STAGES, Places, Run
 
 CELLS = 100_000
 """Turns of devices that a view of one run holds at most; longer runs are thinned to it."""
@@ -115,8 +115,9 @@ def _missed(row: Row) -> dict[int, str]:
     }
 
 
-def gantt(rounds: Sequence[Spans], every: int) -> View:
+def gantt(run: Run) -> View:
     """When each stage happened on each device; times as fractions of the round's last end."""
+    rounds, every = run.rounds, len(run.rows)
     place = np.concatenate([one.place for one in rounds])
     stage = np.concatenate([one.stage for one in rounds])
     last = [max(one.duration_s, one.end_s.max(initial=0.0)) or 1.0 for one in rounds]
@@ -135,6 +136,7 @@ def gantt(rounds: Sequence[Spans], every: int) -> View:
             "seconds": plain([one.duration_s for one in rounds]),
             "last": plain(last),
             "devices": [list(one.devices) for one in rounds],
+            "names": dict(run.names),
             "late": [list(one.late) for one in rounds],
             "sizes": [len(one.place) for one in rounds],
             "place": pack(place),
@@ -170,5 +172,6 @@ def fleet(run: Run, places: Places) -> View:
             "rate": pack(np.where(places.uplink_bps > 0, places.uplink_bps / 1e6, np.nan), "log"),
             "covered": pack(covered.astype(float)),
             "cohorts": [list(rows[number].decisions) for number in places.rounds],
+            "names": dict(run.names),
         },
     }

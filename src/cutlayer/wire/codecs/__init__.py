@@ -12,7 +12,8 @@ wire/frame_bytes.py. Levels of one's own are a function that a job names, and ne
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
 its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
-train/settings_read.py; the frames that carry it in wire/codec.py, next to those of klt; what a job
-with it may not do in train/check.py; its layout in docs/wire-format.md; its tests beside those of
-klt.
+train/settings_read.py; the frames that carry it in wire/codec.py, next to those of klt; which codec
+a device encodes a step with in train/coding.py, and, where it is fitted, who fits it and when in
+train/server_coding.py; what a job with it may not do in train/check.py; its layout in
+docs/wire-format.md; its tests beside those of klt.
 """

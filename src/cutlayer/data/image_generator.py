@@ -42,7 +42,7 @@ Draw = Callable[[Sequence[Wanted]], Tensor]
 """Draws uint8 [n, channels, height, width], one image for each that is wanted."""
 
 
-class Drawing:
+class ImageGenerator:
     """A generator made of a function that draws: numbers the images, times and resizes them.
 
     batch: images drawn at once. It changes speed and memory, and images only by how a machine

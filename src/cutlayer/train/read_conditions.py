@@ -1,0 +1,172 @@
+"""Conditions under which a job reads a setting, and the sentence where it does not.
+
+Used by the table of settings_read.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cutlayer.job import Job
+
+CHOOSES_CUTS = ("asfl", "asfv", "auto")
+CHOOSES_TOKENS = ("st-sflora", "exact", "auto")
+CHOOSES_BITS = ("sflam", "auto")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When settings are read. otherwise: why not, as the end of a sentence, with the remedy.
+
+    said_only: reported and not refused, since another method, or the same job in a world, reads
+    them.
+    """
+
+    holds: Callable[[Job], bool]
+    otherwise: str
+    said_only: bool = False
+
+
+def _solver(job: Job) -> str:
+    """What allocates in this job: without a world, or with the data in one place, nothing does."""
+    return "equal" if job.method.pooled else job.method.allocation.solver
+
+
+def _is_own(job: Job) -> bool:
+    """Whether the allocator is one's own, which may read and choose anything."""
+    return ":" in _solver(job)
+
+
+def chosen(job: Job, solvers: tuple[str, ...]) -> bool:
+    """Whether one of these allocates in this job."""
+    return _solver(job) in solvers
+
+
+def _gradients_return(job: Job) -> bool:
+    """Whether a device trains anything before a cut, so that gradients come back to it."""
+    if not job.method.split or job.method.device == "frozen":
+        return False
+    if job.method.train == "full":
+        return True
+    moves = chosen(job, CHOOSES_CUTS) or _is_own(job)
+    return job.model.lora.side != "server" and (moves or job.cut > 0)
+
+
+def adapters_travel(job: Job) -> bool:
+    """Whether devices and server send each other adapters."""
+    trains = not job.method.split or _gradients_return(job)
+    return job.method.aggregate != "none" and not job.method.pooled and trains
+
+
+def _quantised(job: Job, side: str) -> bool:
+    bits: int = getattr(job.method, side).bits
+    return bits <= 8 or chosen(job, CHOOSES_BITS) or _is_own(job)
+
+
+SPLIT = Condition(
+    lambda job: job.method.split,
+    "the method does not split the model, and nothing crosses a cut: leave it out, or take a "
+    "method that splits",
+)
+SPLIT_HERE = Condition(SPLIT.holds, SPLIT.otherwise, said_only=True)
+RETURNS = Condition(
+    _gradients_return,
+    "no gradient comes back to a device that trains nothing before the cut: leave it out, or take "
+    "method.device trained, a cut of 1 or more and lora.side both",
+)
+RADIO = Condition(
+    lambda job: not job.method.pooled,
+    "the method has all data in one place and allocates nothing: leave it out",
+)
+
+
+def of_solvers(*solvers: str) -> tuple[Condition, ...]:
+    """Read by these allocators, and by one's own."""
+    names = " or ".join(solvers)
+    read = Condition(
+        lambda job: chosen(job, solvers) or _is_own(job),
+        f"only method.allocation.solver {names} reads it: leave it out, or take that solver",
+    )
+    return (RADIO, read)
+
+
+def _where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
+    """Read with other settings of the same kind."""
+    return (Condition(holds, f"it needs {needed}: leave it out, or set that"),)
+
+
+def not_chosen(what: str, solvers: tuple[str, ...]) -> Condition:
+    """Read unless one of these allocators, which choose it, allocates."""
+    return Condition(
+        lambda job: not chosen(job, solvers),
+        f"the method's allocation.solver chooses {what} of each device: leave it out, or take "
+        "another solver",
+    )
+
+
+def ranked(job: Job) -> bool:
+    """Whether devices may leave tokens out, and so rank them."""
+    allocated = chosen(job, CHOOSES_TOKENS) or _is_own(job)
+    return allocated or job.method.tokens.keep is not None
+
+
+def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
+    """The settings of one way through the cut."""
+
+    def codec(job: Job) -> str:
+        named: str = getattr(job.method, side).codec
+        return named
+
+    plain = Condition(
+        lambda job: codec(job) == "quantize",
+        f"codec klt does not read it: leave it out, or take method.{side}.codec quantize",
+    )
+    fitted = Condition(
+        lambda job: codec(job) == "klt",
+        f"codec quantize does not read it: leave it out, or take method.{side}.codec klt",
+    )
+    aimed = Condition(
+        lambda job: getattr(job.method, side).step == "auto",
+        f"method.{side}.step says how coarse: leave one of them out",
+    )
+    few = Condition(
+        lambda job: _quantised(job, side),
+        f"16 and 32 bits are sent as they are: leave it out, or take method.{side}.bits of 1 to 8",
+    )
+    own = CHOOSES_BITS if side == "uplink" else ("sflam",)
+    bits = not_chosen("the bits", own)
+    return {
+        f"method.{side}.codec": (first,),
+        f"method.{side}.reuse": (first,),
+        f"method.{side}.step": (first, fitted),
+        f"method.{side}.rate_bits": (first, fitted, aimed),
+        f"method.{side}.bits": (first, bits, plain),
+        **{
+            f"method.{side}.{name}": (first, plain, few)
+            for name in ("levels", "per", "rounding", "rotate")
+        },
+        f"method.{side}.entropy": (first, plain),
+    }
+
+
+def of_kind(section: str, field: str, *values: str) -> tuple[Condition, ...]:
+    """Read where `field` of the section is one of some values."""
+    path = [*section.split("."), field]
+
+    def holds(job: Job) -> bool:
+        value: Any = job
+        for name in path:
+            value = getattr(value, name)
+        return value in values
+
+    return _where(holds, f"{section}.{field} {' or '.join(values)}")
+
+
+def of_world(holds: Callable[[Any], bool], needed: str) -> tuple[Condition, ...]:
+    """Read where the job's world is such."""
+    return _where(lambda job: holds(job.world), needed)
+
+
+def placed(world: Any) -> bool:
+    """Whether devices are placed around the server, and not by a file or on a road."""
+    return world.fleet.path is None and world.mobility.kind in ("static", "redraw")
