@@ -25,7 +25,7 @@ from PIL import Image
 from cutlayer import export_device
 from cutlayer.errors import CutlayerError, JobError, ModelError, RefusedError, RunError
 from cutlayer.job import Job
-from cutlayer.light.graph_check import check_graph
+from cutlayer.light.graph_check import check_graph, check_size
 from cutlayer.light.job import Images, LightJob, Uplink
 from cutlayer.light.program import Compute, Program, check_provider
 from cutlayer.model.families import describe
@@ -222,6 +222,18 @@ def test_a_graph_of_another_program_is_refused(tmp_path: Path) -> None:
     files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
     with pytest.raises(RefusedError, match=r"where .* are due: run the same"):
         Program(*files, ProgramKey(2, Coding("floats")), light_job(), Compute())
+
+
+def test_codes_of_more_bits_than_there_are_and_graphs_too_large_are_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"")
+    (tmp_path / "graph.onnx").write_bytes(small_graph())
+    files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
+    with pytest.raises(RefusedError, match="to 9 bits"):
+        Program(*files, ProgramKey(2, Coding("levels", 9)), light_job(), Compute())
+    with pytest.raises(RefusedError, match="above the limit"):
+        check_size(2**26 + 1)
 
 
 def test_an_operator_that_the_provider_lacks_is_named_in_a_sentence(tmp_path: Path) -> None:

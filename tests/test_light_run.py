@@ -145,6 +145,16 @@ def test_a_light_device_measures_itself_and_leaves(tmp_path: Path, folders: list
     assert any("samples a second" in line for line in devices.said)
 
 
-def test_a_light_device_without_samples_of_its_own_is_told_so() -> None:
-    with pytest.raises(RunError, match="--share: a light device"):
-        join(JoinOptions("127.0.0.1:1", name="a", light=True))
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"light": True}, "--share: a light device"),
+        ({"light": True, "data": ".", "model": "dinov2"}, "--model: a light device"),
+        ({"light": False, "precision": "int8"}, "cpu and int8 are for light devices"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_connects(
+    options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(RunError, match=sentence):
+        join(JoinOptions("127.0.0.1:1", name="a", **options))

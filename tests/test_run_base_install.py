@@ -1,4 +1,4 @@
-"""A plain `pip install cutlayer` simulates: without what draws and what reads tables."""
+"""With the extra `train` alone cutlayer simulates: without what draws and what reads tables."""
 
 import sys
 from pathlib import Path

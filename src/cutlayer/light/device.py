@@ -220,9 +220,8 @@ class LightDevice:
             check_shape("hidden", found["hidden"].shape, (sent.B, sent.T, self.job.width))
             return lambda rows: coded_floats(found["hidden"], sent, rows, header, uplink.compress)
         rotation = self._rotation if coding.rotate else None
-        levels = TensorHeader(
-            cast(Literal[8], coding.bits), coding.levels, coding.per, rotation, False
-        )
+        bits = cast(Literal[8], coding.bits)  # 1 to 8: see Program
+        levels = TensorHeader(bits, coding.levels, coding.per, rotation, False)
         check_shape("codes", found["codes"].shape, (sent.all.stop, self.job.width))
         compress = uplink.compress or uplink.codec == "klt"  # always, of what a basis is fitted to
         return lambda rows: coded_levels(found, levels, compress)

@@ -22,11 +22,7 @@ def check_graph(content: bytes, weights: str, weights_bytes: int) -> None:
 
     weights: the name of the one file that it may read beside itself; weights_bytes: its size.
     """
-    if len(content) > MAX_GRAPH_BYTES:
-        raise RefusedError(
-            f"program: its graph takes {len(content)} bytes, above the limit of {MAX_GRAPH_BYTES}: "
-            "run the same cutlayer on both sides"
-        )
+    check_size(len(content))
     graphs = 0
     for number, value in _fields(memoryview(content)):
         if number == 8:  # opset_import
@@ -38,6 +34,15 @@ def check_graph(content: bytes, weights: str, weights_bytes: int) -> None:
             _check_nodes(_message(value), weights, weights_bytes)
     if graphs != 1:
         raise RefusedError(_DAMAGED)
+
+
+def check_size(graph_bytes: int) -> None:
+    """Raise RefusedError for a graph that is too large, before it is fetched or read."""
+    if graph_bytes > MAX_GRAPH_BYTES:
+        raise RefusedError(
+            f"program: its graph takes {graph_bytes} bytes, above the limit of {MAX_GRAPH_BYTES}: "
+            "run the same cutlayer on both sides"
+        )
 
 
 def _check_opset(opset: memoryview) -> None:

@@ -72,6 +72,11 @@ class Program:
         self.key = key
         self._inputs = key.inputs(job.is_text, job.prefix)
         self._outputs = key.outputs(job.is_text, job.prefix)
+        if key.coding.kind == "levels" and key.coding.bits > 8:
+            raise RefusedError(
+                f"program: it quantises to {key.coding.bits} bits, where codes have 1 to 8: run "
+                "the same cutlayer on both sides"
+            )
         content = read_bounded(graph, MAX_GRAPH_BYTES)
         check_graph(content, weights.name, weights.stat().st_size)
         provider = check_provider(compute.provider)

@@ -137,6 +137,11 @@ def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = Non
 def _preparation(options: JoinOptions) -> Preparation:
     """What prepares such a device: only what it needs is imported."""
     if not options.is_light:
+        if (options.provider, options.precision) != ("cpu", "float32"):
+            raise RunError(
+                f"--provider, --precision: {options.provider} and {options.precision} are for "
+                "light devices: add --light"
+            )
         from cutlayer.network.device.torch_participant import prepare
 
         return prepare
@@ -144,6 +149,11 @@ def _preparation(options: JoinOptions) -> Preparation:
         raise RunError(
             "--share: a light device takes part with samples of its own: name them with --data, "
             "or join with torch"
+        )
+    if options.model is not None:
+        raise RunError(
+            f"--model: a light device runs the server's programs, and reads no {options.model}: "
+            "leave it out"
         )
     from cutlayer.light.program import Compute
     from cutlayer.network.device.light_participant import LightPreparation

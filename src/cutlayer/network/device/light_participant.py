@@ -9,6 +9,7 @@ import numpy as np
 from cutlayer.data.report import LoadReport
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.light.device import LightDevice, read_samples
+from cutlayer.light.graph_check import check_size
 from cutlayer.light.job import LightJob
 from cutlayer.light.measure import measure
 from cutlayer.light.program import Compute, Program, check_provider
@@ -117,6 +118,8 @@ class LightParticipant:
 
     async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
         """See Participant."""
+        for one in programs:
+            check_size(one.graph.size)
         await fetch_files(
             site.connection, [one.graph for one in programs], site.on_piece, self._folder
         )
