@@ -70,6 +70,11 @@ class Crowd:
     def leave(self, name: str) -> None:
         self._loop.call_soon_threadsafe(self._tasks[name].cancel)
 
+    def cancel(self) -> None:
+        """Let all leave that have not ended."""
+        for task in self._tasks.values():
+            self._loop.call_soon_threadsafe(task.cancel)
+
     def close(self, wait_s: float) -> None:
         async def over() -> None:
             _, pending = await asyncio.wait(self._tasks.values(), timeout=wait_s)

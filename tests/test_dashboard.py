@@ -161,6 +161,16 @@ def test_a_damaged_run_says_so_and_the_others_go_on(tmp_path: Path) -> None:
     assert "model.cut" in found["bad-job"]["fault"]
 
 
+def test_a_run_is_listed_whole_as_rounds_write_it_now(tmp_path: Path) -> None:
+    sizes = ("training.rounds=1", "devices.count=2", "data.train_samples=24", "data.test_samples=8")
+    found = simulate(small_job(*sizes), out=tmp_path / "run")
+    (run,), _ = WatchedRuns(tmp_path).look()
+    told = run.told()
+    assert (told["fault"], told["state"], told["rounds"]) == ("", "finished", 1)
+    assert told["up_bytes"] == found.rows[0].up_bytes
+    assert told["down_bytes"] == found.rows[0].down_bytes
+
+
 def test_a_run_to_which_nothing_comes_for_long_is_silent(tmp_path: Path) -> None:
     begin(tmp_path / "a", made_rows(made_job(rounds=3))[:1])
     watch = WatchedRuns(tmp_path)

@@ -5,8 +5,12 @@ import contextlib
 import os
 import random
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import grpc
@@ -260,3 +264,40 @@ def test_idle_connections_cost_little_and_slow_nobody(count: int) -> None:
             await eventually(lambda: len(place.listener.connections) == 1)
 
     play(scene())
+
+
+FEW_DESCRIPTORS = """
+import asyncio, resource, socket, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+from cutlayer.network.transport.listener import listen
+
+async def scene():
+    listener = await listen("127.0.0.1:0", lambda name, said: None)
+    print(listener.port, flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        with open("/dev/null"), open("/dev/null"):
+            print("it still opens files", flush=True)
+
+asyncio.run(scene())
+"""
+
+
+def test_connections_without_end_leave_a_server_its_files() -> None:
+    command = [sys.executable, "-c", FEW_DESCRIPTORS]
+    with (
+        subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True) as server,
+        contextlib.ExitStack() as open_ones,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                one = socket.create_connection(("127.0.0.1", port), timeout=5)
+                open_ones.enter_context(one)
+        for _ in range(3):
+            time.sleep(0.2)  # the server takes them one after another
+            server.stdin.write("\n")
+            server.stdin.flush()
+            assert server.stdout.readline() == "it still opens files\n"
+        server.kill()

@@ -195,3 +195,16 @@ def test_an_expired_certificate_is_told_before_it_is_used(folder: Path) -> None:
         load_device_identity(bundle)
     # Nothing need be revoked to replace it.
     assert load_device_identity(keys.add_device(folder, "cam-1")).name == "cam-1"
+
+
+def test_where_the_key_of_the_authority_is_kept_elsewhere_it_is_asked_for_there(
+    folder: Path,
+) -> None:
+    (folder / "authority.key").unlink()
+    for work in (
+        lambda: keys.add_server(folder, ["localhost"]),
+        lambda: keys.add_device(folder, "cam-1"),
+        lambda: keys.revoke(folder, "cam-1"),
+    ):
+        with pytest.raises(KeysError, match=r"holds no authority\.key, .*: go where it is kept"):
+            work()

@@ -1,8 +1,10 @@
 """Connections over loopback: frames, lanes, credits, who may join, and how it ends."""
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -14,7 +16,7 @@ from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.link_rates import measure_link
 from cutlayer.network.transport.listener import listen
-from cutlayer.network.transport.messages import Hello, Pong, RoundBegin
+from cutlayer.network.transport.messages import Hello, Pong, RoundBegin, StepDone
 from net_helpers import ended, eventually, hello, play, raw_channel, raw_lane, settled, site
 
 SIZES = (0, 1, 4096, 2**17 - 9, 2**17 - 8, 2**17, 2**17 + 1, 10**6, 5 * 2**20)
@@ -324,5 +326,46 @@ def test_ipv6_works_in_brackets() -> None:
         listener = await listen("[::1]:0", lambda name, said: None)
         await connect(f"[::1]:{listener.port}", Hello(version="1", device="cam-1"))
         await listener.close()
+
+    play(scene())
+
+
+def test_a_device_that_is_sending_when_it_is_let_go_still_learns_why() -> None:
+    """gRPC has a word of its own for a write that meets the end of its stream."""
+
+    async def scene() -> None:
+        async with site() as place:
+            for number in range(40):
+                device, server = await place.join(f"cam-{number}")
+
+                async def without_end(work: Callable[[], Awaitable[object]]) -> None:
+                    with contextlib.suppress(NetworkError):
+                        while True:
+                            await work()
+
+                flood = [
+                    asyncio.ensure_future(without_end(one))
+                    for one in (lambda: device.tell(StepDone(0, 0, 1.0)), server.hear)  # noqa: B023
+                ]
+                await asyncio.sleep(0.001 * number)
+                server.end("the round is full")
+                assert await device.wait_closed() == "the round is full"
+                await asyncio.gather(*flood)
+
+    play(scene())
+
+
+def test_a_reason_that_is_no_text_is_told_all_the_same() -> None:
+    """It may name a file, whose name may be any bytes."""
+    odd, shown = "\udcff.png\r\n", r"\udcff.png\r\n"
+
+    async def scene() -> None:
+        async with site() as place:
+            device, server = await place.join("cam-1")
+            server.end(f"it has {odd}")
+            assert await device.wait_closed() == f"it has {shown}"
+            device, server = await place.join("cam-2")
+            await device.close(f"it has {odd}")
+            assert shown in await server.wait_closed()
 
     play(scene())

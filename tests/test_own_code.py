@@ -108,3 +108,51 @@ def test_a_run_keeps_the_hash_of_the_code_and_goes_on_with_no_other(
 
 def test_a_run_of_published_parts_has_no_file_of_hashes(tmp_path: Path) -> None:
     assert refresh(small_job().own_code) == {}
+
+
+def test_a_function_may_be_given_as_an_object(tmp_path: Path) -> None:
+    def first(known: cutlayer.PlanningInput) -> cutlayer.RoundDecisions:
+        one = cutlayer.Decision(known.job.cut, None, 8, 8, known.bandwidth_hz / 4, power_w=0.2)
+        return cutlayer.RoundDecisions(dict.fromkeys(known.devices[:1], one))
+
+    settings = {"data": {"train_samples": 60, "test_samples": 20}, "world": {}}
+    chosen = make_job(
+        {
+            **settings,
+            "devices": {"count": 3},
+            "training": {"rounds": 1, "batch_size": 8},
+            "method": {"name": "sflora", "allocation": {"solver": first}},
+        }
+    )
+    assert [len(row.decisions) for row in cutlayer.simulate(chosen, out=tmp_path / "run").rows] == [
+        1
+    ]
+    named = chosen.method.allocation.solver
+    assert named.startswith("given_here:first_")
+    assert make_job({**settings, "method": {"allocation": {"solver": named}}})
+
+    def second(known: cutlayer.PlanningInput) -> cutlayer.RoundDecisions:
+        return cutlayer.RoundDecisions({})
+
+    assert (
+        make_job({"method": {"allocation": {"solver": second}}}).method.allocation.solver != named
+    )
+
+
+def test_a_function_of_a_file_is_named_by_it(module: Path) -> None:
+    from importlib import import_module
+
+    some = import_module("my_parts").some
+    solver = make_job({"method": {"allocation": {"solver": some}}}).method.allocation.solver
+    assert solver == "my_parts:some"
+
+
+def test_a_function_of_another_process_is_refused_by_a_sentence() -> None:
+    chosen = job("method.allocation.solver=given_here:gone_0123")
+    with pytest.raises(JobError, match="was a function of a notebook or a prompt"):
+        refresh(chosen.own_code)
+
+
+def test_a_function_where_none_belongs_is_refused() -> None:
+    with pytest.raises(JobError, match=r"training\.rounds"):
+        make_job({"training": {"rounds": refresh}})

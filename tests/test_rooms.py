@@ -117,3 +117,14 @@ def test_what_contributing_names_is_there() -> None:
         elif not quoted.startswith("-"):
             name = quoted.rpartition(".")[2]
             assert re.search(rf"\b(def|class) {name}\b", sources), f"nothing is called {quoted}"
+
+
+def test_the_header_of_resizing_names_all_who_resize() -> None:
+    header = (ROOT / "resize.py").read_text().partition('"""')[2].partition('"""')[0]
+    texts = {path.relative_to(ROOT): path.read_text() for path in FILES if path.stem != "resize"}
+    imports = re.compile(r"^from cutlayer(\.resize)? import .*(resize|fitted|resized)", re.M)
+    calls = re.compile(r"\b(fitted|resized)(_array)?\(")
+    callers = [path for path, text in texts.items() if imports.search(text) and calls.search(text)]
+    assert len(callers) >= 4
+    for path in callers:
+        assert str(path) in header, f"resize.py does not say that {path} calls it"

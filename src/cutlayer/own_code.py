@@ -1,16 +1,42 @@
 """Code of one's own that a job names by `module:NAME`: found, loaded anew when changed, hashed."""
 
+import hashlib
 import importlib
+import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from cutlayer.errors import JobError
 from cutlayer.fingerprint import of_file
 
+GIVEN = "given_here"
+"""The module of functions that have no file, such as those of a notebook; of this process only."""
+
 _loaded: dict[str, str] = {}
 """SHA-256 of the file of each module, as it was when the module was loaded."""
+
+
+def name_function(function: FunctionType) -> str:
+    """The `module:NAME` by which a job names a function that it was given as an object.
+
+    One without a file (of a notebook, or made by another function) is kept in this process, under
+    its name and the beginning of its source's SHA-256.
+    """
+    module = sys.modules.get(function.__module__)
+    named = getattr(module, function.__qualname__, None) is function
+    if module is not None and named and function.__module__ != "__main__" and _file(module):
+        return f"{function.__module__}:{function.__name__}"
+    try:
+        source = inspect.getsource(function).encode()
+    except (OSError, TypeError):  # typed in at a prompt
+        source = function.__code__.co_code + repr(function.__code__.co_consts).encode()
+    plain = "".join(letter for letter in function.__name__ if letter.isalnum() or letter == "_")
+    name = f"{plain}_{hashlib.sha256(source).hexdigest()[:12]}"
+    sys.modules.setdefault(GIVEN, ModuleType(GIVEN)).__dict__[name] = function
+    return f"{GIVEN}:{name}"
 
 
 def load_own(setting: str, name: str) -> Any:
@@ -19,6 +45,11 @@ def load_own(setting: str, name: str) -> Any:
     Raises JobError, which names the setting, where there is none or its module cannot be imported.
     """
     module, _, attribute = name.partition(":")
+    if module == GIVEN and not hasattr(sys.modules.get(GIVEN), attribute):
+        raise JobError(
+            f"{setting}: {name!r} was a function of a notebook or a prompt, which another process "
+            "does not have: put it into a file and name it by module:NAME"
+        )
     try:
         return getattr(_module(module), attribute)
     except Exception as error:  # importing runs the module, which can fail in any way

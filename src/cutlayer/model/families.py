@@ -49,7 +49,7 @@ def describe(model: Model, num_classes: int = 0) -> ModelSpec:
             spec = _resnet(kind, family, config, model, num_classes)
         else:
             spec = read_transformer(kind, family, config, model, num_classes)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(
             f"model.path: config.json of {model.path} makes no {kind} model ({error}): "
             "restore the file"

@@ -11,6 +11,11 @@ from cutlayer.files import read_bounded
 MAX_CONFIG_BYTES = 2**24
 """Of the JSON files beside a model's weights."""
 
+MOST_BLOCKS, MOST_SIZE, MOST_PIXELS = 4096, 2**24, 2**14
+"""Blocks, any other number in config.json, and pixels a side of an image, at most: above those of
+every checkpoint there is. What is larger would take forever to build.
+"""
+
 # What a tokenizer may be read from, best first, and what may lie beside it.
 VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cutlayer.errors import ModelError
-from cutlayer.model.files import read_json
+from cutlayer.model.files import MOST_PIXELS, read_json
 from cutlayer.resize import Fit, Kernel
 
 if TYPE_CHECKING:
@@ -34,8 +34,11 @@ def checkpoint_fit(path: str) -> Fit | None:
         return None
     kind = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
     try:
-        return _fit(config, kind)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        fit = _fit(config, kind)
+        if not 1 <= fit.side <= fit.edge <= 2 * MOST_PIXELS:
+            raise ValueError(f"their sides are not within 1 and {MOST_PIXELS} pixels")
+        return fit
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         raise ModelError(
             f"model.path: preprocessor_config.json of {path} makes no square images ({error}): "
             "restore or correct the file"

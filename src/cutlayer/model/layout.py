@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer.errors import ModelError
 from cutlayer.model.family import Activation, Family, Flag
+from cutlayer.model.files import MOST_BLOCKS, MOST_PIXELS, MOST_SIZE
 from cutlayer.model.framing import checkpoint_fit
 from cutlayer.model.spec import Linear, ModelSpec, Relative
 
@@ -54,8 +55,8 @@ class Settings:
     def number(self, key: str) -> int:
         """The setting as an integer of 0 or more. Raises ValueError or TypeError."""
         value = int(self.get(key))
-        if value < 0:
-            raise ValueError(f"{key} is {value}")
+        if not 0 <= value <= MOST_SIZE:
+            raise ValueError(f"{key} is not within 0 and {MOST_SIZE}")
         return value
 
     def given(self, key: str) -> Any:
@@ -76,6 +77,8 @@ def read_transformer(
     """The sizes of a transformer. Raises ValueError, TypeError or ModelError."""
     settings = Settings(family, config)
     depth, width = settings.number("num_hidden_layers"), settings.number("hidden_size")
+    if depth > MOST_BLOCKS:
+        raise ValueError(f"num_hidden_layers is above {MOST_BLOCKS}")
     check_cut(model, depth)
     prefix = family.prefix + family.registers * settings.number("num_register_tokens")
     gated = settings.flag(family.gated)
@@ -249,8 +252,8 @@ def _side(value: Any, field: str) -> int:
     if len(sides) != 1:
         raise ValueError(f"{field} {value} is not square")
     side = int(sides.pop())
-    if side < 1:
-        raise ValueError(f"{field} is {side}")
+    if not 1 <= side <= MOST_PIXELS:
+        raise ValueError(f"{field} is not within 1 and {MOST_PIXELS} pixels")
     return side
 
 

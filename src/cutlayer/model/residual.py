@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from cutlayer.model.files import MOST_BLOCKS, MOST_PIXELS, MOST_SIZE
+
 STEM_KERNEL, STEM_STRIDE, POOL_STRIDE = 7, 2, 2
 REDUCTION = 4
 IMAGE_SIZE = 32
@@ -96,7 +98,11 @@ def layout(config: dict[str, Any], image_size: int | None) -> Residual:
         raise ValueError(f"layer_type {kind!r} is neither basic nor bottleneck")
     if len(widths) != len(depths) or min(depths, default=0) < 1:
         raise ValueError(f"depths {depths} do not belong to hidden_sizes {widths}")
+    if sum(depths) > MOST_BLOCKS or not 1 <= min(widths) <= max(widths) <= MOST_SIZE:
+        raise ValueError("depths or hidden_sizes are larger than any model's, or 0")
     side = image_size or int(config.get("image_size", IMAGE_SIZE))
+    if not 1 <= side <= MOST_PIXELS:
+        raise ValueError(f"image_size is not within 1 and {MOST_PIXELS} pixels")
     stem = Conv(
         int(config.get("num_channels", 3)),
         int(config.get("embedding_size", 64)),

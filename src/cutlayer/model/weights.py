@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
+from cutlayer.harmless import harmless
 from cutlayer.model.cut import Body, CutModel, Head, Part, Weights
 from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# transformers makes a name for each label there is said to be, however many.
+_LABELS = ("num_labels", "id2label", "label2id")
 _LOG = logging.getLogger(__name__)
 
 
@@ -101,18 +104,11 @@ def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
     """
     family = spec.parts
     package = importlib.import_module(family.module)
-    config = package.__dict__[family.config].from_dict(read_json(spec.path, "config.json") or {})
-    config.num_labels = spec.num_classes
     build: Any = getattr(package, family.architecture)
-    if build._supports_sdpa:
-        config._attn_implementation = "sdpa"
-    if spec.patch_size:
-        tower = config if family.section is None else getattr(config, family.section)
-        # One number a side, which interpolation of positions needs.
-        tower.patch_size = spec.patch_size
-        if not isinstance(tower.image_size, int):
-            tower.image_size = tower.image_size[0]
     try:
+        config = _config(package.__dict__[family.config], spec)
+        if build._supports_sdpa:
+            config._attn_implementation = "sdpa"
         if spec.weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(seed, "backbone"))
@@ -120,12 +116,28 @@ def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
         else:
             with torch.device("meta"), _default_dtype(dtype):
                 model = build(config)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # what transformers raises for a wrong value has no common base
+        why = harmless(" ".join(str(error).split()))
         raise ModelError(
-            f"model.path: config.json of {spec.path} makes no {spec.family} model ({error}): "
+            f"model.path: config.json of {spec.path} makes no {spec.family} model ({why}): "
             "restore the file"
         ) from None
     return model.eval().requires_grad_(False)
+
+
+def _config(kind: Any, spec: ModelSpec) -> Any:
+    """config.json as transformers has it, with the job's classes in place of its own."""
+    values = read_json(spec.path, "config.json") or {}
+    config = kind.from_dict({key: one for key, one in values.items() if key not in _LABELS})
+    config.num_labels = spec.num_classes
+    if spec.patch_size:
+        section = spec.parts.section
+        tower = config if section is None else getattr(config, section)
+        # One number a side, which interpolation of positions needs.
+        tower.patch_size = spec.patch_size
+        if not isinstance(tower.image_size, int):
+            tower.image_size = tower.image_size[0]
+    return config
 
 
 @contextmanager

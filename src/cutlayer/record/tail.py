@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from cutlayer.files import open_plain
 from cutlayer.record.row_lines import FILE, lines_of
@@ -59,7 +60,7 @@ class Brief(msgspec.Struct):
     """The fields of a line that lists need (see Row), in a fifth of the time of all."""
 
     loss: float | None
-    traffic: dict[str, tuple[int, int, int, int]]
+    traffic: dict[str, Annotated[list[int], Meta(min_length=4, max_length=5)]]
     seconds: dict[str, float]
     decisions: dict[str, msgspec.Raw]
     accuracy: float | None = None

@@ -1,10 +1,12 @@
 """What every section of a job has in common."""
 
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cutlayer.own_code import name_function
 from cutlayer.settings.units import in_own_unit
 
 # Beyond what any machine holds, and below what a size in memory can be reckoned with.
@@ -40,11 +42,16 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _reads_units(cls, values: Any) -> Any:
-        """Take `50 MHz` for 50e6 where a field's name says that it is in Hz."""
+    def _reads_units_and_functions(cls, values: Any) -> Any:
+        """Take `50 MHz` for 50e6 where a field's name says that it is in Hz, and a function for
+        the name by which it is found.
+        """
         if not isinstance(values, dict):
             return values
-        known = cls.model_fields
-        return {
-            key: in_own_unit(key, value) if key in known else value for key, value in values.items()
-        }
+        found = dict(values)
+        for key, value in values.items():
+            if isinstance(value, FunctionType):
+                found[key] = name_function(value)
+            elif key in cls.model_fields:
+                found[key] = in_own_unit(key, value)
+        return found

@@ -98,7 +98,7 @@ class Device:
 
     @property
     def samples(self) -> int:
-        """Samples the device trains on in one epoch: its weight in the average."""
+        """Samples the device trains on in one epoch."""
         return min(len(self.data), self.samples_a_round or len(self.data))
 
     @property

@@ -1,6 +1,7 @@
-"""The learning rate of a step: the one place where a schedule is."""
+"""The learning rate of a step of a job's training, by the schedule that the job names."""
 
 import math
+from typing import assert_never
 
 from cutlayer.settings.training import Training
 
@@ -22,4 +23,6 @@ def rate_at(training: Training, round: int, step: int, steps: int) -> float:
     share = (done - warmup) / (all_steps - warmup)
     if training.schedule == "linear":
         return training.lr * (1 - share)
-    return training.lr * (1 + math.cos(math.pi * share)) / 2
+    if training.schedule == "cosine":
+        return training.lr * (1 + math.cos(math.pi * share)) / 2
+    assert_never(training.schedule)

@@ -1,5 +1,7 @@
 """Packets that are lost and sent again: by how many seconds a frame arrives later.
 
+No device is lost here: a network does that, see network/server/connected_devices.py.
+
 The sender behaves as TCP with BBR, which does not slow down when packets are lost.
 benchmarks/link.py compares this with a real link.
 """

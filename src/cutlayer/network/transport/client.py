@@ -15,6 +15,8 @@ from cutlayer.network.transport.messages import Hello, Welcome
 
 Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
+# Seconds that a lane which broke waits for another to say why.
+_OTHER_LANES_S = 2.0
 
 
 async def connect(
@@ -104,6 +106,10 @@ class _Client:
         except grpc.aio.AioRpcError:
             pass  # its code and details are read below
         code, details = await call.code(), harmless(await call.details() or "")
+        if code is grpc.StatusCode.INTERNAL:
+            # gRPC's own word for a write that met the end of the stream, in place of the server's:
+            # that comes on a lane where nothing was being written, and ends this task.
+            await asyncio.sleep(_OTHER_LANES_S)
         self.connection.end(_why(self._address, code, details), code in _FINAL)
 
     async def _heartbeat(self) -> None:
@@ -131,6 +137,11 @@ def _why(address: str, code: grpc.StatusCode, details: str) -> str:
     """What a stream's end means for whoever reads it."""
     if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
         return details
+    if code is grpc.StatusCode.INTERNAL:
+        return (
+            f"{address} ended the connection while this device was sending, and could not say why: "
+            "its console does"
+        )
     if "Connection refused" in details:
         return f"nobody listens at {address}: start the server, or name its address"
     if "handshake failed" in details or "Hostname Verification" in details:

@@ -92,6 +92,7 @@ class Connection:
 
     async def close(self, reason: str, final: bool = False) -> None:
         """End the connection; the other side is told why. final: a device is not to come back."""
+        reason = harmless(reason)  # which may name a file in bytes that are no text
         if not self._by_server and not self.over:
             try:
                 async with asyncio.timeout(_FAREWELL_S):
@@ -197,7 +198,7 @@ class Connection:
         """
         if self.over:
             return
-        self.reason, self.final, self.how = reason, final, how
+        self.reason, self.final, self.how = harmless(reason), final, how
         self._over.set()
         for stream in self._lanes.values():
             stream.end(self.error)

@@ -170,6 +170,11 @@ def _authority(folder: Path) -> Pair:
         raise KeysError(
             f"keys: {folder} holds no authority: make one with cutlayer keys init {folder}"
         )
+    if not (folder / f"{AUTHORITY}.key").exists():
+        raise KeysError(
+            f"keys: {folder} holds no {AUTHORITY}.key, which makes and revokes keys: go where "
+            "it is kept, and copy what is made back here"
+        )
     authority = load_pair(folder, AUTHORITY)
     until = authority.certificate.not_valid_after_utc
     if until <= datetime.now(UTC):

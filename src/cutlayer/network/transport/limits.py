@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cutlayer.network.transport.descriptors import connections_at_hand
+
 SERVICE = "cutlayer.Link"
 SESSION_KEY = "cutlayer-session"
 
@@ -80,7 +82,10 @@ def server_options(limits: Limits) -> Options:
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", len(Lane) + 1),
         # Connections that replace one another, and those still in their handshake, come on top.
-        ("grpc.max_allowed_incoming_connections", 2 * limits.max_connections + 64),
+        (
+            "grpc.max_allowed_incoming_connections",
+            connections_at_hand(2 * limits.max_connections + 64),
+        ),
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.hello_s)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_s)),
         # Devices ping as often as `client_options` says; a little more is no attack.

@@ -1,7 +1,7 @@
 """Allocators, one file each: each turns what is known into a solver's problem, and back.
 
 An allocator is a function `solve(known: PlanningInput) -> RoundDecisions`; `find_allocator` finds
-it by its file's name.
+it by its file's name (`exact` stands with st-sflora, whose problem it solves).
 """
 
 import importlib

@@ -1,0 +1,261 @@
+"""Every field of all that a device sends, at its ends and beyond, for each method, in whole runs.
+
+Slow, and the whole of it takes a quarter of an hour: `pytest -m slow tests/test_network_matrix.py`.
+A few of the lies, for the method with most kinds of frames, are told in every run of the tests.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("grpc")
+
+from cutlayer.job import Job
+from cutlayer.methods import NAMES
+from cutlayer.network.device import join as joining
+from cutlayer.network.device.join import JoinOptions, attend
+from cutlayer.network.transport import link_rates
+from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.event_log import EventLog
+from cutlayer.network.transport.limits import Lane
+from cutlayer.network.transport.messages import Hello, Message, Ready
+from cutlayer.record.row_lines import read_rows
+from cutlayer.rounds.result import Result
+from cutlayer.wire.frame import kind_of
+from cutlayer.wire.visit import decode_visit
+from fleet_helpers import QUICK, crowd, served, until
+from helpers import equal, small_job
+from liars import Lie, tell
+from lies_by_field import SAID, FieldLie, about_frames, about_messages
+
+HONEST = (0, 1)
+SERVED = [name for name in NAMES if name != "centralized"]
+# Where neither an allocator nor a fit goes by who is there, who is left out changes nothing.
+APART = ("local-lora", "fedlora", "split-lora", "sflora", "tsflora")
+# At most so many devices in one run.
+MOST = 70
+WORLD: dict[str, Any] = {"deadline_s": 3000.0}
+GENERATED: dict[str, Any] = {"generator": {"source": "demo"}, "amount": 10}
+ALLOCATED = ("st-sflora", "st-sflora-full", "sflam", "asfl", "asfv", "auto", "genfv")
+
+
+@pytest.fixture(autouse=True)
+def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    # What a loopback carries is measured a hundred times in one process.
+    monkeypatch.setattr(link_rates, "MAX_PING_BYTES", 2**14)
+
+
+def job_of(method: str, devices: int, rounds: int) -> Job:
+    sections: dict[str, Any] = {"world": WORLD} if method in ALLOCATED else {}
+    if method in ("genfl", "genfv"):
+        sections["generated"] = GENERATED
+    return small_job(
+        f"training.rounds={rounds}", "training.batch_size=4", f"devices.count={devices}",
+        f"data.train_samples={8 * devices}", "data.test_samples=20", "data.partition.kind=iid",
+        method=method, **sections,
+    )  # fmt: skip
+
+
+def run(
+    job: Job, out: Path, numbers: Sequence[int], **timeouts: float
+) -> tuple[Result, dict[int, list[str]]]:
+    """Serve a job to devices of these numbers; also returns what each was told or ended by."""
+    told: dict[int, list[str]] = defaultdict(list)
+
+    async def take_part(port: int, number: int) -> None:
+        name = f"device-{number:04d}"
+        options = JoinOptions(f"127.0.0.1:{port}", name=name, number=number, backoff=QUICK)
+        try:
+            await attend(options, told[number].append, EventLog(None))
+        except Exception as error:
+            told[number].append(str(error))
+
+    with crowd() as devices:
+
+        def bring(port: int) -> None:
+            for some in (HONEST, numbers[len(HONEST) :]):
+                for number in some:
+                    devices.run(take_part(port, number), lambda _: None)
+                until(lambda some=some: all(told[number] for number in some))  # type: ignore[misc]
+
+        waits = {"devices": len(numbers), "begin_s": 5.0, "return_s": 0.0, "answer_s": 90.0}
+        found = served(job, out, bring, **{**waits, **timeouts})
+        devices.cancel()
+    return found, told
+
+
+def check(found: Result, out: Path, allocated: bool) -> None:
+    """The run came to its end, with the honest devices in it, and what it wrote is whole."""
+    rows = read_rows(out, pytest.fail)
+    assert [row.round for row in rows] == list(range(found.job.training.rounds))
+    for row in rows:
+        through = set(row.decisions) - set(row.lost)
+        assert not set(HONEST) & set(row.lost), row.lost
+        assert set(HONEST) <= (through | set(row.left_out) if allocated else through)
+        assert row.loss is None or math.isfinite(row.loss)
+    assert all(torch.isfinite(tensor).all() for tensor in found.adapter.values())
+
+
+def kinds_sent(
+    method: str, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[set[type], set[str]]:
+    """The kinds of messages and frames that an honest device of a method sends."""
+    messages: set[type] = {Hello}
+    frames: set[str] = set()
+    real = joining.connect
+
+    async def connect(*given: Any) -> Connection:
+        connection = await real(*given)
+        honest_tell, honest_send = connection.tell, connection.send
+
+        async def tell(message: Message) -> None:
+            messages.add(type(message))
+            await honest_tell(message)
+
+        async def send(lane: Lane, frame: Any) -> None:
+            frames.add(kind_of(frame))
+            if kind_of(frame) == "visit":
+                frames.update(kind_of(one) for one in decode_visit(frame).frames.values() if one)
+            await honest_send(lane, frame)
+
+        connection.tell, connection.send = tell, send  # type: ignore[method-assign]
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(joining, "connect", connect)
+        run(job_of(method, 2, 2), out, HONEST)
+    return messages, frames
+
+
+def parts(lies: Sequence[FieldLie]) -> list[Sequence[FieldLie]]:
+    return [lies[start : start + MOST] for start in range(0, len(lies), MOST)]
+
+
+def lied(
+    lies: Sequence[FieldLie], method: str, rounds: int, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Job, Result]:
+    """A run in which each of the lies is told by a device of its own, beside two honest ones."""
+    numbers = [*HONEST, *range(len(HONEST), len(HONEST) + len(lies))]
+    job = job_of(method, len(numbers), rounds)
+    with monkeypatch.context() as patch:
+        tell(patch, {number: one.lie for number, one in zip(numbers[2:], lies, strict=True)})
+        found, told = run(job, out, numbers)
+    check(found, out, method in ALLOCATED)
+    for number, one in zip(numbers[2:], lies, strict=True):
+        assert not any("Internal" in line or "Error(" in line for line in told[number]), one.name
+    return job, found
+
+
+def all_lies(method: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[FieldLie]:
+    """Lies about all that the devices of a method send."""
+    messages, frames = kinds_sent(method, out, monkeypatch)
+    said = tuple(kind for kind in SAID if kind in messages)
+    lies = [*about_messages(said), *about_frames(frames)]
+    kinds = ", ".join(sorted([*(kind.__name__ for kind in said), *frames]))
+    print(f"{method}: {len(lies)} lies about {kinds}")
+    return lies
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SERVED)
+def test_no_field_that_a_device_sends_ends_a_run_or_costs_another_device(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies = all_lies(method, tmp_path / "kinds", monkeypatch)
+    for start in range(0, len(lies), MOST):
+        lied(lies[start : start + MOST], method, 2, tmp_path / f"run-{start}", monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", APART)
+def test_who_is_out_of_bounds_leaves_the_run_as_it_is_without(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies = [one for one in all_lies(method, tmp_path / "kinds", monkeypatch) if one.outside]
+    for start in range(0, len(lies), MOST):
+        some = lies[start : start + MOST]
+        job, found = lied(some, method, 1, tmp_path / f"run-{start}", monkeypatch)
+        assert set(found.rows[0].decisions) - set(found.rows[0].lost) == set(HONEST)
+        alone, _ = run(job, tmp_path / f"alone-{start}", HONEST)
+        assert equal(found.adapter, alone.adapter)
+        assert found.rows[0].accuracy == alone.rows[0].accuracy
+
+
+def again(frames: list[bytes]) -> Callable[[bytes], bytes]:
+    """A device that sends what it sent first, whatever is due."""
+
+    def first(frame: bytes) -> bytes:
+        frames.append(frame)
+        return frames[0]
+
+    return first
+
+
+def swapped(frames: list[bytes]) -> Callable[[bytes], bytes]:
+    """A device whose frames come in another order: the second again in place of the third."""
+
+    def late(frame: bytes) -> bytes:
+        frames.append(frame)
+        return frames[max(0, len(frames) - 2)]
+
+    return late
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SERVED)
+def test_what_comes_again_or_late_or_never_costs_its_sender_the_round(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once: list[Message] = []
+
+    def late(message: Message) -> Message:
+        if not isinstance(message, Hello | Ready):
+            once.append(message)
+        return once[0] if once else message
+
+    def mute(message: Message) -> Message | None:
+        return message if isinstance(message, Hello | Ready) else None
+
+    lies = {
+        2: Lie(activations=again([]), adapter=again([])),
+        3: Lie(activations=swapped([]), adapter=again([])),
+        4: Lie(message=late),
+        5: Lie(message=mute, activations=None),
+    }
+    tell(monkeypatch, lies)
+    numbers = [*HONEST, *lies]
+    found, _ = run(job_of(method, len(numbers), 2), tmp_path / "run", numbers, answer_s=20.0)
+    check(found, tmp_path / "run", method in ALLOCATED)
+    for row in found.rows:
+        assert 5 not in set(row.decisions) - set(row.lost)
+
+
+# The method whose devices send most kinds of frames, with one lie for each of their headers.
+FEW = (
+    "visit samples: twice",
+    "visit lengths: half",
+    "visit device: 9007199254740992",
+    "visit with half a body",
+    "coded activations coding.fingerprint: one more",
+    "coded activations candidates: 1048576",
+    "coded activations shape: 2147483648 in place 1",
+    "coded activations without a body",
+    "activations num_classes: 2147483648",
+    "activations tensor.bits: 32",
+    "Ready.basis: 9223372036854775807",
+    "every message twice",
+)
+
+
+def test_lies_about_samples_that_are_named_and_coded_cost_no_other_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = {"visit", "coded activations", "activations"}
+    known = {one.name: one for one in (*about_messages((Ready,)), *about_frames(frames))}
+    lied([known[name] for name in FEW], "lean", 2, tmp_path / "run", monkeypatch)
