@@ -50,6 +50,22 @@ def test_a_place_is_taken_when_a_device_is_ready_and_free_when_it_never_was(
     assert roster(tmp_path).numbers == {"a": 0}
 
 
+def test_a_device_that_never_gets_ready_holds_its_number_for_half_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cutlayer.network.server.roster.time.monotonic", lambda: now[0])
+    places = roster(tmp_path, devices=1)
+    assert places.hold("slow", None) == 0
+    now[0] = 1700.0
+    with pytest.raises(RefusedError, match="all 1 devices"):
+        places.hold("quick", None, connected={"slow"})
+    now[0] = 1900.0
+    assert places.hold("quick", None, connected={"slow"}) == 0
+    with pytest.raises(RefusedError, match="slow took longer than 30 minutes"):
+        places.take("slow")
+
+
 def test_a_revoked_device_gives_its_number_to_its_successor(tmp_path: Path) -> None:
     places = roster(tmp_path)
     for name in ("a", "b"):

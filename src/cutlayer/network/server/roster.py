@@ -11,6 +11,8 @@ from cutlayer.files import read_bounded, write_atomically
 
 # Seconds for which a number stays reserved for a device that is not connected.
 _HELD_S = 60.0
+# Seconds that a device may take to get ready before its number may go to another.
+_GETTING_READY_S = 1800.0
 _MAX_BYTES = 2**27
 
 Gone = Callable[[str], bool]
@@ -63,7 +65,8 @@ class Roster:
                 )
             return known
         for other, (_, since) in list(self._held.items()):
-            if other not in connected and time.monotonic() - since > _HELD_S:
+            limit_s = _GETTING_READY_S if other in connected else _HELD_S
+            if time.monotonic() - since > limit_s:
                 self.let_go(other)
         self._held.pop(name, None)
         number = self._free(name, wanted, gone, replaceable)
@@ -71,9 +74,17 @@ class Roster:
         return number
 
     def take(self, name: str) -> None:
-        """Make the reserved number the device's own, since it is ready. Raises OSError."""
+        """Make the reserved number the device's own, since it is ready.
+
+        Raises OSError, or RefusedError where it took so long that the number was given away.
+        """
         if name in self.numbers:
             return
+        if name not in self._held:
+            raise RefusedError(
+                f"server: device {name} took longer than {_GETTING_READY_S / 60:.0f} minutes to "
+                "get ready, and its number went to another: join again"
+            )
         before = dict(self.numbers)
         number, _ = self._held[name]
         self.numbers = {other: n for other, n in before.items() if n != number} | {name: number}
