@@ -6,9 +6,8 @@ LIGHT is a virtual environment with nothing but `pip install 'cutlayer[light]'`.
 process of its own that holds a device's part of DINOv2-S and runs batches of 16 on one thread:
 with torch as a device of a network does, or a program by onnxruntime. Peak memory is the process's,
 interpreter and libraries included. Speed is by seconds of the processor, so that other work on the
-machine counts little; light and torch take turns, twice each, and the fastest batch of all counts.
-`relative error` is the root mean square of the activations' difference from torch's, over that of
-torch's.
+machine counts little, and by the fastest batch. `relative error` is the root mean square of the
+activations' difference from torch's, over that of torch's.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from cutlayer.wire.program_ports import PRECISIONS, Coding, ProgramKey
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
-SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 2
+SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 1
 COLUMNS = (
     tables.Column("side", "image (px)"),
     tables.Column("cut", "cut"),
@@ -174,6 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--python", required=True, help="of an environment with cutlayer[light]")
     parser.add_argument("--model", default="../shared/models/dinov2-small")
+    parser.add_argument("--sides", type=int, nargs="*", default=SIDES, help="of images, pixels")
+    parser.add_argument("--cuts", type=int, nargs="*", default=CUTS)
     parser.add_argument("--write", action="store_true", help="write reports/light.md")
     options = parser.parse_args()
     model = str(Path(options.model).resolve())
@@ -187,8 +188,8 @@ def main() -> None:
     light_mb = installed_mb(options.python)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        for side in SIDES:
-            for cut in CUTS:
+        for side in options.sides:
+            for cut in options.cuts:
                 rows += rows_of(options.python, model, side, cut, Path(scratch))
     said = (
         f"Installed, `cutlayer[light]` takes {light_mb} MB. Importing what a device runs takes "
