@@ -32,14 +32,14 @@ from environment import describe
 REPORTS = Path(__file__).parent / "reports"
 SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 1
 COLUMNS = (
-    tables.Column("side", "image (px)"),
-    tables.Column("cut", "cut"),
+    tables.Column("side", "image (px)", "text"),
+    tables.Column("cut", "cut", "text"),
     tables.Column("kind", "device", "text"),
     tables.Column("file_mb", "sent to it (MB)"),
     tables.Column("peak_mb", "peak (MB)"),
     tables.Column("rate", "images a second"),
     tables.Column("ratio", "of torch's speed"),
-    tables.Column("error", "relative error"),
+    tables.Column("error", "relative error", "text"),
 )
 LIGHT = """
 import json, sys, time
@@ -92,9 +92,9 @@ print(json.dumps({"batch_s": best, "peak_bytes": peak_bytes()}))
 """
 IMPORT = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 import cutlayer.cli, cutlayer.network.device.join, {module}
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
 
 
@@ -146,14 +146,14 @@ def rows_of(python: str, model: str, side: int, cut: int, scratch: Path) -> list
         off = np.sqrt(np.square(hidden[kind] - reference).mean() / np.square(reference).mean())
         rows.append(
             {
-                "side": side,
-                "cut": cut,
+                "side": str(side),
+                "cut": str(cut),
                 "kind": kind,
                 "file_mb": round(kinds[kind][3] / 1e6, 1),
                 "peak_mb": round(found["peak_bytes"] / 1e6),
                 "rate": round(BATCH / found["batch_s"]),
                 "ratio": round(best["torch"]["batch_s"] / found["batch_s"], 2),
-                "error": float(f"{off:.1e}"),
+                "error": f"{off:.1e}" if off else "-",
             }
         )
         print(rows[-1], flush=True)
