@@ -33,12 +33,11 @@ from cutlayer.network.transport.listener import listen
 from cutlayer.network.transport.messages import Hello
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    GradientMessage,
     decode_activations,
     encode_activations,
     encode_gradient,
 )
+from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

@@ -32,6 +32,7 @@ VARIANTS = {
     "tsflora, 4 bits, rotated": ["method=tsflora", "method.tokens.keep=null", *ROTATED_4],
     "tsflora, 24 tokens": ["method=tsflora", "method.tokens.keep=24", *ROTATED_4],
     "split-lora (in turn)": ["method=split-lora"],
+    "st-sflora, all tokens (in turn)": ["method=st-sflora-full"],
 }
 BARE = "transformers + PEFT alone"
 
@@ -170,8 +171,9 @@ and round. *before* is commit {before}. Samples a second of the processor, media
 rounds taken in turns; *ratio* is the median of the ratios of rounds side by side. `{bare}`
 is the same code in both columns: how far its ratio is from 1 is what the machine's noise does.
 
-Other work ran on the machine's cores meanwhile. There was no GPU at hand: the
-figures that count there, and tf32 and bfloat16, are not measured.
+Other work ran on the machine's cores meanwhile. There was no GPU at hand. Not measured are
+therefore: samples a second on a GPU, for any method and size; tf32 and bfloat16; CUDA graphs
+(`training.compile` there); copies between GPU and CPU; pools sized by a GPU's memory.
 
     python benchmarks/engine.py --before TREE --rounds {rounds} --write
 

@@ -2,7 +2,7 @@
 
 python benchmarks/light.py --python LIGHT/bin/python [--model FOLDER] [--write]
 
-LIGHT is a virtual environment with nothing but `pip install 'cutlayer[light]'`. Every row is a
+LIGHT is a virtual environment with nothing but docs/light.md's install. Every row is a
 process of its own that holds a device's part of DINOv2-S and runs batches of 16 on one thread:
 with torch as a device of a network does, or a program by onnxruntime. Peak memory is the process's,
 interpreter and libraries included. Speed is by seconds of the processor, so that other work on the
@@ -171,7 +171,7 @@ def installed_mb(python: str, but: tuple[str, ...] = ("pip", "setuptools", "pkg_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--python", required=True, help="of an environment with cutlayer[light]")
+    parser.add_argument("--python", required=True, help="of an environment of a light device")
     parser.add_argument("--model", default="../shared/models/dinov2-small")
     parser.add_argument("--sides", type=int, nargs="*", default=SIDES, help="of images, pixels")
     parser.add_argument("--cuts", type=int, nargs="*", default=CUTS)
@@ -192,7 +192,7 @@ def main() -> None:
             for cut in options.cuts:
                 rows += rows_of(options.python, model, side, cut, Path(scratch))
     said = (
-        f"Installed, `cutlayer[light]` takes {light_mb} MB. Importing what a device runs takes "
+        f"Installed, a light device takes {light_mb} MB. Importing what a device runs takes "
         f"{imports[options.python]:.2f} s without torch and {imports[sys.executable]:.2f} s with "
         "it."
     )

@@ -14,7 +14,8 @@ import torch
 
 from cutlayer.drawing import tables
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from environment import describe
 
 SHAPES = ((32, 50, 384), (32, 50, 128), (16, 50, 128))

@@ -18,8 +18,6 @@ from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Hello, Message
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
     decode_activations,
     decode_adapter,
     encode_activations,
@@ -27,6 +25,7 @@ from cutlayer.wire.codec import (
 )
 from cutlayer.wire.frame import kind_of, pack, unpack
 from cutlayer.wire.headers import ActivationsHeader
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 from cutlayer.wire.packing import label_bits
 
 EditMessage = Callable[[Message], Message | None]

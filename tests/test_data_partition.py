@@ -1,17 +1,24 @@
 """Every sample goes to exactly one device, and what cannot be divided is refused."""
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutlayer.data.partition import label_counts, partition
+from cutlayer.data.label_counts import LabelCounts
+from cutlayer.data.partition import partition
 from cutlayer.errors import DataError
 from cutlayer.settings.data import Partition
 
 BALANCED = np.repeat(np.arange(10), 200)
+
+
+def label_counts(labels: np.ndarray, parts: Sequence[np.ndarray], classes: int) -> np.ndarray:
+    """Samples by device and class."""
+    return LabelCounts(labels, parts, classes).first(len(parts))
 
 
 def draw_labels(classes: int, samples: int, seed: int) -> np.ndarray:

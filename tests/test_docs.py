@@ -22,7 +22,7 @@ from cutlayer.job import Job, load_job
 from cutlayer.settings.method import Method
 from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks_of, furnish
 
-SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid"}
+SHOWN = {"", "text", "json", "xml", "csv", "toml", "ini", "mermaid", "latex"}
 """Languages that are not run; with a title they become files."""
 
 ONLY_PARSED = {

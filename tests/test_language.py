@@ -21,7 +21,8 @@ from cutlayer.settings.data import Data
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.evaluate import evaluate, through_cut
 from cutlayer.train.language import NONE, Language
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from helpers import equal, largest_difference
 from tiny_models import settings, write_language
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from cutlayer import export_device
+from cutlayer.data import images
 from cutlayer.errors import CutlayerError, JobError, ModelError, RefusedError, RunError
 from cutlayer.job import Job
 from cutlayer.light.graph_check import check_graph, check_size
@@ -33,6 +35,7 @@ from cutlayer.programs.graph import FLOAT, Graph
 from cutlayer.programs.quantizer import add_quantizer
 from cutlayer.programs.selection import Sequence, add_selection
 from cutlayer.programs.support import why_not
+from cutlayer.resize import Fit
 from cutlayer.settings.method import Quantizer, Tokens
 from cutlayer.wire import rotate
 from cutlayer.wire.packing import pack_bits, pack_ranges
@@ -43,6 +46,19 @@ from helpers import small_job
 from tiny_models import write
 
 SEED = 7
+
+
+def test_what_a_light_device_installs_is_held_to_the_versions_of_the_package() -> None:
+    root = Path(__file__).resolve().parents[1]
+    lines = (root / "requirements-light.txt").read_text().splitlines()
+    due = {line.partition(";")[0] for line in lines if not line.startswith("#")}
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    known = {*project["dependencies"], *extras["device"], *extras["onnx"]}
+    assert due <= known
+    needs_torch = {"huggingface_hub", "pydantic", "pyyaml", "safetensors", "torch", "transformers"}
+    base = {one for one in project["dependencies"] if one.partition(">")[0] not in needs_torch}
+    assert base | set(extras["device"]) <= due
 
 
 def empty(**inputs: list[int | str]) -> Graph:
@@ -275,6 +291,8 @@ def test_what_a_server_says_of_a_job_is_checked(fields: dict[str, Any], sentence
             ("method.uplink.levels=uniform", "method.uplink.rounding=stochastic"),
             "draws its numbers by torch",
         ),
+        ("st-sflora", ("privacy.activation_noise=0.1",), "draw this noise by torch"),
+        ("st-sflora", ("privacy.label_noise=0.1",), "draw this noise by torch"),
     ],
 )
 def test_jobs_that_need_torch_are_refused_with_the_reason(
@@ -284,6 +302,21 @@ def test_jobs_that_need_torch_are_refused_with_the_reason(
     reason = why_not(job, describe(job.model))
     assert reason is not None
     assert sentence in reason
+
+
+@pytest.mark.parametrize("size", [(20, 33), Fit(24, 28, keep_aspect=True, kernel="bicubic")])
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_are_held_as_devices_with_torch_hold_them(
+    tmp_path: Path, size: tuple[int, int] | Fit, grey: bool
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (61, 47, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    items: list[images.Item] = [("a", lambda: tmp_path / "a.png")]
+    expected = images.stack(items, size, grey).numpy()
+    found = images.stack_arrays(items, size, grey, {})
+    assert found.shape == expected.shape
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (found != expected).mean() < 0.01
 
 
 def test_a_language_model_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -108,8 +108,7 @@ def test_images_held_or_read_are_those_of_transformers(
     prepare = Preprocessor(describe(Model(path=path)))
     assert prepare.fit is not None
     item = ("a", lambda: tmp_path / "a.png")
-    size = images.held_size([images.look([item])], prepare.fit)
-    held = torch.from_numpy(images.stack([item], size, False))
+    held = images.stack([item], images.held_size([images.look([item])], prepare.fit), False)
     found = prepare(held)["pixel_values"]
     assert found.shape == (1, 3, 32, 32)
     # Pillow rounds to whole levels after each of its two passes.

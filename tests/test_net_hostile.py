@@ -23,7 +23,8 @@ from cutlayer.network.transport.chunks import Assembly, grant, split
 from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.messages import Bye, Ping, Probe, StepDone
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from net_helpers import Site, ended, eventually, hello, play, raw_channel, raw_lane, site
 from net_http2 import PREFACE, data, post
 

@@ -19,7 +19,8 @@ from cutlayer.network.transport.messages import Hello, Message, Probed, Ready, R
 from cutlayer.rounds.progress import Silent
 from cutlayer.rounds.result import Result
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
 from liars import FRAMES, UPLOADS, Lie, activations, adapter, scaled, tell

@@ -33,12 +33,11 @@ from cutlayer.network.transport.messages import (
 from cutlayer.rounds.result import Result
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
     decode_adapter,
     encode_activations,
     encode_adapter,
 )
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
 

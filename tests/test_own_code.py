@@ -42,7 +42,7 @@ def job(*settings: str) -> Job:
     "setting",
     [
         "method.tokens.score", "method.uplink.levels", "method.downlink.levels",
-        "method.allocation.solver", "generated.weight",
+        "method.allocation.solver", "generated.weight", "world.path_loss", "world.fading",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ FLOORS = (
     ("settings",),
     ("methods",),
     ("job",),
-    ("model", "wire", "data", "world", "allocate"),
+    ("model", "wire", "data", "world", "allocate", "secure_sum"),
     ("record", "train"),
     ("light", "programs"),
     ("drawing",),

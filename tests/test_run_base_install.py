@@ -1,4 +1,4 @@
-"""With the extra `train` alone cutlayer simulates: without what draws and what reads tables."""
+"""A plain `pip install cutlayer` simulates: without what draws and what reads tables."""
 
 import sys
 from pathlib import Path

@@ -38,7 +38,8 @@ from cutlayer.planning.calibration.record import (
 )
 from cutlayer.seeds import derive, numpy_rng
 from cutlayer.settings.data import Data
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.tokens import select
 
 TABLES = ("agreement", "divergence", "accuracy", "bytes_per_sample")

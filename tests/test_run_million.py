@@ -9,7 +9,9 @@ import pytest
 
 from cutlayer import report, simulate
 from cutlayer.data.drawn import DrawnShares
-from cutlayer.data.partition import label_counts, partition
+from cutlayer.data.label_counts import LabelCounts
+from cutlayer.data.partition import divide, partition
+from cutlayer.errors import DataError
 from cutlayer.settings.data import Partition
 from helpers import equal, small_job
 
@@ -27,11 +29,17 @@ def test_a_share_is_found_without_those_of_the_others() -> None:
         assert shares[device].tolist() == again[device].tolist()
         assert len(shares[device]) == 7
     assert shares[0].tolist() != shares[1].tolist()
-    counts = label_counts(labels, shares, 3)
+    counts = LabelCounts(labels, shares, 3)
     for device in (0, 5, 399_999):
-        assert counts[device].tolist() == np.bincount(labels[shares[device]], minlength=3).tolist()
+        held = np.bincount(labels[shares[device]], minlength=3).tolist()
+        assert counts.of([device])[0].tolist() == held
+        assert device > 5 or counts.first(6)[device].tolist() == held
     # Uniform over the samples: 2.8 million draws in three classes of 17, 17 and 16 samples.
-    assert counts.sum(axis=0) / counts.sum() == pytest.approx([0.34, 0.34, 0.32], abs=2e-3)
+    assert counts.total / counts.samples == pytest.approx([0.34, 0.34, 0.32], abs=2e-3)
+    assert counts.samples == 2_800_000 == counts.total.sum()
+    counts.note(2, [0, 5, 0])
+    assert counts.first(3)[2].tolist() == counts.of([2])[0].tolist() == [0, 5, 0]
+    assert counts.samples == 2_799_998
     with pytest.raises(IndexError):
         shares[400_000]
 
@@ -49,32 +57,55 @@ def test_devices_that_draw_train_and_resume_alike(tmp_path: Path) -> None:
 
 
 MILLION = """
-import re, time
-from cutlayer.simulation.local_fleet import LocalFleet
-from cutlayer.train.cohort import draw_cohort
-from cutlayer.train.parts import load_parts
+import re, sys
+from pathlib import Path
+from cutlayer import report, simulate
+from cutlayer.dashboard.views import OpenRuns
+from cutlayer.dashboard.watch import WatchedRuns
 from helpers import small_job
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 
-drawn = ("data.partition.kind=drawn", "data.partition.min_samples=1")
-def start(count):
-    job = small_job(*drawn, f"devices.count={count}", "devices.per_round=100")
-    LocalFleet(job, load_parts(job))
-    return draw_cohort(job, 0)
+def run(count):
+    job = small_job(
+        "data.partition.kind=drawn", "data.partition.min_samples=1", "training.rounds=1",
+        "data.partition.samples_per_device=2", f"devices.count={count}", "devices.per_round=100",
+        world={"mobility": {"kind": "redraw"}},
+    )
+    folder = Path(sys.argv[1]) / str(count)
+    row = simulate(job, out=folder).rows[0]
+    page = report(folder, out=folder / "page.html").page
+    runs = WatchedRuns(folder.parent)
+    runs.look()
+    seen = [runs.find(folder.name)]
+    opened = OpenRuns()
+    assert len(opened.detail(seen)["views"]) + len(opened.computed(seen)["views"]) > 8
+    return row, page.read_text()
 
-start(100)
+run(1000)
 before = peak()
-assert len(start(1_000_000)) == 100
+row, page = run(1_000_000)
+assert len(row.decisions) + len(row.left_out) == 100
+assert "100 of 1000000 devices, those that were drawn, around the server" in page
+assert "2,000,000 training samples on 1000000 devices; of the first 10,000 a device" in page
+assert len(page) < 1_000_000
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_a_million_devices_take_less_than_200_mebibytes() -> None:
+def test_a_million_devices_take_less_than_200_mebibytes(tmp_path: Path) -> None:
+    """A run in a world whose devices move, its report, and the dashboard."""
     done = subprocess.run(
-        [sys.executable, "-c", MILLION], capture_output=True, text=True, check=True, timeout=300,
+        [sys.executable, "-c", MILLION, str(tmp_path)], capture_output=True, text=True, timeout=300,
         cwd=Path(__file__).parent,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 200
+
+
+def test_devices_beyond_what_is_measured_have_no_test_samples_of_their_own() -> None:
+    wish = Partition(kind="drawn", held_out=0.5)
+    with pytest.raises(DataError, match="at most 10,000 devices that draw are tested"):
+        divide(np.arange(50) % 3, wish, 10_001, 0)

@@ -1,6 +1,7 @@
 """`cutlayer plan`: the allocation alone, as a run of the same job would decide it."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,14 @@ def test_every_method_can_be_planned(method: str) -> None:
         assert sum(row["bandwidth_mhz"] for row in rows) <= 50 * (1 + 1e-9)
     assert all(row["finish_s"] <= found.round_s * (1 + 1e-9) for row in rows)
     assert all(row["joules"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("method", ["st-sflora", "sflam", "auto"])
+def test_how_a_solver_ended_is_said_with_what_to_try(method: str) -> None:
+    told = plan(job_of(method, "devices.count=6")).sentences()
+    (note,) = [line for line in told if line.startswith(f"{method}: ")]
+    assert "method.allocation" in note
+    assert not re.search(r"\b(loops?|objective|stalled|start)\b", note)
 
 
 def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> None:

@@ -42,7 +42,22 @@ def choices(annotation: Any) -> list[str]:
     """Values of a type's literals, and some of every other kind."""
     literals = [a for a in get_args(annotation) if isinstance(a, str | int | bool)]
     nested = [v for a in get_args(annotation) for v in get_args(a) if isinstance(v, str | int)]
-    plain = ["true", "false", "2", "3", "8", "30", "0.4", "0.95", "1.5", "[1,3]", "[2]", "[flip]"]
+    plain = [
+        "true",
+        "false",
+        "2",
+        "3",
+        "8",
+        "30",
+        "0.4",
+        "0.95",
+        "1.5",
+        "[1,3]",
+        "[2]",
+        "[flip]",
+        "umi",
+        "rician",
+    ]
     return [*map(str, literals), *map(str, nested), *plain, "{Bag: bag}", "'a {}'", "x"]
 
 

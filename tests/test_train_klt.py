@@ -13,7 +13,8 @@ from cutlayer.model.families import describe
 from cutlayer.record.checkpoint import load_state
 from cutlayer.train.coding import codec_of
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.wire.codec import ActivationsMessage, encode_activations_with
+from cutlayer.wire.codec import encode_activations_with
+from cutlayer.wire.messages import ActivationsMessage
 from helpers import equal, small_job
 from test_run_simulate import StopAfter, without_times
 

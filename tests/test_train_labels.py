@@ -1,17 +1,30 @@
 """What devices share of their labels, and what a round is found to miss."""
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutlayer.train.label_sharing import SharedLabels, histogram, share
+from cutlayer.data.label_counts import LabelCounts
+from cutlayer.train.label_sharing import SharedLabels, histogram
 
 COUNTS = np.array([[10, 0, 0], [0, 10, 0], [0, 0, 20]])
 
 
+def held(counts: npt.ArrayLike) -> LabelCounts:
+    """The counts of devices whose samples lie one after another."""
+    table = np.asarray(counts)
+    labels = np.concatenate([np.repeat(np.arange(len(row)), row) for row in table])
+    ends = np.cumsum(table.sum(axis=1))
+    return LabelCounts(labels, np.split(np.arange(len(labels)), ends[:-1]), table.shape[1])
+
+
+HELD = held(COUNTS)
+
+
 def test_without_epsilon_histograms_are_the_counts() -> None:
-    assert (share(COUNTS, None, seed=0).counts == COUNTS).all()
+    assert (SharedLabels(HELD).of([2, 0]) == COUNTS[[2, 0]]).all()
 
 
 def test_noise_is_laplace_of_one_over_epsilon_and_clipped_at_0() -> None:
@@ -26,13 +39,13 @@ def test_noise_is_laplace_of_one_over_epsilon_and_clipped_at_0() -> None:
 
 def test_a_devices_noise_is_its_own_whoever_else_shares() -> None:
     alone = histogram(COUNTS[1], 1.0, seed=7, device=1)
-    assert (share(COUNTS, 1.0, seed=7).counts[1] == alone).all()
+    assert (SharedLabels(HELD, 1.0, seed=7).of([2, 1])[1] == alone).all()
     assert (histogram(COUNTS[1], 1.0, seed=8, device=1) != alone).any()
     assert (histogram(COUNTS[1], 1.0, seed=7, device=2) != alone).any()
 
 
 def test_a_round_misses_what_the_fleet_holds_and_its_devices_do_not() -> None:
-    labels = SharedLabels(COUNTS.astype(float))
+    labels = SharedLabels(HELD)
     # The fleet: 1/4, 1/4, 1/2. Devices 0 and 2: 1/3, 0, 2/3.
     assert labels.wanted([0, 2], "missing").tolist() == [0, 1, 0]
     assert labels.wanted([0], "missing").tolist() == pytest.approx([0, 1 / 3, 2 / 3])
@@ -48,7 +61,7 @@ def test_a_round_misses_what_the_fleet_holds_and_its_devices_do_not() -> None:
 def test_images_by_class_are_all_there_are_and_in_proportion(
     counts: list[list[int]], amount: int, kind: str
 ) -> None:
-    labels = SharedLabels(np.array(counts, dtype=float))
+    labels = SharedLabels(held(counts))
     images = labels.by_class([0, 1], kind, amount)  # type: ignore[arg-type]
     exact = amount * labels.wanted([0, 1], kind)  # type: ignore[arg-type]
     assert images.sum() == amount

@@ -123,8 +123,10 @@ def test_clipping_keeps_small_changes_the_direction_of_large_ones_and_statistics
     far = {"a": torch.tensor([4.0, 4.0]), "mean": torch.tensor([9.0])}
     assert equal(clip.on_device(start, near), near)
     assert equal(clip.on_device(start, start), start)
-    for side in (clip.on_device, clip.on_server):
-        clipped = side(start, far)
+    arrived, times = clip.on_server(start, far)
+    assert times == pytest.approx(5.0)
+    assert clip.on_server(start, near) == (near, 1.0)
+    for clipped in (clip.on_device(start, far), arrived):
         assert clipped["a"].tolist() == pytest.approx([1.6, 0.8])
         assert clipped["mean"] == 9.0
 

@@ -18,11 +18,8 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire import quantize, rotate
+from cutlayer.wire import dequantize, quantize, rotate
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
-    GradientMessage,
     decode_activations,
     decode_adapter,
     decode_gradient,
@@ -31,6 +28,7 @@ from cutlayer.wire.codec import (
     encode_gradient,
 )
 from cutlayer.wire.frame_bytes import body_bytes
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 
 QUANTIZERS = st.builds(
     lambda bits, scheme, per, rotation, entropy: Quantizer(
@@ -71,7 +69,7 @@ def received(x: Tensor, mask: Tensor | None, quantizer: Quantizer, seed: int) ->
     if turned:
         rows = rotate.rotate(rows, seed)
     body = quantize.quantize(rows, quantizer, torch.Generator().manual_seed(4))
-    rows = quantize.dequantize(body, *rows.shape, quantizer)
+    rows = dequantize.dequantize(body, *rows.shape, quantizer)
     if turned:
         rows = rotate.unrotate(rows, seed)
     full = torch.zeros_like(x)

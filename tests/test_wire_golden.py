@@ -7,13 +7,11 @@ import torch
 
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
-    GradientMessage,
     encode_activations,
     encode_adapter,
     encode_gradient,
 )
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 
 # Values that float32 holds exactly, also when rotated over a width of 16: equal on any machine.
 HIDDEN = ((torch.arange(2 * 3 * 16) * 37 % 129 - 64) / 16).view(2, 3, 16)

@@ -18,8 +18,6 @@ from torch import Tensor
 from cutlayer.errors import FrameError, RunError
 from cutlayer.wire import frame
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    GradientMessage,
     decode_activations,
     decode_gradient,
     encode_activations_with,
@@ -32,6 +30,7 @@ from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import MERGED, Rows
 from cutlayer.wire.headers import CodedActivationsHeader
+from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places
 
 WIDTH, TOKENS = 12, 5

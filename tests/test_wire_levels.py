@@ -15,14 +15,13 @@ from cutlayer.settings.method import Quantizer
 from cutlayer.simulation.simulate import simulate
 from cutlayer.wire import frame
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    GradientMessage,
     decode_activations,
     decode_gradient,
     encode_activations,
     encode_gradient,
 )
 from cutlayer.wire.headers import GradientHeader
+from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 
 
 def message(hidden: torch.Tensor) -> ActivationsMessage:

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
-    GradientMessage,
     encode_activations,
     encode_adapter,
     encode_gradient,
 )
 from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 
 # Three numbers in a header may each be four bytes shorter than reckoned.
 SLACK = 12

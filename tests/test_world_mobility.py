@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cutlayer.errors import WorldError
 from cutlayer.settings.places import MobilitySettings
 from cutlayer.settings.world import WorldSettings
+from cutlayer.world.link_traces import read_rates
 from cutlayer.world.mobility import (
     Motion,
     draw_speeds,
@@ -19,7 +20,7 @@ from cutlayer.world.mobility import (
     radial_stay_s,
     straight_stay_s,
 )
-from cutlayer.world.traces import read_positions, read_rates
+from cutlayer.world.traces import read_positions
 
 HIGHWAY = MobilitySettings(kind="highway")
 
@@ -55,7 +56,7 @@ def test_truncated_speeds_have_the_mean_of_their_distribution_and_stay_in_range(
     narrow = MobilitySettings(
         kind="redraw", speed_mean_mps=20, speed_std_mps=10, speed_min_mps=15, speed_max_mps=50
     )
-    speeds = draw_speeds(narrow, 100_000, 0, "speed")
+    speeds = draw_speeds(narrow, np.arange(100_000), 0, "speed")
     assert speeds.min() >= 15
     assert speeds.max() <= 50
     unit, low, high = NormalDist(), (15 - 20) / 10, (50 - 20) / 10
@@ -68,7 +69,7 @@ def test_truncated_speeds_have_the_mean_of_their_distribution_and_stay_in_range(
 
 
 def test_vehicles_keep_lane_and_speed_and_enter_and_leave_the_disc():
-    road = make_highway(HIGHWAY, 400, seed=3)
+    road = make_highway(HIGHWAY, np.arange(400), seed=3)
     first, later = road.at(0.0), road.at(7.0)
     ahead = np.mod(first.x_m + 7 * first.vx_mps + 1000, 2000) - 1000
     assert later.x_m == pytest.approx(ahead)

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from cutlayer.errors import WorldError
 from cutlayer.settings.world import WorldSettings
+from cutlayer.world import draws
+from cutlayer.world.fleet import FIELDS
 from cutlayer.world.pathloss import line_of_sight_probability, log_distance_db
 from cutlayer.world.world import World, WorldState
 
@@ -40,6 +42,19 @@ def test_a_device_has_the_same_world_whatever_the_size_of_the_fleet(values):
     settings = WorldSettings(**values)
     few, many = (World(settings, count, 5).state(2, 30.0, sharing=10) for count in (8, 50))
     assert equal(few, many.take(np.arange(8)))
+
+
+@pytest.mark.parametrize("values", SETTINGS)
+def test_some_devices_have_the_world_that_they_have_among_all(values, monkeypatch):
+    settings, some = WorldSettings(**values), [41, 3, 6, 7, 28, 13]
+    every = World(settings, 50, 5)
+    whole, fleet = every.state(2, 30.0, sharing=10), every.fleet
+    monkeypatch.setattr(draws, "CHUNK", 7)
+    few = World(settings, 50, 5)
+    assert equal(few.state(2, 30.0, sharing=10, devices=some), whole.take(some))
+    for name in FIELDS:
+        assert (getattr(few.fleet_of(some), name) == getattr(fleet.take(some), name)).all()
+    assert few.state(2, 30.0, devices=[]).x_m.shape == (0,)
 
 
 def test_the_defaults_are_st_sfloras():

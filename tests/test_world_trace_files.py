@@ -15,7 +15,8 @@ from cutlayer.planning.plan import plan
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.simulation.simulate import simulate
 from cutlayer.world import trace_files
-from cutlayer.world.traces import read_positions, read_rates
+from cutlayer.world.link_traces import read_rates
+from cutlayer.world.traces import read_positions
 
 RATES = "time_s,device,uplink_bps,downlink_bps\n0,0,8e6,4e7\n100,0,8e6,4e7\n"
 FCD = (
@@ -31,7 +32,7 @@ def test_compressed_traces_are_read_whatever_they_are_called(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     (tmp_path / "rates.csv").write_bytes(pack(RATES.encode()))
-    assert read_rates(tmp_path / "rates.csv", 1).uplink_bps.tolist() == [8e6, 8e6]
+    assert read_rates(tmp_path / "rates.csv", 1).up.tolist() == [8e6, 8e6]
     packed = pack(FCD.format("", 0, 0, 200, 0).encode())
     (tmp_path / "fcd.xml.gz").write_bytes(packed)
     assert read_positions(tmp_path / "fcd.xml.gz", 1).x_m.tolist() == [0, 200]

@@ -28,12 +28,11 @@ from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import (
-    AdapterMessage,
-    GradientMessage,
     decode_activations,
     encode_adapter,
     encode_gradient,
 )
+from cutlayer.wire.messages import AdapterMessage, GradientMessage
 
 METHODS = ("fedlora", "split-lora", "sflora", "st-sflora-full", "st-sflora")
 PAPER_GB = {

@@ -8,7 +8,8 @@ from benchmarks.fidelity.setting import BATCH, CUT, vit
 
 from cutlayer.model import cost
 from cutlayer.settings.method import Quantizer, Tokens
-from cutlayer.wire.codec import ActivationsMessage, encode_activations
+from cutlayer.wire.codec import encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.tokens import select
 
 MIB = 2.0**20

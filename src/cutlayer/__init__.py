@@ -79,8 +79,10 @@ if TYPE_CHECKING:
     from cutlayer.settings.model import Model as Model
     from cutlayer.settings.places import FleetSettings as FleetSettings
     from cutlayer.settings.places import MobilitySettings as MobilitySettings
+    from cutlayer.settings.privacy import Privacy as Privacy
     from cutlayer.settings.server import ServerSettings as ServerSettings
     from cutlayer.settings.training import Training as Training
+    from cutlayer.settings.trust import Trust as Trust
     from cutlayer.settings.world import EnergySettings as EnergySettings
     from cutlayer.settings.world import WorldSettings as WorldSettings
     from cutlayer.simulation.compare import compare as compare
@@ -89,10 +91,10 @@ if TYPE_CHECKING:
     from cutlayer.simulation.simulate import resume as resume
     from cutlayer.simulation.simulate import simulate as simulate
     from cutlayer.train.generated import Participants as Participants
-    from cutlayer.wire.codec import ActivationsMessage as ActivationsMessage
     from cutlayer.wire.codec import decode_activations as decode_activations
     from cutlayer.wire.codec import encode_activations as encode_activations
     from cutlayer.wire.frame_bytes import activations_bytes as activations_bytes
+    from cutlayer.wire.messages import ActivationsMessage as ActivationsMessage
 
 __version__ = "0.1.0"
 
@@ -134,7 +136,9 @@ _NAMES = {
     "settings.method": ["Method", "Quantizer", "Tokens"],
     "settings.model": ["Lora", "Model"],
     "settings.places": ["FleetSettings", "MobilitySettings"],
+    "settings.privacy": ["Privacy"],
     "settings.training": ["Training"],
+    "settings.trust": ["Trust"],
     "settings.server": ["ServerSettings"],
     "settings.world": ["EnergySettings", "WorldSettings"],
     "simulation.compare": ["compare"],
@@ -142,8 +146,9 @@ _NAMES = {
     "simulation.demo": ["demo"],
     "simulation.simulate": ["resume", "simulate"],
     "train.generated": ["Participants"],
-    "wire.codec": ["ActivationsMessage", "decode_activations", "encode_activations"],
+    "wire.codec": ["decode_activations", "encode_activations"],
     "wire.frame_bytes": ["activations_bytes"],
+    "wire.messages": ["ActivationsMessage"],
 }  # fmt: skip
 """Where each public name is defined; the list above says the same to type checkers."""
 

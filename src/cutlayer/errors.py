@@ -49,30 +49,37 @@ _EXTRAS = {
     "adjustText": "server",
     "constriction": "codec",
     "cryptography": "server",
+    "dp_accounting": "privacy",
     "grpc": "server",
-    "huggingface_hub": "train",
     "matplotlib": "server",
     "onnx": "onnx",
-    "onnxruntime": "light",
+    "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "pandas": "notebook",
     "prometheus_client": "server",
     "psutil": "server",
     "pyarrow": "server",
-    "pydantic": "train",
-    "safetensors": "train",
     "starlette": "dashboard",
-    "tokenizers": "light-texts",
-    "torch": "train",
-    "transformers": "train",
     "uvicorn": "dashboard",
-    "yaml": "train",
 }
+
+_BASE = (
+    "huggingface_hub",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "yaml",
+)
+"""What a plain install brings, and a light device has not."""
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """The sentence for a package that comes with an extra; None for any other."""
+    """The sentence for a package that comes with cutlayer or with an extra; None for any other."""
     package = (error.name or "").partition(".")[0]
+    if package in _BASE:
+        return f"{package} is not installed: pip install cutlayer"
     extra = _EXTRAS.get(package)
     if extra is None:
         return None

@@ -18,9 +18,11 @@ from cutlayer.settings.devices import Devices
 from cutlayer.settings.generated import GeneratedData
 from cutlayer.settings.method import Method, Quantizer, Tokens
 from cutlayer.settings.model import Lora, Model
+from cutlayer.settings.privacy import Privacy
 from cutlayer.settings.section import Section
 from cutlayer.settings.server import ServerSettings
 from cutlayer.settings.training import Training
+from cutlayer.settings.trust import Trust
 from cutlayer.settings.world import WorldSettings
 
 # A value in a sentence about it is no longer than this.
@@ -38,10 +40,12 @@ __all__ = [
     "Method",
     "Model",
     "Partition",
+    "Privacy",
     "Quantizer",
     "ServerSettings",
     "Tokens",
     "Training",
+    "Trust",
     "WorldSettings",
     "change_job",
     "dump_job",
@@ -73,6 +77,12 @@ class Job(Section):
     training: Training = Training()
     """How long and how fast to train."""
 
+    trust: Trust = Trust()
+    """What bounds the share that one device has in what all devices get."""
+
+    privacy: Privacy = Privacy()
+    """The noise and bounds that hide devices and their samples."""
+
     world: WorldSettings | None = None
     """The radio, energy and mobility that time the run; null: a run without a world."""
 
@@ -91,6 +101,8 @@ class Job(Section):
         named = {"method.name": self.method.name, **self.method.own_code}
         if self.generated is not None:
             named["generated.weight"] = self.generated.weight
+        if self.world is not None:
+            named |= self.world.own_code
         return {setting: value for setting, value in named.items() if ":" in value}
 
     @property
@@ -110,6 +122,12 @@ class Job(Section):
         """The generated data that the server trains on; None where the method goes without."""
         averages = self.method.aggregate == "fedavg" and not self.method.pooled
         return self.generated if averages and self.method.generated is not False else None
+
+    @property
+    def sums_securely(self) -> bool:
+        """Whether the server learns the sum of the devices' adapters alone."""
+        averages = self.method.aggregate == "fedavg" and not self.method.pooled
+        return self.privacy.secure_sum and averages
 
     @model_validator(mode="before")
     @classmethod

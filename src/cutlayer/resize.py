@@ -1,9 +1,10 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
-Who calls it: data/images.py for images that are read and light/images.py for what a program reads,
-by Pillow in floats; data/image_generator.py for images that are generated, data/own_bytes.py for
-the bytes that images themselves take, and model/inputs.py for what the model reads, by torch, to
-the size that model/framing.py says. Both give the same levels, but for the last bits of a float.
+Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
+generated, data/own_bytes.py for the bytes that images themselves take, and model/inputs.py for what
+the model reads, by torch, to the size that model/framing.py says. On a light device data/images.py
+and light/images.py (what a program reads) resize by Pillow in floats instead: the same levels, but
+for the last bits of a float.
 Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,8 @@ from cutlayer.commands.console import JobFile, Settings, console, fail, say, say
 if TYPE_CHECKING:
     from cutlayer.rounds.progress import OnConsole
     from cutlayer.simulation.comparison import Comparison
+    from cutlayer.simulation.parcel import Parcel
+    from cutlayer.simulation.ranks import Ranks
 
 PANEL = "Train"
 app = typer.Typer()
@@ -44,18 +46,29 @@ def simulate(
         ),
     ] = None,
 ) -> None:
-    """Train a job on this machine, device by device, and write its run folder."""
+    """Train a job on this machine, device by device, and write its run folder.
+
+    Started by torchrun, the devices of each round are spread over its processes.
+    """
     from cutlayer.job import load_job
     from cutlayer.rounds.run_folder import rounds_to_resume
     from cutlayer.simulation import simulate as runs
+    from cutlayer.simulation.ranks import joined_ranks
+    from cutlayer.simulation.sharded_fleet import RankWorker
 
-    if resume and (job or out):
-        fail("--resume: the folder holds its job: leave out JOB and --out")
-    with _watched() as progress:
-        if resume:
-            result = runs.resume(resume, rounds=rounds_to_resume(settings or []), progress=progress)
-        else:
-            result = runs.simulate(load_job(job, settings or []), out=out, progress=progress)
+    with joined_ranks() as ranks:
+        if ranks and ranks.rank:
+            _serve(ranks, RankWorker(ranks).answer)
+            return
+        if resume and (job or out):
+            fail("--resume: the folder holds its job: leave out JOB and --out")
+        with _watched() as progress:
+            if resume:
+                rounds = rounds_to_resume(settings or [])
+                result = runs.resume(resume, rounds=rounds, progress=progress, ranks=ranks)
+            else:
+                chosen = load_job(job, settings or [])
+                result = runs.simulate(chosen, out=out, progress=progress, ranks=ranks)
     say_end(result)
 
 
@@ -81,18 +94,41 @@ def compare(
         int, typer.Option(help="Runs at a time, each in a process of its own.", min=1)
     ] = 1,
 ) -> None:
-    """Train several methods on the same devices, data and seed; one table, one set of pictures."""
+    """Train several methods on the same devices, data and seed; one table, one set of pictures.
+
+    Started by torchrun, its processes share the runs.
+    """
     from cutlayer.job import load_job, split_values
     from cutlayer.simulation import compare as comparisons
+    from cutlayer.simulation.ranks import joined_ranks
+    from cutlayer.simulation.spread_runs import answer_runs
 
-    chosen, named = load_job(job, settings or []), split_values(methods)
-    numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
-    with _watched() as progress:
-        _show(
-            comparisons.compare(
-                chosen, methods=named, seeds=numbers, out=out, workers=workers, progress=progress
+    with joined_ranks() as ranks:
+        if ranks and ranks.rank:
+            _serve(ranks, lambda request: answer_runs(request, ranks))
+            return
+        chosen, named = load_job(job, settings or []), split_values(methods)
+        numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
+        with _watched() as progress:
+            _show(
+                comparisons.compare(
+                    chosen,
+                    methods=named,
+                    seeds=numbers,
+                    out=out,
+                    workers=workers,
+                    progress=progress,
+                    ranks=ranks,
+                )
             )
-        )
+
+
+def _serve(ranks: Ranks, answer: Callable[[Parcel], Parcel]) -> None:
+    """Be one of the other ranks, which print nothing: rank 0 says why a run was stopped."""
+    try:
+        ranks.serve(answer)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _show(comparison: Comparison) -> None:

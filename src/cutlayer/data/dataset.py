@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from cutlayer.data.report import LoadReport
+from cutlayer.data.stored_images import StoredImages
 from cutlayer.passage import Passage
 
 Indices = npt.NDArray[np.int64]
@@ -20,13 +21,14 @@ Indices = npt.NDArray[np.int64]
 class Dataset:
     """Labelled samples; parts of a data set share its samples and hold indices only.
 
-    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), N texts or N passages.
+    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), N images that are decoded when they are
+    needed, N texts or N passages.
     labels: int64 [n], each an index into `classes`. rows: [n] which of the pool these samples are;
     None: all, in order.
     report: what was loaded from where; None for a part, or for what was not loaded.
     """
 
-    pool: torch.Tensor | list[str] | list[Passage]
+    pool: torch.Tensor | StoredImages | list[str] | list[Passage]
     labels: Indices
     classes: tuple[str, ...]
     rows: Indices | None = None
@@ -42,12 +44,38 @@ class Dataset:
 
     @property
     def inputs(self) -> torch.Tensor | list[str] | list[Passage]:
-        """The samples [n]; of a part they are copied out of the pool at each call."""
+        """The samples [n]; of a part they are copied, or decoded, out of the pool at each call.
+
+        Raises DataError for a stored image that cannot be decoded.
+        """
+        if isinstance(self.pool, StoredImages):
+            return self.pool.take(self._rows())
         if self.rows is None:
             return self.pool
         if isinstance(self.pool, list):
             return [self.pool[i] for i in self.rows]
         return self.pool[torch.from_numpy(self.rows)]
+
+    def expect(self, indices: Indices) -> None:
+        """Begin to decode some samples, where they are not yet: they will be asked for soon."""
+        if isinstance(self.pool, StoredImages):
+            self.pool.expect(self._rows()[indices])
+
+    def dismiss(self) -> None:
+        """Drop what was decoded of these samples and never asked for."""
+        if isinstance(self.pool, StoredImages):
+            self.pool.dismiss(self._rows())
+
+    def _rows(self) -> Indices:
+        return np.arange(len(self)) if self.rows is None else self.rows
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image. Raises TypeError for texts."""
+        if isinstance(self.pool, list):
+            raise TypeError("texts have no shape")
+        channels, height, width = self.pool.shape[1:]
+        return channels, height, width
 
     @property
     def modality(self) -> Literal["image", "text"]:

@@ -41,5 +41,6 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None)
         delimiter=job.data.delimiter,
         encoding=job.data.encoding,
         quotes=job.data.quotes,
+        memory_bytes=job.data.memory_bytes,
     )
     return load_own(data, classes, fit)

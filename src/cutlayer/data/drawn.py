@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 
 from cutlayer.data.dataset import Indices
 from cutlayer.seeds import derive
@@ -15,17 +14,16 @@ from cutlayer.seeds import derive
 _WORDS = 4
 """Random numbers that one count of the generator gives."""
 
-_CHUNK = 2**20
-
 
 class DrawnShares(Sequence[Indices]):
     """The samples of each of `devices` devices: `size` of `samples`, uniform, with replacement.
 
-    A share is sorted; others may hold its samples too. Nothing is kept for a device.
+    A share is sorted; others may hold its samples too. Nothing is kept for a device. size: samples
+    of each.
     """
 
     def __init__(self, samples: int, devices: int, size: int, seed: int) -> None:
-        self._samples, self._devices, self._size = samples, devices, size
+        self._samples, self._devices, self.size = samples, devices, size
         self._key = derive(seed, "partition", "drawn")
 
     def __len__(self) -> int:
@@ -40,7 +38,7 @@ class DrawnShares(Sequence[Indices]):
             return [self[device] for device in range(*index.indices(self._devices))]
         if not 0 <= index < self._devices:
             raise IndexError(index)
-        return np.sort(self._draw(index, 1)[0])
+        return np.sort(self.draw(index, 1)[0])
 
     def __iter__(self) -> Iterator[Indices]:
         return (self[device] for device in range(self._devices))
@@ -48,24 +46,13 @@ class DrawnShares(Sequence[Indices]):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Samples of each device."""
-        return (self._size,) * self._devices
+        return (self.size,) * self._devices
 
-    def label_counts(self, labels: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int32]:
-        """How many samples of each class each device holds, [M, classes] of int32."""
-        counts = np.empty((self._devices, classes), dtype=np.int32)
-        step = max(1, _CHUNK // self._size)
-        for first in range(0, self._devices, step):
-            number = min(step, self._devices - first)
-            held = labels[self._draw(first, number)] + classes * np.arange(number)[:, None]
-            counted = np.bincount(held.ravel(), minlength=number * classes)
-            counts[first : first + number] = counted.reshape(number, classes)
-        return counts
-
-    def _draw(self, first: int, number: int) -> Indices:
-        """The samples of `number` devices from `first` on, [number, size]."""
-        counts = -(-self._size // _WORDS)
+    def draw(self, first: int, number: int) -> Indices:
+        """The samples of `number` devices from `first` on, [number, size], not sorted."""
+        counts = -(-self.size // _WORDS)
         source = np.random.Philox(key=self._key)
         source.advance(first * counts)
-        drawn = np.random.Generator(source).random((number, counts * _WORDS))[:, : self._size]
+        drawn = np.random.Generator(source).random((number, counts * _WORDS))[:, : self.size]
         found: Indices = (drawn * self._samples).astype(np.int64)
         return found

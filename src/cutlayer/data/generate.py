@@ -49,9 +49,10 @@ def load_generator(
     cannot be found or read, lacks a class or a prompt, or draws images of another size (unless
     `settings.resize`) or other channels.
     """
-    if not isinstance(like.inputs, Tensor):
+    if like.modality == "text":
         raise DataError("generator: the data are texts, and generators draw images: take images")
-    channels, size = diffusion.shape_of(like.inputs)
+    channels, *sides = like.image_shape
+    size = (sides[0], sides[1])
     if settings.source == "diffusers":
         from cutlayer.data.pipelines import open_pipeline
 

@@ -1,10 +1,10 @@
-"""Decodes images of any size and kind to one uint8 array of what a viewer shows."""
+"""Decodes images of any size and kind to one uint8 tensor or array of what a viewer shows."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cutlayer.resize import Fit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from PIL.Image import Image
 
 LONGEST_EDGE = 256
@@ -100,38 +101,76 @@ def held_size(seen: list[Seen], fit: Fit | None) -> tuple[int, int] | Fit:
 
 
 def stack(
-    items: list[Item],
+    items: Sequence[Item],
     size: tuple[int, int] | Fit,
     grey: bool,
     depths: Depths | None = None,
     strange: Counter[str] | None = None,
-) -> npt.NDArray[np.uint8]:
+) -> torch.Tensor:
     """Decode to uint8 [n, 1 or 3, H, W], as a viewer shows the images.
 
     size: of the result; images are stretched to it, or made to fit. depths: levels of images of
     more than 8 bits (None: as `look` finds them). strange: counts what could not be followed.
     Raises DataError naming the first item that cannot be decoded.
     """
+    import torch  # a light device has none
+
     if depths is None:
         depths = look(items).depths
-    height, width = (size.side, size.side) if isinstance(size, Fit) else size
-    pixels = np.empty((len(items), 1 if grey else 3, height, width), dtype=np.uint8)
+    pixels = torch.empty(_shape(len(items), size, grey), dtype=torch.uint8)
     for row, item in zip(pixels, items, strict=True):
-        with _opened(item) as image:
-            shown = viewing.as_seen(image, depths, strange)
-            levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
-        decoded = levels.reshape(*levels.shape[:2], -1).transpose(2, 0, 1)
-        row[:] = _sized(decoded, size)
+        row[:] = decoded(item, size, grey, depths, strange)
     return pixels
 
 
-def _sized(image: npt.NDArray[np.uint8], size: tuple[int, int] | Fit) -> npt.NDArray[np.uint8]:
-    """uint8 [C,H,W] of one image [C,h,w]."""
+def decoded(
+    item: Item,
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths,
+    strange: Counter[str] | None = None,
+) -> torch.Tensor:
+    """One image of `stack`, uint8 [1 or 3, H, W]. Raises DataError where it cannot be decoded."""
+    import torch
+
+    batch = torch.from_numpy(_levels(item, grey, depths, strange).copy()).permute(2, 0, 1)[None]
     if isinstance(size, Fit):
-        made = resize.fitted_array(image, size)
-    else:
-        made = resize.resized_array(image, size, "bicubic")
-    return np.rint(made).clip(0, 255).astype(np.uint8)
+        return resize.whole_levels(resize.fitted(batch, size))[0]
+    return resize.whole_levels(resize.resized(batch, size, "bicubic"))[0]
+
+
+def stack_arrays(
+    items: Sequence[Item],
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths,
+    strange: Counter[str] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """As `stack`, by Pillow instead of torch: here and there one level of 255 more or less."""
+    pixels = np.empty(_shape(len(items), size, grey), dtype=np.uint8)
+    for row, item in zip(pixels, items, strict=True):
+        image = _levels(item, grey, depths, strange).transpose(2, 0, 1)
+        if isinstance(size, Fit):
+            made = resize.fitted_array(image, size)
+        else:
+            made = resize.resized_array(image, size, "bicubic")
+        row[:] = np.rint(made).clip(0, 255)
+    return pixels
+
+
+def _shape(count: int, size: tuple[int, int] | Fit, grey: bool) -> tuple[int, int, int, int]:
+    height, width = (size.side, size.side) if isinstance(size, Fit) else size
+    return count, 1 if grey else 3, height, width
+
+
+def _levels(
+    item: Item, grey: bool, depths: Depths, strange: Counter[str] | None
+) -> npt.NDArray[np.uint8]:
+    """One image as a viewer shows it, [h, w, 1 or 3]."""
+    with _opened(item) as image:
+        shown = viewing.as_seen(image, depths, strange)
+        levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
+    return levels.reshape(*levels.shape[:2], -1)
 
 
 @contextmanager

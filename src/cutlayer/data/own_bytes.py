@@ -25,7 +25,7 @@ def own_bytes(data: Dataset, fit: Fit | None) -> dict[str, int]:
     under zstandard: zstd.
     """
     every = np.linspace(0, len(data) - 1, min(_MOST_SAMPLES, len(data))).round().astype(np.int64)
-    if isinstance(data.inputs, list):
+    if isinstance(data.pool, list):
         texts = [one if isinstance(one, str) else _text_of(one) for one in data.inputs]
         whole = "\n".join(texts).encode("utf-8", "replace")
         return {"zstd": len(zstandard.ZstdCompressor(level=19).compress(whole))}

@@ -17,6 +17,9 @@ from cutlayer.errors import DataError
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import Partition
 
+MOST_TESTED = 10_000
+"""Devices that draw their samples and are each tested on some of their own, at most."""
+
 DRAWS = 1000
 """How often a random division is drawn anew before its minimum size is given up."""
 
@@ -83,8 +86,15 @@ def divide(
     """What each device trains on [M], and what it is tested on [M]: see `partition`.
 
     The second is the share `held_out` of every class of a device, by the seed and the device.
+    Raises DataError as `partition`, and where more devices would each be tested than are measured.
     """
     array = np.asarray(labels, dtype=np.int64)
+    if settings.held_out and settings.kind == "drawn" and devices > MOST_TESTED:
+        raise DataError(
+            f"data.partition.held_out={settings.held_out:g} with devices.count={devices}: at most "
+            f"{MOST_TESTED:,} devices that draw are tested each on samples of its own: leave "
+            "held_out at 0"
+        )
     shares = partition(array, settings, devices, seed)
     if not settings.held_out:
         return shares, [np.empty(0, dtype=np.int64)] * len(shares)
@@ -94,16 +104,6 @@ def divide(
     ]
     trained = [np.setdiff1d(share, out) for share, out in zip(shares, tested, strict=True)]
     return trained, tested
-
-
-def label_counts(
-    labels: npt.ArrayLike, parts: Sequence[Indices], classes: int
-) -> npt.NDArray[np.signedinteger]:
-    """How many samples of each class each device holds: [M, classes]."""
-    array = np.asarray(labels, dtype=np.int64)
-    if isinstance(parts, DrawnShares):
-        return parts.label_counts(array, classes)
-    return np.stack([np.bincount(array[part], minlength=classes) for part in parts])
 
 
 def _by_size(sizes: Indices, rng: np.random.Generator) -> list[Indices]:

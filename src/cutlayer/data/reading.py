@@ -1,12 +1,12 @@
-"""Reads the rows of a source into memory, as arrays, texts or passages: without torch."""
+"""Reads the rows of a source, as images, texts or passages: without torch."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,12 @@ import numpy.typing as npt
 from cutlayer.data import folders, images, tables, viewing
 from cutlayer.data.below import files_below
 from cutlayer.data.delimited import SUFFIXES
+from cutlayer.data.images import Item
 from cutlayer.data.labels import class_names, numbered
 from cutlayer.data.report import LoadReport
 from cutlayer.data.rows import Rows
 from cutlayer.data.source_settings import SourceSettings
+from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
 from cutlayer.passage import Passage
 from cutlayer.resize import Fit
@@ -25,31 +27,51 @@ from cutlayer.resize import Fit
 if TYPE_CHECKING:
     from cutlayer.data.dataset import Indices
 
-HeldInputs = npt.NDArray[np.uint8] | list[str] | list[Passage]
-"""Images [n,C,H,W], n texts or n passages."""
+Pictures = TypeVar("Pictures")
+"""How images are held: by a light device as an array [n, C, H, W], else as `data.sources` says."""
+
+
+Hold = Callable[[str, Sequence[Item], tuple[int, int] | Fit, bool, Depths, Counter[str]], Pictures]
+"""Holds the images of one source: its name; then items, size, grey, depths and strange as in
+`images.stack`. Raises DataError."""
+
+
+def as_arrays(
+    origin: str,
+    items: Sequence[Item],
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths,
+    strange: Counter[str],
+) -> npt.NDArray[np.uint8]:
+    """See Hold: decoded and resized without torch, all in memory."""
+    return images.stack_arrays(items, size, grey, depths, strange)
 
 
 @dataclass(frozen=True, eq=False)
-class OwnSamples:
+class OwnSamples(Generic[Pictures]):
     """Samples of a device's own. labels: each an index into the classes that the server names."""
 
-    inputs: HeldInputs
+    inputs: Pictures | list[str] | list[Passage]
     labels: Indices
     report: LoadReport
 
 
 def read_own(
-    found: tuple[Rows, Rows | None], classes: tuple[str, ...], fit: Fit | None
-) -> OwnSamples:
+    found: tuple[Rows, Rows | None],
+    classes: tuple[str, ...],
+    fit: Fit | None,
+    hold: Hold[Pictures],
+) -> OwnSamples[Pictures]:
     """All training rows of a source, labelled by classes that are known already.
 
-    fit: how the model makes its images. Raises DataError.
+    fit: how the model makes its images; hold: how they are held. Raises DataError.
     """
     rows, test = found
     if not len(rows):
         raise DataError(f"{rows.origin} holds no samples: name data that has some")
     labels = numbered(rows, class_names(rows), classes)
-    (inputs,), notes = held_inputs([(rows, np.arange(len(rows)))], fit)
+    (inputs,), notes = held_inputs([(rows, np.arange(len(rows)))], fit, hold)
     if test is not None:
         notes = (f"not used: {test.origin} (the server tests on data of its own)", *notes)
     present = tuple(name for i, name in enumerate(classes) if i in set(labels.tolist()))
@@ -60,8 +82,8 @@ def read_own(
 
 
 def held_inputs(
-    parts: list[tuple[Rows, Indices]], fit: Fit | None
-) -> tuple[list[HeldInputs], tuple[str, ...]]:
+    parts: list[tuple[Rows, Indices]], fit: Fit | None, hold: Hold[Pictures]
+) -> tuple[list[Pictures | list[str] | list[Passage]], tuple[str, ...]]:
     """The samples of training rows, and of others that go by them; what is to be said of them."""
     strange: Counter[str] = Counter()
     if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
@@ -69,20 +91,21 @@ def held_inputs(
         raise DataError(f"{' but '.join(kinds)}: name data of one kind")
     if parts[0][0].passages:
         return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
+    held: list[Pictures | list[str] | list[Passage]] = []
     if parts[0][0].text:
-        texts: list[HeldInputs] = []
         for rows, index in parts:
-            found, mended = rows.texts(index)
-            texts.append(found)
+            whole, mended = rows.texts(index)
+            held.append(whole)
             strange["texts with half of a surrogate pair, now a replacement sign"] += mended
-        return texts, _counted(strange)
+        return held, _counted(strange)
     items = [rows.items(index) for rows, index in parts]
     seen = [images.look(some) for some in items]
     size = images.held_size(seen, fit)
     grey = all(one.grey for one in seen)
     depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
-    stacks = [images.stack(some, size, grey, depths, strange) for some in items]
-    return [*stacks], (*viewing.described(depths), *_counted(strange))
+    for some, (rows, _) in zip(items, parts, strict=True):
+        held.append(hold(rows.origin, some, size, grey, depths, strange))
+    return held, (*viewing.described(depths), *_counted(strange))
 
 
 def _kind(rows: Rows) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from cutlayer.data.images import Item
 from cutlayer.errors import DataError
@@ -44,9 +44,9 @@ class Rows:
         """What to call row i in errors."""
         return self.called(i) if self.called else f"{self.origin}, row {i + 1},"
 
-    def items(self, indices: Indices) -> list[Item]:
+    def items(self, indices: Indices) -> Sequence[Item]:
         """The images at `indices`, not yet read."""
-        return [(self.name(int(i)), partial(self.cell, int(i))) for i in indices]
+        return _Items(self, indices)
 
     def texts(self, indices: Indices) -> tuple[list[str], int]:
         """The texts at `indices`, and how many held half a surrogate pair, now the sign U+FFFD.
@@ -62,3 +62,23 @@ class Rows:
             mended += whole != text
             found.append(whole)
         return found, mended
+
+
+class _Items(Sequence[Item]):
+    """Images of rows: nothing is kept of one but its index."""
+
+    def __init__(self, rows: Rows, indices: Indices) -> None:
+        self._rows, self._indices = rows, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        if isinstance(place, slice):
+            return _Items(self._rows, self._indices[place])
+        row = int(self._indices[place])
+        return self._rows.name(row), partial(self._rows.cell, row)

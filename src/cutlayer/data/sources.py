@@ -2,26 +2,31 @@
 
 What all sources share: splits are told by one rule (see splits); classes are those of the training
 labels, in the order of the source's own class names, else numbers by value, else texts by
-alphabet; labels become 0..C-1; images are held as the model reads them, and are grey only if all
-are; without test data, a seeded fifth of every class of the training data is held out. What was
-found, and what was left out, is in the report of both data sets.
+alphabet; labels become 0..C-1; images are held as the model reads them, or decoded when they are
+needed where that takes too much memory, and are grey only if all are; without test data, a seeded
+fifth of every class of the training data is held out. What was found, and what was left out, is in
+the report of both data sets.
 """
 
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from cutlayer.data import hub
+from cutlayer.data import hub, images
 from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
+from cutlayer.data.images import Item
 from cutlayer.data.labels import class_names, class_order, numbered
-from cutlayer.data.reading import READERS, HeldInputs, held_inputs, read_own
+from cutlayer.data.reading import READERS, held_inputs, read_own
 from cutlayer.data.report import LoadReport
 from cutlayer.data.rows import Rows
+from cutlayer.data.stored_images import StoredImages
+from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
 from cutlayer.passage import Passage
 from cutlayer.resize import Fit
@@ -56,9 +61,8 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
     """
     chosen = _choose(data, seed)
     train, test = chosen.train, chosen.test
-    (inputs, test_inputs), notes = held_inputs(
-        [(train, chosen.index), (test, chosen.test_index)], fit
-    )
+    wanted = [(train, chosen.index), (test, chosen.test_index)]
+    (inputs, test_inputs), notes = _inputs(wanted, fit, data.memory_bytes)
     report = LoadReport(
         train.origin,
         len(chosen.index),
@@ -69,8 +73,8 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
         tuple(dict.fromkeys((*train.notes, *test.notes, *notes))),
     )
     return (
-        Dataset(_pool(inputs), chosen.labels, chosen.classes, report=report),
-        Dataset(_pool(test_inputs), chosen.test_labels, chosen.classes, report=report),
+        Dataset(inputs, chosen.labels, chosen.classes, report=report),
+        Dataset(test_inputs, chosen.test_labels, chosen.classes, report=report),
     )
 
 
@@ -90,9 +94,9 @@ def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
             f"{chosen.train.origin} has too few samples to hold a tenth of each class out to "
             "calibrate on: name data for it in data.calibration"
         )
-    (inputs,), notes = held_inputs([(chosen.train, index)], fit)
+    (inputs,), notes = _inputs([(chosen.train, index)], fit, data.memory_bytes)
     report = LoadReport(chosen.train.origin, len(index), chosen.classes, chosen.order, notes=notes)
-    return Dataset(_pool(inputs), chosen.train_labels[index], chosen.classes, report=report)
+    return Dataset(inputs, chosen.train_labels[index], chosen.classes, report=report)
 
 
 def _calibration(labels: Indices, index: Indices) -> Indices:
@@ -193,13 +197,46 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
 
     fit: how the model makes its images. Raises DataError.
     """
-    own = read_own(_READERS[data.source](data), classes, fit)
-    return Dataset(_pool(own.inputs), own.labels, classes, report=own.report)
+    holder = _Holder(fit, data.memory_bytes)
+    own = read_own(_READERS[data.source](data), classes, fit, holder)
+    report = replace(own.report, notes=(*own.report.notes, *holder.notes))
+    return Dataset(own.inputs, own.labels, classes, report=report)
 
 
-def _pool(inputs: HeldInputs) -> torch.Tensor | list[str] | list[Passage]:
-    """Samples as a data set holds them."""
-    return torch.from_numpy(inputs) if isinstance(inputs, np.ndarray) else inputs
+class _Holder:
+    """See reading.Hold: images in memory, or where they are stored if they take more than
+    memory_bytes and a model reads them. notes: what is to be said of these."""
+
+    def __init__(self, fit: Fit | None, memory_bytes: int) -> None:
+        self._fit, self._most = fit, memory_bytes
+        self.notes: list[str] = []
+
+    def __call__(
+        self,
+        origin: str,
+        items: Sequence[Item],
+        size: tuple[int, int] | Fit,
+        grey: bool,
+        depths: Depths,
+        strange: Counter[str],
+    ) -> torch.Tensor | StoredImages:
+        stored = StoredImages(items, size, grey, depths)
+        if self._fit is None or stored.shape.numel() <= self._most:
+            return images.stack(items, size, grey, depths, strange)
+        self.notes.append(f"{len(items):,} images of {origin} are decoded when they are needed")
+        return stored
+
+
+Inputs = torch.Tensor | StoredImages | list[str] | list[Passage]
+
+
+def _inputs(
+    parts: list[tuple[Rows, Indices]], fit: Fit | None, memory_bytes: int
+) -> tuple[list[Inputs], tuple[str, ...]]:
+    """The samples of training rows, and of others that go by them; what is to be said of them."""
+    holder = _Holder(fit, memory_bytes)
+    found, notes = held_inputs(parts, fit, holder)
+    return [*found], (*notes, *holder.notes)
 
 
 def _part(labels: Indices, index: Indices, size: int | None, field: str, seed: int) -> Indices:

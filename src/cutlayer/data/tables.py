@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from cutlayer.data.passages import EVERY, passage_columns, passage_of
 from cutlayer.data.rows import Rows
 from cutlayer.data.source_settings import SourceSettings
 from cutlayer.data.splits import Split, choose, split_of_path
+from cutlayer.data.spool import Spool
 from cutlayer.errors import DataError
 
 if TYPE_CHECKING:
@@ -112,24 +113,39 @@ def _parquet_rows(files: list[Path], data: SourceSettings) -> Rows:
             read = pa.parquet.read_table(files, columns=wanted)
             return _of_passages(origin, read.to_pydict(), spoken, data)
         column = _column(data, columns, origin)
-        table = pa.parquet.read_table(files, columns=[column, data.label_column])
+        table = pa.parquet.read_table(files, columns=[data.label_column])
+        labels = _decoded(table[data.label_column]).to_pylist()
+        names = _parquet_names(table.schema, data.label_column)
+        base = files[0].parent
+        if _is_text(pa.parquet.read_schema(files[0]).field(column).type):
+            values = _decoded(pa.parquet.read_table(files, columns=[column])[column]).to_pylist()
+            return _of_texts(origin, labels, values, [base] * len(values), names)
+        stored = Spool(_streamed(files, column))
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{origin} cannot be read as parquet ({_first_line(error)}): replace the file"
         ) from None
-    inputs = _decoded(table[column])
-    labels = _decoded(table[data.label_column]).to_pylist()
-    names = _parquet_names(table.schema, data.label_column)
-    base = files[0].parent
-    if pa.types.is_string(inputs.type) or pa.types.is_large_string(inputs.type):
-        values = inputs.to_pylist()
-        return _of_texts(origin, labels, values, [base] * len(values), names)
-    return Rows(
-        origin,
-        labels,
-        _cells(lambda i: inputs[i].as_py(), origin, column, base),
-        names=names,
-    )
+    return Rows(origin, labels, _cells(stored.__getitem__, origin, column, base), names=names)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(is_one(kind) for is_one in texts)
+
+
+def _streamed(files: list[Path], column: str) -> Iterator[Any]:
+    """The values of a column of parquet files, a few of them in memory at a time."""
+    import pyarrow.parquet
+
+    for file in files:
+        with pyarrow.parquet.ParquetFile(file, pre_buffer=False) as table:
+            for batch in table.iter_batches(64, columns=[column], use_threads=False):
+                yield from batch.column(column).to_pylist()
 
 
 def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -307,7 +323,9 @@ def _cells(get: Callable[[int], Any], origin: str, column: str, base: Path) -> C
     def cell(i: int) -> Any:
         value = get(i)
         if isinstance(value, dict):
-            value = value.get("bytes") or (value.get("path") and base / value["path"])
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, str):
+            value = base / value
         if not isinstance(value, bytes | Path):
             raise DataError(
                 f"{origin}, row {i + 1}, holds no image in column {column!r}: name "

@@ -37,8 +37,7 @@ def read_image(path: Path, fit: Fit | None) -> torch.Tensor:
     """
     items: list[images.Item] = [(str(path), lambda: path)]
     seen = images.look(items)
-    held = images.stack(items, images.held_size([seen], fit), seen.grey, seen.depths)
-    return torch.from_numpy(held)
+    return images.stack(items, images.held_size([seen], fit), seen.grey, seen.depths)
 
 
 def read_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:

@@ -46,20 +46,28 @@ class Point:
     group: str = ""
 
 
-_MOST_DEVICES = 1000
+MOST_DEVICES = 1000
 """More columns are no longer told apart."""
 
 
-def label_map(counts: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+def label_map(
+    counts: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    path: Path,
+    fleet: int | None = None,
+    held: int | None = None,
+) -> None:
     """Who holds which labels: counts [M, C] as shades, with each device's total above.
 
-    Of a large fleet the first thousand.
+    Of a large fleet the first thousand. fleet, held: all devices, and their samples; None: those
+    of `counts`.
     """
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
-    fleet, held = len(counts), int(counts.sum())
-    counts = counts[:_MOST_DEVICES]
+    fleet = len(counts) if fleet is None else fleet
+    held = int(counts.sum()) if held is None else held
+    counts = counts[:MOST_DEVICES]
     devices = len(counts)
     cells = counts.T
     with new_figure(

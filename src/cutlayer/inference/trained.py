@@ -98,7 +98,9 @@ def load_trained(folder: str | Path, device: int | None = None) -> Trained:
     model = load_model(job.model, len(classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
     adapter = load_adapter(place, model, classes, "RUN")
-    return Trained(folder, job, model, Preprocessor(model.spec), adapter, tuple(classes))
+    return Trained(
+        folder, job, model, Preprocessor(model.spec, model.compute), adapter, tuple(classes)
+    )
 
 
 def _adapter_folder(folder: Path, job: Job, device: int | None) -> Path:

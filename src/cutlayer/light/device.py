@@ -8,7 +8,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.data.reading import READERS, OwnSamples, check_there, kind_of_source, read_own
+from cutlayer.data.reading import (
+    READERS,
+    OwnSamples,
+    as_arrays,
+    check_there,
+    kind_of_source,
+    read_own,
+)
 from cutlayer.errors import DataError, RunError
 from cutlayer.light.encoded import FittedCodec, Sent, check_shape, coded_floats, coded_levels
 from cutlayer.light.images import ready_images
@@ -30,12 +37,15 @@ Indices = NDArray[np.int64]
 Programs = Mapping[ProgramKey, Program]
 
 
-def read_samples(path: Path, job: LightJob, classes: tuple[str, ...]) -> OwnSamples:
+Samples = OwnSamples[NDArray[np.uint8]]
+
+
+def read_samples(path: Path, job: LightJob, classes: tuple[str, ...]) -> Samples:
     """The device's own samples, labelled by the server's classes. Raises DataError."""
     check_there(path)
     files = msgspec.structs.replace(job.files, path=str(path))
     fit = None if job.images is None else job.images.fit
-    found = read_own(READERS[kind_of_source(path)](files), classes, fit)
+    found = read_own(READERS[kind_of_source(path)](files), classes, fit, as_arrays)
     if isinstance(found.inputs, list) != job.is_text:
         kinds = ("texts", "images") if job.is_text else ("images", "texts")
         raise DataError(f"--data: {path} holds {kinds[1]}, and the job's model reads {kinds[0]}")
@@ -53,7 +63,7 @@ class LightDevice:
         self,
         number: int,
         job: LightJob,
-        samples: OwnSamples,
+        samples: Samples,
         classes: int,
         tokens: Tokens | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ class Tokens:
         except ModuleNotFoundError:
             raise ModelError(
                 "model.path: the job's model reads texts, and tokenizers is not installed: pip "
-                "install 'cutlayer[light-texts]'"
+                "install tokenizers"
             ) from None
         try:
             self._tokenizer: Any = Tokenizer.from_file(str(folder / TOKENIZER))

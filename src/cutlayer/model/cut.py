@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from cutlayer.errors import ModelError
+from cutlayer.errors import JobError, ModelError
+from cutlayer.model.compiled import CompiledPasses, check_compiler
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
 from cutlayer.model.spec import ModelSpec, Train
 from cutlayer.settings.compute import Precision
@@ -118,6 +119,7 @@ class CutModel:
         # A part may hold no tensor that would tell where it is.
         self._probe = torch.empty(0)
         self._autocast = False
+        self._compiled: CompiledPasses | None = None
 
     @property
     def train(self) -> Train:
@@ -145,10 +147,37 @@ class CutModel:
         self._autocast = precision == "bfloat16"
         return self
 
-    def _run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:
-        """`piece` of the batch, in the precision asked for; results are in the model's own."""
+    def compile(self, wanted: bool) -> CutModel:
+        """Compile what trains after the cut, or in all of the model; see Training.
+
+        Raises JobError where that cannot be: torch has no compiler, or not LoRA adapters alone
+        train.
+        """
+        self._compiled = None
+        if wanted:
+            check_compiler(self.compute)
+            if self.train != "lora" or self.spec.lora.dropout or self.spec.parts.one_adapter_a_pass:
+                raise JobError(
+                    "training.compile: true but only LoRA without dropout, of a family that takes "
+                    "many adapters in one pass, is compiled: leave it out"
+                )
+            self._compiled = CompiledPasses(self._weights.run, self.compute)
+        return self
+
+    def kept(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of a pass, so that they outlive the next one."""
+        return list(tensors) if self._compiled is None else self._compiled.kept(tensors)
+
+    def _run(self, route: Route, batch: Batch, piece: Piece, name: object = None) -> Tensors:
+        """`piece` of the batch, in the precision asked for; results are in the model's own.
+
+        name: of a piece that may be compiled, which tells it from others.
+        """
         with torch.autocast(self.compute.type, torch.bfloat16, enabled=self._autocast):
-            results = self._weights.run(route, batch, piece)
+            if self._compiled is None or name is None or not torch.is_grad_enabled():
+                results = self._weights.run(route, batch, piece)
+            else:
+                results = self._compiled.pass_of(name, route, batch, piece)
         if not self._autocast:
             return results
         return tuple(
@@ -250,7 +279,7 @@ class CutModel:
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
             return (self._head(self._body.pool(blocks, batch["mask"])),)
 
-        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
+        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece, ("server", cut))
         assert logits is not None
         return logits
 
@@ -262,7 +291,7 @@ class CutModel:
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
             return (self._head(self._body.pool(blocks, mask)),)
 
-        (logits,) = self._run(route, self._ready(inputs), piece)
+        (logits,) = self._run(route, self._ready(inputs), piece, "whole")
         assert logits is not None
         return logits
 

@@ -31,10 +31,12 @@ class Preprocessor:
     it, normalised by that file or else the family's mean and deviation.
     Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
     batch and cut at max_tokens. Passages: see `passage_tokens.padded`.
+    compute: the torch device that images are resized and normalised on.
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, compute: torch.device | None = None) -> None:
         self.spec = spec
+        self._compute = compute or torch.device("cpu")
         self.fit = fit_for(spec)
         self._tokenizer: Any = None
         if spec.modality == "text":
@@ -111,6 +113,9 @@ class Preprocessor:
                 f"model.path: {self.spec.path} reads texts but the data holds images: "
                 "take an image model, or a data source of texts"
             )
+        if self._compute.type == "cuda" and images.device.type == "cpu":
+            images = images.pin_memory()  # a quarter of the bytes of what the model reads
+        images = images.to(self._compute, non_blocking=True)
         pixels = _with_channels(images.float(), self.spec.channels)
         # What has the size already was made to fit when it was loaded.
         if tuple(pixels.shape[-2:]) != (self.fit.side, self.fit.side):

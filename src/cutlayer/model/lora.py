@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model.family import Activation
+from cutlayer.model.siblings import Siblings
 from cutlayer.model.spec import ModelSpec, Train, match_targets
-from cutlayer.model.stack import Run, runs_of
+from cutlayer.model.stack import Run, runs_of, split_by_runs
 from cutlayer.seeds import torch_rng
 
 Adapter = dict[str, Tensor]
@@ -48,12 +49,13 @@ class Segment:
 class AdapterBank:
     """Holds the route: which adapter each sample of the current batch goes through.
 
-    runs: the same as runs of adapters that one product takes.
+    runs: the same as runs of adapters that one product takes. siblings: of all its layers.
     """
 
     def __init__(self) -> None:
         self.route: tuple[Segment, ...] = ()
         self.runs: tuple[Run, ...] = ()
+        self.siblings: dict[int, Siblings] = {}
 
     @contextmanager
     def use(self, route: Sequence[Segment], rows: int) -> Iterator[None]:
@@ -66,16 +68,25 @@ class AdapterBank:
             yield
         finally:
             self.route, self.runs = before
+            for siblings in self.siblings.values():
+                siblings.forget()
 
 
 class LoRALinear(nn.Module):
     """A frozen linear layer plus `scale * x A^T B^T` with each segment's own A [R,in], B [out,R].
 
-    Adapters without this layer's name pass through the frozen layer alone.
+    Adapters without this layer's name pass through the frozen layer alone. siblings: the layers
+    that read what this one reads, itself included.
     """
 
     def __init__(
-        self, base: nn.Module, name: str, bank: AdapterBank, scale: float, dropout: float
+        self,
+        base: nn.Module,
+        name: str,
+        bank: AdapterBank,
+        scale: float,
+        dropout: float,
+        siblings: Siblings,
     ) -> None:
         super().__init__()
         self.base = base
@@ -83,6 +94,8 @@ class LoRALinear(nn.Module):
         self.bank = bank
         self.scale = scale
         self.dropout = dropout
+        self.siblings = siblings
+        siblings.keys.append(self.keys[0])
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,...,in] -> [B,...,out]."""
@@ -92,27 +105,22 @@ class LoRALinear(nn.Module):
             return y
         if self.dropout > 0:
             x = _drop(x, self.bank.route, self.dropout)
-        if len(runs) == 1:
-            return self._add(x, y, runs[0])
-        rows = [run.samples for run in runs]
-        pieces = zip(torch.split(x, rows), torch.split(y, rows), runs, strict=True)
-        return torch.cat([self._add(*piece) for piece in pieces])
+        inner = self.siblings.inner(self.keys[0], x, runs)
+        parts = [
+            self._add(*piece) for piece in zip(split_by_runs(y, runs), inner, runs, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _add(self, x: Tensor, y: Tensor, run: Run) -> Tensor:
+    def _add(self, y: Tensor, inner: Tensor | None, run: Run) -> Tensor:
         """y and the LoRA term of a run's samples."""
-        if not run.has(self.keys[0]):
+        if inner is None:
             return y
-        a, b = (run.stacked(key) for key in self.keys)
-        count = len(a)
-        if count == 1:
-            inner = x.reshape(-1, x.shape[-1]) @ a[0].t()
+        b = run.stacked(self.keys[1])
+        if len(b) == 1:
             flat = torch.addmm(y.reshape(-1, y.shape[-1]), inner, b[0].t(), alpha=self.scale)
             return flat.view_as(y)
-        inner = torch.bmm(x.reshape(count, -1, x.shape[-1]), a.transpose(1, 2))
-        flat = torch.baddbmm(
-            y.reshape(count, -1, y.shape[-1]), inner, b.transpose(1, 2), alpha=self.scale
-        )
-        return flat.view_as(y)
+        rows = y.reshape(len(b), -1, y.shape[-1])
+        return torch.baddbmm(rows, inner, b.transpose(1, 2), alpha=self.scale).view_as(y)
 
 
 class BankHead(nn.Module):
@@ -326,15 +334,26 @@ def _sizes(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+_READ_TOGETHER = ("query", "key", "value", "query_proj", "key_proj", "value_proj",
+                  "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")  # fmt: skip
+"""What the layers are called, in all families, that read the input of a block's attention."""
+
+
 def attach(
     model: nn.Module, names: Sequence[str], bank: AdapterBank, scale: float, dropout: float
 ) -> None:
     """Put a LoRALinear in place of each linear layer in `names`."""
+    together: dict[str, Siblings] = {}
     for name in names:
         path, _, leaf = name.rpartition(".")
         parent = model.get_submodule(path)
         base = getattr(parent, leaf)
-        setattr(parent, leaf, LoRALinear(base, name, bank, scale, dropout))
+        siblings = Siblings()
+        # With dropout each layer has a mask, and so an input, of its own.
+        if leaf in _READ_TOGETHER and not dropout:
+            siblings = together.setdefault(path, siblings)
+        bank.siblings[id(siblings)] = siblings
+        setattr(parent, leaf, LoRALinear(base, name, bank, scale, dropout, siblings))
 
 
 def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:

@@ -103,6 +103,11 @@ def runs_of(segments: Sequence[tuple[Mapping[str, Tensor], int]]) -> tuple[Run, 
     return tuple(runs)
 
 
+def split_by_runs(x: Tensor, runs: Sequence[Run]) -> Sequence[Tensor]:
+    """The samples of each run of a batch x [B, ...]; of one run whatever it looks up."""
+    return [x] if len(runs) == 1 else torch.split(x, [run.samples for run in runs])
+
+
 def _alike(one: tuple[Mapping[str, Tensor], int], other: tuple[Mapping[str, Tensor], int]) -> bool:
     """Whether two neighbours belong to one run."""
     (before, size), (after, next_size) = one, other

@@ -229,7 +229,7 @@ class Planner:
         self.spec = describe(job.model)
         check(job, self.spec)
         self.clock = VirtualClock(job, self.spec)
-        self._samples = samples_of(job, self.clock.world.fleet, read)
+        self._samples = samples_of(job, self.clock.world, read)
         self._measures = StatisticsFromCalibration(job)
 
     def plan(self, round: int) -> Plan:

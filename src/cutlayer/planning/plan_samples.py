@@ -8,8 +8,8 @@ import numpy as np
 
 from cutlayer.job import Job
 from cutlayer.settings.data import Data
-from cutlayer.world.fleet import Fleet
 from cutlayer.world.units import Indices
+from cutlayer.world.world import World
 
 CLASSES = 256
 """Where labels are not looked at; this many classes make a label one byte."""
@@ -34,11 +34,11 @@ def read_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
     return training_labels(data, seed)
 
 
-def samples_of(job: Job, fleet: Fleet, read: ReadLabels = read_labels) -> PlannedSamples:
+def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> PlannedSamples:
     """By the labels of the job's data, divided as in a run; images are not read.
 
-    A job that names no data, or data that is not on this machine, has the fleet's sizes. Nothing
-    is downloaded. Raises DataError for data that cannot be read or dealt out.
+    A job that names no data, or data that is not on this machine, has the sizes of the world's
+    fleet. Nothing is downloaded. Raises DataError for data that cannot be read or dealt out.
     """
     data = job.data_in_use
     if "data" not in job.model_fields_set:
@@ -61,7 +61,7 @@ def samples_of(job: Job, fleet: Fleet, read: ReadLabels = read_labels) -> Planne
             f"{len(labels):,} of the job's data ({data.path or data.source}), dealt out as in a "
             f"run: {_range(sizes)} a device",
         )
-    sizes = tuple(int(size) for size in fleet.data_size)
+    sizes = tuple(int(size) for size in world.fleet.data_size)
     return PlannedSamples(
         sizes, CLASSES, f"assumed {_range(sizes)} a device, as world.fleet has them: {why}"
     )

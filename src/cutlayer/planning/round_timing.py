@@ -17,6 +17,7 @@ from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools
+from cutlayer.train.pool_size import pool_of
 from cutlayer.train.reuse import reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
@@ -104,7 +105,7 @@ class TimedRound:
         if self.job.method.order == "sequential":
             return clock.sequential(self._durations(), deadline)
         place = {device: at for at, device in enumerate(trained)}
-        pools = make_pools(self.job, self.shape.decisions, trained)
+        pools = make_pools(self.shape.decisions, trained, pool_of(self.job))
         # Devices that run the whole model wait for no server, nor for each other.
         serving = self.world.settings.serving if self.job.method.split else "unlimited"
         return clock.parallel(

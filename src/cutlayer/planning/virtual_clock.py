@@ -43,15 +43,15 @@ class VirtualClock:
         """
         if self.job.method.pooled:
             return list(cohort), {}
-        state = self.world.state(round, self.now_s)
+        state = self.world.state(round, self.now_s, len(cohort), cohort)
         away: dict[int, str] = {}
-        for device in cohort:
+        for place, device in enumerate(cohort):
             dead = [
                 name
                 for name, rate in (("uplink", state.uplink_bps), ("downlink", state.downlink_bps))
-                if not rate[device] > 0
+                if not rate[place] > 0
             ]
-            if not state.in_coverage[device]:
+            if not state.in_coverage[place]:
                 away[device] = "out of coverage"
             elif dead:
                 away[device] = f"outage: its {' and '.join(dead)} rate is 0"
@@ -62,19 +62,20 @@ class VirtualClock:
     def _nobody(
         self, round: int, cohort: Sequence[int], away: Mapping[int, str], state: WorldState
     ) -> str:
-        """Why a round has no devices, and what would help."""
-        covered = [device for device in cohort if state.in_coverage[device]]
+        """Why a round has no devices, and what would help; state: of the cohort."""
+        covered = [device for device, there in zip(cohort, state.in_coverage, strict=True) if there]
         if covered:
+            trace = " in world.rates_path" if self.world.settings.rates_path else ""
             return (
                 f"round {round + 1}: no device of its {len(cohort)} can be reached; device "
-                f"{covered[0]} has an {away[covered[0]]} in world.rates_path at "
+                f"{covered[0]} has an {away[covered[0]]}{trace} at "
                 f"{self.now_s:.4g} s: draw more devices a round (devices.per_round), or take a "
                 "trace whose outages do not meet"
             )
-        nearest = min(cohort, key=lambda device: float(state.distance_m[device]))
+        near = min(range(len(cohort)), key=lambda place: float(state.distance_m[place]))
         return (
             f"round {round + 1}: no device of its {len(cohort)} is in coverage; the nearest, "
-            f"device {nearest}, is {state.distance_m[nearest]:.0f} m from the server or not on "
+            f"device {cohort[near]}, is {state.distance_m[near]:.0f} m from the server or not on "
             f"the road, and world.coverage_m is {self.world.settings.coverage_m:g}: widen the "
             "coverage, or draw more devices a round (devices.per_round)"
         )
@@ -90,7 +91,7 @@ class VirtualClock:
             job=self.job,
             devices=tuple(samples),
             loads=Loads(self.job, self.spec, classes, held),
-            fleet=self.world.fleet.take(numbers),
+            fleet=self.world.fleet_of(numbers),
             state=state,
             world=self.world,
             measures=measures,
@@ -151,7 +152,7 @@ class VirtualClock:
         trained = np.array(shape.trained, dtype=np.int64)
         # One party that holds all the data sends nothing, so traces are not read.
         state = None if self.job.method.pooled else self._state(shape.round, shape.cohort, trained)
-        fleet = self.world.fleet.take(trained)
+        fleet = self.world.fleet_of(trained)
         return TimedRound(self.job, self.spec, self.world, fleet, state, shape)
 
     def _state(self, round: int, cohort: Sequence[int], devices: Indices) -> WorldState:
@@ -165,7 +166,7 @@ class VirtualClock:
             sharing = self.job.devices.cohort
         if self.job.method.order == "sequential":
             sharing = 1
-        return self.world.state(round, self.now_s, sharing).take(devices)
+        return self.world.state(round, self.now_s, sharing, devices)
 
 
 def _idle_s(timeline: Timeline) -> float:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from cutlayer.programs.graph import DOUBLE, FLOAT, HALF, INT32, UINT8, Graph
+from cutlayer.wire.levels import CELLS, gaussian_cells
 from cutlayer.wire.program_ports import Coding
-from cutlayer.wire.quantize import CELLS, TINY, gaussian_cells
+from cutlayer.wire.quantize import TINY
 from cutlayer.wire.rotate import layout, signs
 
 
@@ -57,7 +58,7 @@ def _gaussian(graph: Graph, groups: str, bits: int) -> str:
     near = _near(graph, rms, scale)
     _give_ranges(graph, scale, rms=near)
     z = graph.add("Mul", groups, _inverse(graph, graph.add("Mul", near, scale)))
-    first, edge, limit = gaussian_cells(bits)
+    first, edge, limit = gaussian_cells(bits, torch.device("cpu"))
     cell = graph.add("Add", z, graph.constant(limit, np.float32))
     cell = graph.add("Mul", cell, graph.constant(CELLS / (2 * limit), np.float32))
     most = graph.constant(CELLS - 1, np.float32)
@@ -110,7 +111,7 @@ def _inverse(graph: Graph, values: str) -> str:
 def add_rotation(graph: Graph, rows: str, width: int, seed: int) -> str:
     """Rows [n, width] rotated (see `wire.rotate`)."""
     block, overlap = layout(width)
-    first, second = (one.numpy() for one in signs(seed, width, torch.float32))
+    first, second = (one.numpy() for one in signs(seed, width, torch.float32, torch.device("cpu")))
     rows = graph.add("Mul", rows, graph.constant(first, np.float32))
     if not overlap:
         return _hadamard(graph, rows, width, block)

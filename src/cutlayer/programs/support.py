@@ -28,4 +28,7 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
             f"method.uplink.rounding: {method.uplink.rounding} draws its numbers by torch: take "
             "nearest"
         )
+    for field in ("activation_noise", "label_noise"):
+        if getattr(job.privacy, field):
+            return f"privacy.{field}: devices draw this noise by torch: leave it out"
     return None

@@ -33,6 +33,20 @@ class RunState:
     moments: dict[str, Adapter] = field(default_factory=dict)
     coding: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> "RunState":
+        """The state where training goes on with it; of the codec's basis, the bytes stay."""
+
+        def moved(adapter: Adapter) -> Adapter:
+            return {name: tensor.to(device) for name, tensor in adapter.items()}
+
+        return RunState(
+            self.rounds,
+            moved(self.adapter),
+            {number: moved(adapter) for number, adapter in self.kept.items()},
+            {kind: moved(tensors) for kind, tensors in self.moments.items()},
+            self.coding,
+        )
+
 
 def save_state(path: Path, state: RunState) -> None:
     """Write a state as one safetensors file, atomically.
@@ -91,7 +105,7 @@ def is_finite(adapter: Adapter) -> bool:
 
 
 def load_state(path: Path) -> RunState:
-    """Read a state. Raises RunError when there is none or it is damaged."""
+    """Read a state, onto the CPU. Raises RunError when there is none or it is damaged."""
     owners: dict[str, Adapter] = {}
     try:
         open_plain(path).close()  # a pipe would hang, and a device never end

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import msgspec
 from msgspec import Meta
@@ -66,6 +66,11 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     left_out: dict[_Number, str] = {}
     late: list[_Number] = []
     lost: list[_Number] = []
+    clipped: dict[_Number, Annotated[float, Meta(ge=1)]] = {}
+    clipped_tokens: dict[_Number, _Count] = {}
+    epsilon: Annotated[float, Meta(ge=0)] | None = None
+    delta: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    hidden_unit: Literal["device", "sample"] | None = None
     virtual_s: float | None = None
     joules: _Numbers = {}
     planned_s: float | None = None
@@ -104,6 +109,7 @@ def row_of(line: str | bytes, devices: int = MOST_DEVICES) -> Row:
     took_part = found.decisions.keys()
     told_of = found.samples.keys() | found.traffic.keys() | found.joules.keys()
     told_of |= {*found.late, *found.lost, *found.steps, *found.computed}
+    told_of |= {*found.clipped, *found.clipped_tokens}
     apart = took_part | found.left_out.keys()
     if not told_of <= took_part or max(apart, default=0) >= devices:
         raise ValueError("it tells of devices that took no part")

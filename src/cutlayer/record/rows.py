@@ -102,6 +102,25 @@ class Row:
     lost: list[int] = field(default_factory=list)
     """Devices that took part and were lost: they stopped answering, or sent what was refused."""
 
+    clipped: dict[int, float] = field(default_factory=dict)
+    """How many times larger than its bound the update of a device was, of those that the server
+    scaled down (training.clip_update_norm, trust.clip_to_median).
+    """
+
+    clipped_tokens: dict[int, int] = field(default_factory=dict)
+    """Tokens that the server scaled down (trust.clip_activations), by the device that sent them."""
+
+    epsilon: float | None = None
+    """Epsilon, at `delta`, of the adapter after this round: of the differential privacy that it
+    gives to each `hidden_unit` of the device that took part most often; None without noise.
+    """
+
+    delta: float | None = None
+    """Delta of `epsilon`."""
+
+    hidden_unit: str | None = None
+    """Whose presence epsilon is about: a device's, or a sample's of a device."""
+
     virtual_s: float | None = None
     """Seconds of the round in the job's world; None without a world."""
 

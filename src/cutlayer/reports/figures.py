@@ -62,7 +62,9 @@ def _together(lines: Sequence[Line], folder: Path) -> None:
 
 def _of_one(run: Run, folder: Path) -> None:
     if run.holdings is not None:
-        plots.label_map(run.holdings.counts, run.holdings.classes, folder / "labels.png")
+        held = run.holdings
+        place = folder / "labels.png"
+        plots.label_map(held.counts, held.classes, place, held.devices, held.samples)
     if run.rounds:
         last = run.rounds[-1]
         plan_plots.gantt(_Stages(last), last.devices, folder / "round.png")

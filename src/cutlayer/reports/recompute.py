@@ -12,6 +12,7 @@ import numpy as np
 from cutlayer.errors import CutlayerError
 from cutlayer.job import Job
 from cutlayer.record.folder import ROSTER_FILE, STATE_FILE
+from cutlayer.record.rows import MOST_MEASURED
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports.views.runs import Holdings, Run
 
@@ -47,6 +48,13 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         missing["gantt"] = missing["fleet"] = "the run took place on a real network, not in a world"
     if job.method.pooled:
         missing["fleet"] = f"{job.method.name} trains on one party that holds all data"
+    named = [name for name in job.world.own_code.values() if ":" in name] if job.world else []
+    if timed and named:
+        timed = False
+        missing["gantt"] = missing["fleet"] = (
+            f"the job's world is made by code ({', '.join(named)}), which is not run to look at a "
+            "run"
+        )
     rounds = places = None
     if timed and spec is not None:
         rounds = attempt("gantt", lambda: replay.timelines(job, spec, rows, share))
@@ -78,7 +86,9 @@ def _holdings(run: Run, parts: Any) -> Holdings:
     """
     classes = parts.train.classes
     if not (run.folder / ROSTER_FILE).is_file():
-        return Holdings(classes, parts.counts)
+        held = parts.counts
+        shown = held.first(MOST_MEASURED)
+        return Holdings(classes, shown, devices=held.devices, samples=held.samples)
     told = read_told(run.folder, run.job.devices.count, len(classes))
     counts = np.zeros((run.job.devices.count, len(classes)), dtype=np.int64)
     known = {number: one.labels for number, one in told.items() if one.labels is not None}

@@ -14,7 +14,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.planning.virtual_clock import VirtualClock
-from cutlayer.record.rows import Row
+from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.reports.views.pack import spread
 from cutlayer.reports.views.runs import STAGES, Patches, Places, Spans
 from cutlayer.train.parts import Parts
@@ -63,13 +63,22 @@ def _spans(clock: VirtualClock, job: Job, row: Row, now_s: float) -> Spans:
 
 
 def places(job: Job, rows: Sequence[Row], share: int = 1) -> Places:
-    """Where the fleet was at the start of evenly spread rounds. Raises WorldError."""
+    """Where the fleet was at the start of evenly spread rounds. Raises WorldError.
+
+    Of a fleet beyond MOST_MEASURED only devices that were drawn in one of these rounds.
+    """
     assert job.world is not None
     world = World(job.world, job.devices.count, job.seed)
     starts = np.cumsum([0.0] + [row.virtual_s or 0.0 for row in rows])
-    room = max(2, MOST_PLACES // share // job.devices.count)
-    kept = spread(range(len(rows)), room)
-    states = [world.state(rows[i].round, float(starts[i])) for i in kept]
+    devices: list[int] | None = None
+    kept = list(range(len(rows)))
+    if job.devices.count > MOST_MEASURED:
+        kept = spread(kept, MOST_ROUNDS)
+        drawn = {device for i in kept for device in (*rows[i].decisions, *rows[i].left_out)}
+        devices = sorted(drawn)[:MOST_MEASURED]
+    shown = job.devices.count if devices is None else max(1, len(devices))
+    kept = spread(kept, max(2, MOST_PLACES // share // shown))
+    states = [world.state(rows[i].round, float(starts[i]), devices=devices) for i in kept]
     return Places(
         rounds=[rows[i].round for i in kept],
         coverage_m=job.world.coverage_m,
@@ -78,6 +87,7 @@ def places(job: Job, rows: Sequence[Row], share: int = 1) -> Places:
         speed_mps=np.stack([state.speed_mps for state in states]),
         in_coverage=np.stack([state.in_coverage for state in states]),
         uplink_bps=np.stack([state.uplink_bps for state in states]),
+        devices=devices,
     )
 
 

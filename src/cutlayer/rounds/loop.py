@@ -37,8 +37,8 @@ from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
-from cutlayer.train.result import RoundResult
-from cutlayer.train.round import train_round
+from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.round import Turn, train_round
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
@@ -72,6 +72,10 @@ class Fleet(Protocol):
 
     def labels(self) -> SharedLabels:
         """What is known of the devices' labels; those elsewhere tell of theirs as they join."""
+        ...
+
+    def train_turn(self, turn: Turn) -> dict[int, Trained]:
+        """Train devices that were gathered (see `TrainTurn` in train/round.py)."""
         ...
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
@@ -184,7 +188,14 @@ def _train(
     server = make_server(job, parts, state.adapter, bare, coding)
     find_late = clock.find_late if clock else None
     result = train_round(
-        job, round, decided.decisions, fleet.link, server, progress.step_done, find_late
+        job,
+        round,
+        decided.decisions,
+        fleet.link,
+        server,
+        progress.step_done,
+        find_late,
+        fleet.train_turn,
     )
     if generated_training:
         generated_training.join(state.adapter, result, server, clock, labels)

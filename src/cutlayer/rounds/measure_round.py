@@ -14,6 +14,7 @@ from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import MOST_MEASURED, Row
+from cutlayer.train.accounting import epsilon_of
 from cutlayer.train.accuracy import joined
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
 from cutlayer.train.parts import Parts
@@ -57,6 +58,8 @@ def measure_round(
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
         late=result.late,
         lost=result.lost,
+        clipped={device: round(times, 4) for device, times in result.clipped.items()},
+        clipped_tokens=result.clipped_tokens,
         virtual_s=virtual_s,
         joules=joules,
         planned_s=decided.planned_s,
@@ -65,6 +68,7 @@ def measure_round(
         overhead_bytes=result.overhead_bytes,
         **tested,
         **_generated(result),
+        **_hidden(job, result, earlier),
     )
 
 
@@ -99,7 +103,7 @@ def _test(
             "class_accuracy": whole.by_class,
             "label_mix_accuracy": [
                 own.on_mix(counts) if (own := tested.get(device, tested.get(None))) else None
-                for device, counts in enumerate(parts.counts[:MOST_MEASURED])
+                for device, counts in enumerate(parts.counts.first(MOST_MEASURED))
             ],
             **_held_out(task, parts, models),
         }
@@ -154,6 +158,16 @@ def _generated(result: RoundResult) -> dict[str, Any]:
         "generated_image_s": found.image_s,
         "generated_loss": found.loss,
     }
+
+
+def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, Any]:
+    """The row's fields on differential privacy; none without."""
+    rounds = [*(row.decisions for row in earlier), result.decisions]
+    epsilon = epsilon_of(job, rounds)
+    if epsilon is None:
+        return {}
+    privacy = job.privacy
+    return {"epsilon": epsilon, "delta": privacy.delta, "hidden_unit": privacy.unit}
 
 
 def typical(decisions: Iterable[Decision]) -> Decision:

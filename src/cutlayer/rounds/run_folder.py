@@ -21,7 +21,10 @@ from cutlayer.train.parts import Parts, first_adapter, load_parts
 
 
 def saved_run(
-    folder: Path, say: Callable[[str], object] = warnings.warn, rounds: int | None = None
+    folder: Path,
+    say: Callable[[str], object] = warnings.warn,
+    rounds: int | None = None,
+    load: Callable[[Job, Callable[[str], object]], Parts] = load_parts,
 ) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
@@ -33,12 +36,12 @@ def saved_run(
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     _check_code(folder, job)
-    parts = load_parts(job, say)
+    parts = load(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         job = _with_rounds(folder, job, rounds, 0)
         elsewhere = (folder / ROSTER_FILE).exists()
         return job, parts, begin_run(folder, job, parts, elsewhere=elsewhere), []
-    state = _latest_state(folder, job, parts, say)
+    state = _latest_state(folder, job, parts, say).to(parts.model.compute)
     job = _with_rounds(folder, job, rounds, state.rounds)
     found = read_rows(folder, say, job.devices.count)
     rows = [row for row in found if row.round < state.rounds]
@@ -134,7 +137,14 @@ def begin_run(folder: Path, job: Job, parts: Parts, *, elsewhere: bool = False) 
             write_atomically(folder / CODE_FILE, json.dumps(hashes, indent=1).encode())
         (folder / "figures").mkdir(exist_ok=True)
         if not elsewhere and why_no_figures() is None:
-            plots.label_map(parts.counts, parts.train.classes, folder / "figures" / "labels.png")
+            held = parts.counts
+            plots.label_map(
+                held.first(plots.MOST_DEVICES),
+                parts.train.classes,
+                folder / "figures" / "labels.png",
+                held.devices,
+                held.samples,
+            )
     return RunState(0, first)
 
 

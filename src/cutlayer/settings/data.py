@@ -105,6 +105,11 @@ class Data(Section):
     test_samples: Count | None = None
     """How many test samples to use, with the same share of every class; null: all."""
 
+    memory_bytes: Annotated[int, Field(ge=0, le=2**50)] = 2**28
+    """Bytes that all training images (and, apart, all test images) may take in memory as the model
+    reads them, a byte a value; where they take more, each is decoded whenever it is needed.
+    """
+
     partition: Partition = Partition()
     """How the training samples are divided among the devices."""
 

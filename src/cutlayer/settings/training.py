@@ -94,9 +94,9 @@ class Training(Section):
     geometry).
     """
 
-    pool: Count = 4
-    """Devices whose batches the server computes in one pass. It changes speed and memory, not the
-    result (beyond rounding).
+    pool: Count | None = None
+    """Devices whose batches the server computes in one pass; null: 4, or on a GPU of CUDA as many
+    as its memory holds. It changes speed and memory, not the result (beyond rounding).
     """
 
     keep_states: Annotated[int, Field(ge=1, le=10_000)] = 3
@@ -126,6 +126,12 @@ class Training(Section):
     """Numbers that matrices are multiplied in: float32; tf32 (float32 cut to 10 bits, on NVIDIA's
     GPUs from Ampere on); or bfloat16 (8 bits, where the hardware has it). Adapters and optimisers
     stay in float32.
+    """
+
+    compile: bool = False
+    """Compile the training step after the cut, or of the whole model where nothing is split, by
+    torch.compile; on a GPU of CUDA it becomes a CUDA graph. It costs a minute or so for each of the
+    first sizes of batches and changes speed, not the result (beyond rounding).
     """
 
     @model_validator(mode="after")

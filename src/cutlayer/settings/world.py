@@ -6,10 +6,15 @@ explanation says so where its default was inferred by us.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cutlayer.settings.places import FleetSettings, MobilitySettings
 from cutlayer.settings.section import Count, NotNegative, Positive, Section
+
+Scenario = Literal["umi", "uma"]
+SCENARIOS: tuple[Scenario, ...] = ("umi", "uma")
+PATH_LOSSES = ("log-distance", *SCENARIOS)
+FADINGS = ("none", "rayleigh", "rician")
 
 
 class EnergySettings(Section):
@@ -59,9 +64,9 @@ class WorldSettings(Section):
     max_bps_per_hz: Positive | None = None
     """Most bit/s for each Hz of bandwidth; null, as in the papers: no bound but Shannon's."""
 
-    path_loss: Literal["log-distance", "umi", "uma"] = "log-distance"
-    """log-distance (loss grows by a power of the distance), or 3GPP TR 38.901's urban street canyon
-    (umi) or urban macro cell (uma).
+    path_loss: str = "log-distance"
+    """log-distance (loss grows by a power of the distance), 3GPP TR 38.901's urban street canyon
+    (umi) or urban macro cell (uma), or `module:FUNCTION` for one's own.
     """
 
     exponent: Positive = 2.5
@@ -81,14 +86,14 @@ class WorldSettings(Section):
     """
 
     shadowing_db: NotNegative | None = None
-    """Standard deviation of shadowing in dB; null: TR 38.901's own, and 0 for log-distance."""
+    """Standard deviation of shadowing in dB; null: TR 38.901's own of umi and uma, else 0."""
 
     shadowing_rounds: Count | None = None
     """Rounds for which a device keeps its draw of shadowing; null: the whole run."""
 
-    fading: Literal["none", "rayleigh", "rician"] = "rayleigh"
-    """Fading of the received power, drawn for each device and round with mean 1; Rayleigh fading
-    is inferred by us from the literature.
+    fading: str = "rayleigh"
+    """Fading of the received power, drawn for each device and round with mean 1: none, rayleigh
+    (inferred by us from the literature), rician, or `module:FUNCTION` for one's own.
     """
 
     rician_k_db: float = 6.0
@@ -106,6 +111,11 @@ class WorldSettings(Section):
     rates_path: str | None = None
     """A CSV file (time_s, device, uplink_bps, downlink_bps) whose rates replace the computed
     ones; null: none.
+    """
+
+    gains_path: str | None = None
+    """A CSV file (time_s, device, uplink_db, downlink_db) whose channel gains in dB replace path
+    loss, shadowing, antennas and fading; null: none.
     """
 
     latency_s: NotNegative = 0.0
@@ -145,9 +155,38 @@ class WorldSettings(Section):
     energy: EnergySettings = EnergySettings()
     """Which energy of a device is counted."""
 
+    @property
+    def urban(self) -> Scenario | None:
+        """The scenario of TR 38.901 that gives the path loss, if one does."""
+        return next((one for one in SCENARIOS if one == self.path_loss), None)
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """What may be a function of one's own, by the setting that names it."""
+        return {"world.path_loss": self.path_loss, "world.fading": self.fading}
+
+    @field_validator("path_loss")
+    @classmethod
+    def _known_path_loss(cls, name: str) -> str:
+        return _known("path loss", name, PATH_LOSSES)
+
+    @field_validator("fading")
+    @classmethod
+    def _known_fading(cls, name: str) -> str:
+        return _known("fading", name, FADINGS)
+
+    @model_validator(mode="after")
+    def _one_source_of_rates(self) -> Self:
+        if self.rates_path and self.gains_path:
+            raise ValueError(
+                f"rates_path is {self.rates_path!r} and gains_path {self.gains_path!r}, but rates "
+                "follow from gains: leave one of them out"
+            )
+        return self
+
     @model_validator(mode="after")
     def _standard_applies(self) -> Self:
-        if self.path_loss == "log-distance":
+        if self.urban is None:
             return self
         name = f"path_loss {self.path_loss!r} (TR 38.901)"
         if not 0.5e9 <= self.carrier_hz <= 100e9:
@@ -202,3 +241,13 @@ class WorldSettings(Section):
                 "take mobility.kind 'static', or a fleet.preset"
             )
         return self
+
+
+def _known(what: str, name: str, published: tuple[str, ...]) -> str:
+    """The name of a published choice or of code of one's own. Raises ValueError for another."""
+    if name not in published and ":" not in name:
+        raise ValueError(
+            f"no {what} is called {name!r}: take one of {', '.join(published)}, or "
+            "package.module:FUNCTION for your own"
+        )
+    return name

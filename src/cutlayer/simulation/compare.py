@@ -1,8 +1,9 @@
 """Several methods on the same devices, data and seeds: one table and one set of pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 
@@ -20,10 +21,15 @@ from cutlayer.rounds.progress import Progress, watched
 from cutlayer.rounds.result import Result
 from cutlayer.settings.data import HELD_OUT
 from cutlayer.simulation.comparison import Comparison, Line, rows_of
+from cutlayer.simulation.ranks import Ranks
 from cutlayer.simulation.simulate import finished_run, simulate
+from cutlayer.simulation.spread_runs import run_on_ranks
 from cutlayer.simulation.workers import Run, run_in_processes
 from cutlayer.train.check import check
 from cutlayer.train.parts import Parts, load_parts
+
+RunElsewhere = Callable[[Sequence[Run]], None]
+"""Simulates each of some runs in some other process."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def compare(
     out: str | Path | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Comparison:
     """Run several jobs side by side: one table and one set of pictures.
 
@@ -100,11 +107,14 @@ def compare(
     95 % interval by Student's t.
     out: a folder that gets one run folder for each run, comparison.md and figures (None: a new one
     below runs/). workers: runs at a time, each in a process of its own where there are more than
-    one; the results are the same. Raises JobError, DataError, ModelError or RunError.
+    one; the results are the same. ranks: the processes of `torchrun` that share the runs instead,
+    in rank 0 of them. Raises JobError, DataError, ModelError or RunError.
     """
     progress = watched(progress)
     if workers < 1:
         raise JobError(f"--workers: {workers} runs nothing: take 1 or more")
+    if workers > 1 and ranks is not None:
+        raise JobError(f"--workers: {workers} under torchrun, whose ranks share the runs: leave it")
     found = _entries_of(jobs, methods)
     if out is not None and (Path(out) / "comparison.md").exists():
         raise RunError(f"--out: {out} already holds a comparison: give another folder")
@@ -113,7 +123,12 @@ def compare(
         check(entry.job, describe(entry.job.model))
     found = _on_the_same_data(found)
     folder = Path(out) if out is not None else new_folder("compare")
-    lines, shared = _run_all(found, seeds, folder, workers, progress)
+    elsewhere: RunElsewhere | None = None
+    if ranks is not None:
+        elsewhere = partial(run_on_ranks, ranks=ranks, say=progress.say)
+    elif workers > 1:
+        elsewhere = partial(run_in_processes, workers=workers, say=progress.say)
+    lines, shared = _run_all(found, seeds, folder, elsewhere, progress)
     comparison = Comparison(folder, lines, rows_of(lines))
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
@@ -167,13 +182,13 @@ def _run_all(
     found: Sequence[Entry],
     seeds: Sequence[int],
     folder: Path,
-    workers: int,
+    elsewhere: RunElsewhere | None,
     progress: Progress,
 ) -> tuple[list[Line], Parts | None]:
     """Run one after another; model and data are loaded anew only where the next has others.
 
-    With several workers they run in processes before, and what they left is read here. Also
-    returns model and data where all have the same.
+    elsewhere: runs them in other processes first, and what they left is read here. Also returns
+    model and data where all have the same.
     """
     # Seed by seed, since what is loaded goes by it.
     chosen: list[int | None] = [*seeds] or [None]
@@ -188,9 +203,8 @@ def _run_all(
         labels = {name: e.label for name, (e, _) in zip(folders, turns, strict=True)}
         text = json.dumps(labels, indent=1, ensure_ascii=False) + "\n"
         write_atomically(folder / LABELS_FILE, text.encode())
-    if workers > 1:
-        runs = [Run(job, folder / name) for job, name in zip(jobs, folders, strict=True)]
-        run_in_processes(runs, workers, progress.say)
+    if elsewhere is not None:
+        elsewhere([Run(job, folder / name) for job, name in zip(jobs, folders, strict=True)])
     results: dict[str, list[Result]] = {entry.label: [] for entry in found}
     wanted = [(job.model, job.data, job.devices.count, job.seed) for job in jobs]
     parts: Parts | None = None
@@ -198,7 +212,7 @@ def _run_all(
         if parts is None or wanted[place] != wanted[place - 1]:
             parts = load_parts(jobs[place], progress.say)
         out = folder / folders[place]
-        if workers > 1:
+        if elsewhere is not None:
             results[entry.label].append(finished_run(out, parts))
             continue
         if seed is not None:
@@ -215,7 +229,10 @@ def _folder_name(label: str) -> str:
 def _draw(folder: Path, lines: Sequence[Line], shared: Parts | None) -> None:
     """The figures of a comparison; who holds what where all runs share it."""
     if shared is not None:
-        plots.label_map(shared.counts, shared.train.classes, folder / "labels.png")
+        held = shared.counts
+        shown = held.first(plots.MOST_DEVICES)
+        place = folder / "labels.png"
+        plots.label_map(shown, shared.train.classes, place, held.devices, held.samples)
     draw_curves({line.label: [curve_of(r.rows) for r in line.results] for line in lines}, folder)
     traffic = [
         plots.MethodBytes(

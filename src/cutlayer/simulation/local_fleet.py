@@ -11,7 +11,8 @@ from cutlayer.record.checkpoint import RunState
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
-from cutlayer.train.result import RoundResult
+from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding, basis_of
 
 _HAVING = "having"
@@ -49,6 +50,10 @@ class LocalFleet:
     def labels(self) -> SharedLabels:
         """See Fleet."""
         return self._labels
+
+    def train_turn(self, turn: Turn) -> dict[int, Trained]:
+        """See Fleet."""
+        return train_devices(turn)
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. The state also says which devices have the basis."""

@@ -1,5 +1,7 @@
-"""A job on one machine: every device and the server in one process, resumable after any stop."""
+"""A job whose devices are all simulated, in one process or over ranks, resumable after any stop."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cutlayer.errors import RunError
@@ -13,6 +15,8 @@ from cutlayer.rounds.progress import Progress, Silent, watched
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.simulation.local_fleet import LocalFleet
+from cutlayer.simulation.ranks import Ranks
+from cutlayer.simulation.sharded_fleet import ShardedFleet, load_on_all
 from cutlayer.train.parts import Parts, load_parts, parts_for
 
 
@@ -22,12 +26,14 @@ def simulate(
     out: str | Path | None = None,
     progress: Progress | None = None,
     parts: Parts | None = None,
+    ranks: Ranks | None = None,
 ) -> Result:
     """Train `job` and write its run folder.
 
     out: the run folder (None: a new one below runs/). parts: model and data loaded before, by
     `load_parts` of a job with the same model, data, devices and seed. progress: hears how it goes
-    (None: printed in a notebook, silent elsewhere).
+    (None: printed in a notebook, silent elsewhere). ranks: the processes of `torchrun` over which
+    the devices of a round are spread, in rank 0 of them; all then load model and data anew.
     Raises JobError, DataError, ModelError, WorldError or RunError, each with one sentence.
     """
     if out is not None and (Path(out) / JOB_FILE).exists():
@@ -36,10 +42,10 @@ def simulate(
             f"with cutlayer simulate --resume {out}"
         )
     progress = watched(progress)
-    parts = parts_for(job, parts) if parts else load_parts(job, progress.say)
+    parts = parts_for(job, parts) if parts and ranks is None else _loading(ranks)(job, progress.say)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
-    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, [], progress)
+    return run_rounds(folder, job, parts, _fleet(job, parts, ranks), state, [], progress)
 
 
 def finished_run(folder: Path, parts: Parts) -> Result:
@@ -57,13 +63,18 @@ def finished_run(folder: Path, parts: Parts) -> Result:
 
 
 def resume(
-    folder: str | Path, *, rounds: int | None = None, progress: Progress | None = None
+    folder: str | Path,
+    *,
+    rounds: int | None = None,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
     rounds: of the whole run, where it is to have other than its job says; refused where a schedule
-    went by the job's rounds. It ends with the adapter that an uninterrupted run of so many rounds
-    would have reached. Raises as `simulate`.
+    went by the job's rounds. ranks: as of `simulate`; they need not be as many as before. It ends
+    with the adapter that an uninterrupted run of so many rounds would have reached. Raises as
+    `simulate`.
     """
     folder = Path(folder)
     if (folder / ROSTER_FILE).exists():
@@ -72,5 +83,19 @@ def resume(
             f"cutlayer serve --resume {folder}"
         )
     progress = watched(progress)
-    job, parts, state, rows = saved_run(folder, progress.say, rounds)
-    return run_rounds(folder, job, parts, LocalFleet(job, parts), state, rows, progress)
+    job, parts, state, rows = saved_run(folder, progress.say, rounds, _loading(ranks))
+    return run_rounds(folder, job, parts, _fleet(job, parts, ranks), state, rows, progress)
+
+
+def _loading(ranks: Ranks | None) -> Callable[[Job, Callable[[str], object]], Parts]:
+    """What loads model and data: here, or on every rank."""
+    if ranks is None:
+        return load_parts
+    return partial(load_on_all, ranks=ranks)
+
+
+def _fleet(job: Job, parts: Parts, ranks: Ranks | None) -> LocalFleet:
+    """The devices, in this process or over the ranks that have a part in the job."""
+    if ranks is None or not ranks.at_work:
+        return LocalFleet(job, parts)
+    return ShardedFleet(job, parts, ranks)

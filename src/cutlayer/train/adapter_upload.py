@@ -21,8 +21,10 @@ class UploadStep(Protocol):
         """What the device sends instead of what it trained."""
         ...
 
-    def on_server(self, start: Adapter, arrived: Adapter) -> Adapter:
-        """What the server averages instead of what arrived."""
+    def on_server(self, start: Adapter, arrived: Adapter) -> tuple[Adapter, float]:
+        """What the server averages instead of what arrived, and how many times larger than its
+        bound that was: 1 where it stays as it is.
+        """
         ...
 
 
@@ -40,13 +42,13 @@ class ClipUpdate:
 
     def on_device(self, start: Adapter, trained: Adapter) -> Adapter:
         """See UploadStep."""
-        return self._clipped(start, trained)
+        return self._clipped(start, trained)[0]
 
-    def on_server(self, start: Adapter, arrived: Adapter) -> Adapter:
+    def on_server(self, start: Adapter, arrived: Adapter) -> tuple[Adapter, float]:
         """See UploadStep."""
         return self._clipped(start, arrived)
 
-    def _clipped(self, start: Adapter, trained: Adapter) -> Adapter:
+    def _clipped(self, start: Adapter, trained: Adapter) -> tuple[Adapter, float]:
         changes = {
             name: trained[name].detach() - start[name]
             for name in sorted(trained)
@@ -55,8 +57,11 @@ class ClipUpdate:
         norm = torch.nn.utils.get_total_norm(changes.values())
         factor = torch.clamp(self.bound / norm, max=1.0)  # a norm of 0 gives infinity, and so 1
         if factor == 1.0:
-            return trained
-        return trained | {name: start[name] + factor * change for name, change in changes.items()}
+            return trained, 1.0
+        clipped = {name: start[name] + factor * change for name, change in changes.items()}
+        # An update that its device has clipped arrives at the bound, but for rounding.
+        times = norm.item() / self.bound
+        return trained | clipped, times if times > 1 + 1e-4 else 1.0
 
 
 def upload_steps(training: Training, moves: Callable[[str], bool]) -> Sequence[UploadStep]:

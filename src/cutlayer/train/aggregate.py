@@ -3,12 +3,15 @@
 How many samples count for a device is decided before: `_weight` in round.py.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
 from cutlayer.model.lora import Adapter
 from cutlayer.train.compute import float64
+
+_TOGETHER = 2**22
 
 
 def average_by_samples(adapters: Sequence[Adapter], samples: Sequence[int]) -> Adapter:
@@ -22,15 +25,37 @@ def weighted_average(adapters: Sequence[Adapter], weights: Sequence[float]) -> A
     Each tensor is averaged over the adapters that hold it, so that adapters of different cuts
     join into one. Sums run in float64 in the given order.
     """
-    names = dict.fromkeys(name for adapter in adapters for name in adapter)
-    return {name: _average(name, adapters, weights) for name in names}
+    average: Adapter = {}
+    for names, holders in _held_alike(adapters):
+        total = sum(weights[place] for place in holders)
+        first = adapters[holders[0]]
+        mean = torch.zeros_like(float64(_flat(first, names)))
+        for place in holders:
+            mean += float64(_flat(adapters[place], names)) * (weights[place] / total)
+        parts = torch.split(mean, [first[name].numel() for name in names])
+        for name, part in zip(names, parts, strict=True):
+            average[name] = part.view(first[name].shape).to(first[name])
+    return average
 
 
-def _average(name: str, adapters: Sequence[Adapter], weights: Sequence[float]) -> torch.Tensor:
-    holders = [(a[name], w) for a, w in zip(adapters, weights, strict=True) if name in a]
-    total = sum(weight for _, weight in holders)
-    first = holders[0][0]
-    mean = torch.zeros_like(float64(first))
-    for tensor, weight in holders:
-        mean += float64(tensor) * (weight / total)
-    return mean.to(first)
+def _held_alike(adapters: Sequence[Adapter]) -> list[tuple[list[str], list[int]]]:
+    """Names of tensors that the same adapters hold, in one kind of numbers, and which these are.
+
+    Not so many at once that their sums in float64 would take much memory.
+    """
+    alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    values = 0
+    for name in dict.fromkeys(name for adapter in adapters for name in adapter):
+        holders = [place for place, adapter in enumerate(adapters) if name in adapter]
+        first = adapters[holders[0]][name]
+        values += first.numel()
+        alike[values // _TOGETHER, first.dtype, *holders].append(name)
+    return [
+        (names, [place for place, adapter in enumerate(adapters) if names[0] in adapter])
+        for names in alike.values()
+    ]
+
+
+def _flat(adapter: Adapter, names: Sequence[str]) -> torch.Tensor:
+    """Tensors of an adapter as one: a few operations for all of them rather than for each."""
+    return torch.cat([adapter[name].detach().reshape(-1) for name in names])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.wire.messages import ActivationsMessage
 
 
 def one_by_one(message: ActivationsMessage) -> list[ActivationsMessage]:

@@ -6,6 +6,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
+from cutlayer.train.check_privacy import check_privacy
 from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
@@ -39,6 +40,8 @@ def check(job: Job, spec: ModelSpec) -> None:
         _check_tokens(job, spec)
         _check_cuts(job, spec)
     _check_allocation(job)
+    _check_average(job)
+    check_privacy(job, spec)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
 
@@ -162,6 +165,25 @@ def _check_allocation(job: Job) -> None:
         raise JobError(
             f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that {solver!r} does "
             "not know: leave it out, or take method.allocation.solver equal"
+        )
+
+
+def _check_average(job: Job) -> None:
+    """Raise JobError where a round has too few devices to bear the hostile ones."""
+    average, hostile, cohort = job.trust.average, job.trust.hostile, job.devices.cohort
+    if job.method.pooled or job.method.aggregate == "none" or job.method.order == "sequential":
+        return
+    needed = {"trimmed-mean": 2 * hostile + 1, "krum": 2 * hostile + 3}.get(average, 1)
+    if cohort < needed:
+        raise JobError(
+            f"trust.hostile: {average} bears {hostile} hostile devices in rounds of {needed} or "
+            f"more, and this job's have {cohort}: take more devices a round, or fewer hostile ones"
+        )
+    if average == "krum" and job.method.allocation.solver in ("asfl", "asfv", "auto"):
+        raise JobError(
+            "trust.average: krum compares whole adapters, but allocation.solver "
+            f"{job.method.allocation.solver!r} gives devices different cuts: take median or "
+            "trimmed-mean"
         )
 
 

@@ -5,6 +5,7 @@ It then comes down as a frame, and stays with the device from round to round. Wh
 reused, the device only names those that the server holds.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,9 +13,7 @@ from numpy.typing import NDArray
 
 from cutlayer.errors import RunError
 from cutlayer.settings.method import Quantizer
-from cutlayer.train.batches import one_by_one
 from cutlayer.train.opening import HeldSamples, Opening
-from cutlayer.wire.codec import ActivationsMessage, encode_activations_with
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -64,25 +63,16 @@ class DeviceCoding:
         """Those of some samples, by number, that the server does not hold."""
         return self._held.to_send(samples)
 
-    def encode_visit(
-        self,
-        due: tuple[int, int, int],
-        samples: Indices,
-        message: ActivationsMessage | None,
-        codec: Codec,
-    ) -> bytes:
+    def visit(self, due: tuple[int, int, int], samples: Indices, encoded: Sequence[bytes]) -> bytes:
         """The frame of a batch: activations of the samples to send, and the names of the others.
 
-        due: device, round and step. message: of the samples to send, in their order; None where
-        all are held.
+        due: device, round and step. encoded: a frame for each of the samples to send.
         """
         frames: dict[int, bytes | None] = dict.fromkeys(map(int, samples))
         fresh = [int(one) for one in self.to_send(samples)]
-        if message is not None:
-            sent = encode_activations_with(codec, one_by_one(message))
-            found = dict(zip(fresh, sent, strict=True))
-            frames |= found
-            self._held.sent(found.items())
+        found = dict(zip(fresh, encoded, strict=True))
+        frames |= found
+        self._held.sent(found.items())
         return encode_visit(Visit(*due, frames))
 
     def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:

@@ -23,13 +23,12 @@ def draw_cohort(job: Job, round: int) -> list[int]:
 
 
 def make_pools(
-    job: Job, decisions: Mapping[int, Decision], devices: Sequence[int]
+    decisions: Mapping[int, Decision], devices: Sequence[int], size: int
 ) -> list[list[int]]:
-    """Devices that share a pass through the backbone: of one cut, training.pool at most."""
+    """Devices that share a pass through the backbone: of one cut, `size` at most."""
     by_cut = defaultdict(list)
     for device in devices:
         by_cut[decisions[device].cut].append(device)
-    size = job.training.pool
     return [
         alike[start : start + size]
         for alike in by_cut.values()

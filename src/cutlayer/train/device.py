@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,22 +19,33 @@ from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.batch_order import draw_batches
+from cutlayer.train.batches import one_by_one
+from cutlayer.train.changes import change_values
 from cutlayer.train.coding import DeviceCoding
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.wire.codec import (
-    ActivationsMessage,
-    AdapterMessage,
-    decode_adapter,
-    encode_activations_with,
-    encode_adapter,
-)
+from cutlayer.wire.codec import decode_adapter, encode_adapter
+from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
+
+if TYPE_CHECKING:
+    from cutlayer.secure_sum.device import SumDevice
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
 fleet count from 0."""
+
+
+@dataclass(frozen=True)
+class ToEncode:
+    """Messages of a device's step. rng: what draws where the codec rounds at random; None: it does
+    not."""
+
+    codec: Codec
+    messages: Sequence[ActivationsMessage]
+    rng: torch.Generator | None
 
 
 @dataclass(eq=False)
@@ -63,6 +75,8 @@ class Device:
     row: int = 0
     coding: DeviceCoding = field(default_factory=DeviceCoding)
     _batches: list[np.ndarray] = field(default_factory=list)
+    _start: Adapter = field(default_factory=dict)
+    _sum: "SumDevice | None" = None
 
     def __post_init__(self) -> None:
         self.reuses = reuses(self.job, self.model.spec.modality)
@@ -72,15 +86,18 @@ class Device:
         """Start a round, with the adapter of a broadcast frame or (None) the one it has."""
         if frame is not None:
             most = frame_limit(self.model, self.job.training.batch_size)
-            received = decode_adapter(frame, max_bytes=most).tensors
-            self.adapter = {name: t.to(self.model.compute) for name, t in received.items()}
+            received = decode_adapter(frame, max_bytes=most, device=self.model.compute)
+            self.adapter = received.tensors
+        self._start, self._sum = self.adapter, None
         self.round, self.decision = round, decision
         self.stack = None
         self._batches = list(self._draw_batches(round))
 
     def end(self) -> None:
         """End the round and drop the adapter: the next round's broadcast brings another."""
+        self.data.dismiss()
         self.adapter, self.stack, self._batches = {}, None, []
+        self._start, self._sum = {}, None
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         job = self.job
@@ -106,8 +123,8 @@ class Device:
         """Which tokens cross the cut this round."""
         return self.decision.selection(self.job.method)
 
-    def encode(self, step: int, message: ActivationsMessage | None) -> bytes:
-        """The frame of a step. Raises RunError for what is not finite.
+    def to_encode(self, step: int, message: ActivationsMessage | None) -> "ToEncode":
+        """What of a step is to be encoded, and with what; `frame` takes the frames of it.
 
         message: activations of the samples `to_compute`; None where there are none.
         """
@@ -115,11 +132,17 @@ class Device:
         uplink = self.decision.uplink(self.job.method)
         codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
         if self._visits(step):
-            due = (self.id, self.round, step)
-            return self.coding.encode_visit(due, self._batches[step], message, codec)
+            return ToEncode(codec, [] if message is None else one_by_one(message), None)
         assert message is not None
         rng = torch_rng(seed, self.id, self.round, "uplink", step)
-        return encode_activations_with(codec, [message], [rng])[0]
+        return ToEncode(codec, [message], rng)
+
+    def frame(self, step: int, encoded: Sequence[bytes]) -> bytes:
+        """The frame of a step, of what `to_encode` gave."""
+        if self._visits(step):
+            return self.coding.visit((self.id, self.round, step), self._batches[step], encoded)
+        (frame,) = encoded
+        return frame
 
     def dropout_rng(self, step: int) -> torch.Generator | None:
         """What draws the LoRA dropout of a step; None without dropout."""
@@ -137,9 +160,13 @@ class Device:
         return self.reuses and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
-        """The samples `to_compute` of one step."""
+        """The samples `to_compute` of one step; those of the next are decoded meanwhile."""
+        indices = self.to_compute(step)
+        self.data.expect(indices)
+        if step + 1 < len(self._batches):
+            self.data.expect(self.to_compute(step + 1))
         return self._samples(
-            self.to_compute(step),
+            indices,
             self.round,
             step // (self.steps // self.job.training.local_epochs),
         )
@@ -148,20 +175,34 @@ class Device:
         batch, kinds = self.data.subset(indices), self.job.training.image_augmentation
         if not kinds:
             return batch
-        assert isinstance(batch.inputs, torch.Tensor)  # train.check refuses texts
+        images = batch.inputs
+        assert isinstance(images, torch.Tensor)  # train.check refuses texts
         seeds = [(self.id, "augment", int(sample), round, epoch) for sample in indices]
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
-        return Dataset(augment(batch.inputs, kinds, rngs), batch.labels, batch.classes)
+        return Dataset(augment(images, kinds, rngs), batch.labels, batch.classes)
 
-    def upload(self) -> bytes:
-        """What the server is to average, as a frame."""
+    def to_upload(self) -> AdapterMessage:
+        """What the server is to average."""
         sent = self.adapter
         if self.stack is not None:
             start = self.stack.start(self.row)
             for one in upload_steps(self.job.training, self.model.trained):
                 sent = one.on_device(start, sent)
-        message = AdapterMessage(self.id, self.round, self.samples, sent)
-        return encode_adapter(message, self.job.method.adapter_bits)
+        return AdapterMessage(self.id, self.round, self.samples, sent)
+
+    def upload(self) -> bytes:
+        """The frame of what the server is to average."""
+        return encode_adapter(self.to_upload(), self.job.method.adapter_bits)
+
+    def answer(self, question: bytes) -> bytes:
+        """What it answers in a secure sum of what devices changed. Raises FrameError, RunError."""
+        if self._sum is None:
+            # Of an extra: only jobs that ask for it need the package `cryptography`.
+            from cutlayer.secure_sum.device import SumDevice
+
+            change = change_values(self._start, self.adapter)
+            self._sum = SumDevice(self.id, self.round, change)
+        return self._sum.answer(question)
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:

@@ -16,7 +16,7 @@ from cutlayer.model.lora import Adapter, Segment
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.accuracy import Tested
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.train.pool import shorten
+from cutlayer.train.shortened import shorten
 from cutlayer.train.task import Task
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -66,16 +66,15 @@ def through_cut(
         score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
         activations = model.device_forward(inputs, cut, route, score=score)
-        sent = shorten(activations, slice(None), tokens, model.spec.prefix)
+        sent = shorten(activations, tokens, model.spec.prefix)
         goal = task.targets(part, inputs)
         message = task.message(0, 0, 0, sent.hidden, sent.mask, goal)
         message = replace(message, places=sent.places)
         rng, most = torch_rng(job.seed, "evaluate", start), frame_limit(model, len(part))
         (frame,) = encode_activations_with(codec, [message], [rng])
-        received = decode_activations(frame, codec=codec, max_bytes=most)
+        received = decode_activations(frame, codec=codec, max_bytes=most, device=model.compute)
         mask = received.mask.to(model.compute) if received.mask is not None else None
-        hidden = received.hidden.to(model.compute)
-        return Outputs(model.server_forward(hidden, mask, cut, route), inputs)
+        return Outputs(model.server_forward(received.hidden, mask, cut, route), inputs)
 
     return logits_of
 
@@ -84,8 +83,12 @@ def evaluate(task: Task, logits_of: LogitsOf, data: Dataset) -> Tested:
     """Score a model's logits on `data`."""
 
     def outputs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(data), task.test_batch):
-            part = data.subset(np.arange(start, min(start + task.test_batch, len(data))))
+        starts = range(0, len(data), task.test_batch)
+        parts = [np.arange(start, min(start + task.test_batch, len(data))) for start in starts]
+        for number, start in enumerate(starts):
+            for soon in parts[number : number + 2]:  # the next is decoded while this one is tested
+                data.expect(soon)
+            part = data.subset(parts[number])
             logits, inputs = logits_of(part, start)
             yield logits, task.targets(part, inputs)
 

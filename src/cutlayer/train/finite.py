@@ -8,11 +8,6 @@ from cutlayer.errors import RunError
 from cutlayer.train.device import GENERATED_DATA
 
 
-def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether tensors hold neither NaN nor infinity: one look for all."""
-    return not tensors or bool(torch.nn.utils.get_total_norm(tensors, torch.inf).isfinite())
-
-
 def finite_rows(tensors: Sequence[torch.Tensor], count: int) -> list[bool]:
     """Whether each of `count` rows of tensors [count, ...] holds neither NaN nor infinity."""
     if not tensors:

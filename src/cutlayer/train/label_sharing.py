@@ -6,28 +6,62 @@ control messages, tens of bytes each, it is not counted as traffic.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.genfv import emd, mix
 from cutlayer.data.dataset import Indices, largest_remainder
+from cutlayer.data.label_counts import LabelCounts
 from cutlayer.settings.generated import Mix
 from cutlayer.train.label_histogram import histogram
 
 Floats = npt.NDArray[np.float64]
 
+_CHUNK = 4096
+"""Devices whose histograms are added up at a time."""
 
-@dataclass(frozen=True, eq=False)
+
 class SharedLabels:
-    """What the server knows of the devices' labels: histograms [M, C], noise included."""
+    """What the server knows of the devices' labels: histograms by class, noise included.
 
-    counts: Floats
+    counts: what devices hold. epsilon, seed: of the noise (see `histogram`).
+    """
+
+    def __init__(self, counts: LabelCounts, epsilon: float | None = None, seed: int = 0) -> None:
+        self._counts, self._epsilon, self._seed = counts, epsilon, seed
+        self._told: dict[int, Floats] = {}
+
+    def of(self, devices: Sequence[int]) -> Floats:
+        """The histograms of some devices, in their order [m, C]."""
+        found = self._counts.of(devices).astype(np.float64)
+        for place, device in enumerate(devices):
+            told = self._told.get(device)
+            if told is None:
+                told = histogram(found[place], self._epsilon, self._seed, device)
+            found[place] = told
+        return found
+
+    def tell(self, device: int, labels: npt.ArrayLike) -> None:
+        """Take it that a device shared `labels` [C]."""
+        self._told[device] = np.asarray(labels, dtype=np.float64)
+        self.__dict__.pop("total", None)
+
+    @cached_property
+    def total(self) -> Floats:
+        """The histogram of the whole fleet [C]."""
+        if self._epsilon is None and not self._told:
+            return self._counts.total.astype(np.float64)
+        total = np.zeros(self._counts.classes)
+        for first in range(0, self._counts.devices, _CHUNK):
+            some = range(first, min(first + _CHUNK, self._counts.devices))
+            total += self.of(some).sum(axis=0)
+        return total
 
     def distances(self, devices: Sequence[int]) -> Floats:
         """Earth mover's distance EMD_n of each device's labels from those of the whole fleet."""
-        return emd(self.counts[list(devices)], self.counts.sum(axis=0))
+        return emd(self.of(devices), self.total)
 
     def wanted(self, devices: Sequence[int], kind: Mix) -> Floats:
         """The shares [C] in which a round of `devices` needs generated images.
@@ -36,20 +70,12 @@ class SharedLabels:
         little of, which was inferred by us; whole: p_g, the mix of the whole fleet. A round that
         holds the fleet's own mix misses nothing, and gets that mix.
         """
-        whole = mix(self.counts.sum(axis=0))
+        whole = mix(self.total)
         if kind == "whole":
             return whole
-        missing = np.maximum(whole - mix(self.counts[list(devices)].sum(axis=0)), 0.0)
+        missing = np.maximum(whole - mix(self.of(devices).sum(axis=0)), 0.0)
         return mix(missing) if missing.sum() > 1e-9 else whole
 
     def by_class(self, devices: Sequence[int], kind: Mix, amount: int) -> Indices:
         """`amount` images by class [C], in those shares (largest remainders)."""
         return largest_remainder(self.wanted(devices, kind), amount)
-
-
-def share(counts: npt.NDArray[np.int64], epsilon: float | None, seed: int) -> SharedLabels:
-    """All devices' histograms, from their counts [M, C]."""
-    if epsilon is None:
-        return SharedLabels(counts.astype(np.float64))
-    sent = [histogram(mine, epsilon, seed, device) for device, mine in enumerate(counts)]
-    return SharedLabels(np.stack(sent))

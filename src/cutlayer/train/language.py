@@ -16,7 +16,9 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
 from cutlayer.train.accuracy import TokenEvaluation
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.train.device_sums import device_sums
+from cutlayer.wire.messages import ActivationsMessage
+from cutlayer.wire.transfer import to_device
 
 NONE = -100
 """The target of a token after which nothing is to be said."""
@@ -66,18 +68,15 @@ class Language:
 
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """[M]: the mean cross-entropy over the tokens of each device. outputs: [B,T,V]."""
-        parts = torch.split(outputs, [len(rows) for rows in targets])
-        return torch.stack(
-            [self._loss(part, rows) for part, rows in zip(parts, targets, strict=True)]
+        place, goal = outputs.device, torch.cat(list(targets)).view(-1)
+        wanted = torch.from_numpy(np.flatnonzero(goal.numpy() != NONE))
+        said = outputs.reshape(-1, outputs.shape[-1]).index_select(0, to_device(wanted, place))
+        each = F.cross_entropy(
+            said, to_device(goal[wanted], place), reduction="none", label_smoothing=self.smoothing
         )
-
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        wanted = (targets != NONE).to(logits.device)
-        goal = targets.to(logits.device)[wanted]
-        total = F.cross_entropy(
-            logits[wanted], goal, reduction="sum", label_smoothing=self.smoothing
-        )
-        return total / max(1, len(goal))
+        counts = [self.weight(rows) for rows in targets]
+        means = to_device(torch.tensor([max(1, count) for count in counts]), place)
+        return device_sums(each, counts) / means
 
     def weight(self, targets: Tensor) -> int:
         """The tokens that were to be said."""

@@ -13,6 +13,7 @@ from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.opening import Opening
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.wire.codec import encode_adapters
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Link(Protocol):
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """A frame with the adapter that each device trained."""
+        ...
+
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """What each device answers to a question of a secure sum (secure_sum/messages.py)."""
         ...
 
     def reject(self, device: int, fault: CutlayerError) -> None:
@@ -139,7 +144,15 @@ class LocalLink:
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
         """See Link."""
-        return {number: self.devices[number].upload() for number in devices}
+        messages = [self.devices[number].to_upload() for number in devices]
+        if not messages:
+            return {}
+        bits = self.devices[devices[0]].job.method.adapter_bits
+        return dict(zip(devices, encode_adapters(messages, bits), strict=True))
+
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """See Link."""
+        return {number: self.devices[number].answer(frame) for number, frame in frames.items()}
 
     def end(self) -> None:
         """End the round: no device keeps its adapter, its optimiser or a graph."""

@@ -11,6 +11,7 @@ from torch.optim.sgd import sgd
 
 from cutlayer.settings.training import Training
 from cutlayer.train.schedule import rate_at
+from cutlayer.wire.transfer import to_device
 
 _MOMENTS = {"adamw": ("mean", "square"), "sgd": ("momentum",)}
 
@@ -100,7 +101,7 @@ class StackOptimizer:
                 means,
                 squares,
                 [],
-                list(torch.tensor(done, dtype=torch.float32, device=moving[0].device).unbind()),
+                list(to_device(torch.tensor(done), moving[0].device).unbind()),
                 fused=True,
                 amsgrad=False,
                 lr=rate,
@@ -128,7 +129,7 @@ class StackOptimizer:
     @staticmethod
     def _put(rows: Sequence[int], wholes: Sequence[Tensor], parts: Sequence[Tensor]) -> None:
         for whole, part in zip(wholes, parts, strict=True):
-            whole[list(rows)] = part
+            whole.index_copy_(0, to_device(torch.tensor(rows), whole.device), part)
 
 
 def _clip(gradients: Sequence[Tensor], bound: float) -> None:
@@ -149,4 +150,4 @@ def picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
     """Rows of a tensor: a view where they are neighbours, a copy else."""
     if is_range(rows):
         return tensor if len(rows) == len(tensor) else tensor.narrow(0, rows[0], len(rows))
-    return tensor[list(rows)]
+    return tensor.index_select(0, to_device(torch.tensor(rows), tensor.device))

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cutlayer.data.dataset import Dataset
-from cutlayer.data.partition import divide, label_counts
+from cutlayer.data.label_counts import LabelCounts
+from cutlayer.data.partition import divide
 from cutlayer.data.sources import load
 from cutlayer.errors import ModelError
 from cutlayer.job import Job
@@ -22,7 +23,8 @@ from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.compute import find_compute, set_precision
 from cutlayer.train.device import Device
-from cutlayer.train.label_sharing import SharedLabels, share
+from cutlayer.train.label_sharing import SharedLabels
+from cutlayer.train.noise import with_label_noise
 from cutlayer.train.server import Server
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import task_of
@@ -33,7 +35,7 @@ class Parts:
     """What all methods of a comparison share: the frozen model, the data, and who holds which.
 
     shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
-    is tested on [M]. counts: samples to train on by device and class [M, C].
+    is tested on [M]. counts: samples to train on, by device and class.
     """
 
     model: CutModel
@@ -42,7 +44,7 @@ class Parts:
     test: Dataset
     shares: Sequence[np.ndarray]
     held_out: Sequence[np.ndarray]
-    counts: np.ndarray
+    counts: LabelCounts
 
 
 def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
@@ -58,9 +60,9 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     shares, held_out = divide(train.labels, job.data.partition, job.devices.count, job.seed)
     classes = len(train.classes)
     task_of(job, replace(spec, num_classes=classes))
-    counts = label_counts(train.labels, shares, classes)
+    counts = LabelCounts(train.labels, shares, classes)
     model = _load(job, classes)
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     for data in (train, test):
         if spec.parts.language or data.has_passages:
             preprocess.check(data.inputs)
@@ -81,10 +83,10 @@ def _load(job: Job, classes: int) -> CutModel:
 
 
 def place_model(job: Job, model: CutModel) -> CutModel:
-    """`model` on the torch device and in the precision that a job asks for. Raises JobError."""
+    """`model` on the torch device of a job, in its precision, compiled or not. Raises JobError."""
     device = find_compute(job.training.compute)
     set_precision(job.training.precision, device)
-    return model.to(device).use(job.training.precision)
+    return model.to(device).use(job.training.precision).compile(job.training.compile)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
@@ -135,6 +137,7 @@ def make_device(job: Job, parts: Parts, index: int) -> Device:
         data = parts.train.subset(np.sort(np.concatenate(parts.shares)))
     else:
         data = parts.train
+    data = with_label_noise(data, job, index)
     return Device(index, data, job, parts.model, parts.preprocess)
 
 
@@ -148,4 +151,5 @@ def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
 
 def labels_of(job: Job, parts: Parts) -> SharedLabels:
     """What the server knows of the devices' labels, with the noise that the job asks for."""
-    return share(parts.counts, job.generated.share_epsilon if job.generated else None, job.seed)
+    epsilon = job.generated.share_epsilon if job.generated else None
+    return SharedLabels(parts.counts, epsilon, job.seed)

@@ -5,24 +5,30 @@ Devices that share a machine (a simulator) form pools; a real device is a pool o
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 
 from cutlayer.data.dataset import Dataset
+from cutlayer.errors import FrameError
 from cutlayer.model.cut import Activations, Segment
-from cutlayer.settings.method import Tokens
+from cutlayer.seeds import torch_rng
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.noise import noise_seed, noisy_sums, with_activation_noise
 from cutlayer.train.optimizer import picked
+from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.wire.codec import decode_gradient
-from cutlayer.wire.places import Places
-from cutlayer.wire.tokens import select
+from cutlayer.wire.codec import encode_activations_with
+from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.messages import ActivationsMessage
+from cutlayer.wire.opened import gradients_of, open_gradient
+from cutlayer.wire.transfer import to_device, to_host
 
 
 class Pool:
@@ -33,7 +39,7 @@ class Pool:
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = list(devices)
-        self._sent: dict[int, torch.Tensor] = {}
+        self._sent: list[Group] = []
         self._rows: OpenRows | None = None
         if not any(device.stack for device in self.devices):
             stack_adapters(self.devices)
@@ -44,7 +50,9 @@ class Pool:
         Raises RunError for what is not finite.
         """
         if exchange == ACTIVATIONS:
-            return list(self._forward(step, watch))
+            messages = self._forward(step)
+            with watch.timed("wire"):
+                return list(self._encode(step, messages))
         assert exchange == LOSS
         return list(self._train_whole(step))
 
@@ -61,36 +69,50 @@ class Pool:
                     device.coding.learn(frames[device.id])
             return
         assert exchange == GRADIENT
-        self._backward(step, frames, watch)
+        with watch.timed("wire"):
+            gradients = self._decode(frames)
+        self._backward(step, gradients)
 
-    def _forward(self, step: int, watch: Stopwatch) -> list[bytes]:
-        """One batch of each device through its blocks, to one frame of activations a device."""
+    def _forward(self, step: int) -> list[ActivationsMessage | None]:
+        """One batch of each device through its blocks; None for one with nothing to send."""
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
-        self._sent, frames, start = {}, [], 0
+        messages: list[ActivationsMessage | None] = [None] * len(batches)
+        self._sent, sizes = [], [len(batch) for batch in batches]
         # Where the server holds all of their samples there is nothing to compute.
-        inputs = batch_inputs(self.devices[0], batches) if any(map(len, batches)) else {}
-        activations = self._activations(step, batches, inputs) if inputs else None
-        for device, batch in zip(self.devices, batches, strict=True):
-            rows = slice(start, start + len(batch))
-            start += len(batch)
-            message = None
-            if len(batch) and activations is not None:
-                sent = shorten(activations, rows, device.tokens, first.model.spec.prefix)
-                self._sent[device.id] = sent.hidden
-                own = {name: tensor[rows] for name, tensor in inputs.items()}
-                message = device.task.message(
-                    device.id,
-                    device.round,
-                    step,
-                    sent.hidden.detach(),
-                    sent.mask,
-                    device.task.targets(batch, own),
+        if not any(sizes):
+            return messages
+        inputs = batch_inputs(first, batches)
+        activations = self._activations(step, batches, inputs)
+        goals = self._targets(batches, inputs)
+        tokens = [device.tokens for device in self.devices]
+        self._sent = shorten_for_each(activations, sizes, tokens, first.model.spec.prefix)
+        for group in self._sent:
+            for place, sent in zip(group.places, group.sent.split(group.sizes), strict=True):
+                device = self.devices[place]
+                due = (device.id, device.round, step)
+                hidden = with_activation_noise(
+                    sent.hidden, device.job, device.id, device.to_compute(step)
                 )
-                message = replace(message, places=sent.places)
-            with watch.timed("wire"):
-                frames.append(device.encode(step, message))
-        return frames
+                message = device.task.message(*due, hidden, sent.mask, goals[place])
+                messages[place] = replace(message, places=sent.places)
+        return messages
+
+    def _encode(self, step: int, messages: Sequence[ActivationsMessage | None]) -> list[bytes]:
+        """A frame for each device: those with one codec are encoded in one call."""
+        due = [d.to_encode(step, one) for d, one in zip(self.devices, messages, strict=True)]
+        encoded: list[list[bytes]] = [[] for _ in due]
+        alike: dict[tuple[Codec, bool], list[int]] = {}
+        for place, one in enumerate(due):
+            if one.messages:
+                alike.setdefault((one.codec, one.rng is None), []).append(place)
+        for (codec, exact), places in alike.items():
+            together = [message for place in places for message in due[place].messages]
+            rngs = None if exact else [rng for place in places if (rng := due[place].rng)]
+            frames = iter(encode_activations_with(codec, together, rngs))
+            for place in places:
+                encoded[place] = list(islice(frames, len(due[place].messages)))
+        return [d.frame(step, own) for d, own in zip(self.devices, encoded, strict=True)]
 
     def _activations(
         self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
@@ -105,18 +127,53 @@ class Pool:
             score=first.job.method.tokens.score if selecting else None,
         )
 
-    def _backward(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
-        """The server's gradients back through the devices' blocks, and a step of each optimiser."""
-        devices = [device for device in self.devices if device.id in frames]
-        sent = [self._sent[device.id] for device in devices]
-        gradients = []
-        for device, hidden in zip(devices, sent, strict=True):
-            with watch.timed("wire"):
-                most = frame_limit(device.model, device.job.training.batch_size)
-                gradient = decode_gradient(frames[device.id], max_bytes=most).gradient
-            gradients.append(gradient.to(hidden.device))
-        self._step(devices, sent, gradients, step)
-        self._sent = {}
+    def _targets(
+        self, batches: Sequence[Dataset], inputs: Mapping[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """What the model should say of each device's batch, on the CPU."""
+        first, sizes = self.devices[0], [len(batch) for batch in batches]
+        named: Mapping[str, torch.Tensor] = {}
+        if first.model.spec.modality == "text":  # the targets of language are in the inputs
+            named = {name: to_host(tensor) for name, tensor in inputs.items()}
+        parts = {name: torch.split(tensor, sizes) for name, tensor in named.items()}
+        return [
+            first.task.targets(batch, {name: own[place] for name, own in parts.items()})
+            for place, batch in enumerate(batches)
+        ]
+
+    def _decode(self, frames: Mapping[int, bytes]) -> dict[int, torch.Tensor]:
+        """The server's gradients, by device: all decoded in one call. Raises FrameError."""
+        first = self.devices[0]
+        most = frame_limit(first.model, first.job.training.batch_size)
+        opened = [open_gradient(frame, max_bytes=most) for frame in frames.values()]
+        found = {}
+        messages = gradients_of(opened, device=first.model.compute)
+        for number, message in zip(frames, messages, strict=True):
+            if isinstance(message, FrameError):
+                raise message
+            found[number] = message.gradient
+        return found
+
+    def _backward(self, step: int, gradients: Mapping[int, torch.Tensor]) -> None:
+        """Gradients back through the devices' blocks, and a step of each optimiser."""
+        given = []
+        for group in self._sent:
+            parts = torch.split(group.sent.hidden.detach(), group.sizes)
+            own = []
+            for place, part in zip(group.places, parts, strict=True):
+                number = self.devices[place].id
+                gradient = gradients.get(number)
+                if gradient is not None and gradient.shape != part.shape:
+                    raise FrameError(
+                        f"frame: the gradient for device {number} has shape "
+                        f"{list(gradient.shape)}, not that of its activations, "
+                        f"{list(part.shape)}: run the same job on both sides"
+                    )
+                own.append(torch.zeros_like(part) if gradient is None else gradient)
+            given.append(torch.cat(own).to(group.sent.hidden.dtype))
+        outputs = [group.sent.hidden for group in self._sent]
+        self._sent = []
+        self._step([d for d in self.devices if d.id in gradients], outputs, given, step)
 
     def _train_whole(self, step: int) -> list[float]:
         """One step of devices that run the whole model; returns each one's loss."""
@@ -124,12 +181,7 @@ class Pool:
         batches = [device.batch(step) for device in self.devices]
         inputs = batch_inputs(first, batches)
         logits = first.model.forward(inputs, self._route(step, batches))
-        goals, start = [], 0
-        for batch in batches:
-            own = {name: t[start : start + len(batch)] for name, t in inputs.items()}
-            goals.append(first.task.targets(batch, own))
-            start += len(batch)
-        losses = first.task.losses(logits, goals)
+        losses = first.task.losses(logits, self._targets(batches, inputs))
         values: list[float] = losses.tolist()
         for device, value in zip(self.devices, values, strict=True):
             if not math.isfinite(value):
@@ -139,13 +191,20 @@ class Pool:
 
     def _route(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
         """Each device's rows of a batch that mixes them, with its adapter."""
-        stack = self.devices[0].stack
-        self._rows = stack.open([device.row for device in self.devices]) if stack else None
-        adapters = self._rows.rows if self._rows else [device.adapter for device in self.devices]
-        return [
-            Segment(adapter, len(batch), device.dropout_rng(step))
-            for device, adapter, batch in zip(self.devices, adapters, batches, strict=True)
-        ]
+        stack, rngs = self.devices[0].stack, [one.dropout_rng(step) for one in self.devices]
+        self._rows = None
+        if stack is None:
+            return [
+                Segment(device.adapter, len(batch), rng)
+                for device, batch, rng in zip(self.devices, batches, rngs, strict=True)
+            ]
+        sizes, rows = [len(batch) for batch in batches], [device.row for device in self.devices]
+        if self.devices[0].job.privacy.unit != "sample":
+            self._rows = stack.open(rows)
+            return [Segment(*one) for one in zip(self._rows.rows, sizes, rngs, strict=True)]
+        self._rows = stack.open(rows, sizes)
+        each = [rng for rng, size in zip(rngs, sizes, strict=True) for _ in range(size)]
+        return [Segment(row, 1, rng) for row, rng in zip(self._rows.rows, each, strict=True)]
 
     def _step(
         self,
@@ -165,41 +224,30 @@ class Pool:
         found = torch.autograd.grad(
             outputs, list(rows.leaves.values()), gradients, allow_unused=True
         )
-        places = [self.devices.index(device) for device in devices]
-        own = {
-            name: picked(gradient, places)
+        given = {
+            name: gradient
             for name, gradient in zip(rows.leaves, found, strict=True)
             if gradient is not None
         }
+        if self.devices[0].job.privacy.unit == "sample" and given:
+            given = self._noisy(given, step)
+        places = [self.devices.index(device) for device in devices]
+        own = {name: picked(gradient, places) for name, gradient in given.items()}
         fine = finite_rows(list(own.values()), len(devices))
         for device, is_fine in zip(devices, fine, strict=True):
             if not is_fine:
                 raise not_finite("gradient", "not finite", device.id, device.round, step)
         stack.step([device.row for device in devices], own, step)
 
-
-@dataclass(frozen=True, eq=False)
-class Shortened:
-    """The tokens of a batch that cross the cut: hidden [b, T', D], mask [b, T'] or None, and
-    where the tokens stood (None: all of them are there)."""
-
-    hidden: torch.Tensor
-    mask: torch.Tensor | None
-    places: Places | None
-
-
-def shorten(activations: Activations, rows: slice, tokens: Tokens, prefix: int) -> Shortened:
-    """The tokens of some rows that cross the cut."""
-    hidden, mask = activations.hidden[rows], activations.mask
-    mask = mask[rows] if mask is not None else None
-    if activations.scores is None:
-        return Shortened(hidden, mask, None)
-    scores = activations.scores[rows]
-    chosen = select(hidden, scores, prefix, tokens, mask)
-    candidates, places = scores.shape[1], None
-    if tokens.keep is not None and tokens.keep < candidates:
-        places = Places(chosen.kept.cpu(), candidates, tokens.rest == "merge")
-    return Shortened(chosen.hidden, chosen.mask, places)
+    def _noisy(self, given: Mapping[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """Each device's gradient [M, ...] from those of its samples, bounded and with noise."""
+        first = self.devices[0]
+        sizes = [len(device.to_compute(step)) for device in self.devices]
+        rngs = [
+            torch_rng(noise_seed(one.job), one.id, one.round, "device-noise", step)
+            for one in self.devices
+        ]
+        return noisy_sums(given, sizes, first.job.privacy, rngs)
 
 
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
@@ -210,4 +258,5 @@ def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.
         joined = torch.cat([part for part in raw if isinstance(part, torch.Tensor)])
     else:
         joined = [text for part in raw for text in part]  # of one kind: texts or passages
-    return {k: v.to(device.model.compute) for k, v in device.preprocess(joined).items()}
+    compute = device.model.compute
+    return {name: to_device(t, compute) for name, t in device.preprocess(joined).items()}

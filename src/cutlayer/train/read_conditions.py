@@ -90,7 +90,7 @@ def of_solvers(*solvers: str) -> tuple[Condition, ...]:
     return (RADIO, read)
 
 
-def _where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
+def where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
     """Read with other settings of the same kind."""
     return (Condition(holds, f"it needs {needed}: leave it out, or set that"),)
 
@@ -159,12 +159,12 @@ def of_kind(section: str, field: str, *values: str) -> tuple[Condition, ...]:
             value = getattr(value, name)
         return value in values
 
-    return _where(holds, f"{section}.{field} {' or '.join(values)}")
+    return where(holds, f"{section}.{field} {' or '.join(values)}")
 
 
 def of_world(holds: Callable[[Any], bool], needed: str) -> tuple[Condition, ...]:
     """Read where the job's world is such."""
-    return _where(lambda job: holds(job.world), needed)
+    return where(lambda job: holds(job.world), needed)
 
 
 def placed(world: Any) -> bool:

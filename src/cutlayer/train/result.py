@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic
+from cutlayer.model.lora import Adapter
 from cutlayer.train.stopwatch import Stopwatch
 
 
@@ -24,6 +25,19 @@ class Generated:
     loss: float | None
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What the training of one device came to.
+
+    weight: in the average. upload: the adapter that it trained and sent up. after_cut: the adapter
+    that the server trained for it.
+    """
+
+    weight: int
+    upload: Adapter
+    after_cut: Adapter
+
+
 @dataclass
 class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
@@ -31,10 +45,11 @@ class RoundResult:
     decisions: of the devices that took part, in the order they take turns. batches: the size of
     each batch that a device was to train on; computed: how many samples of it were sent, where it
     only named the others. late: devices whose training came too late for the average; lost: those
-    that stopped answering, or whose messages were refused. overhead_bytes: what a
-    network took beyond the frames, up and down; None without one. generated: None without
-    generated data. watch holds wall-clock seconds by stage; cpu_seconds is processor time of the
-    whole round.
+    that stopped answering, or whose messages were refused. clipped: how many times larger than its
+    bound the update of a device was that the server scaled down; clipped_tokens: how many of its
+    tokens were. overhead_bytes: what a network took beyond the frames, up and down; None without
+    one. generated: None without generated data. watch holds wall-clock seconds by stage;
+    cpu_seconds is processor time of the whole round.
     """
 
     round: int
@@ -45,6 +60,8 @@ class RoundResult:
     traffic: dict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
     late: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
+    clipped: dict[int, float] = field(default_factory=dict)
+    clipped_tokens: dict[int, int] = field(default_factory=dict)
     watch: Stopwatch = field(default_factory=Stopwatch)
     cpu_seconds: float = 0.0
     generated: Generated | None = None

@@ -6,17 +6,19 @@ what it sent is refused: then `Link.reject` lets go of it.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import RoundShape, Traffic, batch_sizes
-from cutlayer.errors import FrameError
+from cutlayer.errors import CutlayerError, FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
 from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.link import Link, Started
-from cutlayer.train.result import RoundResult
+from cutlayer.train.pool_size import naming_what_fits, pool_size
+from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.secure_upload import sum_uploads
 from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
@@ -25,6 +27,14 @@ OnStep = Callable[[RoundResult, int, int], None]
 
 FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
 """Which devices of a turn came too late, from the round so far, their uploads included."""
+
+TrainTurn = Callable[["Turn"], dict[int, Trained]]
+"""Trains the devices of a turn and adds to its result; returns those that came through."""
+
+
+def train_devices(turn: "Turn") -> dict[int, Trained]:
+    """All steps of a turn, here: the server's part in this process, the devices over the link."""
+    return turn.train()
 
 
 def train_round(
@@ -35,26 +45,29 @@ def train_round(
     server: Server,
     on_step: OnStep | None = None,
     find_late: FindLate | None = None,
+    train_turn: TrainTurn = train_devices,
 ) -> RoundResult:
     """Train one round with the devices of `decisions`; the server then has the new adapter.
 
-    Raises RunError when a loss is not a number, unless the link lets go of such a device.
+    train_turn: who makes the steps of a turn. Raises RunError when a loss is not a number, unless
+    the link lets go of such a device.
     """
     result = RoundResult(round, dict(decisions))
     sequential = job.method.order == "sequential"
     turns = [[device] for device in decisions] if sequential else [list(decisions)]
     start = time.process_time()
     for number, turn in enumerate(turns):
-        _Turn(turn, (number, len(turns)), link, server, result, on_step).run(find_late)
-    result.cpu_seconds = time.process_time() - start
+        Turn(turn, (number, len(turns)), link, server, result, on_step).run(find_late, train_turn)
+    result.cpu_seconds += time.process_time() - start
     return result
 
 
 @dataclass
-class _Turn:
+class Turn:
     """Devices that train side by side: all of a round, or one where they take turns.
 
-    place: the turn's number and how many there are.
+    place: the turn's number and how many there are. change: what the devices changed in the mean,
+    where they summed it up themselves.
     """
 
     devices: list[int]
@@ -62,37 +75,61 @@ class _Turn:
     link: Link
     server: Server
     result: RoundResult
-    on_step: OnStep | None
+    on_step: OnStep | None = None
+    change: Adapter | None = field(default=None, init=False)
 
-    def run(self, find_late: FindLate | None) -> None:
-        """Train, send adapters up, and average those in time: late ones are not trained on."""
+    def run(self, find_late: FindLate | None, train_turn: TrainTurn) -> None:
+        """Train, and average what those in time came to: late ones are not trained on."""
         method, result = self.server.job.method, self.result
-        started = self._train()
-        trained = self._upload(started)
-        self._refuse_far(started, trained)
-        late = list(find_late(result.shape, list(started))) if find_late else []
+        trained = train_turn(self)
+        late = list(find_late(result.shape, list(trained))) if find_late else []
         result.late += late
-        in_time = {d: self._weight(d, one) for d, one in started.items() if d not in late}
+        in_time = {device: one for device, one in trained.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
             # What late ones did to the one adapter cannot be taken out: train again without them.
             decisions = {device: result.decisions[device] for device in in_time}
             scratch = RoundResult(result.round, decisions)
-            replace(self, devices=list(in_time), result=scratch, on_step=None).run(None)
+            again = replace(self, devices=list(in_time), result=scratch, on_step=None)
+            again.run(None, train_turn)
         elif in_time and method.aggregate != "none":
             with result.watch.timed("adapters"):
-                self.server.collect(trained, in_time)
+                result.clipped |= self.server.collect(in_time, self.change)
+
+    def train(self) -> dict[int, Trained]:
+        """All steps, and the adapters of the devices up; returns what came through to count."""
+        started = self._train()
+        self.result.clipped_tokens |= self.server.part.clipped_tokens
+        uploads: dict[int, Adapter] = {}
+        if self.server.job.sums_securely and any(map(self.server.due, started)):
+            self._refuse_not_finite(started)
+            self._refuse_far(started, uploads)
+            self.change = self._sum(started)
+        else:
+            uploads = self._upload(started)
+            self._refuse_far(started, uploads)
+        adapters = self.server.part.adapters
+        return {
+            device: Trained(
+                self._weight(device, one), uploads.get(device, {}), adapters.after_cut(device)
+            )
+            for device, one in started.items()
+        }
 
     def _train(self) -> dict[int, Started]:
         """All steps of the turn; returns the devices that came through."""
         with self.result.watch.timed("adapters"):
             started = self._begin()
         steps = max((one.steps for one in started.values()), default=0)
+        job, model = self.server.job, self.server.model
+        size = pool_size(job, model)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
             if not at_it:  # those that were to take the most steps are lost
                 break
-            for pool in make_pools(self.server.job, self.result.decisions, at_it):
-                for device in self._train_pool(step, pool):
+            for pool in make_pools(self.result.decisions, at_it, size):
+                with naming_what_fits(job, model, len(pool)):
+                    lost = self._train_pool(step, pool)
+                for device in lost:
                     self.result.lost.append(device)
                     del started[device]
             with self.result.watch.timed("server"):
@@ -168,21 +205,45 @@ class _Turn:
         if self.link.believed or self.server.job.method.aggregate == "none":
             return
         for device, fault in self.server.far_updates(list(started), trained).items():
-            self.link.reject(device, fault)
-            self.result.lost.append(device)
-            del started[device]
+            self._lose(device, fault, started)
             trained.pop(device, None)
+
+    def _refuse_not_finite(self, started: dict[int, Started]) -> None:
+        """Take out of a round the devices for which the server trained what is not finite."""
+        for device, fault in self.server.part.not_finite().items():
+            if device in started:
+                self._lose(device, fault, started)
+
+    def _lose(self, device: int, fault: CutlayerError, started: dict[int, Started]) -> None:
+        self.link.reject(device, fault)
+        self.result.lost.append(device)
+        del started[device]
+
+    def _sum(self, started: dict[int, Started]) -> Adapter | None:
+        """What the devices changed in the mean; those that are not in it leave `started`."""
+        server, result = self.server, self.result
+        weights = {device: self._weight(device, one) for device, one in started.items()}
+        with result.watch.timed("adapters"):
+            due, quorum = server.due(next(iter(started))), server.job.privacy.secure_quorum
+            summed = sum_uploads(self.link, result.round, weights, due, quorum)
+        for device, size in summed.down.items():
+            result.traffic[device].adapter_down += size
+        for device, size in summed.up.items():
+            result.traffic[device].adapter_up += size
+        for device in [device for device in started if device not in summed.devices]:
+            fault = summed.faults.get(device, summed.why)
+            if fault is not None and device not in summed.silent:
+                self.link.reject(device, fault)
+            result.lost.append(device)
+            del started[device]
+        return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
         """What devices that train something trained; one that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}
-        for device, fault in server.part.not_finite().items():
-            if device in started:
-                self.link.reject(device, fault)
-                result.lost.append(device)
-                del started[device]
+        self._refuse_not_finite(started)
         training = [d for d in started if server.device_names(result.decisions[d])]
         with result.watch.timed("adapters"):
             frames = self.link.upload(training)

@@ -8,15 +8,20 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
-from cutlayer.train.aggregate import average_by_samples, weighted_average
+from cutlayer.train.aggregate import weighted_average
+from cutlayer.train.compute import float64
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
+from cutlayer.train.noise import noisy_average
 from cutlayer.train.opening import Opening
+from cutlayer.train.result import Trained
+from cutlayer.train.robust_average import combined, scaled_to_median
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.messages import AdapterMessage
 
 
 class Server:
@@ -49,14 +54,21 @@ class Server:
         names = trained_names(self.job.method, self.model, decision.cut)
         return tuple(name for name in names if name in self.adapter)
 
-    def broadcast(self, device: int, round: int, decision: Decision) -> bytes | None:
-        """The device's share of the global adapter as a frame; None where it trains nothing."""
-        tensors = {name: self.adapter[name] for name in self.device_names(decision)}
-        if not tensors:
-            return None
-        return encode_adapter(
-            AdapterMessage(device, round, 0, tensors), self.job.method.adapter_bits
-        )
+    def broadcasts(self, round: int, decisions: Mapping[int, Decision]) -> dict[int, bytes]:
+        """Each device's share of the global adapter as a frame; none for those that train nothing.
+
+        What devices of one cut get is encoded once.
+        """
+        shares: dict[tuple[str, ...], Adapter] = {}
+        messages = []
+        for device, decision in decisions.items():
+            names = self.device_names(decision)
+            if names not in shares:
+                shares[names] = {name: self.adapter[name] for name in names}
+            if names:
+                messages.append(AdapterMessage(device, round, 0, shares[names]))
+        frames = encode_adapters(messages, self.job.method.adapter_bits)
+        return {one.device: frame for one, frame in zip(messages, frames, strict=True)}
 
     def openings(
         self, round: int, decisions: Mapping[int, Decision], link: Link
@@ -70,14 +82,15 @@ class Server:
         if coding.fingerprint is not None:
             having = link.having(list(decisions), coding.fingerprint)
         averages = self.job.method.aggregate != "none"
+        broadcasts = self.broadcasts(round, decisions) if averages else {}
         return {
             device: Opening(
-                self.broadcast(device, round, decision) if averages else None,
+                broadcasts.get(device),
                 None if device in having else coding.basis,
                 coding.plain_steps,
                 coding.held(device),
             )
-            for device, decision in decisions.items()
+            for device in decisions
         }
 
     def begin(
@@ -102,39 +115,61 @@ class Server:
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:
         """The adapter of a device's upload. Raises FrameError for any but the one due."""
-        names = self.device_names(self.part.decisions[device])
-        due = {name: self.adapter[name] for name in names}
-        return read_adapter(frame, device, self._round, due, self.model.compute)
+        return read_adapter(frame, device, self._round, self.due(device), self.model.compute)
 
     def far_updates(
         self, devices: Sequence[int], uploads: Mapping[int, Adapter]
     ) -> dict[int, FrameError]:
         """The devices whose upload or server adapter moved too far to be averaged, and why."""
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
-        return far_updates(self.adapter, trained) | far_updates(self.adapter, uploads)
+        # Where devices are hidden, no device's change may decide what becomes of another's.
+        apart = self.job.privacy.unit == "device"
+        return far_updates(self.adapter, trained, apart) | far_updates(self.adapter, uploads, apart)
 
-    def collect(self, uploads: Mapping[int, Adapter], samples: Mapping[int, int]) -> None:
-        """Average the devices' uploads and their server adapters into the global adapter.
+    def due(self, device: int) -> Adapter:
+        """The tensors that a device of the round trains, as they were at its start."""
+        return {n: self.adapter[n] for n in self.device_names(self.part.decisions[device])}
 
-        samples: of every device that counts, its weight; uploads: of those that trained.
+    def collect(
+        self, trained: Mapping[int, Trained], change: Adapter | None = None
+    ) -> dict[int, float]:
+        """Average what the devices that count came to into the global adapter.
+
+        Sums run in the order of the devices' numbers, wherever each was trained. change: instead of
+        uploads, what the devices changed in the mean, where they summed it up. Returns how many
+        times larger than its bound each update was that was scaled down.
         """
-        devices = sorted(samples)
-        joined = [self._joined(device, uploads.get(device, {})) for device in devices]
-        average = average_by_samples(joined, [samples[device] for device in devices])
+        own, shared = {}, {}
+        excess: dict[int, float] = {}
+        averaged = self.job.method.server_adapter == "averaged"
+        for device in sorted(trained):
+            part, upload = trained[device].after_cut, trained[device].upload
+            own[device], shared[device] = (part | upload, {}) if averaged else (upload, part)
+            for one in reversed(upload_steps(self.job.training, self.model.trained)):
+                own[device], times = one.on_server(self.adapter, own[device])
+                excess[device] = max(times, excess.get(device, 1.0))
+        trust = self.job.trust
+        if trust.clip_to_median is not None:
+            own, found = scaled_to_median(
+                self.adapter, own, trust.clip_to_median, self.model.trained
+            )
+            excess |= found
+        if self.job.privacy.unit == "device":
+            average, found = noisy_average(
+                self.adapter, own, self.job, self._round, self.model.trained
+            )
+            excess |= found
+        else:
+            joined = {device: shared[device] | own[device] for device in own}
+            weights = {device: trained[device].weight for device in own}
+            average = combined(joined, weights, trust)
+        for name, values in (change or {}).items():
+            average[name] = (float64(self.adapter[name]) + values).to(self.adapter[name])
         self.adapter = {
             name: average[name].to(tensor.device) if name in average else tensor
             for name, tensor in self.adapter.items()
         }
-
-    def _joined(self, device: int, upload: Adapter) -> Adapter:
-        """What was trained on a device's data, on both sides of the cut."""
-        part = self.part.adapters.after_cut(device)
-        own, shared = part | upload, {}
-        if self.job.method.server_adapter != "averaged":
-            own, shared = upload, part
-        for one in reversed(upload_steps(self.job.training, self.model.trained)):
-            own = one.on_server(self.adapter, own)
-        return shared | own
+        return {device: times for device, times in excess.items() if times > 1}
 
     def blend(self, trained: Adapter, share: float) -> None:
         """Mix in what the server trained itself: w = (1 - share) w + share trained.

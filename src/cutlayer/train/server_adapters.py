@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from cutlayer.allocate.decision import Decision
@@ -10,7 +11,9 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.model.stack import StackRow
+from cutlayer.seeds import torch_rng
 from cutlayer.train.finite import finite_rows
+from cutlayer.train.noise import noise_seed, noisy_sums
 from cutlayer.train.trained_stack import OpenRows, TrainedStack
 
 
@@ -35,12 +38,15 @@ class _Trained:
 class ServerPass:
     """The adapters of one forward pass.
 
-    adapters: one for each device's batch. rows: of the stack, which gradients are taken of.
+    adapters: of each device one, or one for each of its samples. rows: of the stack, which
+    gradients are taken of. sizes: how many samples each device has, where they have gradients of
+    their own.
     """
 
     devices: Sequence[int]
-    adapters: Sequence[StackRow]
+    adapters: Sequence[Sequence[StackRow]]
     rows: OpenRows
+    sizes: Sequence[int] | None = None
 
 
 class ServerAdapters:
@@ -61,6 +67,7 @@ class ServerAdapters:
         bare: int = 0,
     ) -> None:
         self._decisions, self._model, self._bare = decisions, model, bare
+        self._job, self._round = job, round
         self._places: dict[int, tuple[_Trained, int]] = {}
 
         def fresh(cut: int, most: Sequence[int]) -> _Trained:
@@ -94,16 +101,21 @@ class ServerAdapters:
         names = self._model.server_names(max(self._decisions[device].cut, self._bare))
         return {name: held[name] for name in names if name in held}
 
-    def open(self, devices: Sequence[int]) -> ServerPass:
-        """The adapters of devices of one cut, for one batch of each."""
+    def open(self, devices: Sequence[int], sizes: Sequence[int]) -> ServerPass:
+        """The adapters of devices of one cut, for one batch of each, of so many samples."""
         trained, _ = self._places[devices[0]]
+        if self._job.privacy.unit == "sample":
+            opened = trained.stack.open([self._places[device][1] for device in devices], sizes)
+            left = iter(opened.rows)
+            each = [[next(left) for _ in range(size)] for size in sizes]
+            return ServerPass(devices, each, opened, sizes)
         rows = list(dict.fromkeys(self._places[device][1] for device in devices))
         opened = trained.stack.open(rows)
         by_row = dict(zip(rows, opened.rows, strict=True))
-        return ServerPass(devices, [by_row[self._places[d][1]] for d in devices], opened)
+        return ServerPass(devices, [[by_row[self._places[d][1]]] for d in devices], opened)
 
-    def add(self, done: ServerPass, gradients: Sequence[Tensor | None]) -> None:
-        """Add the gradients of a pass, in the order of its leaves."""
+    def add(self, done: ServerPass, gradients: Sequence[Tensor | None], step: int) -> None:
+        """Add the gradients of a pass of the round's step `step`, in the order of its leaves."""
         trained, _ = self._places[done.devices[0]]
         rows = list(dict.fromkeys(self._places[device][1] for device in done.devices))
         given = {
@@ -111,6 +123,8 @@ class ServerAdapters:
             for name, gradient in zip(done.rows.leaves, gradients, strict=True)
             if gradient is not None
         }
+        if done.sizes is not None and given:
+            given = self._noisy(given, done, rows, step)
         batches = len(done.devices) // len(rows)
         for held in trained.held:
             if held.rows == rows:  # an adapter that devices share
@@ -121,6 +135,24 @@ class ServerAdapters:
                 held.batches += batches
                 return
         trained.held.append(_Held(rows, given, batches))
+
+    def _noisy(
+        self, given: Mapping[str, Tensor], done: ServerPass, rows: Sequence[int], step: int
+    ) -> dict[str, Tensor]:
+        """The gradient of each row from those of its devices' samples, bounded and with noise."""
+        assert done.sizes is not None
+        rngs = [
+            torch_rng(noise_seed(self._job), device, self._round, "server-noise", step)
+            for device in done.devices
+        ]
+        by_device = noisy_sums(given, done.sizes, self._job.privacy, rngs)
+        if len(rows) == len(done.devices):
+            return by_device
+        at = torch.tensor([rows.index(self._places[device][1]) for device in done.devices])
+        return {
+            name: one.new_zeros(len(rows), *one.shape[1:]).index_add_(0, at.to(one.device), one)
+            for name, one in by_device.items()
+        }
 
     def update(self, step: int) -> None:
         """Move every adapter by the mean gradient of the batches added since its last step.

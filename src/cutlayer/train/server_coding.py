@@ -19,12 +19,12 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.coding import codec_of
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
-from cutlayer.wire.codec import ActivationsMessage
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import MERGED, Rows
 from cutlayer.wire.frame import Bytes, body_length, kind_of
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 

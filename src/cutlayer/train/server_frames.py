@@ -1,46 +1,47 @@
 """The frames of a step as the server reads and writes them."""
 
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.errors import FrameError
+from cutlayer.errors import FrameError, RunError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.seeds import derive, torch_rng
-from cutlayer.wire.codec import (
-    ActivationsMessage,
-    GradientMessage,
-    decode_activations,
-    encode_gradient,
-)
-from cutlayer.wire.codecs.seam import Codec
+from cutlayer.settings.method import Quantizer
+from cutlayer.wire.codec import encode_gradients_with
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.messages import ActivationsMessage, GradientMessage
+from cutlayer.wire.opened import Opened, open_activations
 from cutlayer.wire.visit import Visit, decode_visit
 
 
-def read_activations(
+def check_activations(
     frame: bytes,
     due: tuple[int, int, int],
     decision: Decision,
     spec: ModelSpec,
     job: Job,
     most_bytes: int,
-    codec: Codec | None = None,
     single: bool = False,
-) -> ActivationsMessage:
-    """The activations of a frame, on the CPU.
+) -> Opened:
+    """A frame of activations that fits, not decoded yet.
 
     due: the device, round and step they must be of. most_bytes: the size of the largest frame
-    that the job can need. codec: the fitted codec, where the job has one. single: the frame holds
-    one sample. Raises FrameError for a frame of another device, round, step or shape.
+    that the job can need. single: the frame holds one sample. Raises FrameError for a frame of
+    another device, round, step or shape.
     """
-    message = decode_activations(frame, codec=codec, max_bytes=most_bytes)
-    if (message.device, message.round, message.step) != due:
+    opened = open_activations(frame, max_bytes=most_bytes)
+    number, round, step = opened.due
+    if opened.due != due:
         raise FrameError(
-            f"frame: device {due[0]} sent activations of device {message.device}, round "
-            f"{message.round}, step {message.step} when those of round {due[1]}, step {due[2]} "
-            "were due: run the same cutlayer on both sides"
+            f"frame: device {due[0]} sent activations of device {number}, round {round}, step "
+            f"{step} when those of round {due[1]}, step {due[2]} were due: run the same cutlayer "
+            "on both sides"
         )
-    shape = tuple(message.hidden.shape)
+    shape = opened.header.shape
     tokens = spec.tokens_at(decision.cut)
     if decision.tokens is not None and decision.tokens < tokens - spec.prefix:
         # One token may stand for all that were not kept.
@@ -49,14 +50,14 @@ def read_activations(
         shape[0] <= (1 if single else job.training.batch_size)
         and (shape[1] <= tokens if spec.modality == "text" else shape[1] == tokens)
         and shape[2] == spec.width_at(decision.cut)
-        and (message.mask is not None) == (spec.modality == "text")
+        and opened.header.masked == (spec.modality == "text")
     )
     if not fits:
         raise FrameError(
             f"frame: device {due[0]} sent activations of shape {list(shape)}, which do not fit the "
             f"model at cut {decision.cut}: run the same job on both sides"
         )
-    return message
+    return opened
 
 
 def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: int) -> Visit:
@@ -76,19 +77,50 @@ def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: in
     return visit
 
 
-def gradient_frame(
-    job: Job, decision: Decision, answered: ActivationsMessage, loss: float, gradient: torch.Tensor
-) -> bytes:
-    """A frame of the gradient [B, T, D] of a message's activations, in the bits of its decision.
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What goes down for a batch. decision: of its device. gradient: [B, T, D]."""
 
-    Raises RunError for values that the bits cannot carry.
+    answered: ActivationsMessage
+    decision: Decision
+    loss: float
+    gradient: Tensor
+
+
+def gradient_frames(job: Job, answers: Sequence[Answer]) -> dict[int, bytes | RunError]:
+    """By device, the frame of a gradient at the bits decided; those with as many bits in one call.
+
+    Or what is wrong with it: values that the bits cannot carry.
     """
-    key = (answered.device, answered.round, "downlink", answered.step)
-    return encode_gradient(
-        GradientMessage(
-            answered.device, answered.round, answered.step, gradient, loss, answered.mask
-        ),
-        decision.downlink(job.method),
-        rng=torch_rng(job.seed, *key),
-        rotation_seed=derive(job.seed, "rotation"),
-    )
+    found: dict[int, bytes | RunError] = {}
+    alike: dict[Quantizer, list[Answer]] = {}
+    for answer in answers:
+        alike.setdefault(answer.decision.downlink(job.method), []).append(answer)
+    for quantizer, together in alike.items():
+        try:
+            frames: Sequence[bytes | RunError] = _encoded(job, quantizer, together)
+        except RunError:  # of one of them; who it is only that one shows
+            frames = [_encoded_alone(job, quantizer, answer) for answer in together]
+        found |= {
+            answer.answered.device: frame for answer, frame in zip(together, frames, strict=True)
+        }
+    return found
+
+
+def _encoded(job: Job, quantizer: Quantizer, answers: Sequence[Answer]) -> list[bytes]:
+    messages, rngs = [], []
+    for answer in answers:
+        device, round, step = (one := answer.answered).device, one.round, one.step
+        messages.append(
+            GradientMessage(device, round, step, answer.gradient, answer.loss, one.mask)
+        )
+        rngs.append(torch_rng(job.seed, device, round, "downlink", step))
+    codec = QuantizedCodec(quantizer, derive(job.seed, "rotation"))
+    return encode_gradients_with(codec, messages, rngs)
+
+
+def _encoded_alone(job: Job, quantizer: Quantizer, answer: Answer) -> bytes | RunError:
+    try:
+        return _encoded(job, quantizer, [answer])[0]
+    except RunError as fault:
+        return fault

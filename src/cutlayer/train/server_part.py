@@ -3,7 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import cast
 
 import torch
@@ -24,14 +25,16 @@ from cutlayer.train.exchange import (
     Payload,
     step_exchanges,
 )
-from cutlayer.train.finite import all_finite, not_finite
+from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters, ServerPass
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.train.server_frames import gradient_frame, read_activations, read_visit
+from cutlayer.train.server_frames import Answer, check_activations, gradient_frames, read_visit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
-from cutlayer.wire.codec import ActivationsMessage, decode_activations
+from cutlayer.wire.messages import ActivationsMessage
+from cutlayer.wire.opened import Opened, activations_of, open_activations
+from cutlayer.wire.transfer import to_device
 
 Faults = dict[int, CutlayerError]
 
@@ -50,12 +53,23 @@ class PoolStep:
     replies: dict[int, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A frame of activations. frame: as it came now; None where it was held. sample: its number
+    in the device's data, where it is of one alone."""
+
+    opened: Opened
+    frame: bytes | None
+    sample: int | None = None
+
+
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
     activations come. bare: the first blocks that carry no adapter. seen: the samples of each (of
-    language models: the tokens to be said) that were trained on, in all epochs.
+    language models: the tokens to be said) that were trained on, in all epochs. clipped_tokens: of
+    each device, those that were scaled down (trust.clip_activations).
     """
 
     def __init__(
@@ -76,6 +90,7 @@ class ServerPart:
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
         self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
+        self.clipped_tokens: dict[int, int] = {}
         self._plain_steps = coding.plain_steps
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
@@ -110,33 +125,56 @@ class ServerPart:
         move after every device.
         """
         faults: Faults = {}
-        messages = []
         with watch.timed("wire"):
-            for device, frame in frames.items():
-                try:
-                    messages.append(self._read(device, state, frame))
-                except FrameError as fault:
-                    faults[device] = fault
+            messages = [self._bounded(one) for one in self._read(state, frames, faults)]
         losses: dict[int, float] = {}
         for batch in self._batches(messages):
-            for message, loss, gradient in self._train(batch, faults):
-                try:
-                    if gradient is not None:
-                        with watch.timed("wire"):
-                            decision = self.decisions[message.device]
-                            reply = gradient_frame(self._job, decision, message, loss, gradient)
-                            state.replies[message.device] = reply
-                    losses[message.device] = loss
-                except RunError as fault:  # it does not fit into the bits of the downlink
-                    faults[message.device] = fault
+            trained = self._train(batch, faults)
+            losses |= {message.device: loss for message, loss, _ in trained}
+            answers = [
+                Answer(message, self.decisions[message.device], loss, gradient)
+                for message, loss, gradient in trained
+                if gradient is not None
+            ]
+            with watch.timed("wire"):
+                for device, reply in gradient_frames(self._job, answers).items():
+                    if isinstance(reply, RunError):  # it does not fit into the downlink's bits
+                        faults[device] = reply
+                        del losses[device]
+                    else:
+                        state.replies[device] = reply
             if self._job.method.server_adapter == "in-turn":
                 self.adapters.update(state.step)
         state.losses |= {device: losses[device] for device in frames if device in losses}
         state.replies = {d: state.replies[d] for d in frames if d in state.replies}
         return faults
 
-    def _read(self, device: int, state: PoolStep, frame: bytes) -> ActivationsMessage:
-        """The activations of a frame. Raises FrameError for any but those due."""
+    def _read(
+        self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults
+    ) -> list[ActivationsMessage]:
+        """The activations of frames: all checked, then all decoded in one call."""
+        came: dict[int, list[_Part]] = {}
+        for device, frame in frames.items():
+            try:
+                came[device] = self._parts(device, state, frame)
+            except FrameError as fault:
+                faults[device] = fault
+        opened = [part.opened for parts in came.values() for part in parts]
+        decoded = iter(activations_of(opened, self._coding.codec, self._model.compute))
+        messages = []
+        for device, parts in came.items():
+            own = list(islice(decoded, len(parts)))
+            try:
+                messages.append(self._message(device, state, parts, own))
+            except FrameError as fault:
+                faults[device] = fault
+        return messages
+
+    def _parts(self, device: int, state: PoolStep, frame: bytes) -> "list[_Part]":
+        """The frames of activations in what a device sent. Raises FrameError for any but those due.
+
+        One of its batch, or of visits one a sample, sent now or before.
+        """
         if device not in self.adapters:
             raise FrameError(
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
@@ -144,15 +182,12 @@ class ServerPart:
             )
         due = (device, self._round, state.step)
         if self._coding.cache is None or state.step < self._plain_steps:
-            message = self._decode(frame, due)
-            if self._coding.cache is not None:
-                state.computed[device] = len(message.hidden)
-            return message
+            return [_Part(self._check(frame, due), frame)]
         visit = read_visit(frame, due, self._job, self._most_bytes)
-        messages, came = [], {n: one for n, one in visit.frames.items() if one is not None}
+        parts = []
         for sample, sent in visit.frames.items():
             if sent is not None:
-                messages.append(self._decode(sent, due, single=True))
+                parts.append(_Part(self._check(sent, due, single=True), sent, sample))
                 continue
             held = self._coding.cache.find(device, sample)
             if held is None:
@@ -160,30 +195,57 @@ class ServerPart:
                     f"frame: device {device} names its sample {sample}, which it never sent: run "
                     "the same cutlayer on both sides"
                 )
-            messages.append(decode_activations(held, codec=self._coding.codec))
-        for sample, sent in came.items():
-            self._coding.keep(self.decisions[device], device, sample, sent)
-        state.computed[device] = len(came)
-        return joined(messages, due)
+            parts.append(_Part(open_activations(held), None, sample))
+        return parts
 
-    def _decode(
-        self, frame: bytes, due: tuple[int, int, int], single: bool = False
+    def _bounded(self, message: ActivationsMessage) -> ActivationsMessage:
+        """Activations with no token longer than the job allows."""
+        most = self._job.trust.clip_activations
+        if most is None:
+            return message
+        norms = torch.linalg.vector_norm(message.hidden, dim=2, keepdim=True, dtype=torch.float64)
+        longer = norms > most
+        if not longer.any():
+            return message
+        before = self.clipped_tokens.get(message.device, 0)
+        self.clipped_tokens[message.device] = before + int(longer.sum())
+        scaled = message.hidden * (most / norms)
+        hidden = torch.where(longer, scaled.to(message.hidden), message.hidden)
+        return replace(message, hidden=hidden)
+
+    def _check(self, frame: bytes, due: tuple[int, int, int], single: bool = False) -> Opened:
+        """One frame of activations, checked. single: the frame holds one sample."""
+        decision, spec = self.decisions[due[0]], self._model.spec
+        return check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
+
+    def _message(
+        self,
+        device: int,
+        state: PoolStep,
+        parts: "Sequence[_Part]",
+        decoded: Sequence[ActivationsMessage | FrameError],
     ) -> ActivationsMessage:
-        """The activations of one frame, checked. single: the frame holds one sample."""
-        decision = self.decisions[due[0]]
-        message = read_activations(
-            frame,
-            due,
-            decision,
-            self._model.spec,
-            self._job,
-            self._most_bytes,
-            self._coding.codec,
-            single,
-        )
-        self._task.received(message)
-        self._coding.note(message, frame, decision.tokens)
-        return message
+        """A device's batch, of what came and what was held. Raises FrameError."""
+        messages, decision = [], self.decisions[device]
+        for part, message in zip(parts, decoded, strict=True):
+            if isinstance(message, FrameError):
+                raise message
+            messages.append(message)
+            if part.frame is not None:
+                self._task.received(message)
+        for part, message in zip(parts, messages, strict=True):
+            if part.frame is None:
+                continue
+            self._coding.note(message, part.frame, decision.tokens)
+            if part.sample is not None:
+                self._coding.keep(decision, device, part.sample, part.frame)
+        if self._coding.cache is None:
+            return messages[0]
+        if parts[0].sample is None:
+            state.computed[device] = len(messages[0].hidden)
+            return messages[0]
+        state.computed[device] = sum(part.frame is not None for part in parts)
+        return joined(messages, (device, self._round, state.step))
 
     def _batches(
         self, messages: Sequence[ActivationsMessage]
@@ -205,16 +267,17 @@ class ServerPart:
         Returns each of these with its loss and, where a gradient is due down, its own.
         """
         hidden, opened, losses = self._losses(messages)
-        values: list[float] = losses.tolist()
+        gradients = self._model.kept(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
+        # One look at the torch device for all: the losses, and the largest gradient.
+        looked = torch.cat([losses.detach(), _largest(gradients).to(losses).view(1)])
+        *values, largest = looked.tolist()
         found: Faults = {
             message.device: not_finite("loss", value, message.device, message.round, message.step)
             for message, value in zip(messages, values, strict=True)
             if not math.isfinite(value)
         }
-        if not found:
-            gradients = _gradients(losses, [hidden, *opened.rows.leaves.values()])
-            if not _finite(gradients):
-                found = self._without_finite_gradients(messages)
+        if not found and not math.isfinite(largest):
+            found = self._without_finite_gradients(messages)
         if found:
             # The pass mixes devices, and so may its gradients: have it again without those.
             faults |= found
@@ -223,7 +286,7 @@ class ServerPart:
         for message in messages:
             self.seen[message.device] += self._task.weight(self._task.received(message))
         down, *own = gradients
-        self.adapters.add(opened, own)
+        self.adapters.add(opened, own, messages[0].step)
         parts: Sequence[torch.Tensor | None] = [None] * len(messages)
         if down is not None:
             parts = torch.split(down, [len(message.hidden) for message in messages])
@@ -233,18 +296,20 @@ class ServerPart:
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
         """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
-        hidden = torch.cat([message.hidden for message in messages]).to(self._model.compute)
+        hidden = torch.cat([message.hidden for message in messages])
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
-        mask = torch.cat(masks).to(self._model.compute) if masks else None
-        opened = self.adapters.open([message.device for message in messages])
+        mask = to_device(torch.cat(masks), self._model.compute) if masks else None
+        sizes = [len(message.hidden) for message in messages]
+        opened = self.adapters.open([message.device for message in messages], sizes)
         route = []
-        for message, adapter in zip(messages, opened.adapters, strict=True):
+        for message, adapters in zip(messages, opened.adapters, strict=True):
             rng = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
                 rng = torch_rng(self._job.seed, *key)
-            route.append(Segment(adapter, len(message.hidden), rng))
+            size = len(message.hidden) // len(adapters)
+            route += [Segment(adapter, size, rng) for adapter in adapters]
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
         losses = self._task.losses(logits, [self._task.received(m) for m in messages])
@@ -263,7 +328,8 @@ class ServerPart:
 
     def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
         hidden, opened, losses = self._losses([message])
-        return _finite(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
+        found = _largest(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
+        return math.isfinite(found)
 
     def not_finite(self) -> Faults:
         """The devices for which something was trained that is not finite, at the round's end."""
@@ -284,5 +350,7 @@ def _gradients(
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
-def _finite(gradients: Sequence[torch.Tensor | None]) -> bool:
-    return all_finite([gradient for gradient in gradients if gradient is not None])
+def _largest(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """The largest magnitude of all, which is not finite where one of them is not."""
+    given = [gradient for gradient in gradients if gradient is not None]
+    return torch.nn.utils.get_total_norm(given, torch.inf)

@@ -21,19 +21,24 @@ from cutlayer.train.read_conditions import (
     of_world,
     placed,
     ranked,
+    where,
 )
 
 _LOG_DISTANCE = of_kind("world", "path_loss", "log-distance")
 _URBAN = of_kind("world", "path_loss", "umi", "uma")
 _SHADOWED = of_world(
     lambda world: bool(world.shadowing_db) or (
-        world.shadowing_db is None and world.path_loss != "log-distance"
+        world.shadowing_db is None and world.urban is not None
     ),
     "world.shadowing_db above 0, or path_loss umi or uma",
 )  # fmt: skip
 _COMPUTED = Condition(
     lambda job: job.world is None or job.world.rates_path is None,
     "world.rates_path gives the rates: leave one of them out",
+)
+_NO_GAINS = Condition(
+    lambda job: job.world is None or job.world.gains_path is None,
+    "world.gains_path gives the gains of all links: leave one of them out",
 )
 _MOVING = of_kind("world.mobility", "kind", "redraw", "highway")
 _ROAD = of_kind("world.mobility", "kind", "highway")
@@ -63,6 +68,16 @@ _UPLOADS = Condition(
     lambda job: adapters_travel(job) or job.method.server_adapter == "averaged",
     "no device has an adapter of its own to send: leave it out, or take another method",
     said_only=True,
+)
+_SIDE_BY_SIDE = Condition(
+    lambda job: job.method.order == "parallel",
+    "the method's devices train one after another, and there is nobody to hold one against: leave "
+    "it out, or take method.order parallel",
+    said_only=True,
+)
+_HIDES = Condition(
+    lambda job: job.privacy.unit != "none",
+    "it needs privacy.unit device or sample: leave it out, or set that",
 )
 
 CONDITIONS: dict[str, tuple[Condition, ...]] = {
@@ -155,15 +170,54 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
-    "world.exponent": _LOG_DISTANCE,
-    "world.reference_m": _LOG_DISTANCE,
-    "world.reference_loss_db": _LOG_DISTANCE,
-    "world.line_of_sight": _URBAN,
-    "world.server_height_m": _URBAN,
-    "world.device_height_m": _URBAN,
-    "world.shadowing_rounds": _SHADOWED,
-    "world.rician_k_db": of_kind("world", "fading", "rician"),
-    "world.reciprocal": of_world(lambda world: world.fading != "none", "world.fading"),
+    **dict.fromkeys(["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE)),
+    "trust.hostile": (
+        _AVERAGES,
+        Condition(
+            lambda job: job.trust.average in ("trimmed-mean", "krum"),
+            "it needs trust.average trimmed-mean or krum: leave it out, or set that",
+        ),
+    ),
+    "trust.clip_activations": (SPLIT_HERE,),
+    "privacy.clip_norm": (_HIDES,),
+    "privacy.noise_multiplier": (_HIDES,),
+    "privacy.delta": (
+        _HIDES,
+        *where(lambda job: job.privacy.noise_multiplier > 0, "privacy.noise_multiplier above 0"),
+    ),
+    "privacy.noise_from": (
+        Condition(
+            lambda job: job.privacy.unit != "none"
+            or bool(job.privacy.activation_noise or job.privacy.label_noise),
+            "it needs noise: leave it out, or set privacy.unit, activation_noise or label_noise",
+        ),
+    ),
+    "privacy.activation_noise": (SPLIT_HERE,),
+    "privacy.secure_sum": (
+        Condition(
+            adapters_travel,
+            "no device sends an adapter that is averaged: leave it out, or take another method",
+            said_only=True,
+        ),
+    ),
+    "privacy.secure_quorum": where(lambda job: job.privacy.secure_sum, "privacy.secure_sum"),
+    "world.carrier_hz": (_NO_GAINS,),
+    "world.server_gain_dbi": (_NO_GAINS,),
+    "world.device_gain_dbi": (_NO_GAINS,),
+    "world.path_loss": (_NO_GAINS,),
+    "world.exponent": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.reference_m": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.reference_loss_db": (_NO_GAINS, *_LOG_DISTANCE),
+    "world.line_of_sight": (_NO_GAINS, *_URBAN),
+    "world.server_height_m": (_NO_GAINS, *_URBAN),
+    "world.device_height_m": (_NO_GAINS, *_URBAN),
+    "world.shadowing_db": (_NO_GAINS,),
+    "world.shadowing_rounds": (_NO_GAINS, *_SHADOWED),
+    "world.fading": (_NO_GAINS,),
+    "world.rician_k_db": (_NO_GAINS, *of_kind("world", "fading", "rician")),
+    "world.reciprocal": (
+        _NO_GAINS, *of_world(lambda world: world.fading != "none", "world.fading"),
+    ),
     "world.max_bps_per_hz": (_COMPUTED,),
     "world.server_power_w": (_COMPUTED,),
     "world.serving": (SPLIT_HERE,),
@@ -204,6 +258,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
 MODALITIES = {
     "model.image_size": "image",
     "model.aspect": "image",
+    "data.memory_bytes": "image",
     "model.max_tokens": "text",
     "data.kind": "text",
     "data.completion_column": "text",

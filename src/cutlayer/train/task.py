@@ -23,8 +23,10 @@ from cutlayer.model.export import save_adapter
 from cutlayer.model.lora import Adapter
 from cutlayer.model.spec import ModelSpec
 from cutlayer.train.accuracy import Evaluation, Tested
+from cutlayer.train.device_sums import device_sums
 from cutlayer.train.language import Language
-from cutlayer.wire.codec import ActivationsMessage
+from cutlayer.wire.messages import ActivationsMessage
+from cutlayer.wire.transfer import to_device
 
 Inputs = Mapping[str, Tensor]
 """What a batch was made into for the model (see model.inputs.Preprocessor)."""
@@ -111,14 +113,17 @@ class Classification:
 
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """See Task. outputs: logits [B, C]; the loss is the cross-entropy."""
-        weight = outputs.new_tensor(self.weights) if self.weights else None
-        parts = torch.split(outputs, [len(rows) for rows in targets])
-        return torch.stack(
-            [
-                F.cross_entropy(part, rows.to(part.device), weight, label_smoothing=self.smoothing)
-                for part, rows in zip(parts, targets, strict=True)
-            ]
+        sizes, place = [len(rows) for rows in targets], outputs.device
+        goal = to_device(torch.cat(list(targets)), place)
+        weight = None
+        if self.weights:
+            weight = to_device(torch.tensor(self.weights, dtype=outputs.dtype), place)
+        each = F.cross_entropy(
+            outputs, goal, weight, reduction="none", label_smoothing=self.smoothing
         )
+        if weight is None:
+            return device_sums(each, sizes) / to_device(torch.tensor(sizes), outputs.device)
+        return device_sums(each, sizes) / device_sums(weight[goal], sizes)
 
     def weight(self, targets: Tensor) -> int:
         """See Task. Its samples."""

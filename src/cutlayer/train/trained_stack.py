@@ -48,9 +48,13 @@ class TrainedStack:
         """What a row started from, where FedProx or clipping go by it; nothing else."""
         return {name: tensor[row] for name, tensor in (self._start or {}).items()}
 
-    def open(self, rows: Sequence[int]) -> "OpenRows":
-        """Rows for a pass, whose gradients are taken afterwards."""
-        return OpenRows(self.tensors, self._moving, rows)
+    def open(self, rows: Sequence[int], sizes: Sequence[int] | None = None) -> "OpenRows":
+        """Rows for a pass, whose gradients are taken afterwards.
+
+        sizes: where each sample is to have a gradient of its own, how many each row has: there is
+        then a row for each of them.
+        """
+        return OpenRows(self.tensors, self._moving, rows, sizes)
 
     def step(self, rows: Sequence[int], gradients: Mapping[str, Tensor], step: int) -> None:
         """Move rows by their gradients, [m, ...] a tensor, in the round's step `step`."""
@@ -61,11 +65,21 @@ class OpenRows(AdapterStack):
     """Rows of trained adapters as leaves of a graph: views where they are neighbours."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], moving: Mapping[str, Tensor], rows: Sequence[int]
+        self,
+        tensors: Mapping[str, Tensor],
+        moving: Mapping[str, Tensor],
+        rows: Sequence[int],
+        sizes: Sequence[int] | None = None,
     ) -> None:
-        self.leaves = {
-            name: picked(tensor, rows).detach().requires_grad_() for name, tensor in moving.items()
-        }
+        values = {name: picked(tensor, rows).detach() for name, tensor in moving.items()}
+        if sizes is not None:
+            counts = torch.tensor(sizes)
+            values = {
+                name: tensor.repeat_interleave(counts.to(tensor.device), dim=0)
+                for name, tensor in values.items()
+            }
+            rows = [row for row, count in zip(rows, sizes, strict=True) for _ in range(count)]
+        self.leaves = {name: tensor.requires_grad_() for name, tensor in values.items()}
         still = {name: tensor for name, tensor in tensors.items() if name not in moving}
         apart = {name: [tensor[row] for row in rows] for name, tensor in still.items()}
         super().__init__(self.leaves, len(rows), apart)

@@ -24,7 +24,7 @@ def read_adapter(
     """
     # Float32 values at most; names and shapes are little beside them.
     most = 4 * sum(tensor.numel() for tensor in due.values()) + 2**17
-    message = decode_adapter(frame, max_bytes=most)
+    message = decode_adapter(frame, max_bytes=most, device=compute)
     shapes = {name: tensor.shape for name, tensor in message.tensors.items()}
     if (message.device, message.round) != (device, round) or shapes != {
         name: tensor.shape for name, tensor in due.items()
@@ -33,14 +33,16 @@ def read_adapter(
             f"frame: device {device} sent another adapter than the one it was to train in "
             f"round {round}: run the same job on both sides"
         )
-    return {name: tensor.to(compute) for name, tensor in message.tensors.items()}
+    return message.tensors
 
 
-def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, FrameError]:
+def far_updates(
+    start: Adapter, trained: Mapping[int, Adapter], apart: bool = False
+) -> dict[int, FrameError]:
     """The devices whose adapter is not finite, or moved far beyond what its cohort's did.
 
     start: what all began with; an adapter may hold some of its tensors. A cohort of one has nobody
-    to be held against.
+    to be held against. apart: only what is not finite is looked for.
     """
     moved = {device: _distance(start, adapter) for device, adapter in trained.items()}
     faults = {
@@ -50,6 +52,8 @@ def far_updates(start: Adapter, trained: Mapping[int, Adapter]) -> dict[int, Fra
         for device, distance in moved.items()
         if not math.isfinite(distance)
     }
+    if apart:
+        return faults
     sound = {device: distance for device, distance in moved.items() if device not in faults}
     median = statistics.median_low(sound.values()) if sound else 0.0
     for device, distance in sound.items():

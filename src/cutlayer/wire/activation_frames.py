@@ -24,10 +24,10 @@ from cutlayer.wire.packing import pack_flags, pack_labels
 class Batch:
     """What a frame of activations says besides the activations themselves.
 
-    device, round, step: where it belongs. shape: [B, T, D]. mask: [B, T], False at padding, or
-    None. labels: one for each sample [B], or for each token that is sent [n] where `by_token`.
-    kept: [B, K] of `candidates` tokens, or None where all are there; merged: whether the last token
-    stands for the others. Raises ValueError for labels that are none of the classes.
+    device, round, step: where it belongs. shape: [B, T, D]. mask: of all B T tokens, False at
+    padding, or None. labels: one for each sample [B], or for each token that is sent [n] where
+    `by_token`. kept: [B, K] of `candidates` tokens, or None where all are there; merged: whether
+    the last token stands for the others. Raises ValueError for labels that are none of the classes.
     """
 
     device: int

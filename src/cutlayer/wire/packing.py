@@ -3,64 +3,50 @@
 The bit streams are little-endian: code i lies in bits [q i, q i + q).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = np.dtype("<u8")
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _LANES: dict[int, str] = {1: "u1", 2: "<u2", 4: "<u4"}
 _MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
 
+Words = TypeVar("Words", "NDArray[np.int64]", "Tensor")
+
+
+def push_together(words: Words, bits: int) -> None:
+    """In each 64-bit word, which holds eight codes of 1 to 7 bits in a byte each, move the codes to
+    the low end, in place: by one, two and then four codes at a time.
+
+    words: of numpy or of torch, little-endian in memory.
+    """
+    for level, mask in enumerate(_MASKS):
+        low = words & mask
+        words ^= low
+        words >>= (8 - bits) << level
+        words |= low
+
 
 def pack_bits(codes: NDArray[np.uint8], bits: int) -> bytes:
-    """Codes below 2^bits (1-8) as a little-endian bit stream of ceil(n bits / 8) bytes.
-
-    Eight codes fill one 64-bit word whose neighbours are pushed together, by one, two and then
-    four codes at a time.
-    """
+    """Codes below 2^bits (1-8) as a little-endian bit stream of ceil(n bits / 8) bytes; see
+    `bit_stream.pack_bits` for tensors."""
     if bits == 8:
         return codes.tobytes()
     count = len(codes)
     padded = np.zeros(-(-count // 8) * 8, np.uint8)
     padded[:count] = codes
-    words = padded.view(_WORD)
-    for level, mask in enumerate(_MASKS):
-        gap = (8 - bits) << level
-        low = words & np.uint64(mask)
-        words ^= low
-        words >>= np.uint64(gap)
-        words |= low
+    words = padded.view("<i8")
+    push_together(words, bits)
     if bits in _LANES:
         packed = words.astype(_LANES[bits]).tobytes()
     else:
         packed = padded.reshape(-1, 8)[:, :bits].tobytes()
     return packed[: -(-count * bits // 8)]
-
-
-def unpack_bits(data: bytes | memoryview, bits: int, count: int) -> NDArray[np.uint8]:
-    """Undo `pack_bits`: the `count` codes."""
-    if bits == 8:
-        return np.frombuffer(data, np.uint8)
-    groups = -(-count // 8)
-    whole = np.zeros(groups * bits, np.uint8)
-    whole[: len(data)] = np.frombuffer(data, np.uint8)
-    if bits in _LANES:
-        words = whole.view(_LANES[bits]).astype(_WORD)
-    else:
-        padded = np.zeros((groups, 8), np.uint8)
-        padded[:, :bits] = whole.reshape(groups, bits)
-        words = padded.reshape(-1).view(_WORD)
-    for level in (2, 1, 0):
-        gap, lane = (8 - bits) << level, bits << level
-        low = words & np.uint64(_repeat((1 << lane) - 1, 16 << level))
-        words ^= low
-        words <<= np.uint64(gap)
-        words |= low
-    return words.view(np.uint8)[:count]
-
-
-def _repeat(pattern: int, stride: int) -> int:
-    """`pattern` once in every `stride` bits of a 64-bit word."""
-    return sum(pattern << shift for shift in range(0, 64, stride))
 
 
 def pack_floats(values: NDArray[np.float32], bits: int) -> bytes:

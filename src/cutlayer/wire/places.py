@@ -1,6 +1,7 @@
 """Where the tokens of a shortened sequence stood: told in one bit for each that could be kept."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.wire.kept_tokens import positions_of
+from cutlayer.wire.transfer import to_host
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +25,26 @@ class Places:
     merged: bool
 
 
+def places_on_cpu(given: Sequence[Places | None]) -> list[Places | None]:
+    """Places with `kept` on the CPU: one copy for all of them."""
+    kept = [places.kept for places in given if places is not None]
+    if all(one.device.type == "cpu" for one in kept):
+        return list(given)
+    flat = to_host(torch.cat([one.reshape(-1) for one in kept]))
+    parts = iter(torch.split(flat, [one.numel() for one in kept]))
+    return [
+        None if places is None else replace(places, kept=next(parts).view_as(places.kept))
+        for places in given
+    ]
+
+
 def find_places(hidden: Tensor, places: Places | None) -> Tensor:
-    """The position [B, T] of every token of hidden [B, T, D], `MERGED` for a merged one."""
+    """The position [B, T] of every token of hidden [B, T, D], `MERGED` for a merged one.
+
+    places: with `kept` on the CPU.
+    """
     B, T = hidden.shape[:2]
-    kept = None if places is None else places.kept.cpu().numpy()
+    kept = None if places is None else places.kept.numpy()
     found = positions_of(B, T, kept, places is not None and places.merged)
     return torch.from_numpy(found.copy())
 

@@ -12,6 +12,7 @@ O(D log D) a token (QuaRot, arXiv 2404.00456, and QuIP#, arXiv 2402.04396, rotat
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -23,31 +24,35 @@ _MAX_FACTOR_LOG2 = 5
 _PIECE = 2**17
 
 
-def rotate(x: Tensor, seed: int) -> Tensor:
-    """Rotate the last dimension of the CPU float tensor x [..., D]; the inverse is `unrotate`."""
+def rotate(x: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
+    """Rotate the last dimension of the float tensor x [..., D]; the inverse is `unrotate`.
+
+    counts: the rows of each of many devices, which come out as they would alone, to the last bit
+    where a CPU computes. None: all are one's.
+    """
     width = x.shape[-1]
     block, overlap = layout(width)
-    first, second = signs(seed, width, x.dtype)
+    first, second = signs(seed, width, x.dtype, x.device)
     y = (x.contiguous() * first).view(-1, width)
     if not overlap:
-        return _hadamard_(y, block).view(x.shape)
-    _hadamard_(y[:, :block], block)
+        return _hadamard_(y, block, counts).view(x.shape)
+    _hadamard_(y[:, :block], block, counts)
     y *= second
-    _hadamard_(y[:, width - block :], block)
+    _hadamard_(y[:, width - block :], block, counts)
     return y.view(x.shape)
 
 
-def unrotate(y: Tensor, seed: int) -> Tensor:
+def unrotate(y: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
     """Undo `rotate` with the same seed."""
     width = y.shape[-1]
     block, overlap = layout(width)
-    first, second = signs(seed, width, y.dtype)
+    first, second = signs(seed, width, y.dtype, y.device)
     x = y.clone(memory_format=torch.contiguous_format).view(-1, width)
     if not overlap:
-        return _hadamard_(x, block).mul_(first).view(y.shape)
-    _hadamard_(x[:, width - block :], block)
+        return _hadamard_(x, block, counts).mul_(first).view(y.shape)
+    _hadamard_(x[:, width - block :], block, counts)
     x *= second
-    _hadamard_(x[:, :block], block)
+    _hadamard_(x[:, :block], block, counts)
     return x.mul_(first).view(y.shape)
 
 
@@ -60,45 +65,58 @@ def layout(width: int) -> tuple[int, bool]:
 
 
 @lru_cache(maxsize=64)
-def signs(seed: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def signs(seed: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two vectors of random signs [D], a function of (seed, D) alone on any machine."""
     digest = hashlib.shake_256(f"cutlayer rotation {seed} {width}".encode()).digest(
         -(-2 * width // 8)
     )
     bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=2 * width)
-    signs = 1 - 2 * torch.from_numpy(bits).to(dtype)
-    return signs[:width], signs[width:]
+    found = (1 - 2 * torch.from_numpy(bits).to(dtype)).to(device)
+    return found[:width], found[width:]
 
 
 @lru_cache(maxsize=16)
-def _factor(size: int, dtype: torch.dtype) -> Tensor:
+def _factor(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The orthogonal Hadamard matrix [size, size] in Sylvester's order."""
     matrix = torch.ones(1, 1, dtype=dtype)
     while len(matrix) < size:
         matrix = torch.cat([matrix.repeat(1, 2), torch.cat([matrix, -matrix], 1)])
-    return matrix / math.sqrt(size)
+    return (matrix / math.sqrt(size)).to(device)
 
 
-def _hadamard_(x: Tensor, block: int) -> Tensor:
+def _hadamard_(x: Tensor, block: int, counts: Sequence[int] | None) -> Tensor:
     """Multiply runs of `block` channels by the (symmetric) Hadamard matrix, in place in x [n, m].
 
-    Two or three small dense products are several times faster on a CPU than log2(block)
-    butterflies or one dense product, and a piece at a time keeps their results in its cache.
+    A GPU takes all rows at once, and multiplies in float32 whatever the model is multiplied in. A
+    CPU, whose last bits may depend on how many rows it takes, takes those of one device, and a
+    piece of them at a time, whose results stay in its cache.
     """
+    if x.device.type == "cpu":
+        for rows in torch.split(x, [len(x)] if counts is None else list(counts)):
+            for piece in torch.split(rows, max(1, _PIECE // x.shape[1])):
+                _products_(piece, block)
+        return x
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        return _products_(x, block)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _products_(x: Tensor, block: int) -> Tensor:
+    """As `_hadamard_`: two or three small dense products, which are several times faster on a CPU
+    than log2(block) butterflies or one dense product."""
     log2 = block.bit_length() - 1
     steps = -(-log2 // _MAX_FACTOR_LOG2)
-    sizes = [1 << (log2 // steps + (step < log2 % steps)) for step in range(steps)]
-    rows = max(1, _PIECE // x.shape[1])
-    for start in range(0, len(x), rows):
-        piece = x[start : start + rows]
-        y = piece.contiguous().view(-1, block)
-        inner = 1
-        for size in sizes:
-            factor = _factor(size, x.dtype)
-            if inner == 1:
-                y = y.view(-1, size) @ factor
-            else:
-                y = torch.matmul(factor, y.view(-1, size, inner))
-            inner *= size
-        piece.copy_(y.view(piece.shape))
-    return x
+    y = x.contiguous().view(-1, block)
+    inner = 1
+    for step in range(steps):
+        size = 1 << (log2 // steps + (step < log2 % steps))
+        factor = _factor(size, x.dtype, x.device)
+        if inner == 1:
+            y = y.view(-1, size) @ factor
+        else:
+            y = torch.matmul(factor, y.view(-1, size, inner))
+        inner *= size
+    return x.copy_(y.view(x.shape))

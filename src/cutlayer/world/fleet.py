@@ -31,8 +31,9 @@ import numpy.typing as npt
 from cutlayer.errors import WorldError
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.places import FleetSettings
+from cutlayer.world.draws import drawn_for, uniform
 from cutlayer.world.tables import read_table
-from cutlayer.world.units import Array, Flags, array
+from cutlayer.world.units import Array, Flags, Indices, array
 
 DATA_SIZE = 500
 """Samples a device of a preset holds until the run's partition says otherwise; inferred by us from
@@ -117,8 +118,15 @@ class Fleet:
 FIELDS = tuple(field.name for field in fields(Fleet))
 
 
-def make_fleet(settings: FleetSettings, devices: int, seed: int) -> Fleet:
-    """The fleet that a job's settings ask for. Raises WorldError if the CSV has other rows."""
+def make_fleet(
+    settings: FleetSettings, devices: int, seed: int, only: Indices | None = None
+) -> Fleet:
+    """The fleet of so many devices that a job's settings ask for.
+
+    only: the numbers of those that are wanted, in their order; None: all. Raises WorldError if the
+    CSV has other rows.
+    """
+    wanted = np.arange(devices) if only is None else only
     if settings.path is not None:
         fleet = read_fleet(settings.path)
         if fleet.devices != devices:
@@ -126,14 +134,14 @@ def make_fleet(settings: FleetSettings, devices: int, seed: int) -> Fleet:
                 f"world.fleet.path: {Path(settings.path).name} has {fleet.devices} rows but "
                 f"devices.count is {devices}: set devices.count={fleet.devices} or change the file"
             )
-        return fleet
+        return fleet.take(wanted)
     names = (settings.preset,) if isinstance(settings.preset, str) else settings.preset
-    x_m, y_m = place(settings, devices, seed, "fleet", "place")
-    clock = 1.0e9 + 0.5e9 * numpy_rng(seed, "fleet", "clock").random(devices)
-    cores = numpy_rng(seed, "fleet", "cores").integers(4, 7, devices).astype(np.float64)
+    x_m, y_m = place(settings, wanted, seed, "fleet", "place")
+    clock = 1.0e9 + 0.5e9 * drawn_for(wanted, numpy_rng(seed, "fleet", "clock"), uniform)
+    cores = drawn_for(wanted, numpy_rng(seed, "fleet", "cores"), _cores)
     phone = Board(0.0, 0, 1, 8 * 2.0**30, 0.0)
-    kind = np.arange(devices) % len(names)
-    per_cycle, memory, kappa = (np.empty(devices) for _ in range(3))
+    kind = wanted % len(names)
+    per_cycle, memory, kappa = (np.empty(len(wanted)) for _ in range(3))
     for index, name in enumerate(names):
         board, mine = BOARDS.get(name, phone), kind == index
         per_cycle[mine], memory[mine] = board.flops_per_cycle, board.memory_bytes
@@ -143,15 +151,19 @@ def make_fleet(settings: FleetSettings, devices: int, seed: int) -> Fleet:
     return Fleet(
         x_m=x_m,
         y_m=y_m,
-        speed_mps=np.zeros(devices),
+        speed_mps=np.zeros(len(wanted)),
         clock_hz=clock,
         cores=cores,
         flops_per_cycle=per_cycle,
-        power_max_w=np.full(devices, 0.2),
+        power_max_w=np.full(len(wanted), 0.2),
         energy_coefficient=kappa,
         memory_bytes=memory,
-        data_size=np.full(devices, float(DATA_SIZE)),
+        data_size=np.full(len(wanted), float(DATA_SIZE)),
     )
+
+
+def _cores(rng: np.random.Generator, count: int) -> Array:
+    return rng.integers(4, 7, count).astype(np.float64)
 
 
 def read_fleet(path: str | Path) -> Fleet:
@@ -166,16 +178,16 @@ def read_fleet(path: str | Path) -> Fleet:
 
 
 def place(
-    settings: FleetSettings, devices: int, seed: int, *purpose: int | str
+    settings: FleetSettings, devices: Indices, seed: int, *purpose: int | str
 ) -> tuple[Array, Array]:
-    """Places around the server, by settings.placement: x_m, y_m [M]."""
+    """Places around the server of some devices, by settings.placement: x_m, y_m [m]."""
     near, far = settings.min_distance_m, settings.max_distance_m
-    part = numpy_rng(seed, *purpose, "distance").random(devices)
+    part = drawn_for(devices, numpy_rng(seed, *purpose, "distance"), uniform)
     if settings.placement == "area":
         distance = np.sqrt(near**2 + (far**2 - near**2) * part)
     else:
         distance = near + (far - near) * part
-    angle = 2 * np.pi * numpy_rng(seed, *purpose, "angle").random(devices)
+    angle = 2 * np.pi * drawn_for(devices, numpy_rng(seed, *purpose, "angle"), uniform)
     return distance * np.cos(angle), distance * np.sin(angle)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.places import FleetSettings, MobilitySettings
+from cutlayer.world.draws import drawn_for, uniform
 from cutlayer.world.fleet import Fleet, place
-from cutlayer.world.units import Array, Flags, array
+from cutlayer.world.units import Array, Flags, Indices, array
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class Motion:
     speed_mps: Array
     present: Flags
 
+    def take(self, devices: Indices) -> Motion:
+        """The devices at `devices`, in that order."""
+        return Motion(*(getattr(self, field.name)[devices] for field in fields(self)))
+
     def seen_from(self, x_m: float, y_m: float) -> Motion:
         """The same motion with the server at (x_m, y_m) as the origin."""
         return replace(self, x_m=self.x_m - x_m, y_m=self.y_m - y_m)
@@ -40,13 +46,14 @@ def standing(fleet: Fleet) -> Motion:
 
 
 def redrawn(
-    places: FleetSettings, mobility: MobilitySettings, devices: int, seed: int, round: int
+    places: FleetSettings, mobility: MobilitySettings, devices: Indices, seed: int, round: int
 ) -> Motion:
-    """New places, speeds and headings for a round."""
+    """New places, speeds and headings of some devices for a round."""
     x_m, y_m = place(places, devices, seed, round, "place")
     speed = draw_speeds(mobility, devices, seed, round, "speed")
-    angle = 2 * np.pi * numpy_rng(seed, round, "heading").random(devices)
-    return Motion(x_m, y_m, speed * np.cos(angle), speed * np.sin(angle), speed, _all(devices))
+    angle = 2 * np.pi * drawn_for(devices, numpy_rng(seed, round, "heading"), uniform)
+    there = _all(len(devices))
+    return Motion(x_m, y_m, speed * np.cos(angle), speed * np.sin(angle), speed, there)
 
 
 @dataclass(frozen=True)
@@ -70,10 +77,16 @@ class Highway:
         return Motion(x_m, self.y_m, self.vx_mps, still, np.abs(self.vx_mps), _all(len(x_m)))
 
 
-def make_highway(mobility: MobilitySettings, devices: int, seed: int) -> Highway:
-    """Vehicles uniform over the road and its lanes; the first half of the lanes drives to +x."""
-    lane = numpy_rng(seed, "highway", "lane").integers(0, mobility.lanes, devices)
-    part = numpy_rng(seed, "highway", "place").random(devices) - 0.5
+def make_highway(mobility: MobilitySettings, devices: Indices, seed: int) -> Highway:
+    """Some of the vehicles that are uniform over the road and its lanes; the first half of the
+    lanes drives to +x.
+    """
+    lane = drawn_for(
+        devices,
+        numpy_rng(seed, "highway", "lane"),
+        lambda rng, count: array(rng.integers(0, mobility.lanes, count)),
+    )
+    part = drawn_for(devices, numpy_rng(seed, "highway", "place"), uniform) - 0.5
     speed = draw_speeds(mobility, devices, seed, "highway", "speed")
     return Highway(
         length_m=mobility.road_m,
@@ -83,17 +96,26 @@ def make_highway(mobility: MobilitySettings, devices: int, seed: int) -> Highway
     )
 
 
-def draw_speeds(mobility: MobilitySettings, devices: int, seed: int, *purpose: int | str) -> Array:
-    """Speeds [M] in m/s from the Gaussian truncated to [min, max], by its inverse distribution."""
-    part = numpy_rng(seed, *purpose).random(devices)
+def draw_speeds(
+    mobility: MobilitySettings, devices: Indices, seed: int, *purpose: int | str
+) -> Array:
+    """Speeds [m] in m/s from the Gaussian truncated to [min, max], by its inverse distribution."""
     mean, std = mobility.speed_mean_mps, mobility.speed_std_mps
     low, high = mobility.speed_min_mps, mobility.speed_max_mps
     if std == 0 or low == high:
-        return np.full(devices, mean)
+        return np.full(len(devices), mean)
+    part = drawn_for(devices, numpy_rng(seed, *purpose), uniform)
+    below, grid = _speeds(mean, std, low, high)
+    return np.interp(part, below, grid)
+
+
+@lru_cache(maxsize=8)
+def _speeds(mean: float, std: float, low: float, high: float) -> tuple[Array, Array]:
+    """The distribution of speeds: the share that is slower, and how fast that is."""
     # Beyond nine deviations lies less than one draw in 1e18: it would only coarsen the grid.
     grid = np.linspace(max(low, mean - 9 * std), min(high, mean + 9 * std), 8193)
     below = np.array([math.erf((v - mean) / (std * math.sqrt(2))) for v in grid])
-    return np.interp(part, (below - below[0]) / (below[-1] - below[0]), grid)
+    return (below - below[0]) / (below[-1] - below[0]), grid
 
 
 def radial_stay_s(distance_m: npt.ArrayLike, speed_mps: npt.ArrayLike, coverage_m: float) -> Array:

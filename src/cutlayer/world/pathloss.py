@@ -7,14 +7,14 @@ which UMa's effective environment height is always 1 m. Distances in metres, car
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.settings.world import Scenario
 from cutlayer.world.units import LIGHT_MPS, Array, Flags, array
 
-Scenario = Literal["umi", "uma"]
 MIN_DISTANCE_M = 10.0
 """TR 38.901 holds from 10 m on; nearer devices are taken to be there."""
 

@@ -1,4 +1,4 @@
-"""Recorded positions (SUMO FCD or CSV) and recorded rates (CSV), looked up by time."""
+"""Recorded positions (SUMO FCD or CSV), looked up by time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from cutlayer.world.trace_files import read_file
 from cutlayer.world.units import Array, Indices
 
 POSITION_COLUMNS = ("time_s", "device", "x_m", "y_m", "speed_mps")
-RATE_COLUMNS = ("time_s", "device", "uplink_bps", "downlink_bps")
 # A degree is 111 km and less; positions in metres follow the speed within a few per cent.
 _SMALLER = 1000
 _CUT_OFF = (
     expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
     expat.errors.codes[expat.errors.XML_ERROR_UNCLOSED_TOKEN],
 )
-_POSITIONS, _RATES = "world.mobility.path", "world.rates_path"
+_POSITIONS = "world.mobility.path"
 
 
 @dataclass(frozen=True)
@@ -87,48 +86,6 @@ class PositionTrace:
         )
 
 
-@dataclass(frozen=True)
-class RateTrace:
-    """Rates of M devices; each row holds until the device's next, and its last row ends it."""
-
-    where: str
-    track: Track
-    uplink_bps: Array
-    downlink_bps: Array
-
-    def at(self, time_s: float) -> tuple[Array, Array]:
-        """Uplink and downlink rates [M]. Raises WorldError before or after a device's rows."""
-        track = self.track
-        index = track.last_until(time_s)
-        begin, end = track.time_s[track.first], track.time_s[track.first + track.count - 1]
-        bad = (index < track.first) | (time_s > end)
-        if bad.any():
-            device = int(np.argmax(bad))
-            raise WorldError(
-                f"{self.where} has rates of device {device} from {begin[device]:g} to "
-                f"{end[device]:g} s but the run asks for {time_s:g} s: record a longer trace or "
-                "train fewer rounds"
-            )
-        return self.uplink_bps[index], self.downlink_bps[index]
-
-
-def read_rates(path: str | Path, devices: int) -> RateTrace:
-    """A rate trace from a CSV with columns time_s, device, uplink_bps, downlink_bps.
-
-    device: 0..M-1. Raises WorldError for what cannot be used.
-    """
-    table = read_table(path, RATE_COLUMNS, _RATES)
-    for name in ("uplink_bps", "downlink_bps"):
-        table.refuse(name, table.columns[name] < 0, "give a rate of 0 or more")
-    track, order = _csv_track(table, devices)
-    return RateTrace(
-        table.where,
-        track,
-        table.columns["uplink_bps"][order],
-        table.columns["downlink_bps"][order],
-    )
-
-
 def read_positions(path: str | Path, devices: int) -> PositionTrace:
     """A position trace: SUMO FCD when the file is XML, else CSV; either may be compressed.
 
@@ -146,13 +103,13 @@ def read_positions(path: str | Path, devices: int) -> PositionTrace:
         return _read_fcd(Path(path), devices)
     table = read_table(path, POSITION_COLUMNS, _POSITIONS)
     table.refuse("speed_mps", table.columns["speed_mps"] < 0, "give a speed of 0 or more")
-    track, order = _csv_track(table, devices)
+    track, order = csv_track(table, devices)
     x_m, y_m, speed = (table.columns[name][order] for name in POSITION_COLUMNS[2:])
     _refuse_degrees(table.where, track, x_m, y_m, speed)
     return PositionTrace(table.where, track, x_m, y_m, speed)
 
 
-def _csv_track(table: Table, devices: int) -> tuple[Track, Indices]:
+def csv_track(table: Table, devices: int) -> tuple[Track, Indices]:
     """The track of a table with columns time_s and device, and the order of its rows in it."""
     number = table.columns["device"]
     table.refuse("device", number != np.floor(number), "number devices 0, 1, 2, ...")

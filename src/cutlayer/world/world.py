@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +11,12 @@ import numpy.typing as npt
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.world import WorldSettings
 from cutlayer.world import channel, mobility, pathloss
+from cutlayer.world.draws import drawn_for, uniform
 from cutlayer.world.fleet import Fleet, make_fleet
-from cutlayer.world.traces import read_positions, read_rates
-from cutlayer.world.units import Array, Flags, array, ratio
+from cutlayer.world.link_traces import read_gains, read_rates
+from cutlayer.world.own_channel import own_fading, own_loss_db
+from cutlayer.world.traces import read_positions
+from cutlayer.world.units import Array, Flags, Indices, array, ratio
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,11 @@ class WorldState:
     """M devices in one round; arrays [M].
 
     x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: time left in coverage,
-    infinite at rest, 0 outside. line_of_sight: always set for log-distance. path_loss_db: without
-    shadowing. gain_up, gain_down: h, received over sent power: path loss, shadowing, antennas and
-    fading. uplink_bps, downlink_bps: at power_max_w and server_power_w if the bandwidth is split
-    equally, or the trace's; gain_up is then the one that gives the trace's rate.
+    infinite at rest, 0 outside. line_of_sight: always set but for umi and uma. path_loss_db:
+    without shadowing; with a trace of gains all that the uplink loses. gain_up, gain_down: h,
+    received over sent power: path loss, shadowing, antennas and fading. uplink_bps, downlink_bps:
+    at power_max_w and server_power_w if the bandwidth is split equally, or the trace's; gain_up is
+    then the one that gives the trace's rate.
     """
 
     x_m: Array
@@ -49,13 +54,16 @@ class World:
     """The world of a run: fleet, movement and radio, drawn from `seed`.
 
     devices: M. The same settings, devices, seed, round and time give the same state, in any
-    order of asking. Files are read here; raises WorldError for what cannot be used.
+    order of asking, of whichever devices. What is held goes by the devices that are asked for.
+    Files are read here; raises WorldError for what cannot be used.
     """
 
     def __init__(self, settings: WorldSettings, devices: int, seed: int) -> None:
         self.settings = settings
         self.seed = seed
-        self.fleet: Fleet = make_fleet(settings.fleet, devices, seed)
+        self.devices = devices
+        if settings.fleet.path is not None:
+            _ = self.fleet  # read now, so that a fault of the file is told now
         self.radio = channel.Radio(
             noise_w_per_hz=channel.noise_w_per_hz(
                 settings.noise_dbm_per_hz, settings.noise_figure_db
@@ -65,38 +73,58 @@ class World:
             max_bps_per_hz=None if settings.rates_path else settings.max_bps_per_hz,
         )
         move = settings.mobility
-        self._highway = (
-            mobility.make_highway(move, devices, seed) if move.kind == "highway" else None
-        )
         self._positions = read_positions(move.path, devices) if move.path else None
         self._rates = read_rates(settings.rates_path, devices) if settings.rates_path else None
+        self._gains = read_gains(settings.gains_path, devices) if settings.gains_path else None
 
-    def state(self, round: int, time_s: float, sharing: int | None = None) -> WorldState:
+    @cached_property
+    def fleet(self) -> Fleet:
+        """All devices."""
+        return make_fleet(self.settings.fleet, self.devices, self.seed)
+
+    def fleet_of(self, devices: npt.ArrayLike) -> Fleet:
+        """The devices with these numbers, in their order."""
+        numbers = self._numbers(devices)
+        if self.settings.fleet.path is not None:
+            return self.fleet.take(numbers)
+        return make_fleet(self.settings.fleet, self.devices, self.seed, numbers)
+
+    def state(
+        self,
+        round: int,
+        time_s: float,
+        sharing: int | None = None,
+        devices: npt.ArrayLike | None = None,
+    ) -> WorldState:
         """The world in `round`, which starts at `time_s` of virtual time.
 
-        sharing: devices that split the bandwidth equally; None: those in coverage. Fading belongs
-        to the round; shadowing and line of sight to settings.shadowing_rounds rounds; places to
-        the time. Raises WorldError when a trace does not reach that time.
+        sharing: devices that split the bandwidth equally; None: those in coverage, of all that are
+        asked for. devices: the numbers of those that are asked for, in their order; None: all.
+        Fading belongs to the round; shadowing and line of sight to settings.shadowing_rounds
+        rounds; places to the time. Raises WorldError when a trace does not reach that time, and
+        JobError for a function of one's own that gives what cannot be used.
         """
-        settings, devices = self.settings, self.fleet.devices
-        motion = self._motion(round, time_s)
+        settings, numbers = self.settings, self._numbers(devices)
+        fleet = self.fleet_of(numbers)
+        motion = self._motion(round, time_s, numbers, fleet)
         distance = np.hypot(motion.x_m, motion.y_m)
         covered = motion.present & (distance <= settings.coverage_m)
-        clear = self._line_of_sight(round, distance)
-        loss = self._path_loss_db(distance, clear)
-        shadow = self._shadowing_db(round, clear)
-        antennas = settings.server_gain_dbi + settings.device_gain_dbi
-        gain_up = channel.power_gain(loss + shadow, antennas, self._fading(round, "up"))
-        gain_down = gain_up
-        if not settings.reciprocal:
-            gain_down = channel.power_gain(loss + shadow, antennas, self._fading(round, "down"))
+        clear = self._line_of_sight(round, numbers, distance)
+        if self._gains is not None:
+            up_db, down_db = (gains[numbers] for gains in self._gains.at(time_s))
+            loss, shadow = -up_db, np.zeros(len(numbers))
+            gain_up, gain_down = ratio(up_db), ratio(down_db)
+        else:
+            loss = self._path_loss_db(distance, clear)
+            shadow = self._shadowing_db(round, numbers, clear)
+            gain_up, gain_down = self._drawn_gains(round, numbers, loss + shadow)
         among = int(covered.sum()) if sharing is None else sharing
         share = settings.bandwidth_hz / max(among, 1)
         if self._rates is not None:
-            uplink, downlink = self._rates.at(time_s)
-            gain_up = self.radio.gain_for(uplink, share, self.fleet.power_max_w)
+            uplink, downlink = (rates[numbers] for rates in self._rates.at(time_s))
+            gain_up = self.radio.gain_for(uplink, share, fleet.power_max_w)
         else:
-            uplink = self.radio.rate_bps(share, self.fleet.power_max_w, gain_up)
+            uplink = self.radio.rate_bps(share, fleet.power_max_w, gain_up)
             # The server splits its power as it splits the band.
             power = settings.server_power_w / max(among, 1)
             downlink = self.radio.rate_bps(share, power, gain_down)
@@ -113,7 +141,7 @@ class World:
             gain_up=gain_up,
             gain_down=gain_down,
             uplink_bps=uplink,
-            downlink_bps=np.broadcast_to(downlink, (devices,)),
+            downlink_bps=np.broadcast_to(downlink, (len(numbers),)),
         )
 
     def uplink_bps(
@@ -136,19 +164,22 @@ class World:
         )
         return np.full(len(state.gain_down), worst)
 
-    def _motion(self, round: int, time_s: float) -> mobility.Motion:
-        settings = self.settings
-        if self._highway is not None:
-            return self._highway.at(time_s)
+    def _numbers(self, devices: npt.ArrayLike | None) -> Indices:
+        """Numbers of devices as an array; None: of all."""
+        if devices is None:
+            return np.arange(self.devices)
+        return np.asarray(devices, dtype=np.int64)
+
+    def _motion(self, round: int, time_s: float, devices: Indices, fleet: Fleet) -> mobility.Motion:
+        settings, move = self.settings, self.settings.mobility
+        if move.kind == "highway":
+            return mobility.make_highway(move, devices, self.seed).at(time_s)
         if self._positions is not None:
-            move = settings.mobility
-            there = self._positions.at(time_s + move.start_s)
+            there = self._positions.at(time_s + move.start_s).take(devices)
             return there.seen_from(move.server_x_m, move.server_y_m)
-        if settings.mobility.kind == "redraw":
-            return mobility.redrawn(
-                settings.fleet, settings.mobility, self.fleet.devices, self.seed, round
-            )
-        return mobility.standing(self.fleet)
+        if move.kind == "redraw":
+            return mobility.redrawn(settings.fleet, move, devices, self.seed, round)
+        return mobility.standing(fleet)
 
     def _stay_s(self, motion: mobility.Motion, distance: Array) -> Array:
         settings = self.settings
@@ -158,15 +189,16 @@ class World:
             stay = mobility.straight_stay_s(motion, settings.coverage_m)
         return stay if settings.max_stay_s is None else np.minimum(stay, settings.max_stay_s)
 
-    def _line_of_sight(self, round: int, distance: Array) -> Flags:
+    def _line_of_sight(self, round: int, devices: Indices, distance: Array) -> Flags:
         settings = self.settings
-        if settings.path_loss == "log-distance" or settings.line_of_sight == "always":
+        if settings.urban is None or settings.line_of_sight == "always":
             return np.ones(len(distance), dtype=bool)
         if settings.line_of_sight == "never":
             return np.zeros(len(distance), dtype=bool)
         # One number a device and block: who comes nearer can only gain its line of sight.
-        part = numpy_rng(self.seed, self._block(round), "line of sight").random(len(distance))
-        return part < pathloss.line_of_sight_probability(settings.path_loss, distance)
+        rng = numpy_rng(self.seed, self._block(round), "line of sight")
+        part = drawn_for(devices, rng, uniform)
+        return part < pathloss.line_of_sight_probability(settings.urban, distance)
 
     def _path_loss_db(self, distance: Array, clear: Flags) -> Array:
         settings = self.settings
@@ -178,8 +210,10 @@ class World:
                 settings.reference_m,
                 settings.reference_loss_db,
             )
+        if settings.urban is None:
+            return own_loss_db(settings.path_loss, distance, settings.carrier_hz)
         return pathloss.urban_db(
-            settings.path_loss,
+            settings.urban,
             distance,
             clear,
             settings.carrier_hz,
@@ -187,24 +221,35 @@ class World:
             settings.device_height_m,
         )
 
-    def _shadowing_db(self, round: int, clear: Flags) -> Array:
+    def _shadowing_db(self, round: int, devices: Indices, clear: Flags) -> Array:
         settings = self.settings
         std = array(settings.shadowing_db or 0.0)
-        if settings.shadowing_db is None and settings.path_loss != "log-distance":
-            std = pathloss.shadowing_std_db(settings.path_loss, clear)
+        if settings.shadowing_db is None and settings.urban is not None:
+            std = pathloss.shadowing_std_db(settings.urban, clear)
         if not std.any():
             return np.zeros(len(clear))
         rng = numpy_rng(self.seed, self._block(round), "shadowing")
-        return std * rng.standard_normal(len(clear))
+        return std * drawn_for(devices, rng, lambda rng, count: rng.standard_normal(count))
 
-    def _fading(self, round: int, way: str) -> Array:
-        settings, devices = self.settings, self.fleet.devices
+    def _drawn_gains(self, round: int, devices: Indices, loss_db: Array) -> tuple[Array, Array]:
+        """Gains up and down through a loss [m] with shadowing, antennas and fading."""
+        antennas = self.settings.server_gain_dbi + self.settings.device_gain_dbi
+        up = channel.power_gain(loss_db, antennas, self._fading(round, devices, "up"))
+        if self.settings.reciprocal:
+            return up, up
+        return up, channel.power_gain(loss_db, antennas, self._fading(round, devices, "down"))
+
+    def _fading(self, round: int, devices: Indices, way: str) -> Array:
+        settings = self.settings
         rng = numpy_rng(self.seed, round, "fading", way)
         if settings.fading == "rayleigh":
-            return channel.rayleigh(rng, devices)
+            return drawn_for(devices, rng, channel.rayleigh)
         if settings.fading == "rician":
-            return channel.rician(rng, devices, settings.rician_k_db)
-        return np.ones(devices)
+            return drawn_for(devices, rng, partial(channel.rician, k_db=settings.rician_k_db))
+        if settings.fading == "none":
+            return np.ones(len(devices))
+        # Drawn for the whole fleet: how a function draws one device after another is its own.
+        return own_fading(settings.fading, rng, self.devices)[devices]
 
     def _block(self, round: int) -> int:
         rounds = self.settings.shadowing_rounds

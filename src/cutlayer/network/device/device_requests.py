@@ -14,9 +14,11 @@ from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
 from cutlayer.train.device import Device
+from cutlayer.train.noise import with_label_noise
 from cutlayer.train.opening import Opening
 from cutlayer.train.parts import place_model
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 
 
 def read_job(text: str) -> Job:
@@ -60,13 +62,14 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
         train=job.method.train,
     )
     place_model(job, model)
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     if data is not None:
         samples = load_folder(data, job, tuple(task.classes), preprocess.fit)
     else:
         samples = load_share(job, task.number, preprocess.fit)
     if model.spec.parts.language or samples.has_passages:
         preprocess.check(samples.inputs)
+    samples = with_label_noise(samples, job, task.number)
     return Device(task.number, samples, job, model, preprocess)
 
 

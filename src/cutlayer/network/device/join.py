@@ -342,6 +342,9 @@ class _DeviceSession:
         opening = Opening(adapter, basis, message.plain_steps, held)
         await self._compute(device.begin, message, opening)
         await self._walk_steps(connection, device, message.round)
+        for _ in range(device.questions):
+            question = bytes(await connection.receive(Lane.DOWN))
+            await connection.send(Lane.UP, await self._compute(device.answer, question))
         uploaded = await self._compute(device.upload)
         if uploaded is not None:
             await connection.send(Lane.UP, uploaded)

@@ -184,6 +184,15 @@ class LightParticipant:
         """See Participant."""
         self._device.learn(frame)
 
+    @property
+    def questions(self) -> int:
+        """See Participant. What trains nothing has no part in a sum."""
+        return 0
+
+    def answer(self, question: bytes) -> bytes:
+        """See Participant."""
+        raise RunError("a light device trains nothing to sum up: run the same cutlayer on both")
+
     def upload(self) -> bytes | None:
         """See Participant. It trains nothing."""
         return None

@@ -96,8 +96,16 @@ class Participant(Protocol):
     def receive(self, exchange: Exchange, step: int, frame: bytes) -> None:
         """Take what came down in an exchange."""
 
+    @property
+    def questions(self) -> int:
+        """Of a secure sum that end the round, each of which it answers; 0: there is none."""
+
+    def answer(self, question: bytes) -> bytes:
+        """What it answers in a secure sum. Raises FrameError, RunError."""
+
     def upload(self) -> bytes | None:
-        """The frame of what it trained in the round; None where it trains nothing."""
+        """The frame of what it trained in the round; None where it trains nothing, or its part of a
+        secure sum has gone up."""
 
     def end(self) -> None:
         """End the round."""

@@ -24,6 +24,7 @@ from cutlayer.train.exchange import Exchange, Payload, step_exchanges
 from cutlayer.train.label_histogram import histogram
 from cutlayer.train.opening import Opening
 from cutlayer.train.pool import Pool
+from cutlayer.train.secure_upload import QUESTIONS
 from cutlayer.train.stopwatch import Stopwatch
 
 
@@ -119,9 +120,22 @@ class TorchParticipant:
         """See Participant."""
         self._pool.receive(exchange, step, {self._device.id: frame}, self._watch)
 
+    @property
+    def questions(self) -> int:
+        """See Participant."""
+        device = self._device
+        return QUESTIONS if device.adapter and device.job.sums_securely else 0
+
+    def answer(self, question: bytes) -> bytes:
+        """See Participant."""
+        return self._device.answer(question)
+
     def upload(self) -> bytes | None:
         """See Participant."""
-        return device_requests.upload(self._device) if self._device.adapter else None
+        device = self._device
+        if not device.adapter or device.job.sums_securely:
+            return None
+        return device_requests.upload(device)
 
     def end(self) -> None:
         """See Participant."""

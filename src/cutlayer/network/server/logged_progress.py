@@ -1,6 +1,7 @@
 """Progress of a served run, passed on to a log for machines and to metrics as well."""
 
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cutlayer.job import Job
@@ -21,10 +22,15 @@ class LoggedProgress:
         self._batches = 0
         self._began = time.monotonic()
 
-    def measure(self, listener: Listener, address: str | None) -> None:
-        """Answer Prometheus at HOST:PORT, if there is one. Raises NetworkError."""
+    def measure(
+        self, listener: Listener, address: str | None, places: Callable[[], Collection[str]]
+    ) -> None:
+        """Answer Prometheus at HOST:PORT, if there is one (places: see Metrics).
+
+        Raises NetworkError.
+        """
         if address is not None:
-            self._metrics = Metrics(listener)
+            self._metrics = Metrics(listener, places)
             port = self._metrics.serve(address)
             self._log.write("metrics", port=port)
 
@@ -35,6 +41,9 @@ class LoggedProgress:
 
     def started(self, job: Job, folder: Path, rounds_done: int) -> None:
         """See Progress."""
+        if self._metrics is not None:
+            self._metrics.run.rounds = job.training.rounds
+            self._metrics.run.rounds_done = rounds_done
         self._log.write("run", method=job.method.name, folder=str(folder), rounds_done=rounds_done)
         self._other.started(job, folder, rounds_done)
 
@@ -55,7 +64,11 @@ class LoggedProgress:
         """See Progress."""
         now = time.monotonic()
         if self._metrics is not None:
-            self._metrics.rounds.observe(now - self._began)
+            self._metrics.round_seconds.observe(now - self._began)
+            run = self._metrics.run
+            run.rounds_done, run.loss = row.round + 1, row.loss
+            if row.accuracy is not None:
+                run.accuracy = row.accuracy
         self._began, self._batches = now, 0
         self._log.write(
             "round",

@@ -44,7 +44,7 @@ class MeasuredWorld:
     def __init__(self, job: Job, spec: ModelSpec) -> None:
         assert job.world is not None
         self.job, self.spec = job, spec
-        still = {"mobility": MobilitySettings(), "rates_path": None}
+        still = {"mobility": MobilitySettings(), "rates_path": None, "gains_path": None}
         self.world = World(job.world.model_copy(update=still), job.devices.count, job.seed)
         self._known: dict[int, KnownDevice] = {}
 
@@ -61,7 +61,7 @@ class MeasuredWorld:
         known = [self._known[number] for number in samples]
         one = np.ones(len(known))
         fleet = replace(
-            self.world.fleet.take(numbers),
+            self.world.fleet_of(numbers),
             clock_hz=np.array([device.flops_per_s or _UNKNOWN_FLOPS for device in known]),
             cores=one,
             flops_per_cycle=one,

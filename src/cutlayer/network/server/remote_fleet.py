@@ -37,11 +37,13 @@ from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
 from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, labels_of
-from cutlayer.train.result import RoundResult
+from cutlayer.train.result import RoundResult, Trained
+from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
-from cutlayer.wire.codec import AdapterMessage, encode_adapter
+from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
@@ -245,6 +247,15 @@ class RemoteLink:
         """See Link."""
         return self._each(devices, lambda device: device.connection.receive(Lane.UP), _GRACE_S)
 
+    def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
+        """See Link."""
+
+        async def ask(device: ConnectedDevice) -> bytes:
+            await device.connection.send(Lane.DOWN, frames[device.number])
+            return bytes(await device.connection.receive(Lane.UP))
+
+        return self._each(list(frames), ask, _GRACE_S)
+
     def reject(self, device: int, fault: CutlayerError) -> None:
         """Let go of the device."""
         self.faults[device] = str(fault)
@@ -397,6 +408,10 @@ class RemoteFleet:
         """See Fleet."""
         return self._labels
 
+    def train_turn(self, turn: Turn) -> dict[int, Trained]:
+        """See rounds.Fleet."""
+        return train_devices(turn)
+
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
         """See Fleet. Raises RunError where nobody has come through a round for some time."""
         state.coding = coding.saved()
@@ -505,26 +520,26 @@ class RemoteFleet:
         The accuracy of a device with data of its own (Row.label_mix_accuracy) is weighted by the
         labels that it shared, or by those of the test data where it shared none.
         """
-        counts, shared = self.parts.counts, self._labels.counts
+        counts = self.parts.counts
         told = dict(self._told)
         for device in connected:
             if device.ready is None:
                 continue
             name, samples = device.connection.name, device.ready.samples
             if not device.ready.own:  # whose labels the server makes itself
-                made = counts[device.number].tolist()
+                made = counts.of([device.number])[0].tolist()
                 told[device.number] = ToldDevice(name, samples, made)
                 continue
             told[device.number] = ToldDevice(name, samples, None)
             labels = device.ready.labels if self.job.generated is not None else None
             if labels is not None and any(labels):
-                shared[device.number] = labels
-                counts[device.number] = np.rint(labels)
-                shares = counts[device.number].tolist()
-                told[device.number] = ToldDevice(name, samples, shares)
+                self._labels.tell(device.number, labels)
+                whole = np.rint(labels).astype(np.int64)
+                counts.note(device.number, whole)
+                told[device.number] = ToldDevice(name, samples, whole.tolist())
             else:
-                tested = np.bincount(self.parts.test.labels, minlength=counts.shape[1])
-                counts[device.number] = tested
+                tested = np.bincount(self.parts.test.labels, minlength=counts.classes)
+                counts.note(device.number, tested)
         if told != self._told:
             self._told = told
             with writing(self._folder):

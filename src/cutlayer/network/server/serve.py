@@ -180,7 +180,7 @@ def _open(
         log.write("listening", port=connected_devices.listener.port, folder=str(folder))
         if on_port is not None:
             on_port(connected_devices.listener.port)
-        watched.measure(connected_devices.listener, options.metrics)
+        watched.measure(connected_devices.listener, options.metrics, lambda: list(roster.numbers))
         timeouts = options.timeouts
         if job.world is not None and job.world.deadline_s is not None and not options.virtual:
             shorter = min(timeouts.round_s, job.world.deadline_s)

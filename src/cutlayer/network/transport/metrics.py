@@ -1,6 +1,7 @@
 """Figures of a server for Prometheus, read off its listener when they are asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
@@ -19,23 +20,45 @@ class _Stoppable(Protocol):
     def server_close(self) -> None: ...
 
 
+@dataclass
+class RunFigures:
+    """How far a run is; what is None is not known yet, and not served."""
+
+    rounds: int | None = None
+    """Rounds that the job has."""
+
+    rounds_done: int | None = None
+    """Rounds that are finished, those before a `--resume` included."""
+
+    loss: float | None = None
+    """Mean training loss of the last round; NaN where nobody trained in it."""
+
+    accuracy: float | None = None
+    """Accuracy of the last round that was tested, from 0 to 1."""
+
+
 class Metrics:
     """Counters of one server in a registry of their own.
 
-    batches, rounds: for the training to move. The rest is the listener's: bytes and frames by lane
-    and direction, overhead apart, frames waiting to be sent or to be taken, credits, and what
-    became of connections.
+    batches, round_seconds, run: for the training to move. places: tells the names of the devices
+    that have a place in the run; called from another thread. The rest is the listener's: bytes and
+    frames by lane and direction, overhead apart, frames waiting to be sent or to be taken, credits,
+    who is connected, and what became of connections.
     """
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(
+        self, listener: Listener, places: Callable[[], Collection[str]] = tuple[str, ...]
+    ) -> None:
         self.registry = CollectorRegistry()
         self.batches = Counter(
             "cutlayer_batches", "Batches the server trained on.", registry=self.registry
         )
-        self.rounds = Histogram(
+        self.round_seconds = Histogram(
             "cutlayer_round_seconds", "Time of a round.", buckets=_ROUND_S, registry=self.registry
         )
-        self.registry.register(_OfListener(listener))
+        self.run = RunFigures()
+        self.registry.register(_OfRun(self.run))
+        self.registry.register(_OfListener(listener, places))
         self._server: _Stoppable | None = None
 
     def serve(self, address: str) -> int:
@@ -59,9 +82,26 @@ class Metrics:
             self._server = None
 
 
+class _OfRun(Collector):
+    def __init__(self, run: RunFigures) -> None:
+        self._run = run
+
+    def collect(self) -> Iterator[Metric]:
+        """How far the run is, now."""
+        run = self._run
+        for name, help_, value in (
+            ("rounds", "Rounds of the job.", run.rounds),
+            ("rounds_done", "Rounds that are finished.", run.rounds_done),
+            ("loss", "Mean training loss of the last round.", run.loss),
+            ("accuracy", "Accuracy of the last round tested, 0 to 1.", run.accuracy),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"cutlayer_{name}", help_, value=value)
+
+
 class _OfListener(Collector):
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
+    def __init__(self, listener: Listener, places: Callable[[], Collection[str]]) -> None:
+        self._listener, self._places = listener, places
 
     def collect(self) -> Iterator[Metric]:
         """What the listener counts, now."""
@@ -94,6 +134,16 @@ class _OfListener(Collector):
     def _queues(self) -> Iterator[Metric]:
         live = list(self._listener.connections.values())
         yield GaugeMetricFamily("cutlayer_devices", "Devices connected now.", value=len(live))
+        # Only devices that were let in and got ready have a place: as many as the job has at most.
+        connected = GaugeMetricFamily(
+            "cutlayer_device_connected",
+            "Of a device with a place in the run: 1 where it is connected, 0 where it is away.",
+            labels=["device"],
+        )
+        there = {connection.name for connection in live}
+        for name in sorted(self._places()):
+            connected.add_metric([name], name in there)
+        yield connected
         waiting = GaugeMetricFamily(
             "cutlayer_queue_frames", "Frames held by the server.", labels=["lane", "queue"]
         )

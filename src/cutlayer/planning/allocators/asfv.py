@@ -35,7 +35,9 @@ def solve(known: PlanningInput) -> RoundDecisions:
             cut = int(cuts[plan.cut[place]])
             decisions[device] = Decision(cut, tokens, up, down, share, power)
         else:
-            left_out[device] = "no cut lets it finish within its stay time and energy"
+            left_out[device] = (
+                "at no cut would it finish while it is in coverage and within its energy"
+            )
     return RoundDecisions(decisions, left_out, plan.round_time_s)
 
 

@@ -45,7 +45,10 @@ def solve(known: PlanningInput) -> RoundDecisions:
             float(plan.bandwidth_hz[place]),
             float(plan.power_w[place]),
         )
-    note = f"at most {100 * plan.gap:.2g} % above the cheapest there is"
+    note = (
+        f"what the round costs, by the weights of method.allocation, is at most "
+        f"{100 * plan.gap:.2g} % above the least there can be"
+    )
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 

@@ -56,7 +56,10 @@ def _reason(known: PlanningInput, reached: Ints, place: int) -> str:
     """Why the vehicle at `place` does not take part."""
     distance, emd_max = _distance(known)[place], known.allocation.emd_max
     if distance > emd_max:
-        return f"label mix: an EMD of {distance:.2f} is above {emd_max:g}"
+        return (
+            f"label mix: its labels differ from all labels by an EMD of {distance:.2f}, and "
+            f"method.allocation.emd_max is {emd_max:g}"
+        )
     if place not in reached:
         return "weak link: others could not wait for a broadcast that reaches it"
     uploads = _uploads(known.take(reached))
@@ -66,8 +69,8 @@ def _reason(known: PlanningInput, reached: Ints, place: int) -> str:
         return "energy: its cap does not send the model at any power"
     limit = f"{known.limit_s[place]:.3g} s"
     if np.isinf(uploads.needed_hz(np.inf)[index]):
-        return f"stay time: {limit} are too few to compute and send, at any bandwidth"
-    return f"band: it does not suffice to send within {limit}, others considered"
+        return f"stay time: it has {limit}, too few to compute and send at any bandwidth"
+    return f"band: what the others leave of it does not let it send within {limit}"
 
 
 def _distance(known: PlanningInput) -> Floats:

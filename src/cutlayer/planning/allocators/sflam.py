@@ -43,7 +43,11 @@ def solve(known: PlanningInput) -> RoundDecisions:
             known.devices, plan.bits, plan.bandwidth_hz, plan.power_w, strict=True
         )
     }
-    note = f"objective {plan.objective:.4g} after {plan.loops} loops"
+    note = (
+        f"seconds and joules, weighed by method.allocation.latency_weight "
+        f"{settings.latency_weight:g}, come to {plan.objective:.4g}; found in {plan.loops} passes "
+        "over bits and radio"
+    )
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
@@ -67,7 +71,9 @@ def _in_time(known: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
             "world.deadline_s or world.coverage_m, or take fewer bits"
         )
     left_out = {
-        known.devices[place]: "with an equal share and the fewest bits it would be too late"
+        known.devices[
+            place
+        ]: "with an equal share of the band and the fewest bits it would be too late"
         for place in np.flatnonzero(~able)
     }
     return known.take(int(i) for i in np.flatnonzero(able)), left_out

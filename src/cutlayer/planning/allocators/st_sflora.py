@@ -14,17 +14,37 @@ def solve_as_published(known: PlanningInput) -> RoundDecisions:
     known, problem, left_out = _who_takes_part(known)
     ended = st_sflora.solve(problem)
     if ended.plan is None:
-        raise AllocationError(ended.reason)
-    note = f"{ended.status} after {ended.loops} loops: {ended.reason}"
-    return _allotment(known, problem, ended.plan, left_out, None, note)
+        raise AllocationError(
+            f"the published algorithm finds no allocation ({ended.reason}): take "
+            "method.allocation.solver exact, raise world.bandwidth_hz, or lower "
+            "method.allocation.tokens_min"
+        )
+    return _allotment(known, problem, ended.plan, left_out, None, _how_it_ended(ended, problem))
 
 
 def solve_exactly(known: PlanningInput) -> RoundDecisions:
     """The same problem by pricing the bandwidth, with a bound on the best there is."""
     known, problem, left_out = _who_takes_part(known)
     found = exact.solve(problem)
-    note = f"at most {100 * found.gap:.2g} % below the best there is"
+    note = f"the efficiency is at most {100 * found.gap:.2g} % below the best there is"
     return _allotment(known, problem, found.plan, left_out, found.upper_bound, note)
+
+
+def _how_it_ended(ended: st_sflora.Alternation, problem: TokenProblem) -> str:
+    """What became of the published algorithm, and what to try where it found little."""
+    passes = f"{ended.loops} {'pass' if ended.loops == 1 else 'passes'}"
+    if ended.status == "stalled":
+        return (
+            f"every device sends the fewest tokens, {problem.tokens_min}: the published algorithm "
+            "gives each only the bandwidth that those need, which leaves no room for more; take "
+            "method.allocation.solver exact, or raise method.allocation.tokens_min"
+        )
+    if ended.status == "loop limit":
+        return (
+            f"the published algorithm still changed its allocation after {passes}, and the last "
+            "one is taken; method.allocation.solver exact needs no passes"
+        )
+    return f"the published algorithm found nothing more to change after {passes}"
 
 
 def token_problem(known: PlanningInput) -> TokenProblem:

@@ -75,7 +75,7 @@ def calibrate(
     measured, fitted = _draw(train, samples, adapter is None, job.seed)
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     subject = subject_of(job)
     assert subject is not None  # model and data were just read
     place = cache_file(subject)

@@ -18,7 +18,8 @@ from cutlayer.planning.calibration.linear_head import fit_head
 from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.wire.codec import ActivationsMessage, decode_activations, encode_activations
+from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.tokens import Selected, select
 
 RANGE_BATCH = 16

@@ -158,7 +158,7 @@
     const ranges = { rate: bulk(rate.values), speed: bulk(speed.values) };
     const [x0, x1] = [Math.min(-outer, extent(x.values)[0]), Math.max(outer, extent(x.values)[1])];
     const [y0, y1] = [Math.min(-outer, extent(y.values)[0]), Math.max(outer, extent(y.values)[1])];
-    const read = (m) => sayIn(picture, placed[m][0], placed[m][1], [`${called(data, m)}${data.cohorts[round].includes(m) ? ", took part" : ""}`,
+    const read = (m) => sayIn(picture, placed[m][0], placed[m][1], [`${called(data, data.numbers?.[m] ?? m)}${data.cohorts[round].includes(m) ? ", took part" : ""}`,
       `${number(Math.hypot(px(round, m), py(round, m)))} m away${moves ? `, ${number(speed.at(round, m))} m/s` : ""}`,
       covered.at(round, m) ? `${number(rate.at(round, m))} Mbit/s up` : "out of coverage"]);
     const draw = onWidth(host, (width) => {

@@ -13,20 +13,22 @@ from cutlayer.reports.views.runs import Holdings, Run
 
 def labels(run: Run, holdings: Holdings) -> View:
     """Samples by device and label, of the devices whose labels are known."""
-    devices, classes = holdings.counts.shape
-    known = np.arange(devices) if holdings.known is None else np.array(holdings.known)
+    counted, classes = holdings.counts.shape
+    known = np.arange(counted) if holdings.known is None else np.array(holdings.known)
     some = (holdings.counts[known] > 0).sum(axis=1)
     shown = holdings.counts[:MOST_MEASURED]
+    devices = counted if holdings.devices is None else holdings.devices
+    samples = int(holdings.counts.sum()) if holdings.samples is None else holdings.samples
     on = f"{devices} devices"
-    if len(known) < devices:
-        on = f"the {len(known)} of {devices} devices that share their labels"
+    if len(known) < counted:
+        on = f"the {len(known)} of {counted} devices that share their labels"
+    one = "a device" if counted == devices else f"of the first {counted:,} a device"
     held = f"{some.min()}" if some.min() == some.max() else f"{some.min()} to {some.max()}"
     return {
         "kind": "labels",
         "id": "labels",
         "title": "Who holds which labels",
-        "text": f"{int(holdings.counts.sum()):,} training samples on {on}; a device "
-        f"holds {held} of {classes} labels.",
+        "text": f"{samples:,} training samples on {on}; {one} holds {held} of {classes} labels.",
         "data": {
             "classes": list(holdings.classes),
             "counts": pack(shown.T),

@@ -56,6 +56,13 @@ QUANTITIES = (
         lambda row, m, _: (row.traffic[m][0] + row.traffic[m][3]) / 1e6 if m in row.traffic else 0,
     ),
     Quantity("joules", "energy", "J", lambda row, m, _: row.joules.get(m), log=True),
+    Quantity(
+        "clipped",
+        "update scaled down",
+        "times larger than its bound",
+        lambda row, m, _: row.clipped.get(m),
+        log=True,
+    ),
     Quantity("loss", "training loss", "", lambda row, m, _: row.device_loss.get(m)),
 )
 
@@ -155,11 +162,20 @@ def fleet(run: Run, places: Places) -> View:
     share = covered.mean()
     every = len(run.rows)
     some = f" Shown are {len(places.rounds)} of {every} rounds." * (len(places.rounds) < every)
+    whole, shown = f"{run.job.devices.count} devices", places.x_m.shape[1]
+    numbers = range(shown) if places.devices is None else places.devices
+    if places.devices is not None:
+        whole = f"{shown} of {whole}, those that were drawn,"
+    place = {device: at for at, device in enumerate(numbers)}
+    cohorts = [
+        [place[device] for device in rows[number].decisions if device in place]
+        for number in places.rounds
+    ]
     return {
         "kind": "fleet",
         "id": "fleet",
         "title": "The fleet on the map",
-        "text": f"{places.x_m.shape[1]} devices around the server; in coverage "
+        "text": f"{whole} around the server; in coverage "
         f"{100 * share:.0f} % of the time. Rates are at full power and an equal share of the band "
         f"among those in coverage; rings mark who took part.{some}",
         "data": {
@@ -171,7 +187,9 @@ def fleet(run: Run, places: Places) -> View:
             "speed": pack(places.speed_mps),
             "rate": pack(np.where(places.uplink_bps > 0, places.uplink_bps / 1e6, np.nan), "log"),
             "covered": pack(covered.astype(float)),
-            "cohorts": [list(rows[number].decisions) for number in places.rounds],
+            # Places among those that are shown, and what the devices there are called.
+            "cohorts": cohorts,
+            "numbers": None if places.devices is None else list(numbers),
             "names": dict(run.names),
         },
     }

@@ -26,14 +26,17 @@ STAGES = (
 
 @dataclass(frozen=True, eq=False)
 class Holdings:
-    """Who holds which labels: counts [M, C] of `classes`.
+    """Who holds which labels: counts [m, C] of `classes`, of all devices or the first of them.
 
-    known: the devices whose labels are known; None: all of them.
+    known: the devices whose labels are known; None: all of them. devices, samples: of the whole
+    fleet, where it is larger than `counts` tells.
     """
 
     classes: Sequence[str]
     counts: Ints
     known: Sequence[int] | None = None
+    devices: int | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +59,10 @@ class Spans:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the fleet was at the start of some rounds [R]; arrays [R, M].
+    """Where the fleet was at the start of some rounds [R]; arrays [R, m].
 
-    uplink_bps: at full power and an equal share of the band among those in coverage.
+    devices: the numbers of the m that are shown; None: all. uplink_bps: at full power and an equal
+    share of the band among those of them that are in coverage.
     """
 
     rounds: Sequence[int]
@@ -68,6 +72,7 @@ class Places:
     speed_mps: Floats
     in_coverage: npt.NDArray[np.bool_]
     uplink_bps: Floats
+    devices: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from cutlayer.drawing.style import digits
 from cutlayer.job import Job, make_job
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Run, settings_of
+from cutlayer.train.accounting import label_epsilon
+
+_NAMED = 6
+"""Devices that a note names at most."""
 
 
 def headline(run: Run, reference: Run | None = None) -> View:
@@ -52,6 +57,12 @@ def headline(run: Run, reference: Run | None = None) -> View:
     if drawn:
         figures.append(_figure("generated", f"{drawn:,}", "images trained on"))
     trained = sum(seconds for row in run.rows for seconds in row.seconds.values())
+    if last.epsilon is not None:
+        figures.append(
+            _figure(
+                "epsilon", digits(last.epsilon), f"of a {last.hidden_unit}, delta {last.delta:g}"
+            )
+        )
     figures.append(_figure("computed in", _clock(trained), "wall clock"))
     done, asked = len(run.rows), run.job.training.rounds
     turns = sum(len(row.decisions) for row in run.rows)
@@ -68,6 +79,8 @@ def headline(run: Run, reference: Run | None = None) -> View:
             f"{run.dropped} of {turns + sum(len(row.left_out) for row in run.rows)} turns of "
             "devices did not count: left out, too late, or lost."
         )
+    notes += _scaled_down(run)
+    notes += _noise(run)
     return {
         "kind": "headline",
         "id": "headline",
@@ -76,6 +89,50 @@ def headline(run: Run, reference: Run | None = None) -> View:
         + (f", against {reference.name}." if reference else "."),
         "data": {"figures": figures, "notes": notes},
     }
+
+
+def _scaled_down(run: Run) -> list[str]:
+    """Whose updates and tokens the server scaled down, the most first."""
+    updates = Counter(device for row in run.rows for device in row.clipped)
+    tokens = Counter[int]()
+    for row in run.rows:
+        tokens.update(row.clipped_tokens)
+    found = []
+    for counts, what, bounds in (
+        (updates, "updates", "training.clip_update_norm, trust.clip_to_median"),
+        (tokens, "tokens", "trust.clip_activations"),
+    ):
+        if counts:
+            named = run.called(max(counts) + 1)
+            whose = ", ".join(f"{named[d]} {n:,}" for d, n in counts.most_common(_NAMED))
+            more = ", ..." if len(counts) > _NAMED else ""
+            found.append(
+                f"{counts.total():,} {what} were larger than their bound ({bounds}) and scaled "
+                f"down to it: {whose}{more}."
+            )
+    return found
+
+
+def _noise(run: Run) -> list[str]:
+    """What noise hides of samples and labels, and what it does not."""
+    privacy, found = run.job.privacy, []
+    if run.rows[-1].epsilon is not None:
+        found.append(
+            f"Epsilon is of the exported adapter, for each {run.rows[-1].hidden_unit} of the "
+            "device that took part most often; it says nothing of what the server sees."
+        )
+        if privacy.noise_from == "seed":
+            found.append(
+                "The noise follows from the job's seed (privacy.noise_from), so that whoever knows "
+                "it can take the noise out again: an experiment, not a release."
+            )
+    if privacy.label_noise and run.classes:
+        epsilon = digits(label_epsilon(privacy.label_noise, len(run.classes)))
+        found.append(
+            f"Of its labels each device replaced {100 * privacy.label_noise:.0f} % before it "
+            f"trained (randomised response: epsilon {epsilon} for a label)."
+        )
+    return found
 
 
 def job(run: Run) -> View:

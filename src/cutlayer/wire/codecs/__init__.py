@@ -6,16 +6,16 @@ klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and sym
 numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
 quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
-To change the quantiser: its arithmetic is in wire/quantize.py, its settings in `Quantizer`
-(settings/method.py; which of them have an effect when: train/read_conditions.py), its header in
-`TensorHeader` (wire/headers.py), its bytes in wire/frame_bytes.py. Named levels besides are all of
-these, and rows in docs/wire-format.md and docs/extend.md. Levels of one's own are a function that a
-job names, and need no change.
+To change the quantiser: its arithmetic is in wire/quantize.py and wire/dequantize.py, its settings
+in `Quantizer` (settings/method.py; which of them have an effect when: train/read_conditions.py),
+its header in `TensorHeader` (wire/headers.py), its bytes in wire/frame_bytes.py. Named levels
+besides (wire/levels.py) are all of these, and rows in docs/wire-format.md and docs/extend.md.
+Levels of one's own are a function that a job names, and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
 its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
-train/read_conditions.py; the frames that carry it in wire/codec.py, next to those of klt; which
-codec a device encodes a step with in train/coding.py, and, where it is fitted, who fits it and when
-in train/server_coding.py; what a job with it may not do in train/check.py; its layout in
-docs/wire-format.md; its tests beside those of klt.
+train/read_conditions.py; the frames that carry it in wire/codec.py and wire/opened.py, next to
+those of klt; which codec a device encodes a step with in train/coding.py, and, where it is fitted,
+who fits it and when in train/server_coding.py; what a job with it may not do in train/check.py; its
+layout in docs/wire-format.md; its tests beside those of klt.
 """

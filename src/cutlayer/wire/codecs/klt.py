@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.wire import quantize
+from cutlayer.wire import dequantize, quantize
 from cutlayer.wire.codecs import klt_body, laws, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
 from cutlayer.wire.codecs.klt_body import Cell, Quantised
@@ -33,6 +33,7 @@ from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.codecs.symbols import Coder
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import KltHeader
+from cutlayer.wire.transfer import rows_on_cpu
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this part of a step."""
@@ -77,23 +78,24 @@ class KltCodec:
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Coded]:
-        """See `Codec.encode`; generators are needed by an unbiased basis only."""
+        """See `Codec.encode`; generators are needed by an unbiased basis only.
+
+        A device's rows become what they would alone, to the last bit, but for the batch's gain.
+        """
+        batch = rows_on_cpu(batch)
         gain = self._gain(batch)
-        found = self._quantise(batch, gain, rngs)
-        coded, start = [], 0
-        for rows in batch:
-            stop = start + len(rows.values)
-            made = klt_body.coded(
-                found, self._book, slice(start, stop), self._step, gain, self.coder
-            )
-            coded.append(made)
-            start = stop
+        coded = []
+        for place, rows in enumerate(batch):
+            found = self._quantise([rows], gain, rngs and [rngs[place]])
+            all_rows = slice(0, len(rows.values))
+            coded.append(klt_body.coded(found, self._book, all_rows, self._step, gain, self.coder))
         return coded
 
     def reconstruct(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Tensor]:
         """What the other side will decode, to the last bit, without the bytes."""
+        batch = rows_on_cpu(batch)
         gain = self._gain(batch)
         found = self._quantise(batch, gain, rngs)
         positions = torch.cat([rows.positions for rows in batch])
@@ -138,7 +140,7 @@ class KltCodec:
             cells.append(Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
         reader.finish()
         rows = self._rebuild(Quantised(cells, codes), positions, header.step, header.gain)
-        return quantize.sound(rows) if len(rows) else rows
+        return dequantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""

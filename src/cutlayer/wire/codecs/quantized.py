@@ -1,4 +1,7 @@
-"""The quantising codec: rows rotated if asked, quantised, compressed if that makes them shorter."""
+"""The quantising codec: rows rotated if asked, quantised, compressed if that makes them shorter.
+
+Rows of many devices are encoded and decoded in one call, on the torch device that computes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +17,12 @@ from cutlayer.wire import entropy, quantize, rotate
 from cutlayer.wire.codecs import quantized_body
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.custom_levels import pack_levels, unpack_levels
+from cutlayer.wire.dequantize import CPU, Float32, dequantize_all, unsound
 from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.headers import TensorHeader
+from cutlayer.wire.transfer import side_by_side
+
+_LARGEST = float(torch.finfo(torch.float32).max)
 
 
 @dataclass(frozen=True)
@@ -45,24 +52,30 @@ class QuantizedCodec:
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Coded]:
         """See `Codec.encode`; generators are needed for stochastic rounding only."""
-        given = rngs if rngs is not None else [None] * len(batch)
-        return [self._encode(rows, rng) for rows, rng in zip(batch, given, strict=True)]
-
-    def _encode(self, rows: Rows, rng: torch.Generator | None) -> Coded:
-        quantizer, values = self.quantizer, rows.values
+        if not batch:
+            return []
+        quantizer, counts = self.quantizer, [len(rows.values) for rows in batch]
+        values = batch[0].values if len(batch) == 1 else torch.cat([rows.values for rows in batch])
         # Whole floats gain nothing from a rotation.
         rotation = self.rotation_seed if quantizer.rotate and quantizer.bits <= 8 else None
         if rotation is not None:
-            values = rotate.rotate(values, rotation)
-        packed = quantize.quantize(values, quantizer, rng, rows.what)
+            values = rotate.rotate(values, rotation, counts)
+        whats = [rows.what for rows in batch]
+        bodies = quantize.quantize_all(values, counts, quantizer, rngs, whats)
+        levels = pack_levels(quantizer.levels, quantizer.bits)
         header = TensorHeader(
             quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
-            pack_levels(quantizer.levels, quantizer.bits),  # type: ignore[arg-type]  # or a known
+            levels,  # type: ignore[arg-type]  # or a known one
             quantizer.per,
             rotation,
             False,
         )
-        return quantized_body.coded(packed, header, quantizer.entropy == "zstd")
+        compress = quantizer.entropy == "zstd"
+
+        def coded(body: bytes) -> Coded:
+            return quantized_body.coded(body, header, compress)
+
+        return side_by_side(coded, bodies, sum(map(len, bodies)) if compress else 0)
 
     def decode(
         self, header: msgspec.Struct, body: memoryview, positions: Tensor, width: int
@@ -77,25 +90,91 @@ class QuantizedCodec:
 
 
 def decode_quantized(header: TensorHeader, body: memoryview, count: int, width: int) -> Tensor:
-    """The rows [count, width] of a quantised body, by its header alone. Raises FrameError."""
-    own, name = None, header.levels
-    if isinstance(name, tuple):
-        # In the body such levels lie as Gaussian ones do.
-        own, name = unpack_levels(name, header.bits), "gaussian"
-    quantizer = Quantizer(bits=header.bits, levels=name, per=header.per)
-    size = body_bytes(count, width, quantizer)
-    packed: bytes | memoryview = body
-    if header.compressed:
-        packed = entropy.decompress(body, size)
-    elif len(body) != size:
-        raise FrameError(
-            f"the frame's header declares {size} bytes of tensor but the body has {len(body)}: "
-            "have it sent again"
-        )
-    rows = quantize.dequantize(packed, count, width, quantizer, own)
-    if header.rotation is not None:
-        rows = rotate.unrotate(rows, header.rotation)
-        if count:
-            # Sums of values near float32's end, which only a forged frame holds, overflow.
-            quantize.sound(rows)
+    """The rows [count, width] of one body, on the CPU; see `decode_quantized_all`."""
+    (rows,) = decode_quantized_all([header], [body], [count], width)
+    if isinstance(rows, FrameError):
+        raise rows
     return rows
+
+
+def decode_quantized_all(
+    headers: Sequence[TensorHeader],
+    bodies: Sequence[memoryview],
+    counts: Sequence[int],
+    width: int,
+    device: torch.device = CPU,
+) -> list[Tensor | FrameError]:
+    """The rows [count, width] of many quantised bodies on `device`, or what is wrong with one.
+
+    Their headers say all; bodies with the same settings are decoded in one call.
+    """
+    found: dict[int, Tensor | FrameError] = {}
+    alike: dict[TensorHeader, list[int]] = {}
+    for place, header in enumerate(headers):
+        alike.setdefault(msgspec.structs.replace(header, compressed=False), []).append(place)
+    for header, places in alike.items():
+        given = [(headers[at].compressed, bodies[at], counts[at]) for at in places]
+        found |= dict(zip(places, _decode_alike(header, given, width, device), strict=True))
+    return [found[place] for place in range(len(bodies))]
+
+
+def _decode_alike(
+    header: TensorHeader,
+    given: Sequence[tuple[bool, memoryview, int]],
+    width: int,
+    device: torch.device,
+) -> list[Tensor | FrameError]:
+    """As `decode_quantized_all`, for one setting. given: compressed or not, body, rows."""
+    try:
+        quantizer, own = _settings(header)
+    except FrameError as fault:
+        return [fault] * len(given)
+
+    def plain(one: tuple[bool, memoryview, int]) -> bytes | memoryview | FrameError:
+        compressed, body, count = one
+        return _plain(body, body_bytes(count, width, quantizer), compressed)
+
+    opened = side_by_side(plain, given, sum(len(body) for _, body, _ in given))
+    fit = [at for at, one in enumerate(opened) if not isinstance(one, FrameError)]
+    plains = [one for one in opened if not isinstance(one, FrameError)]
+    counts = [given[at][2] for at in fit]
+    rows = dequantize_all(plains, counts, width, quantizer, own, device)
+    values, faults = rows.values, rows.faults
+    if header.rotation is not None and len(values):
+        values = rotate.unrotate(values, header.rotation, counts)
+        if not rows.bound * width < _LARGEST:
+            # Sums of values near float32's end, which only a forged frame holds, overflow.
+            faults = unsound(values, counts) | faults
+    parts = iter(enumerate(torch.split(values, counts)))
+    found: list[Tensor | FrameError] = []
+    for one in opened:
+        if not isinstance(one, FrameError):
+            at, part = next(parts)
+            found.append(faults.get(at, part))
+        else:
+            found.append(one)
+    return found
+
+
+def _settings(header: TensorHeader) -> tuple[Quantizer, Float32 | None]:
+    """What a body was quantised with, and the levels where they are the sender's own."""
+    if not isinstance(header.levels, tuple):
+        return Quantizer(bits=header.bits, levels=header.levels, per=header.per), None
+    # In the body such levels lie as Gaussian ones do.
+    own = unpack_levels(header.levels, header.bits)
+    return Quantizer(bits=header.bits, levels="gaussian", per=header.per), own
+
+
+def _plain(body: memoryview, size: int, compressed: bool) -> bytes | memoryview | FrameError:
+    """A body of the size that its header declares, or what is wrong with it."""
+    if compressed:
+        try:
+            return entropy.decompress(body, size)
+        except FrameError as fault:
+            return fault
+    if len(body) == size:
+        return body
+    return FrameError(
+        f"the frame's header declares {size} bytes of tensor but the body has {len(body)}: "
+        "have it sent again"
+    )

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class Rows:
     """The tokens that one device sends for one batch, n of them.
 
-    values: [n, D] float32 on the CPU. positions: [n] int64, the place of each token in its sample,
-    from 0; `MERGED` for the token that stands for all those left out. what: names them in errors.
+    values: [n, D] float32, on the torch device that computes. positions: [n] int64 on the CPU, the
+    place of each token in its sample, from 0; `MERGED` for the token that stands for all those left
+    out; empty where the codec is not positional. what: names them in errors.
     """
 
     values: Tensor

@@ -1,0 +1,120 @@
+"""Passes of a model by torch.compile: what a training step computes again and again, made faster.
+
+A pass is compiled for each combination of shapes, and only the first few of them: steps of other
+sizes are computed as they are, with the same result up to rounding. On a GPU of CUDA a pass is a
+CUDA graph, whose results live until the next pass (see `kept`).
+"""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cutlayer.errors import JobError, RunError
+from cutlayer.model.lora import Batch, Piece, Segment, Tensors
+from cutlayer.model.stack import AdapterStack, Run, runs_of
+
+MOST_SHAPES = 8
+"""Combinations of shapes that are compiled: as many as torch keeps of one function."""
+
+_Stack = tuple[dict[str, Tensor], int, int]
+"""Adapters by name [n, ...], n, and the samples of each."""
+
+
+class CompiledPasses:
+    """Compiles passes through one model.
+
+    run: of a route, a batch and a piece, what `Weights.run` gives.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Segment], Batch, Piece], Tensors], device: torch.device
+    ) -> None:
+        self._run = run
+        self._graphs = device.type == "cuda"
+        self._functions: dict[object, Callable[..., Tensors]] = {}
+        self._shapes: set[object] = set()
+
+    def pass_of(
+        self, name: object, route: Sequence[Segment], batch: Batch, piece: Piece
+    ) -> Tensors:
+        """A pass, compiled where its shapes are among the first. name: tells pieces apart."""
+        stacks = [_stack_of(run) for run in runs_of([(s.adapter, s.size) for s in route if s.size])]
+        shapes = _shapes(name, batch, stacks)
+        if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
+            return self._run(route, batch, piece)
+        self._shapes.add(shapes)
+        if name not in self._functions:
+            self._functions[name] = self._compile(piece)
+        if self._graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        # Importing it takes as long as torch itself.
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            return self._functions[name](batch, stacks)
+        except TorchDynamoException as fault:
+            said = str(fault).strip().splitlines()[0]
+            raise RunError(
+                f"training.compile: this model cannot be compiled here ({said}): leave it out"
+            ) from None
+
+    def kept(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What came of a pass, so that it outlives the next one."""
+        if not self._graphs:
+            return list(tensors)
+        return [None if tensor is None else tensor.clone() for tensor in tensors]
+
+    def _compile(self, piece: Piece) -> Callable[..., Tensors]:
+        run = self._run
+
+        def computed(batch: Batch, stacks: Sequence[_Stack]) -> Tensors:
+            route = [
+                Segment(row, size)
+                for tensors, count, size in stacks
+                for row in AdapterStack(tensors, count).rows
+            ]
+            return run(route, batch, piece)
+
+        mode = "reduce-overhead" if self._graphs else None
+        return torch.compile(computed, dynamic=False, mode=mode)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise JobError where torch has nothing to compile with."""
+    if device.type == "cpu":
+        name = os.environ.get("CXX", "g++")
+        missing = None if shutil.which(name) else f"the C++ compiler {name!r}"
+    elif device.type == "cuda":
+        missing = None if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        missing = f"a compiler for {device.type!r}"
+    if missing:
+        raise JobError(
+            f"training.compile: true but {missing}, which torch compiles with, was not found: "
+            "install it, or leave it out"
+        )
+
+
+def _stack_of(run: Run) -> _Stack:
+    names = list(run.adapters[0])
+    return {name: run.stacked(name) for name in names}, len(run.adapters), run.size
+
+
+def _shapes(name: object, batch: Batch, stacks: Sequence[_Stack]) -> object:
+    """What a pass is compiled for."""
+    return (
+        name,
+        tuple((key, _shape(tensor)) for key, tensor in batch.items()),
+        tuple(
+            (count, size, tuple((key, _shape(tensor)) for key, tensor in tensors.items()))
+            for tensors, count, size in stacks
+        ),
+    )
+
+
+def _shape(tensor: Tensor | None) -> object:
+    return None if tensor is None else (tuple(tensor.shape), tensor.dtype, tensor.requires_grad)

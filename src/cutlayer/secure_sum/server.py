@@ -1,0 +1,196 @@
+"""The server's side of a secure sum: it passes on what it cannot read, and learns the sum."""
+
+import math
+import secrets
+from collections.abc import Mapping
+
+import numpy as np
+
+from cutlayer.errors import FrameError
+from cutlayer.secure_sum import shamir
+from cutlayer.secure_sum.device import pair_mask
+from cutlayer.secure_sum.fixed_point import Floats, Words, to_values
+from cutlayer.secure_sum.masks import digest, public_of, stream
+from cutlayer.secure_sum.messages import (
+    Begin,
+    Delivery,
+    Keys,
+    Masked,
+    Roster,
+    Shares,
+    Survivors,
+    Unmask,
+    encode,
+    read_answer,
+)
+
+LEAST_DEVICES = 3
+"""Of two devices each learns the other's numbers from the sum."""
+
+Frames = dict[int, bytes]
+
+
+def threshold_of(devices: int, quorum: float) -> int:
+    """How many devices must be left at the end: a share of them, and always more than half."""
+    return max(devices // 2 + 1, math.ceil(quorum * devices - 1e-9))
+
+
+class SumServer:
+    """One sum over devices with integer weights.
+
+    Ask devices the frames of `begin`, `roster`, `delivery` and `ask_survivors` in turn, and give
+    each of these the answers to the one before; `total` ends it. A device without an answer is
+    lost; `faults` names those whose answers were not sound. Each raises FrameError where too few
+    devices are left. session: a number of this sum alone, that every device knows.
+    """
+
+    def __init__(self, round: int, weights: Mapping[int, int], values: int, quorum: float) -> None:
+        self.faults: dict[int, FrameError] = {}
+        self.weights = dict(weights)
+        self.threshold = threshold_of(len(weights), quorum)
+        self._round, self._values = round, values
+        self.session = secrets.token_bytes(16)
+        self._keys: dict[int, Keys] = {}
+        self._sharing: list[int] = []
+        self._masked: dict[int, Words] = {}
+
+    @property
+    def survivors(self) -> list[int]:
+        """The devices whose numbers are in the sum."""
+        return list(self._masked)
+
+    def begin(self) -> Frames:
+        """The first question, to all devices."""
+        if len(self.weights) < LEAST_DEVICES:
+            raise FrameError(
+                f"secure sum: round {self._round + 1} has {len(self.weights)} devices, and a sum "
+                f"hides the numbers of {LEAST_DEVICES} or more: draw more devices a round"
+            )
+        most = max(self.weights.values())
+        return {
+            device: encode(
+                Begin(
+                    self.session,
+                    self._round,
+                    len(self.weights),
+                    self.threshold,
+                    self._values,
+                    weight,
+                    most,
+                )
+            )
+            for device, weight in self.weights.items()
+        }
+
+    def roster(self, answers: Mapping[int, bytes]) -> Frames:
+        """The second question, to those that sent their keys."""
+        for device, frame in answers.items():
+            try:
+                self._keys[device] = read_answer(frame, device, Keys)
+            except FrameError as fault:
+                self.faults[device] = fault
+        self._enough(self._keys)
+        frame = encode(Roster(self._keys))
+        return dict.fromkeys(self._keys, frame)
+
+    def delivery(self, answers: Mapping[int, bytes]) -> Frames:
+        """The third question, to those that shared their secrets: the shares for each."""
+        found: dict[int, Shares] = {}
+        for device, frame in answers.items():
+            try:
+                shares = read_answer(frame, device, Shares)
+                if shares.sealed.keys() != self._keys.keys() - {device}:
+                    raise FrameError(
+                        f"secure sum: device {device} shared its secrets with others than those "
+                        "of the round: run the same cutlayer on both sides"
+                    )
+                found[device] = shares
+            except FrameError as fault:
+                self.faults[device] = fault
+        self._enough(found)
+        self._sharing = list(found)
+        return {
+            device: encode(
+                Delivery({n: one.sealed[device] for n, one in found.items() if n != device})
+            )
+            for device in found
+        }
+
+    def ask_survivors(self, answers: Mapping[int, bytes]) -> Frames:
+        """The last question, to those whose masked numbers came."""
+        for device, frame in answers.items():
+            try:
+                words = read_answer(frame, device, Masked).words
+                if len(words) != 4 * self._values:
+                    raise FrameError(
+                        f"secure sum: device {device} sent {len(words)} bytes for "
+                        f"{self._values} numbers of 4: run the same job on both sides"
+                    )
+                self._masked[device] = np.frombuffer(words, dtype="<u4").astype(np.uint32)
+            except FrameError as fault:
+                self.faults[device] = fault
+        self._enough(self._masked)
+        frame = encode(Survivors(list(self._masked)))
+        return dict.fromkeys(self._masked, frame)
+
+    def total(self, answers: Mapping[int, bytes]) -> Words:
+        """The exact sum of the survivors' numbers, as integers modulo 2^32."""
+        lost = [device for device in self._sharing if device not in self._masked]
+        found: dict[int, Unmask] = {}
+        for device, frame in answers.items():
+            try:
+                shares = read_answer(frame, device, Unmask)
+                if shares.seeds.keys() != self._masked.keys() or shares.keys.keys() != set(lost):
+                    raise FrameError(
+                        f"secure sum: device {device} sent other shares than those asked for: run "
+                        "the same cutlayer on both sides"
+                    )
+                found[device] = shares
+            except FrameError as fault:
+                self.faults[device] = fault
+        self._enough(found)
+        helpers = list(found)[: self.threshold]
+        total: Words = np.zeros(self._values, np.uint32)
+        for words in self._masked.values():
+            total += words
+        for device in self._masked:
+            seed = self._restored({n: found[n].seeds[device] for n in helpers}, device)
+            if digest(seed) != self._keys[device].seed:
+                raise self._false(device)
+            total -= stream(seed, self._values)
+        for device in lost:
+            key = self._restored({n: found[n].keys[device] for n in helpers}, device)
+            if public_of(key) != self._keys[device].mask:
+                raise self._false(device)
+            for other in self._masked:
+                # What the lost device would have added for the pair, and now takes off nobody.
+                total += pair_mask(
+                    self.session, key, device, other, self._keys[other].mask, self._values
+                )
+        return total
+
+    def mean(self, total: Words) -> Floats:
+        """The survivors' mean [n] by their weights."""
+        most = max(self.weights.values())
+        weight = sum(self.weights[device] / most for device in self._masked)
+        return to_values(total, len(self.weights)) / weight
+
+    def _restored(self, shares: Mapping[int, bytes], device: int) -> bytes:
+        try:
+            return shamir.restore({number + 1: one for number, one in shares.items()})
+        except ValueError:
+            raise self._false(device) from None
+
+    def _false(self, device: int) -> FrameError:
+        return FrameError(
+            f"secure sum: the shares of device {device} do not give its secret: one of the devices "
+            f"of round {self._round + 1} sent a false one, and the round is lost"
+        )
+
+    def _enough(self, left: Mapping[int, object]) -> None:
+        if len(left) < self.threshold:
+            raise FrameError(
+                f"secure sum: {len(left)} of {len(self.weights)} devices are left in round "
+                f"{self._round + 1}, and {self.threshold} are needed (privacy.secure_quorum): the "
+                "round is lost"
+            )

@@ -1,0 +1,67 @@
+"""Epsilon of what was trained so far, by the accountant of Google's dp-accounting.
+
+No amplification by sampling is counted: who takes part in a round is in the record, and batches
+are drawn without replacement. So each round costs a device that takes part (unit device), and each
+epoch each of its samples (unit sample), one Gaussian mechanism; the device that took part most
+often counts.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+
+from cutlayer.job import Job
+from cutlayer.settings.privacy import Privacy
+
+
+def sides(job: Job) -> int:
+    """How many sums of clipped gradients a sample is in at once: one on each side that trains."""
+    frozen = job.method.device == "frozen"
+    return 2 if job.method.split and not frozen and job.privacy.unit == "sample" else 1
+
+
+def releases(job: Job, rounds: Iterable[Iterable[int]]) -> int:
+    """Noisy sums that the unit of the device in most of `rounds` (by device) was in."""
+    turns = Counter(device for devices in rounds for device in devices)
+    each = job.training.local_epochs if job.privacy.unit == "sample" else 1
+    return max(turns.values(), default=0) * each
+
+
+def epsilon_of(job: Job, rounds: Iterable[Iterable[int]]) -> float | None:
+    """Epsilon at privacy.delta after rounds in which these devices took part.
+
+    None where nothing is hidden: no unit, or no noise. On two sides of the cut the norm of a
+    sample's gradient is clipped to C each: together at most sqrt(2) C.
+    """
+    privacy = job.privacy
+    if privacy.unit == "none" or not privacy.noise_multiplier:
+        return None
+    multiplier = privacy.noise_multiplier / sides(job) ** 0.5
+    return _epsilon(multiplier, releases(job, rounds), privacy.delta)
+
+
+@lru_cache(maxsize=256)
+def _epsilon(multiplier: float, releases: int, delta: float) -> float:
+    # Of the extra `privacy`: only jobs that ask for it need it.
+    import dp_accounting
+    from dp_accounting import pld
+
+    accountant = pld.PLDAccountant()
+    if releases:
+        accountant.compose(dp_accounting.GaussianDpEvent(multiplier), releases)
+    return float(accountant.get_epsilon(delta))
+
+
+def label_epsilon(share: float, classes: int) -> float:
+    """Epsilon of a label, one of C, a share p of which are drawn anew: ln of a ratio of chances.
+
+    A label stays with 1 - p + p / C and becomes a given other one with p / C (Warner 1965).
+    """
+    return math.log1p(classes * (1 - share) / share) if share else math.inf
+
+
+def check_accountant(privacy: Privacy) -> None:
+    """Raise ModuleNotFoundError, before anything is trained, where the accountant is missing."""
+    if privacy.unit != "none" and privacy.noise_multiplier:
+        _epsilon(1.0, 1, 0.5)

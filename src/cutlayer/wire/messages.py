@@ -1,0 +1,52 @@
+"""The messages that cross the cut; codec.py makes frames of them, and messages of frames."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cutlayer.wire.places import Places
+
+
+@dataclass(frozen=True, eq=False)
+class ActivationsMessage:
+    """What a device sends up for one batch.
+
+    hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels int64 below
+    num_classes, one for each sample [B] or for each token [B, T] (those of padding are not sent and
+    arrive as 0); device, round and step say where it belongs. places: which tokens of a sample
+    these are, None for all from the first on; only a fitted codec sends them.
+    """
+
+    device: int
+    round: int
+    step: int
+    hidden: Tensor
+    mask: Tensor | None
+    labels: Tensor
+    num_classes: int
+    places: Places | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GradientMessage:
+    """What the server sends back: the loss's gradient [B, T, D] in the received hidden states.
+
+    loss: the batch's mean loss. mask: as the activations had it; padding is then not sent.
+    """
+
+    device: int
+    round: int
+    step: int
+    gradient: Tensor
+    loss: float
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class AdapterMessage:
+    """The named tensors of an adapter, and the number of samples they were trained on."""
+
+    device: int
+    round: int
+    samples: int
+    tensors: dict[str, Tensor]

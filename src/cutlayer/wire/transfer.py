@@ -1,0 +1,92 @@
+"""Between the torch device that computes and the bytes of frames: one copy each way, for all.
+
+Onto a GPU and from it, copies go through page-locked memory; a copy down is the one place where the
+processor waits for the GPU. Tensors lie in memory little-endian, as they do on x86, ARM and GPUs.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cutlayer.wire.codecs.seam import Rows
+
+Octets = NDArray[np.uint8]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_WORTH_A_THREAD = 2**20
+
+
+def wire_device(device: torch.device) -> torch.device:
+    """Where frames of tensors on `device` are made and read: there, but for Apple's GPU, which has
+    no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """x on `device`; nothing waits for the copy."""
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(x: Tensor) -> Tensor:
+    """x on the CPU."""
+    if x.device.type != "cuda":
+        return x.cpu()
+    host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+    host.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(x.device).synchronize()
+    return host
+
+
+def rows_on_cpu(batch: Sequence[Rows]) -> list[Rows]:
+    """Rows with their values on the CPU: one copy for all of them."""
+    if all(rows.values.device.type == "cpu" for rows in batch):
+        return list(batch)
+    values = to_host(torch.cat([rows.values for rows in batch]))
+    parts = torch.split(values, [len(rows.values) for rows in batch])
+    return [replace(rows, values=part) for rows, part in zip(batch, parts, strict=True)]
+
+
+def bytes_of(parts: Sequence[Tensor]) -> list[Octets]:
+    """The bytes of each of some tensors of one torch device, on the CPU: one copy for all."""
+    flat = [part.contiguous().view(-1).view(torch.uint8) for part in parts]
+    if all(part.device.type == "cpu" for part in flat):
+        return [part.numpy() for part in flat]
+    whole = to_host(torch.cat(flat)).numpy()
+    return np.split(whole, np.cumsum([len(part) for part in flat])[:-1])
+
+
+def from_bytes(
+    parts: Sequence[bytes | memoryview | Octets], sizes: Sequence[int], device: torch.device
+) -> Tensor:
+    """Bytes on `device` one after another, each part with zeros behind it up to its size."""
+    host = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    room, start = host.numpy(), 0
+    for part, size in zip(parts, sizes, strict=True):
+        filled = start + len(part)
+        room[start:filled] = np.frombuffer(part, np.uint8)
+        room[filled : start + size] = 0
+        start += size
+    return host.to(device, non_blocking=True)
+
+
+def side_by_side(
+    work: Callable[[Item], Result], items: Sequence[Item], total_bytes: int
+) -> list[Result]:
+    """What `work` gives for each item, in their order: in as many threads as torch has.
+
+    total_bytes: that all items hold; where they are few, threads would cost more than they save.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2 or total_bytes < _WORTH_A_THREAD:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))

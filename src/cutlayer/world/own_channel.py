@@ -1,0 +1,57 @@
+"""Path loss and fading by functions of one's own, which a job names by `module:FUNCTION`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cutlayer.errors import JobError
+from cutlayer.own_code import load_own_function
+from cutlayer.world.units import Array, array
+
+OwnLoss = Callable[[Array, float], object]
+"""From distances [M] in metres, on the ground, and the carrier in Hz to losses [M] in dB."""
+
+OwnFading = Callable[[np.random.Generator, int], object]
+"""From a generator and M devices to powers [M], 0 or more, of mean 1 over many draws."""
+
+
+def own_loss_db(name: str, distance_m: Array, carrier_hz: float) -> Array:
+    """Losses [M] in dB by the function that `world.path_loss` names. Raises JobError."""
+    own: OwnLoss = load_own_function("world.path_loss", name)
+    found = _called("world.path_loss", name, lambda: own(distance_m, carrier_hz), len(distance_m))
+    if (found < 0).any():
+        raise JobError(
+            f"world.path_loss: {name!r} gave {found.min():g} dB, and a link gains nothing: return "
+            "sent over received power, 0 dB or more"
+        )
+    return found
+
+
+def own_fading(name: str, rng: np.random.Generator, devices: int) -> Array:
+    """Powers [M] of one round by the function that `world.fading` names. Raises JobError."""
+    own: OwnFading = load_own_function("world.fading", name)
+    found = _called("world.fading", name, lambda: own(rng, devices), devices)
+    if (found < 0).any():
+        raise JobError(
+            f"world.fading: {name!r} gave {found.min():g}, and power is not negative: return a "
+            "ratio of powers (not dB) whose mean is 1"
+        )
+    return found
+
+
+def _called(setting: str, name: str, call: Callable[[], object], devices: int) -> Array:
+    """What a function gave, if it is one finite number a device."""
+    try:
+        found = array(call())  # type: ignore[arg-type]  # what is no number is refused here
+    except Exception as error:  # code of one's own can fail in any way
+        raise JobError(
+            f"{setting}: {name!r} failed ({type(error).__name__}: {error}): mend it"
+        ) from None
+    if found.shape != (devices,) or not np.isfinite(found).all():
+        raise JobError(
+            f"{setting}: {name!r} gave {list(found.shape)} numbers for {devices} devices: return "
+            "one finite number for each"
+        )
+    return found
