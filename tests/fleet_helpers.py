@@ -107,6 +107,7 @@ def served(
     again: bool = False,
     port: int = 0,
     virtual: bool = False,
+    rounds: int | None = None,
     **timeouts: Any,
 ) -> Result:
     """Serve a job on any free port; `bring` has them join once it is known."""
@@ -117,7 +118,7 @@ def served(
         virtual=virtual,
     )
     if again:
-        return resume_serving(out, options=options, progress=progress, on_port=bring)
+        return resume_serving(out, rounds=rounds, options=options, progress=progress, on_port=bring)
     return serve(job, options=options, out=out, progress=progress, on_port=bring)
 
 

@@ -24,9 +24,9 @@ from cutlayer.wire.codec import (
     encode_adapter,
 )
 from cutlayer.wire.frame import kind_of, pack, unpack
-from cutlayer.wire.frame_bytes import label_bits
 from cutlayer.wire.headers import ActivationsHeader
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
+from cutlayer.wire.packing import label_bits
 
 EditMessage = Callable[[Message], Message | None]
 EditFrame = Callable[[bytes], bytes]

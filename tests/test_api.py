@@ -18,7 +18,7 @@ from helpers import equal, small_job
 VERBS = (
     "simulate", "resume", "compare", "plan", "sweep", "calibrate", "serve", "resume_serving",
     "join", "report", "track", "demo", "evaluate", "predict", "generate",
-    "export",
+    "export", "export_device",
 )  # fmt: skip
 
 

@@ -7,12 +7,15 @@ import msgspec
 import pytest
 
 from cutlayer.errors import NetworkError
+from cutlayer.light.job import LightJob, Uplink
 from cutlayer.network.transport import messages
 from cutlayer.network.transport.messages import (
     Bye,
+    DeviceProgram,
     Done,
     Fetch,
     Hello,
+    LightTask,
     Message,
     PartFile,
     Ping,
@@ -26,7 +29,13 @@ from cutlayer.network.transport.messages import (
     Task,
     Welcome,
 )
+from cutlayer.wire.program_ports import Coding, ProgramKey
 
+WEIGHTS = PartFile("weights.bin", 7, "cd")
+LIGHT = LightJob(
+    1, 8, 1, 1, 49, 128, Uplink("klt", "uniform", "token", False, True, True), True, "float32"
+)
+PROGRAM = DeviceProgram(PartFile("0.onnx", 7, "cd"), ProgramKey(2, Coding("basis")))
 HELLO = Hello(
     version="0.1.0",
     job="0f" * 32,
@@ -41,12 +50,13 @@ EXAMPLES: list[Message] = [
     HELLO,
     Welcome("ab12"),
     Task(3, "seed: 1", "ab", ["cat", "dog"], 2, [PartFile("config.json", 7, "cd")]),
+    LightTask(3, LIGHT, "ab", ["cat", "dog"], "weights.bin", [WEIGHTS], PROGRAM),
     Fetch("model.safetensors", 4096),
     Ready("ab", 31, labels=[1, 2]),
     Probe(3, 2, scored=True),
     Probed(3, 2, 1.5, 0.25, [0.0, 0.5, 1.0]),
     Done(),
-    RoundBegin(3, cut=2, steps=5, tokens=24, bits_up=4, bandwidth_hz=1e6, power_w=0.2),
+    RoundBegin(3, cut=2, steps=5, tokens=24, bits_up=4, bandwidth_hz=1e6, programs=[PROGRAM]),
     StepDone(3, 4, loss=1.5),
     RoundEnd(3, late=True),
     Ping(1, b"xyz", 7),

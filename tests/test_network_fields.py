@@ -17,7 +17,8 @@ from cutlayer.errors import CutlayerError, NetworkError
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
 from cutlayer.network.device import device_requests
-from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.file_transfer import describe_files
+from cutlayer.network.part_files import part_of
 from cutlayer.network.server.claims import Claims, far_off
 from cutlayer.network.server.measured_world import KnownDevice, MeasuredWorld
 from cutlayer.network.transport import messages
@@ -30,8 +31,8 @@ from cutlayer.network.transport.messages import (
     RoundBegin,
     Task,
 )
-from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, load_parts
 from helpers import small_job
 from test_net_messages import EXAMPLES

@@ -17,7 +17,8 @@ from cutlayer.job import Job, dump_job
 from cutlayer.model.files import find_file
 from cutlayer.model.part import write_part
 from cutlayer.network.device import device_requests
-from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.file_transfer import describe_files
+from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Task
 from helpers import small_job
 

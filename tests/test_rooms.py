@@ -20,6 +20,7 @@ FLOORS = (
     ("job",),
     ("model", "wire", "data", "world", "allocate", "secure_sum"),
     ("record", "train"),
+    ("light", "programs"),
     ("drawing",),
     ("planning.calibration",),
     ("planning.known",),
@@ -122,7 +123,7 @@ def test_the_header_of_resizing_names_all_who_resize() -> None:
     header = (ROOT / "resize.py").read_text().partition('"""')[2].partition('"""')[0]
     texts = {path.relative_to(ROOT): path.read_text() for path in FILES if path.stem != "resize"}
     imports = re.compile(r"^from cutlayer(\.resize)? import .*(resize|fitted|resized)", re.M)
-    calls = re.compile(r"\b(fitted|resized)\(")
+    calls = re.compile(r"\b(fitted|resized)(_array)?\(")
     callers = [path for path, text in texts.items() if imports.search(text) and calls.search(text)]
     assert len(callers) >= 4
     for path in callers:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cutlayer.network import part_files
+from cutlayer.network import file_transfer
 from cutlayer.network.transport.messages import Fetch
 from fleet_helpers import crowd, served
 from helpers import equal, small_job
@@ -20,7 +20,7 @@ def fetches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, 
         asked.append((name, offset))
         return Fetch(name, offset)
 
-    monkeypatch.setattr(part_files, "Fetch", noted)
+    monkeypatch.setattr(file_transfer, "Fetch", noted)
     return asked
 
 

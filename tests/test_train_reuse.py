@@ -13,8 +13,8 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError, JobError
 from cutlayer.job import Job
 from cutlayer.planning.plan_totals import totals_of
-from cutlayer.train.coding import Opening
 from cutlayer.train.exchange import ACTIVATIONS
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import first_adapter, load_parts, make_device, make_server
 from cutlayer.train.pool import Pool
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cutlayer.errors import WorldError as WorldError
     from cutlayer.inference.evaluate_run import Evaluated as Evaluated
     from cutlayer.inference.evaluate_run import evaluate as evaluate
+    from cutlayer.inference.export_device import ExportedDevice as ExportedDevice
+    from cutlayer.inference.export_device import export_device as export_device
     from cutlayer.inference.export_run import Exported as Exported
     from cutlayer.inference.export_run import export as export
     from cutlayer.inference.generate import Continuation as Continuation
@@ -104,6 +106,7 @@ _NAMES = {
         "ModelError", "NetworkError", "RefusedError", "RunError", "WorldError",
     ],
     "inference.evaluate_run": ["Evaluated", "evaluate"],
+    "inference.export_device": ["ExportedDevice", "export_device"],
     "inference.export_run": ["Exported", "export"],
     "inference.generate": ["Continuation", "generate"],
     "inference.predict": ["Prediction", "predict"],

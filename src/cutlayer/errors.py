@@ -52,6 +52,9 @@ _EXTRAS = {
     "dp_accounting": "privacy",
     "grpc": "server",
     "matplotlib": "server",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
     "pandas": "notebook",
     "prometheus_client": "server",
     "psutil": "server",
@@ -60,10 +63,23 @@ _EXTRAS = {
     "uvicorn": "dashboard",
 }
 
+_BASE = (
+    "huggingface_hub",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "yaml",
+)
+"""What a plain install brings, and a light device has not."""
+
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """The sentence for a package that comes with an extra; None for any other."""
+    """The sentence for a package that comes with cutlayer or with an extra; None for any other."""
     package = (error.name or "").partition(".")[0]
+    if package in _BASE:
+        return f"{package} is not installed: pip install cutlayer"
     extra = _EXTRAS.get(package)
     if extra is None:
         return None

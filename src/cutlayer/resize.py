@@ -2,14 +2,19 @@
 
 Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
 generated, data/own_bytes.py for the bytes that images themselves take, and model/inputs.py for what
-the model reads, to the size that model/framing.py says.
+the model reads, by torch, to the size that model/framing.py says. On a light device data/images.py
+and light/images.py (what a program reads) resize by Pillow in floats instead: the same levels, but
+for the last bits of a float.
 Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,3 +73,32 @@ def whole_levels(pixels: Tensor) -> Tensor:
     import torch
 
     return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+def fitted_array(image: NDArray[Any], how: Fit) -> NDArray[np.float32]:
+    """float32 [C,side,side] of one image [C,H,W], levels 0 ... 255."""
+    made = resized_array(image, how.resized(*image.shape[-2:]), how.kernel)
+    top, left = ((length - how.side) // 2 for length in made.shape[-2:])
+    return made[..., top : top + how.side, left : left + how.side]
+
+
+def resized_array(
+    image: NDArray[Any], size: tuple[int, int], kernel: Kernel
+) -> NDArray[np.float32]:
+    """float32 [C,*size] of one image [C,H,W], levels 0 ... 255, antialiased."""
+    from PIL import Image
+
+    kernels = {"nearest-exact": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
+    planes = image.astype(np.float32)
+    if tuple(planes.shape[-2:]) == size:
+        return planes
+    wanted = (size[1], size[0])
+    found = np.stack(
+        [
+            np.asarray(
+                Image.fromarray(plane).resize(wanted, kernels.get(kernel, Image.Resampling.BICUBIC))
+            )
+            for plane in planes
+        ]
+    )
+    return found.clip(0, 255) if kernel == "bicubic" else found

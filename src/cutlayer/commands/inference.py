@@ -123,6 +123,33 @@ def generate(
         say(f"(cut off after {found.tokens} tokens)")
 
 
+class Numbers(StrEnum):
+    """Numbers in which a device's program computes."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+@app.command("export-device", rich_help_panel=PANEL)
+def export_device(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a YAML job.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
+    cut: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Blocks of the part; else the job's.")
+    ] = None,
+    precision: Annotated[
+        Numbers, typer.Option(help="Numbers in which it computes.")
+    ] = Numbers.FLOAT32,
+) -> None:
+    """Write the device's part of a job as an ONNX graph, with an example that runs it."""
+    from cutlayer.inference.export_device import export_device as write
+
+    found = write(source, out=out, cut=cut, precision=precision.value)
+    for name, size in found.files.items():
+        say(f"written  {found.folder / name}  ({size / 1e6:.2f} MB)")
+
+
 @app.command(rich_help_panel=PANEL)
 def export(
     run: Run,

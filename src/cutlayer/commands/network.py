@@ -1,6 +1,7 @@
 """`cutlayer serve` and `cutlayer join`: a job over a real network, from the command line."""
 
 import math
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,25 @@ Keys = Annotated[Path | None, typer.Option(help="Folder of keys, as `cutlayer ke
 Log = Annotated[
     str | None, typer.Option(help="A file for one JSON object an event; - for standard error.")
 ]
+
+
+class Provider(StrEnum):
+    """What computes on a light device."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+    COREML = "coreml"
+    QNN = "qnn"
+    OPENVINO = "openvino"
+
+
+class Precision(StrEnum):
+    """Numbers in which a light device computes."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
 
 
 @app.command(rich_help_panel=PANEL)
@@ -163,6 +183,23 @@ def join(
     model: Annotated[
         Path | None, typer.Option(help="The checkpoint, if it is on this machine already.")
     ] = None,
+    light: Annotated[
+        bool | None,
+        typer.Option(
+            "--light/--torch",
+            help="Run programs of the server's, without torch; by itself where there is none.",
+        ),
+    ] = None,
+    provider: Annotated[
+        Provider, typer.Option(help="What computes on a light device, where onnxruntime has it.")
+    ] = Provider.CPU,
+    precision: Annotated[
+        Precision, typer.Option(help="Numbers in which a light device computes.")
+    ] = Precision.FLOAT32,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Measure a light device's memory and time, and leave again."),
+    ] = False,
     log: Log = None,
 ) -> None:
     """Take part in the job of a server with this machine's data, until it is finished."""
@@ -177,7 +214,18 @@ def join(
     identity = load_device_identity(keys) if keys else None
     if identity is None and name is None:
         name = _host_name()
-    place = JoinOptions(address, identity, name, number, data, model=model)
+    place = JoinOptions(
+        address,
+        identity,
+        name,
+        number,
+        data,
+        model=model,
+        light=light,
+        provider=provider.value,
+        precision=precision.value,
+        probe=probe,
+    )
     try:
         take_part(place, say=say, log=log)
     except KeyboardInterrupt:

@@ -1,7 +1,9 @@
 """`cutlayer settings`: what a job can say, each setting with its default and an explanation."""
 
+from __future__ import annotations
+
 import difflib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -9,7 +11,9 @@ from rich.table import Table
 
 from cutlayer.commands.console import console
 from cutlayer.errors import JobError
-from cutlayer.settings.explanations import ExplainedSection, explain
+
+if TYPE_CHECKING:
+    from cutlayer.settings.explanations import ExplainedSection
 
 
 def settings(
@@ -20,6 +24,7 @@ def settings(
 ) -> None:
     """All settings of a job, or those of a section: what each may be, its default, what it does."""
     from cutlayer.job import Job
+    from cutlayer.settings.explanations import explain
 
     for found in chosen(list(explain(Job)), section):
         console.print(_table(found))
@@ -35,6 +40,8 @@ def chosen(sections: list[ExplainedSection], wanted: str | None) -> list[Explain
     below = [s for s in sections if f"{s.path}.".startswith(f"{wanted}.")]
     if below:
         return below
+    from cutlayer.settings.explanations import ExplainedSection
+
     path, _, name = wanted.rpartition(".")
     for section in sections:
         alone = tuple(one for one in section.settings if one.name == name)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutlayer.data.source_settings import SourceSettings
 from cutlayer.errors import DataError
-from cutlayer.settings.data import Data
 
 ABSENT = object()
 """Stands for a value of a column that a line of JSON has not."""
@@ -39,7 +39,7 @@ class TextFile:
     note: str = ""
 
 
-def read(file: Path, data: Data) -> TextFile:
+def read(file: Path, data: SourceSettings) -> TextFile:
     """The rows of a file; of JSON lines with the columns of the first. Raises DataError."""
     text = _decoded(file, data.encoding)
     if file.suffix.lower() in (".csv", ".tsv"):
@@ -63,7 +63,7 @@ def _decoded(file: Path, encoding: str | None) -> str:
         ) from None
 
 
-def _separated(file: Path, text: str, data: Data) -> TextFile:
+def _separated(file: Path, text: str, data: SourceSettings) -> TextFile:
     tabs = file.suffix.lower() == ".tsv"
     delimiter = data.delimiter or ("\t" if tabs else ",")
     plain = data.quotes == "plain"

@@ -2,15 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
-from cutlayer.data import images
-from cutlayer.data.below import files_below
 from cutlayer.data.dataset import Dataset
-from cutlayer.data.delimited import SUFFIXES
 from cutlayer.data.partition import partition
+from cutlayer.data.reading import check_there, kind_of_source
 from cutlayer.data.sources import load, load_own
-from cutlayer.errors import DataError
 from cutlayer.job import Job
 from cutlayer.resize import Fit
 from cutlayer.settings.data import Data
@@ -35,7 +31,7 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None)
     """
     check_there(path)
     data = Data(
-        source=_source(path),
+        source=kind_of_source(path),
         path=str(path),
         kind=job.data.kind,
         input_column=job.data.input_column,
@@ -48,21 +44,3 @@ def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None)
         memory_bytes=job.data.memory_bytes,
     )
     return load_own(data, classes, fit)
-
-
-def check_there(path: Path) -> None:
-    """Raise DataError if there are no samples at a device's path."""
-    if not path.exists():
-        raise DataError(f"--data: there is no {path}: name a folder of images a class, or a table")
-
-
-def _source(path: Path) -> Literal["folder", "parquet", "table"]:
-    suffixes = {path.suffix.lower()}
-    if path.is_dir():
-        suffixes = {file.suffix.lower() for file in path.iterdir()}
-        if not suffixes & {".parquet", *SUFFIXES}:
-            below = {file.suffix.lower() for file in files_below(path)}
-            suffixes = set() if below & images.suffixes() else below
-    if ".parquet" in suffixes:
-        return "parquet"
-    return "table" if suffixes & set(SUFFIXES) else "folder"

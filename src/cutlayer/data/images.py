@@ -1,4 +1,4 @@
-"""Decodes images of any size and kind to one uint8 tensor of what a viewer shows."""
+"""Decodes images of any size and kind to one uint8 tensor or array of what a viewer shows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cutlayer import resize
 from cutlayer.data import viewing
 from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
-from cutlayer.passage import Passage
-from cutlayer.resize import Fit, whole_levels
+from cutlayer.resize import Fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
     from PIL.Image import Image
 
 LONGEST_EDGE = 256
@@ -34,9 +33,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
-
-Inputs = torch.Tensor | list[str] | list[Passage]
-"""Images [n,C,H,W], n texts or n passages."""
 
 Item = tuple[str, Callable[[], Pixels]]
 """What to call an image in an error, and how to get it."""
@@ -117,10 +113,11 @@ def stack(
     more than 8 bits (None: as `look` finds them). strange: counts what could not be followed.
     Raises DataError naming the first item that cannot be decoded.
     """
+    import torch  # a light device has none
+
     if depths is None:
         depths = look(items).depths
-    height, width = (size.side, size.side) if isinstance(size, Fit) else size
-    pixels = torch.empty(len(items), 1 if grey else 3, height, width, dtype=torch.uint8)
+    pixels = torch.empty(_shape(len(items), size, grey), dtype=torch.uint8)
     for row, item in zip(pixels, items, strict=True):
         row[:] = decoded(item, size, grey, depths, strange)
     return pixels
@@ -134,19 +131,46 @@ def decoded(
     strange: Counter[str] | None = None,
 ) -> torch.Tensor:
     """One image of `stack`, uint8 [1 or 3, H, W]. Raises DataError where it cannot be decoded."""
+    import torch
+
+    batch = torch.from_numpy(_levels(item, grey, depths, strange).copy()).permute(2, 0, 1)[None]
+    if isinstance(size, Fit):
+        return resize.whole_levels(resize.fitted(batch, size))[0]
+    return resize.whole_levels(resize.resized(batch, size, "bicubic"))[0]
+
+
+def stack_arrays(
+    items: Sequence[Item],
+    size: tuple[int, int] | Fit,
+    grey: bool,
+    depths: Depths,
+    strange: Counter[str] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """As `stack`, by Pillow instead of torch: here and there one level of 255 more or less."""
+    pixels = np.empty(_shape(len(items), size, grey), dtype=np.uint8)
+    for row, item in zip(pixels, items, strict=True):
+        image = _levels(item, grey, depths, strange).transpose(2, 0, 1)
+        if isinstance(size, Fit):
+            made = resize.fitted_array(image, size)
+        else:
+            made = resize.resized_array(image, size, "bicubic")
+        row[:] = np.rint(made).clip(0, 255)
+    return pixels
+
+
+def _shape(count: int, size: tuple[int, int] | Fit, grey: bool) -> tuple[int, int, int, int]:
+    height, width = (size.side, size.side) if isinstance(size, Fit) else size
+    return count, 1 if grey else 3, height, width
+
+
+def _levels(
+    item: Item, grey: bool, depths: Depths, strange: Counter[str] | None
+) -> npt.NDArray[np.uint8]:
+    """One image as a viewer shows it, [h, w, 1 or 3]."""
     with _opened(item) as image:
         shown = viewing.as_seen(image, depths, strange)
         levels = np.asarray(shown.convert("L" if grey else "RGB"), dtype=np.uint8)
-    pixels = torch.from_numpy(levels.reshape(*levels.shape[:2], -1).copy()).permute(2, 0, 1)
-    return _sized(pixels, size)
-
-
-def _sized(image: torch.Tensor, size: tuple[int, int] | Fit) -> torch.Tensor:
-    """uint8 [C,H,W] of one image [C,h,w]."""
-    batch = image[None]
-    if isinstance(size, Fit):
-        return whole_levels(resize.fitted(batch, size))[0]
-    return whole_levels(resize.resized(batch, size, "bicubic"))[0]
+    return levels.reshape(*levels.shape[:2], -1)
 
 
 @contextmanager

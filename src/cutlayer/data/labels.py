@@ -6,12 +6,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutlayer.data.dataset import Indices
 from cutlayer.data.rows import Rows
 from cutlayer.errors import DataError
+
+if TYPE_CHECKING:
+    from cutlayer.data.dataset import Indices
 
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+)")
 _MISSING = ("", "nan", "<na>")

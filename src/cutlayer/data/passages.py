@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cutlayer.data.source_settings import SourceSettings
 from cutlayer.errors import DataError
 from cutlayer.passage import Message, Passage
-from cutlayer.settings.data import Data
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 TEXTS = ("text", "sentence")
@@ -15,7 +15,9 @@ EVERY = "text"
 """The class of every passage where the data has no labels."""
 
 
-def passage_columns(data: Data, columns: Sequence[str], origin: str) -> tuple[str, ...] | None:
+def passage_columns(
+    data: SourceSettings, columns: Sequence[str], origin: str
+) -> tuple[str, ...] | None:
     """The columns that make a passage, None where the data is labelled: one of conversations or of
     plain texts, or two of prompts and completions.
 
@@ -40,7 +42,7 @@ def passage_columns(data: Data, columns: Sequence[str], origin: str) -> tuple[st
     return found
 
 
-def _named(data: Data, columns: Sequence[str]) -> tuple[str, ...] | None:
+def _named(data: SourceSettings, columns: Sequence[str]) -> tuple[str, ...] | None:
     completion = data.completion_column
     if completion is not None:
         return data.input_column or PROMPT, completion

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from cutlayer.data.dataset import Indices
 from cutlayer.data.images import Item
 from cutlayer.errors import DataError
+
+if TYPE_CHECKING:
+    from cutlayer.data.dataset import Indices
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,23 @@ from __future__ import annotations
 
 import importlib.resources
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from cutlayer.data import folders, hub, images, tables, viewing
+from cutlayer.data import hub, images
 from cutlayer.data.dataset import Dataset, Indices, holdout, stratified
+from cutlayer.data.images import Item
 from cutlayer.data.labels import class_names, class_order, numbered
+from cutlayer.data.reading import READERS, held_inputs, read_own
 from cutlayer.data.report import LoadReport
 from cutlayer.data.rows import Rows
 from cutlayer.data.stored_images import StoredImages
+from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
+from cutlayer.passage import Passage
 from cutlayer.resize import Fit
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import HELD_OUT as HELD_OUT_NAME
@@ -192,68 +197,46 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
 
     fit: how the model makes its images. Raises DataError.
     """
-    rows, test = _READERS[data.source](data)
-    if not len(rows):
-        raise DataError(f"{rows.origin} holds no samples: name data that has some")
-    labels = numbered(rows, class_names(rows), classes)
-    (inputs,), notes = _inputs([(rows, np.arange(len(rows)))], fit, data.memory_bytes)
-    if test is not None:
-        notes = (f"not used: {test.origin} (the server tests on data of its own)", *notes)
-    present = tuple(name for i, name in enumerate(classes) if i in set(labels.tolist()))
-    report = LoadReport(
-        rows.origin, len(rows), present, "as the server names them", notes=(*rows.notes, *notes)
-    )
-    return Dataset(inputs, labels, classes, report=report)
+    holder = _Holder(fit, data.memory_bytes)
+    own = read_own(_READERS[data.source](data), classes, fit, holder)
+    report = replace(own.report, notes=(*own.report.notes, *holder.notes))
+    return Dataset(own.inputs, own.labels, classes, report=report)
 
 
-Inputs = images.Inputs | StoredImages
+class _Holder:
+    """See reading.Hold: images in memory, or where they are stored if they take more than
+    memory_bytes and a model reads them. notes: what is to be said of these."""
+
+    def __init__(self, fit: Fit | None, memory_bytes: int) -> None:
+        self._fit, self._most = fit, memory_bytes
+        self.notes: list[str] = []
+
+    def __call__(
+        self,
+        origin: str,
+        items: Sequence[Item],
+        size: tuple[int, int] | Fit,
+        grey: bool,
+        depths: Depths,
+        strange: Counter[str],
+    ) -> torch.Tensor | StoredImages:
+        stored = StoredImages(items, size, grey, depths)
+        if self._fit is None or stored.shape.numel() <= self._most:
+            return images.stack(items, size, grey, depths, strange)
+        self.notes.append(f"{len(items):,} images of {origin} are decoded when they are needed")
+        return stored
+
+
+Inputs = torch.Tensor | StoredImages | list[str] | list[Passage]
 
 
 def _inputs(
     parts: list[tuple[Rows, Indices]], fit: Fit | None, memory_bytes: int
 ) -> tuple[list[Inputs], tuple[str, ...]]:
-    """The samples of training rows, and of others that go by them; what is to be said of them.
-
-    memory_bytes: images that take more are decoded when they are needed, where a model reads them.
-    """
-    strange: Counter[str] = Counter()
-    if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
-        kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]
-        raise DataError(f"{' but '.join(kinds)}: name data of one kind")
-    if parts[0][0].passages:
-        return [[rows.cell(int(i)) for i in index] for rows, index in parts], ()
-    if parts[0][0].text:
-        texts: list[Inputs] = []
-        for rows, index in parts:
-            whole, mended = rows.texts(index)
-            texts.append(whole)
-            strange["texts with half of a surrogate pair, now a replacement sign"] += mended
-        return texts, _counted(strange)
-    items = [rows.items(index) for rows, index in parts]
-    seen = [images.look(some) for some in items]
-    size = images.held_size(seen, fit)
-    grey = all(one.grey for one in seen)
-    depths = seen[0].depths | {k: v for k, v in seen[-1].depths.items() if k not in seen[0].depths}
-    found: list[Inputs] = []
-    notes = list[str]()
-    for some, (rows, _) in zip(items, parts, strict=True):
-        stored = StoredImages(some, size, grey, depths)
-        if fit is None or stored.shape.numel() <= memory_bytes:
-            found.append(images.stack(some, size, grey, depths, strange))
-            continue
-        found.append(stored)
-        notes.append(f"{len(some):,} images of {rows.origin} are decoded when they are needed")
-    return found, (*viewing.described(depths), *_counted(strange), *notes)
-
-
-def _kind(rows: Rows) -> str:
-    if rows.passages:
-        return "passages for a language model"
-    return "labelled texts" if rows.text else "images"
-
-
-def _counted(strange: Counter[str]) -> tuple[str, ...]:
-    return tuple(f"{count} {what}" for what, count in strange.items() if count)
+    """The samples of training rows, and of others that go by them; what is to be said of them."""
+    holder = _Holder(fit, memory_bytes)
+    found, notes = held_inputs(parts, fit, holder)
+    return [*found], (*notes, *holder.notes)
 
 
 def _part(labels: Indices, index: Indices, size: int | None, field: str, seed: int) -> Indices:
@@ -290,15 +273,8 @@ def _demo(data: Data) -> tuple[Rows, Rows]:
     return train, test
 
 
-def _folder(data: Data) -> tuple[Rows, Rows | None]:
-    test = None if data.test_path is None else tables.existing(data.test_path, "data.test_path")
-    return folders.read(tables.existing(data.path, "data.path"), test)
-
-
 _READERS: dict[str, Callable[[Data], tuple[Rows, Rows | None]]] = {
     "demo": _demo,
-    "folder": _folder,
     "hub": hub.read,
-    "parquet": tables.parquet,
-    "table": tables.texts,
+    **READERS,
 }

@@ -12,10 +12,10 @@ from cutlayer.data import delimited, images
 from cutlayer.data.below import files_below
 from cutlayer.data.passages import EVERY, passage_columns, passage_of
 from cutlayer.data.rows import Rows
+from cutlayer.data.source_settings import SourceSettings
 from cutlayer.data.splits import Split, choose, split_of_path
 from cutlayer.data.spool import Spool
 from cutlayer.errors import DataError
-from cutlayer.settings.data import Data
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,17 +34,17 @@ def existing(path: str | None, field: str) -> Path:
     return found
 
 
-def parquet(data: Data) -> tuple[Rows, Rows | None]:
+def parquet(data: SourceSettings) -> tuple[Rows, Rows | None]:
     """Train and test rows of parquet files: images (`{bytes, path}`, bytes or paths) or texts."""
     return _splits(data, (".parquet",), _parquet_rows)
 
 
-def texts(data: Data) -> tuple[Rows, Rows | None]:
+def texts(data: SourceSettings) -> tuple[Rows, Rows | None]:
     """Train and test rows of CSV, TSV or JSON-lines files: texts or paths of images, and labels."""
     return _splits(data, delimited.SUFFIXES, _text_rows)
 
 
-def hub(dataset: Any, data: Data, origin: str, base: Path) -> Rows:
+def hub(dataset: Any, data: SourceSettings, origin: str, base: Path) -> Rows:
     """Rows of one `datasets.Dataset`; images are decoded here, not there."""
     import datasets
 
@@ -72,7 +72,9 @@ def hub(dataset: Any, data: Data, origin: str, base: Path) -> Rows:
 
 
 def _splits(
-    data: Data, suffixes: tuple[str, ...], read: Callable[[list[Path], Data], Rows]
+    data: SourceSettings,
+    suffixes: tuple[str, ...],
+    read: Callable[[list[Path], SourceSettings], Rows],
 ) -> tuple[Rows, Rows | None]:
     """One file, or a folder whose files or subfolders are named by their splits."""
     path = existing(data.path, "data.path")
@@ -98,7 +100,7 @@ def _files(folder: Path, suffixes: tuple[str, ...], field: str) -> list[Path]:
     return found
 
 
-def _parquet_rows(files: list[Path], data: Data) -> Rows:
+def _parquet_rows(files: list[Path], data: SourceSettings) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -169,7 +171,7 @@ def _parquet_names(schema: pa.Schema, label_column: str) -> tuple[str, ...] | No
         return None
 
 
-def _text_rows(files: list[Path], data: Data) -> Rows:
+def _text_rows(files: list[Path], data: SourceSettings) -> Rows:
     labels, values, names, notes = list[Any](), list[Any](), list[str](), list[str]()
     bases: list[Path] = []
     for file in files:
@@ -194,7 +196,7 @@ def _text_rows(files: list[Path], data: Data) -> Rows:
     return _of_texts(_origin(files), labels, values, bases, None, names, tuple(notes))
 
 
-def _spoken_rows(files: list[Path], data: Data) -> Rows:
+def _spoken_rows(files: list[Path], data: SourceSettings) -> Rows:
     """Rows of passages in files of text."""
     columns: dict[str, list[Any]] = {}
     names, notes = list[str](), list[str]()
@@ -219,7 +221,9 @@ def _spoken_rows(files: list[Path], data: Data) -> Rows:
     return _of_passages(_origin(files), columns, spoken, data, names, tuple(notes))
 
 
-def _with_labels(spoken: tuple[str, ...], columns: Sequence[str], data: Data) -> list[str]:
+def _with_labels(
+    spoken: tuple[str, ...], columns: Sequence[str], data: SourceSettings
+) -> list[str]:
     """The columns of passages, and that of their labels where it is there."""
     return [*spoken, *([data.label_column] if data.label_column in columns else [])]
 
@@ -228,7 +232,7 @@ def _of_passages(
     origin: str,
     columns: dict[str, list[Any]],
     spoken: tuple[str, ...],
-    data: Data,
+    data: SourceSettings,
     called: Sequence[str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Rows:
@@ -288,7 +292,7 @@ def _of_texts(
     )
 
 
-def _column(data: Data, columns: Sequence[str], origin: str) -> str:
+def _column(data: SourceSettings, columns: Sequence[str], origin: str) -> str:
     """The input column; DataError if it or the label column is not there once."""
     column = data.input_column
     if column is None:

@@ -64,7 +64,7 @@ _COLUMN: ContextVar[Column | None] = ContextVar("column", default=None)
 
 
 def why_no_figures() -> str | None:
-    """A sentence where what draws is not installed, as after a plain `pip install cutlayer`."""
+    """A sentence where what draws is not installed, as with the extra `train` alone."""
     for package in ("matplotlib", "adjustText"):
         try:
             importlib.import_module(package)

@@ -276,6 +276,19 @@ class CutModel:
         assert hidden is not None
         return Activations(hidden, mask, scores)
 
+    def frozen_forward(
+        self, inputs: dict[str, Tensor], cut: int, score: str | None = None
+    ) -> Activations:
+        """As `device_forward`, without adapters and of whatever number of samples: to be exported.
+
+        Nothing of it depends on the sizes of `inputs`, nor is it checked.
+        """
+        hidden, mask = self._body.embed(inputs)
+        if score is None:
+            return Activations(self._body.run(hidden, mask, 0, cut), mask, None)
+        hidden, scores = self._body.run_scored(hidden, mask, cut, score)
+        return Activations(hidden, mask, scores)
+
     def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 

@@ -42,7 +42,7 @@ class Preprocessor:
         if spec.modality == "text":
             self._tokenizer = _tokenizer(spec)
         else:
-            self._scale, self._shift = _normalisation(spec)
+            self._scale, self._shift = normalisation(spec)
 
     @property
     def tokenizer(self) -> Any:
@@ -139,7 +139,7 @@ def _with_channels(pixels: Tensor, channels: int) -> Tensor:
     )
 
 
-def _normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+def normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     """scale and shift [C,1,1] that take pixels 0 ... 255 to what the model was trained on."""
     config = read_json(spec.path, "preprocessor_config.json") or {}
     mean = _per_channel(config.get("image_mean", spec.parts.mean), spec, "image_mean")
@@ -168,6 +168,20 @@ def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
             "restore preprocessor_config.json"
         )
     return numbers
+
+
+def tokenizer_file(tokenizer: Any) -> str:
+    """A tokenizer as the package tokenizers reads it, which fills texts up to the longest."""
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.enable_padding(
+        pad_id=tokenizer.pad_token_id,
+        pad_type_id=tokenizer.pad_token_type_id,
+        pad_token=tokenizer.pad_token,
+    )
+    text: str = own.to_str()
+    return text
 
 
 def _tokenizer(spec: ModelSpec) -> Any:

@@ -22,7 +22,7 @@ from cutlayer.planning.known.planning_input import (
 )
 
 if TYPE_CHECKING:
-    from cutlayer.train.activation_statistics import ActivationStatistics
+    from cutlayer.train.activation_summary import ActivationStatistics
     from cutlayer.train.label_sharing import SharedLabels
     from cutlayer.train.link import Link
 

@@ -9,10 +9,11 @@ from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.train import gradient_coding
-from cutlayer.train.coding import Opening, codec_of
+from cutlayer.train.coding import codec_of
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices

@@ -1,32 +1,15 @@
 """What a device measures of its own activations before a round is decided."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from cutlayer.model.lora import Segment
 from cutlayer.seeds import derive
+from cutlayer.train.activation_summary import ActivationStatistics, importance_of
 from cutlayer.train.compute import float64
 from cutlayer.train.device import Device
 from cutlayer.train.pool import batch_inputs
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationStatistics:
-    """Statistics of a device's first batch of a round.
-
-    importance: [N + 1], f(K) of one sample: each sample's scores in descending order, the mean
-    over samples, cumulative (ST-SFLora's rank-wise importance over B, arXiv 2605.26120); None
-    where there is no block to score with. spread: the largest value of the activations less the
-    smallest. mean_square: of their values.
-    """
-
-    importance: npt.NDArray[np.float64] | None
-    spread: float
-    mean_square: float
 
 
 def measure(
@@ -55,8 +38,7 @@ def measure(
             hidden = hidden[activations.mask]
         importance = None
         if activations.scores is not None:
-            ranked = float64(activations.scores).sort(dim=1, descending=True).values.mean(dim=0)
-            importance = np.concatenate([[0.0], np.cumsum(ranked.cpu().numpy())])
+            importance = importance_of(float64(activations.scores).cpu().numpy())
         spread = float(hidden.max() - hidden.min())
         found.append(ActivationStatistics(importance, spread, float(hidden.square().mean())))
     return found

@@ -6,7 +6,6 @@ reused, the device only names those that the server holds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,34 +14,17 @@ from numpy.typing import NDArray
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
 from cutlayer.settings.method import Method, Quantizer
+from cutlayer.train.opening import HeldSamples, Opening
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
-from cutlayer.wire.visit import Held, Visit, decode_held, encode_visit
+from cutlayer.wire.visit import Visit, encode_visit
 
 Indices = NDArray[np.int64]
 
 FITTING = Quantizer(bits=4, levels="gaussian", rotate=True)
 """How activations travel that a basis is fitted to: 4 bits lose next to nothing of them."""
-
-
-@dataclass(frozen=True)
-class Opening:
-    """The frames that the server sends a device at a round's start.
-
-    adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
-    there is none yet. plain_steps: the first steps, sent as `FITTING` says; the basis comes down
-    before the step after them. 0: there is a basis, or the codec needs none. held: which of the
-    device's samples the server holds; None: every sample is sent. gradient_basis: None: the device
-    has the server's, or gradients come down as they did before there was one.
-    """
-
-    adapter: bytes | None = None
-    basis: bytes | None = None
-    plain_steps: int = 0
-    held: bytes | None = None
-    gradient_basis: bytes | None = None
 
 
 @lru_cache(maxsize=32)
@@ -74,8 +56,7 @@ class DeviceCoding:
         self.codec: KltCodec | None = None
         self.gradients: KltCodec | None = None
         self.plain_steps = 0
-        self._held: set[int] = set()
-        self._room = 0
+        self._held = HeldSamples()
 
     def begin(self, opening: Opening) -> None:
         """Start a round. Raises FrameError for a basis that cannot be read."""
@@ -84,8 +65,7 @@ class DeviceCoding:
             self.learn(opening.basis)
         if opening.gradient_basis is not None:
             self.gradients = codec_of(bytes(opening.gradient_basis))
-        held = Held(frozenset(), 0) if opening.held is None else decode_held(opening.held)
-        self._held, self._room = set(held.samples), held.room_bytes
+        self._held = HeldSamples(opening.held)
 
     def learn(self, basis: bytes) -> None:
         """Take a basis that came down. Raises FrameError."""
@@ -103,7 +83,7 @@ class DeviceCoding:
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""
-        return samples[[int(one) not in self._held for one in samples]]
+        return self._held.to_send(samples)
 
     def visit(self, due: tuple[int, int, int], samples: Indices, encoded: Sequence[bytes]) -> bytes:
         """The frame of a batch: activations of the samples to send, and the names of the others.
@@ -112,11 +92,9 @@ class DeviceCoding:
         """
         frames: dict[int, bytes | None] = dict.fromkeys(map(int, samples))
         fresh = [int(one) for one in self.to_send(samples)]
-        for one, frame in zip(fresh, encoded, strict=True):
-            frames[one] = frame
-            if len(frame) <= self._room:  # the server keeps what finds room, as it said
-                self._room -= len(frame)
-                self._held.add(one)
+        found = dict(zip(fresh, encoded, strict=True))
+        frames |= found
+        self._held.sent(found.items())
         return encode_visit(Visit(*due, frames))
 
     def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:

@@ -18,6 +18,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, numpy_rng, torch_rng
 from cutlayer.settings.method import Tokens
 from cutlayer.train.adapter_upload import upload_steps
+from cutlayer.train.batch_order import draw_batches
 from cutlayer.train.batches import one_by_one
 from cutlayer.train.changes import change_values
 from cutlayer.train.coding import DeviceCoding
@@ -99,16 +100,10 @@ class Device:
         self._start, self._sum = {}, None
 
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
-        training = self.job.training
-        for epoch in range(training.local_epochs):
-            order = numpy_rng(self.job.seed, self.id, round, "batches", epoch)
-            indices = order.permutation(len(self.data))[: self.samples_a_round]
-            if self._variants:
-                drawn = numpy_rng(self.job.seed, self.id, round, "variants", epoch)
-                versions = drawn.integers(self._variants, size=len(indices))
-                indices = indices * self._variants + versions
-            for start in range(0, len(indices), training.batch_size):
-                yield indices[start : start + training.batch_size]
+        job = self.job
+        sizes = (job.training.local_epochs, job.training.batch_size, len(self.data))
+        most, variants = self.samples_a_round, self._variants
+        return draw_batches(job.seed, self.id, round, *sizes, most, variants)
 
     def first_batch(self, round: int) -> Dataset:
         """The samples of the first step of a round that has not begun yet."""

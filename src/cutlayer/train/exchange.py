@@ -4,10 +4,14 @@ The server, devices in this process, devices over a network and both links walk 
 `step_exchanges` gives; a step of another kind is another list.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from cutlayer.model.cut import CutModel
-from cutlayer.settings.method import Method
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cutlayer.model.cut import CutModel
+    from cutlayer.settings.method import Method
 
 Payload = bytes | float
 """What an exchange carries: a frame, or a loss, which is a number and no frame."""

@@ -6,10 +6,11 @@ from typing import Protocol
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import CutlayerError
-from cutlayer.train.activation_statistics import ActivationStatistics, measure
-from cutlayer.train.coding import Opening
+from cutlayer.train.activation_statistics import measure
+from cutlayer.train.activation_summary import ActivationStatistics
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import BASIS, Exchange, Payload
+from cutlayer.train.opening import Opening
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import encode_adapters

@@ -9,11 +9,11 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 from cutlayer.train.adapter_upload import upload_steps
 from cutlayer.train.aggregate import weighted_average
-from cutlayer.train.coding import Opening
 from cutlayer.train.compute import float64
 from cutlayer.train.exchange import trained_names
 from cutlayer.train.link import Link
 from cutlayer.train.noise import noisy_average
+from cutlayer.train.opening import Opening
 from cutlayer.train.result import Trained
 from cutlayer.train.robust_average import combined, scaled_to_median
 from cutlayer.train.server_coding import ServerCoding

@@ -1,13 +1,13 @@
 """Codes of 1 to 8 bits as a little-endian bit stream: code i is in bits [q i, q i + q).
 
-Eight codes fill one 64-bit word whose neighbours are pushed together, by one, two and then four
-codes at a time.
+Eight codes fill one 64-bit word whose neighbours are pushed together (see `packing`).
 """
 
 import torch
 from torch import Tensor
 
-_MASKS = (0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
+from cutlayer.wire.packing import push_together
+
 _LANES = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
@@ -16,11 +16,7 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     if bits == 8 or not len(codes):
         return codes
     words = codes.view(torch.int64)
-    for level, mask in enumerate(_MASKS):
-        low = words & mask
-        words ^= low
-        words >>= (8 - bits) << level
-        words |= low
+    push_together(words, bits)
     if bits in _LANES:
         return words.to(_LANES[bits]).view(torch.uint8)
     return codes.view(-1, 8)[:, :bits].reshape(-1)

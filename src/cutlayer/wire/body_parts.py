@@ -1,4 +1,7 @@
-"""What stands before the hidden states in a body: labels and the mask of padding, as bits."""
+"""Reads what stands before the hidden states in a body: labels and the mask of padding, as bits.
+
+packing.py writes it.
+"""
 
 import numpy as np
 import torch
@@ -6,16 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.wire.frame_bytes import label_bits
+from cutlayer.wire.packing import label_bits
 
 Bits = NDArray[np.bool_]
-
-
-def pack_mask(valid: Bits | None) -> bytes:
-    """Which tokens are no padding, one bit each; nothing where all are."""
-    if valid is None:
-        return b""
-    return np.packbits(valid.reshape(-1), bitorder="little").tobytes()
 
 
 def take_mask(
@@ -31,12 +27,6 @@ def take_mask(
         raise _too_short()
     bits = np.unpackbits(np.frombuffer(body[:size], np.uint8), count=B * T, bitorder="little")
     return bits.view(np.bool_), body[size:]
-
-
-def pack_labels(labels: NDArray[np.int64], num_classes: int) -> bytes:
-    """Labels, as many bits each as tell the classes apart."""
-    bits = labels[:, None] >> np.arange(label_bits(num_classes)) & 1
-    return np.packbits(bits.astype(np.uint8), bitorder="little").tobytes()
 
 
 def take_labels(

@@ -33,15 +33,14 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import frame, quantize
-from cutlayer.wire.body_parts import check_room, pack_labels, pack_mask
+from cutlayer.wire.activation_frames import Batch, activations_frame
+from cutlayer.wire.body_parts import check_room
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec, Rows
 from cutlayer.wire.dequantize import CPU, dequantize_all
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
 from cutlayer.wire.headers import (
-    ActivationsHeader,
     AdapterHeader,
-    CodedActivationsHeader,
     CodedGradientHeader,
     GradientHeader,
     KltHeader,
@@ -49,7 +48,8 @@ from cutlayer.wire.headers import (
 )
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, gradients_of, open_activations, open_gradient
-from cutlayer.wire.places import Places, find_places, pack_kept, places_on_cpu
+from cutlayer.wire.packing import pack_flags
+from cutlayer.wire.places import Places, find_places, places_on_cpu
 from cutlayer.wire.transfer import side_by_side, to_device, to_host, wire_device
 
 
@@ -84,30 +84,32 @@ def encode_activations_with(
     if codec.positional:
         places = places_on_cpu([message.places for message in messages])
     hidden = [message.hidden for message in messages]
-    batch = _rows(hidden, masks, places, whats, codec.positional)
-    coded_rows = codec.encode(batch, rngs)
-    frames: list[_Kept] = []
-    for message, valid, kept, coded in zip(messages, masks, places, coded_rows, strict=True):
-        labels = pack_labels(_checked_labels(message, valid), message.num_classes)
-        by_token = message.labels.dim() == 2
-        head = pack_mask(valid) + labels if by_token else labels + pack_mask(valid)
-        start = (message.device, message.round, message.step, _shape3(message.hidden))
-        masked = message.mask is not None
-        kind = "token activations" if by_token else "activations"
-        if isinstance(coded.header, KltHeader):
-            candidates, merged = 0, False
-            if kept is not None:
-                candidates, merged = kept.candidates, kept.merged
-                head += pack_kept(kept)
-            coded_header = CodedActivationsHeader(
-                *start, masked, candidates, merged, coded.header, message.num_classes
-            )
-            frames.append((f"coded {kind}", coded_header, (head, coded.body)))
-        else:
-            assert isinstance(coded.header, TensorHeader)
-            header = ActivationsHeader(*start, masked, coded.header, message.num_classes)
-            frames.append((kind, header, (head, coded.body)))
-    return _pack(frames)
+    rows = _rows(hidden, masks, places, whats, codec.positional)
+    batches = [_batch_of(*one) for one in zip(messages, masks, places, strict=True)]
+    coded_rows = codec.encode(rows, rngs)
+    frames = list(zip(batches, coded_rows, strict=True))
+    return side_by_side(
+        lambda one: activations_frame(*one), frames, sum(len(coded.body) for coded in coded_rows)
+    )
+
+
+def _batch_of(
+    message: ActivationsMessage, valid: NDArray[np.bool_] | None, places: Places | None
+) -> Batch:
+    """What a message says besides its activations; valid, places: of it, on the CPU."""
+    return Batch(
+        message.device,
+        message.round,
+        message.step,
+        _shape3(message.hidden),
+        valid,
+        _sent_labels(message, valid),
+        message.num_classes,
+        message.labels.dim() == 2,
+        None if places is None else places.kept.numpy(),
+        0 if places is None else places.candidates,
+        places is not None and places.merged,
+    )
 
 
 def decode_activations(
@@ -152,7 +154,7 @@ def encode_gradients_with(
     for message, valid, coded in zip(messages, masks, codec.encode(batch, rngs), strict=True):
         start = (message.device, message.round, message.step, _shape3(message.gradient))
         masked, loss = message.mask is not None, float(message.loss)
-        body = (pack_mask(valid), coded.body)
+        body = (b"" if valid is None else pack_flags(valid), coded.body)
         if isinstance(coded.header, KltHeader):
             coded_header = CodedGradientHeader(*start, masked, coded.header, loss)
             frames.append(("coded gradient", coded_header, body))
@@ -307,9 +309,7 @@ def _only(found: Sequence[Message | FrameError]) -> Message:
     return one
 
 
-def _checked_labels(
-    message: ActivationsMessage, valid: NDArray[np.bool_] | None
-) -> NDArray[np.int64]:
+def _sent_labels(message: ActivationsMessage, valid: NDArray[np.bool_] | None) -> NDArray[np.int64]:
     """The labels that are sent, one after another."""
     B, T, _ = message.hidden.shape
     held = message.labels.detach().to("cpu", torch.int64)
@@ -318,6 +318,4 @@ def _checked_labels(
     labels = held.reshape(-1).numpy()
     if held.dim() == 2 and valid is not None:
         labels = labels[valid]
-    if ((labels < 0) | (labels >= message.num_classes)).any():
-        raise ValueError(f"labels must be integers from 0 to num_classes - 1, not {labels}")
     return labels

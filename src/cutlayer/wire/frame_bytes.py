@@ -26,6 +26,7 @@ from cutlayer.wire.headers import (
     TensorHeader,
     VisitHeader,
 )
+from cutlayer.wire.packing import label_bits
 
 _NUMBER = 10**5
 
@@ -95,11 +96,6 @@ def body_bytes(rows: int, width: int, quantizer: Quantizer) -> int:
     groups = rows if quantizer.per == "token" else 1
     fields = 2 if quantizer.levels == "uniform" else 1
     return 4 + 2 * fields * groups + -(-rows * width * quantizer.bits // 8)
-
-
-def label_bits(num_classes: int) -> int:
-    """Bits that one label takes: ceil(log2(num_classes))."""
-    return (num_classes - 1).bit_length()
 
 
 def _tensor(quantizer: Quantizer) -> TensorHeader:

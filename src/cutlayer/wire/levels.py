@@ -12,7 +12,8 @@ from cutlayer.wire.transfer import to_device
 
 Levels = NDArray[np.float32] | NDArray[np.float64]
 
-_CELLS = 4096
+CELLS = 4096
+"""Cells of the line in which a code is looked up (see `gaussian_cells`)."""
 _PIECE = 2**17
 
 
@@ -33,25 +34,27 @@ def nearest_gaussian(z: Tensor, bits: int) -> Tensor:
     The line is cut into cells so small that each holds one boundary between levels at most; a
     cell's code is the one at its left end, plus one beyond the boundary within it.
     """
-    first, edge, limit = _cells(bits, z.device)
+    first, edge, limit = gaussian_cells(bits, z.device)
     codes = torch.empty(z.shape, dtype=torch.uint8, device=z.device)
     flat, given = codes.view(-1), z.reshape(-1)
     # On a CPU a piece at a time, whose intermediate results stay in the cache.
     size = _PIECE if z.device.type == "cpu" else max(1, len(flat))
     for start in range(0, len(flat), size):
         piece, out = given[start : start + size], flat[start : start + size]
-        cell = torch.add(piece, limit).mul_(_CELLS / (2 * limit)).clamp_(0, _CELLS - 1)
+        cell = torch.add(piece, limit).mul_(CELLS / (2 * limit)).clamp_(0, CELLS - 1)
         index = cell.to(torch.int32).clamp_(min=0)  # NaN, which is found elsewhere, is no place
         torch.add(first.index_select(0, index), edge.index_select(0, index) <= piece, out=out)
     return codes
 
 
 @cache
-def _cells(bits: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
+def gaussian_cells(bits: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
+    """Of each of `CELLS` cells between -limit and limit: the code at its left end (uint8), and the
+    boundary within it, infinite where there is none (float32); and the limit."""
     levels = gaussian_levels(bits)
     edges = (levels[1:] + levels[:-1]) / 2
     limit = float(edges[-1]) + 0.1
-    left = np.linspace(-limit, limit, _CELLS, endpoint=False)
+    left = np.linspace(-limit, limit, CELLS, endpoint=False)
     first = np.searchsorted(edges, left)
     edge = np.append(edges, np.inf)[first].astype(np.float32)
     tables = torch.from_numpy(first.astype(np.uint8)), torch.from_numpy(edge)

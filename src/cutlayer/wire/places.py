@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
-from cutlayer.wire.codecs.seam import MERGED
+from cutlayer.wire.kept_tokens import positions_of
 from cutlayer.wire.transfer import to_host
 
 
@@ -44,28 +44,15 @@ def find_places(hidden: Tensor, places: Places | None) -> Tensor:
     places: with `kept` on the CPU.
     """
     B, T = hidden.shape[:2]
-    if places is None:
-        return torch.arange(T).expand(B, T)
-    prefix = T - places.kept.shape[1] - places.merged
-    if prefix < 0 or len(places.kept) != B:
-        raise ValueError(f"kept {tuple(places.kept.shape)} does not fit tensor {(B, T)}")
-    parts = [torch.arange(prefix).expand(B, prefix), prefix + places.kept]
-    if places.merged:
-        parts.append(torch.full((B, 1), MERGED))
-    return torch.cat(parts, 1)
-
-
-def pack_kept(places: Places) -> bytes:
-    """B N bits, sample by sample, 1 where a candidate was kept; `kept` is on the CPU."""
-    bits = torch.zeros(len(places.kept), places.candidates, dtype=torch.bool)
-    bits.scatter_(1, places.kept, True)
-    return np.packbits(bits.numpy().reshape(-1), bitorder="little").tobytes()
+    kept = None if places is None else places.kept.numpy()
+    found = positions_of(B, T, kept, places is not None and places.merged)
+    return torch.from_numpy(found.copy())
 
 
 def unpack_kept(
     body: memoryview, B: int, T: int, candidates: int, merged: bool
 ) -> tuple[Places, memoryview]:
-    """Undo `pack_kept`, and what follows in the body. Raises FrameError.
+    """Undo `kept_tokens.kept_bits`, and what follows in the body. Raises FrameError.
 
     The caller bounds B * candidates. Every sample must keep as many tokens, and fewer than T.
     """

@@ -31,7 +31,8 @@ from cutlayer.wire.custom_levels import own_levels
 from cutlayer.wire.levels import Levels, gaussian_levels, nearest, nearest_gaussian, reach_of
 from cutlayer.wire.transfer import Octets, bytes_of, to_device, to_host
 
-_TINY = float(np.finfo(np.float32).tiny)
+TINY = float(np.finfo(np.float32).tiny)
+"""No group's range below this is divided by."""
 
 
 def quantize(
@@ -215,7 +216,7 @@ def _divisor(scale: Tensor) -> Tensor:
 
 
 def _inverse(sizes: Tensor) -> Tensor:
-    return torch.where(sizes >= _TINY, 1.0 / sizes, 0.0)
+    return torch.where(sizes >= TINY, 1.0 / sizes, 0.0)
 
 
 def _relative(values: Tensor, scale: Tensor, up: bool) -> Tensor:

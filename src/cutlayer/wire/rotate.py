@@ -31,8 +31,8 @@ def rotate(x: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
     where a CPU computes. None: all are one's.
     """
     width = x.shape[-1]
-    block, overlap = _layout(width)
-    first, second = _signs(seed, width, x.dtype, x.device)
+    block, overlap = layout(width)
+    first, second = signs(seed, width, x.dtype, x.device)
     y = (x.contiguous() * first).view(-1, width)
     if not overlap:
         return _hadamard_(y, block, counts).view(x.shape)
@@ -45,8 +45,8 @@ def rotate(x: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
 def unrotate(y: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
     """Undo `rotate` with the same seed."""
     width = y.shape[-1]
-    block, overlap = _layout(width)
-    first, second = _signs(seed, width, y.dtype, y.device)
+    block, overlap = layout(width)
+    first, second = signs(seed, width, y.dtype, y.device)
     x = y.clone(memory_format=torch.contiguous_format).view(-1, width)
     if not overlap:
         return _hadamard_(x, block, counts).mul_(first).view(y.shape)
@@ -56,7 +56,7 @@ def unrotate(y: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tenso
     return x.mul_(first).view(y.shape)
 
 
-def _layout(width: int) -> tuple[int, bool]:
+def layout(width: int) -> tuple[int, bool]:
     """The block size, and whether two such blocks overlap (else they tile the width)."""
     block = width & -width
     if block >= _MIN_BLOCK or block == width:
@@ -65,16 +65,14 @@ def _layout(width: int) -> tuple[int, bool]:
 
 
 @lru_cache(maxsize=64)
-def _signs(
-    seed: int, width: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def signs(seed: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Two vectors of random signs [D], a function of (seed, D) alone on any machine."""
     digest = hashlib.shake_256(f"cutlayer rotation {seed} {width}".encode()).digest(
         -(-2 * width // 8)
     )
     bits = np.unpackbits(np.frombuffer(digest, np.uint8), count=2 * width)
-    signs = (1 - 2 * torch.from_numpy(bits).to(dtype)).to(device)
-    return signs[:width], signs[width:]
+    found = (1 - 2 * torch.from_numpy(bits).to(dtype)).to(device)
+    return found[:width], found[width:]
 
 
 @lru_cache(maxsize=16)

@@ -6,12 +6,15 @@ processor waits for the GPU. Tensors lie in memory little-endian, as they do on 
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cutlayer.wire.codecs.seam import Rows
 
 Octets = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -41,6 +44,15 @@ def to_host(x: Tensor) -> Tensor:
     host.copy_(x, non_blocking=True)
     torch.cuda.current_stream(x.device).synchronize()
     return host
+
+
+def rows_on_cpu(batch: Sequence[Rows]) -> list[Rows]:
+    """Rows with their values on the CPU: one copy for all of them."""
+    if all(rows.values.device.type == "cpu" for rows in batch):
+        return list(batch)
+    values = to_host(torch.cat([rows.values for rows in batch]))
+    parts = torch.split(values, [len(rows.values) for rows in batch])
+    return [replace(rows, values=part) for rows, part in zip(batch, parts, strict=True)]
 
 
 def bytes_of(parts: Sequence[Tensor]) -> list[Octets]:

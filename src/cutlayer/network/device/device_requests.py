@@ -13,9 +13,9 @@ from cutlayer.network.part_files import part_of
 from cutlayer.network.transport.messages import Probe, Probed, RoundBegin, Task
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.train.activation_statistics import measure
-from cutlayer.train.coding import Opening
 from cutlayer.train.device import Device
 from cutlayer.train.noise import with_label_noise
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import place_model
 from cutlayer.wire.codec import encode_adapter
 from cutlayer.wire.messages import AdapterMessage

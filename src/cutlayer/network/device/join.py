@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from cutlayer import __version__
-from cutlayer.data.device_data import check_there
+from cutlayer.data.reading import check_there
 from cutlayer.data.report import LoadReport
 from cutlayer.errors import (
     CutlayerError,
@@ -28,9 +27,8 @@ from cutlayer.errors import (
     RefusedError,
     RunError,
 )
-from cutlayer.network.device import device_requests
 from cutlayer.network.device.machine import Machine, describe_machine
-from cutlayer.network.part_files import fetch_part, own_part
+from cutlayer.network.device.participant import Participant, Preparation, Site
 from cutlayer.network.transport.backoff import Backoff, reconnecting
 from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
@@ -40,6 +38,7 @@ from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import (
     Done,
     Hello,
+    LightTask,
     Probe,
     Ready,
     RoundBegin,
@@ -47,13 +46,9 @@ from cutlayer.network.transport.messages import (
     StepDone,
     Task,
 )
-from cutlayer.train.coding import Opening
-from cutlayer.train.device import Device
-from cutlayer.train.exchange import Payload, step_exchanges
-from cutlayer.train.label_sharing import histogram
-from cutlayer.train.pool import Pool
-from cutlayer.train.secure_upload import QUESTIONS
-from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.train.exchange import Payload
+from cutlayer.train.opening import Opening
+from cutlayer.wire.program_ports import Precision
 
 Value = TypeVar("Value")
 Say = Callable[[str], None]
@@ -86,6 +81,27 @@ class JoinOptions:
     backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
     """How long it waits before it connects again."""
 
+    light: bool | None = None
+    """Whether it runs programs that the server makes, by onnxruntime and without torch, on samples
+    of its own; None: where torch is not installed.
+    """
+
+    provider: str = "cpu"
+    """What computes on a light device: cpu, cuda, tensorrt, coreml, qnn or openvino, where the
+    installed onnxruntime has it.
+    """
+
+    precision: Precision = "float32"
+    """Numbers in which a light device computes: float32, float16, or int8 (matrices)."""
+
+    probe: bool = False
+    """Measure memory and time of a batch on a light device, and leave again."""
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it is a light device."""
+        return find_spec("torch") is None if self.light is None else self.light
+
 
 def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
     """Take part until the job is finished; connects again by itself when the connection is lost.
@@ -116,6 +132,33 @@ def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = Non
                 raise
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _preparation(options: JoinOptions) -> Preparation:
+    """What prepares such a device: only what it needs is imported."""
+    if not options.is_light:
+        if (options.provider, options.precision) != ("cpu", "float32"):
+            raise RunError(
+                f"--provider, --precision: {options.provider} and {options.precision} are for "
+                "light devices: add --light"
+            )
+        from cutlayer.network.device.torch_participant import prepare
+
+        return prepare
+    if options.data is None:
+        raise RunError(
+            "--share: a light device takes part with samples of its own: name them with --data, "
+            "or join with torch"
+        )
+    if options.model is not None:
+        raise RunError(
+            f"--model: a light device runs the server's programs, and reads no {options.model}: "
+            "leave it out"
+        )
+    from cutlayer.light.program import Compute
+    from cutlayer.network.device.light_participant import LightPreparation
+
+    return LightPreparation(Compute(options.provider))
 
 
 def _inside_event_loop() -> bool:
@@ -159,8 +202,8 @@ async def attend(options: JoinOptions, say: Say, log: EventLog) -> None:
 
 @dataclass(frozen=True)
 class _Prepared:
-    task: Task
-    device: Device
+    task: Task | LightTask
+    device: Participant
 
 
 class _DeviceSession:
@@ -173,6 +216,7 @@ class _DeviceSession:
         self._machine: Machine | None = None
         self._prepared: _Prepared | None = None
         self._told: LoadReport | None = None
+        self._preparation = _preparation(options)
         self._secret = secrets.randbits(63)
 
     async def run(self) -> None:
@@ -199,13 +243,14 @@ class _DeviceSession:
         hello = Hello(
             version=__version__,
             job=self._prepared.task.digest if self._prepared else None,
-            samples=len(self._prepared.device.data) if self._prepared else 0,
+            samples=self._prepared.device.samples if self._prepared else 0,
             device=options.name,
             number=options.number,
             processor=machine.processor,
             cores=machine.cores,
             memory_bytes=machine.memory_bytes,
             flops_per_s=machine.flops_per_s,
+            light=self._options.precision if self._options.is_light else None,
         )
         return await connect(options.address, hello, options.identity)
 
@@ -218,32 +263,36 @@ class _DeviceSession:
         task = await connection.hear()
         if isinstance(task, Done):  # it was done while this device was away
             return await self._leave(connection)
-        if not isinstance(task, Task):
+        if not isinstance(task, Task | LightTask):
             raise RefusedError("task: another message came first: run the same cutlayer")
+        site = self._site(connection)
         if self._prepared is None or self._prepared.task != task:
-            self._prepared = _Prepared(task, await self._prepare(connection, task))
+            self._prepared = _Prepared(task, await self._preparation(site, task))
         device = self._prepared.device
+        if self._options.probe:
+            self._say(await device.measured(site))
+            await connection.close("it only measured itself")
+            return True
         await connection.tell(self._ready(task, device))
-        report = device.data.report
+        report = device.report
         if report is not None and self._told != report:
             self._told = report
             self._say(report.line)
             self._log.write("data", **report.record())
-        self._say(f"device {device.id}: ready with {len(device.data)} samples")
-        self._log.write("ready", number=device.id, samples=len(device.data))
+        self._say(f"device {device.number}: ready with {device.samples} samples")
+        self._log.write("ready", number=device.number, samples=device.samples)
         while True:
             match await connection.hear():
                 case RoundBegin() as message:
                     try:
-                        await self._round(connection, device, message)
+                        await self._round(site, device, message)
                     except (FrameError, RunError) as fault:
                         # The round is lost on this device; the next one may go well.
                         self._say(str(fault))
                         raise NetworkError(str(fault)) from None
                 case Probe() as message:
-                    await connection.tell(
-                        await self._compute(device_requests.probe, device, message)
-                    )
+                    await device.fetch(site, message.programs)
+                    await connection.tell(await self._compute(device.probe, message))
                 case RoundEnd(round=round, late=late):
                     self._say(f"round {round + 1} is over{', too late for us' if late else ''}")
                     self._log.write("round", round=round, late=late)
@@ -257,15 +306,15 @@ class _DeviceSession:
         self._say("the job is done")
         return True
 
-    async def _prepare(self, connection: Connection, task: Task) -> Device:
-        job = device_requests.read_job(task.job)
+    def _site(self, connection: Connection) -> Site:
         options = self._options
-        if options.model is None:
-            folder = await fetch_part(connection, task, self._tell_piece())
-        else:
-            folder = await self._compute(own_part, Path(options.model), job, task)
-        data = None if options.data is None else Path(options.data)
-        return await self._compute(device_requests.make_device, job, task, folder, data)
+        return Site(
+            connection,
+            self._compute,
+            self._tell_piece(),
+            None if options.data is None else Path(options.data),
+            None if options.model is None else Path(options.model),
+        )
 
     def _tell_piece(self) -> Callable[[str, int, int], None]:
         told = [0]
@@ -277,49 +326,45 @@ class _DeviceSession:
 
         return tell
 
-    def _ready(self, task: Task, device: Device) -> Ready:
-        labels, own, section = None, self._options.data is not None, device.job.generated
-        if section is not None:
-            counts = np.bincount(device.data.labels, minlength=len(task.classes))
-            # The server knows the job's seed: it could compute noise of that seed and subtract it.
-            seed = self._secret if own else device.job.seed
-            labels = histogram(counts, section.share_epsilon, seed, device.id).tolist()
-        basis, data = device.coding.fingerprint, self._secret if own else None
-        return Ready(task.digest, len(device.data), own, labels, basis, data)
+    def _ready(self, task: Task | LightTask, device: Participant) -> Ready:
+        own = self._options.data is not None
+        # The server knows the job's seed: it could compute noise of that seed and subtract it.
+        labels = device.labels(self._secret if own else device.job_seed)
+        data = self._secret if own else None
+        return Ready(task.digest, device.samples, own, labels, device.basis, data)
 
-    async def _round(self, connection: Connection, device: Device, message: RoundBegin) -> None:
+    async def _round(self, site: Site, device: Participant, message: RoundBegin) -> None:
+        connection = site.connection
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
         gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
+        await device.fetch(site, message.programs)
         opening = Opening(adapter, basis, message.plain_steps, held, gradients)
-        await self._compute(device_requests.begin, device, message, opening)
-        await self._walk_steps(connection, device)
-        if device.adapter and device.job.sums_securely:
-            for _ in range(QUESTIONS):
-                question = bytes(await connection.receive(Lane.DOWN))
-                await connection.send(Lane.UP, await self._compute(device.answer, question))
-        elif device.adapter:
-            await connection.send(Lane.UP, await self._compute(device_requests.upload, device))
+        await self._compute(device.begin, message, opening)
+        await self._walk_steps(connection, device, message.round)
+        for _ in range(device.questions):
+            question = bytes(await connection.receive(Lane.DOWN))
+            await connection.send(Lane.UP, await self._compute(device.answer, question))
+        uploaded = await self._compute(device.upload)
+        if uploaded is not None:
+            await connection.send(Lane.UP, uploaded)
         device.end()
 
-    async def _walk_steps(self, connection: Connection, device: Device) -> None:
+    async def _walk_steps(self, connection: Connection, device: Participant, round: int) -> None:
         """All exchanges of all steps. While a frame is sent up, the next is already computed."""
-        pool, watch = Pool([device]), Stopwatch()
-        method, cut, plain = device.job.method, device.decision.cut, device.coding.plain_steps
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
-                fits = 0 < plain == step
-                for exchange in step_exchanges(method, device.model, cut, fits):
+                for exchange in device.exchanges(step):
                     if exchange.up:
-                        (payload,) = await self._compute(pool.send, exchange, step, watch)
+                        payload = await self._compute(device.send, exchange, step)
                         if sending is not None:
                             await sending
-                        sending = asyncio.create_task(_send(connection, device, step, payload))
+                        sending = asyncio.create_task(_send(connection, round, step, payload))
                     else:
                         frame = await connection.receive(Lane.DOWN)
-                        await self._compute(pool.receive, exchange, step, {device.id: frame}, watch)
+                        await self._compute(device.receive, exchange, step, frame)
             if sending is not None:
                 await sending
         finally:
@@ -327,9 +372,9 @@ class _DeviceSession:
                 sending.cancel()
 
 
-async def _send(connection: Connection, device: Device, step: int, payload: Payload) -> None:
+async def _send(connection: Connection, round: int, step: int, payload: Payload) -> None:
     """A frame, or a loss as a message."""
     if isinstance(payload, bytes):
         await connection.send(Lane.UP, payload)
     else:
-        await connection.tell(StepDone(device.round, step, payload))
+        await connection.tell(StepDone(round, step, payload))

@@ -5,5 +5,6 @@ serve.py opens it. connected_devices.py knows who is connected and decides that 
 that breaks the protocol. remote_fleet.py asks the devices of a round, notes why one was lost
 (`RemoteLink.faults`), and lets go of those whose frames train/round.py refuses (`reject`).
 claims.py checks what devices say of themselves, measured_world.py plans by what they measured,
-roster.py keeps their numbers, logged_progress.py writes the log and the metrics.
+roster.py keeps their numbers, light_offers.py has the programs of devices without torch,
+logged_progress.py writes the log and the metrics.
 """

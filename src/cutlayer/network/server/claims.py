@@ -15,7 +15,7 @@ import numpy as np
 from cutlayer.errors import NetworkError, RefusedError
 from cutlayer.job import Job
 from cutlayer.network.transport.messages import Probed, Ready
-from cutlayer.train.activation_statistics import ActivationStatistics
+from cutlayer.train.activation_summary import ActivationStatistics
 from cutlayer.train.parts import Parts
 
 # A device with data of its own trains on at most this many times the median samples of its round.

@@ -15,11 +15,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from cutlayer import __version__
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
 from cutlayer.harmless import harmless
+from cutlayer.network.server.light_offers import LightOffer
 from cutlayer.network.server.roster import Roster
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.event_log import EventLog
@@ -31,12 +34,14 @@ from cutlayer.network.transport.messages import (
     Done,
     Fetch,
     Hello,
+    LightTask,
     Message,
     Probed,
     Ready,
     StepDone,
     Task,
 )
+from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +77,11 @@ class ConnectedDevice:
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 
     @property
+    def light(self) -> Precision | None:
+        """The numbers in which a light device computes; None for others."""
+        return self.hello.light
+
+    @property
     def hello(self) -> Hello:
         """What the device said of itself."""
         assert self.connection.hello is not None
@@ -98,12 +108,13 @@ class JobOffer:
     """What every device is told when it joins, except for its number.
 
     task: the message. folder: holds the files of the model's part. check: checks what a device says
-    when it is ready.
+    when it is ready. no_light: why light devices are refused; None where they are taken.
     """
 
     task: Task
     folder: Path
     check: CheckReady = lambda number, ready: None
+    no_light: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,9 @@ class ConnectedDevices:
         self._turned_away: set[int] = set()
         self._left_unready: set[str] = set()
         self._identity: Identity | None = None
+        self._light: dict[Precision, Future[LightOffer]] = {}
+        own = {file.name: offer.folder / file.name for file in offer.task.files}
+        self._files: dict[Precision | None, dict[str, Path]] = {None: own}
         self._done = False
         self._told_done: set[str] = set()
         self._changed = threading.Condition()
@@ -175,6 +189,17 @@ class ConnectedDevices:
             found = list(self._departures)
             self._departures.clear()
             return found
+
+    def light_wanted(self) -> dict[Precision, Future[LightOffer]]:
+        """The offers that light devices wait for: to be fulfilled by who makes programs."""
+        with self._changed:
+            return {one: offer for one, offer in self._light.items() if not offer.done()}
+
+    def hand_out(self, precision: Precision, files: Iterable[Path]) -> None:
+        """Let light devices of one kind of numbers fetch more files."""
+        with self._changed:
+            there = self._files.setdefault(precision, {})
+            self._files[precision] = there | {file.name: file for file in files}
 
     def names(self) -> dict[int, str]:
         """The names of the devices that have a number in this run, by number."""
@@ -274,6 +299,8 @@ class ConnectedDevices:
                 f"hello: cutlayer {harmless(hello.version)} of device {name} is not the server's "
                 f"{__version__}: install the same on both"
             )
+        if hello.light is not None and self._offer.no_light is not None:
+            raise RefusedError(f"{self._offer.no_light} (device {name} runs without it)")
         if hello.job not in (None, self._offer.task.digest):
             raise RefusedError(
                 f"hello: device {name} is ready for another job than the one that is served here: "
@@ -305,7 +332,7 @@ class ConnectedDevices:
         try:
             if self._done:
                 await self._dismiss(device)
-            await connection.tell(_numbered(self._offer.task, device.number))
+            await connection.tell(await self._task_of(device))
             while True:
                 await self._hear(device, await connection.hear())
         except CutlayerError as error:
@@ -342,12 +369,33 @@ class ConnectedDevices:
             self._roster.let_go(connection.name)
         self._log.write("leave", device=connection.name, number=number, reason=connection.reason)
 
+    async def _task_of(self, device: ConnectedDevice) -> Task | LightTask:
+        """What a device is told; a light one waits until its programs are made.
+
+        Raises RefusedError where they cannot be, NetworkError when the connection ends before.
+        """
+        if device.light is None:
+            return msgspec.structs.replace(self._offer.task, number=device.number)
+        with self._changed:
+            wanted = self._light.setdefault(device.light, Future())
+            self._changed.notify_all()
+        made = asyncio.wrap_future(wanted)
+        over = asyncio.ensure_future(device.connection.wait_closed())
+        due: set[asyncio.Future[Any]] = {made, over}
+        try:
+            await asyncio.wait(due, return_when=asyncio.FIRST_COMPLETED)
+            if not made.done():
+                raise device.connection.error
+            return msgspec.structs.replace(made.result().task, number=device.number)
+        finally:
+            over.cancel()
+
     async def _hear(self, device: ConnectedDevice, message: Message) -> None:
         """Handle a message of a device. Raises NetworkError for one that was not expected."""
         try:
             match message:
-                case Fetch() if device.ready is None:
-                    await self._hand_over(device.connection, message)
+                case Fetch() if device.ready is None or device.light is not None:
+                    await self._hand_over(device, message)
                 case Ready(job=self._offer.task.digest) if device.ready is None:
                     await self._welcome(device, message)
                 case StepDone():
@@ -395,22 +443,18 @@ class ConnectedDevices:
             downlink_bps=device.rates.sent_bps,
         )
 
-    async def _hand_over(self, connection: Connection, wanted: Fetch) -> None:
-        """Send a file of the part from an offset on, piece by piece."""
-        sizes = {file.name: file.size for file in self._offer.task.files}
-        size = sizes.get(wanted.file, -1)
-        if not 0 <= wanted.offset < size:
+    async def _hand_over(self, device: ConnectedDevice, wanted: Fetch) -> None:
+        """Send a file of the part, or a program, from an offset on, piece by piece."""
+        path = self._files.get(device.light, {}).get(wanted.file)
+        size = -1 if path is None else path.stat().st_size
+        if path is None or not 0 <= wanted.offset < size:
             raise NetworkError(f"message: there is no {wanted.file} from byte {wanted.offset} on")
-        with (self._offer.folder / wanted.file).open("rb") as file:
+        with path.open("rb") as file:
             file.seek(wanted.offset)
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
-                await connection.send(Lane.DOWN, piece)
+                await device.connection.send(Lane.DOWN, piece)
 
     def _drop(self, device: ConnectedDevice, reason: str, final: bool = False) -> None:
         if not device.connection.over:
             self._log.write("drop", device=device.connection.name, reason=reason)
             device.connection.end(reason, final)
-
-
-def _numbered(task: Task, number: int) -> Task:
-    return Task(number, task.job, task.digest, task.classes, task.cut, task.files)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import batch_sizes
-from cutlayer.errors import CutlayerError, FrameError, NetworkError, RunError
+from cutlayer.errors import CutlayerError, FrameError, NetworkError, RefusedError, RunError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.network.server.claims import Claims, far_off
@@ -21,19 +21,21 @@ from cutlayer.network.server.connected_devices import (
     ConnectedDevice,
     ConnectedDevices,
 )
+from cutlayer.network.server.light_offers import LightOffers, Made
 from cutlayer.network.server.measured_world import KnownDevice, MeasuredWorld
 from cutlayer.network.transport.limits import Lane
-from cutlayer.network.transport.messages import Probe, RoundBegin, RoundEnd
+from cutlayer.network.transport.messages import DeviceProgram, Probe, RoundBegin, RoundEnd
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.told_devices import ToldDevice, read_told, write_told
 from cutlayer.record.writing import writing
 from cutlayer.rounds.progress import Progress
-from cutlayer.train.activation_statistics import ActivationStatistics
-from cutlayer.train.coding import Opening, codec_of
+from cutlayer.train.activation_summary import ActivationStatistics
+from cutlayer.train.coding import codec_of
 from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Started
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, labels_of
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
@@ -42,6 +44,7 @@ from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.codec import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
+from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
@@ -88,7 +91,7 @@ class RemoteLink:
 
     samples: by device, how many it trains on in an epoch. own: by device, the frame with the
     adapter that it keeps for itself, which it is sent where there is no broadcast. changed: devices
-    whose data may be others now.
+    whose data may be others now. light: makes the programs of light devices.
     """
 
     believed = False
@@ -102,6 +105,7 @@ class RemoteLink:
         own: Mapping[int, bytes] | None = None,
         timeouts: Timeouts = Timeouts(),
         changed: Collection[int] = (),
+        light: LightOffers | None = None,
     ) -> None:
         self.job, self._claims = job, claims
         self.samples = claims.samples(
@@ -110,7 +114,7 @@ class RemoteLink:
         self.connected = dict(connected)
         self.faults: dict[int, str] = {}
         self._connected_devices = connected_devices
-        self._own, self._changed = own or {}, changed
+        self._own, self._changed, self._light = own or {}, changed, light
         self._timeouts = timeouts
         self._until = time.monotonic() + timeouts.round_s
         self._round = -1
@@ -120,12 +124,17 @@ class RemoteLink:
     ) -> dict[int, ActivationStatistics]:
         """See Link."""
 
+        programs = self._programs(
+            devices, lambda light, precision, _: light.of_probe(precision, cut, scored)
+        )
+
         async def ask(device: ConnectedDevice) -> ActivationStatistics:
-            await device.connection.tell(Probe(round, cut, scored))
+            due = programs[device.number]
+            await device.connection.tell(Probe(round, cut, scored, due))
             answer = await device.next(device.probes)
             return self._claims.statistics(device.number, answer, (round, cut, scored))
 
-        found = self._each(devices, ask)
+        found = self._each(list(programs), ask)
         for number, fault in far_off(found).items():
             self.reject(number, fault)
             del found[number]
@@ -145,6 +154,12 @@ class RemoteLink:
     ) -> dict[int, Started]:
         """See Link."""
         self._round = round
+        programs = self._programs(
+            list(decisions),
+            lambda light, precision, number: light.of_round(
+                precision, decisions[number], openings[number].plain_steps
+            ),
+        )
 
         async def start(device: ConnectedDevice) -> Started:
             opening = openings[device.number]
@@ -162,6 +177,7 @@ class RemoteLink:
                     held=opening.held is not None,
                     plain_steps=opening.plain_steps,
                     gradient_basis=opening.gradient_basis is not None,
+                    programs=programs[device.number],
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
                 )
@@ -177,7 +193,28 @@ class RemoteLink:
                 device.gradient_basis = codec_of(opening.gradient_basis).basis.fingerprint
             return started
 
-        return self._each(list(decisions), start)
+        return self._each(list(programs), start)
+
+    def _programs(
+        self, devices: Sequence[int], make: Callable[[LightOffers, Precision, int], Made]
+    ) -> dict[int, list[DeviceProgram]]:
+        """The programs that each device is to run, none where it has torch.
+
+        A device whose program cannot be made is let go of, and left out.
+        """
+        found: dict[int, list[DeviceProgram]] = {}
+        for number in devices:
+            precision = self.connected[number].light
+            made: Made = []
+            if precision is not None and self._light is not None:
+                try:
+                    made = make(self._light, precision, number)
+                except CutlayerError as fault:
+                    self.reject(number, fault)
+                    continue
+                self._connected_devices.hand_out(precision, [path for _, path in made])
+            found[number] = [program for program, _ in made]
+        return found
 
     def receive(
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
@@ -296,7 +333,8 @@ class RemoteFleet:
     """Devices that have joined over the network (see rounds.Fleet).
 
     folder: the run folder, in which names, samples and labels that devices tell are written down.
-    real: False to allocate and time rounds by the job's world, as a simulation does.
+    real: False to allocate and time rounds by the job's world, as a simulation does. light: makes
+    what light devices are sent; None: there are none.
     """
 
     def __init__(
@@ -309,8 +347,10 @@ class RemoteFleet:
         progress: Progress,
         *,
         real: bool = True,
+        light: LightOffers | None = None,
     ) -> None:
         self.job, self.parts, self.real = job, parts, real
+        self._light = light
         self._folder = folder
         self._told = read_told(folder, job.devices.count)
         self._connected_devices, self._timeouts, self._progress = (
@@ -357,6 +397,7 @@ class RemoteFleet:
             own,
             self._timeouts,
             self._know_data(connected),
+            self._light,
         )
         return dict(self.link.samples)
 
@@ -432,6 +473,7 @@ class RemoteFleet:
         until = time.monotonic() + patience_s if self._begun else math.inf
         said: set[int] | None = None
         while True:
+            self._make_light()
             present = self._connected_devices.present()
             self._tell_departures()
             self._given_up -= present.keys()
@@ -448,6 +490,20 @@ class RemoteFleet:
                 said = set(present)
                 self._progress.say(self._waiting(present, needed, until - time.monotonic()))
             self._connected_devices.wait_for_change(0.5)
+
+    def _make_light(self) -> None:
+        """Make what the light devices that have just come wait for."""
+        for precision, wanted in self._connected_devices.light_wanted().items():
+            assert self._light is not None
+            self._progress.say(f"making the programs of light devices, in {precision}")
+            try:
+                offer = self._light.offer(precision)
+            except CutlayerError as error:
+                self._progress.say(str(error))
+                wanted.set_exception(RefusedError(str(error)))
+                continue
+            self._connected_devices.hand_out(precision, offer.files)
+            wanted.set_result(offer)
 
     def _waiting(self, present: Mapping[int, ConnectedDevice], needed: int, left_s: float) -> str:
         """What the run waits for, as a sentence."""

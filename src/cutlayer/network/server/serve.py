@@ -10,9 +10,11 @@ from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job, dump_job
 from cutlayer.model.part import write_part
-from cutlayer.network.part_files import describe_files, part_of
+from cutlayer.network.file_transfer import describe_files
+from cutlayer.network.part_files import part_of
 from cutlayer.network.server.claims import Claims
 from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
+from cutlayer.network.server.light_offers import LightOffers, why_none
 from cutlayer.network.server.logged_progress import LoggedProgress
 from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
 from cutlayer.network.server.roster import Roster
@@ -183,8 +185,16 @@ def _open(
         if job.world is not None and job.world.deadline_s is not None and not options.virtual:
             shorter = min(timeouts.round_s, job.world.deadline_s)
             timeouts = replace(timeouts, round_s=shorter)
+        light = LightOffers(job, parts, offer.task, offer.folder)
         fleet = RemoteFleet(
-            folder, job, parts, connected_devices, timeouts, watched, real=not options.virtual
+            folder,
+            job,
+            parts,
+            connected_devices,
+            timeouts,
+            watched,
+            real=not options.virtual,
+            light=light,
         )
         result = run_rounds(folder, job, parts, fleet, state, rows, watched)
         done = True
@@ -208,7 +218,7 @@ def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
     hashes = [f"{file.name} {file.sha256}" for file in files]
     digest = of_parts(__version__, text, *classes, reach, *hashes)
     task = Task(0, text, digest, classes, reach, files)
-    return JobOffer(task, folder, Claims(job, parts).check_ready)
+    return JobOffer(task, folder, Claims(job, parts).check_ready, why_none(job, parts))
 
 
 def latest_cut(job: Job, depth: int) -> int:

@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from cutlayer.errors import NetworkError
+from cutlayer.light.job import LightJob
+from cutlayer.wire.program_ports import Precision, ProgramKey
 
 PROTOCOL = 3
 MAX_PING_BYTES = 2**20
@@ -39,7 +41,8 @@ class Hello(_Message, tag="hello"):
 
     job: the digest of the job it is ready for; None: any. device: its name, needed where no
     certificate gives it. number: the one it wants to be in the job. flops_per_s: what it measured
-    of itself; how fast its link is, the server measures.
+    of itself; how fast its link is, the server measures. light: it has no torch and runs programs,
+    in these numbers.
     """
 
     version: Text
@@ -52,6 +55,7 @@ class Hello(_Message, tag="hello"):
     cores: Annotated[int, Meta(ge=1, le=65536)] = 1
     memory_bytes: Count = 0
     flops_per_s: Flops | None = None
+    light: Precision | None = None
 
 
 class Welcome(_Message, tag="welcome"):
@@ -86,8 +90,36 @@ class Task(_Message, tag="task"):
     files: Annotated[list[PartFile], Meta(max_length=32)]
 
 
+class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True):
+    """A program that a light device runs in a round: its graph, and what it does."""
+
+    graph: PartFile
+    key: ProgramKey
+
+
+Programs = Annotated[list[DeviceProgram], Meta(max_length=8)]
+
+
+class LightTask(_Message, tag="light-task"):
+    """A `Task` for a light device. job: what it needs to know of it. files: the large tensors of
+    all its programs, called `weights`, and of texts the tokenizer. sample: a program to measure
+    the device with: the job's cut, and nothing behind it.
+    """
+
+    number: Number
+    job: LightJob
+    digest: Digest
+    classes: Annotated[list[Text], Meta(max_length=65536)]
+    weights: Name
+    files: Annotated[list[PartFile], Meta(max_length=32)]
+    sample: DeviceProgram
+
+
 class Fetch(_Message, tag="fetch"):
-    """Asks for a file of the part from `offset` on; it comes on the lane down, in pieces."""
+    """Asks for a file of the part, or a graph of a program, from `offset` on.
+
+    It comes on the lane down, in pieces.
+    """
 
     file: Name
     offset: Count = 0
@@ -118,6 +150,7 @@ class RoundBegin(_Message, tag="round-begin"):
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
     basis, where there is none yet. gradient_basis: one that gradients are encoded with comes last.
+    programs: that a light device runs; it fetches those it lacks.
     """
 
     round: Count
@@ -135,6 +168,7 @@ class RoundBegin(_Message, tag="round-begin"):
     held: bool = False
     plain_steps: Count = 0
     gradient_basis: bool = False
+    programs: Programs = []
 
 
 class StepDone(_Message, tag="step-done"):
@@ -153,15 +187,19 @@ class RoundEnd(_Message, tag="round-end"):
 
 
 class Probe(_Message, tag="probe"):
-    """Asks what the activations of a round's first batch are like. scored: rank its tokens too."""
+    """Asks what the activations of a round's first batch are like. scored: rank its tokens too.
+
+    programs: the one that a light device runs for it.
+    """
 
     round: Count
     cut: Cut
     scored: bool = False
+    programs: Programs = []
 
 
 class Probed(_Message, tag="probed"):
-    """The answer to a probe (see train.activation_statistics.ActivationStatistics)."""
+    """The answer to a probe (see train.activation_summary.ActivationStatistics)."""
 
     round: Count
     cut: Cut
@@ -196,8 +234,8 @@ class Bye(_Message, tag="bye"):
 
 
 Message = (
-    Hello | Welcome | Task | Fetch | Ready | Probe | Probed | RoundBegin | StepDone | RoundEnd
-    | Done | Ping | Pong | Bye
+    Hello | Welcome | Task | LightTask | Fetch | Ready | Probe | Probed | RoundBegin | StepDone
+    | RoundEnd | Done | Ping | Pong | Bye
 )  # fmt: skip
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -4,6 +4,7 @@ seam.py says what a codec is (`Codec`). quantized.py is the quantiser: rotate.py
 entropy.py of the room above, one after another. klt.py is a fitted transform with an entropy coder:
 klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and symbols.py code whole
 numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
+quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
 To change the quantiser: its arithmetic is in wire/quantize.py and wire/dequantize.py, its settings
 in `Quantizer` (settings/method.py; which of them have an effect when: train/read_conditions.py),

@@ -20,43 +20,25 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.wire import dequantize, quantize
-from cutlayer.wire.codecs import laws, symbols
+from cutlayer.wire.codecs import klt_body, laws, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
+from cutlayer.wire.codecs.klt_body import Cell, Quantised
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
-from cutlayer.wire.codecs.klt_laws import LawBook, Plan
-from cutlayer.wire.codecs.seam import Coded, Rows, on_cpu
-from cutlayer.wire.codecs.symbols import Coder, Run, Symbols
+from cutlayer.wire.codecs.klt_laws import LawBook
+from cutlayer.wire.codecs.seam import Coded, Rows
+from cutlayer.wire.codecs.symbols import Coder
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
 from cutlayer.wire.headers import KltHeader
+from cutlayer.wire.transfer import rows_on_cpu
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this part of a step."""
 _MOST_OCTAVES, _HALVINGS = 16.0, 16
 """How much larger a step is looked for than the basis's, and how closely."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Cell:
-    """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
-    rising; values: [L, n]."""
-
-    kind: int
-    index: np.ndarray
-    plan: Plan
-    values: Symbols
-
-
-@dataclass(frozen=True, eq=False)
-class _Quantised:
-    """Rows of many devices as whole numbers. codes: sizes of tokens [n], or None."""
-
-    cells: list[_Cell]
-    codes: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +86,7 @@ class KltCodec:
             return self
         head = self.basis.head
         # A sample of as many tokens as have means, and at least one that is no prefix token.
-        positions = torch.arange(max(head.positions, head.prefix + 1))
+        positions = np.arange(max(head.positions, head.prefix + 1))
         whole = self._book.expected_bits(positions, head.step)
         low, high = 0.0, _MOST_OCTAVES
         for _ in range(_HALVINGS):
@@ -120,25 +102,20 @@ class KltCodec:
 
         A device's rows become what they would alone, to the last bit, but for the batch's gain.
         """
-        batch = on_cpu(batch)
+        batch = rows_on_cpu(batch)
         gain = self._gain(batch)
         coded = []
         for place, rows in enumerate(batch):
             found = self._quantise([rows], gain, rngs and [rngs[place]])
-            parts, runs = self._parts(found, 0, len(rows.values))
-            coder, escapes, body = symbols.encode(parts, runs, self.coder)
-            head = self.basis.head
-            header = KltHeader(
-                head.version, self.basis.fingerprint, self._step, gain, coder, escapes
-            )
-            coded.append(Coded(header, body))
+            all_rows = slice(0, len(rows.values))
+            coded.append(klt_body.coded(found, self._book, all_rows, self._step, gain, self.coder))
         return coded
 
     def reconstruct(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Tensor]:
         """What the other side will decode, to the last bit, without the bytes."""
-        batch = on_cpu(batch)
+        batch = rows_on_cpu(batch)
         gain = self._gain(batch)
         found = self._quantise(batch, gain, rngs)
         positions = torch.cat([rows.positions for rows in batch])
@@ -167,7 +144,7 @@ class KltCodec:
                 f"the frame has step size {header.step} and gain {header.gain}; the basis was "
                 f"fitted for steps from {head.step}: send the basis again"
             )
-        kinds = self._book.kinds(positions)
+        kinds = self._book.kinds(positions.numpy())
         reader = symbols.Reader(
             body, header.coder, header.escapes, len(positions) * (head.width + 1)
         )
@@ -180,14 +157,14 @@ class KltCodec:
         for kind, index, plan in self._book.alike(kinds, codes, header.step):
             parts = [reader.read(run, len(index)) for run in plan.runs]
             empty = np.zeros((0, len(index)), np.int32)
-            cells.append(_Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
+            cells.append(Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
         reader.finish()
-        rows = self._rebuild(_Quantised(cells, codes), positions, header.step, header.gain)
+        rows = self._rebuild(Quantised(cells, codes), positions, header.step, header.gain)
         return dequantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
         """The mean length of a body under the fitted laws, at this codec's step."""
-        return self._book.expected_bits(positions, self._step) / 8
+        return self._book.expected_bits(positions.numpy(), self._step) / 8
 
     @property
     def _step(self) -> float:
@@ -199,20 +176,14 @@ class KltCodec:
 
     @cached_property
     def _analyses(self) -> list[Tensor]:
-        """[D, L] for each kind of tokens: the inverse of the vectors that travelled."""
-        scale = 2.0 ** (self.basis.head.log2_unit - MAX_SHIFT)
-        return [
-            torch.from_numpy(np.linalg.pinv(group.whole * scale).astype(np.float32))
-            for group in (self.basis.prefix, self.basis.others)
-        ]
+        return [torch.from_numpy(one) for one in klt_body.analyses(self.basis)]
 
     @cached_property
     def _means(self) -> np.ndarray:
         return self.basis.means * self.basis.head.mean_unit
 
     def _mean_index(self, positions: Tensor) -> np.ndarray:
-        places, last = positions.numpy(), self.basis.head.positions
-        return np.where((places < 0) | (places > last), last, places)
+        return klt_body.mean_index(self.basis, positions.numpy())
 
     def _gain(self, batch: Sequence[Rows]) -> float:
         if not self.basis.head.per_batch:
@@ -223,7 +194,7 @@ class KltCodec:
 
     def _quantise(
         self, batch: Sequence[Rows], gain: float, rngs: Sequence[torch.Generator] | None
-    ) -> _Quantised:
+    ) -> Quantised:
         for one in batch:
             if one.values.shape[1] != self.basis.head.width:
                 raise ValueError(
@@ -246,8 +217,9 @@ class KltCodec:
         rows = rows - torch.from_numpy(self._means.astype(np.float32))[self._mean_index(positions)]
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
+        kinds = self._book.kinds(positions.numpy())
         cells = []
-        for number, index, plan in self._book.alike(self._book.kinds(positions), codes, self._step):
+        for number, index, plan in self._book.alike(kinds, codes, self._step):
             steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
@@ -255,8 +227,8 @@ class KltCodec:
                 steps = steps.sign() * (steps.abs() + (1 - laws.FIRST)).floor_()
             else:
                 steps = (steps + noise[index][:, plan.live]).floor_()
-            cells.append(_Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
-        return _Quantised(cells, codes)
+            cells.append(Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
+        return Quantised(cells, codes)
 
     def _noise(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None
@@ -273,29 +245,7 @@ class KltCodec:
             ]
         )
 
-    def _parts(self, found: _Quantised, start: int, stop: int) -> tuple[list[Symbols], list[Run]]:
-        """The symbols of the rows from start to stop, run by run, as they are coded."""
-        parts: list[Symbols] = []
-        runs: list[Run] = []
-        if found.codes is not None:
-            runs += self._book.size_runs
-            for number in (0, 1):
-                index = np.concatenate(
-                    [cell.index for cell in found.cells if cell.kind == number]
-                    or [np.zeros(0, np.int64)]
-                )
-                index = np.sort(index[(index >= start) & (index < stop)])
-                parts.append(found.codes[index].astype(np.int32)[None])
-        for cell in found.cells:
-            low, high = np.searchsorted(cell.index, (start, stop))
-            row = 0
-            for run in cell.plan.runs:
-                parts.append(cell.values[row : row + run.rows, low:high])
-                runs.append(run)
-                row += run.rows
-        return parts, runs
-
-    def _rebuild(self, found: _Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
+    def _rebuild(self, found: Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
         """The rows [n, D] of whole numbers, all in float64 and, up to the mean, exact."""
         head = self.basis.head
         unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS

@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cutlayer.wire.codecs import laws, symbols
 from cutlayer.wire.codecs.basis import Basis, Components
@@ -54,10 +53,9 @@ class LawBook:
             for centre, spread in zip(head.size_centres, head.size_spreads, strict=True)
         ]
 
-    def kinds(self, positions: Tensor) -> list[Index]:
-        """Indices of the prefix tokens, and of the others."""
-        places = positions.numpy()
-        prefix = (places >= 0) & (places < self.basis.head.prefix)
+    def kinds(self, positions: Index) -> list[Index]:
+        """Indices of the prefix tokens, and of the others; positions: see `seam.Rows`."""
+        prefix = (positions >= 0) & (positions < self.basis.head.prefix)
         return [np.flatnonzero(prefix), np.flatnonzero(~prefix)]
 
     def alike(
@@ -72,7 +70,7 @@ class LawBook:
                 size = float(sizes_of(np.array([code], np.uint8), octaves=True)[0])
                 yield number, kind[codes[kind] == code], self.plan(number, step / size)
 
-    def expected_bits(self, positions: Tensor, step: float) -> float:
+    def expected_bits(self, positions: Index, step: float) -> float:
         """What rows at these positions take on average."""
         kinds = self.kinds(positions)
         bits = sum(self.plan(number, step).bits * len(kind) for number, kind in enumerate(kinds))

@@ -14,6 +14,7 @@ from torch import Tensor
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import entropy, quantize, rotate
+from cutlayer.wire.codecs import quantized_body
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.custom_levels import pack_levels, unpack_levels
 from cutlayer.wire.dequantize import CPU, Float32, dequantize_all, unsound
@@ -61,24 +62,20 @@ class QuantizedCodec:
             values = rotate.rotate(values, rotation, counts)
         whats = [rows.what for rows in batch]
         bodies = quantize.quantize_all(values, counts, quantizer, rngs, whats)
-        shorter: list[bytes | None] = [None] * len(bodies)
-        if quantizer.entropy == "zstd":
-            shorter = side_by_side(entropy.compress, bodies, sum(map(len, bodies)))
         levels = pack_levels(quantizer.levels, quantizer.bits)
-        headers = [
-            TensorHeader(
-                quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
-                levels,  # type: ignore[arg-type]  # or a known one
-                quantizer.per,
-                rotation,
-                compressed,
-            )
-            for compressed in (False, True)
-        ]
-        return [
-            Coded(headers[0], body) if small is None else Coded(headers[1], small)
-            for body, small in zip(bodies, shorter, strict=True)
-        ]
+        header = TensorHeader(
+            quantizer.bits,  # type: ignore[arg-type]  # one of _Bits, by Quantizer's validator
+            levels,  # type: ignore[arg-type]  # or a known one
+            quantizer.per,
+            rotation,
+            False,
+        )
+        compress = quantizer.entropy == "zstd"
+
+        def coded(body: bytes) -> Coded:
+            return quantized_body.coded(body, header, compress)
+
+        return side_by_side(coded, bodies, sum(map(len, bodies)) if compress else 0)
 
     def decode(
         self, header: msgspec.Struct, body: memoryview, positions: Tensor, width: int

@@ -4,15 +4,17 @@ A codec sees rows, one for each token that is sent. Messages, masks, labels and 
 business of `wire.codec`; a codec turns rows into a header and a body, and back.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
-import torch
-from torch import Tensor
 
-from cutlayer.wire.transfer import to_host
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +29,6 @@ class Rows:
     values: Tensor
     positions: Tensor
     what: str = "tensor"
-
-
-def on_cpu(batch: Sequence[Rows]) -> list[Rows]:
-    """Rows with their values on the CPU: one copy for all of them."""
-    if all(rows.values.device.type == "cpu" for rows in batch):
-        return list(batch)
-    values = to_host(torch.cat([rows.values for rows in batch]))
-    parts = torch.split(values, [len(rows.values) for rows in batch])
-    return [replace(rows, values=part) for rows, part in zip(batch, parts, strict=True)]
 
 
 MERGED = -1

@@ -6,16 +6,23 @@ of a gradient differ as much, but are rounded alike: there the number, in whole 
 chooses the laws by which a token's components are coded.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cutlayer.wire.codecs.laws import Array, from_codes, to_codes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def size_codes(rows: Tensor, octaves: bool) -> NDArray[np.uint8]:
     """The number of each row of [n, D]: 0 to 255, or 0 to 31 where in octaves."""
+    import torch  # those that only read sizes need no tensors
+
     rms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).numpy() / rows.shape[1] ** 0.5
     codes = to_codes(rms, 1.0)
     return codes >> np.uint8(3) if octaves else codes

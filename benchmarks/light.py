@@ -1,0 +1,208 @@
+"""A light device beside one with torch: install size, import time, memory and images a second.
+
+python benchmarks/light.py --python LIGHT/bin/python [--model FOLDER] [--write]
+
+LIGHT is a virtual environment with nothing but docs/light.md's install. Every row is a
+process of its own that holds a device's part of DINOv2-S and runs batches of 16 on one thread:
+with torch as a device of a network does, or a program by onnxruntime. Peak memory is the process's,
+interpreter and libraries included. Speed is by seconds of the processor, so that other work on the
+machine counts little, and by the fastest batch. `relative error` is the root mean square of the
+activations' difference from torch's, over that of torch's.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutlayer.drawing import tables
+from cutlayer.job import Job, make_job
+from cutlayer.model.families import describe as describe_model
+from cutlayer.model.part import write_part
+from cutlayer.programs.make import programs_of
+from cutlayer.wire.program_ports import PRECISIONS, Coding, ProgramKey
+from environment import describe
+
+REPORTS = Path(__file__).parent / "reports"
+SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 1
+COLUMNS = (
+    tables.Column("side", "image (px)", "text"),
+    tables.Column("cut", "cut", "text"),
+    tables.Column("kind", "device", "text"),
+    tables.Column("file_mb", "sent to it (MB)"),
+    tables.Column("peak_mb", "peak (MB)"),
+    tables.Column("rate", "images a second"),
+    tables.Column("ratio", "of torch's speed"),
+    tables.Column("error", "relative error", "text"),
+)
+LIGHT = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from cutlayer.light.job import Images, LightJob, Uplink
+from cutlayer.light.measure import peak_bytes
+from cutlayer.light.program import Compute, Program
+from cutlayer.wire.program_ports import Coding, ProgramKey
+
+graph, weights, cut, images, out = sys.argv[1:]
+uplink = Uplink("quantize", "uniform", "token", False, True, False)
+job = LightJob(0, 16, 1, 1, 1, 384, uplink, True, "float32", Images(8, 8, False, "bilinear", 3))
+key = ProgramKey(int(cut), Coding("floats"))
+program = Program(Path(graph), Path(weights), key, job, Compute(threads=1))
+batch = np.load(images)
+best = float("inf")
+for _ in range(6):
+    start = time.process_time()
+    hidden = program.run({"images": batch})["hidden"]
+    best = min(best, time.process_time() - start)
+np.save(out, hidden)
+print(json.dumps({"batch_s": best, "peak_bytes": peak_bytes()}))
+"""
+TORCH = """
+import json, sys, time
+import numpy as np
+from cutlayer.light.measure import peak_bytes
+from cutlayer.model.cut import Segment
+from cutlayer.model.inputs import normalisation
+from cutlayer.model.weights import load_model
+from cutlayer.network.device import device_requests
+from cutlayer.settings.model import Model
+import torch
+
+part, side, cut, images, out = sys.argv[1:]
+torch.set_num_threads(1)
+model = load_model(Model(path=part, image_size=int(side), cut=int(cut)), 10, 0, "device")
+scale, shift = normalisation(model.spec)
+batch = torch.from_numpy(np.load(images))
+best = float("inf")
+with torch.no_grad():
+    for _ in range(6):
+        start = time.process_time()
+        given = {"pixel_values": batch * scale + shift}
+        hidden = model.device_forward(given, int(cut), [Segment({}, len(batch))]).hidden
+        best = min(best, time.process_time() - start)
+np.save(out, hidden.numpy())
+print(json.dumps({"batch_s": best, "peak_bytes": peak_bytes()}))
+"""
+IMPORT = """
+import sys, time
+start = time.process_time()
+import cutlayer.cli, cutlayer.network.device.join, {module}
+print(time.process_time() - start)
+"""
+
+
+def run(python: str, code: str, *words: object) -> Any:
+    """What a process prints, as JSON; it has one thread."""
+    found = subprocess.run(
+        [python, "-c", code, *map(str, words)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return json.loads(found.stdout)
+
+
+def job_of(model: str, side: int) -> Job:
+    return make_job({"model": {"path": model, "image_size": side}, "method": "st-sflora"})
+
+
+def rows_of(python: str, model: str, side: int, cut: int, scratch: Path) -> list[dict[str, Any]]:
+    """One side and cut: torch, and a program in each precision."""
+    job = job_of(model, side)
+    spec = describe_model(job.model)
+    part = scratch / f"part-{cut}"
+    write_part(part, job.model.model_copy(update={"cut": cut}), job.seed, "device")
+    images, out = scratch / "images.npy", scratch / "out.npy"
+    levels = np.random.default_rng(0).integers(0, 256, (BATCH, 3, side, side))
+    np.save(images, levels.astype(np.float32))
+    kinds: dict[str, tuple[str, str, tuple[object, ...], int]] = {}
+    size = (part / "model.safetensors").stat().st_size
+    kinds["torch"] = (sys.executable, TORCH, (part, side, cut), size)
+    key = ProgramKey(cut, Coding("floats"))
+    for precision in PRECISIONS:
+        folder = scratch / f"{side}-{cut}-{precision}"
+        made = programs_of(job, spec, part, cut, folder, precision)
+        graph, weights = made.program(key), made.weights
+        size = graph.stat().st_size + weights.stat().st_size
+        kinds[f"light, {precision}"] = (python, LIGHT, (graph, weights, cut), size)
+    best: dict[str, dict[str, float]] = {}
+    hidden = {}
+    for _ in range(TURNS):
+        for kind, (interpreter, code, words, _) in kinds.items():
+            found = run(interpreter, code, *words, images, out)
+            before = best.setdefault(kind, found)
+            best[kind] = {name: min(value, before[name]) for name, value in found.items()}
+            hidden[kind] = np.load(out)
+    reference, rows = hidden["torch"], []
+    for kind, found in best.items():
+        off = np.sqrt(np.square(hidden[kind] - reference).mean() / np.square(reference).mean())
+        rows.append(
+            {
+                "side": str(side),
+                "cut": str(cut),
+                "kind": kind,
+                "file_mb": round(kinds[kind][3] / 1e6, 1),
+                "peak_mb": round(found["peak_bytes"] / 1e6),
+                "rate": round(BATCH / found["batch_s"]),
+                "ratio": round(best["torch"]["batch_s"] / found["batch_s"], 2),
+                "error": f"{off:.1e}" if off else "-",
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def installed_mb(python: str, but: tuple[str, ...] = ("pip", "setuptools", "pkg_resources")) -> int:
+    """Megabytes of what is installed beside an interpreter, without what every environment has."""
+    code = "import json, sysconfig; print(json.dumps(sysconfig.get_paths()['purelib']))"
+    folder = Path(run(python, code))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    own = [path for path in files if path.relative_to(folder).parts[0].split("-")[0] not in but]
+    return round(sum(path.stat().st_size for path in own) / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--python", required=True, help="of an environment of a light device")
+    parser.add_argument("--model", default="../shared/models/dinov2-small")
+    parser.add_argument("--sides", type=int, nargs="*", default=SIDES, help="of images, pixels")
+    parser.add_argument("--cuts", type=int, nargs="*", default=CUTS)
+    parser.add_argument("--write", action="store_true", help="write reports/light.md")
+    options = parser.parse_args()
+    model = str(Path(options.model).resolve())
+    imports = {
+        python: min(run(python, IMPORT.format(module=f"cutlayer.{module}")) for _ in range(TURNS))
+        for python, module in (
+            (options.python, "network.device.light_participant"),
+            (sys.executable, "network.device.torch_participant"),
+        )
+    }
+    light_mb = installed_mb(options.python)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for side in options.sides:
+            for cut in options.cuts:
+                rows += rows_of(options.python, model, side, cut, Path(scratch))
+    said = (
+        f"Installed, a light device takes {light_mb} MB. Importing what a device runs takes "
+        f"{imports[options.python]:.2f} s without torch and {imports[sys.executable]:.2f} s with "
+        "it."
+    )
+    print(said)
+    if options.write:
+        assert __doc__ is not None
+        text = f"# Light devices\n\n{__doc__.split(chr(10), 4)[4].strip()}\n\n{said}\n\n"
+        text += tables.markdown(rows, COLUMNS) + f"\n{describe()}\n"
+        (REPORTS / "light.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a light device is told of a job: plain values, bounded and checked when they are read."""
+
+import codecs
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from cutlayer.errors import RefusedError
+from cutlayer.resize import Fit
+from cutlayer.wire.program_ports import Precision
+
+_Count = Annotated[int, Meta(ge=1, le=2**20)]
+_Text = Annotated[str, Meta(max_length=512)]
+_Side = Annotated[int, Meta(ge=1, le=4096)]
+
+
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Images(_Plain, frozen=True):
+    """How an image becomes what the model reads (see `resize.Fit`), and its channels."""
+
+    side: _Side
+    edge: _Side
+    keep_aspect: bool
+    kernel: Literal["nearest-exact", "bilinear", "bicubic"]
+    channels: Literal[1, 3]
+
+    @property
+    def fit(self) -> Fit:
+        """The size and shape."""
+        return Fit(self.side, self.edge, self.keep_aspect, self.kernel)
+
+
+class Texts(_Plain, frozen=True):
+    """How a text becomes numbers of tokens: max_tokens at most, by the tokenizer's file."""
+
+    max_tokens: Annotated[int, Meta(ge=2, le=2**16)]
+
+
+class Files(_Plain, frozen=True):
+    """How the device's own files are read; the fields of `settings.Data` of these names.
+
+    path, test_path: the device's own; the server does not tell any.
+    """
+
+    kind: Literal["auto", "labelled", "passages"] = "auto"
+    input_column: _Text | None = None
+    completion_column: _Text | None = None
+    separator: _Text = "\n"
+    label_column: _Text = "label"
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
+    encoding: _Text | None = None
+    quotes: Literal["auto", "doubled", "plain"] = "auto"
+    path: _Text | None = None
+    test_path: None = None
+
+
+class Uplink(_Plain, frozen=True):
+    """How activations become bytes; the fields of `settings.Quantizer` of these names.
+
+    compress: by zstandard. reuse: samples that the server holds are only named.
+    """
+
+    codec: Literal["quantize", "klt"]
+    levels: Literal["uniform", "gaussian"]
+    per: Literal["token", "tensor"]
+    rotate: bool
+    compress: bool
+    reuse: bool
+
+
+class LightJob(_Plain, frozen=True):
+    """One job, as far as a light device takes part in it.
+
+    merges: tokens left out become one. candidates: tokens of an image that selection chooses from.
+    shares_labels: it tells how many samples of each class it has, with Laplace noise of
+    1 / label_epsilon (None: none). files: how its own are read.
+    """
+
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    batch_size: _Count
+    local_epochs: _Count
+    prefix: Annotated[int, Meta(ge=0, le=4096)]
+    candidates: Annotated[int, Meta(ge=0, le=2**20)]
+    width: Annotated[int, Meta(ge=1, le=2**16)]
+    uplink: Uplink
+    merges: bool
+    precision: Precision
+    images: Images | None = None
+    texts: Texts | None = None
+    shares_labels: bool = False
+    label_epsilon: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    files: Files = Files()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model reads texts."""
+        return self.texts is not None
+
+    def check(self) -> None:
+        """Raise RefusedError for what each field alone may be but the job cannot."""
+        if (self.images is None) == (self.texts is None):
+            raise RefusedError(
+                "task: the server's job reads neither images nor texts, or both: run the same "
+                "cutlayer on both sides"
+            )
+        if self.images is not None and self.images.edge < self.images.side:
+            raise RefusedError(
+                f"task: the server cuts images of {self.images.side} pixels out of "
+                f"{self.images.edge}: run the same cutlayer on both sides"
+            )
+        if self.files.path is not None:
+            raise RefusedError(
+                "task: the server names a path on this device: run the same cutlayer on both sides"
+            )
+        try:
+            codecs.lookup(self.files.encoding or "utf-8")
+        except (LookupError, ValueError):
+            raise RefusedError(
+                f"task: {self.files.encoding!r} is no encoding that this device knows: name one "
+                "of Python's in data.encoding on the server"
+            ) from None

@@ -1,0 +1,201 @@
+"""A device without torch: it takes programs from the server, and runs forward only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cutlayer.data.report import LoadReport
+from cutlayer.errors import RefusedError, RunError
+from cutlayer.light.device import LightDevice, read_samples
+from cutlayer.light.graph_check import check_size
+from cutlayer.light.job import LightJob
+from cutlayer.light.measure import measure
+from cutlayer.light.program import Compute, Program, check_provider
+from cutlayer.light.texts import Tokens
+from cutlayer.network.device.participant import Participant, Site
+from cutlayer.network.file_transfer import fetch_files
+from cutlayer.network.transport.messages import (
+    DeviceProgram,
+    LightTask,
+    Probe,
+    Probed,
+    RoundBegin,
+    Task,
+)
+from cutlayer.train.exchange import ACTIVATIONS, BASIS, Exchange, Payload
+from cutlayer.train.label_histogram import histogram
+from cutlayer.train.opening import Opening
+from cutlayer.wire.program_ports import ProgramKey
+
+_KEPT = 4
+"""Programs that stay ready; of more, those that were needed last."""
+
+
+@dataclass(frozen=True)
+class LightPreparation:
+    """Prepares a light device that computes by `compute`."""
+
+    compute: Compute
+
+    async def __call__(self, site: Site, task: Task | LightTask) -> Participant:
+        """The device of a task. Raises RefusedError, DataError, ModelError, RunError."""
+        if not isinstance(task, LightTask):
+            raise RefusedError("task: it is not a light device's: run the same cutlayer on both")
+        task.job.check()
+        check_provider(self.compute.provider)
+        assert site.data is not None  # see JoinOptions.light
+        if task.weights not in [file.name for file in task.files]:
+            raise RefusedError(
+                "task: its files lack the weights: run the same cutlayer on both sides"
+            )
+        folder = await fetch_files(site.connection, task.files, site.on_piece)
+        device = await site.compute(_make_device, task, folder, site.data)
+        return LightParticipant(device, task, folder, self.compute)
+
+
+def _make_device(task: LightTask, folder: Path, data: Path) -> LightDevice:
+    job = task.job
+    tokens = None if job.texts is None else Tokens(folder, job.texts)
+    samples = read_samples(data, job, tuple(task.classes))
+    return LightDevice(task.number, job, samples, len(task.classes), tokens)
+
+
+class LightParticipant:
+    """See Participant. folder: holds the programs of a task, beside the file of their weights."""
+
+    def __init__(
+        self, device: LightDevice, task: LightTask, folder: Path, compute: Compute
+    ) -> None:
+        self._device, self._folder, self._weights = device, folder, folder / task.weights
+        self._sample, self._compute = task.sample, compute
+        self._ready: dict[str, Program] = {}
+        self._now: dict[ProgramKey, Program] = {}
+
+    @property
+    def number(self) -> int:
+        """See Participant."""
+        return self._device.number
+
+    @property
+    def samples(self) -> int:
+        """See Participant."""
+        return len(self._device.samples.labels)
+
+    @property
+    def report(self) -> LoadReport | None:
+        """See Participant."""
+        return self._device.samples.report
+
+    @property
+    def basis(self) -> int | None:
+        """See Participant."""
+        return self._device.basis
+
+    @property
+    def steps(self) -> int:
+        """See Participant."""
+        return self._device.steps
+
+    @property
+    def job_seed(self) -> int:
+        """See Participant."""
+        return self._job.seed
+
+    @property
+    def _job(self) -> LightJob:
+        return self._device.job
+
+    def labels(self, seed: int) -> list[float] | None:
+        """See Participant."""
+        job, device = self._job, self._device
+        if not job.shares_labels:
+            return None
+        counts = np.bincount(device.samples.labels, minlength=device.classes)
+        found: list[float] = histogram(counts, job.label_epsilon, seed, device.number).tolist()
+        return found
+
+    async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
+        """See Participant."""
+        for one in programs:
+            check_size(one.graph.size)
+        await fetch_files(
+            site.connection, [one.graph for one in programs], site.on_piece, self._folder
+        )
+        self._now = {}
+        for one in programs:
+            program = self._ready.pop(one.graph.sha256, None)
+            if program is None or program.key != one.key:
+                program = await site.compute(
+                    Program,
+                    self._folder / one.graph.name,
+                    self._weights,
+                    one.key,
+                    self._job,
+                    self._compute,
+                )
+            self._ready[one.graph.sha256] = program
+            self._now[one.key] = program
+        for old in list(self._ready)[: -max(_KEPT, len(programs))]:
+            del self._ready[old]
+
+    async def measured(self, site: Site) -> str:
+        """See Participant."""
+        await self.fetch(site, [self._sample])
+        found = await site.compute(measure, self._device, self._now[self._sample.key])
+        return found.line
+
+    def probe(self, asked: Probe) -> Probed:
+        """See Participant."""
+        for key, program in self._now.items():
+            if key.coding.kind == "floats" and not key.selects and key.scored == asked.scored:
+                found = self._device.statistics(asked.round, program)
+                curve = None if found.importance is None else found.importance.tolist()
+                return Probed(asked.round, asked.cut, found.spread, found.mean_square, curve)
+        raise RunError("program: the server sent none to probe with: run the same cutlayer on both")
+
+    def begin(self, message: RoundBegin, opening: Opening) -> None:
+        """See Participant."""
+        if opening.adapter is not None:
+            raise RefusedError(
+                "round: the server sent an adapter, which a light device cannot train: join with "
+                "torch"
+            )
+        device = self._device
+        device.begin(
+            message.round, opening, self._now, message.tokens, message.bits_up, message.samples
+        )
+        if device.steps != message.steps:
+            raise RunError(
+                f"training: the server counts {message.steps} steps a round and this device "
+                f"{device.steps}: run the same cutlayer on both sides"
+            )
+
+    def exchanges(self, step: int) -> Sequence[Exchange]:
+        """See Participant."""
+        return (BASIS, ACTIVATIONS) if 0 < self._device.plain_steps == step else (ACTIVATIONS,)
+
+    def send(self, exchange: Exchange, step: int) -> Payload:
+        """See Participant."""
+        return self._device.frame(step)
+
+    def receive(self, exchange: Exchange, step: int, frame: bytes) -> None:
+        """See Participant."""
+        self._device.learn(frame)
+
+    @property
+    def questions(self) -> int:
+        """See Participant. What trains nothing has no part in a sum."""
+        return 0
+
+    def answer(self, question: bytes) -> bytes:
+        """See Participant."""
+        raise RunError("a light device trains nothing to sum up: run the same cutlayer on both")
+
+    def upload(self) -> bytes | None:
+        """See Participant. It trains nothing."""
+        return None
+
+    def end(self) -> None:
+        """See Participant. The next round begins anew."""

@@ -1,0 +1,159 @@
+"""What light devices are told and sent: their job in plain values, and the programs they run.
+
+Programs are made in the thread that trains, between rounds, when a device first asks for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.files import write_atomically
+from cutlayer.job import Job
+from cutlayer.light.job import Files, Images, LightJob, Texts, Uplink
+from cutlayer.light.texts import TOKENIZER
+from cutlayer.model.framing import fit_for
+from cutlayer.model.inputs import tokenizer_file
+from cutlayer.network.file_transfer import describe_files
+from cutlayer.network.transport.messages import DeviceProgram, LightTask, Task
+from cutlayer.programs.keys import probe_key, round_keys
+from cutlayer.programs.support import why_not
+from cutlayer.train.parts import Parts
+from cutlayer.train.reuse import reuses
+from cutlayer.wire.program_ports import Precision, ProgramKey
+
+if TYPE_CHECKING:
+    from cutlayer.programs.make import Programs
+
+Made = list[tuple[DeviceProgram, Path]]
+"""Programs as devices are told of them, and their files."""
+
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def why_none(job: Job, parts: Parts) -> str | None:
+    """Why this server takes no light devices, as a sentence; None where it does."""
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        return (
+            f"light: the server lacks {missing[0]}, with which programs of light devices are made: "
+            "pip install 'cutlayer[onnx]' there"
+        )
+    return why_not(job, parts.model.spec)
+
+
+@dataclass(frozen=True)
+class LightOffer:
+    """What a light device is told when it joins, and the files that it may fetch."""
+
+    task: LightTask
+    files: list[Path]
+
+
+class LightOffers:
+    """The offers of one run, by the numbers in which devices compute.
+
+    task: of the other devices. folder: holds their part; programs are kept below it.
+    """
+
+    def __init__(self, job: Job, parts: Parts, task: Task, folder: Path) -> None:
+        self._job, self._parts, self._task, self._folder = job, parts, task, folder
+        self._programs: dict[Precision, Programs] = {}
+
+    def offer(self, precision: Precision) -> LightOffer:
+        """Raises ModelError where the model cannot be exported, OSError where nothing can be
+        written."""
+        programs, task = self._of(precision), self._task
+        weights = programs.weights
+        files = [weights, *self._tokenizer(weights.parent)]
+        job = light_job(self._job, self._parts, precision)
+        ((sample, graph),) = self.of_probe(precision, self._job.cut, False)
+        told = LightTask(
+            0, job, task.digest, task.classes, weights.name, describe_files(files), sample
+        )
+        return LightOffer(told, [*files, graph])
+
+    def of_round(self, precision: Precision, decision: Decision, plain_steps: int) -> Made:
+        """The programs that a device needs for a decision. plain_steps: see `Opening`.
+
+        Raises ModelError where the model cannot be exported.
+        """
+        keys = round_keys(self._job, self._parts.model.spec, decision, plain_steps)
+        return [self._made(precision, key) for key in keys]
+
+    def of_probe(self, precision: Precision, cut: int, scored: bool) -> Made:
+        """The program that measures activations. Raises ModelError."""
+        return [self._made(precision, probe_key(cut, scored))]
+
+    def _made(self, precision: Precision, key: ProgramKey) -> tuple[DeviceProgram, Path]:
+        path = self._of(precision).program(key)
+        (graph,) = describe_files([path])
+        return DeviceProgram(graph, key), path
+
+    def _of(self, precision: Precision) -> Programs:
+        from cutlayer.programs.make import programs_of  # needs packages that few servers have
+
+        if precision not in self._programs:
+            spec, reach = self._parts.model.spec, self._task.cut
+            folder = self._folder / precision
+            self._programs[precision] = programs_of(
+                self._job, spec, self._folder, reach, folder, precision
+            )
+        return self._programs[precision]
+
+    def _tokenizer(self, folder: Path) -> list[Path]:
+        """The file of the tokenizer of a model of texts, which fills texts up to the longest."""
+        own = self._parts.preprocess.tokenizer
+        if own is None:
+            return []
+        path = folder / TOKENIZER
+        write_atomically(path, tokenizer_file(own).encode())
+        return [path]
+
+
+def light_job(job: Job, parts: Parts, precision: Precision) -> LightJob:
+    """What a light device needs to know of a job."""
+    spec, method, generated = parts.model.spec, job.method, job.generated
+    uplink, fit = method.uplink, fit_for(spec)
+    images = texts = None
+    if fit is None:
+        texts = Texts(spec.max_tokens)
+    else:
+        channels: Literal[1, 3] = 1 if spec.channels == 1 else 3
+        images = Images(fit.side, fit.edge, fit.keep_aspect, fit.kernel, channels)
+    data = job.data
+    return LightJob(
+        job.seed,
+        job.training.batch_size,
+        job.training.local_epochs,
+        spec.prefix,
+        spec.patches,
+        spec.width,
+        Uplink(
+            uplink.codec,
+            "gaussian" if uplink.levels == "gaussian" else "uniform",
+            uplink.per,
+            uplink.rotate,
+            uplink.entropy == "zstd",
+            reuses(job, spec.modality),
+        ),
+        method.tokens.rest == "merge",
+        precision,
+        images,
+        texts,
+        generated is not None,
+        None if generated is None else generated.share_epsilon,
+        Files(
+            data.kind,
+            data.input_column,
+            data.completion_column,
+            data.separator,
+            data.label_column,
+            data.delimiter,
+            data.encoding,
+            data.quotes,
+        ),
+    )

@@ -1,0 +1,6 @@
+"""Programs of light devices: a device's part of a model as ONNX graphs, made by the server.
+
+core.py exports the blocks; selection.py, quantizer.py and klt_nodes.py add what follows them, with
+graph.py; weights_file.py keeps large tensors in one file beside the graphs, which all cuts share;
+make.py makes programs when they are needed, support.py says for which jobs there are none.
+"""

@@ -1,0 +1,145 @@
+"""Exports the first blocks of a model as an ONNX graph, by torch's own exporter."""
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from cutlayer.errors import ModelError
+from cutlayer.model.cut import CutModel
+from cutlayer.model.inputs import normalisation
+from cutlayer.programs.graph import OPSET
+from cutlayer.wire.program_ports import Precision
+
+_SAMPLES, _TOKENS = 2, 7
+"""Of the example that is traced; neither may be 1, which would be taken for a constant."""
+
+
+class _DevicePart(nn.Module):
+    """Preprocessing, embedding and the first `cut` blocks; inputs as in `wire.program_ports`.
+
+    Gives hidden in float32, and scores where it is to score.
+    """
+
+    def __init__(self, model: CutModel, cut: int, score: str | None) -> None:
+        super().__init__()
+        self.module = model.module  # what the exporter takes the weights from
+        self._model, self._cut, self._score = model, cut, score
+        self._normalise = None
+        if model.spec.modality == "image":
+            self._normalise = normalisation(model.spec)
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        model = self._model
+        if self._normalise is not None:
+            scale, shift = self._normalise
+            inputs = {"pixel_values": (given[0] * scale + shift).to(model.dtype)}
+        else:
+            inputs = {"input_ids": given[0], "attention_mask": given[1]}
+        found = model.frozen_forward(inputs, self._cut, self._score)
+        outputs = (found.hidden.float(),)
+        return outputs if found.scores is None else (*outputs, found.scores.float())
+
+
+def export_core(
+    model: CutModel, cut: int, score: str | None, precision: Precision
+) -> onnx.ModelProto:
+    """The graph of a device's part: inputs images, or ids and attention; outputs hidden and scores.
+
+    model: a part that holds `cut` blocks, on the CPU, in float16 where precision is. score: what
+    ranks tokens; None: nothing does. Raises ModelError where the family cannot be exported.
+    """
+    part = _DevicePart(model, cut, score)
+    batch = torch.export.Dim("batch")
+    spec = model.spec
+    if spec.modality == "image":
+        names = ["images"]
+        example: tuple[Tensor, ...] = (
+            torch.zeros(_SAMPLES, spec.channels, spec.image_size, spec.image_size),
+        )
+        sizes: tuple[dict[int, torch.export.Dim], ...] = ({0: batch},)
+    else:
+        tokens = torch.export.Dim("tokens", min=2, max=spec.max_tokens)
+        names = ["ids", "attention"]
+        example = tuple(torch.ones(_SAMPLES, _TOKENS, dtype=torch.int64) for _ in names)
+        sizes = ({0: batch, 1: tokens}, {0: batch, 1: tokens})
+    outputs = ["hidden"] if score is None else ["hidden", "scores"]
+    try:
+        with _quietly(), torch.no_grad():
+            made = torch.onnx.export(
+                part,
+                example,
+                dynamo=True,
+                dynamic_shapes=(sizes,),
+                input_names=names,
+                output_names=outputs,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no base but this
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model.path: the blocks of {spec.path} cannot be exported for light devices "
+            f"({type(error).__name__}: {reason}): join with torch"
+        ) from None
+    assert made is not None
+    found = onnx.load_from_string(made.model_proto.SerializeToString())
+    if precision == "int8":
+        found = _quantised(found)
+    _forget(found)
+    return found
+
+
+def _forget(model: onnx.ModelProto) -> None:
+    """Take out what nobody runs: where on the server each node comes from, and shapes between."""
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+        del node.metadata_props[:]
+    for one in (*model.graph.initializer, *model.graph.input, *model.graph.output):
+        one.ClearField("doc_string")
+        del one.metadata_props[:]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's warnings, which speak of its own insides."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with matrices of weights in int8; their inputs are quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "whole.onnx"
+        small = path.with_name("small.onnx")
+        onnx.save(model, str(path))
+        with _quietly():
+            quantize_dynamic(
+                str(path),
+                str(small),
+                op_types_to_quantize=["MatMul"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
+        return onnx.load(io.BytesIO(small.read_bytes()))

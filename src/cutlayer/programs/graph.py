@@ -1,0 +1,89 @@
+"""Adds nodes to an ONNX graph, one line each; names are made up here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+FLOAT, HALF, DOUBLE = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE
+INT32, INT64, UINT8, BOOL = (
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+)
+Dims = Sequence[int | str]
+
+
+class Graph:
+    """A model that is being extended. Values are named by strings, as in ONNX."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self._count = 0
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node with one output, whose name is returned."""
+        (found,) = self.add_many(operator, 1, *inputs, **attributes)
+        return found
+
+    def add_many(
+        self, operator: str, outputs: int, *inputs: str, **attributes: Any
+    ) -> tuple[str, ...]:
+        """A node with several outputs."""
+        names = tuple(self._name() for _ in range(outputs))
+        node = helper.make_node(operator, list(inputs), list(names), **attributes)
+        self.model.graph.node.append(node)
+        return names
+
+    def constant(self, values: Any, dtype: Any) -> str:
+        """A tensor that is part of the graph."""
+        name = self._name()
+        array: NDArray[Any] = np.ascontiguousarray(np.asarray(values, dtype))
+        self.model.graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def cast(self, value: str, kind: int) -> str:
+        """The value in another type."""
+        return self.add("Cast", value, to=kind)
+
+    def take_input(self, name: str, kind: int, dims: Dims) -> str:
+        """A new input of the graph."""
+        self.model.graph.input.append(helper.make_tensor_value_info(name, kind, list(dims)))
+        return name
+
+    def give_output(self, name: str, value: str, kind: int, dims: Dims) -> None:
+        """A new output of the graph, called `name`."""
+        node = helper.make_node("Identity", [value], [name])
+        self.model.graph.node.append(node)
+        self.model.graph.output.append(helper.make_tensor_value_info(name, kind, list(dims)))
+
+    def expose(self, value: str, kind: int, dims: Dims) -> None:
+        """Make a value an output under the name it has."""
+        self.model.graph.output.append(helper.make_tensor_value_info(value, kind, list(dims)))
+
+    def rename(self, value: str, other: str) -> None:
+        """Call a value otherwise wherever it is used."""
+        for node in self.model.graph.node:
+            for names in (node.input, node.output):
+                for place, name in enumerate(names):
+                    if name == value:
+                        names[place] = other
+
+    def order(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Put inputs and outputs in this order; all of them must be there, and no others."""
+        graph = self.model.graph
+        for held, names in ((graph.input, inputs), (graph.output, outputs)):
+            by_name = {one.name: one for one in held}
+            assert set(by_name) == set(names), (sorted(by_name), names)
+            ordered = [by_name[name] for name in names]
+            del held[:]
+            held.extend(ordered)
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"cutlayer_{self._count}"
