@@ -2,5 +2,6 @@
 
 core.py exports the blocks; selection.py, quantizer.py and klt_nodes.py add what follows them, with
 graph.py; weights_file.py keeps large tensors in one file beside the graphs, which all cuts share;
-make.py makes programs when they are needed, support.py says for which jobs there are none.
+keys.py says which programs a round needs, make.py makes them when they are needed, support.py says
+for which jobs there are none.
 """

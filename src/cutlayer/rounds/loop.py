@@ -1,7 +1,8 @@
 """The rounds of a run, wherever its devices are: decided, trained, measured and committed.
 
 The loop knows devices as a `Fleet` only: `LocalFleet` in a simulation (simulation/local_fleet.py),
-`RemoteFleet` over a network (network/server/remote_fleet.py).
+`ShardedFleet` in one over ranks (simulation/sharded_fleet.py), `RemoteFleet` over a network
+(network/server/remote_fleet.py).
 """
 
 import os

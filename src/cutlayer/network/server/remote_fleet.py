@@ -330,7 +330,7 @@ async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
 
 
 class RemoteFleet:
-    """Devices that have joined over the network (see rounds.Fleet).
+    """Devices that have joined over the network (see `Fleet` in rounds/loop.py).
 
     folder: the run folder, in which names, samples and labels that devices tell are written down.
     real: False to allocate and time rounds by the job's world, as a simulation does. light: makes
@@ -414,7 +414,7 @@ class RemoteFleet:
         return self._labels
 
     def train_turn(self, turn: Turn) -> dict[int, Trained]:
-        """See rounds.Fleet."""
+        """See Fleet."""
         return train_devices(turn)
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:

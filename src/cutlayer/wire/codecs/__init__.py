@@ -6,11 +6,15 @@ klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and sym
 numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
 quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
-To change the quantiser: its arithmetic is in wire/quantize.py and wire/dequantize.py, its settings
-in `Quantizer` (settings/method.py; which of them have an effect when: train/read_conditions.py),
-its header in `TensorHeader` (wire/headers.py), its bytes in wire/frame_bytes.py. Named levels
-besides (wire/levels.py) are all of these, and rows in docs/wire-format.md and docs/extend.md.
-Levels of one's own are a function that a job names, and need no change.
+To change the quantiser: its arithmetic is in wire/quantize.py, wire/levels.py and
+wire/dequantize.py, and once more, as nodes of a graph for light devices, in programs/quantizer.py
+(its settings there: `Coding` in wire/program_ports.py and `_coding` in programs/keys.py; its body:
+`coded_levels` in light/encoded.py, by wire/packing.py). Its settings are `Quantizer` and `LEVELS`
+in settings/method.py (which of them have an effect when: train/read_conditions.py), its header is
+`TensorHeader` in wire/headers.py, its bytes are counted in wire/frame_bytes.py. What light devices
+do not do is refused in `why_not` (programs/support.py). Named levels besides are all of these, and
+rows in docs/wire-format.md and docs/extend.md. Levels of one's own are a function that a job names,
+and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
 its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
