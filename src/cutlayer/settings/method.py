@@ -176,7 +176,7 @@ class Method(Section):
 
     tail_downlink: Quantizer | None = None
     """How hidden states are sent from the server to the last blocks, where `model.tail` has these
-    on devices; null: as `downlink`.
+    on devices; null: as `downlink`, or, where that is klt, in 8 bits (gaussian levels, rotated).
     """
 
     tail_uplink: Quantizer | None = None
@@ -200,14 +200,12 @@ class Method(Section):
     @property
     def features_down(self) -> Quantizer:
         """How hidden states go down to a tail on devices."""
-        return self.tail_downlink or self.downlink
+        return self.tail_downlink or _without_basis(self.downlink)
 
     @property
     def gradients_up(self) -> Quantizer:
         """How the gradients of those come back up."""
-        if self.tail_uplink is None and self.uplink.codec == "klt":
-            return Quantizer(bits=8, levels="gaussian", rotate=True)
-        return self.tail_uplink or self.uplink
+        return self.tail_uplink or _without_basis(self.uplink)
 
     @property
     def own_code(self) -> dict[str, str]:
@@ -235,3 +233,10 @@ class Method(Section):
         """The levels of the quantisers to and from a tail, where the method has them."""
         both = {"method.tail_downlink": self.tail_downlink, "method.tail_uplink": self.tail_uplink}
         return {f"{name}.levels": one.levels for name, one in both.items() if one is not None}
+
+
+def _without_basis(quantizer: Quantizer) -> Quantizer:
+    """`quantizer`, or 8 bits in place of a codec that is fitted to other values going that way."""
+    if quantizer.codec == "klt":
+        return Quantizer(bits=8, levels="gaussian", rotate=True)
+    return quantizer
