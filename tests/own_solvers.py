@@ -16,6 +16,18 @@ def a_cut_each(now: PlanningInput) -> RoundDecisions:
     return in_equal_parts(now, np.asarray(now.devices) + 1)
 
 
+def a_rate_each(now: PlanningInput) -> RoundDecisions:
+    """Two cuts, and the fewer bits a value the larger a device's number."""
+    decided = in_equal_parts(now, 1 + np.asarray(now.devices) % 2)
+    return replace(
+        decided,
+        decisions={
+            device: replace(one, rate_bits=0.5 / (1 + device))
+            for device, one in decided.decisions.items()
+        },
+    )
+
+
 def _with(**changes: Any) -> Callable[[PlanningInput], RoundDecisions]:
     """Equal shares, but the first device's decision is another."""
 
@@ -46,6 +58,7 @@ FAULTS: dict[str, tuple[Callable[[PlanningInput], Any], str]] = {
     "wide_band": (_with(bandwidth_hz=49e6), "Hz of 5e+07 Hz: share what there is"),
     "odd_bits": (_with(bits_up=12), "bits_up 12: take 1 to 8, 16 or 32"),
     "no_bits_down": (_with(bits_down=0), "bits_down 0: take 1 to 8, 16 or 32"),
+    "a_rate": (_with(rate_bits=0.5), "rate_bits 0.5, which only codec klt sends at"),
     "deep_cut": (_with(cut=99), "cut 99: the model has"),
     "half_cut": (_with(cut=1.5), "cut 1.5: the model has"),
     "many_tokens": (_with(tokens=1000), "1000 tokens: take 1 to the model's 49"),

@@ -1,5 +1,6 @@
 """`auto` against brute force over options, bandwidth, power and round time."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -158,6 +159,19 @@ def test_weights_move_the_plan_where_they_should() -> None:
     assert frugal.energy_j.sum() < quick.energy_j.sum()
     assert small.payload_bits.sum() <= quick.payload_bits.sum()
     assert quick.gap == pytest.approx(0, abs=1e-9)
+
+
+def test_what_the_server_holds_of_a_device_costs_its_names_alone() -> None:
+    problem = option_problem(3, 5)
+    fresh = solve(problem)
+    held = np.zeros((5, *SHAPE), dtype=bool)
+    held[2, 2, 2, 1] = True  # the option of the most bytes and FLOPs, of one device
+    again = solve(replace(problem, held=held, named_bits=8.0))
+    assert (again.cut[2], again.tokens[2], again.bits[2]) == (2, 2, 1)
+    assert again.payload_bits[2] == 8.0
+    others = [0, 1, 3, 4]
+    assert (again.payload_bits[others] == fresh.payload_bits[others]).all()
+    assert again.round_time_s < fresh.round_time_s
 
 
 def test_a_higher_quality_takes_longer() -> None:

@@ -404,3 +404,17 @@ def test_through_the_cut_the_same_targets_are_scored(run: cutlayer.Result) -> No
     )
     found = evaluate(trained.task, served, test)
     assert found.accuracy == pytest.approx(run.rows[-1].accuracy_through_cut)
+
+
+def test_lean_names_passages_too_and_codes_the_rest(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    changes = ("method.uplink.rate_bits=2", "training.rounds=3", "training.local_epochs=2")
+    job = language_job(model, table, *changes, method="lean")
+    lean = cutlayer.simulate(job, out=tmp_path / "run")
+    first, _, last = lean.rows
+    assert not any(map(sum, last.computed.values()))
+    assert last.up_bytes < first.up_bytes / 5
+    assert last.perplexity is not None
+    assert last.accuracy_through_cut is not None
+    assert {t[4] for t in first.traffic.values()} != {0}  # the basis

@@ -51,10 +51,10 @@ class Watched:
             self.received.append(answer(device, question))
             return self.received[-1]
 
-        def watched_collect(server: Server, uploads: Any, samples: Any, change: Any) -> Any:
-            assert not uploads
+        def watched_collect(server: Server, trained: Any, change: Any) -> Any:
+            assert not any(one.upload for one in trained.values())
             self.change = change
-            return collect(server, uploads, samples, change)
+            return collect(server, trained, change)
 
         monkeypatch.setattr(SumDevice, "__init__", watched_begin)
         monkeypatch.setattr(Device, "answer", watched_answer)

@@ -166,11 +166,6 @@ def test_a_resumed_run_decides_as_an_uninterrupted_one(
         ([], {"max_bps_per_hz": 5.0}, "is a cap that 'st-sflora' does not know"),
         ([], {"energy": {"cap_j": 1e-9}}, "energy_max_j of device"),
         (["method.cut=0"], {}, "leaves no block on the device"),
-        (
-            ["method.downlink.codec=klt"],
-            {},
-            "method.downlink.codec: 'klt' .* not yet for gradients",
-        ),
     ],
 )
 def test_impossible_allocations_are_one_sentence(

@@ -137,9 +137,9 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
         assert one.joules == other.joules
 
 
-def test_a_basis_over_a_network_is_that_of_the_simulator(tmp_path: Path) -> None:
+def test_bases_over_a_network_are_those_of_the_simulator(tmp_path: Path) -> None:
     more = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
-    job = small_job("method.uplink.codec=klt", *more)
+    job = small_job("method.uplink.codec=klt", "method.downlink.codec=klt", *more)
     alone = simulate(job, out=tmp_path / "alone")
     with crowd() as devices:
         together = served(
@@ -149,3 +149,4 @@ def test_a_basis_over_a_network_is_that_of_the_simulator(tmp_path: Path) -> None
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
     assert alone.rows[0].traffic[0][4] > 0
+    assert alone.rows[1].traffic[0][4] > 0  # that of gradients, fitted at the first round's end

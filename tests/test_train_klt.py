@@ -1,6 +1,7 @@
 """Training through the klt codec: who fits it, what its basis costs, and that both ends agree."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch
 import cutlayer
 from cutlayer import simulate
 from cutlayer.allocate.decision import Decision
+from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.record.checkpoint import load_state
 from cutlayer.train.coding import codec_of
+from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.wire.codec import encode_activations_with
 from cutlayer.wire.messages import ActivationsMessage
@@ -19,9 +22,9 @@ from helpers import equal, small_job
 from test_run_simulate import StopAfter, without_times
 
 
-def klt_job(*settings: str) -> Job:
+def klt_job(*settings: str, **sections: Any) -> Job:
     few = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
-    return small_job("method.uplink.codec=klt", *few, *settings)
+    return small_job("method.uplink.codec=klt", *few, *settings, **sections)
 
 
 FEW_TOKENS = ["method.device=frozen", "method.tokens.keep=12", "method.uplink.reuse=false"]
@@ -34,7 +37,7 @@ def test_one_basis_comes_down_and_later_rounds_need_fewer_bytes(
     result = simulate(klt_job(*settings), out=tmp_path / "run")
     first, second = result.rows
     state = load_state(tmp_path / "run" / "state.safetensors")
-    basis = state.coding["basis"].numpy().tobytes()
+    basis = bases_of(state.coding)[2]
     assert {t[4] for t in first.traffic.values()} == {len(basis)}
     assert {t[4] for t in second.traffic.values()} == {0}
     assert second.up_bytes < first.up_bytes
@@ -59,6 +62,48 @@ def test_a_resumed_run_has_the_same_basis_and_sends_the_same_bytes(
     assert without_times(whole.rows) == without_times(resumed.rows)
 
 
+@pytest.mark.parametrize("device", ["trained", "frozen"])
+def test_a_basis_of_the_servers_own_samples_goes_down_before_anything_is_sent(
+    tmp_path: Path, device: str
+) -> None:
+    changes = (f"method.device={device}", "data.test_samples=20", "data.train_samples=64")
+    job = klt_job("method.uplink.fit=calibration", "method.uplink.reuse=false", *changes)
+    run = simulate(job, out=tmp_path / "run")
+    first, second = run.rows
+    basis = bases_of(load_state(tmp_path / "run" / "state.safetensors").coding)[job.cut]
+    assert {t[4] for t in first.traffic.values()} == {len(basis)}
+    # No first steps in 4 bits: the first round takes hardly more than the second.
+    assert first.up_bytes < 1.3 * second.up_bytes
+    with pytest.raises(JobError, match="gradients' codec to gradients"):
+        simulate(klt_job("method.downlink={codec: klt, fit: calibration}"), out=tmp_path / "no")
+
+
+def test_devices_of_several_cuts_have_a_basis_each_and_send_as_finely_as_decided(
+    tmp_path: Path,
+) -> None:
+    job = klt_job(
+        "method.allocation.solver=own_solvers:a_rate_each",
+        "training.rounds=3",
+        "method.uplink.reuse=false",
+        method="lean",
+        world={},
+    )
+    whole = simulate(job, out=tmp_path / "whole")
+    bases = bases_of(load_state(tmp_path / "whole" / "state.safetensors").coding)
+    assert list(bases) == [1, 2]
+    versions = [codec_of(basis).basis.head.version for basis in bases.values()]
+    assert sorted(versions) == [1, 2]
+    last = whole.rows[-1]
+    each = [last.traffic[d][0] / last.samples_trained[d] for d in range(4)]
+    assert each[0] > 1.5 * each[2]
+    assert each[1] > 1.5 * each[3]
+    with pytest.raises(KeyboardInterrupt):
+        simulate(job, out=tmp_path / "cut", progress=StopAfter(2))
+    resumed = cutlayer.resume(tmp_path / "cut")
+    assert equal(whole.adapter, resumed.adapter)
+    assert without_times(whole.rows) == without_times(resumed.rows)
+
+
 def message(device: int, step: int, size: float = 1.0, spread: float = 1.0) -> ActivationsMessage:
     rng = torch.Generator().manual_seed(100 * device + step)
     hidden = size * torch.randn(8, 50, 128, generator=rng) * spread ** torch.arange(128)
@@ -76,8 +121,8 @@ def test_a_device_that_sends_values_of_another_size_has_no_say_in_the_basis() ->
         coding = coding_of()
         coding.begin(dict.fromkeys(range(3 + liars), Decision(2)))
         for device in range(3 + liars):
-            coding.note(message(device, 0, 1e4 if device == 3 else 1.0), b"", None)
-        bases.append(coding.fit())
+            coding.note(message(device, 0, 1e4 if device == 3 else 1.0), b"", Decision(2))
+        bases.append(coding.fit(2))
     assert bases[0] == bases[1]
 
 
@@ -85,18 +130,18 @@ def test_a_basis_that_no_longer_suits_a_trained_device_is_fitted_again() -> None
     coding = coding_of("method.uplink.rate_bits=2")
     coding.begin({0: Decision(2), 1: Decision(2)})
     for device in (0, 1):
-        coding.note(message(device, 0, spread=0.9), b"", None)
-    coding.fit()
+        coding.note(message(device, 0, spread=0.9), b"", Decision(2))
+    coding.fit(2)
     coding.end()
-    assert coding.codec is not None
+    assert coding.codec(2) is not None
     coding.begin({0: Decision(2), 1: Decision(2)})
-    assert coding.plain_steps == 0
+    assert coding.plain_steps(2) == 0
     for step in range(30):  # all channels have become as large as the largest
         drifted = message(0, step)
-        (frame,) = encode_activations_with(coding.codec, [drifted])
-        coding.note(drifted, frame, None)
+        (frame,) = encode_activations_with(coding.codec(2), [drifted])
+        coding.note(drifted, frame, Decision(2))
     coding.end()
     coding.begin({0: Decision(2), 1: Decision(2)})
-    assert coding.plain_steps == 4  # 64 samples of two devices in batches of 8
-    coding.note(message(0, 0), b"", None)
-    assert codec_of(coding.fit()).basis.head.version == 2
+    assert coding.plain_steps(2) == 4  # 64 samples of two devices in batches of 8
+    coding.note(message(0, 0), b"", Decision(2))
+    assert codec_of(coding.fit(2)).basis.head.version == 2

@@ -9,7 +9,8 @@ from cutlayer import simulate
 from cutlayer.errors import JobError, RunError
 from cutlayer.model.families import describe
 from cutlayer.record.checkpoint import RunState
-from cutlayer.train.pool_size import devices_that_fit, pool_of
+from cutlayer.train.cohort import pool_of
+from cutlayer.train.pool_size import devices_that_fit
 from cutlayer.train.server_part import ServerPart
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from helpers import largest_difference, moved, small_job

@@ -17,6 +17,7 @@ from cutlayer import simulate
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job
 from cutlayer.model.lora import Adapter, AdapterBank, LoRALinear, Segment
+from cutlayer.model.siblings import Siblings
 from cutlayer.planning.decide import base_decision
 from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
@@ -111,7 +112,7 @@ def ours_and_theirs() -> tuple[dict[str, Tensor], Lora, Tensor, Tensor]:
         adapter[f"layer{number}.lora_B.weight"] = torch.randn(base.out_features, 2)
     x, labels = 3 * torch.randn(6, 3, 5), torch.randint(4, (6,))
     bank = AdapterBank()
-    layers = [LoRALinear(b, f"layer{i}", bank, 0.5, 0.0) for i, b in enumerate(bases)]
+    layers = [LoRALinear(b, f"layer{i}", bank, 0.5, 0.0, Siblings()) for i, b in enumerate(bases)]
     stack = TrainedStack([adapter], lambda name: True, Training(), 0, [1])
     opened = stack.open([0], [6])
     with bank.use([Segment(row, 1) for row in opened.rows], 6):

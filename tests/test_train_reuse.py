@@ -20,6 +20,8 @@ from cutlayer.train.pool import Pool
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.server_part import PoolStep
 from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.wire import frame
+from cutlayer.wire.headers import HeldHeader, VisitHeader
 from cutlayer.wire.visit import Held, Visit, decode_held, decode_visit, encode_held, encode_visit
 from helpers import equal, small_job
 from test_run_simulate import Heard, StopAfter, without_times
@@ -80,6 +82,21 @@ def test_whole_floats_are_named_as_well(tmp_path: Path) -> None:
     assert once.rows[1].up_bytes < again.rows[1].up_bytes / 500
 
 
+def test_of_an_augmented_sample_each_version_is_sent_once(tmp_path: Path) -> None:
+    versions = [
+        "training.image_augmentation=[flip, crop]",
+        "training.rounds=4",
+        "method.uplink.variants=2",
+    ]
+    once = simulate(lean_job(*versions, world={}), out=tmp_path / "once")
+    again = lean_job(*versions, "method.uplink.reuse=false")
+    assert equal(once.adapter, simulate(again, out=tmp_path / "again").adapter)
+    sent = [sum(map(sum, row.computed.values())) for row in once.rows]
+    assert sent[0] == 120
+    assert 0 < sent[3] < 60  # most versions were drawn before
+    assert once.rows[0].planned_s == pytest.approx(once.rows[3].planned_s, rel=0.5)
+
+
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_resumed_server_keeps_its_samples_or_asks_again_and_says_which(
     tmp_path: Path, once: cutlayer.Result, lost: bool
@@ -117,6 +134,7 @@ def test_a_cache_too_small_for_all_samples_changes_bytes_alone(
         (["training.image_augmentation=[flip]"], "changes images"),
         (["method.uplink={codec: quantize, rounding: stochastic}"], "at random"),
         (["method.downlink.reuse=true"], "gradients are never the same again"),
+        (["method.downlink.variants=2"], "gradients are never the same again"),
     ],
 )
 def test_samples_that_change_are_not_reused(
@@ -147,20 +165,28 @@ def test_a_device_that_names_what_it_never_sent_is_at_fault() -> None:
 
 
 def sent(device: int, sample: int, decision: Decision, basis: int | None = 5) -> SentSample:
-    return SentSample(device, sample, setting_of(decision), basis, bytes(100))
+    return SentSample(
+        device, sample, setting_of(decision), basis, bytes(100), 0.0 if basis is None else 0.5
+    )
 
 
 def test_the_cache_drops_what_another_setting_or_basis_makes_stale() -> None:
     cache, one, other = SampleCache(10_000), Decision(2), Decision(2, tokens=9)
-    cache.begin({0: one, 1: one}, 5)
+    half = {0: 0.5, 1: 0.5}
+    cache.begin({0: one, 1: one}, {0: 5, 1: 5}, half)
     for device, sample, basis in [(0, 3, 5), (0, 4, None), (1, 3, 5)]:
         cache.keep(sent(device, sample, one, basis))
+    cache.begin({0: one, 1: one}, {0: 5, 1: 5}, {0: 0.2, 1: 0.2})
+    assert cache.samples(1) == {3}  # finer than is asked for now
+    cache.begin({1: one}, {1: 5}, {1: 0.6})
+    assert cache.samples(1) == frozenset()
+    cache.keep(sent(1, 3, one, 5))
     assert cache.samples(0) == {3, 4}
     assert cache.find(1, 4) is None  # device 0's
-    cache.begin({0: one}, 6)
+    cache.begin({0: one}, {0: 6}, half)
     assert cache.samples(0) == {4}  # which needs no basis
     assert cache.samples(1) == {3}  # until its device takes part again
-    cache.begin({1: other}, 5)
+    cache.begin({1: other}, {1: 5}, half)
     assert cache.samples(1) == frozenset()
     assert cache.used_bytes == 100
 
@@ -168,8 +194,8 @@ def test_the_cache_drops_what_another_setting_or_basis_makes_stale() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), max_size=60))
 @settings(max_examples=30, deadline=None)
 def test_the_cache_never_holds_more_than_its_limit(samples: list[tuple[int, int]]) -> None:
-    cache = SampleCache(1_000)
-    cache.begin({device: Decision(2) for device in range(4)}, 5)
+    cache, half = SampleCache(1_000), dict.fromkeys(range(4), 0.5)
+    cache.begin({device: Decision(2) for device in range(4)}, dict.fromkeys(range(4), 5), half)
     for device, sample in samples:
         cache.keep(sent(device, sample, Decision(2)))
         assert cache.used_bytes <= 1_000
@@ -177,6 +203,11 @@ def test_the_cache_never_holds_more_than_its_limit(samples: list[tuple[int, int]
 
 
 numbers = st.integers(0, 2**31)
+kept = st.builds(
+    lambda samples, body: frame.pack("held", HeldHeader(samples, 0, False), body),
+    st.integers(0, 2),
+    st.binary(max_size=9),
+)
 
 
 @given(st.sets(numbers, max_size=40), st.integers(0, 2**40), st.data())
@@ -186,7 +217,7 @@ def test_frames_of_samples_come_back_or_are_refused(
 ) -> None:
     held = Held(frozenset(samples), room)
     assert decode_held(encode_held(held)) == held
-    frames = {n: data.draw(st.none() | st.binary(min_size=1, max_size=9)) for n in samples or {7}}
+    frames = {n: data.draw(st.none() | kept) for n in samples or {7}}
     visit = Visit(3, 1, 2, frames)
     found = decode_visit(encode_visit(visit))
     assert found == visit
@@ -201,17 +232,19 @@ def test_frames_of_samples_come_back_or_are_refused(
 
 
 def test_forged_frames_of_samples_are_refused() -> None:
-    from cutlayer.wire import frame
-    from cutlayer.wire.headers import HeldHeader, VisitHeader
-
     forged = [
-        frame.pack("visit", VisitHeader(0, 0, 0, (1, 1), (0, 0)), b""),
-        frame.pack("visit", VisitHeader(0, 0, 0, (1, 2), (0,)), b""),
-        frame.pack("visit", VisitHeader(0, 0, 0, (1,), (9,)), b"abc"),
+        (VisitHeader(0, 0, 0, (1, 1), (0, 0), (), ()), b""),
+        (VisitHeader(0, 0, 0, (1, 2), (0,), (), ()), b""),
+        (VisitHeader(0, 0, 0, (1,), (1,), (1,), (9,)), b"abc"),
+        (VisitHeader(0, 0, 0, (1,), (1,), (1,), ()), b"a"),
+        (VisitHeader(0, 0, 0, (1,), (1,), (0,), (3,)), b"abc"),
+        (VisitHeader(0, 0, 0, (1,), (2,), (1,), (3,)), b"abcd"),
+        # A beginning that many samples name.
+        (VisitHeader(0, 0, 0, tuple(range(99)), (1,) * 99, (999,), (0,) * 99), bytes(999)),
     ]
-    for one in forged:
+    for header, body in forged:
         with pytest.raises(FrameError):
-            decode_visit(one)
+            decode_visit(frame.pack("visit", header, body), max_bytes=10_000)
     steps = np.array([5, 0], "<u4").tobytes()
     far = np.array([2**31, 2**31], "<u4").tobytes()
     for header, body in [

@@ -112,8 +112,12 @@ class Job(Section):
 
     @property
     def data_in_use(self) -> Data:
-        """The data section, with the calibration's samples held out of it where auto goes by it."""
-        if self.data.calibration is None and self.method.allocation.solver == "auto":
+        """The data section, with the calibration's samples held out of it where the server uses
+        them: for auto, or to fit a codec to.
+        """
+        uplink, auto = self.method.uplink, self.method.allocation.solver == "auto"
+        fits = self.method.split and uplink.codec == "klt" and uplink.fit == "calibration"
+        if self.data.calibration is None and (auto or fits):
             return self.data.model_copy(update={"calibration": HELD_OUT})
         return self.data
 

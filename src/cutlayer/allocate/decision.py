@@ -11,7 +11,8 @@ class Decision:
 
     cut: blocks on the device. tokens: kept of a sample besides the prefix; None keeps all.
     bits_up: of each activation value sent up. bits_down: of each gradient value sent down.
-    bandwidth_hz, power_w: of the uplink; None where no radio is modelled.
+    bandwidth_hz, power_w: of the uplink; None where no radio is modelled. rate_bits: of each value
+    sent up where the uplink's codec is a fitted one; None: the method's own.
     """
 
     cut: int
@@ -20,10 +21,23 @@ class Decision:
     bits_down: int = 32
     bandwidth_hz: float | None = None
     power_w: float | None = None
+    rate_bits: float | None = None
 
     def uplink(self, method: Method) -> Quantizer:
         """How activations become bits: as the method says, at the bits decided."""
-        return method.uplink.model_copy(update={"bits": self.bits_up})
+        decided: dict[str, float] = {"bits": self.bits_up}
+        if self.rate_bits is not None:
+            decided["rate_bits"] = self.rate_bits
+        return method.uplink.model_copy(update=decided)
+
+    @property
+    def sent_bits(self) -> float:
+        """Bits of a value sent up, as decided: a rate where there is one."""
+        return self.bits_up if self.rate_bits is None else self.rate_bits
+
+    def value_bits(self, method: Method) -> float:
+        """Bits that a value sent up takes."""
+        return self.uplink(method).value_bits
 
     def downlink(self, method: Method) -> Quantizer:
         """How gradients become bits: as the method says, at the bits decided."""
@@ -36,6 +50,25 @@ class Decision:
     def keep(self, patches: int) -> int:
         """The number of tokens kept of `patches`, all of them included."""
         return patches if self.tokens is None else self.tokens
+
+
+Setting = tuple[int, int | None, float]
+"""Cut, tokens kept, and bits of a value up: what a device's samples are sent at."""
+
+
+def setting_of(one: Decision, method: Method) -> Setting:
+    """What of a decision makes a sample's activations what they are."""
+    return one.cut, one.tokens, one.value_bits(method)
+
+
+def serves(held: Setting | None, wanted: Setting, method: Method) -> bool:
+    """Whether what was sent at one setting need not be sent again at another.
+
+    Codes of a fitted codec serve where fewer bits are wanted too.
+    """
+    if held is None or held[:2] != wanted[:2]:
+        return False
+    return held[2] >= wanted[2] if method.uplink.codec == "klt" else held[2] == wanted[2]
 
 
 def tokens_of(keep: int, patches: int) -> int | None:

@@ -21,6 +21,8 @@ class OptionProblem:
     Of options, [C, K, Q] or what broadcasts to it: quality, measured; of a sample: device_flops,
     payload_bits (up), downlink_bits and server_time_s; of the round: adapter_bits (up) and
     memory_bytes on the device.
+    held [M, C, K, Q]: options whose samples the server has of a device, which then computes and
+    sends nothing but their names, of named_bits a sample.
     quality_min: the least that will do. bandwidth_total_hz, noise_w_per_hz: of the uplink.
     """
 
@@ -44,6 +46,8 @@ class OptionProblem:
     noise_w_per_hz: float
     samples: Floats | float = 1.0
     adapter_bits: Floats | float = 0.0
+    held: Bools | bool = False
+    named_bits: float = 0.0
 
     def __post_init__(self) -> None:
         M = np.size(self.gain)
@@ -79,6 +83,8 @@ class OptionProblem:
                     "more and finite"
                 )
             object.__setattr__(self, name, table)
+        held = np.broadcast_to(np.asarray(self.held, dtype=np.bool_), (M, *quality.shape))
+        object.__setattr__(self, "held", held)
         positive("bandwidth_total_hz", self.bandwidth_total_hz)
         positive("noise_w_per_hz", self.noise_w_per_hz)
 
@@ -151,18 +157,21 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
     index = _worth_trying(problem)
     flat = {name: getattr(problem, name).ravel()[index] for name in OPTION_COSTS}
     samples = np.asarray(problem.samples)[:, None]
+    held = np.asarray(problem.held).reshape(len(samples), -1)[:, index]
+    payload = np.where(held, problem.named_bits, flat["payload_bits"])
+    computed = np.where(held, 0.0, flat["device_flops"])
     options = Options(
         index=index,
         gain_over_noise=problem.gain / problem.noise_w_per_hz,
         limit_s=problem.time_max_s,
         power_max_w=problem.power_max_w,
         energy_max_j=problem.energy_max_j,
-        payload_bits=samples * flat["payload_bits"] + flat["adapter_bits"],
+        payload_bits=samples * payload + flat["adapter_bits"],
         fixed_s=problem.fixed_time_s[:, None]
-        + samples * flat["device_flops"] / problem.flops_per_s[:, None]
+        + samples * computed / problem.flops_per_s[:, None]
         + samples * flat["downlink_bits"] / problem.downlink_bps[:, None]
         + samples * flat["server_time_s"],
-        compute_energy_j=samples * flat["device_flops"] * problem.joules_per_flop[:, None],
+        compute_energy_j=samples * computed * problem.joules_per_flop[:, None],
         able=flat["memory_bytes"] <= problem.memory_max_bytes[:, None],
         band_hz=problem.bandwidth_total_hz,
     )
@@ -189,7 +198,9 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
 
 
 def _worth_trying(problem: OptionProblem) -> Ints:
-    """Flat indices of the options that are good enough and that no other beats in every cost."""
+    """Flat indices of the options that are good enough and that no other beats in every cost, and
+    of those that the server holds of some device.
+    """
     quality = problem.quality.ravel()
     enough = np.flatnonzero(quality >= problem.quality_min)
     if not len(enough):
@@ -201,9 +212,10 @@ def _worth_trying(problem: OptionProblem) -> Ints:
     # Best quality first, so that of equal costs the better one stays.
     enough = enough[np.argsort(-quality[enough], kind="stable")]
     costs = np.stack([getattr(problem, name).ravel()[enough] for name in OPTION_COSTS], axis=1)
+    held = np.any(np.asarray(problem.held).reshape(len(problem.gain), -1)[:, enough], axis=0)
     kept: list[int] = []
     for i in np.lexsort((np.arange(len(costs)), costs.sum(axis=1))):
-        if not (costs[kept] <= costs[i]).all(axis=1).any():
+        if bool(held[i]) or not (costs[kept] <= costs[i]).all(axis=1).any():
             kept.append(int(i))
     return np.sort(enough[kept])
 

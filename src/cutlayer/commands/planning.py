@@ -21,7 +21,9 @@ def calibrate(
     ] = None,
     cuts: Annotated[str | None, typer.Option(help="Cuts, as in 1,2,4.")] = None,
     tokens: Annotated[str | None, typer.Option(help="Tokens kept, as in 8,16,all.")] = None,
-    bits: Annotated[str | None, typer.Option(help="Bits, as in 2,4,8.")] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="Bits, as in 2,4,8; with codec klt rates, as in 0.25,0.5.")
+    ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a trained adapter to measure with.")
     ] = None,
@@ -35,7 +37,7 @@ def calibrate(
 
     chosen = load_job(job, settings or [])
     grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
-    widths = view.numbers("--bits", bits)
+    widths = view.values("--bits", bits)
     try:
         with view.bar(console) as progress:
             from cutlayer.planning.calibration.calibrate import calibrate

@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 def agreement(
     cuts: Sequence[int],
     tokens: Sequence[int],
-    bits: Sequence[int],
+    bits: Sequence[float],
     share: Floats,
     importance: Mapping[int, Floats],
     samples: int,
@@ -56,7 +56,7 @@ def agreement(
                     markersize=5,
                     markeredgecolor="white",
                     linewidth=1.6,
-                    label=f"{width} bit" + "s" * (width > 1) if labelled else None,
+                    label=f"{width:g} bit" + "s" * (width != 1) if labelled else None,
                 )
             if len(tokens) > 1:
                 axes.set_xscale("log")

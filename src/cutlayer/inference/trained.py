@@ -53,11 +53,11 @@ class Trained:
         rows = [row for row in read_rows(self.folder) if row.decisions]
         if not rows:
             raise RunError(f"--through-cut: in {self.folder} no device took part: leave it out")
-        decision = typical(rows[-1].decisions.values())
+        decision = typical(rows[-1].decisions.values(), self.job.method)
         codec = None
         if self.job.method.uplink.codec == "klt":
             state = load_state(self.folder / STATE_FILE)
-            codec = ServerCoding(self.job, self.model.spec, state.coding).codec
+            codec = ServerCoding(self.job, self.model.spec, state.coding).codec_for(decision)
             if codec is None:
                 raise RunError(
                     f"--through-cut: {self.folder} has no basis for its codec: leave it out"

@@ -67,6 +67,21 @@ def _cut_faults(known: PlanningInput, one: Decision) -> Iterator[str]:
     for name, bits in (("bits_up", one.bits_up), ("bits_down", one.bits_down)):
         if not _is_whole(bits) or not (1 <= bits <= 8 or bits in (16, 32)):
             yield f"{name} {bits!r}: take 1 to 8, 16 or 32"
+    yield from _rate_faults(known, one.rate_bits)
+
+
+def _rate_faults(known: PlanningInput, rate_bits: object) -> Iterator[str]:
+    if rate_bits is None:
+        return
+    method = known.job.method
+    most = method.finest_rate_bits
+    if method.uplink.codec != "klt":
+        yield (
+            f"rate_bits {rate_bits!r}, which only codec klt sends at: give None, or set "
+            "method.uplink.codec klt"
+        )
+    elif not isinstance(rate_bits, int | float) or not 0.01 <= rate_bits <= most:
+        yield (f"rate_bits {rate_bits!r}: take 0.01 to {most:g}, or raise method.uplink.rate_bits")
 
 
 def _radio_faults(known: PlanningInput, device: int, one: Decision) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cutlayer.allocate.decision import setting_of
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
 from cutlayer.errors import JobError, RunError
@@ -21,7 +22,7 @@ from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, 
 from cutlayer.planning.decide import solve_round
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
-from cutlayer.planning.round_timing import planned_shape, setting_of
+from cutlayer.planning.round_timing import planned_shape
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.settings.world import WorldSettings
 from cutlayer.train.check import check
@@ -128,7 +129,7 @@ class Plan:
                     "distance_m": float(self.known.state.distance_m[at]),
                     "cut": one.cut if split else None,
                     "tokens": one.keep(most) if split else None,
-                    "bits": one.bits_up if split else None,
+                    "bits": one.value_bits(self.job.method) if split else None,
                     "bandwidth_mhz": (one.bandwidth_hz or 0.0) / 1e6,
                     "power_mw": (one.power_w or 0.0) * 1e3,
                     "megabit_s": float(rates[at]) / 1e6,
@@ -261,7 +262,8 @@ class Planner:
         """Bytes up of the same round once the server holds its samples."""
         if not shape.computed:
             return None
-        visited = {device: setting_of(one) for device, one in decided.decisions.items()}
+        decisions = decided.decisions.items()
+        visited = {device: setting_of(one, self.job.method) for device, one in decisions}
         later = planned_shape(round, known, decided, visited)
         return sum(traffic.up for traffic in later.traffic.values())
 

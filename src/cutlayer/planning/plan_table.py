@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +36,13 @@ _WHAT = Column("device", "of the devices", "text")
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that these rows fill: who is late only where somebody is."""
+    """The columns that these rows fill: who is late only where somebody is; bits with decimals
+    where a fitted codec sends fractions of them.
+    """
     late = any(row["late"] for row in rows)
-    return [column for column in COLUMNS if column.key != "late" or late]
+    parts = any(row["bits"] is not None and row["bits"] % 1 for row in rows)
+    columns = [column for column in COLUMNS if column.key != "late" or late]
+    return [replace(c, kind="number") if c.key == "bits" and parts else c for c in columns]
 
 
 def device_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import Decision, Setting, serves, setting_of
 from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.cost import Cost
@@ -16,9 +16,8 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.cohort import make_pools
-from cutlayer.train.pool_size import pool_of
-from cutlayer.train.reuse import reuses
+from cutlayer.train.cohort import make_pools, pool_of
+from cutlayer.train.reuse import holds_all_after_a_visit, reuses
 from cutlayer.world import clock, energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.packet_loss import lateness_s
@@ -28,15 +27,6 @@ from cutlayer.world.world import World, WorldState
 
 _NAME = 0.01
 """What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
-
-
-Setting = tuple[int, int | None, int]
-"""Cut, tokens and bits up: what a device's samples are sent at."""
-
-
-def setting_of(one: Decision) -> Setting:
-    """What of a decision makes a sample's activations what they are."""
-    return one.cut, one.tokens, one.bits_up
 
 
 def planned_shape(
@@ -49,22 +39,25 @@ def planned_shape(
 
     visited: the devices whose samples the server holds, and the setting it has them at; what it
     has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
+    Where a sample has several versions, each visit is taken to send them all.
     """
     alike: dict[Decision, list[int]] = {}
     for device, one in decided.decisions.items():
-        same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down)
+        same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down, rate_bits=one.rate_bits)
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
+    names = names and holds_all_after_a_visit(known.job)
     for one, devices in alike.items():
         loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
         if known.job.method.split:
-            up = loads.activations_bits(one.cut, one.tokens, one.bits_up) / 8
+            setting = setting_of(one, known.job.method)
+            up = loads.activations_bits(*setting) / 8
             if names:
-                setting = setting_of(one)
-                held = np.array([(visited or {}).get(device) == setting for device in devices])
+                there = [(visited or {}).get(device) for device in devices]
+                held = np.array([serves(one, setting, known.job.method) for one in there])
                 up = (
                     np.where(
                         held,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cutlayer.allocate.decision import Setting, serves, setting_of
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.errors import WorldError
 from cutlayer.job import Job
@@ -11,7 +12,8 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import generated_flops
 from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.planning.round_timing import Setting, TimedRound, planned_shape, setting_of
+from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.train.reuse import holds_all_after_a_visit
 from cutlayer.world.timeline import Timeline
 from cutlayer.world.units import Indices
 from cutlayer.world.world import World, WorldState
@@ -95,6 +97,7 @@ class VirtualClock:
             state=state,
             world=self.world,
             measures=measures,
+            visited=self.visited,
         )
 
     def planned_shape(
@@ -105,8 +108,10 @@ class VirtualClock:
 
     def note(self, shape: RoundShape) -> None:
         """Take note of a round that happened, or is planned: what the server holds after it."""
-        for device in shape.computed:
-            self.visited[device] = setting_of(shape.decisions[device])
+        for device in shape.computed if holds_all_after_a_visit(self.job) else ():
+            setting = setting_of(shape.decisions[device], self.job.method)
+            if not serves(self.visited.get(device), setting, self.job.method):
+                self.visited[device] = setting
 
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
         """Seconds that the round should take as decided, computed as for a round that happened."""

@@ -38,6 +38,7 @@ class _Decided(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     bits_down: Annotated[int, Meta(ge=1, le=32)] = 32
     bandwidth_hz: float | None = None
     power_w: float | None = None
+    rate_bits: Annotated[float, Meta(gt=0, le=32)] | None = None
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):

@@ -64,6 +64,7 @@ def by_device(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "bits_down": one.bits_down,
                     "bandwidth_hz": one.bandwidth_hz,
                     "power_w": one.power_w,
+                    "rate_bits": one.rate_bits,
                     "samples": row.samples_trained.get(device),
                     "steps": row.steps.get(device),
                     "loss": row.device_loss.get(device),

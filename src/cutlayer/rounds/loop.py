@@ -37,6 +37,7 @@ from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
 from cutlayer.train.parts import Parts, make_server
+from cutlayer.train.public_batch import PublicBatch
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_round
 from cutlayer.train.server_coding import ServerCoding
@@ -106,7 +107,10 @@ def run_rounds(
             clock.note(row.shape(job.training))
     calibration = calibration_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
-    coding = ServerCoding(job, parts.model.spec, state.coding)
+    own_rows = None
+    if job.method.uplink.fit == "calibration":
+        own_rows = PublicBatch(job, parts, lambda: state.adapter).rows
+    coding = ServerCoding(job, parts.model.spec, state.coding, own_rows)
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
@@ -114,7 +118,7 @@ def run_rounds(
         result, decided = _train(
             job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress
         )
-        row = measure_round(job, parts, state, result, decided, clock, rows, coding.codec)
+        row = measure_round(job, parts, state, result, decided, clock, rows, coding)
         rows.append(row)
         with writing(folder):
             _append(folder / FILE, row)

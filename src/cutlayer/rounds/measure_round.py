@@ -14,13 +14,14 @@ from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import MOST_MEASURED, Row
+from cutlayer.settings.method import Method
 from cutlayer.train.accounting import epsilon_of
 from cutlayer.train.accuracy import joined
 from cutlayer.train.evaluate import LogitsOf, evaluate, through_cut, unsplit
 from cutlayer.train.parts import Parts
 from cutlayer.train.result import RoundResult
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import Task, task_of
-from cutlayer.wire.codecs.seam import Codec
 
 
 def measure_round(
@@ -31,16 +32,16 @@ def measure_round(
     decided: RoundDecisions,
     clock: VirtualClock | None,
     earlier: Sequence[Row],
-    codec: Codec | None = None,
+    coding: ServerCoding | None = None,
 ) -> Row:
     """The round's row, with an evaluation where one is due; the virtual clock moves on.
 
-    earlier: the rows of the rounds before. codec: that of the uplink, where it is a fitted one.
+    earlier: the rows of the rounds before. coding: how activations come.
     """
     shape, generated = result.shape, result.generated
     generated_s = generated.seconds if generated else 0.0
     virtual_s, joules = clock.close(shape, generated_s) if clock else (None, {})
-    tested = _test(job, parts, state, result, earlier, codec)
+    tested = _test(job, parts, state, result, earlier, coding)
     return Row(
         round=result.round,
         decisions=result.decisions,
@@ -78,7 +79,7 @@ def _test(
     state: RunState,
     result: RoundResult,
     earlier: Sequence[Row],
-    codec: Codec | None,
+    coding: ServerCoding | None,
 ) -> dict[str, Any]:
     """The row's fields on accuracy; none in a round without an evaluation."""
     done, training = state.rounds, job.training
@@ -112,7 +113,8 @@ def _test(
         found["confusion"] = whole.confusion
         if not job.method.split or not result.decisions:
             return found
-        one = typical(result.decisions.values())
+        one = typical(result.decisions.values(), job.method)
+        codec = coding.codec_for(one) if coding else None
         if one.tokens or one.bits_up < 32 or codec:
             served = through_cut(
                 job, task, one, parts.model, parts.preprocess, state.adapter, codec
@@ -170,11 +172,11 @@ def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, 
     return {"epsilon": epsilon, "delta": privacy.delta, "hidden_unit": privacy.unit}
 
 
-def typical(decisions: Iterable[Decision]) -> Decision:
+def typical(decisions: Iterable[Decision], method: Method) -> Decision:
     """The decision in the middle of a round's, from the fewest tokens and bits to the most."""
 
     def size(one: Decision) -> float:
-        return one.bits_up * (math.inf if one.tokens is None else one.tokens)
+        return one.value_bits(method) * (math.inf if one.tokens is None else one.tokens)
 
     ranked = sorted(decisions, key=size)
     return ranked[len(ranked) // 2]

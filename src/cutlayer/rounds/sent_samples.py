@@ -1,7 +1,8 @@
 """The server's cache of samples in the run folder: appended to round by round, read on resuming.
 
-A file of records: device, sample, setting, basis, length and CRC-32 as little-endian numbers of 4,
-4, 8, 8, 8 and 4 bytes, then the frame. The state of a run says how much of it is its own.
+A file of records: device, sample, setting, basis, rate, length and CRC-32 as little-endian numbers
+of 4, 4, 8, 8, 8 (a float), 8 and 4 bytes, then the frame. The state of a run says how much of it is
+its own.
 """
 
 import os
@@ -15,7 +16,7 @@ from cutlayer.files import open_plain, write_atomically
 from cutlayer.record.folder import SENT_FILE
 from cutlayer.train.sample_cache import SampleCache, SentSample
 
-_HEAD = struct.Struct("<IIQQQI")
+_HEAD = struct.Struct("<IIQQdQI")
 _NO_BASIS = 2**64 - 1
 
 
@@ -65,7 +66,9 @@ def read_sent(folder: Path, cache: SampleCache, length: int, say: Callable[[str]
 def _pack(one: SentSample) -> bytes:
     basis = _NO_BASIS if one.basis is None else one.basis
     check = zlib.crc32(one.frame)
-    head = _HEAD.pack(one.device, one.sample, one.setting, basis, len(one.frame), check)
+    head = _HEAD.pack(
+        one.device, one.sample, one.setting, basis, one.rate_bits, len(one.frame), check
+    )
     return head + one.frame
 
 
@@ -73,7 +76,7 @@ def _records(file: BinaryIO, length: int) -> Iterator[tuple[SentSample, int]]:
     """Each record and where it ends; raises ValueError or struct.error for a damaged one."""
     end = 0
     while end < length:
-        device, sample, setting, basis, size, check = _HEAD.unpack(file.read(_HEAD.size))
+        device, sample, setting, basis, rate, size, check = _HEAD.unpack(file.read(_HEAD.size))
         end += _HEAD.size + size
         if end > length:
             raise ValueError("it ends in the middle of a sample")
@@ -81,4 +84,4 @@ def _records(file: BinaryIO, length: int) -> Iterator[tuple[SentSample, int]]:
         if len(frame) != size or zlib.crc32(frame) != check:
             raise ValueError("a sample is damaged")
         known = None if basis == _NO_BASIS else basis
-        yield SentSample(device, sample, setting, known, frame), end
+        yield SentSample(device, sample, setting, known, frame, rate), end

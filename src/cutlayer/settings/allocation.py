@@ -7,6 +7,8 @@ from pydantic import Field, field_validator
 from cutlayer.settings.section import Bits, Section
 
 SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
+RATES = (0.06, 0.12, 0.25, 0.5, 1.0)
+"""Bits a value that auto chooses between with codec klt where the job names none."""
 
 
 class Allocation(Section):
@@ -34,6 +36,11 @@ class Allocation(Section):
     bits: tuple[Bits, ...] = ()
     """Of sflam and auto: numbers of bits to choose from; empty: 2, 4, 8, 16 and 32 of sflam, and
     of auto those that were calibrated.
+    """
+
+    rates: tuple[Annotated[float, Field(ge=0.01, le=8)], ...] = ()
+    """Of auto with uplink.codec klt: bits a value, of which the least and the largest bound what it
+    chooses, and all are calibrated; empty: 0.06, 0.12, 0.25, 0.5 and 1.
     """
 
     latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -75,3 +82,8 @@ class Allocation(Section):
         if any(b > 8 and b not in (16, 32) for b in bits):
             raise ValueError(f"{list(bits)} cannot be chosen from: take 1 to 8, 16 and 32")
         return tuple(sorted(set(bits)))
+
+    @field_validator("rates")
+    @classmethod
+    def _rising_rates(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(rates)))

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.allocation import RATES, Allocation
 from cutlayer.settings.section import Bits, Section
 
 SCORES = ("cls", "received")
@@ -54,10 +54,20 @@ class Quantizer(Section):
     rate_bits: Annotated[float, Field(ge=0.01, le=8)] = 0.5
     """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
 
+    fit: Literal["devices", "calibration"] = "devices"
+    """What klt is fitted to (uplink alone): the first samples of the devices, which come in 4 bits,
+    or samples of the server's own (calibration: see `data.calibration`), which no device has.
+    """
+
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices); null: where that changes nothing but the bytes: images that stay as they are, 16 or
     32 bits or klt, bandwidth shared equally.
+    """
+
+    variants: Annotated[int, Field(ge=1, le=64)] | None = None
+    """With image augmentation and samples that are named (uplink alone): how many changed versions
+    a sample has, of which each visit draws one; null: a new one each time, so that all are sent.
     """
 
     bits: Bits = 32
@@ -98,6 +108,11 @@ class Quantizer(Section):
                 "package.module:FUNCTION for your own"
             )
         return levels
+
+    @property
+    def value_bits(self) -> float:
+        """Bits that a value takes: `rate_bits` with klt, else `bits`."""
+        return self.rate_bits if self.codec == "klt" else self.bits
 
     @model_validator(mode="after")
     def _unbiased_levels(self) -> Self:
@@ -164,6 +179,13 @@ class Method(Section):
 
     allocation: Allocation = Allocation()
     """Who takes part in a round, and with what."""
+
+    @property
+    def finest_rate_bits(self) -> float:
+        """Bits a value that a basis of the uplink is fitted to: the most that a device may send."""
+        if self.allocation.solver == "auto":
+            return max(self.allocation.rates or RATES)
+        return max((self.uplink.rate_bits, *self.allocation.rates))
 
     @property
     def own_code(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Every device of a run in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -8,14 +8,20 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
+from cutlayer.train import gradient_coding
+from cutlayer.train.coding import codec_of
+from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
-from cutlayer.train.server_coding import ServerCoding, basis_of
+from cutlayer.train.server_coding import ServerCoding
 
 _HAVING = "having"
+"""[n, 2] devices that have a basis, and the cut that it is for; behind the way it is of."""
+_WAYS = ("", gradient_coding.WAY)
 
 
 class LocalFleet:
@@ -35,14 +41,15 @@ class LocalFleet:
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
-        having = set(state.coding[_HAVING].tolist()) if _HAVING in state.coding else set()
+        having = {way: _having(state.coding, way) for way in _WAYS}
+        bases = {way: bases_of(state.coding, way) for way in _WAYS}
         for index in drawn:
             device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
-            if index in having:
-                device.coding.learn(basis_of(state.coding))
+            known = [bases[way].get(having[way].get(index, -1)) for way in _WAYS]
+            device.coding.begin(Opening(basis=known[0], gradient_basis=known[1]))
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}
@@ -59,16 +66,26 @@ class LocalFleet:
         """See Fleet. The state also says which devices have the basis."""
         devices = self.link.devices
         before, state.coding = state.coding, coding.saved()
-        if coding.codec is not None:
-            having = self.link.having(list(devices), coding.codec.basis.fingerprint)
-            if _HAVING in before and basis_of(before) == coding.basis:
-                having |= set(before[_HAVING].tolist())
-            state.coding[_HAVING] = torch.tensor(sorted(having))
+        for way in _WAYS:
+            old, new = bases_of(before, way), bases_of(state.coding, way)
+            found = _having(before, way).items()
+            having = {d: cut for d, cut in found if old[cut] == new.get(cut)}
+            for cut, frame in new.items():
+                fingerprint = codec_of(frame).basis.fingerprint
+                having |= dict.fromkeys(self.link.having(list(devices), fingerprint), cut)
+            if having:
+                state.coding[f"{way}{_HAVING}"] = torch.tensor(sorted(having.items()))
         if self.job.method.pooled:
             state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
             state.kept |= {d: _copy(devices[d].adapter) for d in result.cohort}
         self.link.end()
+
+
+def _having(coding: Mapping[str, torch.Tensor], way: str) -> dict[int, int]:
+    """Of each device that has a basis of a way, the cut that it is for."""
+    name = f"{way}{_HAVING}"
+    return dict(coding[name].tolist()) if name in coding else {}
 
 
 def _copy(adapter: Adapter) -> Adapter:

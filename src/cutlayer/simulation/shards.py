@@ -32,6 +32,8 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "the one server adapter moves at every step, by all devices of it"
     if method.split and method.uplink.codec == "klt":
         return "the uplink's basis is fitted to what all devices of a round send"
+    if method.split and method.downlink.codec == "klt":
+        return "the downlink's basis is fitted to the gradients of all devices of a round"
     if job.sums_securely:
         return "devices sum up what they trained among themselves (privacy.secure_sum)"
     if job.trust.clip_activations is not None:

@@ -16,13 +16,19 @@ def draw_batches(
     batch_size: int,
     samples: int,
     most: int | None,
+    variants: int = 0,
 ) -> Iterator[NDArray[np.int64]]:
     """The samples of each batch, by number: in every epoch all of them in a new order.
 
-    samples: that the device has. most: of them in an epoch; None: all.
+    samples: that the device has. most: of them in an epoch; None: all. variants: versions of a
+    sample, of which one is drawn; version v of sample n then has the number n times so many, plus
+    v. 0: samples are as they are.
     """
     for epoch in range(epochs):
         order = numpy_rng(seed, device, round, "batches", epoch)
         indices = order.permutation(samples)[:most]
+        if variants:
+            drawn = numpy_rng(seed, device, round, "variants", epoch)
+            indices = indices * variants + drawn.integers(variants, size=len(indices))
         for start in range(0, len(indices), batch_size):
             yield indices[start : start + batch_size]

@@ -101,32 +101,26 @@ def _check_tokens(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_codecs(job: Job, spec: ModelSpec) -> None:
-    if job.method.downlink.reuse:
-        raise JobError(
-            "method.downlink.reuse: gradients are never the same again: leave it out, or set "
-            "method.uplink.reuse"
-        )
+    for field in ("reuse", "variants"):
+        if getattr(job.method.downlink, field):
+            raise JobError(
+                f"method.downlink.{field}: gradients are never the same again: leave it out, or "
+                f"set method.uplink.{field}"
+            )
     reason = why_not(job)
     if job.method.uplink.reuse and reason is not None:
         raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")
-    if job.method.downlink.codec != "quantize":
+    width = spec.width_at(job.cut)
+    for side in ("uplink", "downlink"):
+        if getattr(job.method, side).codec == "klt" and width > MAX_WIDTH:
+            raise JobError(
+                f"method.{side}.codec: 'klt' takes tensors of up to {MAX_WIDTH} channels, and "
+                f"{job.model.path} has {width} at its cut: take quantize"
+            )
+    if job.method.uplink.codec == "klt" and job.method.allocation.solver == "sflam":
         raise JobError(
-            f"method.downlink.codec: {job.method.downlink.codec!r} is there for the library "
-            "(cutlayer.wire) but not yet for gradients in training: take quantize"
-        )
-    if job.method.uplink.codec == "quantize":
-        return
-    width, solver = spec.width_at(job.cut), job.method.allocation.solver
-    if width > MAX_WIDTH:
-        raise JobError(
-            f"method.uplink.codec: 'klt' takes activations of up to {MAX_WIDTH} channels, and "
-            f"{job.model.path} has {width} at its cut: take quantize"
-        )
-    if solver in ("auto", "sflam", "asfl", "asfv") or ":" in solver:
-        raise JobError(
-            "method.uplink.codec: 'klt' has one basis, for one cut, and divides the bits itself, "
-            f"but allocation.solver {solver!r} chooses cuts or bits: take solver equal, or "
-            "codec quantize"
+            "method.uplink.codec: 'klt' divides the bits itself, but allocation.solver 'sflam' "
+            "chooses by the error of equal steps: take solver auto, or codec quantize"
         )
 
 

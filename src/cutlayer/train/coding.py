@@ -11,8 +11,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
-from cutlayer.settings.method import Quantizer
+from cutlayer.settings.method import Method, Quantizer
 from cutlayer.train.opening import HeldSamples, Opening
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
@@ -26,20 +27,34 @@ FITTING = Quantizer(bits=4, levels="gaussian", rotate=True)
 """How activations travel that a basis is fitted to: 4 bits lose next to nothing of them."""
 
 
-@lru_cache(maxsize=4)
-def codec_of(basis: bytes) -> KltCodec:
-    """The codec of a basis's frame; devices in one process share it. Raises FrameError."""
+@lru_cache(maxsize=32)
+def codec_of(basis: bytes, share: float = 1.0) -> KltCodec:
+    """The codec of a basis's frame; devices in one process share it. Raises FrameError.
+
+    share: of the bits a value that the basis was fitted for (see `KltCodec.coarser`).
+    """
+    if share < 1:
+        return codec_of(basis).coarser(share)
     return KltCodec(read_basis(basis))
+
+
+def rate_share(method: Method, decision: Decision) -> float:
+    """The share of the bits a value, of those a basis is fitted for, that a device is to send."""
+    if decision.rate_bits is None:
+        return min(1.0, method.uplink.rate_bits / method.finest_rate_bits)
+    return min(1.0, decision.rate_bits / method.finest_rate_bits)
 
 
 class DeviceCoding:
     """What a device encodes activations with.
 
-    codec: of the last basis that came down, None before the first. plain_steps: see `Opening`.
+    codec: of the last basis that came down, None before the first; gradients: the same, of what
+    the server sends. plain_steps: see `Opening`.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
+        self.gradients: KltCodec | None = None
         self.plain_steps = 0
         self._held = HeldSamples()
 
@@ -48,6 +63,8 @@ class DeviceCoding:
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
+        if opening.gradient_basis is not None:
+            self.gradients = codec_of(bytes(opening.gradient_basis))
         self._held = HeldSamples(opening.held)
 
     def learn(self, basis: bytes) -> None:
@@ -58,6 +75,11 @@ class DeviceCoding:
     def fingerprint(self) -> int | None:
         """Of the basis that the device has; None without one."""
         return None if self.codec is None else self.codec.basis.fingerprint
+
+    def has(self, basis: int) -> bool:
+        """Whether the device has the basis with this fingerprint, of activations or gradients."""
+        found = (self.codec, self.gradients)
+        return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""
@@ -75,10 +97,10 @@ class DeviceCoding:
         self._held.sent(found.items())
         return encode_visit(Visit(*due, frames))
 
-    def codec_at(self, step: int, uplink: Quantizer, rotation_seed: int) -> Codec:
+    def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:
         """What to encode the activations of a step with. Raises RunError where a basis is due."""
-        if uplink.codec == "quantize":
-            return QuantizedCodec(uplink, rotation_seed)
+        if method.uplink.codec == "quantize":
+            return QuantizedCodec(decision.uplink(method), rotation_seed)
         if step < self.plain_steps:
             return QuantizedCodec(FITTING, rotation_seed)
         if self.codec is None:
@@ -86,4 +108,5 @@ class DeviceCoding:
                 "method.uplink.codec: the server sent no basis to encode with: run the same "
                 "cutlayer on both sides"
             )
-        return self.codec
+        share = rate_share(method, decision)
+        return self.codec if share >= 1 else codec_of(self.codec.basis.frame, share)

@@ -7,6 +7,10 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.seeds import numpy_rng
 
+POOL = 4
+"""Devices in a pass where a job does not say and memory is not a GPU's: a CPU gains nothing by
+more."""
+
 
 def draw_cohort(job: Job, round: int) -> list[int]:
     """The devices of a round, in the order they take turns: uniform without replacement.
@@ -20,6 +24,11 @@ def draw_cohort(job: Job, round: int) -> list[int]:
     if job.devices.participation == "poisson":
         number = max(1, int(rng.poisson(number)))
     return [int(i) for i in order[:number]]
+
+
+def pool_of(job: Job) -> int:
+    """Devices in a pass as a job says it, whatever computes."""
+    return job.training.pool or POOL
 
 
 def make_pools(

@@ -102,7 +102,8 @@ class Device:
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         job = self.job
         sizes = (job.training.local_epochs, job.training.batch_size, len(self.data))
-        return draw_batches(job.seed, self.id, round, *sizes, self.samples_a_round)
+        most = self.samples_a_round
+        return draw_batches(job.seed, self.id, round, *sizes, most, self._variants)
 
     def first_batch(self, round: int) -> Dataset:
         """The samples of the first step of a round that has not begun yet."""
@@ -129,8 +130,8 @@ class Device:
         message: activations of the samples `to_compute`; None where there are none.
         """
         seed = self.job.seed
-        uplink = self.decision.uplink(self.job.method)
-        codec = self.coding.codec_at(step, uplink, derive(seed, "rotation"))
+        rotation = derive(seed, "rotation")
+        codec = self.coding.codec_at(step, self.job.method, self.decision, rotation)
         if self._visits(step):
             return ToEncode(codec, [] if message is None else one_by_one(message), None)
         assert message is not None
@@ -171,13 +172,24 @@ class Device:
             step // (self.steps // self.job.training.local_epochs),
         )
 
+    @property
+    def _variants(self) -> int:
+        """Versions of a sample that the device draws from, where they are bounded; 0 elsewhere.
+
+        Samples are then numbered by version: version v of sample n is n times so many, plus v.
+        """
+        uplink = self.job.method.uplink
+        return uplink.variants or 0 if self.job.training.image_augmentation else 0
+
     def _samples(self, indices: np.ndarray, round: int, epoch: int) -> Dataset:
-        batch, kinds = self.data.subset(indices), self.job.training.image_augmentation
-        if not kinds:
+        kinds, versions = self.job.training.image_augmentation, self._variants
+        batch = self.data.subset(indices // versions if versions else indices)
+        if not kinds or not len(indices):
             return batch
         images = batch.inputs
         assert isinstance(images, torch.Tensor)  # train.check refuses texts
-        seeds = [(self.id, "augment", int(sample), round, epoch) for sample in indices]
+        visit = () if versions else (round, epoch)  # a version is the same at every visit
+        seeds = [(self.id, "augment", int(sample), *visit) for sample in indices]
         rngs = [numpy_rng(self.job.seed, *seed) for seed in seeds]
         return Dataset(augment(images, kinds, rngs), batch.labels, batch.classes)
 

@@ -99,7 +99,7 @@ class LocalLink:
 
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
         """See Link."""
-        return {number for number in devices if self.devices[number].coding.fingerprint == basis}
+        return {number for number in devices if self.devices[number].coding.has(basis)}
 
     def changed(self, devices: Sequence[int]) -> set[int]:
         """See Link."""

@@ -18,13 +18,15 @@ class Opening:
     adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
     there is none yet. plain_steps: the first steps, sent as `coding.FITTING` says; the basis comes
     down before the step after them. 0: there is a basis, or the codec needs none. held: which of
-    the device's samples the server holds; None: every sample is sent.
+    the device's samples the server holds; None: every sample is sent. gradient_basis: None: the
+    device has the server's, or gradients come down as they did before there was one.
     """
 
     adapter: bytes | None = None
     basis: bytes | None = None
     plain_steps: int = 0
     held: bytes | None = None
+    gradient_basis: bytes | None = None
 
 
 class HeldSamples:

@@ -147,7 +147,9 @@ class Pool:
         most = frame_limit(first.model, first.job.training.batch_size)
         opened = [open_gradient(frame, max_bytes=most) for frame in frames.values()]
         found = {}
-        messages = gradients_of(opened, device=first.model.compute)
+        # Devices of one cut have one basis for gradients, if any.
+        codec = first.coding.gradients
+        messages = gradients_of(opened, codec, first.model.compute)
         for number, message in zip(frames, messages, strict=True):
             if isinstance(message, FrameError):
                 raise message

@@ -10,17 +10,10 @@ from cutlayer.job import Job
 from cutlayer.model.cost import memory_bytes, whole_cost
 from cutlayer.model.cut import CutModel
 from cutlayer.model.spec import ModelSpec
+from cutlayer.train.cohort import pool_of
 
-POOL = 4
-"""Devices in a pass where a job does not say and memory is not a GPU's: a CPU gains nothing by
-more."""
 _SHARE = 0.7
 """Of a GPU's free memory that pools may fill: estimates are rough, and products need room."""
-
-
-def pool_of(job: Job) -> int:
-    """Devices in a pass as a job says it, whatever computes."""
-    return job.training.pool or POOL
 
 
 def pool_size(job: Job, model: CutModel) -> int:

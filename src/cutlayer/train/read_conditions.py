@@ -95,6 +95,11 @@ def where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
     return (Condition(holds, f"it needs {needed}: leave it out, or set that"),)
 
 
+def uplink_is(codec: str) -> tuple[Condition, ...]:
+    """Read where activations go up through this codec."""
+    return where(lambda job: job.method.uplink.codec == codec, f"method.uplink.codec {codec}")
+
+
 def not_chosen(what: str, solvers: tuple[str, ...]) -> Condition:
     """Read unless one of these allocators, which choose it, allocates."""
     return Condition(
@@ -125,6 +130,10 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         lambda job: codec(job) == "klt",
         f"codec quantize does not read it: leave it out, or take method.{side}.codec klt",
     )
+    of_devices = Condition(
+        lambda job: side == "uplink",
+        "the server fits gradients' codec to gradients: leave it out, or set method.uplink.fit",
+    )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",
         f"method.{side}.step says how coarse: leave one of them out",
@@ -135,11 +144,19 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     )
     own = CHOOSES_BITS if side == "uplink" else ("sflam",)
     bits = not_chosen("the bits", own)
+    rate = not_chosen("the rate", ("auto",) if side == "uplink" else ())
     return {
         f"method.{side}.codec": (first,),
         f"method.{side}.reuse": (first,),
-        f"method.{side}.step": (first, fitted),
-        f"method.{side}.rate_bits": (first, fitted, aimed),
+        f"method.{side}.fit": (first, fitted, of_devices),
+        f"method.{side}.variants": (
+            first,
+            *where(
+                lambda job: bool(job.training.image_augmentation), "training.image_augmentation"
+            ),
+        ),
+        f"method.{side}.step": (first, fitted, rate),
+        f"method.{side}.rate_bits": (first, fitted, aimed, rate),
         f"method.{side}.bits": (first, bits, plain),
         **{
             f"method.{side}.{name}": (first, plain, few)

@@ -15,13 +15,15 @@ from cutlayer.fingerprint import of_parts
 @dataclass(frozen=True)
 class SentSample:
     """One sample of a device. setting: what it was sent at; basis: the fingerprint of the basis
-    that decodes it, None for none."""
+    that decodes it, None for none; rate_bits: bits a value that it was sent at with that basis.
+    """
 
     device: int
     sample: int
     setting: int
     basis: int | None
     frame: bytes
+    rate_bits: float = 0.0
 
 
 class SampleCache:
@@ -44,15 +46,25 @@ class SampleCache:
         for samples in self._held.values():
             yield from samples.values()
 
-    def begin(self, devices: Mapping[int, Decision], basis: int | None) -> None:
+    def begin(
+        self,
+        devices: Mapping[int, Decision],
+        basis: Mapping[int, int | None],
+        rates: Mapping[int, float],
+    ) -> None:
         """Start a round, or a turn of it: drop what these devices' settings make stale.
 
-        What room is left is theirs in equal parts.
+        basis: of each device's cut, the fingerprint of the basis in use; rates: the bits a value
+        that each is to send, for which finer samples serve too. What room is left is theirs in
+        equal parts.
         """
         for device, decision in devices.items():
             setting = setting_of(decision)
             for one in list(self._held[device].values()):
-                if one.setting != setting or one.basis not in (None, basis):
+                stale = one.basis is not None and (
+                    one.basis != basis[device] or one.rate_bits < rates[device]
+                )
+                if one.setting != setting or stale:
                     self._drop(one)
         self._room = dict.fromkeys(devices, (self.limit_bytes - self.used_bytes) // len(devices))
 

@@ -78,19 +78,27 @@ class Server:
         for device in link.changed(list(decisions)):
             coding.forget(device)
         coding.begin(decisions)
-        having: set[int] = set()
-        if coding.fingerprint is not None:
-            having = link.having(list(decisions), coding.fingerprint)
+        having: dict[int | None, set[int]] = {None: set()}
+        for cut in sorted({one.cut for one in decisions.values()}):
+            devices = [device for device, one in decisions.items() if one.cut == cut]
+            for basis in (coding.fingerprint(cut), coding.gradients.fingerprint(cut)):
+                if basis is not None:
+                    having[basis] = link.having(devices, basis)
         averages = self.job.method.aggregate != "none"
         broadcasts = self.broadcasts(round, decisions) if averages else {}
         return {
             device: Opening(
                 broadcasts.get(device),
-                None if device in having else coding.basis,
-                coding.plain_steps,
+                None
+                if device in having[coding.fingerprint(decision.cut)]
+                else coding.basis(decision.cut),
+                coding.plain_steps(decision.cut),
                 coding.held(device),
+                None
+                if device in having[coding.gradients.fingerprint(decision.cut)]
+                else coding.gradients.basis(decision.cut),
             )
-            for device in decisions
+            for device, decision in decisions.items()
         }
 
     def begin(

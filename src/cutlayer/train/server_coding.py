@@ -1,14 +1,11 @@
-"""The server's side of the uplink's codec: it fits the basis, hands it out and fits it again.
+"""The server's side of the uplink's codec: it fits a basis for each cut, and hands it out.
 
-It is fitted to what the devices of a round send first, in 4 bits. Where the blocks on the devices
-are trained, what they send drifts away from it: once frames are a quarter longer or shorter than
-the basis lets expect, the next round begins in 4 bits again, and a new version follows.
+A basis is fitted to what the devices of a round that have its cut send first, in 4 bits (see
+fitted_basis.py). Versions count over all cuts, so that no two bases of a run have the same.
 """
 
-import math
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,55 +13,49 @@ from torch import Tensor
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.train.coding import codec_of
+from cutlayer.train.coding import codec_of, rate_share
+from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
+from cutlayer.train.gradient_coding import GradientCoding
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
-from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
-from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.klt_fit import KltSettings
 from cutlayer.wire.codecs.seam import MERGED, Rows
-from cutlayer.wire.frame import Bytes, body_length, kind_of
+from cutlayer.wire.frame import Bytes, kind_of
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 
-LEAST_SAMPLES = 64
-"""Samples that a basis is fitted to, of all devices of a round together, where there are as many:
-a few dozen suffice."""
-MOST_SAMPLES = 256
-"""No more are kept: the fit takes time and memory by them."""
-_MOST_OF_MEDIAN = 10.0
-"""A device whose activations are so many times as large as its cohort's has no say in the basis."""
-
-
-def basis_of(saved: Mapping[str, Tensor]) -> bytes:
-    """The frame of the basis in what `ServerCoding.saved` gave."""
-    return saved["basis"].numpy().tobytes()
+_STALE = "stale."
+"""What the entries of a state begin with that say of a cut whether its basis no longer suits."""
 
 
 class ServerCoding:
-    """The basis of a run, over all of its rounds.
+    """The bases of a run, over all of its rounds.
 
-    codec: None before the first fit, and for uplinks that need no fitting. basis: its frame.
-    plain_steps: the first steps of this round, in 4 bits, before the basis goes down. cache: the
-    samples that devices only name; None where they send all.
+    cache: the samples that devices only name; None where they send all. gradients: how gradients
+    go back. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
+    fitted to what devices send first.
     """
 
-    def __init__(self, job: Job, spec: ModelSpec, saved: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self,
+        job: Job,
+        spec: ModelSpec,
+        saved: Mapping[str, Tensor] | None = None,
+        own_rows: Callable[[int], Rows] | None = None,
+    ) -> None:
+        self._own_rows = own_rows
         self._job, self._spec = job, spec
-        self.codec: KltCodec | None = None
-        self.basis: bytes | None = None
-        self.plain_steps = 0
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
-        self._version, self._stale = 0, False
-        self._share = MOST_SAMPLES
-        self._seen: dict[int, list[Rows]] = defaultdict(list)
-        self._samples: dict[int, int] = defaultdict(int)
-        self._watch = RateWatch()
+        self._version = 0
+        self._bases: dict[int, FittedBasis] = defaultdict(FittedBasis)
         if saved and "version" in saved:
-            self._version, self._stale = int(saved["version"]), bool(saved["stale"])
-            if "basis" in saved:
-                self._use(basis_of(saved))
+            self._version = int(saved["version"])
+            for cut, frame in bases_of(saved).items():
+                self._bases[cut].frame = frame
+                self._bases[cut].stale = bool(saved[f"{_STALE}{cut}"])
+        self.gradients = GradientCoding(job, spec, saved or {})
 
     @property
     def fitted(self) -> bool:
@@ -73,30 +64,51 @@ class ServerCoding:
 
     def saved(self) -> dict[str, Tensor]:
         """What a run resumes from; empty for codecs that are not fitted."""
+        found = self.gradients.saved()
         if not self.fitted:
-            return {}
-        found = {"version": torch.tensor(self._version), "stale": torch.tensor(self._stale)}
-        if self.basis is not None:
-            found["basis"] = torch.frombuffer(bytearray(self.basis), dtype=torch.uint8)
-        return found
+            return found
+        there = {cut: one for cut, one in self._bases.items() if one.frame is not None}
+        found["version"] = torch.tensor(self._version)
+        found |= {f"{_STALE}{cut}": torch.tensor(one.stale) for cut, one in there.items()}
+        return found | saved_bases({cut: one.frame or b"" for cut, one in there.items()})
 
     def begin(self, decisions: Mapping[int, Decision]) -> None:
         """Start a round, or a turn of it."""
-        self.plain_steps, devices = 0, len(decisions)
-        if self._stale:
-            self.codec = self.basis = None
-            self._stale = False
+        self.gradients.begin(decisions)
+        if self.fitted:
+            for cut, devices in Counter(one.cut for one in decisions.values()).items():
+                self._bases[cut].begin(devices, self._job.training.batch_size)
+                if self._own_rows is not None and self.basis(cut) is None:
+                    self.fit(cut, self._own_rows(cut))
         if self.cache is not None:
-            self.cache.begin(decisions, self.fingerprint)
-        if self.fitted and self.codec is None:
-            batch = self._job.training.batch_size
-            self.plain_steps = max(1, math.ceil(LEAST_SAMPLES / (batch * devices)))
-            self._share = math.ceil(MOST_SAMPLES / devices)
+            basis = {device: self.fingerprint(one.cut) for device, one in decisions.items()}
+            rates = {d: one.value_bits(self._job.method) for d, one in decisions.items()}
+            self.cache.begin(decisions, basis, rates)
 
-    @property
-    def fingerprint(self) -> int | None:
-        """Of the basis in use; None without one."""
-        return None if self.codec is None else self.codec.basis.fingerprint
+    def basis(self, cut: int) -> bytes | None:
+        """The frame of a cut's basis; None before it was fitted, and where the codec needs none."""
+        return self._bases[cut].frame if cut in self._bases else None
+
+    def codec(self, cut: int) -> KltCodec | None:
+        """The codec that decodes what devices of a cut send; None before it was fitted."""
+        return self._bases[cut].codec if cut in self._bases else None
+
+    def codec_for(self, decision: Decision) -> KltCodec | None:
+        """The codec that a device with this decision encodes with; None before it was fitted."""
+        frame = self.basis(decision.cut)
+        if frame is None:
+            return None
+        share = rate_share(self._job.method, decision)
+        return codec_of(frame) if share >= 1 else codec_of(frame, share)
+
+    def plain_steps(self, cut: int) -> int:
+        """The first steps of this round that devices of a cut send in 4 bits."""
+        return self._bases[cut].plain_steps if cut in self._bases else 0
+
+    def fingerprint(self, cut: int) -> int | None:
+        """Of a cut's basis; None without one."""
+        codec = self.codec(cut)
+        return None if codec is None else codec.basis.fingerprint
 
     def forget(self, device: int) -> None:
         """Drop what a device sent: its data may have changed."""
@@ -112,67 +124,46 @@ class ServerCoding:
     def keep(self, decision: Decision, device: int, sample: int, frame: bytes) -> None:
         """Keep a sample that a device sent, which will only name it then."""
         if self.cache is not None:
-            basis = self.fingerprint if kind_of(frame).startswith("coded") else None
-            self.cache.keep(SentSample(device, sample, setting_of(decision), basis, frame))
+            basis = self.fingerprint(decision.cut) if kind_of(frame).startswith("coded") else None
+            rate = decision.value_bits(self._job.method) if basis is not None else 0.0
+            setting = setting_of(decision)
+            self.cache.keep(SentSample(device, sample, setting, basis, frame, rate))
 
     def end(self) -> None:
         """End a round: fit where no step came to it; a basis that no longer suits is its last."""
-        if self.codec is None and self._seen:
-            self.fit()
-        elif self._job.method.device == "trained" and self._watch.due:
-            self._stale = True
-        self._watch = RateWatch()
+        for cut, one in self._bases.items():
+            if one.waits:
+                self.fit(cut)
+            one.end(self._job.method.device == "trained")
+        self.gradients.end()
 
-    def note(self, message: ActivationsMessage, frame: Bytes, tokens: int | None) -> None:
-        """Take note of activations that came: to fit to, or to see whether the basis suits them.
+    def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
+        """Take note of activations that came: to fit to, or to see whether the basis suits them."""
+        if self.fitted:
+            share = rate_share(self._job.method, decision)
+            rows = rows_of(message, self._spec.prefix, decision.tokens)
+            samples = len(message.hidden)
+            self._bases[decision.cut].note(message.device, samples, rows, frame, share)
 
-        tokens: kept of a sample besides the prefix; None: all.
+    def fit(self, cut: int, rows: Rows | None = None) -> bytes:
+        """Fit a cut's basis to what came, or to some rows, where that was not done; returns its
+        frame.
         """
-        if not self.fitted:
-            return
-        rows = _rows(message, self._spec.prefix, tokens)
-        if self.codec is not None:
-            expected = self.codec.expected_bytes(rows.positions, rows.values.shape[1])
-            self._watch.add(body_length(frame), expected)
-        elif self._samples[message.device] < self._share:
-            self._samples[message.device] += len(message.hidden)
-            self._seen[message.device].append(rows)
-
-    def fit(self) -> bytes:
-        """Fit the basis to what came; returns its frame. The samples are forgotten then."""
-        if self.basis is None:
-            uplink = self._job.method.uplink
+        one, method = self._bases[cut], self._job.method
+        if one.frame is None:
             settings = KltSettings(
                 prefix=self._spec.prefix,
-                step=None if uplink.step == "auto" else uplink.step,
-                rate_bits=uplink.rate_bits,
+                step=None if method.uplink.step == "auto" else method.uplink.step,
+                rate_bits=method.finest_rate_bits,
                 scaled=self._spec.modality == "text",
             )
             self._version += 1
-            self._use(fit_basis(self._like_others(), settings, self._version).frame)
-        assert self.basis is not None
-        return self.basis
-
-    def _use(self, basis: bytes) -> None:
-        self.basis, self.codec = basis, codec_of(basis)
-        self._seen.clear()
-        self._samples.clear()
-
-    def _like_others(self) -> list[Rows]:
-        """The rows of devices whose activations are about as large as the others'.
-
-        A device that sends values of another size, by mistake or on purpose, would have the basis
-        to itself.
-        """
-        sizes = {
-            device: statistics.fmean(float(one.values.square().mean()) for one in rows)
-            for device, rows in sorted(self._seen.items())
-        }
-        most = _MOST_OF_MEDIAN**2 * statistics.median_low(sizes.values())
-        return [one for device in sizes if sizes[device] <= most for one in self._seen[device]]
+            one.fit(settings, self._version, rows)
+        assert one.frame is not None
+        return one.frame
 
 
-def _rows(message: ActivationsMessage, prefix: int, tokens: int | None) -> Rows:
+def rows_of(message: ActivationsMessage, prefix: int, tokens: int | None) -> Rows:
     """The tokens of a message that are no padding, and their positions.
 
     Frames in 4 bits do not say where tokens stood that were kept of several: their mean is that of

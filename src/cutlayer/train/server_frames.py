@@ -9,10 +9,9 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError, RunError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.seeds import derive, torch_rng
-from cutlayer.settings.method import Quantizer
+from cutlayer.seeds import torch_rng
 from cutlayer.wire.codec import encode_gradients_with
-from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.opened import Opened, open_activations
 from cutlayer.wire.visit import Visit, decode_visit
@@ -79,35 +78,40 @@ def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: in
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What goes down for a batch. decision: of its device. gradient: [B, T, D]."""
+    """What goes down for a batch. codec: for its device. gradient: [B, T, D]."""
 
     answered: ActivationsMessage
-    decision: Decision
+    codec: Codec
     loss: float
     gradient: Tensor
 
 
 def gradient_frames(job: Job, answers: Sequence[Answer]) -> dict[int, bytes | RunError]:
-    """By device, the frame of a gradient at the bits decided; those with as many bits in one call.
+    """By device, the frame of a gradient; those with one codec are encoded in one call.
 
-    Or what is wrong with it: values that the bits cannot carry.
+    With a fitted codec each is encoded alone, so that its step size does not depend on which
+    devices share a pass. Or what is wrong with one: values that the codec cannot carry.
     """
     found: dict[int, bytes | RunError] = {}
-    alike: dict[Quantizer, list[Answer]] = {}
+    alike: dict[Codec, list[Answer]] = {}
     for answer in answers:
-        alike.setdefault(answer.decision.downlink(job.method), []).append(answer)
-    for quantizer, together in alike.items():
-        try:
-            frames: Sequence[bytes | RunError] = _encoded(job, quantizer, together)
-        except RunError:  # of one of them; who it is only that one shows
-            frames = [_encoded_alone(job, quantizer, answer) for answer in together]
+        alike.setdefault(answer.codec, []).append(answer)
+    for codec, together in alike.items():
+        frames: Sequence[bytes | RunError] = []
+        if not codec.positional:
+            try:
+                frames = _encoded(job, codec, together)
+            except RunError:
+                frames = []  # who it is, each alone shows
+        if not frames:
+            frames = [_encoded_alone(job, codec, answer) for answer in together]
         found |= {
             answer.answered.device: frame for answer, frame in zip(together, frames, strict=True)
         }
     return found
 
 
-def _encoded(job: Job, quantizer: Quantizer, answers: Sequence[Answer]) -> list[bytes]:
+def _encoded(job: Job, codec: Codec, answers: Sequence[Answer]) -> list[bytes]:
     messages, rngs = [], []
     for answer in answers:
         device, round, step = (one := answer.answered).device, one.round, one.step
@@ -115,12 +119,11 @@ def _encoded(job: Job, quantizer: Quantizer, answers: Sequence[Answer]) -> list[
             GradientMessage(device, round, step, answer.gradient, answer.loss, one.mask)
         )
         rngs.append(torch_rng(job.seed, device, round, "downlink", step))
-    codec = QuantizedCodec(quantizer, derive(job.seed, "rotation"))
     return encode_gradients_with(codec, messages, rngs)
 
 
-def _encoded_alone(job: Job, quantizer: Quantizer, answer: Answer) -> bytes | RunError:
+def _encoded_alone(job: Job, codec: Codec, answer: Answer) -> bytes | RunError:
     try:
-        return _encoded(job, quantizer, [answer])[0]
+        return _encoded(job, codec, [answer])[0]
     except RunError as fault:
         return fault

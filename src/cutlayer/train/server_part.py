@@ -32,6 +32,7 @@ from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_frames import Answer, check_activations, gradient_frames, read_visit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
+from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.opened import Opened, activations_of, open_activations
 from cutlayer.wire.transfer import to_device
@@ -91,12 +92,12 @@ class ServerPart:
         self._most_bytes = frame_limit(model, job.training.batch_size)
         self.seen = dict.fromkeys(self.decisions, 0)
         self.clipped_tokens: dict[int, int] = {}
-        self._plain_steps = coding.plain_steps
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
-        fits = 0 < self._plain_steps == step
-        return step_exchanges(self._job.method, self._model, self.decisions[device].cut, fits)
+        cut = self.decisions[device].cut
+        fits = 0 < self._coding.plain_steps(cut) == step
+        return step_exchanges(self._job.method, self._model, cut, fits)
 
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
@@ -114,7 +115,7 @@ class ServerPart:
     def give(self, exchange: Exchange, state: PoolStep, devices: Sequence[int]) -> dict[int, bytes]:
         """The frames that go down to the devices of a pool in an exchange."""
         if exchange == BASIS:
-            return dict.fromkeys(devices, self._coding.fit())
+            return {device: self._coding.fit(self.decisions[device].cut) for device in devices}
         assert exchange == GRADIENT
         return state.replies
 
@@ -132,22 +133,31 @@ class ServerPart:
             trained = self._train(batch, faults)
             losses |= {message.device: loss for message, loss, _ in trained}
             answers = [
-                Answer(message, self.decisions[message.device], loss, gradient)
+                Answer(message, self._gradient_codec(message.device), loss, gradient)
                 for message, loss, gradient in trained
                 if gradient is not None
             ]
             with watch.timed("wire"):
-                for device, reply in gradient_frames(self._job, answers).items():
+                replies = gradient_frames(self._job, answers)
+                for answer in answers:
+                    device = answer.answered.device
+                    reply = replies[device]
                     if isinstance(reply, RunError):  # it does not fit into the downlink's bits
                         faults[device] = reply
                         del losses[device]
-                    else:
-                        state.replies[device] = reply
+                        continue
+                    state.replies[device] = reply
+                    place = (self.decisions[device].cut, device)
+                    mask = answer.answered.mask
+                    self._coding.gradients.note(*place, answer.gradient, mask, reply)
             if self._job.method.server_adapter == "in-turn":
                 self.adapters.update(state.step)
         state.losses |= {device: losses[device] for device in frames if device in losses}
         state.replies = {d: state.replies[d] for d in frames if d in state.replies}
         return faults
+
+    def _gradient_codec(self, device: int) -> Codec:
+        return self._coding.gradients.codec(self.decisions[device])
 
     def _read(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults
@@ -160,7 +170,10 @@ class ServerPart:
             except FrameError as fault:
                 faults[device] = fault
         opened = [part.opened for parts in came.values() for part in parts]
-        decoded = iter(activations_of(opened, self._coding.codec, self._model.compute))
+        codec = None
+        if came:  # the devices of a pool have one cut
+            codec = self._coding.codec(self.decisions[next(iter(came))].cut)
+        decoded = iter(activations_of(opened, codec, self._model.compute))
         messages = []
         for device, parts in came.items():
             own = list(islice(decoded, len(parts)))
@@ -180,8 +193,8 @@ class ServerPart:
                 f"frame: device {device} sent activations but is not in the cohort of this round: "
                 "let it join the next"
             )
-        due = (device, self._round, state.step)
-        if self._coding.cache is None or state.step < self._plain_steps:
+        due, cut = (device, self._round, state.step), self.decisions[device].cut
+        if self._coding.cache is None or state.step < self._coding.plain_steps(cut):
             return [_Part(self._check(frame, due), frame)]
         visit = read_visit(frame, due, self._job, self._most_bytes)
         parts = []
@@ -236,7 +249,7 @@ class ServerPart:
         for part, message in zip(parts, messages, strict=True):
             if part.frame is None:
                 continue
-            self._coding.note(message, part.frame, decision.tokens)
+            self._coding.note(message, part.frame, decision)
             if part.sample is not None:
                 self._coding.keep(decision, device, part.sample, part.frame)
         if self._coding.cache is None:

@@ -21,6 +21,7 @@ from cutlayer.train.read_conditions import (
     of_world,
     placed,
     ranked,
+    uplink_is,
     where,
 )
 
@@ -140,7 +141,8 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "method.allocation.rates_bps": of_solvers("asfl"),
     "method.allocation.tokens_min": of_solvers("st-sflora", "exact"),
     "method.allocation.tokens": of_solvers("auto"),
-    "method.allocation.bits": of_solvers("sflam", "auto"),
+    "method.allocation.bits": (*of_solvers("sflam", "auto"), *uplink_is("quantize")),
+    "method.allocation.rates": (*of_solvers("auto"), *uplink_is("klt")),
     "method.allocation.latency_weight": of_solvers("sflam"),
     "method.allocation.error_budget": of_solvers("sflam"),
     **dict.fromkeys(

@@ -65,9 +65,7 @@ def pack(kind: str, header: msgspec.Struct, body: Bytes) -> bytes:
             f"{MAX_HEADER_BYTES}: send fewer or shorter names"
         )
     _read_header(packed, type(header))
-    prefix = _PREFIX.pack(MAGIC, VERSION, KINDS[kind], len(packed), len(body))
-    checksum = zlib.crc32(body, zlib.crc32(packed, zlib.crc32(prefix)))
-    return b"".join((prefix, _CHECKSUM.pack(checksum), packed, body))
+    return put_together(bytes([KINDS[kind]]) + packed, body)
 
 
 def kind_of(frame: Bytes) -> str:
@@ -85,6 +83,24 @@ def kind_of(frame: Bytes) -> str:
         if number == known:
             return kind
     raise FrameError(f"the frame is of unknown kind {number}: run the same cutlayer on both sides")
+
+
+def take_apart(frame: Bytes) -> tuple[bytes, memoryview]:
+    """What a frame says (its kind and header), and its body; `put_together` makes it again.
+
+    For frames of our own: nothing is checked.
+    """
+    number, header_bytes = _PREFIX.unpack_from(frame)[2:4]
+    view = memoryview(frame)[HEAD_BYTES:]
+    return bytes([number, *view[:header_bytes]]), view[header_bytes:]
+
+
+def put_together(said: Bytes, body: Bytes) -> bytes:
+    """The frame that was taken apart; whether it is sound shows when it is unpacked."""
+    packed = bytes(said[1:])
+    prefix = _PREFIX.pack(MAGIC, VERSION, said[0], len(packed), len(body))
+    checksum = zlib.crc32(body, zlib.crc32(packed, zlib.crc32(prefix)))
+    return b"".join((prefix, _CHECKSUM.pack(checksum), packed, body))
 
 
 def body_length(frame: Bytes) -> int:

@@ -18,6 +18,7 @@ from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
     CodedActivationsHeader,
+    CodedGradientHeader,
     GradientHeader,
     KltHeader,
     TensorHeader,
@@ -49,16 +50,23 @@ def activations_bytes(
     return _frame(header, labels + _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 
 
-def visit_bytes(samples: int, sent: int, sample_bytes: int) -> int:
-    """Bytes of a visit of so many samples, of which those sent take `sample_bytes` each."""
-    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,))
+def visit_bytes(samples: int, sent: int, sample_bytes: int, empty_bytes: int) -> int:
+    """Bytes of a visit of so many samples, of which those sent have frames of `sample_bytes` each;
+    empty_bytes: of a frame without tokens, whose beginning travels once.
+    """
+    header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,), (), ())
     # A number in a device's data takes 1 to 5 bytes, a length 1 to 5.
-    return _frame(header, 4 * samples + 2 * sent + sent * sample_bytes)
+    own = sample_bytes - empty_bytes
+    return _frame(header, 5 * samples + (empty_bytes if sent else 0) + sent * (3 + own))
 
 
 def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bool = False) -> int:
     """Bytes of a frame with the gradient of activations [B, T, D]."""
     B, T, D = shape
+    if quantizer.codec == "klt":
+        coding = KltHeader(1, 2**62, 0.1, 1.0, "range", 0)
+        coded = CodedGradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, coding, 1.0)
+        return _frame(coded, _mask(B * T, masked) + math.ceil(B * T * D * quantizer.rate_bits / 8))
     header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
     return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
 

@@ -119,10 +119,13 @@ class CodedGradientHeader(_BatchHeader, frozen=True):
 
 
 class VisitHeader(_StepHeader, frozen=True):
-    """samples: their numbers in the device's data; lengths: of their frames, 0 where one is only
-    named."""
+    """samples: their numbers in the device's data; says: of each, which of the beginnings of frames
+    in the body is its own, counted from 1, or 0 where it is only named; begins: the lengths of
+    these beginnings; lengths: of the bodies of those that are sent."""
 
     samples: Annotated[tuple[_Sample, ...], Meta(min_length=1, max_length=2**16)]
+    says: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
+    begins: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
     lengths: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
 
 

@@ -1,7 +1,9 @@
 """Frames for samples that the server may hold already: what a device names, and what it sends.
 
-A visit is the activations of one batch, sample by sample. Body: for every sample that the server
-does not hold, a whole frame of activations of that one sample, as it will keep it. A frame of kind
+A visit is the activations of one batch, sample by sample: for every sample that the server does
+not hold, a frame of activations of that one sample, which it will keep. What such frames say before
+their bodies is alike but for few, and travels once. Body: these beginnings (the kind in one byte,
+and the header), then the bodies of the samples that are sent, in order. A frame of kind
 `held` tells a device which of its samples the server holds: the differences between their numbers,
 rising, as little-endian uint32, compressed by zstandard where that is shorter.
 """
@@ -42,26 +44,60 @@ class Held:
 
 def encode_visit(visit: Visit) -> bytes:
     """The frame of a visit."""
-    lengths = tuple(0 if one is None else len(one) for one in visit.frames.values())
-    header = VisitHeader(visit.device, visit.round, visit.step, tuple(visit.frames), lengths)
-    return frame.pack("visit", header, b"".join(one for one in visit.frames.values() if one))
+    begins: dict[bytes, int] = {}
+    says, bodies = [], []
+    for one in visit.frames.values():
+        if one is None:
+            says.append(0)
+            continue
+        said, body = frame.take_apart(one)
+        says.append(begins.setdefault(said, len(begins) + 1))
+        bodies.append(body)
+    header = VisitHeader(
+        visit.device,
+        visit.round,
+        visit.step,
+        tuple(visit.frames),
+        tuple(says),
+        tuple(map(len, begins)),
+        tuple(map(len, bodies)),
+    )
+    return frame.pack("visit", header, b"".join([*begins, *bodies]))
 
 
 def decode_visit(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Visit:
     """The visit of a frame; its frames are not looked into. Raises FrameError."""
     header, body = frame.unpack(data, "visit", VisitHeader, max_bytes)
-    unlike = len(set(header.samples)) != len(header.samples)
-    if unlike or len(header.lengths) != len(header.samples) or sum(header.lengths) != len(body):
+    count, sent = len(header.samples), [place for place in header.says if place]
+    declared = sum(header.begins) + sum(header.lengths)
+    sound = (
+        len(set(header.samples)) == count == len(header.says)
+        and len(sent) == len(header.lengths)
+        and max(sent, default=0) <= len(header.begins)
+        and min(header.begins, default=1) > 0
+        and declared == len(body)
+    )
+    if not sound:
         raise FrameError(
-            f"the frame names {len(header.samples)} samples, of which it declares "
-            f"{sum(header.lengths)} bytes, but its body has {len(body)}, or it names one twice: "
-            "have it sent again"
+            f"the frame names {count} samples, of which it declares {declared} bytes, but its body "
+            f"has {len(body)}, or it names one twice: have it sent again"
         )
-    frames: dict[int, bytes | None] = {}
-    start = 0
-    for sample, length in zip(header.samples, header.lengths, strict=True):
-        frames[sample] = bytes(body[start : start + length]) if length else None
+    # Every frame is made whole again: a long beginning that is named often takes room each time.
+    whole = sum(header.begins[place - 1] for place in sent) + sum(header.lengths)
+    if whole > max_bytes:
+        raise FrameError(
+            f"the frames of the visit take {whole} bytes, above max_bytes {max_bytes}: raise it, "
+            "or send smaller batches"
+        )
+    parts, start = [], 0
+    for length in (*header.begins, *header.lengths):
+        parts.append(body[start : start + length])
         start += length
+    bodies = iter(parts[len(header.begins) :])
+    frames: dict[int, bytes | None] = {
+        sample: frame.put_together(parts[place - 1], next(bodies)) if place else None
+        for sample, place in zip(header.samples, header.says, strict=True)
+    }
     return Visit(header.device, header.round, header.step, frames)
 
 

@@ -84,6 +84,7 @@ def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
         message.bits_down,
         message.bandwidth_hz,
         message.power_w,
+        message.rate_bits,
     )
     if opening.adapter is None:
         device.adapter = {}  # what an earlier round trained is not trained in this one

@@ -338,8 +338,9 @@ class _DeviceSession:
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
+        gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
         await device.fetch(site, message.programs)
-        opening = Opening(adapter, basis, message.plain_steps, held)
+        opening = Opening(adapter, basis, message.plain_steps, held, gradients)
         await self._compute(device.begin, message, opening)
         await self._walk_steps(connection, device, message.round)
         for _ in range(device.questions):

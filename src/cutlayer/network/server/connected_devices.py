@@ -63,7 +63,8 @@ CheckReady = Callable[[int, Ready], None]
 class ConnectedDevice:
     """A device that is connected; ready once it has said so.
 
-    rates: as the server measured them. basis: the fingerprint of the one that it has.
+    rates: as the server measured them. basis: the fingerprint of the one that it has;
+    gradient_basis: the same, of the one that it was sent since it connected.
     """
 
     number: int
@@ -71,6 +72,7 @@ class ConnectedDevice:
     ready: Ready | None = None
     rates: LinkRates | None = None
     basis: int | None = None
+    gradient_basis: int | None = None
     losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 

@@ -26,6 +26,7 @@ Loss = Annotated[float, Meta(ge=0, le=1e6)]
 Number = Annotated[int, Meta(ge=0, le=2**20)]
 Cut = Annotated[int, Meta(ge=0, le=4096)]
 Bits = Annotated[int, Meta(ge=1, le=32)]
+ValueBits = Annotated[float, Meta(ge=0.01, le=8)]
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 Fingerprint = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
@@ -144,10 +145,12 @@ class RoundBegin(_Message, tag="round-begin"):
     """The device takes part in a round with this cut, these tokens and bits, and this radio share.
 
     samples: of an epoch at most (None: all the device has). tokens: kept of a sample besides the
-    prefix (None: all). bits: of one value up and down.
+    prefix (None: all). bits: of one value up and down. rate_bits: up, where the uplink's codec is a
+    fitted one (None: the job's).
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
-    basis, where there is none yet. programs: that a light device runs; it fetches those it lacks.
+    basis, where there is none yet. gradient_basis: one that gradients are encoded with comes last.
+    programs: that a light device runs; it fetches those it lacks.
     """
 
     round: Count
@@ -160,9 +163,11 @@ class RoundBegin(_Message, tag="round-begin"):
     bits_down: Bits = 32
     bandwidth_hz: Rate | None = None
     power_w: Rate | None = None
+    rate_bits: ValueBits | None = None
     basis: bool = False
     held: bool = False
     plain_steps: Count = 0
+    gradient_basis: bool = False
     programs: Programs = []
 
 

@@ -11,6 +11,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
     """As many vehicles as can finish, each at the cut that needs the least bandwidth."""
     method = known.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
+    value_bits = method.uplink.value_bits
     cuts = known.allocation.cuts or spread_cuts(known.loads.spec.depth)
     # The broadcast carries the largest device part of all.
     broadcast = np.max([known.broadcast_s(cut) for cut in cuts], axis=0)
@@ -22,7 +23,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
         energy_max_j=known.energy_cap_j,
         time_max_s=known.limit_s,
         fixed_time_s=np.stack(fixed, axis=1),
-        upload_bits=np.stack([known.upload_bits(cut, tokens, up) for cut in cuts], axis=1),
+        upload_bits=np.stack([known.upload_bits(cut, tokens, value_bits) for cut in cuts], axis=1),
         compute_energy_j=np.stack(compute, axis=1),
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,

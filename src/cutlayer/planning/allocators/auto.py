@@ -1,25 +1,35 @@
 """Ours: cut, tokens, bits, bandwidth and power together, at a measured quality."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from cutlayer.allocate import auto
-from cutlayer.allocate.decision import Decision, tokens_of
+from cutlayer.allocate.decision import Decision, Setting, serves, tokens_of
 from cutlayer.allocate.options import OptionProblem
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
-from cutlayer.planning.known.planning_input import Ints, PlanningInput, RoundDecisions
+from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, RoundDecisions
+from cutlayer.settings.allocation import RATES
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
     """The cheapest setting of each device among those of enough measured quality.
 
-    Quality is that of activations; gradients keep at least the method's own bits.
+    Quality is that of activations; gradients keep at least the method's own bits. With a fitted
+    codec, rates between those measured are there to choose too. What the server holds of a device
+    at a setting costs it next to nothing.
     """
     settings, method = known.allocation, known.job.method
+    fitted = method.uplink.codec == "klt"
     table = known.measures.calibration()
+    if fitted:
+        table = between_rates(table, settings.rates or RATES)
     cuts = _axis("cuts", table.cuts, settings.cuts)
     tokens = _axis("tokens", table.tokens, tuple(t or max(table.tokens) for t in settings.tokens))
-    bits = _axis("bits", table.bits, settings.bits)
+    bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
     plan = auto.solve(
         _problem(known, table, cuts, tokens, bits),
         time_weight=settings.time_weight,
@@ -36,14 +46,16 @@ def solve(known: PlanningInput) -> RoundDecisions:
             )
             continue
         kept = int(table.tokens[tokens[plan.tokens[place]]])
-        chosen = int(table.bits[bits[plan.bits[place]]])
+        chosen = table.bits[bits[plan.bits[place]]]
+        up = method.uplink.bits if fitted else int(chosen)
         decisions[device] = Decision(
             int(table.cuts[cuts[plan.cut[place]]]),
             tokens_of(kept, most),
-            chosen,
-            max(chosen, method.downlink.bits),
+            up,
+            method.downlink.bits if fitted else max(up, method.downlink.bits),
             float(plan.bandwidth_hz[place]),
             float(plan.power_w[place]),
+            float(chosen) if fitted else None,
         )
     note = (
         f"what the round costs, by the weights of method.allocation, is at most "
@@ -52,7 +64,39 @@ def solve(known: PlanningInput) -> RoundDecisions:
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
-def _axis(name: str, measured: tuple[int, ...], wanted: tuple[int, ...]) -> Ints:
+def between_rates(table: Calibration, rates: Sequence[float]) -> Calibration:
+    """The calibration at rates from the least to the largest of some, in steps of a sixth or less.
+
+    Between two measured rates quality is taken to go in a straight line by the logarithm.
+    """
+    low, high = min(rates), max(rates)
+    measured = [rate for rate in table.bits if rate < 32]
+    if not measured or low < measured[0] or high > measured[-1]:
+        raise AllocationError(
+            f"method.allocation.rates: {low:g} to {high:g} bits a value were not calibrated, only "
+            f"{', '.join(f'{rate:g}' for rate in measured) or 'none'}: run cutlayer calibrate with "
+            "this job"
+        )
+    steps = 1 + math.ceil(math.log(high / low) / math.log(7 / 6))
+    found = np.unique([*np.geomspace(low, high, steps), *(r for r in measured if low <= r <= high)])
+
+    def at(values: Floats) -> Floats:
+        line = values.reshape(-1, values.shape[-1])
+        between = [np.interp(np.log(found), np.log(table.bits), one) for one in line]
+        joined = np.concatenate([np.array(between), line[:, -1:]], axis=1)
+        return joined.reshape(*values.shape[:-1], -1)
+
+    return replace(
+        table,
+        bits=(*(float(rate) for rate in found), 32),
+        agreement=at(table.agreement),
+        divergence=at(table.divergence),
+        accuracy=at(table.accuracy),
+        bytes_per_sample=at(table.bytes_per_sample),
+    )
+
+
+def _axis(name: str, measured: tuple[float, ...], wanted: tuple[int, ...]) -> Ints:
     """Indices into the calibration's axis of the values that the job allows; all where it names
     none.
     """
@@ -72,11 +116,16 @@ def _problem(
     """Costs per sample are those of the round divided by its samples; where devices differ, the
     largest.
     """
-    samples = known.loads.samples_trained
-    least = known.job.method.downlink.bits
+    samples, method = known.loads.samples_trained, known.job.method
+    fitted, least = method.uplink.codec == "klt", method.downlink.bits
     most = known.loads.spec.patches
     shape = (len(cuts), len(tokens), len(bits))
     up, down, served = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    held = np.zeros((len(known.devices), *shape), dtype=np.bool_)
+    visited: dict[Setting, list[int]] = {}
+    for place, device in enumerate(known.devices):
+        if device in known.visited:
+            visited.setdefault(known.visited[device], []).append(place)
     flops, adapter, memory = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     broadcast = np.zeros(len(known.devices))
     for c, cut in enumerate(int(table.cuts[i]) for i in cuts):
@@ -87,10 +136,13 @@ def _problem(
         for k, kept in enumerate(int(table.tokens[i]) for i in tokens):
             keep = tokens_of(kept, most)
             served[c, k] = (known.loads.server_flops(cut, keep) / samples)[0] / known.server_flops
-            for q, width in enumerate(int(table.bits[i]) for i in bits):
+            for q, width in enumerate(table.bits[i] for i in bits):
                 up[c, k, q] = (known.loads.activations_bits(cut, keep, width) / samples).max()
-                back = known.loads.gradient_bits(cut, keep, max(width, least))
+                returned = least if fitted else max(int(width), least)
+                back = known.loads.gradient_bits(cut, keep, returned)
                 down[c, k, q] = (back / samples).max()
+                for setting, places in visited.items():
+                    held[places, c, k, q] = serves(setting, (cut, keep, width), method)
     return OptionProblem(
         gain=known.gain,
         power_max_w=known.fleet.power_max_w,
@@ -112,4 +164,12 @@ def _problem(
         noise_w_per_hz=known.noise_w_per_hz,
         samples=samples,
         adapter_bits=adapter,
+        held=held,
+        named_bits=_named_bits(known) if held.any() else 0.0,
     )
+
+
+def _named_bits(known: PlanningInput) -> float:
+    """Bits of a sample that is only named, whatever the setting that it is held at."""
+    named = known.loads.visit_bits(known.job.cut, None, 1, first=False)
+    return float((named / known.loads.samples_trained).max())

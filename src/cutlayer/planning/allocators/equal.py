@@ -17,11 +17,12 @@ def in_equal_parts(known: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDe
     """Equal bandwidth for devices with these cuts [m]; without the energy for it, none."""
     method = known.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
+    value_bits = method.uplink.value_bits
     share = known.bandwidth_hz / (1 if known.turns else len(known.devices))
     link = known.gain / known.noise_w_per_hz
     decisions, left_out, uploads = {}, {}, []
     for cut in np.unique(cuts):
-        payload = known.upload_bits(int(cut), tokens, up)
+        payload = known.upload_bits(int(cut), tokens, value_bits)
         cap = power_under_energy(payload, share, known.upload_energy_j(int(cut)), link)
         power = np.minimum(known.fleet.power_max_w, cap)
         speed = known.uplink_bps(share, power)

@@ -70,10 +70,6 @@ def _in_time(known: PlanningInput) -> tuple[PlanningInput, dict[int, str]]:
             f"{end[place]:.4g} s of the {known.limit_s[place]:.4g} s it has; raise "
             "world.deadline_s or world.coverage_m, or take fewer bits"
         )
-    left_out = {
-        known.devices[
-            place
-        ]: "with an equal share of the band and the fewest bits it would be too late"
-        for place in np.flatnonzero(~able)
-    }
+    why = "with an equal share of the band and the fewest bits it would be too late"
+    left_out = {known.devices[place]: why for place in np.flatnonzero(~able)}
     return known.take(int(i) for i in np.flatnonzero(able)), left_out

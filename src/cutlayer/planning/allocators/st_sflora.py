@@ -50,7 +50,7 @@ def _how_it_ended(ended: st_sflora.Alternation, problem: TokenProblem) -> str:
 def token_problem(known: PlanningInput) -> TokenProblem:
     """P0 of a round: all batches of a device are one payload, beta = samples D q."""
     method, cut, spec = known.job.method, known.job.cut, known.loads.spec
-    bits = method.uplink.bits
+    bits = method.uplink.value_bits
     beta = known.loads.samples_trained * spec.width_at(cut) * bits
     one = known.upload_bits(cut, 1, bits)
     importance = known.measures.importance(known.devices, cut)

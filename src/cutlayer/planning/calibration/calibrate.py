@@ -6,6 +6,7 @@ The grid of cuts, tokens and bits is chosen here; cut_survey.py measures it.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -29,13 +30,17 @@ from cutlayer.planning.calibration.record import (
     subject_of,
     write_calibration,
 )
+from cutlayer.planning.calibration.survey_codecs import FIT_SAMPLES
 from cutlayer.planning.calibration.survey_result import Grid
 from cutlayer.seeds import numpy_rng
+from cutlayer.settings.allocation import RATES
 from cutlayer.train.compute import find_compute
 
 BITS = (2, 4, 8, 32)
 SAMPLES = 128
 HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS = 256, 8
+
+Number = TypeVar("Number", int, float)
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many of how many steps of it are."""
@@ -47,7 +52,7 @@ def calibrate(
     samples: int | None = None,
     cuts: Sequence[int] | None = None,
     tokens: Sequence[int | None] | None = None,
-    bits: Sequence[int] | None = None,
+    bits: Sequence[float] | None = None,
     adapter: str | Path | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
@@ -57,7 +62,8 @@ def calibrate(
     samples: None for 128, or half of what there is. The calibration data (`data.calibration`) are
     neither trained nor tested on.
 
-    cuts, tokens (None among them: all), bits: the grid, see `choose_grid`. adapter: the folder of
+    cuts, tokens (None among them: all), bits: the grid, see `choose_grid`; with a fitted codec bits
+    are rates, and the codec is fitted to others of these samples. adapter: the folder of
     a trained adapter, measured in place of the pretrained model; without one, a linear head is
     fitted to others of these samples, so that there are predictions to compare. say: told in one
     line what was loaded.
@@ -65,14 +71,25 @@ def calibrate(
     """
     progress = progress or (lambda what, done, steps: None)
     spec = describe(job.model)
-    grid = choose_grid(spec, cuts, tokens, bits)
+    fits = job.method.split and job.method.uplink.codec == "klt"
+    if fits:
+        bits = bits or job.method.allocation.rates or RATES
+    grid = choose_grid(spec, cuts, tokens, bits, fits)
     # Neither what is tested on nor what devices have.
     train = load_calibration(job.data, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
     if samples is None:
         samples = min(SAMPLES, max(1, len(train) // 2))
-    measured, fitted = _draw(train, samples, adapter is None, job.seed)
+    classes = len(train.classes)
+    wanted = max(HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS * classes) if adapter is None else 0
+    measured, fitted = _draw(
+        train,
+        samples,
+        classes if adapter is None else int(fits),
+        max(wanted, FIT_SAMPLES if fits else 0),
+        job.seed,
+    )
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
     preprocess = Preprocessor(model.spec, model.compute)
@@ -85,12 +102,14 @@ def calibrate(
             trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
         else:
             trained = load_adapter(adapter, model)
-        found = cut_survey.CutSurvey(job, model, trained, grid, measured).run(preprocess, progress)
+        found = cut_survey.CutSurvey(job, model, trained, grid, measured, fitted).run(
+            preprocess, progress
+        )
     calibration = Calibration(
         **vars(found),
         subject=subject,
         samples=samples,
-        head_samples=len(fitted),
+        head_samples=len(fitted) if adapter is None else 0,
         batch_size=job.training.batch_size,
         seed=job.seed,
         adapter=None if adapter is None else of_file(Path(adapter) / WEIGHTS),
@@ -104,13 +123,15 @@ def choose_grid(
     spec: ModelSpec,
     cuts: Sequence[int] | None = None,
     tokens: Sequence[int | None] | None = None,
-    bits: Sequence[int] | None = None,
+    bits: Sequence[float] | None = None,
+    rates: bool = False,
 ) -> Grid:
     """The grid asked for, with all tokens and 32 bits added.
 
     By default: the job's own cut, cuts after the embedding, blocks 1 and 2 and each quarter of the
     depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
-    N; 2, 4, 8 and 32 bits. Raises JobError for what the model has not, or what cannot be packed.
+    N; 2, 4, 8 and 32 bits. rates: bits are those of a fitted codec. Raises JobError for what the
+    model has not, or what cannot be sent.
     """
     if spec.why_all_tokens is not None:
         raise JobError(
@@ -137,25 +158,28 @@ def choose_grid(
                 "or all"
             )
     for width in bits:
-        if not (1 <= width <= 8 or width in (16, 32)):
-            raise JobError(f"bits: {width} bits cannot be packed: take 1 to 8, 16 or 32")
+        if rates and not (0.01 <= width <= 8 or width == 32):
+            raise JobError(f"bits: klt cannot send {width:g} bits a value: take 0.01 to 8")
+        if not rates and not (width in range(1, 9) or width in (16, 32)):
+            raise JobError(f"bits: {width:g} bits cannot be packed: take 1 to 8, 16 or 32")
     return Grid(_ascending(cuts), _ascending({*kept, N}), _ascending({*bits, 32}))
 
 
-def _ascending(numbers: Iterable[int]) -> tuple[int, ...]:
+def _ascending(numbers: Iterable[Number]) -> tuple[Number, ...]:
     return tuple(sorted(set(numbers)))
 
 
-def _draw(train: Dataset, samples: int, with_head: bool, seed: int) -> tuple[Dataset, Dataset]:
-    """Samples to measure on and, if a head is wanted, others to fit it on; classes in proportion.
+def _draw(
+    train: Dataset, samples: int, spared: int, wanted: int, seed: int
+) -> tuple[Dataset, Dataset]:
+    """Samples to measure on, and as many others as are wanted to fit head and codec on; classes in
+    proportion.
 
-    Raises JobError when there are too few.
+    spared: the fewest of these. Raises JobError when there are too few.
     """
-    classes = len(train.classes)
-    spared = classes if with_head else 0
     most = len(train) - spared
     if not 1 <= samples <= most:
-        why = f", less {spared} to fit a head on" if spared else ""
+        why = f", less {spared} to fit on" if spared else ""
         raise JobError(
             f"samples: {samples} cannot be taken from the {len(train)} that are there to calibrate "
             f"on{why}: "
@@ -163,9 +187,9 @@ def _draw(train: Dataset, samples: int, with_head: bool, seed: int) -> tuple[Dat
             + "name data of their own in data.calibration"
         )
     chosen = stratified(train.labels, samples, numpy_rng(seed, "calibrate", "measured"))
-    if not with_head:
+    if not wanted:
         return train.subset(chosen), train.subset([])
     others = np.setdiff1d(np.arange(len(train)), chosen)
-    size = min(len(others), max(HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS * classes))
+    size = min(len(others), wanted)
     fitted = stratified(train.labels[others], size, numpy_rng(seed, "calibrate", "fitted"))
     return train.subset(chosen), train.subset(others[fitted])

@@ -15,12 +15,13 @@ from cutlayer.model.cut import Activations, Adapter, CutModel, Segment
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import fresh_head, with_outputs
 from cutlayer.planning.calibration.linear_head import fit_head
+from cutlayer.planning.calibration.survey_codecs import codec_at, fit_codecs
 from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.train.shortened import shorten
+from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.messages import ActivationsMessage
-from cutlayer.wire.tokens import Selected, select
 
 RANGE_BATCH = 16
 FIT_BATCH = 32
@@ -54,6 +55,7 @@ def fit(
 class CutSurvey:
     """A model with an adapter, a grid, the samples, and what was measured so far.
 
+    spare: other samples, which a codec is fitted to where the job's needs that.
     plain [n, C] and logits [*grid, n, C]: uncompressed, and through each cell. sent [*grid]: bytes
     of all frames. Both are NaN at cut 0 with fewer than all tokens, which nothing there ranks.
     scores {cut: [n, N]}: each sample's, falling. squares, low, high {cut: [n]}: mean square, least
@@ -61,12 +63,19 @@ class CutSurvey:
     """
 
     def __init__(
-        self, job: Job, model: CutModel, adapter: Adapter, grid: Grid, data: Dataset
+        self,
+        job: Job,
+        model: CutModel,
+        adapter: Adapter,
+        grid: Grid,
+        data: Dataset,
+        spare: Dataset,
     ) -> None:
         n, classes = len(data), len(data.classes)
         shape = (len(grid.cuts), len(grid.tokens), len(grid.bits))
         self.job, self.model, self.adapter = job, model, adapter
-        self.grid, self.data = grid, data
+        self.grid, self.data, self.spare = grid, data, spare
+        self.finest = max((rate for rate in grid.bits if rate < 32), default=32.0)
         self.cuts = sorted({0, *grid.cuts})
         self.plain = np.empty((n, classes))
         self.logits = np.full((*shape, n, classes), np.nan, dtype=np.float32)
@@ -80,6 +89,9 @@ class CutSurvey:
         self, preprocess: Preprocessor, progress: Callable[[str, int, int], None]
     ) -> SurveyResult:
         """Send all samples, in frames of the job's batch size."""
+        self.fitted = fit_codecs(
+            self.job, self.model, preprocess, self.adapter, self.grid.cuts, self.finest, self.spare
+        )
         batches = list(_batches(self.data, self.job.training.batch_size))
         steps = len(batches) * len(self.cuts)
         for number, (rows, part) in enumerate(batches):
@@ -118,20 +130,19 @@ class CutSurvey:
         for k, keep in enumerate(self.grid.tokens):
             if given.scores is None and keep < self.grid.tokens[-1]:
                 continue
-            chosen = self._select(given, keep)
+            tokens = self.job.method.tokens.model_copy(update={"keep": keep})
+            chosen = shorten(given, tokens, self.model.spec.prefix)
             message = ActivationsMessage(
-                0, 0, 0, chosen.hidden, chosen.mask, labels, len(self.data.classes)
+                0, 0, 0, chosen.hidden, chosen.mask, labels, len(self.data.classes), chosen.places
             )
             crossed, most = [], frame_limit(self.model, len(chosen.hidden))
             for q, bits in enumerate(self.grid.bits):
-                frame = encode_activations(
-                    message,
-                    self.job.method.uplink.model_copy(update={"bits": bits}),
-                    rng=torch_rng(self.job.seed, "calibrate", cut, keep, bits, rows.start),
-                    rotation_seed=derive(self.job.seed, "rotation"),
-                )
+                codec = codec_at(self.job, self.fitted, cut, bits, self.finest)
+                rng = torch_rng(self.job.seed, "calibrate", cut, keep, int(bits), rows.start)
+                (frame,) = encode_activations_with(codec, [message], [rng])
                 self.sent[place, k, q] += len(frame)
-                crossed.append(decode_activations(frame, max_bytes=most).hidden)
+                back = decode_activations(frame, codec=self.fitted.get(cut), max_bytes=most)
+                crossed.append(back.hidden)
             if keep == self.grid.tokens[-1]:
                 # Whole floats of all tokens arrive as they were: the cut changes nothing.
                 crossed.pop()
@@ -140,16 +151,10 @@ class CutSurvey:
                 logits = self._finish(crossed, chosen.mask, cut)
                 self.logits[place, k, : len(crossed), rows] = logits
 
-    def _select(self, given: Activations, keep: int) -> Selected:
-        tokens = self.job.method.tokens.model_copy(update={"keep": keep})
-        if given.scores is None:  # before the first block, where all are kept
-            return Selected(given.hidden, given.mask, given.hidden.new_empty(0))
-        return select(given.hidden, given.scores, self.model.spec.prefix, tokens, given.mask)
-
     def _finish(self, crossed: Sequence[Tensor], mask: Tensor | None, cut: int) -> Floats:
         """Logits [Q, B, C] of what arrived at Q numbers of bits, in one pass of the server."""
         Q, hidden = len(crossed), torch.cat(list(crossed)).to(self.model.compute, self.model.dtype)
-        masks = None if mask is None else mask.repeat(Q, 1)
+        masks = None if mask is None else mask.to(self.model.compute).repeat(Q, 1)
         route = [Segment(self.adapter, len(hidden))]
         logits = self.model.server_forward(hidden, masks, cut, route)
         return _array(logits.view(Q, len(hidden) // Q, -1))

@@ -100,10 +100,11 @@ def subject_of(job: Job) -> Subject | None:
     if job.model.aspect != "checkpoint":  # other pixels reach the same model
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    # A codec's own settings count where it is the codec.
-    of_klt = {"codec", "step", "rate_bits"}
-    other = of_klt if job.method.uplink.codec == "quantize" else set()
-    quantizer = job.method.uplink.model_dump(exclude={"bits", "reuse"} | other)
+    # Of a fitted codec all rates are measured; the step is what makes them.
+    apart = {"bits", "fit", "reuse", "variants", "step", "rate_bits"}
+    quantizer = job.method.uplink.model_dump(exclude=apart)
+    if job.method.uplink.codec == "quantize":
+        del quantizer["codec"]
     return Subject(
         model,
         data,

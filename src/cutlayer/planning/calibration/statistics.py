@@ -21,7 +21,7 @@ class Survival:
 
     agreement: share of predictions that stay what they are without compression; least: of the
     device with the smallest. accuracy: on the labels; whole: without compression. between: some
-    numbers of tokens lie between measured ones. samples: that were measured on.
+    numbers of tokens or rates lie between measured ones. samples: that were measured on.
     """
 
     agreement: float
@@ -33,7 +33,7 @@ class Survival:
 
     def sentence(self) -> str:
         """For people."""
-        how = "interpolated between measured tokens" if self.between else "measured"
+        how = "interpolated between measured tokens and rates" if self.between else "measured"
         return (
             f"{100 * self.agreement:.1f} % of predictions survive these cuts, tokens and bits "
             f"(least: {100 * self.least:.1f} %), with an accuracy of {100 * self.accuracy:.1f} % "
@@ -67,7 +67,10 @@ class StatisticsFromCalibration:
     def survival(self, decisions: Iterable[Decision], patches: int) -> Survival | None:
         """What was measured of these decisions; None where it was not, or nothing is cut."""
         record = self._find(exact=True) if self.job.method.split else None
-        return None if record is None else _survival(record, decisions, patches)
+        if record is None:
+            return None
+        bits = [(one, one.value_bits(self.job.method)) for one in decisions]
+        return _survival(record, bits, patches, self.job.method.uplink.codec == "klt")
 
     def _record(self, exact: bool) -> Calibration:
         found = self._find(exact)
@@ -94,18 +97,23 @@ class StatisticsFromCalibration:
         return by_cut[cut]
 
 
-def _survival(record: Calibration, decisions: Iterable[Decision], patches: int) -> Survival | None:
-    """See StatisticsFromCalibration.survival: between two numbers of tokens by a straight line."""
+def _survival(
+    record: Calibration, decisions: Iterable[tuple[Decision, float]], patches: int, rates: bool
+) -> Survival | None:
+    """See StatisticsFromCalibration.survival: between two numbers of tokens by a straight line.
+
+    decisions: each with its bits a value; rates: between two of these by their logarithm.
+    """
     found, between = [], False
-    for one in decisions:
+    for one, bits in decisions:
         keep = min(one.keep(patches), record.tokens[-1])
-        known = one.cut in record.cuts and one.bits_up in record.bits
-        if not known or keep < record.tokens[0]:
+        there = record.bits[0] <= bits <= record.bits[-1] if rates else bits in record.bits
+        if one.cut not in record.cuts or not there or keep < record.tokens[0]:
             return None
-        between = between or keep not in record.tokens
-        cut, bits = record.cuts.index(one.cut), record.bits.index(one.bits_up)
+        between = between or keep not in record.tokens or bits not in record.bits
+        cut = record.cuts.index(one.cut)
         agreement, accuracy = (
-            float(np.interp(keep, record.tokens, table[cut, :, bits]))
+            float(np.interp(keep, record.tokens, _at_bits(table[cut], record.bits, bits)))
             for table in (record.agreement, record.accuracy)
         )
         found.append((agreement, accuracy, float(record.accuracy[cut, -1, -1])))
@@ -120,3 +128,8 @@ def _survival(record: Calibration, decisions: Iterable[Decision], patches: int) 
         between,
         record.samples,
     )
+
+
+def _at_bits(table: Floats, measured: Sequence[float], bits: float) -> Floats:
+    """The column [K] of a table [K, Q] at so many bits a value."""
+    return np.array([np.interp(np.log(bits), np.log(measured), line) for line in table])

@@ -15,11 +15,12 @@ class Grid:
     """What is measured: cuts [C], tokens kept besides the prefix [K] and bits [Q], ascending.
 
     The last tokens are N, all of them; the last bits are 32, so cell [:, -1, -1] is uncompressed.
+    With a fitted codec the other bits are the rates that it is measured at, in bits a value.
     """
 
     cuts: tuple[int, ...]
     tokens: tuple[int, ...]
-    bits: tuple[int, ...]
+    bits: tuple[int | float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class SurveyResult(Grid):
         for name, axis, least in (
             ("cuts", self.cuts, 0),
             ("tokens", self.tokens, 1),
-            ("bits", self.bits, 1),
+            ("bits", self.bits, 0.01),
         ):
             if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
                 raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")

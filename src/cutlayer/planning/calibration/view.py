@@ -32,6 +32,20 @@ def token_numbers(option: str, text: str | None) -> list[int | None] | None:
     return [None if word.strip() == "all" else _number(option, word) for word in words]
 
 
+def values(option: str, text: str | None) -> list[float] | None:
+    """The numbers of `--bits 2,4` or `--bits 0.25,0.5`; None where the option was not given. Raises
+    JobError.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(word) if "." in word else int(word) for word in text.split(",")]
+    except ValueError:
+        raise JobError(
+            f"{option}: {text!r} are no numbers: separate numbers by commas, as in {option} 2,4"
+        ) from None
+
+
 def _number(option: str, word: str) -> int:
     word = word.strip()
     if not (word.isascii() and word.isdigit()):
@@ -63,7 +77,7 @@ def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 def table(found: Calibration) -> Table:
     """The agreement, a row for each cut and number of tokens."""
     bits = [
-        Column(f"{width}", f"{width} bit" + "s" * (width > 1), "percent") for width in found.bits
+        Column(f"{width}", f"{width:g} bit" + "s" * (width != 1), "percent") for width in found.bits
     ]
     rows = []
     for c, cut in enumerate(found.cuts):

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import Decision, Setting
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
@@ -46,7 +46,8 @@ class PlanningInput:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
     world: its settings and radio. label_emd: [m] earth mover's distance between the labels that a
-    device shared and those of the whole fleet; None where nobody shared any.
+    device shared and those of the whole fleet; None where nobody shared any. visited: devices whose
+    samples the server holds, where they need not be sent again, and at which setting.
     """
 
     job: Job
@@ -57,6 +58,7 @@ class PlanningInput:
     world: World
     measures: Measures
     label_emd: Floats | None = None
+    visited: Mapping[int, Setting] = field(default_factory=dict)
 
     @property
     def allocation(self) -> Allocation:
@@ -160,8 +162,10 @@ class PlanningInput:
         frames = steps * np.where(back_bits > 0, 2, 1) + (self.loads.adapter_bits(cut) > 0)
         return self.world.settings.latency_s * frames
 
-    def upload_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """Bits [m] that each device sends in the round: activations and its adapter."""
+    def upload_bits(self, cut: int, tokens: int | None, bits: float) -> Floats:
+        """Bits [m] that each device sends in the round: activations, at so many bits a value, and
+        its adapter.
+        """
         sent = np.zeros(len(self.devices))
         if self.job.method.split:
             sent = self.loads.activations_bits(cut, tokens, bits)

@@ -53,25 +53,30 @@ class Loads:
         """[m] batches of a round."""
         return np.asarray(sum(self.batches.values()), dtype=np.float64)
 
-    def activations_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """[m] bits of activations sent up through the cut."""
+    def activations_bits(self, cut: int, tokens: int | None, bits: float) -> Floats:
+        """[m] bits of activations sent up through the cut, at so many bits a value."""
         return self._frames(lambda batch: self._activations_bytes(batch, cut, tokens, bits))
 
-    def _activations_bytes(self, batch: int, cut: int, tokens: int | None, bits: int) -> int:
-        quantizer = Decision(cut, bits_up=bits).uplink(self.job.method)
+    def _activations_bytes(self, batch: int, cut: int, tokens: int | None, bits: float) -> int:
+        uplink = self.job.method.uplink
+        named = "rate_bits" if uplink.codec == "klt" else "bits"
+        quantizer = uplink.model_copy(update={named: bits})
         sent, width = self._shape(cut, tokens)
         text, language = self.spec.modality == "text", self.spec.parts.language
         labels = self.spec.vocabulary + 1 if language else self.classes
         return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
 
-    def visit_bits(self, cut: int, tokens: int | None, bits: int, first: bool) -> Floats:
+    def visit_bits(self, cut: int, tokens: int | None, bits: float, first: bool) -> Floats:
         """[m] sent up where samples that the server holds are only named; first: it holds none.
 
         Of several epochs the first sends them all.
         """
         each = self._activations_bytes(1, cut, tokens, bits)
-        named = self._frames(lambda batch: visit_bytes(batch, 0, each))
-        whole = self._frames(lambda batch: visit_bytes(batch, batch, each)) if first else named
+        empty = self._activations_bytes(0, cut, tokens, bits)
+        named = self._frames(lambda batch: visit_bytes(batch, 0, each, empty))
+        whole = named
+        if first:
+            whole = self._frames(lambda batch: visit_bytes(batch, batch, each, empty))
         return named + (whole - named) / self.job.training.local_epochs
 
     def gradient_bits(self, cut: int, tokens: int | None, bits: int) -> Floats:

@@ -38,7 +38,7 @@ def _scaled(value: float | None, by: float) -> float | None:
 QUANTITIES = (
     Quantity("cut", "cut", "blocks on the device", lambda row, m, _: row.decisions[m].cut),
     Quantity("tokens", "tokens", "kept of a sample", _tokens),
-    Quantity("bits", "bits", "of an activation", lambda row, m, _: row.decisions[m].bits_up),
+    Quantity("bits", "bits", "of an activation", lambda row, m, _: row.decisions[m].sent_bits),
     Quantity(
         "bandwidth",
         "bandwidth",

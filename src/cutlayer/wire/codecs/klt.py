@@ -14,7 +14,7 @@ therefore hold the same bits, whatever the machine, the batch or the order of th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import msgspec
@@ -74,6 +74,15 @@ class KltCodec:
     def side_information(self) -> bytes:
         """The basis as a frame; `basis.read_basis` reads it."""
         return self.basis.frame
+
+    def coarser(self, share: float) -> "KltCodec":
+        """The same basis at the step size that takes this share of the bits it was fitted for.
+
+        A share of 1 or more is the basis's own step: nothing finer was fitted.
+        """
+        if share >= 1:
+            return self
+        return replace(self, step=self._book.step_at(share))
 
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None

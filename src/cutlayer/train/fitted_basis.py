@@ -1,0 +1,128 @@
+"""The basis of the devices of one cut: fitted to what they send first, and watched from then on.
+
+Where the blocks on the devices are trained, what they send drifts away from it: once frames are a
+quarter longer or shorter than the basis lets expect, the next round begins in 4 bits again, and a
+new version follows.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cutlayer.train.coding import codec_of
+from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.klt import KltCodec
+from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.seam import Rows
+from cutlayer.wire.frame import Bytes, body_length
+
+LEAST_SAMPLES = 64
+"""Samples that a basis is fitted to, of all devices of a round together, where there are as many:
+a few dozen suffice."""
+MOST_SAMPLES = 256
+"""No more are kept: the fit takes time and memory by them."""
+_MOST_OF_MEDIAN = 10.0
+"""A device whose activations are so many times as large as its cohort's has no say in the basis."""
+
+
+def bases_of(saved: Mapping[str, Tensor], way: str = "") -> dict[int, bytes]:
+    """The frame of each cut's basis in a run's state (see `saved_bases`)."""
+    start = f"{way}basis."
+    return {
+        int(name.removeprefix(start)): tensor.numpy().tobytes()
+        for name, tensor in saved.items()
+        if name.startswith(start)
+    }
+
+
+def saved_bases(frames: Mapping[int, bytes], way: str = "") -> dict[str, Tensor]:
+    """The bases of one way through the cut, as tensors of a run's state.
+
+    way: what the names begin with; nothing for activations.
+    """
+    return {
+        f"{way}basis.{cut}": torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+        for cut, frame in sorted(frames.items())
+    }
+
+
+class FittedBasis:
+    """One cut's basis, over all rounds of a run.
+
+    frame: None before the first fit. plain_steps: the first steps of this round, in 4 bits, before
+    the basis goes down.
+    """
+
+    def __init__(self) -> None:
+        self.frame: bytes | None = None
+        self.plain_steps = 0
+        self.stale = False
+        self._share = MOST_SAMPLES
+        self._seen: dict[int, list[Rows]] = defaultdict(list)
+        self._samples: dict[int, int] = defaultdict(int)
+        self._watch = RateWatch()
+
+    @property
+    def codec(self) -> KltCodec | None:
+        """Of the basis, at the step it was fitted for; None before the first fit."""
+        return None if self.frame is None else codec_of(self.frame)
+
+    def begin(self, devices: int, batch_size: int) -> None:
+        """Start a round, or a turn of it, with so many devices of the cut."""
+        self.plain_steps = 0
+        if self.stale:
+            self.frame, self.stale = None, False
+        if self.frame is None:
+            self.plain_steps = max(1, math.ceil(LEAST_SAMPLES / (batch_size * devices)))
+            self._share = math.ceil(MOST_SAMPLES / devices)
+
+    def note(self, device: int, samples: int, rows: Rows, frame: Bytes, share: float) -> None:
+        """Take note of what a device sent: to fit to, or to see whether the basis suits it.
+
+        rows: of so many samples. share: see `codec_of`.
+        """
+        if self.frame is not None:
+            codec = codec_of(self.frame) if share >= 1 else codec_of(self.frame, share)
+            expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
+            self._watch.add(body_length(frame), expected)
+        elif self._samples[device] < self._share:
+            self._samples[device] += samples
+            self._seen[device].append(rows)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to fit a basis to, and none yet."""
+        return self.frame is None and bool(self._seen)
+
+    def fit(self, settings: KltSettings, version: int, rows: Rows | None = None) -> None:
+        """Fit the basis to what came, which is forgotten then; or to rows of the server's own, so
+        that no steps are due in 4 bits.
+        """
+        samples = self._like_others() if rows is None else [rows]
+        self.frame = fit_basis(samples, settings, version).frame
+        if rows is not None:
+            self.plain_steps = 0
+        self._seen.clear()
+        self._samples.clear()
+
+    def end(self, trained: bool) -> None:
+        """End a round; trained: the blocks on the devices are, and what they send may drift."""
+        self.stale = self.stale or (trained and self._watch.due)
+        self._watch = RateWatch()
+
+    def _like_others(self) -> list[Rows]:
+        """The rows of devices whose activations are about as large as the others'.
+
+        A device that sends values of another size, by mistake or on purpose, would have the basis
+        to itself.
+        """
+        sizes = {
+            device: statistics.fmean(float(one.values.square().mean()) for one in rows)
+            for device, rows in sorted(self._seen.items())
+        }
+        most = _MOST_OF_MEDIAN**2 * statistics.median_low(sizes.values())
+        return [one for device in sizes if sizes[device] <= most for one in self._seen[device]]

@@ -1,0 +1,56 @@
+"""Samples that the server has itself and no device trains on: a basis can be fitted to them before
+anything is sent.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from cutlayer.data.dataset import Dataset
+from cutlayer.data.sources import load_calibration
+from cutlayer.job import Job
+from cutlayer.model.framing import fit_for
+from cutlayer.model.lora import Adapter, Segment
+from cutlayer.train.parts import Parts
+from cutlayer.wire.codecs.seam import Rows
+from cutlayer.wire.places import find_places
+
+MOST = 64
+"""Samples that are taken, in the order of the data: a few dozen suffice."""
+
+
+class PublicBatch:
+    """Samples of the job's `data.calibration`, as devices of any cut would send them.
+
+    adapter: gives the global adapter of now, which the blocks on devices begin their round with.
+    """
+
+    def __init__(self, job: Job, parts: Parts, adapter: Callable[[], Adapter]) -> None:
+        self._job, self._parts, self._adapter = job, parts, adapter
+
+    @cached_property
+    def _data(self) -> Dataset:
+        held = load_calibration(self._job.data, self._job.seed, fit_for(self._parts.model.spec))
+        return held.subset(np.linspace(0, len(held) - 1, min(MOST, len(held))).round().astype(int))
+
+    def rows(self, cut: int) -> Rows:
+        """All tokens of the samples after the first `cut` blocks, padding left out."""
+        model, data = self._parts.model, self._data
+        inputs = self._parts.preprocess(data.inputs)
+        # Blocks of frozen devices run as they were pretrained.
+        adapter = {} if self._job.method.device == "frozen" else self._adapter()
+        with torch.no_grad():
+            given = model.device_forward(
+                {name: tensor.to(model.compute) for name, tensor in inputs.items()},
+                cut,
+                [Segment(adapter, len(data))],
+                score=None,
+            )
+        hidden = given.hidden.float().cpu()
+        values, places = hidden.flatten(0, 1), find_places(hidden, None).flatten()
+        if given.mask is not None:
+            valid = given.mask.cpu().flatten()
+            values, places = values[valid], places[valid]
+        return Rows(values, places)
