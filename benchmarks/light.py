@@ -51,7 +51,7 @@ from cutlayer.light.program import Compute, Program
 from cutlayer.wire.program_ports import Coding, ProgramKey
 
 graph, weights, cut, images, out = sys.argv[1:]
-uplink = Uplink("quantize", "uniform", "token", False, True, False)
+uplink = Uplink("quantize", "uniform", "token", False, True, False, 0.5, 0.5)
 job = LightJob(0, 16, 1, 1, 1, 384, uplink, True, "float32", Images(8, 8, False, "bilinear", 3))
 key = ProgramKey(int(cut), Coding("floats"))
 program = Program(Path(graph), Path(weights), key, job, Compute(threads=1))

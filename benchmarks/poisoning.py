@@ -40,8 +40,8 @@ from cutlayer.rounds.progress import Silent
 from cutlayer.rounds.run_folder import begin_run
 from cutlayer.simulation.demo import demo_job
 from cutlayer.simulation.local_fleet import LocalFleet
-from cutlayer.train.coding import Opening
 from cutlayer.train.link import LocalLink, Started
+from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, load_parts
 from cutlayer.wire.codec import decode_adapter, encode_adapter
 from environment import describe

@@ -225,7 +225,7 @@ def test_damaged_graphs_are_refused_in_a_sentence(data: st.DataObject) -> None:
 
 
 def light_job(**fields: Any) -> LightJob:
-    uplink = Uplink("quantize", "uniform", "token", False, True, False)
+    uplink = Uplink("quantize", "uniform", "token", False, True, False, 0.5, 0.5)
     images = Images(28, 28, False, "bilinear", 1)
     sizes = {"prefix": 1, "candidates": 49, "width": 128}
     plain = {"seed": 0, "batch_size": 8, "local_epochs": 1, "merges": True, "precision": "float32"}

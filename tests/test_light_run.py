@@ -73,10 +73,12 @@ def test_light_and_torch_devices_end_where_torch_devices_do(
         assert one.traffic == other.traffic
 
 
+@pytest.mark.parametrize("changes", [{}, {"solver": "own_solvers:a_rate_each"}])
 def test_a_basis_and_named_samples_reach_light_devices_and_outlive_a_resumption(
-    tmp_path: Path, folders: list[Path]
+    tmp_path: Path, folders: list[Path], changes: dict[str, str]
 ) -> None:
-    job = small_job("training.rounds=2", method="lean")
+    """Also where each device sends at a rate of its own, of the basis of its cut."""
+    job = small_job("training.rounds=2", f"method.allocation={changes}", method="lean", world={})
     torch = run(job, tmp_path / "torch", folders, ())
     run(change_job(job, ["training.rounds=1"]), tmp_path / "both", folders, (1, 2))
     both = run(job, tmp_path / "both", folders, (1, 2), again=True, rounds=2)

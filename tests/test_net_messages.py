@@ -32,9 +32,8 @@ from cutlayer.network.transport.messages import (
 from cutlayer.wire.program_ports import Coding, ProgramKey
 
 WEIGHTS = PartFile("weights.bin", 7, "cd")
-LIGHT = LightJob(
-    1, 8, 1, 1, 49, 128, Uplink("klt", "uniform", "token", False, True, True), True, "float32"
-)
+UPLINK = Uplink("klt", "uniform", "token", False, True, True, 0.5, 0.5)
+LIGHT = LightJob(1, 8, 1, 1, 49, 128, UPLINK, True, "float32")
 PROGRAM = DeviceProgram(PartFile("0.onnx", 7, "cd"), ProgramKey(2, Coding("basis")))
 HELLO = Hello(
     version="0.1.0",

@@ -75,6 +75,7 @@ class LightDevice:
         self._programs: Programs = {}
         self._held = HeldSamples()
         self._round, self._plain, self._bits = -1, 0, 32
+        self._share = 1.0
         self._keep: int | None = None
 
     @property
@@ -100,19 +101,26 @@ class LightDevice:
         keep: int | None = None,
         bits: int = 32,
         samples: int | None = None,
+        rate_bits: float | None = None,
     ) -> None:
         """Start a round. keep: tokens of a sample besides the prefix; bits: of a value; samples: of
-        an epoch at most. Raises FrameError for a basis that cannot be read."""
+        an epoch at most; rate_bits: of a value, where the codec is a fitted one (None: the job's).
+        Raises FrameError for a basis that cannot be read."""
         self._round, self._plain, self._bits, self._keep = round, opening.plain_steps, bits, keep
         self._programs = programs
+        uplink = self.job.uplink
+        rate = uplink.rate_bits if rate_bits is None else rate_bits
+        self._share = min(1.0, rate / uplink.finest_rate_bits)
         if opening.basis is not None:
             self.learn(opening.basis)
+        elif self._codec is not None and self._codec.share != self._share:
+            self._codec = FittedCodec(self._codec.basis, self._share)
         self._held = HeldSamples(opening.held)
         self._batches = list(self._draw(round, samples))
 
     def learn(self, basis: bytes) -> None:
         """Take a basis that came down. Raises FrameError."""
-        self._codec = FittedCodec(read_basis(basis))
+        self._codec = FittedCodec(read_basis(basis), self._share)
 
     def statistics(self, round: int, program: Program) -> ActivationStatistics:
         """What the activations of a round's first batch are like."""

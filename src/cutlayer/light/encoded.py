@@ -98,17 +98,21 @@ def coded_levels(found: Arrays, header: TensorHeader, compress: bool) -> Coded:
 
 
 class FittedCodec:
-    """A device's side of codec `klt`: what its program takes of a basis, and what comes of it."""
+    """A device's side of codec `klt`: what its program takes of a basis, and what comes of it.
 
-    def __init__(self, basis: Basis) -> None:
-        self.basis = basis
+    share: of the bits a value that the basis was fitted for.
+    """
+
+    def __init__(self, basis: Basis, share: float = 1.0) -> None:
+        self.basis, self.share = basis, share
         self._book = LawBook(basis)
+        self._step = self._book.step_at(share)
         self._coder = symbols.coder_here()
 
     @cached_property
     def inputs(self) -> dict[str, NDArray[np.float32]]:
         """What the program takes of it (see `wire.program_ports`)."""
-        step = self.basis.head.step
+        step = self._step
         first, others = klt_body.analyses(self.basis)
         live = [self._book.plan(kind, step).live for kind in (0, 1)]
         means = (self.basis.means * self.basis.head.mean_unit).astype(np.float32)
@@ -127,7 +131,7 @@ class FittedCodec:
             if name not in found:
                 continue
             values = found[name].T
-            plan = self._book.plan(kind, self.basis.head.step)
+            plan = self._book.plan(kind, self._step)
             check_shape(name, values.shape, (len(plan.live), len(kinds[kind])))
             if values.size:
                 symbols.check_reach(float(np.abs(values).max()), "activations")
@@ -136,5 +140,4 @@ class FittedCodec:
 
     def coded(self, found: Quantised, rows: slice) -> Coded:
         """Some rows."""
-        step = self.basis.head.step
-        return klt_body.coded(found, self._book, rows, step, 1.0, self._coder)
+        return klt_body.coded(found, self._book, rows, self._step, 1.0, self._coder)

@@ -12,6 +12,7 @@ from cutlayer.wire.program_ports import Precision
 
 _Count = Annotated[int, Meta(ge=1, le=2**20)]
 _Text = Annotated[str, Meta(max_length=512)]
+_RateBits = Annotated[float, Meta(ge=0.01, le=8)]
 _Side = Annotated[int, Meta(ge=1, le=4096)]
 
 
@@ -61,7 +62,9 @@ class Files(_Plain, frozen=True):
 class Uplink(_Plain, frozen=True):
     """How activations become bytes; the fields of `settings.Quantizer` of these names.
 
-    compress: by zstandard. reuse: samples that the server holds are only named.
+    compress: by zstandard. reuse: samples that the server holds are only named. finest_rate_bits:
+    bits a value that a basis is fitted to, of which a device sends at `rate_bits` where no others
+    are decided.
     """
 
     codec: Literal["quantize", "klt"]
@@ -70,6 +73,8 @@ class Uplink(_Plain, frozen=True):
     rotate: bool
     compress: bool
     reuse: bool
+    rate_bits: _RateBits
+    finest_rate_bits: _RateBits
 
 
 class LightJob(_Plain, frozen=True):

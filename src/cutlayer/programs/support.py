@@ -4,10 +4,6 @@ from cutlayer.job import Job
 from cutlayer.model.spec import ModelSpec
 
 
-def _chooses_rates(job: Job) -> bool:
-    return job.method.allocation.solver == "auto"
-
-
 def why_not(job: Job, spec: ModelSpec) -> str | None:
     """What of a job a device without torch cannot do, as a sentence; None where it can do all."""
     method = job.method
@@ -25,11 +21,6 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
         )
     if job.has_tail:
         return "model.tail: devices that run the last blocks train them, which needs torch"
-    if method.uplink.codec == "klt" and (method.allocation.rates or _chooses_rates(job)):
-        return (
-            "method.allocation.rates: a device whose rate changes by round needs torch: take one "
-            "uplink.rate_bits for all"
-        )
     if spec.residual:
         return f"model.path: {spec.path} is a {spec.family}, whose blocks are not exported"
     if job.training.image_augmentation:

@@ -157,14 +157,20 @@ class LightParticipant:
 
     def begin(self, message: RoundBegin, opening: Opening) -> None:
         """See Participant."""
-        if opening.adapter is not None:
+        if opening.adapter is not None or opening.gradient_basis is not None:
             raise RefusedError(
-                "round: the server sent an adapter, which a light device cannot train: join with "
-                "torch"
+                "round: the server sent an adapter or a basis of gradients, and a light device "
+                "trains nothing: join with torch"
             )
         device = self._device
         device.begin(
-            message.round, opening, self._now, message.tokens, message.bits_up, message.samples
+            message.round,
+            opening,
+            self._now,
+            message.tokens,
+            message.bits_up,
+            message.samples,
+            message.rate_bits,
         )
         if device.steps != message.steps:
             raise RunError(

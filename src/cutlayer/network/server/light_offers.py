@@ -139,6 +139,8 @@ def light_job(job: Job, parts: Parts, precision: Precision) -> LightJob:
             uplink.rotate,
             uplink.entropy == "zstd",
             reuses(job, spec.modality),
+            uplink.rate_bits,
+            method.finest_rate_bits,
         ),
         method.tokens.rest == "merge",
         precision,

@@ -37,8 +37,6 @@ from cutlayer.wire.transfer import rows_on_cpu
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this part of a step."""
-_MOST_OCTAVES, _HALVINGS = 16.0, 16
-"""How much larger a step is looked for than the basis's, and how closely."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +82,7 @@ class KltCodec:
         """
         if share >= 1:
             return self
-        head = self.basis.head
-        # A sample of as many tokens as have means, and at least one that is no prefix token.
-        positions = np.arange(max(head.positions, head.prefix + 1))
-        whole = self._book.expected_bits(positions, head.step)
-        low, high = 0.0, _MOST_OCTAVES
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            bits = self._book.expected_bits(positions, head.step * 2**middle)
-            low, high = (middle, high) if bits > share * whole else (low, middle)
-        return replace(self, step=head.step * 2**high)
+        return replace(self, step=self._book.step_at(share))
 
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None

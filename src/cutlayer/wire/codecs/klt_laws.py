@@ -19,6 +19,9 @@ from cutlayer.wire.codecs.token_scale import sizes_of
 
 Index = NDArray[np.int64]
 
+_MOST_OCTAVES, _HALVINGS = 16.0, 16
+"""How much larger a step is looked for than the basis's, and how closely."""
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -79,6 +82,24 @@ class LawBook:
                 chances = run.table / run.table.sum()
                 bits += len(kind) * float(-(chances * np.log2(chances)).sum())
         return float(bits)
+
+    def step_at(self, share: float) -> float:
+        """The step size that takes this share of the bits that the basis was fitted for.
+
+        Of 1 or more it is the basis's own: nothing finer was fitted.
+        """
+        head = self.basis.head
+        if share >= 1:
+            return head.step
+        # A sample of as many tokens as have means, and at least one that is no prefix token.
+        positions = np.arange(max(head.positions, head.prefix + 1))
+        whole = self.expected_bits(positions, head.step)
+        low, high = 0.0, _MOST_OCTAVES
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            bits = self.expected_bits(positions, head.step * 2**middle)
+            low, high = (middle, high) if bits > share * whole else (low, middle)
+        return head.step * 2**high
 
     @cached_property
     def plan(self) -> Callable[[int, float], Plan]:
