@@ -16,6 +16,8 @@ from cutlayer.errors import CutlayerError, DataError, FrameError, JobError, Mode
 from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Segment
+from cutlayer.model.weights import load_model
 from cutlayer.passage import Message, Passage
 from cutlayer.settings.data import Data
 from cutlayer.settings.method import Quantizer
@@ -24,7 +26,7 @@ from cutlayer.train.language import NONE, Language
 from cutlayer.wire.codec import decode_activations, encode_activations
 from cutlayer.wire.messages import ActivationsMessage
 from helpers import equal, largest_difference
-from tiny_models import settings, write_language
+from tiny_models import LANGUAGE, random_adapter, settings, write, write_language
 
 WORDS = ("cat", "dog", "hen")
 
@@ -308,6 +310,50 @@ def test_a_run_goes_on_from_a_prompt_as_its_merged_checkpoint_does(
     text = plain.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=0)[0]
     assert tokenizer.decode(text[ids.shape[1] :], skip_special_tokens=True) == found.text
     assert not cutlayer.generate(run.folder, prompt="name : dog", most=2).whole
+
+
+@pytest.mark.parametrize("family", LANGUAGE)
+def test_keys_and_values_that_are_kept_change_nothing(tmp_path: Path, family: str) -> None:
+    loaded = load_model(settings(write(tmp_path, family), max_tokens=40), 0, 0, dtype=torch.float64)
+    route = [Segment(random_adapter(loaded, 1), 3)]
+    text = torch.randint(1, 60, (3, 5), generator=torch.Generator().manual_seed(0))
+    past, given = loaded.new_past(), text
+    with torch.no_grad():
+        for _ in range(8):
+            kept = loaded.go_on(given, past, route)
+            whole = loaded({"input_ids": text, "attention_mask": torch.ones_like(text)}, route)
+            torch.testing.assert_close(kept, whole[:, -1], rtol=1e-9, atol=1e-9)
+            given = kept.argmax(1)[:, None]
+            text = torch.cat([text, given], 1)
+
+
+def test_what_a_run_says_is_scored_against_every_reference(
+    run: cutlayer.Result, tmp_path: Path
+) -> None:
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    found = cutlayer.evaluate(run.folder, texts=2, out=tmp_path / "figures.json")
+    texts = found.texts
+    assert texts is not None
+    assert texts.prompts == 2
+    assert texts.references >= 2
+    assert texts.exact == np.mean([said == reference for _, said, reference in texts.said])
+    assert 0 < texts.bleu <= 100
+    # Three words of four are the same in every sentence.
+    assert 0.75 <= texts.rouge_l <= 1
+    assert any(line.startswith("BLEU") for line in found.sentences())
+    assert json.loads((tmp_path / "figures.json").read_text())["texts"]["bleu"] == texts.bleu
+    rows = [
+        {"prompt": "name : dog", "completion": answer} for answer in ("the fox barks", "no dog")
+    ]
+    other = cutlayer.evaluate(run.folder, data=write_lines(tmp_path / "o.jsonl", rows), texts=9)
+    assert other.texts is not None
+    assert (other.texts.prompts, other.texts.references) == (1, 2)
+    assert other.texts.exact == 0
+    assert 0 < other.texts.rouge_l < 1
+    plain = write_lines(tmp_path / "p.jsonl", [{"text": "the dog is here"}])
+    with pytest.raises(CutlayerError):
+        cutlayer.evaluate(run.folder, data=plain, texts=1)
 
 
 def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:

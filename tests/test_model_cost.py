@@ -1,6 +1,7 @@
 """The cost model against torch's own counters and a published table."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,43 @@ def test_flops_are_those_that_torch_counts(
         on_device.backward_flops,
     ]
     assert [batch * flops for flops in expected] == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("family", ["vit", "bert", "llama", "qwen2", "gpt2"])
+def test_flops_and_numbers_of_a_tail_are_those_of_its_part(
+    checkpoints: dict[str, Path], family: str, frozen: bool
+) -> None:
+    lora = {"side": "server"} if frozen else {}
+    job = settings(checkpoints[family], 1, lora, tail=1)
+    model = load_model(job, CLASSES, 0)
+    adapter = random_adapter(model, 0)
+    inputs, route = inputs_of(model, BATCH), [Segment(adapter, BATCH)]
+    held: dict[str, torch.Tensor] = {}
+    mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else None
+    sent = model.device_forward(inputs, 1, route).hidden.detach().requires_grad_(not frozen)
+
+    def forward(name: str, run: Callable[[], torch.Tensor]) -> int:
+        return _count(lambda: held.update({name: run()}))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        counted = [forward("features", lambda: model.middle_forward(sent, mask, 1, route))]
+        given = held["features"].detach().requires_grad_()
+        counted.append(forward("logits", lambda: model.tail_forward(given, mask, route)))
+        counted.append(_count(lambda: held["logits"].square().sum().backward()))
+        counted.append(_count(lambda: held["features"].backward(given.grad)))
+    middle, tail = cost.server_cost(model.spec, 1), cost.tail_cost(model.spec)
+    expected = [
+        middle.forward_flops, tail.forward_flops, tail.backward_flops, middle.backward_flops
+    ]  # fmt: skip
+    assert [BATCH * flops for flops in expected] == pytest.approx(counted, rel=0.01)
+    on_device = cost.device_cost(model.spec, 1) + tail
+    for part, estimate in (("device", on_device), ("server", middle)):
+        loaded = load_model(job, CLASSES, 0, part)  # type: ignore[arg-type]
+        distinct = {p.data_ptr(): p.numel() for p in loaded.module.parameters()}
+        assert estimate.parameters == sum(distinct.values())
+        names = model.device_names(1) if part == "device" else model.server_names(1)
+        assert estimate.adapter_parameters == sum(adapter[name].numel() for name in names)
 
 
 @pytest.mark.parametrize(("family", "targets", "side", "cut"), AT_CUTS)

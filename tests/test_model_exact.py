@@ -25,6 +25,7 @@ from tiny_models import (
     settings,
     split_step,
     targets_of,
+    u_shaped_step,
     unsplit_logits,
     with_peft,
     write_all,
@@ -67,6 +68,43 @@ def test_split_equals_unsplit_peft_at_every_cut(
     for cut in range(DEPTH + 1):
         found = split_step(model, adapter, inputs, labels, cut)
         assert_same_step(found, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_u_shaped_equals_unsplit_peft_at_every_cut_and_tail(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    expected = None
+    every = family in ("vit", "llama", "gpt2", "qwen2", "gemma", "mistral")
+    for cut in range(DEPTH + 1) if every else (1,):
+        for tail in range(DEPTH + 1 - cut) if every else (0, 1):
+            job = settings(checkpoints[family], cut, tail=tail)
+            model = load_model(job, CLASSES, 0, dtype=torch.float64)
+            adapter, inputs = random_adapter(model, 1), inputs_of(model, BATCH)
+            labels = targets_of(model, inputs)
+            expected = expected or _peft_step(model, adapter, inputs, labels)
+            found = u_shaped_step(model, adapter, inputs, labels, cut)
+            assert_same_step(found, expected, 1e-9)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_parts_with_a_tail_loaded_apart_compute_what_the_whole_does(
+    checkpoints: dict[str, Path], family: str
+) -> None:
+    for cut, tail, weights in ((0, 0, "pretrained"), (1, 1, "pretrained"), (1, 1, "random")):
+        job = settings(checkpoints[family], cut, tail=tail, weights=weights)
+        whole, device, server = (
+            load_model(job, CLASSES, 3, part) for part in ("whole", "device", "server")
+        )
+        adapter = random_adapter(whole, 1)
+        inputs, route = inputs_of(whole, BATCH), [Segment(adapter, BATCH)]
+        sent = device.device_forward(inputs, cut, route)
+        features = server.middle_forward(sent.hidden, sent.mask, cut, route)
+        logits = device.tail_forward(features, sent.mask, route)
+        torch.testing.assert_close(logits, whole(inputs, route), rtol=1e-6, atol=1e-6)
+        if tail:
+            with pytest.raises(ModelError, match="is not in this part"):
+                server.tail_forward(features, sent.mask, route)
 
 
 @pytest.mark.parametrize("family", [name for name in EVERY if not is_text(name)])

@@ -79,6 +79,9 @@ JOBS = {
         "seed=2",
         method="tsflora",
     ),
+    "last blocks on devices": small_job(
+        *SMALL, "training.pool=2", "devices.count=6", "model.tail=1"
+    ),
     "fedlora": small_job(*SMALL, "training.pool=2", method="fedlora"),
     "local-lora": small_job(*SMALL, "devices.per_round=3", method="local-lora"),
     "several cuts": small_job(

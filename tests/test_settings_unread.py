@@ -64,7 +64,7 @@ def choices(annotation: Any) -> list[str]:
 def value_at(job: Job, field: str) -> Any:
     value: Any = job
     for name in field.split("."):
-        value = getattr(value, name)
+        value = None if value is None else getattr(value, name)
     return value
 
 

@@ -29,6 +29,13 @@ from cutlayer.wire.codec import (
 )
 from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
+from cutlayer.wire.tail import (
+    FeatureGradientMessage,
+    FeaturesMessage,
+    decode_feature_gradient,
+    decode_features,
+    encode_features,
+)
 
 QUANTIZERS = st.builds(
     lambda bits, scheme, per, rotation, entropy: Quantizer(
@@ -343,6 +350,11 @@ def samples() -> list[tuple[bytes, Callable[..., Any]]]:
     frames += [
         (encode_adapter(AdapterMessage(1, 2, 3, tensors), b), decode_adapter) for b in (16, 32)
     ]
+    rows = torch.randn(5, 8)
+    for quantizer in (Quantizer(), Quantizer(bits=3, levels="gaussian", rotate=True)):
+        down, up = FeaturesMessage(1, 2, 3, rows), FeatureGradientMessage(1, 2, 3, rows, 0.5)
+        frames.append((encode_features([down], quantizer)[0], decode_features))
+        frames.append((encode_features([up], quantizer)[0], decode_feature_gradient))
     return frames
 
 
@@ -395,6 +407,10 @@ def well_formed(message: Any) -> bool:
             return False
     if isinstance(message, GradientMessage):
         tensors = [message.gradient]
+    if isinstance(message, FeaturesMessage | FeatureGradientMessage):
+        tensors = [message.rows]
+        if isinstance(message, FeatureGradientMessage) and not 0 <= message.loss <= 1e6:
+            return False
     if not all(tensor.isfinite().all() for tensor in tensors):
         return False
     return 4 * sum(tensor.numel() for tensor in tensors) <= LIMIT
@@ -424,6 +440,9 @@ def test_mutants_raise_frame_error_or_are_the_message_itself(seed: int) -> None:
 
 def test_one_kind_is_not_taken_for_another() -> None:
     for frame, decode in SAMPLES:
-        for other in {decode_activations, decode_gradient, decode_adapter} - {decode}:
+        for other in {
+            decode_activations, decode_gradient, decode_adapter, decode_features,
+            decode_feature_gradient,
+        } - {decode}:  # fmt: skip
             with pytest.raises(FrameError, match="was due"):
                 other(frame)

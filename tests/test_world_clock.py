@@ -1,6 +1,7 @@
 """Stages of a round start and end when they would on real devices."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from cutlayer.errors import WorldError
 from cutlayer.world.clock import parallel, sequential
-from cutlayer.world.timeline import STAGES, STEP_STAGES, durations
+from cutlayer.world.timeline import STAGES, STEP_STAGES, TAIL_STAGES, durations
 
 
 def test_one_step_of_one_device_is_the_sum_of_its_stages():
@@ -19,7 +20,7 @@ def test_one_step_of_one_device_is_the_sum_of_its_stages():
     )  # fmt: skip
     for line in (parallel(times), sequential(times), parallel(times, "pooled")):
         spans = line.spans(0)
-        assert [span.stage for span in spans] == list(STAGES)
+        assert [span.stage for span in spans] == [one for one in STAGES if one not in TAIL_STAGES]
         assert [span.start_s for span in spans] == [0, 1, 3, 6, 10, 15, 21, 28]
         assert line.duration_s == 36
         assert line.finish_s.tolist() == [28]
@@ -219,7 +220,8 @@ def test_a_timeline_is_that_of_an_event_by_event_simulation(data, count, one_way
 
 def check_order(times, line):
     """Stages last as long as they should, none starts before what it needs has ended."""
-    stages = STEP_STAGES[:3] if times.one_way else STEP_STAGES
+    stages = [stage for stage in STEP_STAGES if stage not in TAIL_STAGES]
+    stages = stages[:3] if times.one_way else stages
     for m, steps in enumerate(times.steps):
         begun = line.end_s["broadcast"][0, m]
         free = dict.fromkeys(stages, begun)  # a device's every part does one thing at a time
@@ -247,3 +249,92 @@ def test_a_queue_of_a_hundred_thousand_is_served_one_by_one():
     starts, ends = line.start_s["server"][0][order], line.end_s["server"][0][order]
     assert (starts[1:] >= ends[:-1] - 1e-9).all()
     assert (starts >= line.end_s["uplink"][0][order]).all()
+
+
+# ---- last blocks on devices ----
+
+
+def simulate_tail(times, server):
+    """As `simulate`, of steps that come to the server twice."""
+    count = len(times.steps)
+    ready = times.broadcast_s.astype(float).tolist()
+    chain, finish, free = [0.0] * count, [0.0] * count, 0.0
+    jobs = [
+        (ready[m] + times.forward_s[0, m] + times.uplink_s[0, m], 0, 0, m) for m in range(count)
+    ]
+    while jobs:
+        jobs.sort()
+        arrived, step, back, m = jobs.pop(0)
+        takes = (times.server_backward_s if back else times.server_s)[step, m]
+        end = max(arrived, free if server == "fifo" else chain[m]) + takes
+        free = chain[m] = end
+        if not back:
+            sent = end + times.tail_downlink_s[step, m] + times.tail_s[step, m]
+            sent += times.tail_uplink_s[step, m]
+            ready[m] = sent
+            jobs.append((sent, step, 1, m))
+            continue
+        if not times.one_way:
+            ready[m] = end + times.downlink_s[step, m] + times.backward_s[step, m]
+        if step + 1 < times.steps[m]:
+            sent = ready[m] + times.forward_s[step + 1, m] + times.uplink_s[step + 1, m]
+            jobs.append((sent, step + 1, 0, m))
+        finish[m] = max(end, ready[m] + times.upload_s[m])
+    return finish
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.data(),
+    count=st.integers(1, 5),
+    one_way=st.booleans(),
+    most=st.integers(1, 3),
+    server=st.sampled_from(["fifo", "unlimited"]),
+)
+def test_with_a_tail_a_step_comes_to_the_server_twice(data, count, one_way, most, server):
+    def draw():
+        return data.draw(st.lists(tenths, min_size=count, max_size=count))
+
+    steps = data.draw(st.lists(st.integers(1, most), min_size=count, max_size=count))
+    idle = ("downlink", "backward") if one_way else ()
+    takes = {f"{stage}_s": [draw() for _ in range(max(steps))]
+             for stage in STEP_STAGES if stage not in idle}  # fmt: skip
+    times = durations(
+        count, broadcast_s=draw(), upload_s=draw(), steps=steps, one_way=one_way, has_tail=True,
+        **takes,
+    )  # fmt: skip
+    line = parallel(times, server)
+    assert line.finish_s.tolist() == simulate_tail(times, server)
+    stages = [stage for stage in STEP_STAGES if stage not in idle]
+    for found in (line, parallel(times, "pooled"), sequential(times)):
+        assert found.duration_s == found.finish_s.max()
+        for m, made in enumerate(steps):
+            for step in range(made):
+                for one, other in pairwise(stages):
+                    assert found.start_s[other][step, m] >= found.end_s[one][step, m]
+
+
+def test_one_step_with_a_tail_is_the_sum_of_its_stages():
+    takes = {f"{stage}_s": number for number, stage in enumerate(STEP_STAGES, 1)}
+    times = durations(1, has_tail=True, **takes)
+    for line in (parallel(times), sequential(times), parallel(times, "pooled")):
+        assert [span.stage for span in line.spans(0)] == list(STEP_STAGES)
+        assert line.duration_s == sum(range(1, 10))
+
+
+def test_a_pool_with_a_tail_waits_for_the_last_twice():
+    times = durations(2, has_tail=True, forward_s=[1, 3], server_s=1, tail_s=[5, 1],
+                      server_backward_s=[2, 2], backward_s=1)  # fmt: skip
+    line = parallel(times, "pooled")
+    assert line.start_s["server"][0].tolist() == [3, 3]
+    assert line.start_s["server_backward"][0].tolist() == [10, 10]
+    assert line.finish_s.tolist() == [15, 15]
+
+
+@pytest.mark.parametrize("server", ["fifo", "pooled", "unlimited"])
+def test_a_device_that_never_gets_its_features_is_late(server):
+    times = durations(2, has_tail=True, forward_s=1, tail_downlink_s=[math.inf, 1], server_s=1,
+                      steps=[2, 2])  # fmt: skip
+    line = parallel(times, server, deadline_s=50)
+    assert line.late.tolist() == [True, False]
+    assert math.isfinite(line.finish_s[1])

@@ -347,6 +347,33 @@ def split_step(
     return loss.detach(), take_grads(adapter)
 
 
+def u_shaped_step(
+    model: CutModel, adapter: Adapter, inputs: dict[str, Tensor], labels: Tensor, cut: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """As `split_step` with the model's tail on the device: four messages, none of them a label."""
+    tail = {name: adapter[name] for name in model.tail_names}
+    first = {name: adapter[name] for name in model.names_before(cut)}
+    server = {name: adapter[name] for name in model.server_names(cut)}
+    assert len(tail) + len(first) + len(server) == len(adapter)
+    count = len(labels)
+    sent = model.device_forward(inputs, cut, [Segment(first, count)])
+    hidden = received(sent.hidden, sent.mask)
+    features = model.middle_forward(hidden, sent.mask, cut, [Segment(server, count)])
+    returned = received(features, sent.mask)
+    loss = loss_of(model.tail_forward(returned, sent.mask, [Segment(tail, count)]), labels)
+    loss.backward()
+    features.backward(returned.grad)
+    if first:
+        sent.hidden.backward(hidden.grad)
+    return loss.detach(), take_grads(adapter)
+
+
+def received(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """What crossed, as a leaf: padding does not cross, and arrives as zeros."""
+    came = hidden.detach() if mask is None else hidden.detach() * mask[..., None]
+    return came.requires_grad_(True)
+
+
 def take_grads(adapter: Adapter) -> dict[str, Tensor]:
     """The gradients of an adapter's tensors, which then have none."""
     grads = {key: value.grad for key, value in adapter.items() if value.grad is not None}

@@ -111,6 +111,11 @@ class Job(Section):
         return self.model.cut if self.method.cut is None else self.method.cut
 
     @property
+    def has_tail(self) -> bool:
+        """Whether devices run the model's last blocks too, and keep their labels."""
+        return self.method.split and self.model.tail is not None
+
+    @property
     def data_in_use(self) -> Data:
         """The data section, with the calibration's samples held out of it where the server uses
         them: for auto, or to fit a codec to.

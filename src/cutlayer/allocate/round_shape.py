@@ -20,7 +20,7 @@ class Traffic:
     """Bytes of the frames of one device in one round, by what they carry.
 
     coding_down: what the device needs to encode: a fitted basis, and which samples it need not
-    send.
+    send. features, feature_gradients: of a model whose last blocks are on the device.
     """
 
     activations: int = 0
@@ -28,16 +28,18 @@ class Traffic:
     adapter_down: int = 0
     adapter_up: int = 0
     coding_down: int = 0
+    features: int = 0
+    feature_gradients: int = 0
 
     @property
     def up(self) -> int:
         """Bytes from the device to the server."""
-        return self.activations + self.adapter_up
+        return self.activations + self.adapter_up + self.feature_gradients
 
     @property
     def down(self) -> int:
         """Bytes from the server to the device."""
-        return self.gradients + self.adapter_down + self.coding_down
+        return self.gradients + self.adapter_down + self.coding_down + self.features
 
 
 @dataclass(frozen=True)

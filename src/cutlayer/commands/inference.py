@@ -46,12 +46,20 @@ def evaluate(
     ] = None,
     through_cut: ThroughCut = False,
     device: Device = None,
+    texts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Let a language model answer N prompts too: BLEU, ROUGE-L, equal to a reference.",
+        ),
+    ] = 0,
     out: Annotated[Path | None, typer.Option(help="A JSON file for all figures.")] = None,
 ) -> None:
     """Test a run's model on its test set or on other samples: accuracy, F1, class by class."""
     from cutlayer.inference.evaluate_run import evaluate as test
 
-    found = test(run, data=data, through_cut=through_cut, device=device, out=out)
+    found = test(run, data=data, through_cut=through_cut, device=device, texts=texts, out=out)
     for line in found.sentences():
         say(line)
     if out:

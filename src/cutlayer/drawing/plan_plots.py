@@ -15,6 +15,10 @@ STAGE_COLOURS = {
     "forward": COLOURS[0],
     "uplink": COLOURS[1],
     "server": GREY,
+    "tail_downlink": COLOURS[3],
+    "tail": COLOURS[5],
+    "tail_uplink": COLOURS[1],
+    "server_backward": GREY,
     "downlink": COLOURS[3],
     "backward": COLOURS[2],
     "upload": COLOURS[4],
@@ -50,7 +54,14 @@ def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
             ]
             if bars:
                 places, starts, widths = zip(*bars, strict=True)
-                axes.barh(places, widths, left=starts, height=0.72, color=colour, label=stage)
+                axes.barh(
+                    places,
+                    widths,
+                    left=starts,
+                    height=0.72,
+                    color=colour,
+                    label=stage.replace("_", " "),
+                )
         axes.set_yticks(range(len(shown)), [str(device) for device in shown], fontsize=8)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")

@@ -1,7 +1,7 @@
 """The verb `evaluate`: a run's trained model on its test set, or on other labelled samples."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cutlayer.data.dataset import Dataset
@@ -9,6 +9,7 @@ from cutlayer.data.device_data import load_folder
 from cutlayer.data.sources import load
 from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
+from cutlayer.inference.text_scores import TextScores, score_texts
 from cutlayer.inference.trained import Trained, load_trained
 from cutlayer.train.accuracy import Tested, TokenEvaluation
 from cutlayer.train.evaluate import evaluate as score
@@ -16,11 +17,15 @@ from cutlayer.train.evaluate import evaluate as score
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A run's model tested. data: what on. classes: their names, in the order of the figures."""
+    """A run's model tested. data: what on. classes: their names, in the order of the figures.
+
+    texts: how what it says to prompts compares with the data; None where that was not asked for.
+    """
 
     evaluation: Tested
     data: str
     classes: tuple[str, ...]
+    texts: TextScores | None = None
 
     @property
     def accuracy(self) -> float:
@@ -45,17 +50,20 @@ class Evaluated:
             "accuracy_by_class": dict(zip(names, found.by_class, strict=True)),
             "confusion": [[names[true], names[said], n] for true, said, n in found.confusion],
         }
+        if self.texts is not None:
+            values["texts"] = asdict(self.texts)
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def sentences(self) -> list[str]:
         """What came out, a line each."""
         found = self.evaluation
         if isinstance(found, TokenEvaluation):
-            exact = "beyond all bounds" if found.perplexity is None else f"{found.perplexity:.3f}"
+            figure = "beyond all bounds" if found.perplexity is None else f"{found.perplexity:.3f}"
             return [
-                f"perplexity {exact} on {found.samples:,} samples ({self.data})",
+                f"perplexity {figure} on {found.samples:,} samples ({self.data})",
                 f"loss       {found.loss:.3f} a token",
                 f"told       {100 * found.accuracy:.1f} % of {int(found.count.sum()):,} tokens",
+                *self._of_texts(),
             ]
         told = [(value, name) for name, value in zip(self.classes, found.by_class, strict=True)]
         there = sorted((value, name) for value, name in told if value is not None)
@@ -73,6 +81,17 @@ class Evaluated:
             lines.append(f"wrong    {n} x {self.classes[true]} taken for {self.classes[said]}")
         return lines
 
+    def _of_texts(self) -> list[str]:
+        texts = self.texts
+        if texts is None:
+            return []
+        return [
+            f"BLEU       {texts.bleu:.1f} of {texts.prompts:,} prompts with {texts.references:,} "
+            "references",
+            f"ROUGE-L    {texts.rouge_l:.3f}",
+            f"equal      {100 * texts.exact:.1f} % to a reference",
+        ]
+
 
 def evaluate(
     run: str | Path,
@@ -80,6 +99,7 @@ def evaluate(
     data: str | Path | None = None,
     through_cut: bool = False,
     device: int | None = None,
+    texts: int = 0,
     out: str | Path | None = None,
 ) -> Evaluated:
     """Test the trained model of the run in folder `run`.
@@ -87,13 +107,17 @@ def evaluate(
     data: labelled samples, a folder of images a class or a table, whose classes are the run's
     (None: the test set of the run's job). through_cut: with the tokens and bits that crossed the
     cut in training, as device and server would serve together; else as one unsplit model. device:
-    whose adapter, where each keeps its own. out: a JSON file to write too.
+    whose adapter, where each keeps its own. texts: of a language model, how many prompts of the
+    data it answers, as one unsplit model, to be compared with what the data say. out: a
+    JSON file to write too.
     Raises RunError, JobError, DataError or ModelError, each with one sentence.
     """
     trained = load_trained(run, device)
     logits_of = trained.logits_of(through_cut)
     samples, said = _samples(trained, data)
-    found = Evaluated(score(trained.task, logits_of, samples), said, trained.classes)
+    tested = score(trained.task, logits_of, samples)
+    scores = score_texts(trained, samples, texts) if texts else None
+    found = Evaluated(tested, said, trained.classes, scores)
     if out is not None:
         write_out(Path(out), found.to_json())
     return found

@@ -24,13 +24,14 @@ def export(
 
     merged: the adapter merged into the whole model, as a checkpoint of Hugging Face's layout that
     transformers loads by itself; else the adapter alone, in PEFT's format. A run that trained every
-    weight is a whole model either way. device: see `evaluate`.
+    weight is a whole model either way; an adapter trained on weights in few bits is merged into the
+    checkpoint's own. device: see `evaluate`.
     Raises RunError, JobError or ModelError, each with one sentence.
     """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"--out: {folder} holds something already: give a new folder")
-    trained = load_trained(run, device)
+    trained = load_trained(run, device, whole_weights=True)
     model, classes = trained.model, trained.classes
     whole = merged or model.train == "full"
     try:

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from cutlayer.errors import DataError, JobError
+from cutlayer.inference.go_on import go_on
 from cutlayer.inference.trained import Trained, load_trained
-from cutlayer.model.lora import Segment
 from cutlayer.model.passage_tokens import asked, prompt_tokens
 from cutlayer.passage import Message
 
@@ -57,30 +55,14 @@ def generate(
             f"--prompt: takes {len(ids)} tokens, which leaves none of {spec.max_tokens} "
             "(model.max_tokens of the run) to say: shorten it"
         )
-    said = _go_on(trained, ids, min(most, spec.max_tokens - len(ids)))
-    ends = _ends(trained)
+    ends = ends_of(trained)
+    (said,) = go_on(trained.model, trained.adapter, [ids], most, ends)
     whole = bool(said) and said[-1] in ends
     text = tokenizer.decode(said[:-1] if whole else said)
     return Continuation(prompt, text, len(said), whole)
 
 
-def _go_on(trained: Trained, ids: list[int], most: int) -> list[int]:
-    """The tokens that follow, up to the sign of an end. The whole text is computed anew for each:
-    its blocks are those of training, which keep nothing from one token to the next.
-    """
-    model, said, ends = trained.model, list[int](), _ends(trained)
-    with torch.no_grad():
-        while len(said) < most:
-            text = torch.tensor([ids + said])
-            inputs = {"input_ids": text, "attention_mask": torch.ones_like(text)}
-            logits = model.forward(inputs, [Segment(trained.adapter, 1)])
-            said.append(int(logits[0, -1].argmax()))
-            if said[-1] in ends:
-                break
-    return said
-
-
-def _ends(trained: Trained) -> set[int]:
+def ends_of(trained: Trained) -> set[int]:
     """The tokens that end a text: the tokenizer's sign of an end, if it has one."""
     end = trained.preprocess.tokenizer.eos_token_id
     return set() if end is None else {end}

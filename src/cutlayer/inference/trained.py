@@ -67,10 +67,13 @@ class Trained:
         )
 
 
-def load_trained(folder: str | Path, device: int | None = None) -> Trained:
+def load_trained(
+    folder: str | Path, device: int | None = None, whole_weights: bool = False
+) -> Trained:
     """Read a finished run back. Its data are not read.
 
-    device: whose adapter, where each device of the run keeps its own. Raises RunError for a folder
+    device: whose adapter, where each device of the run keeps its own. whole_weights: with the
+    checkpoint's own weights, where the run had them in few bits. Raises RunError for a folder
     that holds no finished run, JobError, or ModelError.
     """
     folder = Path(folder)
@@ -95,6 +98,9 @@ def load_trained(folder: str | Path, device: int | None = None) -> Trained:
             f"RUN: {place} does not name its classes: write them with cutlayer simulate "
             f"--resume {folder}"
         )
+    if whole_weights:
+        section = job.model.model_copy(update={"frozen_bits": 32})
+        job = job.model_copy(update={"model": section})
     model = load_model(job.model, len(classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
     adapter = load_adapter(place, model, classes, "RUN")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.model.family import BlockInputs
+from cutlayer.model.packing import Packed
 from cutlayer.model.spec import ModelSpec
 
 Arguments = dict[str, Any]
@@ -26,7 +27,9 @@ class Batch:
     """What block inputs are made of.
 
     base: the module that holds the blocks. config: its settings. hidden [B,T,D]; mask [B,T] bool
-    (False is padding) or None.
+    (False is padding) or None. past: transformers' cache of keys and values, where these tokens
+    follow others of which blocks keep no more (language models); None: the text begins here.
+    packed: where the texts of each row stand, in place of the mask; None: a row is a text.
     """
 
     base: Any
@@ -34,6 +37,8 @@ class Batch:
     spec: ModelSpec
     hidden: Tensor
     mask: Tensor | None
+    past: Any = None
+    packed: Packed | None = None
 
 
 def prepare(kind: BlockInputs, batch: Batch) -> Prepared:
@@ -91,17 +96,31 @@ def _causal(batch: Batch) -> Prepared:
     Padding stands behind a text, so that its tokens are numbered from 0 on. Blocks may look back
     no further than a window (Mistral, Qwen).
     """
-    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+    from transformers.masking_utils import (
+        create_causal_mask,
+        create_sliding_window_causal_mask,
+        packed_sequence_mask_function,
+    )
 
-    config, family = batch.config, batch.spec.parts
-    places = torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
-    made = {
+    config, family, past = batch.config, batch.spec.parts, batch.past
+    begin = 0 if past is None else past.get_seq_length()
+    places = begin + torch.arange(batch.hidden.shape[1], device=batch.hidden.device)[None]
+    made: dict[str, Any] = {
         "config": config,
         "inputs_embeds": batch.hidden,
         "attention_mask": batch.mask,
-        "past_key_values": None,
+        "past_key_values": past,
         "position_ids": places,
     }
+    if batch.packed is not None:
+        places = batch.packed.places
+        same_text = packed_sequence_mask_function(batch.packed.texts)
+        made |= {
+            "attention_mask": batch.packed.valid,
+            # Else the mask would be made from the places a second time.
+            "position_ids": None,
+            "and_mask_function": same_text,
+        }
     windowed = family.windows != "none" and config.sliding_window is not None
     kinds = ["sliding_attention" if windowed else "full_attention"] * batch.spec.depth
     if family.windows == "by-block":
@@ -111,7 +130,7 @@ def _causal(batch: Batch) -> Prepared:
         masks["full_attention"] = create_causal_mask(**made)
     if "sliding_attention" in kinds:
         masks["sliding_attention"] = create_sliding_window_causal_mask(**made)
-    shared: Arguments = {}
+    shared: Arguments = {} if past is None else {"past_key_values": past, "use_cache": True}
     if family.rotates:
         shared["position_embeddings"] = batch.base.rotary_emb(batch.hidden, position_ids=places)
     return lambda index: {"attention_mask": masks[kinds[index]], **shared}

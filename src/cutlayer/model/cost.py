@@ -8,14 +8,26 @@ counted: cost_lora.py, cost_full.py and cost_resnet.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cutlayer.model import cost_full, cost_lora, cost_resnet
-from cutlayer.model.parameter_counts import FLOAT_BYTES, Cost, Side, lora_parameters
-from cutlayer.model.spec import ModelSpec, Train, check_train
+from cutlayer.model.parameter_counts import (
+    FLOAT_BYTES,
+    Cost,
+    Side,
+    lora_parameters,
+    shared_parameters,
+)
+from cutlayer.model.spec import SHARE_A_SCALE, ModelSpec, Train, check_train
 
 __all__ = [
     "FLOAT_BYTES", "Cost", "crossing_bytes", "device_cost", "lora_parameters", "memory_bytes",
-    "server_cost", "whole_cost",
+    "server_cost", "tail_cost", "weight_bytes", "whole_cost",
 ]  # fmt: skip
+
+
+_MORE_LOGITS = 3
+"""Tensors of the size of a language model's logits at the peak, besides the one that is kept."""
 
 
 def device_cost(spec: ModelSpec, cut: int, train: Train = "lora") -> Cost:
@@ -35,10 +47,25 @@ def server_cost(
     """Blocks from `cut` on, final norm, pooler and head.
 
     tokens: T', those that crossed the cut, prefix included; None for all (a ResNet's always all).
-    The gradient at the cut is computed if a device has something to train.
+    The gradient at the cut is computed if a device has something to train. Where the job has a
+    tail, which is on devices, the blocks between cut and tail alone.
     """
     incoming = device_cost(spec, cut, train).adapter_parameters > 0
-    return _part(spec, cut, spec.depth, "server", tokens, train, incoming=incoming)
+    side: Side = "server" if spec.tail is None else "middle"
+    return _part(spec, cut, spec.end, side, tokens, train, incoming=incoming)
+
+
+def tail_cost(spec: ModelSpec, tokens: int | None = None, train: Train = "lora") -> Cost:
+    """The tail's blocks, final norm and head, which devices run; tokens: as in `server_cost`.
+
+    The gradient at its first block's input is always computed. Tables that the device holds for its
+    embedding or its first blocks are not counted again.
+    """
+    part = _part(spec, spec.end, spec.depth, "server", tokens, train, incoming=True)
+    shared = spec.width * spec.vocabulary if spec.tied else 0
+    if spec.cut and spec.tail:
+        shared += shared_parameters(spec)  # what the first blocks' table is
+    return replace(part, parameters=part.parameters - shared)
 
 
 def whole_cost(spec: ModelSpec, train: Train = "lora") -> Cost:
@@ -64,15 +91,24 @@ def memory_bytes(cost: Cost, spec: ModelSpec, batch: int, states: int = 2) -> in
     Frozen weights; adapter with its gradient and `states` optimiser numbers each (AdamW 2, SGD 0,
     with momentum 1); activations held for the backward pass of a batch; and the working set of
     the block in computation, taken as two widths and two MLP widths a token, or as twice the
-    largest map of a ResNet.
+    largest map of a ResNet; and logits of a language model, their softmax and its gradient.
     """
     trained = cost.adapter_bytes * (2 + states)
     if spec.residual is None:
         working = spec.tokens * 2 * (spec.width + spec.mlp_width)
     else:
         working = 2 * spec.residual.stem_map.numbers
-    held = batch * (cost.activation_bytes + FLOAT_BYTES * working)
-    return cost.parameter_bytes + trained + held
+    logits = _MORE_LOGITS * cost.logits_bytes
+    held = batch * (cost.activation_bytes + FLOAT_BYTES * working + logits)
+    return weight_bytes(cost, spec) + trained + held
+
+
+def weight_bytes(cost: Cost, spec: ModelSpec) -> int:
+    """Bytes of a part's frozen weights, with the scales of those that are of few bits."""
+    if spec.frozen_bits == 32:
+        return cost.parameter_bytes
+    low = cost.matrices * spec.frozen_bits // 8 + FLOAT_BYTES * cost.matrices // SHARE_A_SCALE
+    return cost.parameter_bytes - FLOAT_BYTES * cost.matrices + low
 
 
 def _part(

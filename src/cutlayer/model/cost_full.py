@@ -32,10 +32,10 @@ def part_cost(
     backward = 2 * forward
     saved = sum(_block_saved(spec, tokens, index) for index in range(first, last))
     bare = spec.parts.post_norm or (first == 0 and not spec.parts.first_norm)
-    if bare and first < last and side == "server" and not incoming:
+    if bare and first < last and side in ("server", "middle") and not incoming:
         # Nothing before queries, keys and values wants a gradient; other blocks begin with a norm.
         backward -= 3 * 2 * tokens * spec.width * spec.attention_width
-    if side != "server":
+    if side in ("device", "whole"):
         parameters += embedding_parameters(spec)
         embedding = embedding_flops(spec)
         forward += embedding
@@ -47,7 +47,7 @@ def part_cost(
             narrow = spec.embedding_width
             backward += 2 * embedding
             saved += tokens * (narrow + 2 + narrow * (narrow != spec.width))
-    if side != "device":
+    if side in ("server", "whole"):
         head = head_flops(spec)
         neck = 2 * spec.width**2 if spec.parts.neck is not None else 0
         alive = incoming or first < last or side == "whole" or spec.parts.norm is not None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from cutlayer.model.parameter_counts import (
     FLOAT_BYTES,
+    Blocks,
     Cost,
     Side,
     blocks_parameters,
@@ -35,18 +36,28 @@ def part_cost(
     """
     parameters = blocks_parameters(spec, first, last)
     work = _Work(live=incoming)
-    if side != "server":
+    if side in ("device", "whole"):
         parameters += embedding_parameters(spec)
         work = replace(work, forward=embedding_flops(spec))
+    blocks = Blocks()
     for index in range(first, last):
-        work = _block(spec, index, tokens, work)
-    if side != "device":
+        before, work = work, _block(spec, index, tokens, work)
+        kept = FLOAT_BYTES * (work.saved - before.saved)
+        if kept:
+            read = FLOAT_BYTES * tokens * spec.width
+            blocks += Blocks(kept, kept, read, work.forward - before.forward)
+    has_head = side in ("server", "whole")
+    if has_head:
         parameters += tail_parameters(spec)
         if side == "whole" and spec.tied:
             parameters -= spec.width * spec.vocabulary  # one table for embedding and head
         tail = _language_tail if spec.parts.language else _tail
         work = tail(spec, tokens, work)
-    return Cost(parameters, work.adapter, work.forward, work.backward, FLOAT_BYTES * work.saved)
+    saved = FLOAT_BYTES * work.saved
+    matrices = (last - first) * sum(one.inputs * one.outputs for one in spec.linears)
+    logits = FLOAT_BYTES * tokens * spec.vocabulary if spec.parts.language and has_head else 0
+    done = (work.adapter, work.forward, work.backward, saved)
+    return Cost(parameters, *done, blocks, matrices, logits)
 
 
 @dataclass(frozen=True)

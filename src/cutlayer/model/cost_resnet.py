@@ -23,7 +23,7 @@ def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: b
     assert net is not None
     maps = net.maps
     parameters = forward = backward = saved = 0
-    if side != "server":
+    if side in ("device", "whole"):
         parameters += _parameters(net.stem)
         forward += _flops(net.stem, net.image)
         backward += _flops(net.stem, net.image)  # the images want no gradient
@@ -32,7 +32,7 @@ def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: b
         saved += maps[first].numbers
     for index in range(first, last):
         block, at = net.blocks[index], maps[index]
-        wanted = incoming or index > first or side != "server"
+        wanted = incoming or index > first or side in ("device", "whole")
         if block.shortcut is not None:
             parameters += _parameters(block.shortcut)
             flops = _flops(block.shortcut, at)
@@ -44,7 +44,7 @@ def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: b
             forward, backward = forward + flops, backward + flops * (1 + (wanted or number > 0))
             at = at.through(conv)
             saved += 2 * at.numbers  # what the norm reads, and what ReLU gives
-    if side != "device":
+    if side in ("server", "whole"):
         head = 2 * spec.head_inputs * spec.num_classes
         wanted = incoming or first < last or side == "whole"
         parameters += (spec.head_inputs + 1) * spec.num_classes

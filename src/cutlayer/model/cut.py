@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from cutlayer.errors import JobError, ModelError
 from cutlayer.model.compiled import CompiledPasses, check_compiler
 from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
-from cutlayer.model.spec import ModelSpec, Train
+from cutlayer.model.spec import ModelSpec, Part, Train
+from cutlayer.model.transformer import Transformer
 from cutlayer.settings.compute import Precision
 
 __all__ = ["Activations", "Adapter", "CutModel", "Part", "Segment"]
 
-Part = Literal["whole", "device", "server"]
 Route = Sequence[Segment]
 
 
@@ -40,7 +40,12 @@ class Activations:
 
 
 class Body(Protocol):
-    """The pieces of one family's model."""
+    """The pieces of one family's model.
+
+    checkpoints: the bank whose route blocks run with again on the way back; None: they keep all.
+    """
+
+    checkpoints: AdapterBank | None
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T] or None."""
@@ -142,9 +147,18 @@ class CutModel:
         self._probe = self._probe.to(device)
         return self
 
-    def use(self, precision: Precision) -> CutModel:
-        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training."""
+    def use(
+        self, precision: Precision, checkpointing: bool = False, packing: bool = False
+    ) -> CutModel:
+        """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training.
+
+        checkpointing: blocks of a transformer keep their input alone, and run again going back.
+        packing: texts of one adapter share rows in the blocks (language models).
+        """
         self._autocast = precision == "bfloat16"
+        self._body.checkpoints = self.bank if checkpointing else None
+        if isinstance(self._body, Transformer):
+            self._body.packs = self.bank if packing else None
         return self
 
     def compile(self, wanted: bool) -> CutModel:
@@ -219,13 +233,25 @@ class CutModel:
                 )
             held[name].copy_(value)
 
-    def device_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the device holds when cut after block `cut`."""
+    def names_before(self, cut: int) -> tuple[str, ...]:
+        """The adapter's keys before block `cut`."""
         return tuple(key for key in self.shapes() if self.spec.position(key) < cut)
 
+    @property
+    def tail_names(self) -> tuple[str, ...]:
+        """The adapter's keys in a tail that the device holds, the head's among them."""
+        if self.spec.tail is None:
+            return ()
+        return tuple(key for key in self.shapes() if self.spec.position(key) >= self.spec.end)
+
+    def device_names(self, cut: int) -> tuple[str, ...]:
+        """The adapter's keys that the device holds when cut after block `cut`, its tail's too."""
+        return (*self.names_before(cut), *self.tail_names)
+
     def server_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the server holds, the head's among them."""
-        return tuple(key for key in self.shapes() if self.spec.position(key) >= cut)
+        """The adapter's keys that the server holds; without a tail the head's are among them."""
+        device = set(self.device_names(cut))
+        return tuple(key for key in self.shapes() if key not in device)
 
     def device_forward(
         self, inputs: dict[str, Tensor], cut: int, route: Route, score: str | None = None
@@ -283,6 +309,23 @@ class CutModel:
         assert logits is not None
         return logits
 
+    def middle_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
+        """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D], D at its end."""
+        self._check(cut)
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            received = batch["hidden"]
+            assert received is not None
+            return (self._body.run(received, batch["mask"], cut, self.spec.end),)
+
+        (features,) = self._run(route, {"hidden": hidden, "mask": mask}, piece)
+        assert features is not None
+        return features
+
+    def tail_forward(self, features: Tensor, mask: Tensor | None, route: Route) -> Tensor:
+        """The tail's blocks, final norm and head: features [B,T',D] -> logits, as the server's."""
+        return self.server_forward(features, mask, self.spec.end, route)
+
     def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
         """The unsplit model: logits [B,C], of a language model [B,T,V]."""
 
@@ -296,6 +339,26 @@ class CutModel:
         return logits
 
     __call__ = forward
+
+    def new_past(self) -> Any:
+        """An empty cache of keys and values for `go_on`; of language models."""
+        assert isinstance(self._body, Transformer)
+        return self._body.new_past()
+
+    def go_on(self, ids: Tensor, past: Any, route: Route) -> Tensor:
+        """Logits [B,V] after tokens ids [B,T], which follow those in `past` and are added to it."""
+        body = self._body
+        assert isinstance(body, Transformer)
+
+        def piece(batch: Batch) -> tuple[Tensor]:
+            given = batch["input_ids"]
+            assert given is not None
+            hidden = body.go_on(given, past)[:, -1:]
+            return (self._head(body.pool(hidden, None))[:, 0],)
+
+        (logits,) = self._run(route, {"input_ids": ids.to(self.compute)}, piece)
+        assert logits is not None
+        return logits
 
     def features(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
         """What the head's output layers read: [B,in], of K outputs one after another [B,K in]."""

@@ -83,6 +83,8 @@ def _resnet(
         num_classes=num_classes,
         head_inputs=network.maps[-1].channels,
         cut=model.cut,
+        tail=model.tail,
+        frozen_bits=model.frozen_bits,
         lora=model.lora,
         image_size=network.image.side,
         aspect=model.aspect,

@@ -131,16 +131,23 @@ def read_transformer(
         head_inputs=2 * width if family.pool == "cls+mean" else width,
         relative=_relative(settings, width) if family.block_inputs == "relative" else None,
         cut=model.cut,
+        tail=model.tail,
+        frozen_bits=model.frozen_bits,
         lora=model.lora,
     )
 
 
 def check_cut(model: Model, depth: int) -> None:
-    """Raise ModelError when the job cuts beyond the last block."""
+    """Raise ModelError when the cut is beyond the last block, or the tail reaches over it."""
     if model.cut > depth:
         raise ModelError(
             f"model.cut: {model.cut} is beyond the {depth} blocks of {model.path}: "
             f"take 0 to {depth}"
+        )
+    if model.tail is not None and model.cut + model.tail > depth:
+        raise ModelError(
+            f"model.tail: {model.tail} blocks after a cut at {model.cut} are more than the {depth} "
+            f"of {model.path}: take 0 to {depth - model.cut}"
         )
 
 

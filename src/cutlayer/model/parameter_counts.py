@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cutlayer.model.spec import ModelSpec
 
-Side = Literal["device", "server", "whole"]
+Side = Literal["device", "middle", "server", "whole"]
+"""What a part has beside its blocks: what comes before them, nothing, what follows, or both."""
+
 FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What of a part's cost is that of blocks that leave something for the backward pass.
+
+    kept_bytes: what they leave, together; largest_bytes: the one that leaves most. input_bytes: of
+    the hidden states that they read. flops: of their forward pass.
+    """
+
+    kept_bytes: int = 0
+    largest_bytes: int = 0
+    input_bytes: int = 0
+    flops: int = 0
+
+    def __add__(self, other: Blocks) -> Blocks:
+        """Of two parts on one machine."""
+        return Blocks(
+            self.kept_bytes + other.kept_bytes,
+            max(self.largest_bytes, other.largest_bytes),
+            self.input_bytes + other.input_bytes,
+            self.flops + other.flops,
+        )
 
 
 @dataclass(frozen=True)
@@ -19,7 +44,10 @@ class Cost:
     weight and running statistic; the head with the server). forward_flops, backward_flops: FLOPs
     for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
     backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
-    values and output of attention, in float32; without LoRA dropout's masks.
+    values and output of attention, in float32; without LoRA dropout's masks. blocks: what of it
+    `checkpointed` goes by; only where LoRA trains. matrices: of `parameters`, those in weights of
+    the blocks' linear layers, which may lie in few bits. logits_bytes: of a language model's logits
+    for one sample, one of which activation_bytes holds.
     """
 
     parameters: int
@@ -27,6 +55,38 @@ class Cost:
     forward_flops: int
     backward_flops: int
     activation_bytes: int
+    blocks: Blocks = Blocks()
+    matrices: int = 0
+    logits_bytes: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """Two parts on one machine."""
+        return Cost(
+            self.parameters + other.parameters,
+            self.adapter_parameters + other.adapter_parameters,
+            self.forward_flops + other.forward_flops,
+            self.backward_flops + other.backward_flops,
+            self.activation_bytes + other.activation_bytes,
+            self.blocks + other.blocks,
+            self.matrices + other.matrices,
+            self.logits_bytes + other.logits_bytes,
+        )
+
+    def checkpointed(self) -> Cost:
+        """The same part where a block keeps its input alone, and is computed again on the way back.
+
+        Then the activations of one block at a time are there, at most those of the largest.
+        """
+        blocks = self.blocks
+        return replace(
+            self,
+            backward_flops=self.backward_flops + blocks.flops,
+            activation_bytes=self.activation_bytes
+            - blocks.kept_bytes
+            + blocks.input_bytes
+            + blocks.largest_bytes,
+            blocks=Blocks(),
+        )
 
     @property
     def parameter_bytes(self) -> int:

@@ -38,7 +38,7 @@ def write_part(folder: Path, model: "Model", seed: int, part: Part) -> list[Path
 
 
 def _tensors(model: "Model", seed: int, part: Part) -> dict[str, torch.Tensor]:
-    spec = describe(model)
+    spec = describe(model.model_copy(update={"frozen_bits": 32}))
     module = skeleton(spec, seed, torch.float32)
     attach_norms(module, AdapterBank())
     strip(module, spec, part)

@@ -20,6 +20,7 @@ class ResNet:
 
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.spec = spec
+        self.checkpoints: AdapterBank | None = None  # its blocks always keep all
         self._base: Any = module.get_submodule(spec.parts.base)
         self._blocks = [module.get_submodule(spec.block_name(i)) for i in range(spec.depth)]
 

@@ -14,9 +14,13 @@ from cutlayer.model.residual import Map, Residual
 if TYPE_CHECKING:
     from cutlayer.settings.model import Lora
 
-__all__ = ["Linear", "ModelSpec", "Relative", "Train", "check_train", "match_targets"]
+__all__ = ["Linear", "ModelSpec", "Part", "Relative", "Train", "check_train", "match_targets"]
 
 Train = Literal["lora", "full"]
+SHARE_A_SCALE = 64
+"""Weights of few bits that have a scale of float32 together (see low_bits.py)."""
+
+Part = Literal["whole", "device", "server"]
 Role = Literal["query", "key", "value", "fused", "output", "up", "down"]
 
 
@@ -69,6 +73,7 @@ class ModelSpec:
     channels: of images; 0 for what a model lacks. aspect: the job's model.aspect. position_rows: of
     the embedding's position table at the chosen size. embedding_width: of tables that are
     projected to the width. neck_bias: the layer between pooling and head has one.
+    tail, frozen_bits: the job's model.tail and model.frozen_bits.
     residual: the network of a ResNet, None for transformers. Its tokens and width differ from cut
     to cut: patches and width are those at `cut`, also after `dataclasses.replace`.
     """
@@ -83,6 +88,8 @@ class ModelSpec:
     cut: int
     lora: Lora
     parts: Family
+    tail: int | None = None
+    frozen_bits: int = 32
     width: int = 0
     heads: int = 0
     linears: tuple[Linear, ...] = ()
@@ -135,6 +142,23 @@ class ModelSpec:
         return self.residual.maps[cut]
 
     @property
+    def end(self) -> int:
+        """The first block after the server's: of the tail; the depth where there is none."""
+        return self.depth - (self.tail or 0)
+
+    def blocks_of(self, part: Part) -> range | tuple[int, ...]:
+        """The blocks that a part of the model, cut at `cut`, runs."""
+        if part == "whole":
+            return range(self.depth)
+        if part == "server":
+            return range(self.cut, self.end)
+        return (*range(self.cut), *range(self.end, self.depth))
+
+    def has_head(self, part: Part) -> bool:
+        """Whether a part runs what follows the blocks."""
+        return part == "whole" or (part == "device") == (self.tail is not None)
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The endings of the names of the linear layers that carry LoRA."""
         return self.parts.targets if self.lora.targets == "auto" else self.lora.targets
@@ -184,8 +208,9 @@ class ModelSpec:
 
     def carries_lora(self, name: str) -> bool:
         """Whether the job puts LoRA on the linear layer `name`, by its targets and side."""
-        side = self.lora.side
-        on_side = side == "both" or (self.position(name) < self.cut) == (side == "device")
+        side, at = self.lora.side, self.position(name)
+        on_device = at < self.cut or (self.tail is not None and at >= self.end)
+        on_side = side == "both" or on_device == (side == "device")
         return on_side and match_targets(name, self.targets)
 
 
@@ -206,6 +231,11 @@ def check_train(spec: ModelSpec, train: Train) -> None:
         raise ModelError(
             f"method.train: 'lora' finds no linear layers in {spec.path}, which is a ResNet: "
             "set method.train to full"
+        )
+    if train == "full" and spec.frozen_bits < 32:
+        raise ModelError(
+            f"model.frozen_bits: {spec.frozen_bits} is for weights that stay as they are, and "
+            "method.train full trains every one: take 32, or train lora"
         )
     if train == "full" and spec.relative is not None:
         raise ModelError(

@@ -4,6 +4,7 @@ Hugging Face's own modules compute everything; here they are called piece by pie
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model import attention, block_inputs
+from cutlayer.model.checkpointing import run_checkpointed
+from cutlayer.model.lora import AdapterBank
+from cutlayer.model.packing import Packed, packed
 from cutlayer.model.spec import ModelSpec
 
 
@@ -24,6 +28,10 @@ class Transformer:
         self._base: Any = module.get_submodule(family.base)
         self._blocks: Any = self._base.get_submodule(family.blocks)
         self._neck: Any = module.get_submodule(family.neck) if family.neck else None
+        self.checkpoints: AdapterBank | None = None
+        """Whose route blocks are computed with again on the way back; None: they keep all."""
+        self.packs: AdapterBank | None = None
+        """Whose adapters' texts share rows in the blocks; None: each has a row of its own."""
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
@@ -37,13 +45,35 @@ class Transformer:
         return hidden, mask
 
     def _looked_up(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows of the table of tokens, and of that of positions where there is one."""
+        return self._looked_up_from(inputs["input_ids"], 0), inputs["attention_mask"].bool()
+
+    def _looked_up_from(self, ids: Tensor, begin: int) -> Tensor:
+        """Rows of the table of tokens, and of that of positions where there is one.
+
+        ids [B,T] stand at the places from `begin` on.
+        """
         family = self.spec.parts
-        hidden: Tensor = self._base.get_submodule(family.embeddings[0])(inputs["input_ids"])
+        hidden: Tensor = self._base.get_submodule(family.embeddings[0])(ids)
         if family.position_table is not None:
-            places = torch.arange(hidden.shape[1], device=hidden.device)[None]
+            places = begin + torch.arange(hidden.shape[1], device=hidden.device)[None]
             hidden = hidden + self._base.get_submodule(family.position_table)(places)
-        return hidden, inputs["attention_mask"].bool()
+        return hidden
+
+    def new_past(self) -> Any:
+        """An empty cache of keys and values, which `go_on` fills."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._config)
+
+    def go_on(self, ids: Tensor, past: Any) -> Tensor:
+        """All blocks for tokens [B,T] that follow those in `past`, which is added to: [B,T,D]."""
+        hidden = self._looked_up_from(ids, past.get_seq_length())
+        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, None, past)
+        arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
+        for index in range(self.spec.depth):
+            result = self._blocks[index](hidden, **arguments(index))
+            hidden = result[0] if isinstance(result, tuple) else result
+        return hidden
 
     def _embedded(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         embeddings = self._base.get_submodule(self.spec.parts.embeddings[0])
@@ -60,15 +90,45 @@ class Transformer:
         """Blocks first ... last - 1."""
         if first == last:
             return hidden
-        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, mask)
+        if self.packs is not None and mask is not None:
+            sizes = [segment.size for segment in self.packs.route]
+            rows = packed(mask, sizes)
+            if rows is not None:
+                return self._run_packed(self.packs, rows, hidden, first, last)
+        return self._run(hidden, mask, first, last)
+
+    def _run_packed(
+        self, bank: AdapterBank, rows: Packed, hidden: Tensor, first: int, last: int
+    ) -> Tensor:
+        """Blocks first ... last - 1 for texts that share rows."""
+        pairs = zip(bank.route, rows.rows, strict=True)
+        with bank.use([replace(one, size=count) for one, count in pairs], sum(rows.rows)):
+            done = self._run(rows.pack(hidden), None, first, last, rows)
+        return rows.unpack(done, len(hidden))
+
+    def _run(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        first: int,
+        last: int,
+        rows: Packed | None = None,
+    ) -> Tensor:
+        batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, mask, packed=rows)
         arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
         for index in range(first, last):
             given = hidden
-            result = self._blocks[index](given, **arguments(index))
+            result = self._block(index, given, arguments(index))
             hidden = result[0] if isinstance(result, tuple) else result
             if index == 0:
                 hidden = self._beside_first(given, hidden, mask)
         return hidden
+
+    def _block(self, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Any:
+        block = self._blocks[index]
+        if self.checkpoints is None or not torch.is_grad_enabled():
+            return block(hidden, **arguments)
+        return run_checkpointed(self.checkpoints, block, hidden, arguments)
 
     def _beside_first(self, given: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """What a family computes with the input and output of the first block."""

@@ -24,6 +24,7 @@ from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
 from cutlayer.model.full import FullWeights, whole_shapes
 from cutlayer.model.lora import AdapterBank, BankHead, LoraWeights, find_targets
+from cutlayer.model.low_bits import LowBitLinear
 from cutlayer.model.own_head import OwnHead
 from cutlayer.model.positions import fit_positions
 from cutlayer.model.resnet import ResNet, attach_norms
@@ -63,9 +64,9 @@ def load_model(
 ) -> CutModel:
     """The model a job names, or the part of it that one side of the cut runs, on the CPU.
 
-    part: "device" holds the embedding and the first `model.cut` blocks, "server" the rest; only
-    their own tensors are read. seed: draws the backbone when weights are "random". train: LoRA on
-    a frozen backbone, or every weight.
+    part: "device" holds the embedding and the first `model.cut` blocks, and the tail if the job has
+    one; "server" the rest; only their own tensors are read. seed: draws the backbone when weights
+    are "random". train: LoRA on a frozen backbone, or every weight.
     Raises ModelError for whatever is wrong with the checkpoint or the settings.
     """
     spec = describe(model, num_classes)
@@ -80,6 +81,8 @@ def load_model(
     drawn: tuple[str, ...] = ()
     if spec.weights == "random":
         cast(module, dtype)
+        for name in low_bit_layers(module, spec):
+            _lower(module, name, spec)
     else:
         drawn = fill(module, spec, dtype, seed)
         _check_drawn(spec, drawn, layers)
@@ -90,7 +93,7 @@ def load_model(
     if train == "lora":
         weights = LoraWeights(module, spec, layers, bank)
     else:
-        weights = FullWeights(module, spec, shapes, bank, holds_head=part != "device")
+        weights = FullWeights(module, spec, shapes, bank, holds_head=spec.has_head(part))
     body: Body = (ResNet if spec.residual else Transformer)(module, spec)
     head: Head = OwnHead(module, spec) if spec.parts.head.own else BankHead(bank, spec)
     return CutModel(module, body, head, weights, spec, part, dtype, drawn)
@@ -162,23 +165,21 @@ def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
     """Take out of `model` what `part` does not run; a head that adapters bring goes too.
 
     device: embeddings and the first `spec.cut` blocks; server: the other blocks, and what follows
-    them.
+    them. With a tail its blocks, and what follows them, are the device's.
     """
-    family = spec.parts
-    first = spec.cut if part == "server" else 0
-    last = spec.cut if part == "device" else spec.depth
-    absent = [spec.block_name(index) for index in range(spec.depth) if not first <= index < last]
+    family, held, ends = spec.parts, spec.blocks_of(part), spec.has_head(part)
+    absent = [spec.block_name(index) for index in range(spec.depth) if index not in held]
     below = list(family.unused)
-    if part == "device":
+    if not ends:
         below += [] if family.norm is None else [family.norm]
         below += ["pooler"] if family.pool == "map" else []
         absent += [] if family.neck is None else [family.neck]
     if part == "server":
         below += family.embeddings
-    below += family.shared if first == last else ()
-    below += family.after_first if not first <= 0 < last else ()
+    below += () if held else family.shared
+    below += () if 0 in held else family.after_first
     absent += [f"{family.base}.{path}" for path in below]
-    absent += family.head.modules if part == "device" else family.head.trained
+    absent += family.head.trained if ends else family.head.modules
     for name in absent:
         path, _, leaf = name.rpartition(".")
         parent = model.get_submodule(path)
@@ -199,6 +200,7 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
     """
     wanted = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
     head, table = _tied(spec)
+    lowered = low_bit_layers(model, spec)
     placed = {table: [name for name in (table, head) if name in wanted]}
     if head in wanted:
         wanted[table] = wanted.pop(head)
@@ -211,6 +213,9 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         kept = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
         for place in placed.get(name, [name]):
             _place(model, place, kept)
+            if place.removesuffix(".weight") in lowered and place.endswith(".weight"):
+                # One by one, so that the whole part never lies there in float32.
+                _lower(model, place.removesuffix(".weight"), spec)
     missing = {name: t for name, t in model.state_dict().items() if t.is_meta}
     neck = spec.parts.neck
     drawn = {n: t for n, t in missing.items() if neck is not None and n.startswith(f"{neck}.")}
@@ -230,6 +235,24 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         )
     _compute_buffers(model)
     return tuple(drawn)
+
+
+def low_bit_layers(model: nn.Module, spec: ModelSpec) -> frozenset[str]:
+    """The linear layers of the part's blocks, where their weights are to lie in few bits."""
+    if spec.frozen_bits == 32:
+        return frozenset()
+    held = {name for name, _ in model.named_modules()}
+    paths = (f"{spec.block_name(i)}.{one.path}" for i in range(spec.depth) for one in spec.linears)
+    return frozenset(path for path in paths if path in held)
+
+
+def _lower(model: nn.Module, name: str, spec: ModelSpec) -> None:
+    """Put a layer with a weight of few bits in place of a linear one."""
+    path, _, leaf = name.rpartition(".")
+    parent, bits = model.get_submodule(path), spec.frozen_bits
+    assert bits in (4, 8)
+    low = LowBitLinear(getattr(parent, leaf), bits, spec.parts.transposed)  # type: ignore[arg-type]
+    setattr(parent, leaf, low)
 
 
 def _tied(spec: ModelSpec) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from cutlayer.allocate.round_shape import Ints, RoundShape, Traffic, batch_sizes
 from cutlayer.job import Job
 from cutlayer.model.cost import Cost
 from cutlayer.model.families import ModelSpec
-from cutlayer.planning.known.method_costs import device_part, flops, server_part
+from cutlayer.planning.known.method_costs import device_part, flops, server_part, tail_part
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.seeds import numpy_rng
 from cutlayer.train.cohort import make_pools, pool_of
@@ -52,6 +52,7 @@ def planned_shape(
         loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
+        features, answers = (bits / 8 for bits in loads.features_bits(one.cut, one.tokens))
         if known.job.method.split:
             setting = setting_of(one, known.job.method)
             up = loads.activations_bits(*setting) / 8
@@ -68,7 +69,8 @@ def planned_shape(
                 )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
         for at, device in enumerate(devices):
-            traffic[device] = Traffic(int(up[at]), int(back[at]), adapter, adapter)
+            sent = (int(up[at]), int(back[at]), adapter, adapter, 0)
+            traffic[device] = Traffic(*sent, int(features[at]), int(answers[at]))
             samples = int(loads.samples_per_epoch[at])
             batches[device] = batch_sizes(samples, training)
             if names:
@@ -122,15 +124,31 @@ class TimedRound:
         decisions = self._decisions
         samples = self.shape.computed_table().sum(axis=0)
         parts = self._device_parts(decisions)
+        forward = samples * np.array([part.forward_flops for part in parts])
+        backward = samples * np.array([part.backward_flops for part in parts])
+        if self.job.has_tail:  # it runs all samples, those that the server held too
+            every, tails = self.shape.batch_table().sum(axis=0), self._tails(decisions)
+            forward = forward + every * np.array([tail.forward_flops for tail in tails])
+            backward = backward + every * np.array([tail.backward_flops for tail in tails])
+        sending: tuple[Stage, ...] = ("uplink", "tail_uplink", "upload")
         spent = energy.round_j(
             self.fleet,
             self.world.settings.energy,
             np.array([one.power_w or 0.0 for one in decisions]),
-            timeline.busy_s("uplink") + timeline.busy_s("upload"),
-            samples * np.array([part.forward_flops for part in parts]),
-            samples * np.array([part.backward_flops for part in parts]),
+            sum((timeline.busy_s(stage) for stage in sending), np.zeros(len(decisions))),
+            forward,
+            backward,
         )
         return dict(zip(self.shape.trained, spent.tolist(), strict=True))
+
+    def _tails(self, decisions: list[Decision]) -> list[Cost]:
+        """What each device runs of the model's last blocks, where the job has a tail."""
+        found = []
+        for one in decisions:
+            tail = tail_part(self.job, self.spec, one.cut, one.tokens)
+            assert tail is not None
+            found.append(tail)
+        return found
 
     def _device_parts(self, decisions: Sequence[Decision]) -> list[Cost]:
         """What each device runs, looked up once for each cut."""
@@ -149,9 +167,10 @@ class TimedRound:
         job, spec, settings = self.job, self.spec, self.world.settings
         # Many devices share a setting: its cost is looked up once.
         settings_of = [(one.cut, one.tokens) for one in decisions]
-        of = {pair: flops(server_part(job, spec, *pair)) for pair in dict.fromkeys(settings_of)}
+        of = {pair: server_part(job, spec, *pair) for pair in dict.fromkeys(settings_of)}
         served = [of[pair] for pair in settings_of]
-        server_s = samples * np.array(served) / (settings.server_flops or np.inf)
+        speed = settings.server_flops or np.inf
+        server_s = samples * np.array([flops(part) for part in served]) / speed
         if job.method.pooled:
             return durations(1, server_s=server_s, steps=steps, one_way=True)
         state = self.state
@@ -167,6 +186,15 @@ class TimedRound:
         share = samples / samples.sum(axis=0)
         sent = self._sent_share(samples, computed) * np.array([t.activations for t in traffic])
         returned = share * np.array([t.gradients for t in traffic])
+        tail_s, back_s = np.zeros(server_s.shape), np.zeros(server_s.shape)
+        if job.has_tail:
+            tails = np.array([flops(tail) for tail in self._tails(decisions)])
+            tail_s = energy.compute_s(samples * tails, self.fleet)
+            back_s = samples * np.array([part.backward_flops if part else 0 for part in served])
+            back_s = back_s / speed
+            server_s = server_s - back_s
+        features = share * np.array([float(t.features) for t in traffic])
+        answers = share * np.array([float(t.feature_gradients) for t in traffic])
         one_way = job.method.split and not returned.any()
         forward = np.array([part.forward_flops for part in parts])
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
@@ -183,8 +211,13 @@ class TimedRound:
             downlink_s=self._frames_s("downlink", returned, state.downlink_bps),
             backward_s=energy.compute_s(samples * backward, self.fleet),
             upload_s=self._frames_s("upload", upload, uplink_bps)[0],
+            tail_downlink_s=self._frames_s("tail_downlink", features, state.downlink_bps),
+            tail_s=tail_s,
+            tail_uplink_s=self._frames_s("tail_uplink", answers, uplink_bps),
+            server_backward_s=back_s,
             steps=steps,
             one_way=one_way,
+            has_tail=job.has_tail,
         )
 
     def _sent_share(self, samples: Ints, computed: Ints) -> Array:

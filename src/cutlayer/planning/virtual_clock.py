@@ -1,6 +1,7 @@
 """Virtual seconds and joules of a run in its world, from the bytes that it really sent."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class VirtualClock:
         return PlanningInput(
             job=self.job,
             devices=tuple(samples),
-            loads=Loads(self.job, self.spec, classes, held),
+            loads=Loads(self.job, replace(self.spec, num_classes=classes), classes, held),
             fleet=self.world.fleet_of(numbers),
             state=state,
             world=self.world,
@@ -175,4 +176,5 @@ class VirtualClock:
 
 
 def _idle_s(timeline: Timeline) -> float:
-    return max(0.0, timeline.duration_s - float(timeline.busy_s("server").sum()))
+    busy = timeline.busy_s("server") + timeline.busy_s("server_backward")
+    return max(0.0, timeline.duration_s - float(busy.sum()))

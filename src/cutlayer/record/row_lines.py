@@ -48,7 +48,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     decisions: dict[_Number, _Decided]
     samples: dict[_Number, _Count]
     loss: float | None
-    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=5)]]
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=7)]]
     seconds: dict[str, float]
     cpu_seconds: float
     device_loss: _Numbers

@@ -30,7 +30,8 @@ class Row:
 
     traffic: dict[int, list[int]]
     """Bytes of encoded frames, headers included, by device: [activations, gradients, adapter down,
-    adapter up, basis and samples held down]; records of earlier versions lack the last.
+    adapter up, basis and samples held down, features down, their gradients up]; records of earlier
+    versions lack some of the last three.
     """
 
     seconds: dict[str, float]
@@ -176,12 +177,12 @@ class Row:
     @property
     def up_bytes(self) -> int:
         """Bytes from all devices to the server."""
-        return sum(t[0] + t[3] for t in self.traffic.values())
+        return sum(Traffic(*found).up for found in self.traffic.values())
 
     @property
     def down_bytes(self) -> int:
         """Bytes from the server to all devices."""
-        return sum(t[1] + t[2] + sum(t[4:]) for t in self.traffic.values())
+        return sum(Traffic(*found).down for found in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
+from cutlayer.allocate.round_shape import Traffic
 from cutlayer.record.rows import Row
 
-_BYTES = ("activations_bytes", "gradients_bytes", "adapter_down_bytes", "adapter_up_bytes")
+_BYTES = tuple(f"{field.name}_bytes" for field in fields(Traffic))
 
 
 def by_round(rows: Sequence[Row]) -> list[dict[str, Any]]:

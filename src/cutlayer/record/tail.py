@@ -11,6 +11,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
+from cutlayer.allocate.round_shape import Traffic
 from cutlayer.files import open_plain
 from cutlayer.record.row_lines import FILE, lines_of
 
@@ -94,8 +95,8 @@ class Summary:
         self.rounds += 1
         self.loss = row.loss
         self.accuracy = self.accuracy if row.accuracy is None else row.accuracy
-        self.up_bytes += sum(one[0] + one[3] for one in row.traffic.values())
-        self.down_bytes += sum(one[1] + one[2] + sum(one[4:]) for one in row.traffic.values())
+        self.up_bytes += sum(Traffic(*one).up for one in row.traffic.values())
+        self.down_bytes += sum(Traffic(*one).down for one in row.traffic.values())
         self.seconds = sum(row.seconds.values())
         self.devices = len(row.decisions)
         if row.virtual_s is not None:

@@ -44,7 +44,7 @@ def _spans(clock: VirtualClock, job: Job, row: Row, now_s: float) -> Spans:
     line = clock.timeline(shape)
     parts = []
     for number, stage in enumerate(STAGES):
-        start, end = line.start_s[stage], line.end_s[stage]  # type: ignore[index]
+        start, end = line.start_s[stage], line.end_s[stage]
         with np.errstate(invalid="ignore"):
             step, place = np.nonzero((end > start) & np.isfinite(end))
         parts.append((place, np.full(len(place), number), start[step, place], end[step, place]))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,7 @@ def measure_round(
         steps={device: len(sizes) for device, sizes in shape.batches.items()},
         computed={device: list(sizes) for device, sizes in shape.computed.items()},
         loss=result.loss,
-        traffic={
-            device: [t.activations, t.gradients, t.adapter_down, t.adapter_up, t.coding_down]
-            for device, t in result.traffic.items()
-        },
+        traffic={device: list(astuple(traffic)) for device, traffic in result.traffic.items()},
         seconds={stage: round(s, 4) for stage, s in result.watch.seconds.items()},
         cpu_seconds=round(result.cpu_seconds, 3),
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},

@@ -174,6 +174,16 @@ class Method(Section):
     downlink: Quantizer = Quantizer()
     """How gradients of activations are sent from the server to devices."""
 
+    tail_downlink: Quantizer | None = None
+    """How hidden states are sent from the server to the last blocks, where `model.tail` has these
+    on devices; null: as `downlink`.
+    """
+
+    tail_uplink: Quantizer | None = None
+    """How the gradients of those hidden states are sent back; null: as `uplink`, or, where that is
+    klt, in 8 bits (gaussian levels, rotated).
+    """
+
     adapter_bits: Literal[16, 32] = 32
     """Bits for a weight of an adapter on its way: 16 (bfloat16) or 32 (float32)."""
 
@@ -188,12 +198,25 @@ class Method(Section):
         return max((self.uplink.rate_bits, *self.allocation.rates))
 
     @property
+    def features_down(self) -> Quantizer:
+        """How hidden states go down to a tail on devices."""
+        return self.tail_downlink or self.downlink
+
+    @property
+    def gradients_up(self) -> Quantizer:
+        """How the gradients of those come back up."""
+        if self.tail_uplink is None and self.uplink.codec == "klt":
+            return Quantizer(bits=8, levels="gaussian", rotate=True)
+        return self.tail_uplink or self.uplink
+
+    @property
     def own_code(self) -> dict[str, str]:
         """What may be a function of one's own, by the setting that names it."""
         return {
             "method.tokens.score": self.tokens.score,
             "method.uplink.levels": self.uplink.levels,
             "method.downlink.levels": self.downlink.levels,
+            **self._tail_levels,
             "method.allocation.solver": self.allocation.solver,
         }
 
@@ -203,5 +226,12 @@ class Method(Section):
         named = {
             "method.tokens.score": self.tokens.score,
             "method.uplink.levels": self.uplink.levels,
+            **self._tail_levels,
         }
         return {setting: value for setting, value in named.items() if ":" in value}
+
+    @property
+    def _tail_levels(self) -> dict[str, str]:
+        """The levels of the quantisers to and from a tail, where the method has them."""
+        both = {"method.tail_downlink": self.tail_downlink, "method.tail_uplink": self.tail_uplink}
+        return {f"{name}.levels": one.levels for name, one in both.items() if one is not None}

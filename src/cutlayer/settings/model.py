@@ -25,7 +25,7 @@ class Lora(Section):
     """
 
     side: Literal["both", "device", "server"] = "both"
-    """Blocks with adapters: those before the cut (device), those after it (server), or both."""
+    """Blocks with adapters: those on the device, those on the server, or both."""
 
 
 class Model(Section):
@@ -38,6 +38,12 @@ class Model(Section):
 
     weights: Literal["pretrained", "random"] = "pretrained"
     """Start from the checkpoint's weights, or from random ones drawn by the job's seed."""
+
+    frozen_bits: Literal[4, 8, 32] = 32
+    """Bits in which a weight of a block's frozen linear layers lies in memory, on devices and
+    server: 32, or 4 or 8 (rounded, by bitsandbytes), which changes what the model computes a
+    little.
+    """
 
     image_size: Annotated[int, Field(ge=1, le=2**14)] | None = None
     """Pixels a side of the images that the model reads; null: what the checkpoint's preprocessor
@@ -55,6 +61,11 @@ class Model(Section):
     cut: Annotated[int, Field(ge=0, le=2**12)] = 2
     """Blocks on the device. With 0 it runs the embedding only; with the model's depth the server
     runs the final norm and the head only.
+    """
+
+    tail: Annotated[int, Field(ge=0, le=2**12)] | None = None
+    """Last blocks that run on the device too, with the final norm and the head, so that labels stay
+    there (a U-shape); 0: the norm and the head alone; null: the server runs all after the cut.
     """
 
     lora: Lora = Lora()

@@ -128,6 +128,16 @@ class Training(Section):
     stay in float32.
     """
 
+    packing: bool = False
+    """Whether texts of a language model's batch are put behind one another in rows, as many as fit,
+    so that devices and server compute less padding. Results stay the same.
+    """
+
+    checkpointing: bool = False
+    """Whether blocks keep their input alone for the backward pass and are computed again in it:
+    less memory for up to a third more computing, on devices and server. Results stay the same.
+    """
+
     compile: bool = False
     """Compile the training step after the cut, or of the whole model where nothing is split, by
     torch.compile; on a GPU of CUDA it becomes a CUDA graph. It costs a minute or so for each of the

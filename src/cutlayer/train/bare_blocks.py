@@ -30,7 +30,7 @@ def with_bare_blocks(job: Job, model: CutModel, adapter: Adapter, blocks: int) -
 
     A cut that is later than in the rounds before undoes the training of the blocks before it.
     """
-    names = [name for name in model.device_names(blocks) if name in adapter]
+    names = [name for name in model.names_before(blocks) if name in adapter]
     if not names:
         return adapter
     untrained = model.new_adapter(derive(job.seed, "adapter"))

@@ -20,9 +20,8 @@ def draw_batches(
 ) -> Iterator[NDArray[np.int64]]:
     """The samples of each batch, by number: in every epoch all of them in a new order.
 
-    samples: that the device has. most: of them in an epoch; None: all. variants: versions of a
-    sample, of which one is drawn; version v of sample n then has the number n times so many, plus
-    v. 0: samples are as they are.
+    samples: that the device has. most: of them in an epoch; None: all. variants: of each sample, of
+    which one is drawn at each visit; it is then number sample * variants + variant. 0: none.
     """
     for epoch in range(epochs):
         order = numpy_rng(seed, device, round, "batches", epoch)

@@ -7,6 +7,7 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
 from cutlayer.train.check_privacy import check_privacy
+from cutlayer.train.check_tail import check_tail
 from cutlayer.train.reuse import why_not
 from cutlayer.train.unread import refuse_unread
 from cutlayer.wire.custom_levels import known_levels
@@ -29,12 +30,24 @@ def check(job: Job, spec: ModelSpec) -> None:
         raise JobError(
             f"training.image_augmentation: {job.model.path} reads texts, not images: leave it out"
         )
+    if job.training.checkpointing and job.method.train == "full":
+        raise JobError(
+            "training.checkpointing: with method.train full each pass brings weights of its own, "
+            "which are gone on the way back: leave it out, or take method.train lora"
+        )
+    _check_compiled(job)
+    if job.training.packing and not spec.parts.language:
+        raise JobError(
+            f"training.packing: is for language models, and {job.model.path} is none: leave it out"
+        )
     if job.training.loss_on != "answers" and not spec.parts.language:
         raise JobError(
             f"training.loss_on: {job.training.loss_on!r} is for language models, and "
             f"{job.model.path} is none: leave it out"
         )
-    if job.method.split and spec.parts.language:
+    if job.has_tail:
+        check_tail(job, spec)
+    elif job.method.split and spec.parts.language:
         _check_server_trains(job, spec)
     if job.method.split:
         _check_tokens(job, spec)
@@ -44,6 +57,22 @@ def check(job: Job, spec: ModelSpec) -> None:
     check_privacy(job, spec)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
+
+
+def _check_compiled(job: Job) -> None:
+    """Raise JobError for what goes on around blocks that a compiled pass does not know of."""
+    not_compiled = {
+        "model.tail": job.has_tail,
+        "model.frozen_bits": job.model.frozen_bits < 32,
+        "training.packing": job.training.packing,
+        "training.checkpointing": job.training.checkpointing,
+    }
+    for setting, given in not_compiled.items():
+        if job.training.compile and given:
+            raise JobError(
+                f"training.compile: passes are not compiled with {setting}: leave one of the two "
+                "out"
+            )
 
 
 def _check_server_trains(job: Job, spec: ModelSpec) -> None:

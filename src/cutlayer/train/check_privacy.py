@@ -82,6 +82,11 @@ def _check_sample(job: Job, spec: ModelSpec) -> None:
             f"{unit} needs a loss that is a mean over samples, and that of {spec.path} is one over "
             "tokens: take unit device"
         )
+    if job.has_tail:
+        raise JobError(
+            f"{unit} bounds what a sample changes on the server and before the cut, not in last "
+            "blocks on devices: leave model.tail out, or take unit device"
+        )
     if job.training.class_weights:
         raise JobError(
             f"{unit} needs a loss in which each sample counts by itself: leave "

@@ -27,8 +27,17 @@ def draw_cohort(job: Job, round: int) -> list[int]:
 
 
 def pool_of(job: Job) -> int:
-    """Devices in a pass as a job says it, whatever computes."""
-    return job.training.pool or POOL
+    """Devices in a pass as a job says it, whatever computes.
+
+    Where the server's one adapter moves device after device and the last blocks are on devices, a
+    pass is of one: what the next is sent must come from the moved adapter.
+    """
+    return 1 if is_one_by_one(job) else job.training.pool or POOL
+
+
+def is_one_by_one(job: Job) -> bool:
+    """Whether each device's pass must wait for what the server made of the one before."""
+    return job.has_tail and job.method.server_adapter == "in-turn"
 
 
 def make_pools(

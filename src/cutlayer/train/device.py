@@ -102,8 +102,8 @@ class Device:
     def _draw_batches(self, round: int) -> Iterator[np.ndarray]:
         job = self.job
         sizes = (job.training.local_epochs, job.training.batch_size, len(self.data))
-        most = self.samples_a_round
-        return draw_batches(job.seed, self.id, round, *sizes, most, self._variants)
+        most, variants = self.samples_a_round, self._variants
+        return draw_batches(job.seed, self.id, round, *sizes, most, variants)
 
     def first_batch(self, round: int) -> Dataset:
         """The samples of the first step of a round that has not begun yet."""
@@ -145,11 +145,11 @@ class Device:
         (frame,) = encoded
         return frame
 
-    def dropout_rng(self, step: int) -> torch.Generator | None:
-        """What draws the LoRA dropout of a step; None without dropout."""
+    def dropout_rng(self, step: int, purpose: str = "device-dropout") -> torch.Generator | None:
+        """What draws the LoRA dropout of a pass of a step; None without dropout."""
         if not self.job.model.lora.dropout:
             return None
-        return torch_rng(self.job.seed, self.id, self.round, "device-dropout", step)
+        return torch_rng(self.job.seed, self.id, self.round, purpose, step)
 
     def to_compute(self, step: int) -> np.ndarray:
         """The numbers of the samples of a step that must be computed: the server holds the rest."""
@@ -166,11 +166,15 @@ class Device:
         self.data.expect(indices)
         if step + 1 < len(self._batches):
             self.data.expect(self.to_compute(step + 1))
-        return self._samples(
-            indices,
-            self.round,
-            step // (self.steps // self.job.training.local_epochs),
-        )
+        return self._of_step(step, indices)
+
+    def whole_batch(self, step: int) -> Dataset:
+        """All samples of one step, those that the server holds too."""
+        return self._of_step(step, self._batches[step])
+
+    def _of_step(self, step: int, indices: np.ndarray) -> Dataset:
+        epoch = step // (self.steps // self.job.training.local_epochs)
+        return self._samples(indices, self.round, epoch)
 
     @property
     def _variants(self) -> int:

@@ -18,9 +18,11 @@ from cutlayer.train.accuracy import Tested
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.shortened import shorten
 from cutlayer.train.task import Task
+from cutlayer.train.u_shape import from_rows, to_rows
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
+from cutlayer.wire.tail import FeaturesMessage, decode_features, encode_features
 
 
 class Outputs(NamedTuple):
@@ -74,9 +76,26 @@ def through_cut(
         (frame,) = encode_activations_with(codec, [message], [rng])
         received = decode_activations(frame, codec=codec, max_bytes=most, device=model.compute)
         mask = received.mask.to(model.compute) if received.mask is not None else None
-        return Outputs(model.server_forward(received.hidden, mask, cut, route), inputs)
+        hidden = received.hidden
+        if job.has_tail:
+            features = model.middle_forward(hidden, mask, cut, route)
+            returned = _returned(job, features, received.mask, start)
+            return Outputs(model.tail_forward(returned, mask, route), inputs)
+        return Outputs(model.server_forward(hidden, mask, cut, route), inputs)
 
     return logits_of
+
+
+def _returned(
+    job: Job, features: torch.Tensor, mask: torch.Tensor | None, start: int
+) -> torch.Tensor:
+    """Features [B,T,D] as they reach the tail on a device; mask [B,T] on the CPU."""
+    B, T, D = features.shape
+    made = FeaturesMessage(0, 0, 0, to_rows(features, mask))
+    rng, rotation = torch_rng(job.seed, "evaluate tail", start), derive(job.seed, "rotation")
+    (frame,) = encode_features([made], job.method.features_down, [rng], rotation)
+    rows = decode_features(frame, max_bytes=2 * len(frame) + 8 * features.nbytes).rows
+    return from_rows(rows, (B, T, D), mask, "what the server made of the batch").to(features)
 
 
 def evaluate(task: Task, logits_of: LogitsOf, data: Dataset) -> Tested:

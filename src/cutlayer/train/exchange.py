@@ -30,6 +30,8 @@ class Exchange:
 
 ACTIVATIONS = Exchange("activations", up=True)
 BASIS = Exchange("basis", up=False)
+FEATURES = Exchange("features", up=False)
+FEATURE_GRADIENT = Exchange("feature gradient", up=True)
 GRADIENT = Exchange("gradient", up=False)
 LOSS = Exchange("loss", up=True)
 
@@ -39,15 +41,17 @@ def step_exchanges(
 ) -> tuple[Exchange, ...]:
     """The exchanges of a step of a device that holds the first `cut` blocks.
 
-    A device that runs the whole model tells its loss; one that trains nothing sends one way.
+    A device that runs the whole model tells its loss; one that trains nothing sends one way. One
+    that holds the model's tail gets the server's hidden states, and answers with their gradient.
     fits: the server fits the uplink's codec right before this step.
     """
     if not method.split:
         return (LOSS,)
-    first = (BASIS,) if fits else ()
-    if trained_names(method, model, cut):
-        return (*first, ACTIVATIONS, GRADIENT)
-    return (*first, ACTIVATIONS)
+    up: tuple[Exchange, ...] = (BASIS, ACTIVATIONS) if fits else (ACTIVATIONS,)
+    if model.spec.tail is not None:
+        up = (*up, FEATURES, FEATURE_GRADIENT)
+    trains = method.device == "trained" and model.names_before(cut)
+    return (*up, GRADIENT) if trains else up
 
 
 def trained_names(method: Method, model: CutModel, cut: int) -> tuple[str, ...]:
@@ -55,5 +59,5 @@ def trained_names(method: Method, model: CutModel, cut: int) -> tuple[str, ...]:
     if not method.split:
         return tuple(model.shapes())
     if method.device == "frozen":
-        return ()
+        return model.tail_names
     return model.device_names(cut)

@@ -17,6 +17,7 @@ from cutlayer.model.families import describe
 from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
+from cutlayer.model.low_bits import check_low_bits
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
 from cutlayer.train.check import check
@@ -85,8 +86,12 @@ def _load(job: Job, classes: int) -> CutModel:
 def place_model(job: Job, model: CutModel) -> CutModel:
     """`model` on the torch device of a job, in its precision, compiled or not. Raises JobError."""
     device = find_compute(job.training.compute)
+    if job.model.frozen_bits < 32:
+        check_low_bits(device)
     set_precision(job.training.precision, device)
-    return model.to(device).use(job.training.precision).compile(job.training.compile)
+    training = job.training
+    model.to(device).use(training.precision, training.checkpointing, training.packing)
+    return model.compile(training.compile)
 
 
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
@@ -110,7 +115,7 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
         return
     chosen = job.method.allocation
     moves = chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver
-    for name in model.device_names(min(chosen.cuts, default=0) if moves else job.cut):
+    for name in model.names_before(min(chosen.cuts, default=0) if moves else job.cut):
         if model.train == "lora" and name.endswith(".lora_B.weight") and bool(adapter[name].any()):
             raise ModelError(
                 f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "

@@ -16,14 +16,26 @@ from cutlayer.errors import FrameError
 from cutlayer.model.cut import Activations, Segment
 from cutlayer.seeds import torch_rng
 from cutlayer.train.device import Device, stack_adapters
-from cutlayer.train.exchange import ACTIVATIONS, BASIS, GRADIENT, LOSS, Exchange, Payload
+from cutlayer.train.exchange import (
+    ACTIVATIONS,
+    BASIS,
+    FEATURE_GRADIENT,
+    FEATURES,
+    GRADIENT,
+    LOSS,
+    Exchange,
+    Payload,
+    step_exchanges,
+)
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.noise import noise_seed, noisy_sums, with_activation_noise
 from cutlayer.train.optimizer import picked
+from cutlayer.train.pool_tail import PoolTail
 from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
+from cutlayer.train.u_shape import unlabelled
 from cutlayer.wire.codec import encode_activations_with
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
@@ -40,6 +52,8 @@ class Pool:
     def __init__(self, devices: Sequence[Device]) -> None:
         self.devices = list(devices)
         self._sent: list[Group] = []
+        has_tail = bool(self.devices) and self.devices[0].job.has_tail
+        self._tail = PoolTail() if has_tail else None
         self._rows: OpenRows | None = None
         if not any(device.stack for device in self.devices):
             stack_adapters(self.devices)
@@ -51,8 +65,14 @@ class Pool:
         """
         if exchange == ACTIVATIONS:
             messages = self._forward(step)
+            if self._tail is not None and self.devices[0].reuses:
+                self._keep_whole(step, self._tail)
             with watch.timed("wire"):
                 return list(self._encode(step, messages))
+        if exchange == FEATURE_GRADIENT:
+            assert self._tail is not None
+            with watch.timed("wire"):
+                return list(self._tail.frames(step, self.devices))
         assert exchange == LOSS
         return list(self._train_whole(step))
 
@@ -68,6 +88,9 @@ class Pool:
                 if device.id in frames:
                     device.coding.learn(frames[device.id])
             return
+        if exchange == FEATURES:
+            self._run_tail(step, frames, watch)
+            return
         assert exchange == GRADIENT
         with watch.timed("wire"):
             gradients = self._decode(frames)
@@ -78,7 +101,7 @@ class Pool:
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
         messages: list[ActivationsMessage | None] = [None] * len(batches)
-        self._sent, sizes = [], [len(batch) for batch in batches]
+        self._sent, self._rows, sizes = [], None, [len(batch) for batch in batches]
         # Where the server holds all of their samples there is nothing to compute.
         if not any(sizes):
             return messages
@@ -90,13 +113,46 @@ class Pool:
         for group in self._sent:
             for place, sent in zip(group.places, group.sent.split(group.sizes), strict=True):
                 device = self.devices[place]
-                due = (device.id, device.round, step)
                 hidden = with_activation_noise(
                     sent.hidden, device.job, device.id, device.to_compute(step)
                 )
-                message = device.task.message(*due, hidden, sent.mask, goals[place])
+                given = (device.id, device.round, step, hidden, sent.mask)
+                if self._tail is None:
+                    message = device.task.message(*given, goals[place])
+                else:
+                    self._tail.keep(device, goals[place], sent.mask)
+                    message = unlabelled(*given)
                 messages[place] = replace(message, places=sent.places)
         return messages
+
+    def _keep_whole(self, step: int, tail: PoolTail) -> None:
+        """Keep the targets of whole batches: features come of named samples, too."""
+        batches = [device.whole_batch(step) for device in self.devices]
+        masks: Sequence[torch.Tensor | None] = [None] * len(batches)
+        inputs: Mapping[str, torch.Tensor] = {}
+        if self.devices[0].model.spec.modality == "text":
+            inputs = batch_inputs(self.devices[0], batches)
+            mask = to_host(inputs["attention_mask"].bool())
+            masks = torch.split(mask, [len(batch) for batch in batches])
+        goals = self._targets(batches, inputs)
+        for device, goal, own in zip(self.devices, goals, masks, strict=True):
+            tail.keep(device, goal, own)
+
+    def _run_tail(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
+        """The server's features through the last blocks; a step, if nothing else is to come."""
+        assert self._tail is not None
+        first = self.devices[0]
+        if self._rows is None and first.stack is not None:
+            # Nothing was computed: the server holds all samples of the step.
+            self._rows = first.stack.open([device.row for device in self.devices])
+        adapters = self._rows.rows if self._rows else [device.adapter for device in self.devices]
+        there = [place for place, one in enumerate(self.devices) if one.id in frames]
+        devices = [self.devices[place] for place in there]
+        with watch.timed("wire"):
+            parts = self._tail.decode(step, devices, frames)
+        self._tail.run(step, devices, parts, self._rows, [adapters[place] for place in there])
+        if GRADIENT not in step_exchanges(first.job.method, first.model, first.decision.cut):
+            self._move(devices, self._tail.gradients, step)
 
     def _encode(self, step: int, messages: Sequence[ActivationsMessage | None]) -> list[bytes]:
         """A frame for each device: those with one codec are encoded in one call."""
@@ -219,22 +275,31 @@ class Pool:
 
         outputs, gradients: where the backward pass begins. step: of the round.
         """
+        if self._rows is None:
+            return
+        leaves = self._rows.leaves
+        found = torch.autograd.grad(outputs, list(leaves.values()), gradients, allow_unused=True)
+        given = {
+            name: gradient
+            for name, gradient in zip(leaves, found, strict=True)
+            if gradient is not None
+        }
+        if self._tail is not None:
+            given |= self._tail.gradients
+        if self.devices[0].job.privacy.unit == "sample" and given:
+            given = self._noisy(given, step)
+        self._move(devices, given, step)
+
+    def _move(
+        self, devices: Sequence[Device], gradients: Mapping[str, torch.Tensor], step: int
+    ) -> None:
+        """Move the adapters of `devices` by gradients of all devices of the pool, [m, ...] each."""
         rows, self._rows = self._rows, None
         stack = self.devices[0].stack
         if rows is None or stack is None:
             return
-        found = torch.autograd.grad(
-            outputs, list(rows.leaves.values()), gradients, allow_unused=True
-        )
-        given = {
-            name: gradient
-            for name, gradient in zip(rows.leaves, found, strict=True)
-            if gradient is not None
-        }
-        if self.devices[0].job.privacy.unit == "sample" and given:
-            given = self._noisy(given, step)
         places = [self.devices.index(device) for device in devices]
-        own = {name: picked(gradient, places) for name, gradient in given.items()}
+        own = {name: picked(gradient, places) for name, gradient in gradients.items()}
         fine = finite_rows(list(own.values()), len(devices))
         for device, is_fine in zip(devices, fine, strict=True):
             if not is_fine:

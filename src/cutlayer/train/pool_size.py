@@ -10,7 +10,7 @@ from cutlayer.job import Job
 from cutlayer.model.cost import memory_bytes, whole_cost
 from cutlayer.model.cut import CutModel
 from cutlayer.model.spec import ModelSpec
-from cutlayer.train.cohort import pool_of
+from cutlayer.train.cohort import is_one_by_one, pool_of
 
 _SHARE = 0.7
 """Of a GPU's free memory that pools may fill: estimates are rough, and products need room."""
@@ -18,7 +18,7 @@ _SHARE = 0.7
 
 def pool_size(job: Job, model: CutModel) -> int:
     """Devices in a pass on the model's torch device."""
-    if job.training.pool is not None or model.compute.type != "cuda":
+    if is_one_by_one(job) or job.training.pool is not None or model.compute.type != "cuda":
         return pool_of(job)
     return devices_that_fit(job, model.spec, free_bytes(model.compute))
 

@@ -54,7 +54,7 @@ def _gradients_return(job: Job) -> bool:
 
 def adapters_travel(job: Job) -> bool:
     """Whether devices and server send each other adapters."""
-    trains = not job.method.split or _gradients_return(job)
+    trains = not job.method.split or job.has_tail or _gradients_return(job)
     return job.method.aggregate != "none" and not job.method.pooled and trains
 
 
@@ -69,10 +69,14 @@ SPLIT = Condition(
     "method that splits",
 )
 SPLIT_HERE = Condition(SPLIT.holds, SPLIT.otherwise, said_only=True)
-RETURNS = Condition(
-    _gradients_return,
+RETURNS_OR_TAIL = Condition(
+    lambda job: _gradients_return(job) or (job.has_tail and job.method.tail_downlink is None),
     "no gradient comes back to a device that trains nothing before the cut: leave it out, or take "
     "method.device trained, a cut of 1 or more and lora.side both",
+)
+TAIL = Condition(
+    lambda job: job.has_tail,
+    "the server runs the last blocks: leave it out, or set model.tail",
 )
 RADIO = Condition(
     lambda job: not job.method.pooled,

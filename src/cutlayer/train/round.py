@@ -14,7 +14,14 @@ from cutlayer.errors import CutlayerError, FrameError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.train.cohort import make_pools
-from cutlayer.train.exchange import BASIS, Exchange, Payload
+from cutlayer.train.exchange import (
+    ACTIVATIONS,
+    BASIS,
+    FEATURE_GRADIENT,
+    FEATURES,
+    Exchange,
+    Payload,
+)
 from cutlayer.train.link import Link, Started
 from cutlayer.train.pool_size import naming_what_fits, pool_size
 from cutlayer.train.result import RoundResult, Trained
@@ -164,19 +171,20 @@ class Turn:
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
         """Walk the exchanges of a step with devices of one cut; returns those that are lost."""
         result, part = self.result, self.server.part
-        state = PoolStep(step)
+        state, left = PoolStep(step), devices
         carried: list[tuple[Exchange, Mapping[int, Payload]]] = []
         for exchange in part.exchanges(devices[0], step):
             if exchange.up:
                 with result.watch.timed("device"):
-                    sent = self.link.receive(exchange, step, devices, result.watch)
+                    sent = self.link.receive(exchange, step, left, result.watch)
                 with result.watch.timed("server"):
                     faults = part.take(exchange, state, sent, result.watch)
                 for device, fault in faults.items():
                     self.link.reject(device, fault)
+                left = [device for device in left if device in sent and device not in faults]
             else:
                 with result.watch.timed("server"):
-                    sent = part.give(exchange, state, devices)
+                    sent = part.give(exchange, state, left)
                 if sent:
                     with result.watch.timed("device"):
                         self.link.send(exchange, step, sent, result.watch)
@@ -263,8 +271,12 @@ class Turn:
 
 
 def _count(traffic: Traffic, exchange: Exchange, frame: bytes) -> None:
-    if exchange.up:
+    if exchange == ACTIVATIONS:
         traffic.activations += len(frame)
+    elif exchange == FEATURE_GRADIENT:
+        traffic.feature_gradients += len(frame)
+    elif exchange == FEATURES:
+        traffic.features += len(frame)
     elif exchange == BASIS:
         traffic.coding_down += len(frame)
     else:

@@ -17,6 +17,7 @@ from cutlayer.train.opening import Opening
 from cutlayer.train.result import Trained
 from cutlayer.train.robust_average import combined, scaled_to_median
 from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.server_middle import ServerMiddle
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
@@ -109,7 +110,8 @@ class Server:
         steps: of each device in the round.
         """
         self._round = round
-        self.part = ServerPart(
+        kind = ServerMiddle if self.job.has_tail else ServerPart
+        self.part = kind(
             self.job,
             self.model,
             self._task,

@@ -126,30 +126,9 @@ class ServerPart:
         move after every device.
         """
         faults: Faults = {}
-        with watch.timed("wire"):
-            messages = [self._bounded(one) for one in self._read(state, frames, faults)]
         losses: dict[int, float] = {}
-        for batch in self._batches(messages):
-            trained = self._train(batch, faults)
-            losses |= {message.device: loss for message, loss, _ in trained}
-            answers = [
-                Answer(message, self._gradient_codec(message.device), loss, gradient)
-                for message, loss, gradient in trained
-                if gradient is not None
-            ]
-            with watch.timed("wire"):
-                replies = gradient_frames(self._job, answers)
-                for answer in answers:
-                    device = answer.answered.device
-                    reply = replies[device]
-                    if isinstance(reply, RunError):  # it does not fit into the downlink's bits
-                        faults[device] = reply
-                        del losses[device]
-                        continue
-                    state.replies[device] = reply
-                    place = (self.decisions[device].cut, device)
-                    mask = answer.answered.mask
-                    self._coding.gradients.note(*place, answer.gradient, mask, reply)
+        for batch in self._batches(self._came(state, frames, faults, watch)):
+            losses |= self._reply(state, self._train(batch, faults), faults, watch)
             if self._job.method.server_adapter == "in-turn":
                 self.adapters.update(state.step)
         state.losses |= {device: losses[device] for device in frames if device in losses}
@@ -158,6 +137,45 @@ class ServerPart:
 
     def _gradient_codec(self, device: int) -> Codec:
         return self._coding.gradients.codec(self.decisions[device])
+
+    def _came(
+        self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
+    ) -> list[ActivationsMessage]:
+        """The activations that came, bounded, less those that will not do."""
+        with watch.timed("wire"):
+            return [self._bounded(one) for one in self._read(state, frames, faults)]
+
+    def _reply(
+        self,
+        state: PoolStep,
+        trained: Sequence[tuple[ActivationsMessage, float, torch.Tensor | None]],
+        faults: Faults,
+        watch: Stopwatch,
+    ) -> dict[int, float]:
+        """Make the frames with gradients that are due down, those with as many bits in one call.
+
+        Returns the losses of those whose frame could be made.
+        """
+        losses = {message.device: loss for message, loss, _ in trained}
+        answers = [
+            Answer(message, self._gradient_codec(message.device), loss, gradient)
+            for message, loss, gradient in trained
+            if gradient is not None
+        ]
+        with watch.timed("wire"):
+            replies = gradient_frames(self._job, answers)
+            for answer in answers:
+                device = answer.answered.device
+                reply = replies[device]
+                if isinstance(reply, RunError):  # it does not fit into the downlink's bits
+                    faults[device] = reply
+                    del losses[device]
+                    continue
+                state.replies[device] = reply
+                place = (self.decisions[device].cut, device)
+                mask = answer.answered.mask
+                self._coding.gradients.note(*place, answer.gradient, mask, reply)
+        return losses
 
     def _read(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults
@@ -245,7 +263,7 @@ class ServerPart:
                 raise message
             messages.append(message)
             if part.frame is not None:
-                self._task.received(message)
+                self._check_targets(message)
         for part, message in zip(parts, messages, strict=True):
             if part.frame is None:
                 continue
@@ -259,6 +277,10 @@ class ServerPart:
             return messages[0]
         state.computed[device] = sum(part.frame is not None for part in parts)
         return joined(messages, (device, self._round, state.step))
+
+    def _check_targets(self, message: ActivationsMessage) -> None:
+        """Raise FrameError for targets of another task."""
+        self._task.received(message)
 
     def _batches(
         self, messages: Sequence[ActivationsMessage]
@@ -280,9 +302,11 @@ class ServerPart:
         Returns each of these with its loss and, where a gradient is due down, its own.
         """
         hidden, opened, losses = self._losses(messages)
-        gradients = self._model.kept(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
+        gradients = self._model.kept(
+            gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()])
+        )
         # One look at the torch device for all: the losses, and the largest gradient.
-        looked = torch.cat([losses.detach(), _largest(gradients).to(losses).view(1)])
+        looked = torch.cat([losses.detach(), largest_of(gradients).to(losses).view(1)])
         *values, largest = looked.tolist()
         found: Faults = {
             message.device: not_finite("loss", value, message.device, message.round, message.step)
@@ -309,6 +333,16 @@ class ServerPart:
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
         """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
+        hidden, mask, opened, route = self._opened(messages)
+        cut = self.decisions[messages[0].device].cut
+        logits = self._model.server_forward(hidden, mask, cut, route)
+        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
+        return hidden, opened, losses
+
+    def _opened(
+        self, messages: Sequence[ActivationsMessage]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, ServerPass, list[Segment]]:
+        """What came in, as a leaf, its mask, and the adapters that it goes through."""
         hidden = torch.cat([message.hidden for message in messages])
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
@@ -323,10 +357,7 @@ class ServerPart:
                 rng = torch_rng(self._job.seed, *key)
             size = len(message.hidden) // len(adapters)
             route += [Segment(adapter, size, rng) for adapter in adapters]
-        cut = self.decisions[messages[0].device].cut
-        logits = self._model.server_forward(hidden, mask, cut, route)
-        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
-        return hidden, opened, losses
+        return hidden, mask, opened, route
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
         """Find the messages whose gradients are not finite, by trying each one alone."""
@@ -341,8 +372,8 @@ class ServerPart:
 
     def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
         hidden, opened, losses = self._losses([message])
-        found = _largest(_gradients(losses, [hidden, *opened.rows.leaves.values()]))
-        return math.isfinite(found)
+        gradients = gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()])
+        return math.isfinite(largest_of(gradients))
 
     def not_finite(self) -> Faults:
         """The devices for which something was trained that is not finite, at the round's end."""
@@ -352,18 +383,21 @@ class ServerPart:
         }
 
 
-def _gradients(
-    losses: torch.Tensor, tensors: Sequence[torch.Tensor]
+def gradients_of(
+    output: torch.Tensor, tensors: Sequence[torch.Tensor], given: torch.Tensor | None = None
 ) -> Sequence[torch.Tensor | None]:
-    """The gradient of the sum of the losses for each tensor; None for those that have none."""
+    """The gradient of an output for each tensor; None for those that have none.
+
+    given: the gradient in the output, which else is one number.
+    """
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
         return [None] * len(tensors)
-    found = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
+    found = iter(torch.autograd.grad(output, wanted, given, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
-def _largest(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+def largest_of(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
     """The largest magnitude of all, which is not finite where one of them is not."""
     given = [gradient for gradient in gradients if gradient is not None]
     return torch.nn.utils.get_total_norm(given, torch.inf)

@@ -71,7 +71,7 @@ def _value(job: Job, field: str) -> tuple[Any, Any] | None:
     for name in path:
         if value is None:
             return None
-        if first != "method":
+        if first != "method" or default is None:  # a section that the preset does not have
             default = type(value).model_fields[name].get_default(call_default_factory=True)
         else:
             default = getattr(default, name)

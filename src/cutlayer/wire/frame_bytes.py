@@ -19,6 +19,8 @@ from cutlayer.wire.headers import (
     AdapterHeader,
     CodedActivationsHeader,
     CodedGradientHeader,
+    FeatureGradientHeader,
+    FeaturesHeader,
     GradientHeader,
     KltHeader,
     TensorHeader,
@@ -69,6 +71,13 @@ def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bo
         return _frame(coded, _mask(B * T, masked) + math.ceil(B * T * D * quantizer.rate_bits / 8))
     header = GradientHeader(_NUMBER, _NUMBER, _NUMBER, shape, masked, _tensor(quantizer), 1.0)
     return _frame(header, _mask(B * T, masked) + body_bytes(B * T, D, quantizer))
+
+
+def features_bytes(rows: int, width: int, quantizer: Quantizer, gradient: bool = False) -> int:
+    """Bytes of a frame with features [rows, width] for a device's tail, or with their gradient."""
+    start = (_NUMBER, _NUMBER, _NUMBER, rows, width, _tensor(quantizer))
+    header = FeatureGradientHeader(*start, 1.0) if gradient else FeaturesHeader(*start)
+    return _frame(header, body_bytes(rows, width, quantizer))
 
 
 def adapter_bytes(tensors: Iterable[tuple[str, tuple[int, ...]]], bits: int) -> int:

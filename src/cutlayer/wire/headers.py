@@ -16,6 +16,7 @@ _Spread = Annotated[float, Meta(ge=0.05, le=100)]
 _TokenBits = Annotated[float, Meta(ge=0, le=1e6)]
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 _Sample = Annotated[int, Meta(ge=0, le=2**31)]
+_Loss = Annotated[float, Meta(ge=0, le=1e6)]
 _Shape = Annotated[tuple[_Size, ...], Meta(max_length=8)]
 
 
@@ -71,6 +72,29 @@ class GradientHeader(_BatchHeader, frozen=True):
 
     tensor: TensorHeader
     loss: float
+
+
+class FeaturesHeader(_Header, frozen=True):
+    """rows, width: n and D of the tokens' features."""
+
+    device: _Count
+    round: _Count
+    step: _Count
+    rows: _Size
+    width: _Size
+    tensor: TensorHeader
+
+
+class FeatureGradientHeader(_Header, frozen=True):
+    """As `FeaturesHeader`; loss: of the batch."""
+
+    device: _Count
+    round: _Count
+    step: _Count
+    rows: _Size
+    width: _Size
+    tensor: TensorHeader
+    loss: _Loss
 
 
 class AdapterHeader(_Header, frozen=True):

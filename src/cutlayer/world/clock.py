@@ -3,7 +3,7 @@
 Pure functions from durations to a `Timeline`; time 0 is the start of the round. A device computes,
 sends and waits in order. Where gradients come back, a step's forward pass waits for the backward
 pass before it. One-way devices wait for nothing: the next forward pass overlaps the sending of the
-last, and the server takes each device's steps in order.
+last, and the server takes each device's steps in order. Rounds with a tail: tail_clock.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Literal
 
 import numpy as np
 
+from cutlayer.world import tail_clock
 from cutlayer.world.timeline import STAGES, STEP_STAGES, Durations, Stage, Timeline
 from cutlayer.world.units import Array, Flags
 
+_STAGES: tuple[Stage, ...] = ("forward", "uplink", "server", "downlink", "backward")
 Serving = Literal["fifo", "pooled", "unlimited"]
 
 
@@ -59,8 +61,8 @@ def sequential(times: Durations, deadline_s: float | None = None) -> Timeline:
     return grid.timeline(deadline_s)
 
 
-class _Grid:
-    """Starts and ends while they are being filled in."""
+class Grid:
+    """Starts and ends of a round's stages while they are being filled in."""
 
     def __init__(self, times: Durations) -> None:
         self.times = times
@@ -70,15 +72,18 @@ class _Grid:
         self.end = {stage: np.full(shape[stage], np.nan) for stage in STAGES}
 
     def put(self, stage: Stage, step: int, who: Flags, start: Array, end: Array) -> None:
+        """Note when a stage of a step starts and ends for the devices `who`."""
         self.start[stage][step, who] = start[who]
         self.end[stage][step, who] = end[who]
 
     def add(self, stage: Stage, step: int, who: Flags, start: Array, takes: Array) -> Array:
+        """As `put`, from a start and how long it takes; returns the ends."""
         end = start + takes
         self.put(stage, step, who, start, end)
         return end
 
     def shift(self, by: Array) -> None:
+        """Move each device's stages by its own seconds."""
         for stage in STAGES:
             self.start[stage] += by
             self.end[stage] += by
@@ -88,9 +93,10 @@ class _Grid:
         last = np.zeros(len(self.times.steps))
         broken = np.zeros(len(last), dtype=bool)
         rows = np.arange(len(last))
-        for stage in ("server", "upload", "backward"):
-            if stage == "backward" and self.times.one_way:
-                continue
+        stages: tuple[Stage, ...] = ("server", "upload")
+        stages += () if self.times.one_way else ("backward",)
+        stages += ("server_backward",) if self.times.has_tail else ()
+        for stage in stages:
             step = self.times.steps - 1 if stage in STEP_STAGES else 0 * rows
             end = self.end[stage][step, rows]
             broken |= np.isnan(end)
@@ -98,6 +104,7 @@ class _Grid:
         return np.where(broken, np.inf, last)
 
     def timeline(self, deadline_s: float | None) -> Timeline:
+        """The round, with its end and who was late."""
         finish = self.finish_s()
         limit = np.inf if deadline_s is None else deadline_s
         late = (finish > limit) | np.isinf(finish)
@@ -107,9 +114,12 @@ class _Grid:
         return Timeline(self.start, self.end, finish, late, end + self.times.aggregation_s)
 
 
-def _alone(times: Durations) -> _Grid:
+def _alone(times: Durations) -> Grid:
     """The timeline if each device had a server to itself."""
-    grid = _Grid(times)
+    grid = Grid(times)
+    if times.has_tail:
+        tail_clock.fill_alone(times, grid)
+        return grid
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
     if times.one_way:
@@ -125,17 +135,20 @@ def _alone(times: Durations) -> _Grid:
     return grid
 
 
-def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) -> _Grid:
+def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) -> Grid:
     """The server computes a pool's batches of one step together, for the `hopeful` devices only."""
-    grid = _Grid(times)
+    grid = Grid(times)
     everyone = np.ones(len(times.steps), dtype=bool)
-    ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
-    if times.one_way:
-        _send(times, grid, everyone, ready)
     masks = np.zeros((len(pools), len(everyone)), dtype=bool)
     for mask, members in zip(masks, pools, strict=True):
         mask[list(members)] = True
     masks &= hopeful
+    if times.has_tail:
+        tail_clock.fill_pooled(times, grid, masks, hopeful)
+        return grid
+    ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
+    if times.one_way:
+        _send(times, grid, everyone, ready)
     free = 0.0
     for step in range(len(grid.end["forward"])):
         who = times.steps > step
@@ -158,10 +171,14 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
     return grid
 
 
-def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
+def _fifo(times: Durations, reachable: Flags, alone: Grid) -> Grid:
     """The server takes batches one at a time; `alone` already holds for all who never wait."""
-    if not times.server_s.any():
+    if not times.server_s.any() and not times.server_backward_s.any():
         return alone
+    if times.has_tail:
+        grid = Grid(times)
+        tail_clock.fill_in_order(times, grid, reachable)
+        return grid
     if times.one_way or len(alone.end["server"]) == 1:
         sent = ~np.isnan(alone.end["uplink"]) & reachable
         arrival = alone.end["uplink"][sent]
@@ -176,9 +193,9 @@ def _fifo(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
     return _fifo_rounds(times, reachable, alone)
 
 
-def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
+def _fifo_rounds(times: Durations, reachable: Flags, alone: Grid) -> Grid:
     """The queue event by event, since when a device's next batch comes depends on its last one."""
-    grid = _Grid(times)
+    grid = Grid(times)
     everyone = np.ones(len(reachable), dtype=bool)
     begin = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
     waiting = [(float(alone.end["uplink"][0, m]), 0, int(m)) for m in np.flatnonzero(reachable)]
@@ -192,9 +209,7 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
         received = free + times.downlink_s[step, m]
         done = received + times.backward_s[step, m]
         marks = (begin[m], computed), (computed, arrived), (served, free)
-        for stage, mark in zip(
-            STEP_STAGES, (*marks, (free, received), (received, done)), strict=True
-        ):
+        for stage, mark in zip(_STAGES, (*marks, (free, received), (received, done)), strict=True):
             grid.start[stage][step, m], grid.end[stage][step, m] = mark
         begin[m] = done
         if step + 1 < times.steps[m]:
@@ -204,17 +219,17 @@ def _fifo_rounds(times: Durations, reachable: Flags, alone: _Grid) -> _Grid:
     return grid
 
 
-def _forward_and_send(times: Durations, grid: _Grid, step: int, who: Flags, ready: Array) -> Array:
+def _forward_and_send(times: Durations, grid: Grid, step: int, who: Flags, ready: Array) -> Array:
     computed = grid.add("forward", step, who, ready, times.forward_s[step])
     return grid.add("uplink", step, who, computed, times.uplink_s[step])
 
 
-def _return(times: Durations, grid: _Grid, step: int, who: Flags, served: Array) -> Array:
+def _return(times: Durations, grid: Grid, step: int, who: Flags, served: Array) -> Array:
     received = grid.add("downlink", step, who, served, times.downlink_s[step])
     return grid.add("backward", step, who, received, times.backward_s[step])
 
 
-def _send(times: Durations, grid: _Grid, who: Flags, ready: Array) -> None:
+def _send(times: Durations, grid: Grid, who: Flags, ready: Array) -> None:
     """One-way: forward passes back to back, each sent when it is done and the radio is free."""
     radio = ready
     for step in range(len(grid.end["forward"])):
@@ -225,7 +240,7 @@ def _send(times: Durations, grid: _Grid, who: Flags, ready: Array) -> None:
     grid.add("upload", 0, who, radio, times.upload_s)
 
 
-def _serve_in_order(times: Durations, grid: _Grid, who: Flags) -> None:
+def _serve_in_order(times: Durations, grid: Grid, who: Flags) -> None:
     """One-way: a device's batches one after another."""
     free = np.zeros(len(who))
     for step in range(len(grid.end["server"])):

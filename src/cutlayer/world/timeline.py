@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,15 @@ from cutlayer.errors import WorldError
 from cutlayer.world.units import Array, Flags, Indices, array
 
 Stage = Literal[
-    "broadcast", "forward", "uplink", "server", "downlink", "backward", "upload", "aggregation"
-]
-STAGES: tuple[Stage, ...] = (
-    "broadcast", "forward", "uplink", "server", "downlink", "backward", "upload", "aggregation",
+    "broadcast", "forward", "uplink", "server", "tail_downlink", "tail", "tail_uplink",
+    "server_backward", "downlink", "backward", "upload", "aggregation",
+]  # fmt: skip
+STAGES: tuple[Stage, ...] = get_args(Stage)
+TAIL_STAGES: tuple[Stage, ...] = ("tail_downlink", "tail", "tail_uplink", "server_backward")
+"""Stages of a step where the model's last blocks are on devices."""
+STEP_STAGES: tuple[Stage, ...] = (
+    "forward", "uplink", "server", *TAIL_STAGES, "downlink", "backward",
 )  # fmt: skip
-STEP_STAGES: tuple[Stage, ...] = ("forward", "uplink", "server", "downlink", "backward")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Durations:
 
     forward_s to backward_s are [S, M], of every step (S: most steps of any device), as the last
     batch of an epoch is smaller; upload_s is the adapter's. steps: int [M], 1 or more.
+    tail_downlink_s to server_backward_s: of the last blocks, where these are on devices
+    (has_tail): hidden states down, forward and back, gradient up, and the server's way back, which
+    is else within server_s.
     one_way: no gradient returns, and downlink and backward do not take place.
     Infinity: the stage never ends (a rate of 0). Build it with `durations`.
     """
@@ -37,9 +43,14 @@ class Durations:
     downlink_s: Array
     backward_s: Array
     upload_s: Array
+    tail_downlink_s: Array
+    tail_s: Array
+    tail_uplink_s: Array
+    server_backward_s: Array
     steps: Indices
     aggregation_s: float
     one_way: bool
+    has_tail: bool
 
 
 class Span(NamedTuple):
@@ -55,7 +66,7 @@ class Span(NamedTuple):
 class Timeline:
     """A round of M devices.
 
-    start_s, end_s: by stage, [S, M] for the five stages of a step (S: most steps of any device)
+    start_s, end_s: by stage, [S, M] for the stages of a step (S: most steps of any device)
     and [1, M] for broadcast, upload and aggregation; NaN where a stage did not take place.
     finish_s: [M] when all of a device's part had arrived and was computed; infinite for never.
     late: [M] finished after the deadline, or never: not part of the aggregate.
@@ -97,19 +108,27 @@ def durations(
     downlink_s: npt.ArrayLike = 0.0,
     backward_s: npt.ArrayLike = 0.0,
     upload_s: npt.ArrayLike = 0.0,
+    tail_downlink_s: npt.ArrayLike = 0.0,
+    tail_s: npt.ArrayLike = 0.0,
+    tail_uplink_s: npt.ArrayLike = 0.0,
+    server_backward_s: npt.ArrayLike = 0.0,
     steps: npt.ArrayLike = 1,
     aggregation_s: float = 0.0,
     one_way: bool = False,
+    has_tail: bool = False,
 ) -> Durations:
     """Durations of M devices from arrays [M] or one number for all; left out: takes no time.
 
-    Those of a step (forward_s to backward_s) may be arrays [S, M], where steps differ.
+    Those of a step (all but broadcast, upload and aggregation) may be arrays [S, M], where steps
+    differ.
     Raises WorldError for a negative or undefined duration, and for a device without a step.
     """
     given = {
         "broadcast_s": broadcast_s, "forward_s": forward_s, "uplink_s": uplink_s,
         "server_s": server_s, "downlink_s": downlink_s, "backward_s": backward_s,
-        "upload_s": upload_s, "aggregation_s": np.full(devices, aggregation_s),
+        "upload_s": upload_s, "tail_downlink_s": tail_downlink_s, "tail_s": tail_s,
+        "tail_uplink_s": tail_uplink_s, "server_backward_s": server_backward_s,
+        "aggregation_s": np.full(devices, aggregation_s),
     }  # fmt: skip
     counts = np.broadcast_to(np.asarray(steps, dtype=np.int64), (devices,))
     most = int(counts.max(initial=1))
@@ -135,4 +154,6 @@ def durations(
         raise WorldError(
             "clock: downlink_s and backward_s take time in a one-way round: set them to 0"
         )
-    return Durations(**arrays, steps=counts, aggregation_s=aggregation_s, one_way=one_way)
+    return Durations(
+        **arrays, steps=counts, aggregation_s=aggregation_s, one_way=one_way, has_tail=has_tail
+    )

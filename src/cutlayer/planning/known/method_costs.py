@@ -7,7 +7,14 @@ from statistics import mean
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
-from cutlayer.model.cost import Cost, device_cost, memory_bytes, server_cost, whole_cost
+from cutlayer.model.cost import (
+    Cost,
+    device_cost,
+    memory_bytes,
+    server_cost,
+    tail_cost,
+    whole_cost,
+)
 from cutlayer.model.families import ModelSpec
 from cutlayer.record.rows import Row
 from cutlayer.settings.training import Training
@@ -15,13 +22,25 @@ from cutlayer.settings.training import Training
 
 @lru_cache(maxsize=1024)
 def device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
-    """What runs on a device: the blocks before the cut, or the whole model without a split."""
+    """What runs on a device: the blocks before the cut, or the whole model without a split.
+
+    Not what it runs of the model's last blocks, where the job has a tail: see `tail_part`.
+    """
+    return _as_trained(job, _device_part(job, spec, cut))
+
+
+def _device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
     method = job.method
     if not method.split:
         return whole_cost(spec, method.train)
     if method.device == "frozen":
         return device_cost(_frozen(spec, cut), cut, method.train)
     return device_cost(spec, cut, method.train)
+
+
+def _as_trained(job: Job, part: Cost) -> Cost:
+    """The cost of a part as the job's training computes it."""
+    return part.checkpointed() if job.training.checkpointing else part
 
 
 @lru_cache(maxsize=1024)
@@ -31,11 +50,25 @@ def server_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost
     """
     method = job.method
     if method.pooled:
-        return whole_cost(spec, method.train)
+        return _as_trained(job, whole_cost(spec, method.train))
     if not method.split:
         return None
     spec = _frozen(spec, cut) if method.device == "frozen" else spec
-    return server_cost(spec, cut, tokens_sent(job, spec, cut, tokens), method.train)
+    sent = tokens_sent(job, spec, cut, tokens)
+    return _as_trained(job, server_cost(spec, cut, sent, method.train))
+
+
+@lru_cache(maxsize=1024)
+def tail_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
+    """The last blocks on a device that keeps `tokens` (None: all); None where there is no tail."""
+    part = _tail_part(job, spec, cut, tokens)
+    return None if part is None else _as_trained(job, part)
+
+
+def _tail_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
+    if not job.has_tail:
+        return None
+    return tail_cost(replace(spec, cut=cut), tokens_sent(job, spec, cut, tokens), job.method.train)
 
 
 def _frozen(spec: ModelSpec, cut: int) -> ModelSpec:
@@ -62,13 +95,17 @@ def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]
     Both parts of the model, at the earliest of the round's cuts; drawing it is not counted.
     """
     cut = min(one.cut for one in decisions.values())
-    parts = [device_part(job, spec, cut), server_part(job, spec, cut, None)]
+    parts = [
+        device_part(job, spec, cut), server_part(job, spec, cut, None),
+        tail_part(job, spec, cut, None),
+    ]  # fmt: skip
     return job.training.local_epochs * sum(map(flops, parts))
 
 
 def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
     """Bytes of memory that a device needs at its peak."""
-    part = device_part(job, spec, cut)
+    part, tail = _device_part(job, spec, cut), _tail_part(job, spec, cut, None)
+    part = _as_trained(job, part if tail is None else part + tail)
     return memory_bytes(part, spec, job.training.batch_size, _states(job.training))
 
 
@@ -93,7 +130,8 @@ def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
         trained = row.shape(job.training).samples_trained
         for number, decision in row.decisions.items():
             samples = trained.get(number, 0)
-            device += samples * flops(device_part(job, spec, decision.cut))
+            tail = tail_part(job, spec, decision.cut, decision.tokens)
+            device += samples * (flops(device_part(job, spec, decision.cut)) + flops(tail))
             server += samples * flops(server_part(job, spec, decision.cut, decision.tokens))
             memory = max(memory, device_memory_bytes(job, spec, decision.cut))
         if row.generated:

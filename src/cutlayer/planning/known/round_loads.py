@@ -12,15 +12,22 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.allocate.round_shape import Ints, batch_counts
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.shapes import device_shapes
+from cutlayer.model.shapes import block_shapes
 from cutlayer.planning.known.method_costs import (
     device_memory_bytes,
     device_part,
     flops,
     server_part,
+    tail_part,
     tokens_sent,
 )
-from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes, visit_bytes
+from cutlayer.wire.frame_bytes import (
+    activations_bytes,
+    adapter_bytes,
+    features_bytes,
+    gradient_bytes,
+    visit_bytes,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,6 +71,8 @@ class Loads:
         sent, width = self._shape(cut, tokens)
         text, language = self.spec.modality == "text", self.spec.parts.language
         labels = self.spec.vocabulary + 1 if language else self.classes
+        if self.job.has_tail:  # labels stay on the device
+            labels, language = 1, False
         return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
 
     def visit_bits(self, cut: int, tokens: int | None, bits: float, first: bool) -> Floats:
@@ -90,20 +99,43 @@ class Loads:
         text = self.spec.modality == "text"
         return self._frames(lambda batch: gradient_bytes((batch, sent, width), quantizer, text))
 
+    def features_bits(self, cut: int, tokens: int | None) -> tuple[Floats, Floats]:
+        """[m] bits of hidden states sent down to a tail, and of their gradients sent up."""
+        if not self.job.has_tail:
+            return np.zeros(len(self.samples_per_epoch)), np.zeros(len(self.samples_per_epoch))
+        method, spec = self.job.method, self.spec
+        sent = spec.tokens_at(spec.end)
+        if spec.residual is None:
+            sent = tokens_sent(self.job, spec, cut, tokens)
+        width = spec.width_at(spec.end)
+        return (
+            self._frames(lambda b: features_bytes(b * sent, width, method.features_down)),
+            self._frames(lambda b: features_bytes(b * sent, width, method.gradients_up, True)),
+        )
+
     def adapter_bits(self, cut: int) -> float:
         """Bits of the adapter that a device gets, and of the one that it sends back."""
         method = self.job.method
-        if method.aggregate == "none" or not self.trains_on_device(cut):
+        tail = tail_part(self.job, self.spec, cut, None)
+        trained = device_part(self.job, self.spec, cut).adapter_parameters
+        trained += tail.adapter_parameters if tail else 0
+        if method.aggregate == "none" or not trained:
             return 0.0
-        part = device_part(self.job, self.spec, cut)
         shapes: list[tuple[str, tuple[int, ...]]] = []
         if method.train == "lora":
-            shapes += device_shapes(self.spec, cut if method.split else self.spec.depth).items()
-        # Without a split that is all but the head; beside whole models names weigh nothing.
-        rest = part.adapter_parameters - sum(prod(shape) for _, shape in shapes)
+            shapes += block_shapes(self.spec, self._trained_blocks(cut)).items()
+        # What is left is all but a head; beside whole models names weigh nothing.
+        rest = trained - sum(prod(shape) for _, shape in shapes)
         if rest:
             shapes.append(("classifier.weight", (rest,)))
         return 8.0 * adapter_bytes(shapes, method.adapter_bits)
+
+    def _trained_blocks(self, cut: int) -> list[int]:
+        """The blocks on a device whose adapters it trains."""
+        if not self.job.method.split:
+            return list(range(self.spec.depth))
+        first = range(cut) if self.trains_on_device(cut) else ()
+        return [*first, *(range(self.spec.end, self.spec.depth) if self.job.has_tail else ())]
 
     def trains_on_device(self, cut: int) -> bool:
         """Whether there is anything to train before the cut."""

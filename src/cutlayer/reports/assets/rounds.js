@@ -8,6 +8,7 @@
   } = cutlayer.charts;
   const STAGES = {
     broadcast: "c5", forward: "c0", uplink: "c1", server: "grey", downlink: "c3", backward: "c2",
+    tail_downlink: "c3", tail: "c5", tail_uplink: "c1", server_backward: "grey",
     upload: "c4", aggregation: "c6",
   };
   const isUnit = (text) => /^[A-Za-z]{1,3}$/.test(text);
@@ -81,7 +82,7 @@
       const seconds = data.last[round], m = where.values[i];
       sayIn(canvas, geometry.across((start.values[i] + Math.min(end.values[i], geometry.last)) / 2), geometry.top(m), [
         `${called(data, data.devices[round][m])}${isLate(m) ? ", late" : ""}`,
-        `${data.stages[stage.values[i]]}: ${number(start.values[i] * seconds)} to ${number(end.values[i] * seconds)} s`]);
+        `${data.stages[stage.values[i]].replace("_", " ")}: ${number(start.values[i] * seconds)} to ${number(end.values[i] * seconds)} s`]);
     };
     const draw = onWidth(host, (width) => {
       const ids = data.devices[round], rows = Math.max(1, ids.length), seconds = data.last[round];
@@ -140,7 +141,7 @@
       if (found.length) read(found[cursor[1]]);
     });
     place.append(steps.element, caption, html("div", { class: "legend" }, data.stages.filter((_, i) => used.has(i)).map((name) =>
-      html("span", {}, html("i", { class: "chip", style: `background:var(--${STAGES[name]})` }), name))), host);
+      html("span", {}, html("i", { class: "chip", style: `background:var(--${STAGES[name]})` }), name.replace("_", " ")))), host);
     steps.start();
   }
 

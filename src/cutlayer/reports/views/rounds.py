@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cutlayer.allocate.round_shape import Traffic
 from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.reports.views.pack import View, pack, plain, spread
 from cutlayer.reports.views.runs import STAGES, Places, Run
@@ -53,7 +54,7 @@ QUANTITIES = (
         "up",
         "sent up",
         "MB",
-        lambda row, m, _: (row.traffic[m][0] + row.traffic[m][3]) / 1e6 if m in row.traffic else 0,
+        lambda row, m, _: Traffic(*row.traffic[m]).up / 1e6 if m in row.traffic else 0,
     ),
     Quantity("joules", "energy", "J", lambda row, m, _: row.joules.get(m), log=True),
     Quantity(

@@ -15,13 +15,10 @@ from cutlayer.drawing.curves import Curve, curve_of
 from cutlayer.job import Job
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import Row
+from cutlayer.world.timeline import STAGES as STAGES
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-STAGES = (
-    "broadcast", "forward", "uplink", "server", "downlink", "backward", "upload", "aggregation",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,56 @@
+"""Whether a job can run whose last blocks are on devices (model.tail)."""
+
+from cutlayer.errors import JobError
+from cutlayer.job import Job
+from cutlayer.model.spec import ModelSpec
+from cutlayer.wire.custom_levels import known_levels
+
+
+def check_tail(job: Job, spec: ModelSpec) -> None:
+    """Raise JobError for the first setting that does not go with a tail on devices."""
+    method, tail = job.method, job.model.tail
+    assert tail is not None
+    if job.cut + tail >= spec.depth:
+        raise JobError(
+            f"model.tail: {tail} blocks after a cut at {job.cut} leave the server none of the "
+            f"{spec.depth} of {job.model.path}: take fewer, or an earlier cut"
+        )
+    if method.allocation.solver != "equal":
+        raise JobError(
+            f"model.tail: method.allocation.solver {method.allocation.solver!r} reckons with "
+            "devices that hold no last blocks: take solver equal, or leave model.tail out"
+        )
+    if job.generated_in_use is not None:
+        raise JobError(
+            "model.tail: generated data goes by the labels that devices share, and with a tail "
+            "these stay on devices: leave one of the two out, or take method.generated false"
+        )
+    if method.uplink.reuse and spec.modality == "text" and method.tokens.keep is not None:
+        raise JobError(
+            "model.tail: with method.uplink.reuse a device runs just its tail of a text that the "
+            "server holds, and does not know which tokens were kept: set method.tokens.keep to null"
+        )
+    for name, given in (
+        ("tail_downlink", method.tail_downlink), ("tail_uplink", method.tail_uplink),
+        ("downlink", method.features_down),
+    ):  # fmt: skip
+        if given is None:
+            continue
+        known_levels(given.levels, f"method.{name}.levels")
+        if given.codec != "quantize" or given.reuse:
+            raise JobError(
+                f"method.{name}: codec klt and reuse are for activations on their way up, not for "
+                "what passes between the server and a tail: take quantize, and leave reuse out"
+            )
+    _check_trains(job, spec)
+
+
+def _check_trains(job: Job, spec: ModelSpec) -> None:
+    """Raise JobError where nothing would be trained: a head of its own stays as it is."""
+    side = job.model.lora.side
+    on_device = job.model.tail or (job.cut and job.method.device == "trained")
+    if spec.parts.language and side == "device" and not on_device:
+        raise JobError(
+            "model.lora.side: 'device' leaves nothing to train, since the device has no block that "
+            f"may be, and the head of {spec.path} stays as it is: take both or server"
+        )

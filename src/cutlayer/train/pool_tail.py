@@ -1,0 +1,142 @@
+"""The last blocks of a model on devices that compute together: features in, their gradient out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from cutlayer.errors import FrameError
+from cutlayer.model.lora import Segment
+from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.device import Device
+from cutlayer.train.finite import not_finite
+from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.trained_stack import OpenRows
+from cutlayer.train.u_shape import from_rows, to_rows
+from cutlayer.wire.tail import (
+    FeatureGradientMessage,
+    OpenedRows,
+    encode_features,
+    open_features,
+    rows_of,
+)
+from cutlayer.wire.transfer import to_device
+
+
+@dataclass
+class PoolTail:
+    """What devices keep of a step between its exchanges, so that labels need not travel.
+
+    goals, masks: the targets and the padding masks of each one's batch. losses: of its batch.
+    gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D].
+    """
+
+    goals: dict[int, torch.Tensor] = field(default_factory=dict)
+    masks: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+    feature_gradients: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def keep(self, device: Device, goal: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Keep what belongs to the activations that a device sends."""
+        self.goals[device.id] = goal
+        self.masks[device.id] = None if mask is None else mask.cpu()
+
+    def decode(
+        self, step: int, devices: Sequence[Device], frames: Mapping[int, bytes]
+    ) -> list[torch.Tensor]:
+        """The features [B,T,D] of each device's frame, zero at padding: decoded in one call.
+
+        Raises FrameError for features of another batch.
+        """
+        first = devices[0]
+        most = frame_limit(first.model, first.job.training.batch_size)
+        opened = [open_features(frames[device.id], max_bytes=most) for device in devices]
+        for device, one in zip(devices, opened, strict=True):
+            _check_due(one, device, step)
+        parts = []
+        for device, rows in zip(devices, rows_of(opened, first.model.compute), strict=True):
+            if isinstance(rows, FrameError):
+                raise rows
+            parts.append(self._features(device, rows))
+        return parts
+
+    def run(
+        self,
+        step: int,
+        devices: Sequence[Device],
+        parts: Sequence[torch.Tensor],
+        rows: OpenRows | None,
+        adapters: Sequence[Mapping[str, torch.Tensor]],
+    ) -> None:
+        """Forward from the features of devices to their losses, and back to the gradients.
+
+        parts: each one's, [B,T,D]. rows, adapters: the leaves of the step's pass, and each device's
+        own. Raises RunError for a loss that is not finite.
+        """
+        first = devices[0]
+        model = first.model
+        features = torch.cat(list(parts)).requires_grad_()
+        masks = [mask for device in devices if (mask := self.masks[device.id]) is not None]
+        route = [
+            Segment(adapter, len(part), device.dropout_rng(step, "tail-dropout"))
+            for device, adapter, part in zip(devices, adapters, parts, strict=True)
+        ]
+        mask = to_device(torch.cat(masks), model.compute) if masks else None
+        logits = model.tail_forward(features, mask, route)
+        losses = first.task.losses(logits, [self.goals[device.id] for device in devices])
+        for device, value in zip(devices, losses.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise not_finite("loss", value, device.id, device.round, step)
+            self.losses[device.id] = value
+        leaves = rows.leaves if rows else {}
+        back, *own = torch.autograd.grad(
+            losses.sum(), [features, *leaves.values()], allow_unused=True
+        )
+        self.gradients = {
+            name: gradient
+            for name, gradient in zip(leaves, own, strict=True)
+            if gradient is not None
+        }
+        for device, part in zip(devices, torch.split(back, [len(p) for p in parts]), strict=True):
+            self.feature_gradients[device.id] = to_rows(part, self.masks[device.id])
+
+    def _features(self, device: Device, rows: torch.Tensor) -> torch.Tensor:
+        """The features [B,T,D] of rows [n,D], zero at padding. Raises FrameError."""
+        mask, spec = self.masks[device.id], device.model.spec
+        B, D = len(self.goals[device.id]), spec.width_at(spec.end)
+        T = len(rows) // B if mask is None else mask.shape[1]
+        if mask is None and spec.tokens_at(spec.end) < T:
+            T = spec.tokens_at(spec.end)  # rows of another batch, which are refused
+        return from_rows(rows, (B, T, D), mask, "what the server made of the batch")
+
+    def frames(self, step: int, devices: Sequence[Device]) -> list[bytes]:
+        """The frame of each device's gradient in its features. Raises RunError."""
+        job = devices[0].job
+        messages = [
+            FeatureGradientMessage(
+                device.id,
+                device.round,
+                step,
+                self.feature_gradients[device.id],
+                self.losses[device.id],
+            )
+            for device in devices
+        ]
+        rngs = [
+            torch_rng(job.seed, device.id, device.round, "tail-uplink", step) for device in devices
+        ]
+        return encode_features(
+            messages, job.method.gradients_up, rngs, derive(job.seed, "rotation")
+        )
+
+
+def _check_due(opened: OpenedRows, device: Device, step: int) -> None:
+    number, round, at = opened.due
+    if opened.due != (device.id, device.round, step):
+        raise FrameError(
+            f"frame: device {device.id} got what the server made for device {number}, round "
+            f"{round}, step {at} when that of round {device.round}, step {step} was due: run the "
+            "same cutlayer on both sides"
+        )

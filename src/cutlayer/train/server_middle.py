@@ -1,0 +1,244 @@
+"""The server's side of the steps of a round where devices run the last blocks too (model.tail).
+
+It trains the blocks between theirs: forward when activations come, backward when the gradient of
+what it made of them does. It is told no label.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from cutlayer.errors import FrameError, RunError
+from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.exchange import ACTIVATIONS, FEATURES, Exchange, Payload
+from cutlayer.train.finite import not_finite
+from cutlayer.train.server_adapters import ServerPass
+from cutlayer.train.server_part import (
+    Faults,
+    PoolStep,
+    ServerPart,
+    gradients_of,
+    largest_of,
+)
+from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.train.u_shape import UNLABELLED, from_rows, to_rows
+from cutlayer.wire.headers import FeatureGradientHeader
+from cutlayer.wire.messages import ActivationsMessage
+from cutlayer.wire.tail import (
+    FeaturesMessage,
+    OpenedRows,
+    encode_features,
+    open_feature_gradient,
+    rows_of,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """Messages that went through the server's blocks together; features [B,T,D] with their graph.
+
+    hidden: what came in, a leaf.
+    """
+
+    messages: Sequence[ActivationsMessage]
+    hidden: torch.Tensor
+    opened: ServerPass
+    features: torch.Tensor
+
+    def split(self) -> Sequence[torch.Tensor]:
+        """The features of each message, without a graph."""
+        sizes = [len(message.hidden) for message in self.messages]
+        return torch.split(self.features.detach(), sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What a device's tail answered: its batch's loss, and the gradient [B,T,D] in its features."""
+
+    loss: float
+    gradient: torch.Tensor
+
+
+class ServerMiddle(ServerPart):
+    """See ServerPart. seen: samples that came through the cut; their labels stay with devices."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._passes: list[_Pass] = []
+        self._answers: dict[int, _Answer] = {}
+
+    def take(
+        self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
+    ) -> Faults:
+        """See ServerPart."""
+        frames = cast(Mapping[int, bytes], sent)
+        if exchange == ACTIVATIONS:
+            return self._forward(state, frames, watch)
+        return self._backward(state, frames, watch)
+
+    def give(self, exchange: Exchange, state: PoolStep, devices: Sequence[int]) -> dict[int, bytes]:
+        """See ServerPart."""
+        return state.replies if exchange == FEATURES else super().give(exchange, state, devices)
+
+    def _check_targets(self, message: ActivationsMessage) -> None:
+        if message.num_classes != UNLABELLED or message.labels.dim() != 1:
+            raise FrameError(
+                f"frame: device {message.device} sent labels of {message.num_classes} classes, "
+                "which model.tail keeps on devices: run the same job on both sides"
+            )
+
+    def _forward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
+        """Activations through the server's blocks, to a frame of features a device."""
+        faults: Faults = {}
+        self._passes = []
+        for batch in self._batches(self._came(state, frames, faults, watch)):
+            done = self._through(batch)
+            if not bool(done.features.detach().isfinite().all()):
+                done = self._without_infinite(done, faults)
+            if done.messages:
+                self._passes.append(done)
+                self._send(state, done, faults, watch)
+        return faults
+
+    def _through(self, messages: Sequence[ActivationsMessage]) -> _Pass:
+        hidden, mask, opened, route = self._opened(messages)
+        cut = self.decisions[messages[0].device].cut
+        features = self._model.middle_forward(hidden, mask, cut, route)
+        return _Pass(messages, hidden, opened, features)
+
+    def _without_infinite(self, done: _Pass, faults: Faults) -> _Pass:
+        """A pass anew without the devices whose features are not finite."""
+        left = []
+        for message, part in zip(done.messages, done.split(), strict=True):
+            if bool(to_rows(part, message.mask).isfinite().all()):
+                left.append(message)
+            else:
+                due = message.device, message.round, message.step
+                faults[message.device] = not_finite("features", "not finite", *due)
+        return self._through(left) if left else _Pass([], done.hidden, done.opened, done.features)
+
+    def _send(self, state: PoolStep, done: _Pass, faults: Faults, watch: Stopwatch) -> None:
+        """Make the frame of each device's features, all in one call."""
+        made = [
+            FeaturesMessage(one.device, one.round, one.step, to_rows(part, one.mask))
+            for one, part in zip(done.messages, done.split(), strict=True)
+        ]
+        with watch.timed("wire"):
+            try:
+                frames = self._encoded(made)
+            except RunError:  # one does not fit into the bits; which it is only that one shows
+                for one in made:
+                    try:
+                        (state.replies[one.device],) = self._encoded([one])
+                    except RunError as fault:
+                        faults[one.device] = fault
+            else:
+                devices = [one.device for one in made]
+                state.replies |= dict(zip(devices, frames, strict=True))
+
+    def _encoded(self, made: Sequence[FeaturesMessage]) -> list[bytes]:
+        """A frame for each device's features. Raises RunError."""
+        seed = self._job.seed
+        rngs = [torch_rng(seed, one.device, one.round, "tail-downlink", one.step) for one in made]
+        down = self._job.method.features_down
+        return encode_features(made, down, rngs, derive(seed, "rotation"))
+
+    def _backward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
+        """The gradients of features back through the server's blocks."""
+        faults: Faults = {}
+        state.replies, self._answers = {}, {}
+        with watch.timed("wire"):
+            self._read_answers(state.step, frames, faults)
+        losses: dict[int, float] = {}
+        for one in self._passes:
+            trained = [
+                (message, self._answers[message.device].loss, gradient)
+                for message, gradient in self._finish(one, faults)
+            ]
+            losses |= self._reply(state, trained, faults, watch)
+        if self._job.method.server_adapter == "in-turn":  # whose pools are of one device
+            self.adapters.update(state.step)
+        self._passes = []
+        state.losses |= {device: losses[device] for device in frames if device in losses}
+        return faults
+
+    def _read_answers(self, step: int, frames: Mapping[int, bytes], faults: Faults) -> None:
+        """The answers that came: all checked, then all decoded in one call."""
+        opened: dict[int, OpenedRows] = {}
+        for device, frame in frames.items():
+            try:
+                opened[device] = self._open_answer(device, step, frame)
+            except FrameError as fault:
+                faults[device] = fault
+        rows = rows_of(list(opened.values()), self._model.compute)
+        for (device, one), own in zip(opened.items(), rows, strict=True):
+            try:
+                self._answers[device] = self._answer(device, one, own)
+            except FrameError as fault:
+                faults[device] = fault
+
+    def _open_answer(self, device: int, step: int, frame: bytes) -> OpenedRows:
+        """A frame with a gradient of features. Raises FrameError for any but the one due."""
+        opened = open_feature_gradient(frame, max_bytes=self._most_bytes)
+        if opened.due != (device, self._round, step):
+            number, round, at = opened.due
+            raise FrameError(
+                f"frame: device {device} sent a gradient of device {number}, round {round}, step "
+                f"{at} when that of round {self._round}, step {step} was due: run the same "
+                "cutlayer on both sides"
+            )
+        return opened
+
+    def _answer(self, device: int, opened: OpenedRows, rows: torch.Tensor | FrameError) -> _Answer:
+        """What a device answered to the features that it got. Raises FrameError."""
+        if isinstance(rows, FrameError):
+            raise rows
+        assert isinstance(opened.header, FeatureGradientHeader)
+        for one in self._passes:
+            for message, part in zip(one.messages, one.split(), strict=True):
+                if message.device == device:
+                    B, T, D = part.shape
+                    what = f"the gradient of device {device}"
+                    whole = from_rows(rows, (B, T, D), message.mask, what)
+                    return _Answer(opened.header.loss, whole)
+        raise FrameError(f"frame: device {device} sent a gradient of features that it did not get")
+
+    def _finish(
+        self, one: _Pass, faults: Faults
+    ) -> list[tuple[ActivationsMessage, torch.Tensor | None]]:
+        """Add the gradients of those that answered to their adapters.
+
+        Returns each message with its own gradient at the cut, where one is due down.
+        """
+        due = [m for m in one.messages if m.device in self._answers and m.device not in faults]
+        if not due:
+            return []
+        if len(due) < len(one.messages):
+            # The pass mixes devices: have it again without those that are lost.
+            one = self._through(due)
+        gradients = self._gradients(one)
+        if not math.isfinite(largest_of(gradients)):
+            faults |= self._without_finite_gradients(due)
+            return self._finish(one, faults)
+        for message in due:
+            self.seen[message.device] += len(message.hidden)
+        down, *own = gradients
+        self.adapters.add(one.opened, own, due[0].step)
+        parts: Sequence[torch.Tensor | None] = [None] * len(due)
+        if down is not None:
+            parts = torch.split(down, [len(message.hidden) for message in due])
+        return list(zip(due, parts, strict=True))
+
+    def _gradients(self, one: _Pass) -> Sequence[torch.Tensor | None]:
+        """In what came in and in the adapters; None where nothing is wanted."""
+        given = [self._answers[message.device].gradient for message in one.messages]
+        wanted = [one.hidden, *one.opened.rows.leaves.values()]
+        if not one.features.requires_grad:
+            return [None] * len(wanted)
+        return gradients_of(one.features, wanted, torch.cat(given).to(one.features))
+
+    def _has_finite_gradients(self, message: ActivationsMessage) -> bool:
+        return math.isfinite(largest_of(self._gradients(self._through([message]))))

@@ -1,0 +1,41 @@
+"""What both sides of a step share whose last blocks are on devices: activations without labels, and
+the rows of a batch, which are its tokens that are no padding.
+"""
+
+import torch
+from torch import Tensor
+
+from cutlayer.errors import FrameError
+from cutlayer.wire.messages import ActivationsMessage
+
+UNLABELLED = 1
+"""The number of classes in a frame of activations whose labels say nothing, and take no bits."""
+
+
+def unlabelled(
+    device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None
+) -> ActivationsMessage:
+    """Activations alone; arguments as in `ActivationsMessage`."""
+    labels = torch.zeros(len(hidden), dtype=torch.int64)
+    return ActivationsMessage(device, round, step, hidden, mask, labels, UNLABELLED)
+
+
+def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """hidden [B,T,D] -> [n,D], its tokens in order, less those that mask [B,T] has False for."""
+    return hidden.flatten(0, 1) if mask is None else hidden[mask.to(hidden.device)]
+
+
+def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, what: str) -> Tensor:
+    """Undoes `to_rows`; padding is zero. Raises FrameError for rows of another batch."""
+    B, T, D = shape
+    count = B * T if mask is None else int(mask.sum())
+    if tuple(rows.shape) != (count, D):
+        raise FrameError(
+            f"frame: {what} has {list(rows.shape)} numbers where [{count}, {D}] are due: run the "
+            "same job on both sides"
+        )
+    if mask is None:
+        return rows.view(shape)
+    full: Tensor = torch.zeros(shape, dtype=rows.dtype, device=rows.device)
+    full[mask.to(rows.device)] = rows
+    return full

@@ -1,0 +1,417 @@
+"""Last blocks on devices (model.tail): labels stay there, and training is what it was."""
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import cutlayer
+from cutlayer.errors import CutlayerError, JobError, ModelError
+from cutlayer.job import Job, change_job, make_job
+from cutlayer.wire.frame import kind_of
+from cutlayer.wire.frame_bytes import label_bits
+from cutlayer.wire.tail import (
+    FeatureGradientMessage,
+    decode_feature_gradient,
+    encode_features,
+)
+from helpers import equal, largest_difference, small_job
+from tiny_models import write_language, write_resnet
+
+WORDS = ("wombat", "dingo", "heron")
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_language(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose completions are all of one length, so that tokens and samples weigh alike."""
+    path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    rows = [
+        {"prompt": f"name : {WORDS[i % 3]}", "completion": f"the {WORDS[i % 3][:5]} is here"}
+        for i in range(24)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def text_job(model: Path, table: Path, *changes: str, method: str = "sflora") -> Job:
+    job = make_job(
+        {
+            "data": {"source": "table", "path": str(table), "partition": {"min_samples": 4}},
+            "model": {"path": str(model), "cut": 1, "max_tokens": 40},
+            "devices": {"count": 2},
+            "training": {"rounds": 1, "batch_size": 4, "lr": 0.01},
+            "method": method,
+        }
+    )
+    return change_job(job, changes)
+
+
+def run(job: Job, out: Path) -> cutlayer.Result:
+    return cutlayer.simulate(job, out=out)
+
+
+# ---- the same training ----
+
+
+@pytest.mark.parametrize("tail", [0, 1])
+def test_a_language_run_with_a_tail_trains_what_the_whole_model_does(
+    language: Path, table: Path, tmp_path: Path, tail: int
+) -> None:
+    whole = run(text_job(language, table, method="fedlora"), tmp_path / "whole")
+    u_shaped = run(text_job(language, table, f"model.tail={tail}"), tmp_path / "u")
+    assert largest_difference(u_shaped.adapter, whole.adapter) < 1e-5
+    assert u_shaped.rows[0].loss == pytest.approx(whole.rows[0].loss, rel=1e-5)
+    for _, _, _, _, _, features, answers in u_shaped.rows[0].traffic.values():
+        assert features > 1000
+        assert answers > 1000
+
+
+@pytest.mark.parametrize("method", ["sflora", "split-lora", "st-sflora-full"])
+def test_an_image_run_with_a_tail_trains_what_it_does_without(tmp_path: Path, method: str) -> None:
+    plain, u_shaped = (
+        run(small_job(*changes, "training.rounds=1", method=method), tmp_path / name)
+        for name, changes in (("plain", ()), ("u", ("model.tail=1",)))
+    )
+    if method != "st-sflora-full":  # whose one adapter has then a tail by device, averaged
+        assert largest_difference(u_shaped.adapter, plain.adapter) < 2e-5
+    assert u_shaped.rows[0].loss == pytest.approx(plain.rows[0].loss, rel=0.1)
+
+
+def test_a_residual_network_trains_whole_with_a_tail(tmp_path: Path) -> None:
+    model = write_resnet(tmp_path / "model")
+    made = (
+        run(
+            small_job(
+                *changes, "training.rounds=1", f"model.path={model}", "method.train=full",
+                "training.lr=0.01", "model.image_size=32",
+            ),
+            tmp_path / name,
+        )
+        for name, changes in (("plain", ()), ("u", ("model.tail=1",)))
+    )  # fmt: skip
+    plain, u_shaped = made
+    assert largest_difference(u_shaped.adapter, plain.adapter) < 1e-4
+
+
+def test_the_size_of_pools_changes_nothing(language: Path, table: Path, tmp_path: Path) -> None:
+    one, both = (
+        run(text_job(language, table, "model.tail=1", f"training.pool={n}"), tmp_path / str(n))
+        for n in (1, 2)
+    )
+    assert largest_difference(one.adapter, both.adapter) < 1e-5
+
+
+def test_a_frozen_device_trains_its_tail_and_names_what_the_server_holds(
+    language: Path, table: Path, tmp_path: Path
+) -> None:
+    changes = ("model.tail=1", "training.local_epochs=2", "training.rounds=2",
+               "method.tail_downlink={bits: 32}", "method.tail_uplink={bits: 32}")  # fmt: skip
+    named, sent = (
+        run(
+            text_job(
+                language, table, *changes, *more, "method.uplink={codec: quantize, bits: 16}",
+                f"method.uplink.reuse={reuse}", method="lean",
+            ),
+            tmp_path / reuse,
+        )
+        for reuse, more in (("true", ()), ("false", ()))
+    )  # fmt: skip
+    assert largest_difference(named.adapter, sent.adapter) < 1e-4
+    up = [sum(t[0] for t in result.rows[-1].traffic.values()) for result in (named, sent)]
+    assert up[0] < up[1] / 10
+    before, after = (row.traffic[0] for row in (named.rows[0], named.rows[-1]))
+    assert before[1] == after[1] == 0  # no gradient returns
+    trained = {name for name, t in named.adapter.items() if "lora_B" in name and t.any()}
+    assert {name.split(".")[2] for name in trained} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("method.uplink.bits=8", "method.downlink.bits=8"),
+        ("method.tail_downlink={bits: 4, levels: gaussian, rotate: true}",
+         "method.tail_uplink={bits: 8, rounding: stochastic}"),
+        ("method.uplink={codec: klt}",),
+        ("method.tokens.keep=6",),
+        ("model.lora.dropout=0.2",),
+        ("privacy.activation_noise=0.1", "trust.clip_activations=30"),
+        ("trust.average=trimmed-mean", "trust.hostile=1", "devices.count=3"),
+        ("privacy={unit: device, noise_multiplier: 0.01, clip_norm: 1}",),
+    ],
+)  # fmt: skip
+def test_what_a_run_has_otherwise_goes_with_a_tail(
+    tmp_path: Path, changes: tuple[str, ...]
+) -> None:
+    if changes[0].startswith("privacy={unit"):
+        pytest.importorskip("dp_accounting")
+    found = run(
+        small_job("model.tail=1", "training.rounds=1", "training.local_epochs=3", *changes),
+        tmp_path / "run",
+    )
+    row = found.rows[0]
+    assert row.accuracy is not None
+    assert row.lost == []
+    if row.accuracy_through_cut is not None:
+        assert row.accuracy_through_cut > 0.1
+    again = cutlayer.evaluate(found.folder)
+    assert again.accuracy == pytest.approx(row.accuracy)
+
+
+def test_devices_sum_up_their_tails_securely(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    plain, summed = (
+        run(
+            small_job(
+                "model.tail=1", "training.rounds=1", "devices.count=3",
+                f"privacy.secure_sum={given}",
+            ),
+            tmp_path / given,
+        )
+        for given in ("false", "true")
+    )  # fmt: skip
+    assert largest_difference(summed.adapter, plain.adapter) < 1e-4
+
+
+# ---- planned, timed, counted ----
+
+
+def test_a_plan_knows_the_bytes_and_seconds_of_four_messages(
+    language: Path, table: Path, tmp_path: Path
+) -> None:
+    job = small_job(
+        "model.tail=1", "training.rounds=1", "world={server_flops: 1e12, energy: {forward: true}}"
+    )
+    planned, ran = cutlayer.plan(job), run(job, tmp_path / "run")
+    (row,) = ran.rows
+    for device, traffic in row.traffic.items():
+        shape = planned.shape.traffic[device]
+        expected = [shape.activations, shape.gradients, shape.features, shape.feature_gradients]
+        assert [traffic[i] for i in (0, 1, 5, 6)] == pytest.approx(expected, rel=0.01)
+        assert traffic[3] == pytest.approx(shape.adapter_up, rel=0.02)
+    assert row.virtual_s == pytest.approx(row.planned_s, rel=0.02)
+    assert planned.round_s == pytest.approx(row.virtual_s, rel=0.02)
+    assert min(row.joules.values()) > 0
+    shorter = cutlayer.plan(change_job(job, ["model.tail=null"]))
+    assert shorter.round_s < planned.round_s
+    page = cutlayer.report(ran.folder, out=tmp_path / "page.html").page
+    assert "tail_uplink" in page.read_text()
+
+
+# ---- over a network ----
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every frame and message that a device sends to its server."""
+    pytest.importorskip("grpc")
+    from cutlayer.network.device import join as joining
+    from cutlayer.network.transport import messages
+    from cutlayer.network.transport.connection import Connection
+
+    real, found = joining.connect, []
+
+    async def connect(*given: Any) -> Connection:
+        connection = await real(*given)
+        tell, send = connection.tell, connection.send
+
+        async def telling(message: Any) -> None:
+            found.append(messages.encode(message))
+            await tell(message)
+
+        async def sending(lane: Any, frame: Any) -> None:
+            found.append(bytes(frame))
+            await send(lane, frame)
+
+        connection.tell, connection.send = telling, sending  # type: ignore[method-assign]
+        return connection
+
+    monkeypatch.setattr(joining, "connect", connect)
+    return found
+
+
+def served_run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> cutlayer.Result:
+    from fleet_helpers import crowd, served
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    count = job.devices.count
+    with crowd() as devices:
+        result = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(count)]
+        )
+    assert devices.errors == {}
+    return result
+
+
+def traces(job: Job) -> dict[str, list[bytes]]:
+    """What the labels and texts of the devices' batches would be in a frame."""
+    from cutlayer.train.parts import load_parts
+    from cutlayer.train.task import task_of
+
+    parts = load_parts(job)
+    task = task_of(job, parts.model.spec)
+    found: dict[str, list[bytes]] = {"text": [], "ids": [], "packed": []}
+    for passage in parts.train.inputs:
+        found["text"] += [part.strip().encode() for part in (passage.prompt, passage.completion)]
+        inputs = parts.preprocess([passage])
+        ids = inputs["input_ids"][0]
+        one = parts.train.subset(np.array([0]))
+        targets = task.targets(one, inputs)[0]
+        targets = targets[targets >= 0]
+        for numbers in (ids, targets):
+            for kind in ("<u1", "<u2", "<u4", "<i8"):
+                found["ids"].append(numbers.numpy().astype(kind).tobytes())
+        bits = label_bits(parts.model.spec.vocabulary + 1)
+        stream = targets[:, None].numpy() >> np.arange(bits) & 1
+        for shift in range(8):  # a text's targets stand anywhere in the stream of a batch
+            shifted = np.concatenate([np.zeros(shift, np.int64), stream.reshape(-1)])
+            packed = np.packbits(shifted.astype(np.uint8), bitorder="little").tobytes()
+            found["packed"].append(packed[1:-1])
+    return found
+
+
+@pytest.mark.parametrize("tail", ["0", "1", "null"])
+def test_labels_and_texts_are_in_no_frame_of_a_run_with_a_tail(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    heard: list[bytes], tail: str,
+) -> None:  # fmt: skip
+    job = text_job(language, table, f"model.tail={tail}", "training.pool=1")
+    alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+    everything = b"\0".join(heard)
+    seen = {
+        name for name, parts in traces(job).items() if any(part in everything for part in parts)
+    }
+    # Without a tail the labels do travel, and this search finds them.
+    assert seen == ({"packed"} if tail == "null" else set())
+
+
+def test_bits_over_a_network_are_those_of_a_simulation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    changes = ("model.tail=1", "method.uplink={codec: klt}", "training.local_epochs=3")
+    job = small_job(*changes, method="lean", devices={"count": 2})
+    alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+
+
+def of_gradients(edit: Callable[[FeatureGradientMessage], FeatureGradientMessage]) -> Any:
+    """A frame of the gradient of features with something else in it; others as they are."""
+    from cutlayer.settings.method import Quantizer
+
+    def changed(frame: bytes) -> bytes:
+        if kind_of(frame) != "feature gradient":
+            return frame
+        message = edit(decode_feature_gradient(frame))
+        return encode_features([message], Quantizer(entropy="none"))[0]
+
+    return changed
+
+
+def last_number_infinite(frame: bytes) -> bytes:
+    from liars import mended
+
+    if kind_of(frame) != "feature gradient":
+        return frame
+    return mended(frame[:-4] + struct.pack("<f", np.inf))
+
+
+def labelled(frame: bytes) -> bytes:
+    from cutlayer.settings.method import Quantizer
+    from cutlayer.wire.codec import decode_activations, encode_activations
+
+    if kind_of(frame) != "activations":
+        return frame
+    message = replace(decode_activations(frame), num_classes=10)
+    return encode_activations(message, Quantizer(entropy="none"))
+
+
+def test_an_answer_that_is_not_due_is_the_senders_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    from fleet_helpers import crowd, served
+    from liars import Lie, tell
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    edits = [
+        of_gradients(lambda m: replace(m, step=m.step + 1)),
+        of_gradients(lambda m: replace(m, device=0)),
+        of_gradients(lambda m: replace(m, rows=m.rows[1:])),
+        of_gradients(lambda m: replace(m, rows=m.rows[:, 1:])),
+        of_gradients(lambda m: replace(m, rows=torch.full_like(m.rows, 3e38))),
+        last_number_infinite,
+        labelled,
+        lambda frame: b"x" if kind_of(frame) == "feature gradient" else frame,
+    ]
+    tell(monkeypatch, {n + 2: Lie(activations=edit) for n, edit in enumerate(edits)})
+    count = len(edits) + 2
+    job = small_job(
+        "model.tail=1", "training.rounds=1", "training.pool=4", "data.train_samples=200",
+        devices={"count": count},
+    )  # fmt: skip
+    with crowd() as devices:
+        result = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(count)]
+        )
+    (row,) = result.rows
+    assert set(row.lost) == set(range(2, count))
+    assert all(torch.isfinite(tensor).all() for tensor in result.adapter.values())
+
+
+# ---- refused ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "method", "error", "message"),
+    [
+        (("model.tail=9",), "sflora", ModelError, r"model\.tail: 9 blocks after a cut at 2"),
+        (("model.tail=4",), "sflora", JobError, r"model\.tail: 4 blocks .* leave the server none"),
+        (("model.tail=1", "world={}"), "st-sflora", JobError, "reckons with devices that hold no"),
+        (("model.tail=1", "generated={generator: {source: demo}}"), "sflora", JobError,
+         "goes by the labels that devices share"),
+        (("model.tail=1", "method.tail_downlink={codec: klt}"), "sflora", JobError,
+         r"method\.tail_downlink: codec klt and reuse are for activations"),
+        (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
+         r"method\.tail_uplink: codec klt and reuse"),
+        (("method.tail_uplink={bits: 8}",), "sflora", JobError, "the server runs the last blocks"),
+        (("model.tail=1", "privacy={unit: sample, noise_multiplier: 1, clip_norm: 1}"), "sflora",
+         JobError, r"privacy\.unit: 'sample' .* leave model\.tail out"),
+        (("model.tail=1", "training.compile=true"), "sflora", JobError,
+         r"training\.compile: .* with model\.tail"),
+        (("model.tail=-1",), "sflora", JobError, r"model\.tail: -1"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_a_tail_is_one_sentence(
+    tmp_path: Path,
+    changes: tuple[str, ...],
+    method: str,
+    error: type[CutlayerError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        run(small_job(*changes, method=method), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_a_cut_goes_by_no_tail(tmp_path: Path) -> None:
+    plain, tail = (
+        run(
+            small_job(*changes, "training.rounds=1", method="fedlora"), tmp_path / str(len(changes))
+        )
+        for changes in ((), ("model.tail=1",))
+    )
+    assert equal(plain.adapter, tail.adapter)
