@@ -291,6 +291,8 @@ def test_what_a_server_says_of_a_job_is_checked(fields: dict[str, Any], sentence
             ("method.uplink.levels=uniform", "method.uplink.rounding=stochastic"),
             "draws its numbers by torch",
         ),
+        ("st-sflora", ("model.tail=0",), "train them, which needs torch"),
+        ("st-sflora", ("model.frozen_bits=8",), "are multiplied by torch"),
         ("st-sflora", ("privacy.activation_noise=0.1",), "draw this noise by torch"),
         ("st-sflora", ("privacy.label_noise=0.1",), "draw this noise by torch"),
     ],

@@ -23,6 +23,11 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
         return "model.tail: devices that run the last blocks train them, which needs torch"
     if spec.residual:
         return f"model.path: {spec.path} is a {spec.family}, whose blocks are not exported"
+    if job.model.frozen_bits != 32:
+        return (
+            f"model.frozen_bits: weights in {job.model.frozen_bits} bits are multiplied by torch: "
+            "take 32, and --precision on the devices"
+        )
     if job.training.image_augmentation:
         return "training.image_augmentation: it changes images by torch"
     if method.uplink.codec == "quantize" and method.uplink.rounding != "nearest":
