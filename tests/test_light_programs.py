@@ -259,7 +259,7 @@ def test_an_operator_that_the_provider_lacks_is_named_in_a_sentence(tmp_path: Pa
     (tmp_path / "weights.bin").write_bytes(b"")
     (tmp_path / "graph.onnx").write_bytes(small_graph(unknown))
     files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
-    with pytest.raises(ModelError, match=r"cpu cannot run it \(.*NoSuchOperator.*\): take another"):
+    with pytest.raises(ModelError, match=r"cpu cannot run it \(.*NoSuchOp.*\): take another"):
         Program(*files, ProgramKey(2, Coding("floats")), light_job(), Compute())
 
 

@@ -363,7 +363,7 @@ def test_describe_needs_neither_torch_nor_transformers() -> None:
         "from cutlayer.model.families import describe\n"
         "from cutlayer.model import cost\n"
         "model = Box(path='resnet18', weights='random', image_size=None, max_tokens=9, cut=1,\n"
-        "            aspect='checkpoint',\n"
+        "            aspect='checkpoint', tail=None, frozen_bits=32,\n"
         "            lora=Box(targets='auto', rank=4, side='both'))\n"
         "spec = describe(model, 5)\n"
         "assert cost.whole_cost(spec, 'full').forward_flops > 0\n"

@@ -504,7 +504,8 @@ def test_the_verb_answers_bad_options_with_one_sentence(
     captured = capsys.readouterr()
     assert sentence in captured.err
     assert captured.err.count("\n") == 1
-    assert captured.out == ""
+    # What was loaded may be said before.
+    assert all(line.startswith("data:") for line in captured.out.splitlines())
 
 
 @pytest.mark.usefixtures("figures")

@@ -4,7 +4,7 @@ Planner, virtual clock, replay and record share it: it is what was planned or wh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,10 @@ class Traffic:
     def down(self) -> int:
         """Bytes from the server to the device."""
         return self.gradients + self.adapter_down + self.coding_down + self.features
+
+
+TRAFFIC_KINDS = len(fields(Traffic))
+"""Numbers of bytes that a record has of each device at most."""
 
 
 @dataclass(frozen=True)

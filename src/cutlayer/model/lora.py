@@ -334,9 +334,11 @@ def _sizes(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-_READ_TOGETHER = ("query", "key", "value", "query_proj", "key_proj", "value_proj",
+_READ_TOGETHER = ("query", "key", "value",
                   "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")  # fmt: skip
-"""What the layers are called, in all families, that read the input of a block's attention."""
+"""What the layers are called that read the input of a block's attention, and nothing else.
+
+Those of DeBERTa read positions too, one without the other: its names are not here."""
 
 
 def attach(

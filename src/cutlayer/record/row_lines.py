@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.round_shape import TRAFFIC_KINDS
 from cutlayer.errors import RunError
 from cutlayer.files import open_plain
 from cutlayer.record.plain_json import to_line
@@ -48,7 +49,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     decisions: dict[_Number, _Decided]
     samples: dict[_Number, _Count]
     loss: float | None
-    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=7)]]
+    traffic: dict[_Number, Annotated[list[_Count], Meta(min_length=4, max_length=TRAFFIC_KINDS)]]
     seconds: dict[str, float]
     cpu_seconds: float
     device_loss: _Numbers

@@ -11,7 +11,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from cutlayer.allocate.round_shape import Traffic
+from cutlayer.allocate.round_shape import TRAFFIC_KINDS, Traffic
 from cutlayer.files import open_plain
 from cutlayer.record.row_lines import FILE, lines_of
 
@@ -61,7 +61,7 @@ class Brief(msgspec.Struct):
     """The fields of a line that lists need (see Row), in a fifth of the time of all."""
 
     loss: float | None
-    traffic: dict[str, Annotated[list[int], Meta(min_length=4, max_length=5)]]
+    traffic: dict[str, Annotated[list[int], Meta(min_length=4, max_length=TRAFFIC_KINDS)]]
     seconds: dict[str, float]
     decisions: dict[str, msgspec.Raw]
     accuracy: float | None = None
