@@ -13,7 +13,7 @@ from cutlayer.record.data_file import FORMATS
 from cutlayer.reports.views.finding import DIFFER_BELOW, finding
 from cutlayer.reports.views.pack import View, plain
 from cutlayer.reports.views.runs import Line, Run, differing
-from cutlayer.reports.views.statistics import LEAST, PAIRED, compare_means, holm
+from cutlayer.reports.views.statistics import LEAST, PAIRED, against_best
 
 
 @dataclass(frozen=True)
@@ -142,22 +142,18 @@ def accuracies_of(line: Line) -> dict[int, float]:
 def _verdicts(lines: Sequence[Line]) -> list[tuple[float, str]]:
     """Of each line, how its accuracy stands against the best one's: for sorting, and in words."""
     accuracy = [accuracies_of(line) for line in lines]
-    means = [mean(found.values()) if found else float("-inf") for found in accuracy]
-    top = max(range(len(lines)), key=lambda i: means[i])
-    tests = {i: compare_means(accuracy[i], accuracy[top]) for i in range(len(lines)) if i != top}
-    tested = [i for i, test in tests.items() if test is not None]
-    adjusted = dict(zip(tested, holm([tests[i][0] for i in tested]), strict=True))  # type: ignore[index]
+    top, tests = against_best(accuracy)
     verdicts = []
     for i, found in enumerate(accuracy):
         if not found:
             verdicts.append((3.0, "not measured yet"))
         elif i == top:
             verdicts.append((-1.0, "the highest"))
-        elif i not in adjusted:
+        elif i not in tests:
             few = min(len(found), len(accuracy[top]))
             verdicts.append((2.0, f"unknown: {few} seed{'s' * (few != 1)}"))
         else:
-            p, name = adjusted[i], tests[i][1]  # type: ignore[index]
+            p, name = tests[i]
             said = "lower" if p < DIFFER_BELOW else "not told apart"
             test = "" if name == PAIRED else f"{name}, "
             verdicts.append((p, f"{said} ({test}p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from cutlayer.reports.views.statistics import LEAST, compare_means, holm, paired_interval
+from cutlayer.reports.views.statistics import LEAST, against_best, paired_interval
 
 DIFFER_BELOW = 0.05
 """The p value below which two lines are told apart."""
@@ -22,7 +22,8 @@ def finding(lines: Sequence[tuple[str, Mapping[int, float]]]) -> str:
     if len(measured) < 2:
         return ""
     measured.sort(key=lambda line: -mean(line[1].values()))
-    (best, first), others = measured[0], measured[1:]
+    _, tests = against_best([found for _, found in measured])
+    (best, first), *others = measured
     second, theirs = others[0]
     ahead = 100 * (mean(first.values()) - mean(theirs.values()))
     said = f"{best} has the highest accuracy, {100 * mean(first.values()):.1f} %"
@@ -35,13 +36,12 @@ def finding(lines: Sequence[tuple[str, Mapping[int, float]]]) -> str:
     if interval is not None:
         low, high = 100 * interval[1], 100 * interval[2]
         said += f" (95 % interval of the difference {low:.1f} to {high:.1f})"
-    tests = [compare_means(first, found) for _, found in others]
-    if any(test is None for test in tests):
+    if len(tests) < len(others):
         return f"{said}. Fewer than {LEAST} seeds do not say whether the order is one of chance."
-    adjusted = holm([test[0] for test in tests if test is not None])
-    alike = [label for (label, _), p in zip(others, adjusted, strict=True) if p >= DIFFER_BELOW]
+    ps = [p for p, _ in tests.values()]
+    alike = [label for (label, _), p in zip(others, ps, strict=True) if p >= DIFFER_BELOW]
     if not alike:
-        return f"{said}. The seeds tell it apart from every other (largest p {_p(max(adjusted))})."
+        return f"{said}. The seeds tell it apart from every other (largest p {_p(max(ps))})."
     return f"{said}. The seeds do not tell it apart from {_listed(alike)}."
 
 

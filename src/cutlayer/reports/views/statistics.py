@@ -27,6 +27,27 @@ def compare_means(
     return _welch(list(ours.values()), list(theirs.values())), WELCH
 
 
+def against_best(
+    values: Sequence[Mapping[int, float]],
+) -> tuple[int, dict[int, tuple[float, str]]]:
+    """The place of the line with the highest mean, and how surely each other is lower.
+
+    values: of each line a value by seed; of one at least. By place the p of equal means, adjusted
+    for their number (Holm), and the test; lines without enough seeds are not among them.
+    """
+    means = [mean(found.values()) if found else -math.inf for found in values]
+    best = max(range(len(values)), key=lambda place: means[place])
+    tests = {
+        place: test
+        for place, found in enumerate(values)
+        if place != best and (test := compare_means(found, values[best])) is not None
+    }
+    adjusted = holm([p for p, _ in tests.values()])
+    return best, {
+        place: (p, name) for (place, (_, name)), p in zip(tests.items(), adjusted, strict=True)
+    }
+
+
 def paired_interval(
     ours: Mapping[int, float], theirs: Mapping[int, float], confidence: float = 0.95
 ) -> tuple[float, float, float] | None:
