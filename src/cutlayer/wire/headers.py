@@ -74,26 +74,21 @@ class GradientHeader(_BatchHeader, frozen=True):
     loss: float
 
 
-class FeaturesHeader(_Header, frozen=True):
+class _FeatureRows(_StepHeader, frozen=True):
     """rows, width: n and D of the tokens' features."""
 
-    device: _Count
-    round: _Count
-    step: _Count
     rows: _Size
     width: _Size
     tensor: TensorHeader
 
 
-class FeatureGradientHeader(_Header, frozen=True):
-    """As `FeaturesHeader`; loss: of the batch."""
+class FeaturesHeader(_FeatureRows, frozen=True):
+    """Of hidden states that go down to the last blocks."""
 
-    device: _Count
-    round: _Count
-    step: _Count
-    rows: _Size
-    width: _Size
-    tensor: TensorHeader
+
+class FeatureGradientHeader(_FeatureRows, frozen=True):
+    """Of their gradient on its way up; loss: of the batch."""
+
     loss: _Loss
 
 
