@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,11 @@ from cutlayer.errors import CutlayerError, RunError
 from cutlayer.harmless import harmless
 from cutlayer.job import Job, read_job
 from cutlayer.record.early_stop import is_over
+from cutlayer.record.find_runs import find_run_folders
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.row_lines import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
 from cutlayer.reports.views.pack import plain
-
-DEEPEST = 3
-"""Folders below the one that is watched in which runs are looked for: a comparison has its own."""
 
 # A run is silent when nothing came for this long and for this many of its own rounds.
 _SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
@@ -132,7 +128,7 @@ class WatchedRuns:
 
     def look(self) -> tuple[list[WatchedRun], list[str]]:
         """The runs new or changed since the last look, and the names of those that are gone."""
-        there = {self._name(folder): folder for folder in _run_folders(self.root, DEEPEST, set())}
+        there = {self._name(folder): folder for folder in find_run_folders(self.root)}
         gone = [name for name in self.runs if name not in there]
         for name in gone:
             del self.runs[name], self._states[name]
@@ -149,36 +145,6 @@ class WatchedRuns:
     def _name(self, folder: Path) -> str:
         relative = folder.relative_to(self.root).as_posix()
         return folder.resolve().name if relative == "." else relative
-
-
-def _run_folders(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """The folders with a job in them, the given one included; runs hold no runs.
-
-    seen: folders that links have led to before, which are not gone through again.
-    """
-    try:
-        found = folder.stat()
-        if (found.st_dev, found.st_ino) in seen:
-            return
-        seen.add((found.st_dev, found.st_ino))
-        with os.scandir(folder) as entries:
-            below = sorted(entries, key=lambda entry: entry.name)
-    except OSError:  # gone meanwhile, or not ours to read
-        return
-    if any(entry.name == JOB_FILE and _is(entry.is_file) for entry in below):
-        yield folder
-    elif depth:
-        for entry in below:
-            if _is(entry.is_dir):
-                yield from _run_folders(folder / entry.name, depth - 1, seen)
-
-
-def _is(kind: Callable[[], bool]) -> bool:
-    """Whether an entry of a folder is of a kind; one that cannot be looked at is of none."""
-    try:
-        return kind()
-    except OSError:
-        return False
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

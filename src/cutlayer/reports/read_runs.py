@@ -11,13 +11,11 @@ from cutlayer.job import Job
 from cutlayer.job import read_job as read_job_file
 from cutlayer.model.class_names import class_names
 from cutlayer.record.data_file import own_bytes_of
+from cutlayer.record.find_runs import find_run_folders
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, LABELS_FILE, device_folder
 from cutlayer.record.row_lines import FILE, read_rows
 from cutlayer.record.told_devices import read_told
 from cutlayer.reports.views.runs import Run
-
-LEVELS = 3
-"""So deep below a folder that is named are run folders looked for."""
 
 Say = Callable[[str], None]
 
@@ -27,13 +25,7 @@ def run_folders(folder: Path) -> list[Path]:
 
     Raises RunError.
     """
-    if (folder / JOB_FILE).is_file():
-        return [folder]
-    within = sorted(
-        path.parent
-        for levels in range(1, 1 + LEVELS)
-        for path in folder.glob(f"{'*/' * levels}{JOB_FILE}")
-    )
+    within = sorted(find_run_folders(folder))
     if not within:
         raise RunError(
             f"RUN: {folder} is no run folder, nor does it hold any: give a folder with {JOB_FILE} "
