@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cutlayer.secure_sum.messages import (
     Begin,
     Delivery,
     Keys,
+    Kind,
     Masked,
     Roster,
     Shares,
@@ -84,30 +85,22 @@ class SumServer:
 
     def roster(self, answers: Mapping[int, bytes]) -> Frames:
         """The second question, to those that sent their keys."""
-        for device, frame in answers.items():
-            try:
-                self._keys[device] = read_answer(frame, device, Keys)
-            except FrameError as fault:
-                self.faults[device] = fault
-        self._enough(self._keys)
+        self._keys = self._sound(answers, Keys)
         frame = encode(Roster(self._keys))
         return dict.fromkeys(self._keys, frame)
 
     def delivery(self, answers: Mapping[int, bytes]) -> Frames:
         """The third question, to those that shared their secrets: the shares for each."""
-        found: dict[int, Shares] = {}
-        for device, frame in answers.items():
-            try:
-                shares = read_answer(frame, device, Shares)
-                if shares.sealed.keys() != self._keys.keys() - {device}:
-                    raise FrameError(
-                        f"secure sum: device {device} shared its secrets with others than those "
-                        "of the round: run the same cutlayer on both sides"
-                    )
-                found[device] = shares
-            except FrameError as fault:
-                self.faults[device] = fault
-        self._enough(found)
+
+        def wrong(device: int, shares: Shares) -> str:
+            if shares.sealed.keys() == self._keys.keys() - {device}:
+                return ""
+            return (
+                "shared its secrets with others than those of the round: run the same cutlayer on "
+                "both sides"
+            )
+
+        found = self._sound(answers, Shares, wrong)
         self._sharing = list(found)
         return {
             device: encode(
@@ -118,37 +111,32 @@ class SumServer:
 
     def ask_survivors(self, answers: Mapping[int, bytes]) -> Frames:
         """The last question, to those whose masked numbers came."""
-        for device, frame in answers.items():
-            try:
-                words = read_answer(frame, device, Masked).words
-                if len(words) != 4 * self._values:
-                    raise FrameError(
-                        f"secure sum: device {device} sent {len(words)} bytes for "
-                        f"{self._values} numbers of 4: run the same job on both sides"
-                    )
-                self._masked[device] = np.frombuffer(words, dtype="<u4").astype(np.uint32)
-            except FrameError as fault:
-                self.faults[device] = fault
-        self._enough(self._masked)
+
+        def wrong(device: int, masked: Masked) -> str:
+            if len(masked.words) == 4 * self._values:
+                return ""
+            return (
+                f"sent {len(masked.words)} bytes for {self._values} numbers of 4: run the same job "
+                "on both sides"
+            )
+
+        self._masked = {
+            device: np.frombuffer(one.words, dtype="<u4").astype(np.uint32)
+            for device, one in self._sound(answers, Masked, wrong).items()
+        }
         frame = encode(Survivors(list(self._masked)))
         return dict.fromkeys(self._masked, frame)
 
     def total(self, answers: Mapping[int, bytes]) -> Words:
         """The exact sum of the survivors' numbers, as integers modulo 2^32."""
         lost = [device for device in self._sharing if device not in self._masked]
-        found: dict[int, Unmask] = {}
-        for device, frame in answers.items():
-            try:
-                shares = read_answer(frame, device, Unmask)
-                if shares.seeds.keys() != self._masked.keys() or shares.keys.keys() != set(lost):
-                    raise FrameError(
-                        f"secure sum: device {device} sent other shares than those asked for: run "
-                        "the same cutlayer on both sides"
-                    )
-                found[device] = shares
-            except FrameError as fault:
-                self.faults[device] = fault
-        self._enough(found)
+
+        def wrong(device: int, shares: Unmask) -> str:
+            if shares.seeds.keys() == self._masked.keys() and shares.keys.keys() == set(lost):
+                return ""
+            return "sent other shares than those asked for: run the same cutlayer on both sides"
+
+        found = self._sound(answers, Unmask, wrong)
         helpers = list(found)[: self.threshold]
         total: Words = np.zeros(self._values, np.uint32)
         for words in self._masked.values():
@@ -187,10 +175,30 @@ class SumServer:
             f"of round {self._round + 1} sent a false one, and the round is lost"
         )
 
-    def _enough(self, left: Mapping[int, object]) -> None:
+    def _sound(
+        self,
+        answers: Mapping[int, bytes],
+        kind: type[Kind],
+        wrong: Callable[[int, Kind], str] = lambda device, found: "",
+    ) -> dict[int, Kind]:
+        """The answers of the kind that is due; why others are not is in `faults`.
+
+        wrong: what is not sound in a device's answer, as the rest of a sentence; "" for nothing.
+        Raises FrameError where too few are left.
+        """
+        left: dict[int, Kind] = {}
+        for device, frame in answers.items():
+            try:
+                found = read_answer(frame, device, kind)
+                if said := wrong(device, found):
+                    raise FrameError(f"secure sum: device {device} {said}")
+                left[device] = found
+            except FrameError as fault:
+                self.faults[device] = fault
         if len(left) < self.threshold:
             raise FrameError(
                 f"secure sum: {len(left)} of {len(self.weights)} devices are left in round "
                 f"{self._round + 1}, and {self.threshold} are needed (privacy.secure_quorum): the "
                 "round is lost"
             )
+        return left
