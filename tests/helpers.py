@@ -1,6 +1,7 @@
 """Small jobs and comparisons that several tests use."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,22 @@ def small_job(*settings: str, method: str = "sflora", **sections: Any) -> Job:
         }
     )
     return change_job(job, settings)
+
+
+def language_job(
+    model: Path, table: Path, *changes: str, method: str = "sflora", rounds: int = 2
+) -> Job:
+    """Two devices that fine-tune a tiny language model on the pairs of a table."""
+    job = make_job(
+        {
+            "data": {"source": "table", "path": str(table), "partition": {"min_samples": 4}},
+            "model": {"path": str(model), "cut": 1, "max_tokens": 40},
+            "devices": {"count": 2},
+            "training": {"rounds": rounds, "batch_size": 4, "lr": 0.01},
+            "method": method,
+        }
+    )
+    return change_job(job, changes)
 
 
 def largest_difference(one: Adapter, other: Adapter) -> float:

@@ -13,7 +13,6 @@ import cutlayer
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load
 from cutlayer.errors import CutlayerError, DataError, FrameError, JobError, ModelError
-from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Segment
@@ -25,7 +24,7 @@ from cutlayer.train.evaluate import evaluate, through_cut
 from cutlayer.train.language import NONE, Language
 from cutlayer.wire.codec import decode_activations, encode_activations
 from cutlayer.wire.messages import ActivationsMessage
-from helpers import equal, largest_difference
+from helpers import equal, language_job, largest_difference
 from tiny_models import LANGUAGE, random_adapter, settings, write, write_language
 
 WORDS = ("cat", "dog", "hen")
@@ -48,19 +47,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def language_job(model: Path, table: Path, *changes: str, method: str = "sflora") -> Job:
-    job = make_job(
-        {
-            "data": {"source": "table", "path": str(table), "partition": {"min_samples": 4}},
-            "model": {"path": str(model), "cut": 1, "max_tokens": 40},
-            "devices": {"count": 2},
-            "training": {"rounds": 2, "batch_size": 4, "lr": 0.01},
-            "method": method,
-        }
-    )
-    return change_job(job, changes)
 
 
 def ready(model: Path, *passages: Passage, max_tokens: int = 40) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 import cutlayer
 from cutlayer.errors import CutlayerError, JobError, ModelError
-from cutlayer.job import Job, change_job, make_job
+from cutlayer.job import Job, change_job
 from cutlayer.wire.frame import kind_of
 from cutlayer.wire.frame_bytes import label_bits
 from cutlayer.wire.tail import (
@@ -21,7 +22,7 @@ from cutlayer.wire.tail import (
     decode_feature_gradient,
     encode_features,
 )
-from helpers import equal, largest_difference, small_job
+from helpers import equal, language_job, largest_difference, small_job
 from tiny_models import write_language, write_resnet
 
 WORDS = ("wombat", "dingo", "heron")
@@ -44,17 +45,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def text_job(model: Path, table: Path, *changes: str, method: str = "sflora") -> Job:
-    job = make_job(
-        {
-            "data": {"source": "table", "path": str(table), "partition": {"min_samples": 4}},
-            "model": {"path": str(model), "cut": 1, "max_tokens": 40},
-            "devices": {"count": 2},
-            "training": {"rounds": 1, "batch_size": 4, "lr": 0.01},
-            "method": method,
-        }
-    )
-    return change_job(job, changes)
+text_job = partial(language_job, rounds=1)
 
 
 def run(job: Job, out: Path) -> cutlayer.Result:
