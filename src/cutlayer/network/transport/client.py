@@ -130,6 +130,9 @@ class _Client:
         for task in self._tasks:
             if task is not current:
                 task.cancel()
+        for lane in self.connection.counters:
+            # A write that waits for gRPC to open the stream would wait on when it is closed first.
+            self.connection.lane(lane).abandon()
         self._closing = asyncio.ensure_future(self._channel.close())
 
 

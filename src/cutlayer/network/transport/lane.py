@@ -187,6 +187,11 @@ class LaneStream(Generic[Item]):
         if self._writer is not None:
             await asyncio.wait({self._writer}, timeout=timeout_s)
 
+    def abandon(self) -> None:
+        """Give up what is being written: for a stream that will never take it."""
+        if self._writer not in (None, asyncio.current_task()):
+            self._writer.cancel()
+
     def _check_open(self) -> None:
         if self._ended:
             # Anew each time: an error that is kept keeps the frames that it was raised through.
