@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import grpc
@@ -110,6 +111,68 @@ def test_a_revoked_certificate_is_refused_for_good(fleet: Fleet) -> None:
     refused = refusal(fleet, identity)
     assert isinstance(refused, RefusedError)
     assert "cam-1 was revoked" in str(refused)
+
+
+def test_certificates_are_renewed_without_a_stop(fleet: Fleet) -> None:
+    """Connections that are open go on; the next ones use the new certificates of both sides."""
+
+    async def scene() -> None:
+        device = fleet.device("cam-2")
+        async with site(Limits(heartbeat_s=0.05), fleet.server) as place:
+            mine, server = await place.join_with(fleet.device("cam-1"))
+            shown = await asyncio.to_thread(certificate_of, place.listener.port)
+            assert shown == (fleet.folder / "server.crt").read_text()
+            keys.renew_server(fleet.folder)
+            keys.renew_device(fleet.folder, "cam-2")
+            shown = await asyncio.to_thread(certificate_of, place.listener.port)
+            assert shown == (fleet.folder / "server.crt").read_text()
+            await mine.send(Lane.UP, b"goes on")
+            assert await server.receive(Lane.UP) == b"goes on"
+            _, renewed = await place.join_with(device)
+            assert renewed.name == "cam-2"
+            (_, peer) = list(place.listener._sessions.values())[-1]
+            assert peer is not None
+            bundle = fleet.folder / "devices" / "cam-2"
+            new = keys.load_certificate(bundle / "device.crt")
+            assert peer.serial == new.serial_number
+
+    play(scene())
+
+
+def certificate_of(port: int) -> str:
+    """The certificate (PEM) that a server shows to whoever connects."""
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+
+class TwoDaysLater(datetime):
+    """The clock, two days on."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(days=2)
+
+
+def test_a_certificate_that_expires_ends_its_connection_until_it_is_renewed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        authority = keys.load_pair(fleet.folder, "authority")
+        bundle = fleet.folder / "devices" / "cam-1"
+        soon = certificates.make_device(authority, "cam-1", days=1)
+        async with site(Limits(heartbeat_s=0.05), fleet.server) as place:
+            (bundle / "device.key").write_bytes(soon.key_pem)
+            (bundle / "device.crt").write_bytes(soon.certificate_pem)
+            identity = fleet.device("cam-1")
+            device, _ = await place.join_with(identity)
+            with monkeypatch.context() as later:
+                later.setattr("cutlayer.network.transport.identity.datetime", TwoDaysLater)
+                assert "renew it with cutlayer keys renew cam-1" in await device.wait_closed()
+            assert not device.final
+            keys.renew_device(fleet.folder, "cam-1")
+            _, again = await place.join_with(identity)
+            assert again.name == "cam-1"
+
+    play(scene())
 
 
 def test_another_devices_name_is_refused(fleet: Fleet) -> None:

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cutlayer.cli import main
-from cutlayer.errors import KeysError, RefusedError
+from cutlayer.errors import KeysError, NetworkError, RefusedError
 from cutlayer.network.transport import certificates, keys
 from cutlayer.network.transport.identity import (
     Peer,
@@ -106,7 +106,7 @@ def test_revocations_are_seen_while_they_are_in_use(folder: Path) -> None:
         folder / "revoked.crl", keys.load_certificate(folder / "authority.crt")
     )
     revocations.check(peer)
-    with pytest.raises(RefusedError, match="expired on"):
+    with pytest.raises(NetworkError, match=r"expired .*: renew it with cutlayer keys renew cam-1"):
         revocations.check(Peer("cam-1", known.serial, datetime.now(UTC) - timedelta(seconds=1)))
     keys.revoke(folder, "cam-1")
     with pytest.raises(RefusedError, match="cam-1 was revoked"):
@@ -197,6 +197,54 @@ def test_an_expired_certificate_is_told_before_it_is_used(folder: Path) -> None:
     assert load_device_identity(keys.add_device(folder, "cam-1")).name == "cam-1"
 
 
+def test_renewing_keeps_names_and_the_old_certificate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = ["edge.local", "192.168.1.10"]
+    keys.add_server(folder, hosts)
+    bundle = keys.add_device(folder, "cam-1")
+    server = load_server_identity(folder)
+    with pytest.raises(KeysError, match="extend it with cutlayer keys renew cam-1"):
+        keys.add_device(folder, "cam-1")
+    monkeypatch.chdir(folder.parent)
+    assert run(monkeypatch, "renew", "--days", "900") == 0
+    assert run(monkeypatch, "renew", "cam-1") == 0
+    renewed = keys.load_certificate(folder / "server.crt")
+    assert certificates.server_hosts(renewed) == hosts
+    assert renewed.not_valid_after_utc > server.expires
+    assert load_device_identity(bundle).name == "cam-1"
+    assert [known.valid for known in keys.list_issued(folder)] == [True] * 4
+    assert keys.revoke(folder, "cam-1") == 2
+    for name in ("cam-1", "cam-2"):
+        with pytest.raises(KeysError, match=f"make one with cutlayer keys device {name}"):
+            keys.renew_device(folder, name)
+
+
+def test_an_identity_follows_its_files(folder: Path) -> None:
+    keys.add_server(folder, ["localhost"])
+    bundle = keys.add_device(folder, "cam-1")
+    told: list[str] = []
+    first = load_device_identity(bundle, told.append)
+    assert first.current is first
+    keys.renew_device(folder, "cam-1")
+    renewed = first.current
+    assert renewed.certificate == (bundle / "device.crt").read_bytes() != first.certificate
+    assert first.current is renewed
+    other = keys.add_device(folder, "cam-2")
+    for name in ("device.crt", "device.key"):
+        (bundle / name).write_bytes((other / name).read_bytes())
+        assert first.current is renewed
+    (bundle / "device.key").unlink()
+    assert first.current is renewed
+    taken, torn, named, gone = told
+    assert "took the new certificate" in taken
+    assert f"{renewed.expires:%Y-%m-%d}" in taken
+    assert "does not belong to device.crt" in torn
+    assert "of before is used" in torn
+    assert "names device cam-2 now" in named
+    assert "cannot read" in gone
+
+
 def test_where_the_key_of_the_authority_is_kept_elsewhere_it_is_asked_for_there(
     folder: Path,
 ) -> None:
@@ -205,6 +253,8 @@ def test_where_the_key_of_the_authority_is_kept_elsewhere_it_is_asked_for_there(
         lambda: keys.add_server(folder, ["localhost"]),
         lambda: keys.add_device(folder, "cam-1"),
         lambda: keys.revoke(folder, "cam-1"),
+        lambda: keys.renew_server(folder),
+        lambda: keys.renew_device(folder, "cam-1"),
     ):
         with pytest.raises(KeysError, match=r"holds no authority\.key, .*: go where it is kept"):
             work()

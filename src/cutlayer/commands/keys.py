@@ -48,6 +48,22 @@ def device(
 
 
 @app.command()
+def renew(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of devices; without any, the server.")
+    ] = None,
+    keys: Folder = Path("keys"),
+    days: Days = 730,
+) -> None:
+    """Make a certificate anew before it ends; whoever runs takes it without a stop."""
+    if not names:
+        say(f"server {_folder().renew_server(keys, days)}: a running server takes it by itself")
+    for name in names or []:
+        bundle = _folder().renew_device(keys, name, days)
+        say(f"device {name}: copy {bundle} over its own; join takes it by itself")
+
+
+@app.command()
 def revoke(
     names: Annotated[list[str], typer.Argument(help="Names of devices.")],
     keys: Folder = Path("keys"),

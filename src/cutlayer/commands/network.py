@@ -122,7 +122,7 @@ def serve(
 
     if resume and (job or out):
         raise JobError("--resume: the folder holds its job: leave out JOB and --out")
-    identity = load_server_identity(keys) if keys else None
+    identity = load_server_identity(keys, say) if keys else None
     address = listen or f"{'0.0.0.0' if identity else '127.0.0.1'}:{PORT}"
     waits = Timeouts(
         min_devices,
@@ -211,7 +211,7 @@ def join(
     from cutlayer.network.device.join import join as take_part
     from cutlayer.network.transport.identity import load_device_identity
 
-    identity = load_device_identity(keys) if keys else None
+    identity = load_device_identity(keys, say) if keys else None
     if identity is None and name is None:
         name = _host_name()
     place = JoinOptions(

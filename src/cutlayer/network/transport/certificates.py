@@ -88,6 +88,18 @@ def make_server(authority: Pair, hosts: Sequence[str], days: int = DAYS) -> Pair
     return _leaf(authority, "cutlayer server", names, ExtendedKeyUsageOID.SERVER_AUTH, days)
 
 
+def server_hosts(certificate: x509.Certificate) -> list[str]:
+    """The names and addresses of a server's certificate. Raises KeysError where it has none."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        raise KeysError(
+            "certificate: the server's names no host: make one with cutlayer keys server"
+        ) from None
+    addresses = found.get_values_for_type(x509.IPAddress)
+    return [*found.get_values_for_type(x509.DNSName), *(str(address) for address in addresses)]
+
+
 def make_device(authority: Pair, name: str, days: int = DAYS) -> Pair:
     """A certificate of one device: its name is the common name and a URI urn:cutlayer:device:."""
     uri = x509.UniformResourceIdentifier(_DEVICE_URI + check_name(name))

@@ -9,6 +9,7 @@ from cutlayer.errors import NetworkError, RefusedError
 from cutlayer.harmless import harmless
 from cutlayer.network.transport.address import split_address
 from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.credentials import channel_credentials
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, client_options
 from cutlayer.network.transport.messages import Hello, Welcome
@@ -58,9 +59,7 @@ class _Client:
         if identity is None:
             self._channel = grpc.aio.insecure_channel(address, options)
         else:
-            credentials = grpc.ssl_channel_credentials(
-                identity.authority, identity.key, identity.certificate
-            )
+            credentials = channel_credentials(identity)
             self._channel = grpc.aio.secure_channel(address, credentials, options)
         self._tasks: set[asyncio.Task[None]] = set()
         connection.at_end(self._stop)

@@ -1,14 +1,15 @@
 """Identities: one side's key and certificate, and who the other side of a connection is."""
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 
-from cutlayer.errors import KeysError, RefusedError
+from cutlayer.errors import KeysError, NetworkError, RefusedError
 from cutlayer.network.transport.certificates import device_name, read_revocations
 from cutlayer.network.transport.keys import (
     AUTHORITY,
@@ -45,7 +46,10 @@ class Revocations:
         self._refresh()
 
     def check(self, peer: Peer) -> None:
-        """Raise RefusedError when a peer's certificate was revoked or has expired."""
+        """Raise RefusedError when a peer's certificate was revoked, NetworkError when it expired.
+
+        Whoever has an expired one may come again: it may have been renewed by then.
+        """
         self._refresh()
         if peer.serial in self._revoked:
             raise RefusedError(
@@ -53,9 +57,9 @@ class Revocations:
                 "cutlayer keys device"
             )
         if peer.expires is not None and peer.expires <= datetime.now(UTC):
-            raise RefusedError(
+            raise NetworkError(
                 f"certificate: that of device {peer.name} expired on {peer.expires:%Y-%m-%d}: "
-                "have a new one made with cutlayer keys device"
+                f"renew it with cutlayer keys renew {peer.name} and copy its folder to the device"
             )
 
     def names(self) -> set[str]:
@@ -68,21 +72,54 @@ class Revocations:
         return {one.device for one in known if one.device is not None} - good
 
     def _refresh(self) -> None:
-        try:
-            found = os.stat(self._path)
-            stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-        except OSError:
-            stamp = None
+        stamp = _stamp(self._path)
         if stamp is None or stamp != self._stamp:
             self._revoked = read_revocations(read(self._path), self._authority)
             self._stamp = stamp
+
+
+class Renewal:
+    """Reads the files of an identity again when they change, so that it is renewed without a stop.
+
+    load: makes the identity from its files. tell: called with one sentence when the new files are
+    used from then on, or with why they are not.
+    """
+
+    def __init__(
+        self, load: Callable[[], "Identity"], paths: Sequence[Path], tell: Callable[[str], None]
+    ) -> None:
+        self._load, self._paths, self._tell = load, paths, tell
+        self._lock = threading.Lock()  # a server's handshakes come from threads of gRPC
+        self._stamps = self._look()
+        self._found: Identity | None = None
+
+    def newest(self) -> "Identity | None":
+        """What the files hold; None as long as they are those that the identity was loaded from."""
+        with self._lock:
+            if self._look() == self._stamps:
+                return self._found
+            self._stamps = self._look()  # first: what is written meanwhile is read the next time
+            try:
+                self._found = self._load()
+            except KeysError as error:
+                self._tell(f"{error}; until then the certificate of before is used")
+            else:
+                self._tell(
+                    f"keys: took the new certificate {self._paths[0]}, valid until "
+                    f"{self._found.expires:%Y-%m-%d}"
+                )
+            return self._found
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(path) for path in self._paths]
 
 
 @dataclass(frozen=True)
 class Identity:
     """One side's key and certificate (PEM), and the authority (PEM) that the other side's needs.
 
-    name: a device's name; None for the server, which alone has `revocations`.
+    name: a device's name; None for the server, which alone has `revocations`. renewal: follows the
+    files that it was loaded from; None: it stays as it is.
     """
 
     key: bytes
@@ -90,20 +127,56 @@ class Identity:
     authority: bytes
     name: str | None = None
     revocations: Revocations | None = None
+    renewal: Renewal | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def current(self) -> "Identity":
+        """Itself, or what its files hold now: for a connection that begins."""
+        return (self.renewal and self.renewal.newest()) or self
+
+    @property
+    def expires(self) -> datetime:
+        """When its certificate ends, in UTC."""
+        return x509.load_pem_x509_certificate(self.certificate).not_valid_after_utc
 
 
-def load_server_identity(folder: Path) -> Identity:
-    """The edge server's identity from the folder of `cutlayer keys`. Raises KeysError."""
-    authority, pem, pair = _load(folder, SERVER)
-    revocations = Revocations(folder / REVOKED, authority)
-    return Identity(pair[0], pair[1], pem, revocations=revocations)
+def load_server_identity(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Identity:
+    """The edge server's identity from the folder of `cutlayer keys`. Raises KeysError.
+
+    tell: see Renewal; a certificate that is renewed in the folder is taken at the next connection.
+    """
+
+    def load() -> Identity:
+        authority, pem, pair = _load(folder, SERVER)
+        revocations = Revocations(folder / REVOKED, authority)
+        return Identity(pair[0], pair[1], pem, revocations=revocations)
+
+    return replace(load(), renewal=Renewal(load, _files(folder, SERVER), tell))
 
 
-def load_device_identity(folder: Path) -> Identity:
-    """A device's identity from its folder below devices/. Raises KeysError."""
-    _, pem, pair = _load(folder, DEVICE)
-    name = device_name(x509.load_pem_x509_certificate(pair[1]))
-    return Identity(pair[0], pair[1], pem, name=name)
+def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Identity:
+    """A device's identity from its folder below devices/. Raises KeysError.
+
+    tell: see Renewal; a certificate that is renewed in the folder is taken at the next connection.
+    """
+
+    def load() -> Identity:
+        _, pem, pair = _load(folder, DEVICE)
+        name = device_name(x509.load_pem_x509_certificate(pair[1]))
+        return Identity(pair[0], pair[1], pem, name=name)
+
+    first = load()
+
+    def load_again() -> Identity:
+        found = load()
+        if found.name != first.name:
+            raise KeysError(
+                f"keys: {folder} names device {found.name} now, and this one runs as {first.name}: "
+                "restore its certificate, or start the device anew"
+            )
+        return found
+
+    return replace(first, renewal=Renewal(load_again, _files(folder, DEVICE), tell))
 
 
 def peer_of(properties: Mapping[str, Iterable[bytes]]) -> Peer:
@@ -122,6 +195,19 @@ def peer_of(properties: Mapping[str, Iterable[bytes]]) -> Peer:
     return Peer(
         device_name(certificate), certificate.serial_number, certificate.not_valid_after_utc
     )
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.crt", folder / f"{name}.key", folder / f"{AUTHORITY}.crt"]
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _load(folder: Path, name: str) -> tuple[x509.Certificate, bytes, tuple[bytes, bytes]]:
@@ -144,7 +230,6 @@ def _load(folder: Path, name: str) -> tuple[x509.Certificate, bytes, tuple[bytes
     until = pair.certificate.not_valid_after_utc
     if until <= datetime.now(UTC):
         raise KeysError(
-            f"keys: {path} expired on {until:%Y-%m-%d}: have a new one made with cutlayer keys "
-            f"{name}"
+            f"keys: {path} expired on {until:%Y-%m-%d}: renew it with cutlayer keys renew"
         )
     return authority, read(folder / f"{AUTHORITY}.crt"), (pair.key_pem, pair.certificate_pem)

@@ -6,7 +6,8 @@
     issued/SERIAL.crt               every certificate ever signed, so that it can be revoked
     devices/NAME/                   authority.crt, device.crt, device.key: what one device gets
 
-Keys are readable by their owner only. Nothing that exists is written over.
+Keys are readable by their owner only. Nothing that exists is written over but by `renew_server` and
+`renew_device`, whose old certificates hold until they expire or are revoked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -67,8 +68,8 @@ def add_server(folder: Path, hosts: Sequence[str], days: int = making.DAYS) -> P
     path = folder / f"{SERVER}.crt"
     if path.exists():
         raise KeysError(
-            f"keys: {path} exists: remove it and {SERVER}.key to have the server's certificate "
-            "made anew"
+            f"keys: {path} exists: have it made anew with cutlayer keys renew, or for other names "
+            f"remove it and {SERVER}.key first"
         )
     pair = making.make_server(authority, hosts, days)
     with _writing(folder):
@@ -87,17 +88,41 @@ def add_device(folder: Path, name: str, days: int = making.DAYS) -> Path:
     for known in list_issued(folder):
         if known.device == name and known.valid:
             raise KeysError(
-                f"keys: device {name} has a certificate until {known.expires:%Y-%m-%d}: revoke "
-                f"it first, with cutlayer keys revoke {name}"
+                f"keys: device {name} has a certificate until {known.expires:%Y-%m-%d}: extend it "
+                f"with cutlayer keys renew {name}, or for another machine revoke it first, with "
+                f"cutlayer keys revoke {name}"
             )
-    pair = making.make_device(authority, name, days)
-    bundle = folder / _DEVICES / name
+    return _bundle(folder, authority, name, days)
+
+
+def renew_server(folder: Path, days: int = making.DAYS) -> Path:
+    """Make the server's certificate anew, for the same hosts; returns its path.
+
+    A server that runs takes it at the next connection. Raises KeysError where there is none yet.
+    """
+    authority = _authority(folder)
+    path = folder / f"{SERVER}.crt"
+    pair = making.make_server(authority, making.server_hosts(load_certificate(path)), days)
     with _writing(folder):
         _record(folder, pair)
-        bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(bundle / f"{AUTHORITY}.crt", authority.certificate_pem)
-        _write_pair(bundle, DEVICE, pair)
-    return bundle
+        _write_pair(folder, SERVER, pair)
+    return path
+
+
+def renew_device(folder: Path, name: str, days: int = making.DAYS) -> Path:
+    """Make a device's certificate anew; returns the folder to copy over the device's.
+
+    The old one holds until it expires. A device that runs takes the new one at its next
+    connection. Raises KeysError where the device never had one, or all of its were revoked.
+    """
+    authority = _authority(folder)
+    own = [known for known in list_issued(folder) if known.device == making.check_name(name)]
+    if all(known.revoked for known in own):
+        raise KeysError(
+            f"keys: device {name} has no certificate that can be renewed: make one with cutlayer "
+            f"keys device {name}"
+        )
+    return _bundle(folder, authority, name, days)
 
 
 def revoke(folder: Path, name: str) -> int:
@@ -163,6 +188,18 @@ def read(path: Path) -> bytes:
         raise KeysError(
             f"keys: cannot read {path} ({error.strerror}): name a folder that cutlayer keys made"
         ) from None
+
+
+def _bundle(folder: Path, authority: Pair, name: str, days: int) -> Path:
+    """Make a device's certificate and the folder that it gets."""
+    pair = making.make_device(authority, name, days)
+    bundle = folder / _DEVICES / name
+    with _writing(folder):
+        _record(folder, pair)
+        bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(bundle / f"{AUTHORITY}.crt", authority.certificate_pem)
+        _write_pair(bundle, DEVICE, pair)
+    return bundle
 
 
 def _authority(folder: Path) -> Pair:

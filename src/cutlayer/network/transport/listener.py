@@ -12,6 +12,7 @@ from cutlayer.harmless import harmless
 from cutlayer.network.transport.address import check_free, is_loopback
 from cutlayer.network.transport.admission import Admit, check_hello, identify, name_of, still_good
 from cutlayer.network.transport.connection import Connection
+from cutlayer.network.transport.credentials import server_credentials
 from cutlayer.network.transport.identity import Identity, Peer
 from cutlayer.network.transport.lane import Counters
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, server_options
@@ -91,8 +92,7 @@ class Listener:
             if self._identity is None:
                 self.port = self._server.add_insecure_port(address)
             else:
-                own = [(self._identity.key, self._identity.certificate)]
-                credentials = grpc.ssl_server_credentials(own, self._identity.authority, True)
+                credentials = server_credentials(self._identity)
                 self.port = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             raise NetworkError(
