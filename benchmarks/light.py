@@ -46,7 +46,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from cutlayer.light.job import Images, LightJob, Uplink
-from cutlayer.light.measure import peak_bytes
+from cutlayer.light.measured import peak_bytes
 from cutlayer.light.program import Compute, Program
 from cutlayer.wire.program_ports import Coding, ProgramKey
 
@@ -67,7 +67,7 @@ print(json.dumps({"batch_s": best, "peak_bytes": peak_bytes()}))
 TORCH = """
 import json, sys, time
 import numpy as np
-from cutlayer.light.measure import peak_bytes
+from cutlayer.light.measured import peak_bytes
 from cutlayer.model.cut import Segment
 from cutlayer.model.inputs import normalisation
 from cutlayer.model.weights import load_model

@@ -7,8 +7,8 @@ import pytest
 
 import tiny_models
 from cutlayer import simulate
+from cutlayer.allocate.decision import base_decision
 from cutlayer.job import Job, change_job
-from cutlayer.planning.decide import base_decision
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import first_adapter, load_parts, make_device, make_server
 from cutlayer.train.round import train_round

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from cutlayer import simulate
+from cutlayer.allocate.decision import base_decision
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job
 from cutlayer.model.lora import Adapter, AdapterBank, LoRALinear, Segment
 from cutlayer.model.siblings import Siblings
-from cutlayer.planning.decide import base_decision
 from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
 from cutlayer.settings.privacy import Privacy

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cutlayer import simulate
+from cutlayer.allocate.decision import base_decision
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
-from cutlayer.planning.decide import base_decision
 from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
 from cutlayer.settings.trust import Trust

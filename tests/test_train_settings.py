@@ -11,11 +11,11 @@ import torch
 
 import cutlayer
 from cutlayer import simulate
+from cutlayer.allocate.decision import base_decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.image_augmentation import augment
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.job import Job, change_job
-from cutlayer.planning.decide import base_decision
 from cutlayer.record.checkpoint import RunState
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.training import Training

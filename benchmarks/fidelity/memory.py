@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from benchmarks.fidelity.page import Claim, Section, table
 
+from cutlayer.allocate.decision import base_decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job, make_job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
-from cutlayer.planning.decide import base_decision
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.device import Device
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS

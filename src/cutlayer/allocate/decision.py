@@ -1,8 +1,14 @@
 """What an allocator tells one device to do in a round."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cutlayer.settings.method import Method, Quantizer, Tokens
+
+if TYPE_CHECKING:
+    from cutlayer.job import Job
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,12 @@ class Decision:
     def keep(self, patches: int) -> int:
         """The number of tokens kept of `patches`, all of them included."""
         return patches if self.tokens is None else self.tokens
+
+
+def base_decision(job: Job) -> Decision:
+    """The decision that the job and its method's settings make, without an allocator."""
+    method = job.method
+    return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
 
 
 Setting = tuple[int, int | None, float]

@@ -198,7 +198,7 @@ def join(
     ] = Precision.FLOAT32,
     probe: Annotated[
         bool,
-        typer.Option("--probe", help="Measure a light device's memory and time, and leave again."),
+        typer.Option("--probe", help="Measure memory and time of a batch, and leave again."),
     ] = False,
     log: Log = None,
 ) -> None:

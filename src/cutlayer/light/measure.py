@@ -1,35 +1,14 @@
 """Measures what a program takes on this device: memory, and time for a batch."""
 
-import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
 
 from cutlayer.light.device import LightDevice
+from cutlayer.light.measured import Measured, peak_bytes
 from cutlayer.light.program import Program
 
 _BATCHES = 5
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of the fastest batch, its samples, and the process's memory at its peak."""
-
-    batch_s: float
-    samples: int
-    peak_bytes: int
-
-    @property
-    def line(self) -> str:
-        """The result in one line."""
-        rate, peak = self.samples / self.batch_s, self.peak_bytes / 1e6
-        return (
-            f"probe: {1000 * self.batch_s:.0f} ms for a batch of {self.samples}, {rate:.0f} "
-            f"samples a second; {peak:.0f} MB of memory at the peak"
-        )
 
 
 def measure(device: LightDevice, program: Program) -> Measured:
@@ -42,18 +21,3 @@ def measure(device: LightDevice, program: Program) -> Measured:
         program.run(given)
         best_s = min(best_s, time.perf_counter() - start)
     return Measured(best_s, count, peak_bytes())
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had resident."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    if sys.platform == "linux":
-        # getrusage would count what the process was that started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak

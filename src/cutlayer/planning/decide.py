@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import base_decision
 from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning import allocators
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 
 _SILENT = "it did not say what its activations are like"
-
-
-def base_decision(job: Job) -> Decision:
-    """The decision that the job and its method's settings make, without an allocator."""
-    method = job.method
-    return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
 
 
 def decide(

@@ -95,7 +95,7 @@ class JoinOptions:
     """Numbers in which a light device computes: float32, float16, or int8 (matrices)."""
 
     probe: bool = False
-    """Measure memory and time of a batch on a light device, and leave again."""
+    """Measure memory and time of a batch on this device, say them, and leave again."""
 
     @property
     def is_light(self) -> bool:

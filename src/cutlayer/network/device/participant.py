@@ -79,7 +79,7 @@ class Participant(Protocol):
         """Have the programs that a message names. Raises NetworkError and RefusedError."""
 
     async def measured(self, site: Site) -> str:
-        """What a batch takes on this device, in one line. Raises RunError where nothing tells."""
+        """What a batch takes on this device, in one line. The device is of no use afterwards."""
 
     def probe(self, asked: Probe) -> Probed:
         """Statistics of the device's activations."""

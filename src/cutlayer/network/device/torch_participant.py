@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.data.report import LoadReport
-from cutlayer.errors import RefusedError, RunError
+from cutlayer.errors import RefusedError
 from cutlayer.network.device import device_requests
 from cutlayer.network.device.participant import Participant, Site
+from cutlayer.network.device.torch_measure import measure
 from cutlayer.network.file_transfer import fetch_files
 from cutlayer.network.part_files import own_part
 from cutlayer.network.transport.messages import (
@@ -94,7 +95,8 @@ class TorchParticipant:
 
     async def measured(self, site: Site) -> str:
         """See Participant."""
-        raise RunError("--probe: it measures light devices: add --light")
+        found = await site.compute(measure, self._device)
+        return found.line
 
     def probe(self, asked: Probe) -> Probed:
         """See Participant."""
