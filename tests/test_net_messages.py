@@ -82,10 +82,8 @@ def test_every_message_survives() -> None:
         {"flops_per_s": float("nan")},
         {"flops_per_s": 5e-324},
         {"flops_per_s": 1e300},
-        {"labels": [1] * 65537},
         {"processor": "x" * 513},
         {"cores": 0},
-        {"surplus": 1},
     ],
 )
 def test_a_value_outside_its_bounds_is_refused(changed: dict[str, object]) -> None:

@@ -126,8 +126,11 @@ def test_a_text_and_a_list_have_a_length_that_is_kept(
 @pytest.mark.parametrize("kind", messages.KINDS)
 def test_a_message_has_its_fields_once_and_no_others(kind: type[Message]) -> None:
     fields = whole(kind)
-    with pytest.raises(NetworkError):
-        decoded({**fields, "more": 1})
+    if kind is messages.Hello:  # of a later version, too
+        assert decoded({**fields, "more": 1}) == decoded(fields)
+    else:
+        with pytest.raises(NetworkError):
+            decoded({**fields, "more": 1})
     with pytest.raises(NetworkError):
         decoded({**fields, "type": "other"})
     for name in kind.__struct_fields__:

@@ -212,6 +212,26 @@ def dump_job(job: Job) -> str:
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
 
 
+def brief_job(job: Job) -> str:
+    """The job as YAML without the settings that are at their defaults, as devices are told it.
+
+    `parse_job` reads it back to an equal job; so does an earlier version that lacks a setting, as
+    long as that one is at its default. A section whose defaults cannot be left out, such as a
+    method of one's own, is written out.
+    """
+    whole = job.model_dump(mode="json")
+    brief = job.model_dump(mode="json", exclude_defaults=True)
+    told: dict[str, Any] = {}
+    for section, values in whole.items():
+        if section in brief:
+            told[section] = brief[section]
+            if getattr(parse_job({**whole, section: brief[section]}), section) != getattr(
+                job, section
+            ):
+                told[section] = values
+    return yaml.safe_dump(told, sort_keys=False)
+
+
 def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
     """`job` with `section.field=value` settings applied."""
     # What the job does not name stays unnamed: a plan asks whether it names data.

@@ -16,7 +16,7 @@ _RateBits = Annotated[float, Meta(ge=0.01, le=8)]
 _Side = Annotated[int, Meta(ge=1, le=4096)]
 
 
-class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 

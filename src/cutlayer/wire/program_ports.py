@@ -38,7 +38,7 @@ LARGEST_SYMBOL = 2**20
 """Symbols are cut off here in the program, far beyond what a codec sends."""
 
 
-class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What becomes of the activations. floats: nothing; levels: codes of a quantiser, with its
     settings as in `settings.Quantizer`; basis: symbols of a fitted codec."""
 
@@ -49,7 +49,7 @@ class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rotate: bool = False
 
 
-class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which program: what it does besides running the first `cut` blocks.
 
     scored: it gives scores. selects: it keeps the best tokens; merges: the others become one.

@@ -30,7 +30,8 @@ def read_job(text: str) -> Job:
         job = parse_job(parse_yaml(text))
     except (ValueError, JobError) as error:
         raise RefusedError(
-            f"task: the server's job cannot be read ({error}): run the same cutlayer on both sides"
+            f"task: the server's job cannot be read ({error}): upgrade cutlayer on this device to "
+            "the server's version"
         ) from None
     for setting, value in job.method.code_on_devices.items():
         raise RefusedError(

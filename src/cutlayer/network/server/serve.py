@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cutlayer import __version__
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.fingerprint import of_parts
-from cutlayer.job import Job, dump_job
+from cutlayer.job import Job, brief_job
 from cutlayer.model.part import write_part
 from cutlayer.network.file_transfer import describe_files
 from cutlayer.network.part_files import part_of
@@ -22,7 +21,7 @@ from cutlayer.network.transport.address import check_free
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Limits
-from cutlayer.network.transport.messages import Task
+from cutlayer.network.transport.messages import PROTOCOL, Task
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import Row
@@ -214,9 +213,9 @@ def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
     reach = latest_cut(job, parts.model.spec.depth)
     model = job.model.model_copy(update={"cut": reach})
     files = describe_files(write_part(folder, model, job.seed, part_of(job)))
-    text, classes = dump_job(job), list(parts.train.classes)
+    text, classes = brief_job(job), list(parts.train.classes)
     hashes = [f"{file.name} {file.sha256}" for file in files]
-    digest = of_parts(__version__, text, *classes, reach, *hashes)
+    digest = of_parts(f"protocol {PROTOCOL}", text, *classes, reach, *hashes)
     task = Task(0, text, digest, classes, reach, files)
     return JobOffer(task, folder, Claims(job, parts).check_ready, why_none(job, parts))
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
+from cutlayer import __version__
 from cutlayer.errors import RefusedError
 from cutlayer.harmless import harmless
 from cutlayer.network.transport.identity import Identity, Peer, peer_of
-from cutlayer.network.transport.messages import PROTOCOL, Hello, Message
+from cutlayer.network.transport.messages import OLDEST_PROTOCOL, PROTOCOL, Hello, Message
 
 Admit = Callable[[str, Hello], None]
 """Raises RefusedError, or NetworkError if it may try again, for a device (by name) to turn away."""
@@ -32,10 +33,17 @@ def check_hello(message: Message, peer: Peer | None) -> Hello:
     """A device's first message as a hello that can be answered. Raises RefusedError."""
     if not isinstance(message, Hello):
         raise RefusedError("hello: another message came first: run the same cutlayer on both sides")
-    if message.protocol != PROTOCOL:
+    if message.protocol < OLDEST_PROTOCOL:
         raise RefusedError(
-            f"hello: protocol {message.protocol} of cutlayer {harmless(message.version)} is not "
-            f"{PROTOCOL}: run the same cutlayer on both sides"
+            f"hello: protocol {message.protocol} of the device's cutlayer "
+            f"{harmless(message.version)} is too old for this server, which speaks "
+            f"{OLDEST_PROTOCOL} to {PROTOCOL}: upgrade the device to cutlayer {__version__}"
+        )
+    if message.protocol > PROTOCOL:
+        raise RefusedError(
+            f"hello: protocol {message.protocol} of the device's cutlayer "
+            f"{harmless(message.version)} is newer than this server's, {PROTOCOL}: upgrade the "
+            "server first, and devices after it"
         )
     if peer is not None and message.device not in (None, peer.name):
         raise RefusedError(

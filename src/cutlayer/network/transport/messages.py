@@ -1,7 +1,8 @@
 """Control messages between a device and the server: typed, bounded, and checked when read.
 
 A message is a msgpack map whose key "type" tells which. To add one: write the struct and name it
-in `Message`; a field with a default can be added without a new PROTOCOL.
+in `Message`. A field with a default can be added without a new PROTOCOL: at its default it is not
+sent, so that a side of the version before can read the message (docs/upgrades.md).
 """
 
 from typing import Annotated, get_args
@@ -14,6 +15,9 @@ from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import Precision, ProgramKey
 
 PROTOCOL = 3
+OLDEST_PROTOCOL = 3
+"""The oldest one that a server still serves."""
+
 MAX_PING_BYTES = 2**20
 
 Text = Annotated[str, Meta(max_length=512)]
@@ -32,12 +36,14 @@ Fingerprint = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
 
 
-class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
+class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, tag="hello", forbid_unknown_fields=False, omit_defaults=False):
     """The first message of a device: what it is and can do. None: not measured.
+
+    Read whatever a later version adds to it, so that its protocol can be answered.
 
     job: the digest of the job it is ready for; None: any. device: its name, needed where no
     certificate gives it. number: the one it wants to be in the job. flops_per_s: what it measured
@@ -67,7 +73,7 @@ class Welcome(_Message, tag="welcome"):
     session: Digest
 
 
-class PartFile(msgspec.Struct, forbid_unknown_fields=True):
+class PartFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A file of the device's part of the model."""
 
     name: Name
@@ -90,7 +96,7 @@ class Task(_Message, tag="task"):
     files: Annotated[list[PartFile], Meta(max_length=32)]
 
 
-class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True):
+class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """A program that a light device runs in a round: its graph, and what it does."""
 
     graph: PartFile
@@ -254,7 +260,7 @@ def decode(frame: bytes) -> Message:
     # UnicodeDecodeError, RecursionError and the like are as bad as a wrong type.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise NetworkError(
-            f"message: it is not valid ({error}): run the same cutlayer on both sides"
+            f"message: it is not valid ({error}): upgrade the side with the older cutlayer"
         ) from None
     return message
 
