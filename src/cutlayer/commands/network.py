@@ -58,7 +58,7 @@ def serve(
         Path | None,
         typer.Option(
             help="Go on with the run in this folder, without a JOB; --set training.rounds=N gives "
-            "it other rounds."
+            "it other rounds, --set devices.count=N more devices."
         ),
     ] = None,
     listen: Annotated[
@@ -118,7 +118,7 @@ def serve(
     from cutlayer.network.server.remote_fleet import Timeouts
     from cutlayer.network.transport.identity import load_server_identity
     from cutlayer.rounds.progress import OnConsole
-    from cutlayer.rounds.run_folder import rounds_to_resume
+    from cutlayer.rounds.run_folder import changes_to_resume
 
     if resume and (job or out):
         raise JobError("--resume: the folder holds its job: leave out JOB and --out")
@@ -141,9 +141,11 @@ def serve(
     with OnConsole(console, "serve") as progress:
         try:
             if resume:
+                changes = changes_to_resume(settings or [], grows=True)
                 result = runs.resume_serving(
                     resume,
-                    rounds=rounds_to_resume(settings or []),
+                    rounds=changes.rounds,
+                    devices=changes.devices,
                     options=options,
                     progress=progress,
                     on_port=told,

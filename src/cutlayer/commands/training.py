@@ -51,7 +51,7 @@ def simulate(
     Started by torchrun, the devices of each round are spread over its processes.
     """
     from cutlayer.job import load_job
-    from cutlayer.rounds.run_folder import rounds_to_resume
+    from cutlayer.rounds.run_folder import changes_to_resume
     from cutlayer.simulation import simulate as runs
     from cutlayer.simulation.ranks import joined_ranks
     from cutlayer.simulation.sharded_fleet import RankWorker
@@ -64,7 +64,7 @@ def simulate(
             fail("--resume: the folder holds its job: leave out JOB and --out")
         with _watched() as progress:
             if resume:
-                rounds = rounds_to_resume(settings or [])
+                rounds = changes_to_resume(settings or []).rounds
                 result = runs.resume(resume, rounds=rounds, progress=progress, ranks=ranks)
             else:
                 chosen = load_job(job, settings or [])

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cutlayer.data.own_bytes import own_bytes
@@ -18,6 +19,7 @@ from cutlayer.record.row_lines import FILE, line_of, read_rows
 from cutlayer.record.rows import Row
 from cutlayer.record.writing import writing
 from cutlayer.train.parts import Parts, first_adapter, load_parts
+from cutlayer.world.world import World
 
 
 def saved_run(
@@ -25,17 +27,20 @@ def saved_run(
     say: Callable[[str], object] = warnings.warn,
     rounds: int | None = None,
     load: Callable[[Job, Callable[[str], object]], Parts] = load_parts,
+    devices: int | None = None,
 ) -> tuple[Job, Parts, RunState, list[Row]]:
     """What a run goes on from: its job, and the state and the rows of its finished rounds.
 
     say: told of states and rows that are damaged: an earlier state is taken, and the rows after
     it are dropped; a damaged row before it is missing from the record. rounds: of the whole run,
-    where they are to be other than the job's; the folder's job then has them. Raises as `simulate`.
+    where they are to be other than the job's; devices: of the fleet from now on, where there are to
+    be more. The folder's job then has them. Raises as `simulate`.
     """
     if not (folder / JOB_FILE).is_file():
         raise RunError(f"--resume: {folder} holds no run: give the folder of a run")
     job = load_job(folder / JOB_FILE)
     _check_code(folder, job)
+    job = _with_devices(job, devices)
     parts = load(job, say)
     if not (folder / STATE_FILE).exists():  # stopped before its first round was finished
         job = _with_rounds(folder, job, rounds, 0)
@@ -43,6 +48,9 @@ def saved_run(
         return job, parts, begin_run(folder, job, parts, elsewhere=elsewhere), []
     state = _latest_state(folder, job, parts, say).to(parts.model.compute)
     job = _with_rounds(folder, job, rounds, state.rounds)
+    if devices is not None:
+        with writing(folder):
+            write_atomically(folder / JOB_FILE, dump_job(job).encode())
     found = read_rows(folder, say, job.devices.count)
     rows = [row for row in found if row.round < state.rounds]
     if len(rows) < state.rounds:
@@ -55,21 +63,53 @@ def saved_run(
     return job, parts, state, rows
 
 
-def rounds_to_resume(settings: Sequence[str]) -> int | None:
-    """The rounds that `--set` asks of a run that goes on, which no other setting can change.
+@dataclass(frozen=True)
+class Changes:
+    """What may be other in a run that goes on; None: as before."""
+
+    rounds: int | None = None
+    devices: int | None = None
+
+
+def changes_to_resume(settings: Sequence[str], grows: bool = False) -> Changes:
+    """What `--set` asks of a run that goes on: rounds and, if its fleet `grows`, more devices.
 
     Raises JobError for any other setting, by its name.
     """
-    rounds = None
+    changes = Changes()
     for setting in settings:
         name = setting.partition("=")[0].strip()
-        if name != "training.rounds":
+        job = load_job(None, [setting]) if name in ("training.rounds", "devices.count") else None
+        if name == "training.rounds" and job:
+            changes = replace(changes, rounds=job.training.rounds)
+        elif name == "devices.count" and job and grows:
+            changes = replace(changes, devices=job.devices.count)
+        else:
+            may = "training.rounds and devices.count" if grows else "training.rounds"
             raise JobError(
-                f"--set: {name} cannot change in a run that goes on, only training.rounds can: "
+                f"--set: {name} cannot change in a run that goes on, only {may} can: "
                 "begin a new run, from this one's adapter by model.adapter"
             )
-        rounds = load_job(None, [setting]).training.rounds
-    return rounds
+    return changes
+
+
+def _with_devices(job: Job, devices: int | None) -> Job:
+    """The job with more devices (None: its own). Raises JobError.
+
+    A device keeps its number. Which devices a round draws, and who has which part of the job's own
+    data, is from now on as if the fleet had always been so large.
+    """
+    if devices is None:
+        return job
+    if devices < job.devices.count:
+        raise JobError(
+            f"devices.count: {devices} but the run began with {job.devices.count}, and a device "
+            "keeps its number: give as many or more"
+        )
+    changed = change_job(job, [f"devices.count={devices}"])
+    if changed.world is not None:
+        World(changed.world, devices, changed.seed)  # traces must have as many devices
+    return changed
 
 
 def _with_rounds(folder: Path, job: Job, rounds: int | None, done: int) -> Job:

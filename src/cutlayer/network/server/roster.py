@@ -126,7 +126,8 @@ class Roster:
                 return number
         raise RefusedError(
             f"server: all {self._devices} devices of the job are taken, and {name} is none of "
-            "them: raise devices.count in a new run, or revoke the keys of one that is replaced"
+            f"them: stop the server and go on with --resume and --set devices.count="
+            f"{self._devices + 1}, or revoke the keys of one that is replaced"
         )
 
 

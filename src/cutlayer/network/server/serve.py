@@ -99,16 +99,24 @@ def resume_serving(
     folder: str | Path,
     *,
     rounds: int | None = None,
+    devices: int | None = None,
     options: ServeOptions | None = None,
     progress: Progress | None = None,
     on_port: Callable[[int], None] | None = None,
 ) -> Result:
     """Go on with the run in `folder` after its last finished round; devices join again.
 
-    rounds: of the whole run, see `cutlayer.resume`. Raises as `serve`.
+    rounds: of the whole run, see `cutlayer.resume`. devices: of the fleet from now on, where it is
+    to grow. Raises as `serve`.
     """
     options = options or ServeOptions()
-    job, parts, state, rows = saved_run(Path(folder), (progress or Silent()).say, rounds)
+    if options.virtual and devices is not None:
+        raise JobError(
+            f"devices.count: {devices} with --virtual, but the job's world was drawn for the "
+            "devices it had: leave one of them out"
+        )
+    say = (progress or Silent()).say
+    job, parts, state, rows = saved_run(Path(folder), say, rounds, devices=devices)
     _check(job, options)
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
