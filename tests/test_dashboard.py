@@ -1,6 +1,8 @@
 """The dashboard: runs below a folder in a browser, as they go on, to whoever may look."""
 
 import contextlib
+import csv
+import io
 import json
 import os
 import socket
@@ -11,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +185,22 @@ def test_a_run_to_which_nothing_comes_for_long_is_silent(tmp_path: Path) -> None
     assert seen.state == "silent"
 
 
+def test_a_run_that_stops_or_diverges_is_noticed(tmp_path: Path) -> None:
+    first, second, _ = made_rows(made_job(rounds=3))
+    begin(tmp_path / "fine", [first, second])
+    begin(tmp_path / "fell", [replace(first, accuracy=0.8), replace(second, accuracy=0.61)])
+    begin(tmp_path / "rose", [replace(first, loss=1.0), replace(second, loss=2.5)])
+    begin(tmp_path / "stopped", [first])
+    long_ago = time.time() - 3600
+    os.utime(tmp_path / "stopped" / "rounds.jsonl", (long_ago, long_ago))
+    told = {seen.name: seen.told() for seen in WatchedRuns(tmp_path).look()[0]}
+    assert told["fine"]["notice"] == ""
+    assert told["fell"]["notice"] == "it diverges: its accuracy fell from 80.0 to 61.0 %"
+    assert told["fell"]["curve"] == [0.8, 0.61]
+    assert told["rose"]["notice"] == "it diverges: its training loss rose from 1 to 2.5"
+    assert told["stopped"]["notice"] == "it stopped: nothing comes after 1 of 3 rounds"
+
+
 def test_a_run_that_is_deleted_leaves_the_list(tmp_path: Path) -> None:
     begin(tmp_path / "a")
     watch = WatchedRuns(tmp_path)
@@ -244,6 +263,18 @@ def test_a_run_of_a_thousand_devices_and_rounds_stays_small(client: Client, tmp_
     answer = client(tmp_path).get("/run", params={"id": "a"})
     assert len(answer.json()["views"]) == len(VIEWS)
     assert len(answer.content) < 2e6
+
+
+def test_the_list_is_given_as_csv(client: Client, tmp_path: Path) -> None:
+    rows = made_rows(made_job(rounds=3))
+    begin(tmp_path / "b, and more", rows[:2])
+    begin(tmp_path / "a", rows)
+    answer = client(tmp_path).get("runs.csv")
+    assert answer.headers["content-type"].startswith("text/csv")
+    one, other = csv.DictReader(io.StringIO(answer.text))
+    assert (one["id"], one["state"], one["rounds"]) == ("a", "finished", "3")
+    assert (other["id"], other["of"]) == ("b, and more", "3")
+    assert int(one["up_bytes"]) == sum(row.up_bytes for row in rows)
 
 
 def test_several_runs_are_given_side_by_side(client: Client, tmp_path: Path) -> None:

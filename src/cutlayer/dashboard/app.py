@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from cutlayer import __version__
 from cutlayer.dashboard.access import Access, Guarded
+from cutlayer.dashboard.list_file import as_csv
 from cutlayer.dashboard.views import OpenRuns
 from cutlayer.dashboard.watch import WatchedRun, WatchedRuns
 from cutlayer.errors import CutlayerError
@@ -68,6 +69,7 @@ class _Dashboard:
                 Route("/page.css", self._file("page.css", "text/css")),
                 Route("/dashboard.css", self._file("dashboard.css", "text/css")),
                 *(Route(f"/{name}", self._file(name, "text/javascript")) for name in _SCRIPTS),
+                Route("/runs.csv", self._list_file),
                 Route("/events", self._events),
                 Route("/run", self._views(self._opened.detail, self._reading)),
                 Route("/computed", self._views(self._opened.computed, self._computing)),
@@ -118,6 +120,14 @@ class _Dashboard:
             return Response(asset(name), media_type=kind)
 
         return answer
+
+    async def _list_file(self, request: Request) -> Response:
+        await self._look()
+        return Response(
+            as_csv(self._watch.runs.values()),
+            media_type="text/csv",
+            headers={"content-disposition": 'attachment; filename="runs.csv"'},
+        )
 
     def _views(
         self, make: Callable[[list[WatchedRun]], dict[str, Any]], busy: asyncio.Lock

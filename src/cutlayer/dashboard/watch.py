@@ -15,10 +15,16 @@ from cutlayer.record.find_runs import find_run_folders
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.row_lines import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
-from cutlayer.reports.views.pack import plain
+from cutlayer.reports.views.pack import plain, spread
 
 # A run is silent when nothing came for this long and for this many of its own rounds.
 _SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
+# A run diverges whose accuracy has fallen so far below its best, as the alert of a fleet has it.
+_FELL = 0.1
+# Or whose training loss is more than this many times that of its first round.
+_ROSE = 2.0
+# Accuracies of a run that the list draws as a small curve, at most.
+_CURVE = 40
 
 
 @dataclass(eq=False)
@@ -36,6 +42,7 @@ class WatchedRun:
     fault: str = ""
     changed_s: float = 0.0
     _accuracy: dict[int, float | None] = field(default_factory=dict)
+    _first_loss: float | None = None
     _begun: int = 0
     _job_written: int = 0
     _files: tuple[tuple[int, int, int], ...] = ()
@@ -75,7 +82,10 @@ class WatchedRun:
             if self._begun != self.tail.begun:
                 self._begun, self.summary = self.tail.begun, Summary()
                 self._accuracy.clear()
+                self._first_loss = None
             self.summary.add(row)
+            if self._first_loss is None:
+                self._first_loss = row.loss
             self._accuracy[self.summary.rounds] = row.accuracy
         self.changed_s = self.tail.path.stat().st_mtime
 
@@ -91,6 +101,29 @@ class WatchedRun:
             return "silent"
         return "running" if self.summary.rounds else "waiting"
 
+    @property
+    def notice(self) -> str:
+        """Why somebody should look at the run: it stopped or diverges; nothing where it is well."""
+        found = [one for one in self._accuracy.values() if one is not None]
+        if self.state == "silent":
+            done, of = self.summary.rounds, self.job.training.rounds if self.job else 0
+            return f"it stopped: nothing comes after {done} of {of} rounds"
+        first, last = self._first_loss, self.summary.loss
+        if first is not None and last is not None and last > _ROSE * first:
+            return f"it diverges: its training loss rose from {first:.3g} to {last:.3g}"
+        if found and max(found) - found[-1] >= _FELL:
+            return (
+                f"it diverges: its accuracy fell from {100 * max(found):.1f} to "
+                f"{100 * found[-1]:.1f} %"
+            )
+        return ""
+
+    @property
+    def curve(self) -> list[float]:
+        """The accuracies so far, spread evenly where there are many, the last among them."""
+        found = [one for one in self._accuracy.values() if one is not None]
+        return [found[i] for i in spread(range(len(found)), _CURVE)]
+
     def told(self) -> dict[str, Any]:
         """The run's line in the list of runs, as JSON."""
         job = self.job
@@ -98,6 +131,8 @@ class WatchedRun:
             "id": self.name,
             "state": self.state,
             "fault": self.fault or self.note,
+            "notice": self.notice,
+            "curve": self.curve,
             "changed_s": self.changed_s,
             "network": (self.folder / ROSTER_FILE).exists(),
             "method": job.method.name if job else None,

@@ -2,7 +2,7 @@
 (() => {
   "use strict";
   const cutlayer = (globalThis.cutlayer ??= {});
-  const { html, number } = cutlayer.charts;
+  const { html, number, svg } = cutlayer.charts;
   const STATES = {
     running: "running", waiting: "in its first round", finished: "finished", silent: "silent", unreadable: "unreadable",
   };
@@ -18,11 +18,25 @@
   const COLUMNS = [
     { title: "run" }, { title: "state" }, { title: "rounds", sort: (run) => run.rounds },
     { title: "accuracy (%)", numeric: true, sort: (run) => run.accuracy ?? -1 },
+    { title: "its course", wide: true, sort: (run) => run.accuracy ?? -1 },
     { title: "MB", numeric: true, sort: (run) => run.up_bytes + run.down_bytes },
     { title: "in its world (s)", numeric: true, wide: true, sort: (run) => run.virtual_s ?? -1 },
     { title: "devices (J)", numeric: true, wide: true, sort: (run) => run.joules ?? -1 },
     { title: "last change", wide: true, sort: (run) => -run.changed_s },
   ];
+  // Which columns are left out, kept in this browser where it lets a page keep anything.
+  const KEPT = "cutlayer-columns";
+  const without = new Set();
+  try { for (const title of JSON.parse(localStorage.getItem(KEPT) ?? "[]")) without.add(title); } catch { /* begin with all */ }
+  const gone = (i) => without.has(COLUMNS[i].title);
+  /** The accuracies of a run as a small curve, between the least and the largest of them. */
+  function spark(values) {
+    if (values.length < 2) return "-";
+    const low = Math.min(...values), high = Math.max(...values), span = high - low || 1;
+    const points = values.map((value, i) => `${(1 + 68 * i / (values.length - 1)).toFixed(1)},${(15 - 14 * (value - low) / span).toFixed(1)}`);
+    return svg("svg", { class: "spark", viewBox: "0 0 70 16", role: "img", "aria-label": `accuracy from ${number(100 * values[0])} to ${number(100 * values.at(-1))} %` },
+      svg("polyline", { points: points.join(" ") }));
+  }
   const wide = (column) => (column.wide ? " wide" : "");
   const ago = (then) => {
     const seconds = Math.max(0, Date.now() / 1000 - then);
@@ -45,14 +59,44 @@
       ...[run.virtual_s, run.joules].map((value) => html("td", { class: "numeric wide" }, number(value))),
       html("td", { class: "wide", "data-then": run.changed_s }, ago(run.changed_s)),
     ];
+    cells.splice(3, 0, html("td", { class: "wide" }, spark(run.curve)));
+    cells.forEach((cell, i) => { cell.hidden = gone(i + 1); });
+    const brief = run.accuracy === null ? "" : `${number(100 * run.accuracy)} %`;
     return html("tr", { "data-id": run.id, "aria-current": opened === run.id ? "true" : null },
       html("td", { class: "pickbox" }, box),
-      html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), html("small", { class: "note" }, ` ${run.fault || what}`)), ...cells);
+      html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), html("b", { class: "brief" }, brief),
+        html("small", { class: "note" }, ` ${run.fault || run.notice || what}`)), ...cells);
   }
-  let order = [7, 1];
+  let order = [8, 1];
   const body = html("tbody");
   const heads = COLUMNS.map((column, i) => html("th", { scope: "col", class: (column.numeric ? "numeric" : "") + wide(column) },
     html("button", { type: "button", onclick: () => { order = order[0] === i ? [i, -order[1]] : [i, 1]; arrange(); } }, column.title)));
+  const choice = html("details", { class: "columns" }, html("summary", {}, "Columns"), COLUMNS.slice(1).map((column) => {
+    const box = html("input", { type: "checkbox", onchange: () => {
+      box.checked ? without.delete(column.title) : without.add(column.title);
+      try { localStorage.setItem(KEPT, JSON.stringify([...without])); } catch { /* for this visit, then */ }
+      for (const [id, run] of runs) lines.set(id, row(run));
+      leaveOut();
+      arrange();
+    } });
+    box.checked = !without.has(column.title);
+    return html("label", {}, box, ` ${column.title}`);
+  }));
+  const leaveOut = () => heads.forEach((head, i) => { head.hidden = i > 0 && gone(i); });
+  leaveOut();
+  // What happened while somebody watched, until it is put away.
+  const told = html("div", { class: "notices", role: "alert" });
+  function tell(run, sentence) {
+    const line = html("p", {}, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), `: ${sentence} `,
+      html("button", { type: "button", "aria-label": `Put away: ${run.id}`, onclick: () => line.remove() }, "Put away"));
+    told.append(line);
+    while (told.children.length > 5) told.firstChild.remove();
+  }
+  /** Tells of a run that has ended, stopped or begun to diverge since it was last heard of. */
+  function compareWith(before, run) {
+    if (run.notice && run.notice !== before.notice && !(before.notice && run.notice.startsWith("it diverges"))) tell(run, run.notice);
+    else if (run.state === "finished" && before.state !== "finished") tell(run, `it finished after ${run.rounds} rounds${run.accuracy === null ? "" : `, at ${number(100 * run.accuracy)} %`}`);
+  }
   const search = html("input", { type: "search", placeholder: "Only runs with …", "aria-label": "Only runs whose name or method has", oninput: () => arrange() });
   const link = html("span", { class: "link", role: "status" }, "connecting");
   const count = html("span", { class: "link" });
@@ -89,6 +133,7 @@
     }
     const known = lines.size;
     for (const run of news.runs) {
+      if (runs.has(run.id)) compareWith(runs.get(run.id), run);
       runs.set(run.id, run);
       const old = lines.get(run.id), next = row(run);
       lines.set(run.id, next);
@@ -221,7 +266,7 @@
     html("a", { class: "skip", href: "#views", onclick: (event) => { event.preventDefault(); views.focus(); } }, "Skip to the views"),
     html("header", {}, html("div", {}, html("h1", {}, "cutlayer dashboard"), html("p", {}, `Runs in ${place.dataset.folder}`)), cutlayer.themes()),
     html("main", {},
-      html("section", { "aria-label": "Runs" }, html("div", { class: "list" }, search, beside, count, link),
+      html("section", { "aria-label": "Runs" }, html("div", { class: "list" }, search, beside, choice, html("a", { href: "runs.csv", download: "runs.csv" }, "All as CSV"), count, link), told,
         html("div", { class: "scroll runs", tabindex: 0, role: "region", "aria-label": "Runs" },
           html("table", {}, html("caption", { class: "hide" }, "Runs. Headers sort."),
             html("thead", {}, html("tr", {}, html("th", { class: "pickbox" }, html("span", { class: "hide" }, "side by side")), heads)), body))),
