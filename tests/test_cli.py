@@ -83,7 +83,7 @@ def test_compare_prints_one_table_with_the_saving_against_sflora(
         (["simulate", "--resume", "nowhere"], "nowhere holds no run"),
         (["simulate", "job.yaml", "--resume", "run"], "leave out JOB"),
         (["compare", "--methods", "sflora, sflroa"], "no method is called 'sflroa'"),
-        (["compare", "--methods", "sflora, sflora"], "stands there twice"),
+        (["compare", "--methods", "sflora, sflora"], "is named twice"),
         (["compare", "--methods", "tsflora tokens=few"], "method.tokens"),
         (["compare", "--methods", ""], "--methods"),
     ],

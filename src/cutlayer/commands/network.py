@@ -76,13 +76,17 @@ def serve(
     min_devices: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Devices to begin with; else those of a round, or of the job."
+            min=1,
+            metavar="N",
+            help="Devices that must be ready before a round begins; else as many as it trains.",
         ),
     ] = None,
     wait: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="S", help="Seconds to wait for the rest, once one is there, to begin."
+            min=0,
+            metavar="S",
+            help="Seconds that the first round waits for more devices, once one is ready.",
         ),
     ] = None,
     patience: Annotated[
@@ -95,7 +99,9 @@ def serve(
     farewell: Annotated[
         float,
         typer.Option(
-            min=0, metavar="S", help="Seconds at the end for devices that are away to learn of it."
+            min=0,
+            metavar="S",
+            help="Seconds that the server stays up at the end, for devices that are away.",
         ),
     ] = 60.0,
     metrics: Annotated[
@@ -189,7 +195,7 @@ def join(
         bool | None,
         typer.Option(
             "--light/--torch",
-            help="Run programs of the server's, without torch; by itself where there is none.",
+            help="Run programs that the server makes; the default where torch is missing.",
         ),
     ] = None,
     provider: Annotated[

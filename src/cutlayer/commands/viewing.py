@@ -112,14 +112,14 @@ def track(
 @app.command(rich_help_panel=PANEL)
 def dashboard(
     runs: Annotated[
-        Path, typer.Argument(help="A folder with run folders in it, at any of three levels.")
+        Path, typer.Argument(help="A folder that holds run folders, up to three levels down.")
     ] = Path("runs"),
     listen: Annotated[str, typer.Option(help="HOST:PORT of the page.")] = "127.0.0.1:7312",
     token: Annotated[
         str | None,
         typer.Option(
             envvar="CUTLAYER_DASHBOARD_TOKEN",
-            help="What a browser has to give; made up where the address is not this machine's own.",
+            help="Token that a browser must give; made up if other machines can reach the address.",
         ),
     ] = None,
 ) -> None:

@@ -15,7 +15,7 @@ _MOST_CLIENTS = 4096
 
 
 class Shares:
-    """What each client (by address) is at, and its wrong guesses so far."""
+    """The open requests of each client (by address), and its wrong guesses so far."""
 
     def __init__(self) -> None:
         self._busy: Counter[str] = Counter()

@@ -34,7 +34,7 @@ class RunState:
     coding: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "RunState":
-        """The state where training goes on with it; of the codec's basis, the bytes stay."""
+        """The state with its tensors on `device`; those of the codec's basis stay on the CPU."""
 
         def moved(adapter: Adapter) -> Adapter:
             return {name: tensor.to(device) for name, tensor in adapter.items()}
@@ -71,7 +71,7 @@ def save_state(path: Path, state: RunState) -> None:
 
 
 def commit_state(folder: Path, state: RunState, keep: int) -> None:
-    """Make `state` that of the run in `folder`, and keep it beside those of earlier rounds.
+    """Save `state` as the latest of the run in `folder`, beside the states of earlier rounds.
 
     keep: of how many rounds, the last one included. Raises as `save_state`.
     """

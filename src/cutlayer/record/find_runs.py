@@ -1,4 +1,4 @@
-"""Where the run folders below a folder are; nothing of them is read."""
+"""Finds the run folders below a folder, without reading their contents."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def _below(folder: Path, depth: int, seen: set[tuple[int, int]]) -> Iterator[Pat
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """Whether an entry of a folder is of a kind; one that cannot be looked at is of none."""
+    """Whether an entry is of a kind (file, folder); False where it cannot be looked at."""
     try:
         return kind()
     except OSError:

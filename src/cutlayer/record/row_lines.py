@@ -1,6 +1,7 @@
 """The record of a run: a file of lines, one a round, that grows as rounds end.
 
-Lines are written from rows and checked as they are read: a damaged one costs itself.
+Lines are written from rows and checked as they are read:
+a damaged line is left out, and the others count.
 """
 
 import math

@@ -58,7 +58,7 @@ class Tail(Generic[Line]):
 
 
 class Brief(msgspec.Struct):
-    """The fields of a line that lists need (see Row), in a fifth of the time of all."""
+    """The fields of a Row that a list of runs needs: read in a fifth of the time of all fields."""
 
     loss: float | None
     traffic: dict[str, Annotated[list[int], Meta(min_length=4, max_length=TRAFFIC_KINDS)]]
@@ -75,7 +75,7 @@ read_brief: Callable[[bytes], Brief] = msgspec.json.Decoder(Brief).decode
 
 @dataclass
 class Summary:
-    """What a list of runs says of one, summed up round by round.
+    """The line of one run in a list of runs, summed up round by round.
 
     seconds: wall clock of the last round. virtual_s, joules: None without a world.
     """

@@ -11,7 +11,7 @@ from cutlayer.record.folder import ROSTER_FILE
 
 
 def new_folder(name: str) -> Path:
-    """Make a folder below runs/, named by the time and `name`: nobody else's, whoever else begins.
+    """Make a new folder below runs/, named by the time and `name`, which no other process has.
 
     Raises RunError where it cannot be made.
     """

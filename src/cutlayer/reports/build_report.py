@@ -53,7 +53,7 @@ def report(
     there, in each of `formats` ("png", "svg", "pdf") and for the `column` of a paper. csv, latex:
     files that also get the table of all runs, as numbers and as a tabular of booktabs. say: hears
     what is being done. What cannot be computed anew here (the job's data may be elsewhere) is left
-    out, and the page says why. A run that is damaged, or has no round yet, costs itself where there
+    out, and the page says why. A run that is damaged, or has no round yet, is left out where there
     are others. No code that a job names is run. Raises RunError where no run is left.
     """
     out = Path(out)

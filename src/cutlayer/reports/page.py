@@ -81,7 +81,7 @@ def payload(
 def views_of(
     run: Run, reference: Run | None = None, alone: bool = True, cells: int = rounds.CELLS
 ) -> list[View]:
-    """All views of one run, those that cannot be made as the sentence that says why.
+    """All views of one run; in place of a view that cannot be made stands a sentence that says why.
 
     alone: with its curves, which a comparison shows for all runs. cells: see rounds.allocation.
     """
@@ -94,7 +94,7 @@ def views_of(
 
 
 def computed_views(run: Run) -> list[View]:
-    """Of the views of one run those that its record alone does not give: see `TITLES`."""
+    """The views of one run that need model, data or world beside its record: see `TITLES`."""
     return [
         devices.labels(run, run.holdings) if run.holdings else _missing(run, "labels"),
         rounds.gantt(run) if run.rounds else _missing(run, "gantt"),

@@ -60,7 +60,7 @@ def as_csv(lines: Sequence[Line], reference: Line | None = None) -> str:
 def as_latex(lines: Sequence[Line], reference: Line | None = None) -> str:
     """A tabular for `\\usepackage{booktabs}`: mean and standard deviation, the best in bold.
 
-    What is alike in all lines is in bold nowhere. The comment above says what the numbers are.
+    A column of equal values has nothing in bold. The comment above says what the numbers are.
     """
     grid = _grid(lines, reference)
     most = max(len(line.runs) for line in lines)

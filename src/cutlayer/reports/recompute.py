@@ -1,4 +1,4 @@
-"""What the record of a run does not hold and its job gives again: timelines, places, patches."""
+"""Computes anew from a run's job what its record does not hold: timelines, places, patches."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _holdings(run: Run, parts: Any) -> Holdings:
     known = {number: one.labels for number, one in told.items() if one.labels is not None}
     if not known:
         raise CutlayerError(
-            "the devices keep data of their own, and tell of its labels only where the server "
+            "the devices have data of their own, and tell the server its labels only where it "
             "trains on generated images (add a generated section to the job)"
         )
     for number, labels in known.items():

@@ -1,4 +1,4 @@
-"""What a run's record leaves out because the job gives it again: times, places, labels, tokens."""
+"""Computes anew from a job what its record leaves out: times, places, labels, tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_ROUNDS, MOST_SPANS, MOST_PLACES = 400, 300_000, 100_000
 
 
 def timelines(job: Job, spec: ModelSpec, rows: Sequence[Row], share: int = 1) -> list[Spans]:
-    """When each stage happened, in evenly spread rounds: as many as a page has room for.
+    """When each stage happened, of as many evenly spread rounds as a page has room for.
 
     share: how many runs the page holds. Raises WorldError when the job's world cannot be made.
     """

@@ -40,7 +40,7 @@ class Tracker(Protocol):
         """End the run, with the folder of its adapter if there is one; where to look."""
 
     def fail(self) -> None:
-        """End the run as one that did not come through."""
+        """End the run, marked as failed."""
 
 
 def track(
@@ -78,7 +78,7 @@ def track(
 
 @contextmanager
 def _ended(book: Tracker) -> Iterator[Tracker]:
-    """The tracker's run, ended as failed where anything goes wrong, or is stopped, in between."""
+    """The tracker's run; it is marked as failed when an error or Ctrl-C ends this block."""
     try:
         yield book
     except BaseException:

@@ -41,9 +41,9 @@ def generated_training_for(
 class GeneratedTraining:
     """Lets the server generate and train while the devices of a round do.
 
-    In the job's world only as much as fits: the server's idle time, from the round's start until
-    the last device is done, is known here; a real server would stop as the last upload comes in.
-    image_s: of drawing one image, in the world's time.
+    With a world it draws only as many images as fit into the server's idle time, from the round's
+    start until the last device is done. A simulation knows that time in advance; a real server
+    would stop as the last upload comes in. image_s: seconds that one image takes in the world.
     """
 
     def __init__(self, job: Job, parts: Parts, generator: Generator, image_s: float) -> None:
@@ -107,7 +107,7 @@ class GeneratedTraining:
 
 
 def measured(generator: Generator, job: Job) -> float:
-    """Seconds that one image takes on this machine: the second batch, as the first also loads."""
+    """Seconds that one image takes on this machine, from the second batch: the first also loads."""
     assert job.generated_in_use is not None
     labels = np.arange(job.generated_in_use.generator.batch) % len(generator.classes)
     for _ in range(2):

@@ -62,7 +62,7 @@ class Fleet(Protocol):
 
     @property
     def link(self) -> Link:
-        """How to reach the devices gathered last."""
+        """The connection to the devices that `gather` made ready last."""
         ...
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
@@ -81,7 +81,7 @@ class Fleet(Protocol):
         ...
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
-        """End a round: what devices keep for themselves, and `coding`, goes into `state`."""
+        """End a round: `state` gets the adapters that devices keep, and that of `coding`."""
         ...
 
 
@@ -143,12 +143,12 @@ def run_rounds(
 
 
 def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
-    """By the number of rounds done."""
+    """The accuracy of each evaluated round, by the number of rounds done."""
     return {row.round + 1: row.accuracy for row in rows}
 
 
 def calibration_of(job: Job, progress: Progress) -> Calibration | None:
-    """The job's calibration where its allocator wants one; measured now if it never was."""
+    """The calibration that the job's allocator needs, measured now if there is none; else None."""
     if job.method.allocation.solver != "auto":
         return None
     found = calibration_for(job)
@@ -186,8 +186,8 @@ def _train(
     bare = bare_blocks(job, [*(row.decisions for row in rows), decided.decisions])
     if bare and round == 0 and job.model.adapter is not None:
         progress.say(
-            f"method.device is frozen: of model.adapter's blocks the first {bare}, which devices "
-            "run as they were pretrained, are left out"
+            f"method.device is frozen: devices run the first {bare} blocks as they were "
+            "pretrained, so that what model.adapter has trained in these is left out"
         )
     state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
     server = make_server(job, parts, state.adapter, bare, coding)

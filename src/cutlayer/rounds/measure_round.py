@@ -1,4 +1,4 @@
-"""What a round comes to: its row of the record, with an evaluation where one is due."""
+"""Measures a round: makes its row of the record, and evaluates the model where that is due."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,7 +79,7 @@ def _test(
     earlier: Sequence[Row],
     coding: ServerCoding | None,
 ) -> dict[str, Any]:
-    """The row's fields on accuracy; none in a round without an evaluation."""
+    """The accuracy fields of a row; empty in a round without an evaluation."""
     done, training = state.rounds, job.training
     if done < training.rounds and done % training.evaluate_every:
         return {}
@@ -147,7 +147,7 @@ def _held_out(task: Task, parts: Parts, models: Mapping[int | None, LogitsOf]) -
 
 
 def _generated(result: RoundResult) -> dict[str, Any]:
-    """The row's fields on generated data; none without."""
+    """The fields of a row on generated data; empty where the job generates none."""
     found = result.generated
     if found is None:
         return {}
@@ -161,7 +161,7 @@ def _generated(result: RoundResult) -> dict[str, Any]:
 
 
 def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, Any]:
-    """The row's fields on differential privacy; none without."""
+    """The fields of a row on differential privacy; empty where the job asks for none."""
     rounds = [*(row.decisions for row in earlier), result.decisions]
     epsilon = epsilon_of(job, rounds)
     if epsilon is None:
@@ -171,7 +171,7 @@ def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, 
 
 
 def typical(decisions: Iterable[Decision], method: Method) -> Decision:
-    """The decision in the middle of a round's, from the fewest tokens and bits to the most."""
+    """The median decision of a round, ordered from the fewest tokens and bits to the most."""
 
     def size(one: Decision) -> float:
         return one.value_bits(method) * (math.inf if one.tokens is None else one.tokens)

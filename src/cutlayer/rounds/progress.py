@@ -55,7 +55,7 @@ class Silent:
 
 
 def watched(progress: Progress | None) -> Progress:
-    """What a verb of the Python API tells of its progress.
+    """Where a function of the Python API reports its progress.
 
     Where none is given: lines below the cell in a notebook, and nothing elsewhere.
     """

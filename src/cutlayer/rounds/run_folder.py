@@ -1,4 +1,4 @@
-"""The beginning of a run: its folder is made, or what an earlier one holds is read back."""
+"""Begins a run: makes its folder, or reads an existing folder back to go on from it."""
 
 import json
 import warnings

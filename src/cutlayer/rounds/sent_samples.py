@@ -21,7 +21,7 @@ _NO_BASIS = 2**64 - 1
 
 
 def append_sent(folder: Path, cache: SampleCache, length: int) -> int:
-    """Write what came since the last time behind the first `length` bytes; returns their number.
+    """Append the samples that came since the last call after byte `length`; returns the new length.
 
     Where much of the file has become stale, it is written anew. Raises OSError.
     """
@@ -40,7 +40,7 @@ def append_sent(folder: Path, cache: SampleCache, length: int) -> int:
 
 
 def read_sent(folder: Path, cache: SampleCache, length: int, say: Callable[[str], object]) -> int:
-    """Put the samples of the first `length` bytes into the cache; returns how many bytes are sound.
+    """Put the samples of the first `length` bytes into the cache; returns how many were whole.
 
     say: told how many samples the server has kept, and where some are damaged or missing, which
     devices then send again.

@@ -80,7 +80,9 @@ class Allocation(Section):
     @classmethod
     def _rising_bits(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
         if any(b > 8 and b not in (16, 32) for b in bits):
-            raise ValueError(f"{list(bits)} cannot be chosen from: take 1 to 8, 16 and 32")
+            raise ValueError(
+                f"{list(bits)} has bits that no frame can hold: choose from 1 to 8, 16 and 32"
+            )
         return tuple(sorted(set(bits)))
 
     @field_validator("rates")

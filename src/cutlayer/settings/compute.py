@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 def _check(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise ValueError(
-            f"{name!r} is nothing that computes: take auto, cpu, cuda, cuda:N (the GPU with that "
+            f"{name!r} is no torch device: take auto, cpu, cuda, cuda:N (the GPU with that "
             "number, from 0) or mps (Apple's GPU)"
         )
     return name

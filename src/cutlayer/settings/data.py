@@ -129,7 +129,7 @@ class Data(Section):
     @classmethod
     def _delimiter_delimits(cls, value: str | None) -> str | None:
         if value is not None and value in '"\r\n':
-            raise ValueError(f"{value!r} cannot stand between values: take one as ; or |")
+            raise ValueError(f"{value!r} cannot separate values: take one character, as ; or |")
         return value
 
     @model_validator(mode="after")

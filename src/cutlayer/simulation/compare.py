@@ -70,13 +70,16 @@ def _check_labels(found: Sequence[Entry]) -> None:
     labels = [entry.label for entry in found]
     for label in labels:
         if labels.count(label) > 1:
-            raise JobError(f"--methods: {label!r} stands there twice: name each method once")
+            raise JobError(f"--methods: {label!r} is named twice: name each method once")
         if not _folder_name(label).strip("."):
             raise JobError(f"methods: {label!r} is no label: give each job a name, as in 'mine'")
     folders = [_folder_name(label) for label in labels]
     for label, folder in zip(labels, folders, strict=True):
         if folders.count(folder) > 1:
-            raise JobError(f"methods: the folder of {label!r} is another's too: call it otherwise")
+            raise JobError(
+                f"methods: {label!r} would share a run folder with another line: give it another "
+                "label"
+            )
 
 
 def _words(text: str) -> list[str]:
@@ -139,7 +142,7 @@ def compare(
 
 
 def _on_the_same_data(found: list[Entry]) -> list[Entry]:
-    """The jobs, none of whose devices has samples that the allocator of another calibrates on."""
+    """The jobs on the same data: samples that one job calibrates on are held out of all."""
     wanted = {entry.job.data_in_use.calibration for entry in found} - {None}
     if HELD_OUT not in wanted:
         return found
@@ -170,12 +173,12 @@ def _entries_of(jobs: Job | Mapping[str, Job], methods: Sequence[str]) -> list[E
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
-    """Raise JobError for what are no seeds, or the same one twice."""
+    """Raise JobError for a seed that is no whole number of 0 or more, or that is named twice."""
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise JobError(f"--seeds: {seed!r} is no seed: give whole numbers from 0, as in 0,1,2")
         if list(seeds).count(seed) > 1:
-            raise JobError(f"--seeds: {seed} stands there twice: name each seed once")
+            raise JobError(f"--seeds: {seed} is named twice: name each seed once")
 
 
 def _run_all(
@@ -185,7 +188,7 @@ def _run_all(
     elsewhere: RunElsewhere | None,
     progress: Progress,
 ) -> tuple[list[Line], Parts | None]:
-    """Run one after another; model and data are loaded anew only where the next has others.
+    """Run the jobs one after another; load model and data anew only where a job has others.
 
     elsewhere: runs them in other processes first, and what they left is read here. Also returns
     model and data where all have the same.
@@ -227,7 +230,7 @@ def _folder_name(label: str) -> str:
 
 
 def _draw(folder: Path, lines: Sequence[Line], shared: Parts | None) -> None:
-    """The figures of a comparison; who holds what where all runs share it."""
+    """Draw the figures of a comparison, and the map of labels where all runs have the same data."""
     if shared is not None:
         held = shared.counts
         shown = held.first(plots.MOST_DEVICES)

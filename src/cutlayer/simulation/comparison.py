@@ -81,7 +81,7 @@ device memory, FLOPs: from the cost model; FLOPs of a mean device and of the ser
 
 @dataclass(frozen=True)
 class Line:
-    """Runs of one job but for the seed, under one label."""
+    """Runs that differ only in their seed, under one label."""
 
     label: str
     results: Sequence[Result]
@@ -96,8 +96,8 @@ class Line:
 class Comparison:
     """Finished runs side by side, which a notebook shows as a sentence and a table.
 
-    lines: a label and its runs, one for each seed. rows: a row a line, its values numbers, or with
-    several seeds lists of numbers, in the order of the seeds.
+    lines: a label and its runs, one for each seed. rows: one for each line; its values are numbers,
+    or with several seeds lists of numbers, in the order of the seeds.
     """
 
     folder: Path
@@ -153,7 +153,7 @@ class Comparison:
         return finding([(line.label, line.accuracy) for line in self.lines])
 
     def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 columns; comparison.md has columns more."""
+        """The tables for a terminal of 80 letters; comparison.md has more columns."""
         own = own_bytes_of(self.results[0].folder)
         once = [f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in own.items()]
         title = f"Accuracy of {tested(self.lines)} test samples"
@@ -203,7 +203,7 @@ class Comparison:
         return text
 
     def where(self) -> list[str]:
-        """Where everything lies, a line each."""
+        """The paths of what was written, one line each."""
         lines = [f"table    {self.folder / 'comparison.md'}"]
         lines += [f"figure   {path}" for path in sorted((self.folder / "figures").iterdir())]
         for line in self.lines:

@@ -86,7 +86,7 @@ class LocalFleet:
 
 
 def _having(coding: Mapping[str, torch.Tensor], way: str) -> dict[int, int]:
-    """Of each device that has a basis of a way, the cut that it is for."""
+    """For each device that has a basis (of one direction, up or down), the cut it is for."""
     name = f"{way}{_HAVING}"
     return dict(coding[name].tolist()) if name in coding else {}
 

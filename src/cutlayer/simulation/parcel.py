@@ -31,7 +31,7 @@ class Parcel:
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Parcel":
-        """The parcel of its bytes. Raises RunError for other bytes."""
+        """Read a parcel from its bytes. Raises RunError for bytes that are no parcel."""
         try:
             (length,) = _HEAD.unpack_from(packed)
             end = _HEAD.size + length

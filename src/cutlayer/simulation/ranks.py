@@ -129,7 +129,7 @@ class Ranks:
         ]
 
     def _wait(self, begin: Callable[[], dist.Work]) -> None:
-        """Wait so that a signal is still heeded. Raises RunError where another rank has ended."""
+        """Wait, still open to Ctrl-C. Raises RunError where another rank has ended."""
         try:
             work = begin()
             while not work.is_completed():
@@ -144,7 +144,7 @@ class Ranks:
 
 
 def _tried(answer: Callable[[], Parcel]) -> Parcel:
-    """An answer, or the sentence of the error that it ends in."""
+    """What the work answers, or the sentence of the error that it raised."""
     try:
         return answer()
     except CutlayerError as error:

@@ -37,14 +37,14 @@ Say = Callable[[str], object]
 def load_on_all(job: Job, say: Say, ranks: Ranks) -> Parts:
     """Model and data of a job, on every rank that has a part in it; rank 0 returns its own.
 
-    A method that is one chain stays on rank 0, which says so. Raises as `load_parts`, JobError for
-    more ranks than devices of a round, and RunError where not all ranks have a GPU.
+    A method whose rounds cannot be divided stays on rank 0, which says so. Raises as `load_parts`,
+    JobError for more ranks than devices of a round, and RunError where not all ranks have a GPU.
     """
     reason = why_one_chain(job, describe(job.model))
     if reason is not None:
         say(
-            f"torchrun: {job.method.name} is one chain ({reason}), so it runs on rank 0; the other "
-            f"{ranks.count - 1} have nothing to do"
+            f"torchrun: a round of {job.method.name} cannot be divided ({reason}), so all of "
+            f"it runs on rank 0; the other {ranks.count - 1} ranks have nothing to do"
         )
         ranks.stop()
         return load_parts(job, say)

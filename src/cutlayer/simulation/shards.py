@@ -156,7 +156,7 @@ def pack_decisions(decisions: Mapping[int, Decision]) -> list[dict[str, Any]]:
 
 
 def read_decisions(values: Iterable[Mapping[str, Any]]) -> dict[int, Decision]:
-    """What `pack_decisions` made."""
+    """The decisions of values that `pack_decisions` made."""
     return {
         one["device"]: Decision(**{name: value for name, value in one.items() if name != "device"})
         for one in values

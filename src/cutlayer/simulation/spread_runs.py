@@ -26,7 +26,7 @@ def run_on_ranks(runs: Sequence[Run], ranks: Ranks, say: Say) -> None:
             f"torchrun: {ranks.count} ranks but {len(runs)} runs (methods times seeds): start "
             f"--nproc-per-node {len(runs)} at most, or name more seeds"
         )
-    say(f"{len(runs)} runs on {ranks.count} ranks; those of rank 0 are told of here")
+    say(f"{len(runs)} runs on {ranks.count} ranks; this console shows those of rank 0")
     told = [[run.job.model_dump(mode="json"), str(run.folder.resolve())] for run in runs]
     ranks.ask(Parcel({"runs": told}), lambda: _take(runs, ranks, say))
     for run in runs:
@@ -44,7 +44,7 @@ def answer_runs(request: Parcel, ranks: Ranks) -> Parcel:
 
 
 def _take(runs: Sequence[Run], ranks: Ranks, say: Say) -> Parcel:
-    """Run what no other rank has taken, until all are or one has failed."""
+    """Run the next run that no rank has taken, until none is left or one has failed."""
     parts: tuple[object, Parts] | None = None
     try:
         while not ranks.has_failed() and (number := ranks.take_number()) < len(runs):
@@ -64,5 +64,5 @@ def _take(runs: Sequence[Run], ranks: Ranks, say: Say) -> Parcel:
 
 
 def _loaded(job: Job) -> object:
-    """What model and data go by."""
+    """The settings that decide which model and data are loaded."""
     return job.model, job.data, job.devices.count, job.seed

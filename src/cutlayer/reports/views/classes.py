@@ -1,4 +1,4 @@
-"""How well each class is told, and which classes are taken for which."""
+"""How well each class is recognised, and which classes are mistaken for which."""
 
 from __future__ import annotations
 

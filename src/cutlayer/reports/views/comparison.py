@@ -1,4 +1,4 @@
-"""Several runs side by side: a table with the best marked, and who is best for the bytes."""
+"""Several runs side by side: a table with the best marked, and accuracy against bytes."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def accuracies_of(line: Line) -> dict[int, float]:
 
 
 def _verdicts(lines: Sequence[Line]) -> list[tuple[float, str]]:
-    """Of each line, how its accuracy stands against the best one's: for sorting, and in words."""
+    """How the accuracy of each line compares with the best line's: for sorting, and in words."""
     accuracy = [accuracies_of(line) for line in lines]
     top, tests = against_best(accuracy)
     verdicts = []
@@ -231,14 +231,14 @@ def _to_target(run: Run, target: float | None) -> float | None:
 
 
 def _saving(run: Run, reference: Line) -> float | None:
-    """Bytes of the reference over the run's: of the same seed where there is one."""
+    """Bytes of the reference run (of the same seed where there is one) divided by this run's."""
     same = [one for one in reference.runs if one.job.seed == run.job.seed] or reference.runs
     total = run.up_bytes + run.down_bytes
     return mean(one.up_bytes + one.down_bytes for one in same) / total if total else None
 
 
 def _over_data(run: Run, name: str) -> float | None:
-    """Bytes of the run over those of its training samples themselves, sent once."""
+    """Bytes of the run divided by the bytes of its training samples, sent once as they are."""
     own = run.own_bytes.get(name)
     return (run.up_bytes + run.down_bytes) / own if own else None
 

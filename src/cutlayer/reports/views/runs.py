@@ -121,7 +121,7 @@ class Run:
     own_bytes: Mapping[str, float] = field(default_factory=dict)
 
     def called(self, devices: int) -> list[str]:
-        """What the first `devices` devices are called."""
+        """The names of the first `devices` devices, where they joined over a network."""
         return [self.names.get(number, f"device {number}") for number in range(devices)]
 
     @property
@@ -183,7 +183,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Line:
-    """Runs of one job but for the seed: one line of a comparison."""
+    """Runs that differ only in their seed: one line of a comparison."""
 
     label: str
     runs: Sequence[Run]
