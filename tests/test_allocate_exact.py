@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from allocate_cases import feasible_problems, token_problem
 from cutlayer.allocate import close_gap, exact, st_sflora
 from cutlayer.allocate.close_gap import survivors
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.relaxed import bandwidth_price, best_responses, least_time
-from cutlayer.allocate.token_problem import TokenProblem, obstacles, subset, violations
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, violations
 from cutlayer.errors import AllocationError
 
 

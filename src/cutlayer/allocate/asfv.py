@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.allocate.device_arrays import device_array, positive
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -26,7 +27,6 @@ from cutlayer.allocate.radio_math import (
     power_in_time,
     rate,
 )
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.errors import AllocationError
 
 

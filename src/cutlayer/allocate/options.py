@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import device_array, positive, subset
 from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_bandwidth
-from cutlayer.allocate.token_problem import device_array, positive
-from cutlayer.allocate.uploads import Uploads, fastest, only
+from cutlayer.allocate.uploads import Uploads, fastest
 from cutlayer.errors import AllocationError
 
 
@@ -251,7 +251,7 @@ def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float
     one = _only(options, np.array([m]))
     times = []
     for choice in able[least[able] < options.energy_max_j[m]]:
-        uploads = only(one.uploads(np.array([choice])), np.array([0]))
+        uploads = subset(one.uploads(np.array([choice])), np.array([0]))
         times.append(fastest(replace(uploads, limit_s=np.array([np.inf]))))
     return (
         f"time_max_s of device {m} is {options.limit_s[m]:.6g}: with the whole band to itself it "

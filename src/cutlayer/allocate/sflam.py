@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import device_array, positive
 from cutlayer.allocate.radio_math import LN2, Floats, Ints, marginal_rate
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Shares, Uploads, cheapest
 from cutlayer.errors import AllocationError
 

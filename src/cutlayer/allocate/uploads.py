@@ -19,15 +19,15 @@ falling and convex in W. Its power and energy limits are a least bandwidth, `lea
   inferred by us.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
     Floats,
-    Ints,
     bend,
     least_bandwidth,
     least_feasible,
@@ -70,12 +70,6 @@ class Uploads:
             self.energy_max_j,
             self.gain_over_noise,
         )
-
-
-def only(uploads: Uploads, devices: Ints) -> Uploads:
-    """The uploads of these devices alone, with all of the band."""
-    names = [field.name for field in fields(uploads) if field.name != "band_hz"]
-    return replace(uploads, **{name: getattr(uploads, name)[devices] for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +159,7 @@ def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
     wide = np.zeros((4, len(sends)))
     price = 0.0
     if len(index):
-        shares = in_time(only(uploads, index), round_time_s)
+        shares = in_time(subset(uploads, index), round_time_s)
         wide[:, index] = shares.bandwidth_hz, shares.power_w, shares.upload_s, shares.energy_j
         price = shares.price_j_per_hz
     return Shares(wide[0], wide[1], wide[2], wide[3], round_time_s, price)
@@ -230,7 +224,7 @@ def require_room(uploads: Uploads) -> None:
                 f"sending {uploads.payload_bits[m]:.6g} bits takes more than "
                 f"{least_energy[m]:.6g} J over its link"
             )
-        alone = replace(only(uploads, np.array([m])), limit_s=np.array([np.inf]))
+        alone = replace(subset(uploads, np.array([m])), limit_s=np.array([np.inf]))
         raise AllocationError(
             f"the time limit of device {m} is {uploads.limit_s[m]:.6g} s: with the whole band to "
             f"itself it needs {fastest(alone):.6g} s"
