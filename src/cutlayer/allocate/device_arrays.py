@@ -1,4 +1,9 @@
-"""Arrays [M] of a solver's problem: checked, and of some of its devices only."""
+"""Arrays [M] of a solver's problem: checked, and of some of its devices only.
+
+A solver knows devices by their place in its arrays. Its sentences name them by the problem's
+`numbers`, which planning gives as the devices' own in their fleet; who calls a solver without
+numbers reads places, counted from 0.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.radio_math import Floats
+from cutlayer.allocate.radio_math import Floats, Ints
 from cutlayer.errors import AllocationError
 
 if TYPE_CHECKING:
@@ -17,12 +22,32 @@ if TYPE_CHECKING:
 Problem = TypeVar("Problem", bound="DataclassInstance")
 
 
-def device_array(name: str, value: npt.ArrayLike, M: int, *, zero: bool, inf: bool) -> Floats:
+def no_numbers() -> Ints:
+    """A problem's `numbers` where none are given: devices are called by their places."""
+    return np.zeros(0, dtype=np.int64)
+
+
+def device_numbers(numbers: npt.ArrayLike, M: int) -> Ints:
+    """The numbers [M] by which sentences name devices; their places where none are given."""
+    found = np.asarray(numbers, dtype=np.int64)
+    if not found.size:
+        return np.arange(M)
+    if found.shape != (M,):
+        raise AllocationError(
+            f"numbers has shape {found.shape}: give the number of each of {M} devices, or none"
+        )
+    return found
+
+
+def device_array(
+    name: str, value: npt.ArrayLike, numbers: Ints, *, zero: bool, inf: bool
+) -> Floats:
     """`value` as float64 [M], a scalar meaning all alike; AllocationError where it is not valid.
 
-    zero, inf: whether 0 and infinity are allowed; negative values and NaN never are.
+    numbers: [M], by which the error names a device. zero, inf: whether 0 and infinity are allowed;
+    negative values and NaN never are.
     """
-    array = np.asarray(value, dtype=np.float64)
+    array, M = np.asarray(value, dtype=np.float64), len(numbers)
     if array.ndim > 1 or (array.ndim == 1 and len(array) != M):
         raise AllocationError(
             f"{name} has shape {array.shape}: give one value or one for each of {M} devices"
@@ -32,7 +57,7 @@ def device_array(name: str, value: npt.ArrayLike, M: int, *, zero: bool, inf: bo
     if not good.all():
         m = int(np.argmin(good))
         want = ("0 or more" if zero else "above 0") + ("" if inf else " and finite")
-        raise AllocationError(f"{name} of device {m} is {array[m]:g}: it must be {want}")
+        raise AllocationError(f"{name} of device {numbers[m]} is {array[m]:g}: it must be {want}")
     return array
 
 
