@@ -43,10 +43,10 @@ def locked(pins: Sequence[str], report: dict[str, Any]) -> str:
     """
     found = {}
     for one in report.get("install", []):
-        name, version = one["metadata"]["name"].lower(), one["metadata"]["version"]
+        pin = spelled(f"{one['metadata']['name']}=={one['metadata']['version']}")
         digest = one["download_info"].get("archive_info", {}).get("hashes", {}).get("sha256", "")
         if re.fullmatch("[0-9a-f]{64}", digest):
-            found[spelled(f"{name}=={version}")] = f"{name}=={version} --hash=sha256:{digest}"
+            found[pin] = digest
     wanted = {spelled(pin): pin for pin in pins}
     if not wanted:
         raise ValueError("constraints.txt names no packages: give it lines name==version")
@@ -59,7 +59,8 @@ def locked(pins: Sequence[str], report: dict[str, Any]) -> str:
         raise ValueError(
             f"pip would install {extra[0]}, which constraints.txt does not pin: pin it"
         )
-    return "\n".join([HEADER, *sorted(found.values())]) + "\n"
+    lines = [f"{wanted[pin]} --hash=sha256:{found[pin]}" for pin in sorted(found)]
+    return "\n".join([HEADER, *lines]) + "\n"
 
 
 def report_of(pins: Sequence[str]) -> dict[str, Any]:

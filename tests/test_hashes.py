@@ -45,14 +45,14 @@ def test_every_pin_but_torchs_has_a_hash(lock_hashes: ModuleType) -> None:
     assert all(re.search(r" --hash=sha256:[0-9a-f]{64}$", line) for line in hashes)
 
 
-def test_the_list_has_a_line_for_each_pin_whatever_its_spelling(lock_hashes: ModuleType) -> None:
+def test_the_list_has_a_line_for_each_pin_as_it_is_spelled(lock_hashes: ModuleType) -> None:
     found = lock_hashes.locked(
         ["Some_Package==1.0", "other==2"],
         report(("some-package", "1.0", "a" * 64), ("Other", "2", "b" * 64)),
     )
     assert found.splitlines()[1:] == [
         f"other==2 --hash=sha256:{'b' * 64}",
-        f"some-package==1.0 --hash=sha256:{'a' * 64}",
+        f"Some_Package==1.0 --hash=sha256:{'a' * 64}",
     ]
 
 
