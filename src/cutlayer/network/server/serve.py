@@ -16,8 +16,9 @@ from cutlayer.network.server.claims import Claims
 from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
 from cutlayer.network.server.light_offers import LightOffers, why_none
 from cutlayer.network.server.logged_progress import LoggedProgress
-from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
+from cutlayer.network.server.remote_fleet import RemoteFleet
 from cutlayer.network.server.roster import Roster
+from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.network.transport.address import check_free
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
