@@ -5,7 +5,8 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from cutlayer.errors import CutlayerError, RefusedError
-from cutlayer.network.server.connected_devices import ConnectedDevice, ConnectedDevices
+from cutlayer.network.server.connected_device import ConnectedDevice
+from cutlayer.network.server.connected_devices import ConnectedDevices
 from cutlayer.network.server.light_offers import LightOffers
 from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.rounds.progress import Progress
@@ -47,11 +48,12 @@ class Arrivals:
 
     def tell_departures(self, told: Collection[int]) -> None:
         """Say which devices are gone and why, except for those that are told of elsewhere."""
-        for gone in self._connected_devices.departures():
+        for gone in self._connected_devices.presence.departures():
             if gone.number not in told:
                 self._progress.say(f"device {gone.number} ({gone.name}) is gone: {gone.reason}")
 
     def _enough(self, drawn: Sequence[int], told: Collection[int]) -> dict[int, ConnectedDevice]:
+        presence = self._connected_devices.presence
         needed = self._timeouts.devices or self._devices.cohort
         patience_s = self._timeouts.return_s if self._begun else self._timeouts.begin_s
         # The wait for the rest begins once there is somebody to begin with.
@@ -59,10 +61,10 @@ class Arrivals:
         said: set[int] | None = None
         while True:
             self._make_light()
-            present = self._connected_devices.present()
+            present = presence.ready()
             self.tell_departures(told)
             self._given_up -= present.keys()
-            away = (self._given_up | self._connected_devices.turned_away()) - present.keys()
+            away = (self._given_up | presence.turned_away()) - present.keys()
             some = any(number in present for number in drawn)
             if some and len(present) + len(away) >= needed:
                 return present
@@ -74,11 +76,11 @@ class Arrivals:
             if present.keys() != said:
                 said = set(present)
                 self._progress.say(self._waiting(present, needed, until - time.monotonic()))
-            self._connected_devices.wait_for_change(0.5)
+            presence.wait(0.5)
 
     def _make_light(self) -> None:
         """Make what the light devices that have just come wait for."""
-        for precision, wanted in self._connected_devices.light_wanted().items():
+        for precision, wanted in self._connected_devices.handout.light_wanted().items():
             assert self._light is not None
             self._progress.say(f"making the programs of light devices, in {precision}")
             try:
@@ -87,7 +89,7 @@ class Arrivals:
                 self._progress.say(str(error))
                 wanted.set_exception(RefusedError(str(error)))
                 continue
-            self._connected_devices.hand_out(precision, offer.files)
+            self._connected_devices.handout.add(precision, offer.files)
             wanted.set_result(offer)
 
     def _waiting(self, present: Mapping[int, ConnectedDevice], needed: int, left_s: float) -> str:

@@ -10,10 +10,8 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.network.server.arrivals import Arrivals
 from cutlayer.network.server.claims import Claims
-from cutlayer.network.server.connected_devices import (
-    ConnectedDevice,
-    ConnectedDevices,
-)
+from cutlayer.network.server.connected_device import ConnectedDevice
+from cutlayer.network.server.connected_devices import ConnectedDevices
 from cutlayer.network.server.light_offers import LightOffers
 from cutlayer.network.server.measured_world import KnownDevice, MeasuredWorld
 from cutlayer.network.server.remote_link import RemoteLink

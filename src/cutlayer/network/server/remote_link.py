@@ -10,11 +10,8 @@ from cutlayer.allocate.round_shape import batch_sizes
 from cutlayer.errors import CutlayerError, NetworkError
 from cutlayer.job import Job
 from cutlayer.network.server.claims import Claims, far_off
-from cutlayer.network.server.connected_devices import (
-    ANSWERS,
-    ConnectedDevice,
-    ConnectedDevices,
-)
+from cutlayer.network.server.connected_device import ANSWERS, ConnectedDevice
+from cutlayer.network.server.connected_devices import ConnectedDevices
 from cutlayer.network.server.light_offers import LightOffers, Made
 from cutlayer.network.server.timeouts import Deadline, Timeouts
 from cutlayer.network.transport.limits import Lane
@@ -160,7 +157,7 @@ class RemoteLink:
                 except CutlayerError as fault:
                     self.reject(number, fault)
                     continue
-                self._connected_devices.hand_out(precision, [path for _, path in made])
+                self._connected_devices.handout.add(precision, [path for _, path in made])
             found[number] = [program for program, _ in made]
         return found
 
