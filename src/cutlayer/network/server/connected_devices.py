@@ -205,7 +205,9 @@ class ConnectedDevices:
     def _part_from(self, device: ConnectedDevice) -> None:
         """Note that a device is gone; where it was never ready, the number that it held is free."""
         connection, number = device.connection, device.number
-        self.presence.leave(device, self._done)
+        # Asked only of one that may not come back, since it reads every certificate ever signed.
+        revoked = connection.final and connection.name in self._revoked()
+        self.presence.leave(device, self._done, revoked)
         if self.listener.connections.get(connection.name) in (None, connection):
             self._roster.let_go(connection.name)
         self._log.write("leave", device=connection.name, number=number, reason=connection.reason)

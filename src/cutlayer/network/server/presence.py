@@ -38,7 +38,9 @@ class Presence:
             return dict(self._ready)
 
     def turned_away(self) -> set[int]:
-        """The numbers of devices that were refused for what they said; nobody waits for them."""
+        """The numbers of devices that were refused for what they said, or whose keys were revoked;
+        nobody waits for them.
+        """
         with self._changed:
             return set(self._turned_away)
 
@@ -74,8 +76,11 @@ class Presence:
                 self._departures.append(Departure(device.number, device.connection.name, reason))
             self._changed.notify_all()
 
-    def leave(self, device: ConnectedDevice, done: bool) -> None:
-        """Note that a device is gone; done: as it should, because the job is."""
+    def leave(self, device: ConnectedDevice, done: bool, revoked: bool) -> None:
+        """Note that a device is gone.
+
+        done: as it should, because the job is. revoked: for good, as its keys were.
+        """
         connection, number = device.connection, device.number
         with self._changed:
             was_ready = self._ready.get(number) is device
@@ -87,4 +92,6 @@ class Presence:
                 self._left_unready.add(connection.name)
             if (was_ready or new) and number not in self._turned_away and not done:
                 self._departures.append(Departure(number, connection.name, connection.reason))
+            if revoked:
+                self._turned_away.add(number)
             self._changed.notify_all()
