@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("grpc")
 
 import cutlayer
 from cutlayer.errors import JobError
-from cutlayer.job import change_job, load_job
+from cutlayer.job import change_job, load_job, parse_job
 from cutlayer.network.server.serve import ServeOptions, resume_serving, serve
+from cutlayer.network.transport.client import connect
+from cutlayer.network.transport.messages import Hello, Message, Task
 from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
 from fleet_helpers import crowd, events, served, until
@@ -74,6 +77,31 @@ def test_a_fleet_grows_between_a_run_and_its_resumption(tmp_path: Path) -> None:
         resume_serving(tmp_path / "net", devices=2)
     with pytest.raises(JobError, match=r"devices\.count: 4 with --virtual"):
         resume_serving(tmp_path / "net", devices=4, options=ServeOptions(virtual=True))
+
+
+def test_a_device_of_another_version_goes_on_in_a_run_that_has_grown(tmp_path: Path) -> None:
+    """It comes ready for the job as it was, is told the job as it is, and trains."""
+    told: list[Message] = []
+    job = small_job(*FEW)
+
+    async def come(port: int) -> None:
+        said = Hello(version="0.0.1", job="ab", device="cam-0001", samples=9)
+        connection = await connect(f"127.0.0.1:{port}", said)
+        told.append(await connection.hear())
+        await connection.close("it is looked at")
+
+    with crowd() as devices:
+
+        def bring(port: int) -> None:
+            devices.do(come(port))
+            devices.join(port, 0)
+            devices.join(port, 1)
+
+        served(job, tmp_path / "net", bring)
+    assert devices.errors == {}
+    (task,) = told
+    assert isinstance(task, Task)
+    assert parse_job(yaml.safe_load(task.job)) == job
 
 
 def test_devices_join_later_than_the_run_begins(tmp_path: Path) -> None:

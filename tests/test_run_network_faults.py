@@ -18,7 +18,7 @@ from cutlayer.network.server.serve import ServeOptions, serve
 from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
-from cutlayer.network.transport.messages import Hello, Ready, RoundBegin, StepDone, Task
+from cutlayer.network.transport.messages import PROTOCOL, Hello, Ready, RoundBegin, StepDone, Task
 from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.method import Quantizer
@@ -220,8 +220,8 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
         devices.join(port, 2)
 
         async def others() -> None:
-            await ask(port, "old", version="0.0.1")
-            await ask(port, "lost", job="ab")
+            await ask(port, "old", protocol=PROTOCOL - 1)
+            await ask(port, "new", protocol=PROTOCOL + 1)
             await ask(port, "twin", number=1)
             await ask(port, "surplus")
 
@@ -230,8 +230,8 @@ def test_who_cannot_take_part_is_told_why(tmp_path: Path) -> None:
 
     with crowd() as devices:
         served(job, tmp_path / "net", lambda port: bring(port, devices))
-    assert "0.0.1" in refused["old"]
-    assert "another job" in refused["lost"]
+    assert "upgrade the device" in refused["old"]
+    assert "upgrade the server first" in refused["new"]
     assert "is device device-0001" in refused["twin"]
     assert "all 3 devices" in refused["surplus"]
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from cutlayer.errors import CutlayerError, NetworkError, RefusedError
+from cutlayer.harmless import harmless
 from cutlayer.network.server.connected_device import ConnectedDevice
 from cutlayer.network.server.handout import Handout, JobOffer
 from cutlayer.network.server.presence import Presence
@@ -186,7 +187,8 @@ class ConnectedDevices:
         """Serve one connection until it is over."""
         name = connection.name
         device = ConnectedDevice(self._roster.number(name), connection)
-        self._log.write("join", device=name, number=device.number)
+        version = harmless(device.hello.version)
+        self._log.write("join", device=name, number=device.number, version=version)
         self._attended.add(device)
         try:
             if self._done:

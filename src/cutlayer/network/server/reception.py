@@ -2,9 +2,7 @@
 
 import asyncio
 
-from cutlayer import __version__
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.harmless import harmless
 from cutlayer.network.server.connected_device import ConnectedDevice
 from cutlayer.network.server.handout import Handout, JobOffer
 from cutlayer.network.server.presence import Presence
@@ -17,19 +15,13 @@ _MEASURE_S = 60.0
 
 
 def check_hello(offer: JobOffer, name: str, hello: Hello) -> None:
-    """Raise RefusedError for a device that the job cannot have."""
-    if hello.version != __version__:
-        raise RefusedError(
-            f"hello: cutlayer {harmless(hello.version)} of device {name} is not the server's "
-            f"{__version__}: install the same on both"
-        )
+    """Raise RefusedError for a device that the job cannot have.
+
+    A device that is ready for another job, or has another version of the same protocol, is told
+    this job as any other is, and gets ready for it.
+    """
     if hello.light is not None and offer.no_light is not None:
         raise RefusedError(f"{offer.no_light} (device {name} runs without it)")
-    if hello.job not in (None, offer.task.digest):
-        raise RefusedError(
-            f"hello: device {name} is ready for another job than the one that is served here: "
-            "start cutlayer join again"
-        )
 
 
 class Reception:
