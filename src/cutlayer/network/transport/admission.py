@@ -36,8 +36,8 @@ def check_hello(message: Message, peer: Peer | None) -> Hello:
     if message.protocol < OLDEST_PROTOCOL:
         raise RefusedError(
             f"hello: protocol {message.protocol} of the device's cutlayer "
-            f"{harmless(message.version)} is too old for this server, which speaks "
-            f"{OLDEST_PROTOCOL} to {PROTOCOL}: upgrade the device to cutlayer {__version__}"
+            f"{harmless(message.version)} is too old for this server, which serves "
+            f"{OLDEST_PROTOCOL} or later: upgrade the device to cutlayer {__version__}"
         )
     if message.protocol > PROTOCOL:
         raise RefusedError(

@@ -151,7 +151,8 @@ def load_server_identity(folder: Path, tell: Callable[[str], None] = lambda line
         revocations = Revocations(folder / REVOKED, authority)
         return Identity(pair[0], pair[1], pem, revocations=revocations)
 
-    return replace(load(), renewal=Renewal(load, _files(folder, SERVER), tell))
+    renewal = Renewal(load, _files(folder, SERVER), tell)  # first: it misses no change
+    return replace(load(), renewal=renewal)
 
 
 def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Identity:
@@ -165,8 +166,6 @@ def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line
         name = device_name(x509.load_pem_x509_certificate(pair[1]))
         return Identity(pair[0], pair[1], pem, name=name)
 
-    first = load()
-
     def load_again() -> Identity:
         found = load()
         if found.name != first.name:
@@ -176,7 +175,9 @@ def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line
             )
         return found
 
-    return replace(first, renewal=Renewal(load_again, _files(folder, DEVICE), tell))
+    renewal = Renewal(load_again, _files(folder, DEVICE), tell)  # first: it misses no change
+    first = load()
+    return replace(first, renewal=renewal)
 
 
 def peer_of(properties: Mapping[str, Iterable[bytes]]) -> Peer:
