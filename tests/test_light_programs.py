@@ -263,6 +263,31 @@ def test_codes_of_more_bits_than_there_are_and_graphs_too_large_are_refused(
         check_size(2**26 + 1)
 
 
+@pytest.mark.parametrize(
+    ("output", "dims"),
+    [("activations", [-1, 1, 3]), ("activations", [2, -1, 1]), ("scores", [1, -1])],
+)
+def test_blocks_that_give_another_shape_are_named_in_a_sentence(
+    tmp_path: Path, output: str, dims: list[int]
+) -> None:
+    """Also where passes would not fit each other."""
+    key = ProgramKey(0, Coding("floats"), scored=True)
+
+    def shaped(model: onnx.ModelProto) -> None:
+        graph = Graph(model)
+        del model.graph.output[:]
+        for name, due in (("activations", [-1, 3, 1]), ("scores", [-1, 3])):
+            shape = graph.constant(dims if name == output else due, np.int64)
+            value = graph.add("Reshape", "images", shape)
+            graph.give_output(name, value, FLOAT, [f"{name}{i}" for i in range(len(due))])
+
+    blocks = ready(tmp_path, small_graph(shaped), key.blocks_ports(False))
+    program = Program(key, blocks, blocks, light_job(prefix=0, candidates=3, width=1))
+    images = np.zeros((PASS_TOKENS, 3), np.float32)
+    with pytest.raises(RunError, match=f"program: .*{output}.* is due"):
+        program.run({"images": images})
+
+
 def test_an_operator_that_the_provider_lacks_is_named_in_a_sentence(tmp_path: Path) -> None:
     def unknown(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("NoSuchOperator", ["images"], ["y"]))
@@ -388,25 +413,22 @@ def test_blocks_a_few_samples_at_a_time_give_what_one_pass_gives(
             (made.ending(key), key.ending_ports(False, spec.prefix)),
         )
     ]
-    few, all_at_once = (
-        Program(key, *graphs, light_job(prefix=spec.prefix, candidates=candidates))
-        for candidates in (spec.patches, 0)
-    )
+    sizes = {"prefix": spec.prefix, "candidates": spec.patches, "width": spec.width}
+    program = Program(key, *graphs, light_job(**sizes))
     session = onnxruntime.InferenceSession(str(made.whole(key)))
     samples = PASS_TOKENS // (spec.prefix + spec.patches) * 2 + 1
     levels = np.random.default_rng(0).integers(0, 256, (samples, 1, 28, 28))
     for count in (samples, 1):
         images = levels[:count].astype(np.float32)
         given = {"images": images, "keep": np.array([10], np.int64)}
-        found = few.run(given)
-        for other in (
-            all_at_once.run(given),
-            dict(zip(key.outputs(False, spec.prefix), session.run(None, given), strict=True)),
-        ):
-            assert found.keys() == other.keys()
-            for name in ("kept", "scale", "low", "high"):
-                assert np.allclose(found[name], other[name], rtol=1e-3)
-            assert (found["codes"] != other["codes"]).mean() < 1e-3
+        found = program.run(given)
+        whole = session.run(None, given)
+        expected = dict(zip(key.outputs(False, spec.prefix), whole, strict=True))
+        assert found.keys() == expected.keys()
+        assert np.array_equal(found["kept"], expected["kept"])
+        for name in ("scale", "low", "high"):
+            assert np.allclose(found[name], expected[name], rtol=1e-3)
+        assert (found["codes"] != expected["codes"]).mean() < 1e-3
 
 
 def test_an_exported_device_runs_by_its_twenty_lines(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.errors import RefusedError, RunError
+from cutlayer.light.encoded import check_shape
 from cutlayer.light.graph import Arrays, ReadyGraph
 from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import ProgramKey
@@ -35,7 +36,10 @@ class Program:
         self._blocks, self._ending, self._job = blocks, ending, job
 
     def run(self, given: Mapping[str, NDArray[Any]]) -> Arrays:
-        """The outputs by name, of inputs by name. Raises RunError."""
+        """The outputs by name, of inputs by name.
+
+        Raises RunError where a graph cannot be run, or gives what cannot be.
+        """
         between = self._through_blocks({name: given[name] for name in self._blocks.ports.inputs})
         outputs = self._ending.run({**given, **between})
         if not np.isfinite(outputs["energy"]).all():
@@ -47,20 +51,24 @@ class Program:
 
     def _through_blocks(self, samples: Arrays) -> Arrays:
         """Activations, and scores where there are any, of all samples."""
-        passes = [
-            self._blocks.run({name: value[part] for name, value in samples.items()})
-            for part in self._parts(samples)
-        ]
+        job = self._job
+        tokens = samples["ids"].shape[1] if job.is_text else job.prefix + job.candidates
+        passes = []
+        for part in self._parts(len(next(iter(samples.values()))), tokens):
+            found = self._blocks.run({name: value[part] for name, value in samples.items()})
+            count = part.stop - part.start
+            check_shape("activations", found["activations"].shape, (count, tokens, job.width))
+            if "scores" in found:
+                check_shape("scores", found["scores"].shape, (count, tokens - job.prefix))
+            passes.append(found)
         if len(passes) == 1:
             return passes[0]
         # No sample depends on another, except that int8 quantises by the largest of a pass.
         return {name: np.concatenate([one[name] for one in passes]) for name in passes[0]}
 
-    def _parts(self, samples: Arrays) -> Iterator[slice]:
-        """The samples of each pass, as many in all of them as can be."""
-        job, count = self._job, len(next(iter(samples.values())))
-        tokens = samples["ids"].shape[1] if job.is_text else job.prefix + job.candidates
-        most = max(1, PASS_TOKENS // tokens)
+    def _parts(self, count: int, tokens: int) -> Iterator[slice]:
+        """The samples of each pass, of so many tokens each; passes are as equal as can be."""
+        most = max(1, PASS_TOKENS // max(1, tokens))
         if self._blocks.compute.provider != "cpu":
             most = count
         passes = -(-count // most)
