@@ -12,7 +12,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
 from cutlayer.model.stack import AdapterStack
 from cutlayer.model.weights import load_model
-from cutlayer.seeds import torch_rng
+from cutlayer.seeds import derive
 from peak_memory import peaks_of
 from tiny_models import (
     CLASSES,
@@ -50,7 +50,7 @@ def _mixed(
     inputs = inputs_of(model, sum(sizes))
     labels = targets_of(model, inputs)
     route = [
-        Segment(adapter, size, torch_rng(0, index) if dropout else None)
+        Segment(adapter, size, derive(0, index) if dropout else None)
         for index, (adapter, size) in enumerate(zip(adapters, sizes, strict=True))
     ]
     logits = model(inputs, route)
@@ -90,7 +90,7 @@ def _one_by_one(
     pieces = {key: value.split(sizes) for key, value in inputs.items()}
     logits: dict[int, Tensor] = {}
     for index in order or range(len(sizes)):
-        route = [Segment(adapters[index], sizes[index], torch_rng(0, index) if dropout else None)]
+        route = [Segment(adapters[index], sizes[index], derive(0, index) if dropout else None)]
         own = model({key: value[index] for key, value in pieces.items()}, route)
         loss_of(own, labels.split(sizes)[index]).backward()
         logits[index] = own.detach()
@@ -142,7 +142,7 @@ def test_dropout_is_unbiased_and_scaled(checkpoints: dict[str, Path]) -> None:
     x = torch.randn(1, 1, 24, dtype=torch.float64).expand(4000, 1, 24)
     with torch.no_grad(), model.bank.use([Segment(adapter, 4000)], 4000):
         still = layer(x)
-    with torch.no_grad(), model.bank.use([Segment(adapter, 4000, torch_rng(0))], 4000):
+    with torch.no_grad(), model.bank.use([Segment(adapter, 4000, 0)], 4000):
         dropped = layer(x)
     error = dropped.mean(0) - still[0]
     assert (dropped.std(0) > 0).all()

@@ -7,15 +7,17 @@ LoRA: Hu et al. 2021, arXiv 2106.09685; names, scale and initialisation as in PE
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
+from cutlayer.model.dropout import Masks, masks_of
 from cutlayer.model.family import Activation
 from cutlayer.model.siblings import Siblings
 from cutlayer.model.spec import ModelSpec, Train, match_targets
@@ -37,39 +39,80 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 class Segment:
     """`size` consecutive samples of a batch that go through `adapter`, or a row of a stack.
 
-    rng: draws the LoRA dropout of this segment, so that a device's masks do not depend on who
-    shares its batch; None runs without dropout, as in evaluation.
+    seed: of the LoRA dropout of its device; None runs without dropout, as in evaluation. first: the
+    number of its first sample in the device's batch, of which it may be a part.
     """
 
     adapter: Mapping[str, Tensor]
     size: int
-    rng: torch.Generator | None = None
+    seed: int | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Passing:
+    """What the batch in computation goes through.
+
+    route: which adapter each sample goes through; runs: the same as runs of adapters that one
+    product takes. masks: of LoRA dropout; None where nothing is dropped. calls: of each layer that
+    drops, in this pass so far.
+    """
+
+    route: tuple[Segment, ...] = ()
+    runs: tuple[Run, ...] = ()
+    masks: Masks | None = None
+    calls: Counter[str] = field(default_factory=Counter)
 
 
 class AdapterBank:
-    """Holds the route: which adapter each sample of the current batch goes through.
-
-    runs: the same as runs of adapters that one product takes. siblings: of all its layers.
-    """
+    """Holds what the current batch goes through. siblings: of all its layers."""
 
     def __init__(self) -> None:
-        self.route: tuple[Segment, ...] = ()
-        self.runs: tuple[Run, ...] = ()
+        self.now = Passing()
         self.siblings: dict[int, Siblings] = {}
 
+    @property
+    def route(self) -> tuple[Segment, ...]:
+        """Which adapter each sample of the current batch goes through."""
+        return self.now.route
+
     @contextmanager
-    def use(self, route: Sequence[Segment], rows: int) -> Iterator[None]:
-        """Send batches of `rows` samples along `route` within the `with` block."""
+    def use(
+        self, route: Sequence[Segment], rows: int, masks: Masks | None = None
+    ) -> Iterator[None]:
+        """Send batches of `rows` samples along `route` within the `with` block.
+
+        masks: of rows that are no samples; None: those of the route's seeds.
+        """
         segments = merged(route)
         check_covers(segments, rows)
-        before = self.route, self.runs
-        self.route, self.runs = segments, runs_of([(s.adapter, s.size) for s in segments])
+        runs = runs_of([(s.adapter, s.size) for s in segments])
+        if masks is None:
+            masks = masks_of([(s.seed, s.size, s.first) for s in segments])
+        with self.passing(Passing(segments, runs, masks)):
+            yield
+
+    @contextmanager
+    def passing(self, now: Passing) -> Iterator[None]:
+        """Compute with what another batch, or this one before, went through."""
+        before, self.now = self.now, now
         try:
             yield
         finally:
-            self.route, self.runs = before
+            self.now = before
             for siblings in self.siblings.values():
                 siblings.forget()
+
+    def dropped(self, x: Tensor, p: float, layer: str) -> Tensor:
+        """Inverted dropout of the input x [B,...,D] of a layer, each device's masks its own."""
+        masks = self.now.masks
+        if masks is None:
+            return x
+        if masks.seeds.device != x.device:
+            masks = masks.to(x.device)
+            self.now = replace(self.now, masks=masks)
+        self.now.calls[layer] += 1
+        return masks.drop(x, p, layer, self.now.calls[layer])
 
 
 class LoRALinear(nn.Module):
@@ -100,11 +143,11 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B,...,in] -> [B,...,out]."""
         y: Tensor = self.base(x)
-        runs = self.bank.runs
+        runs = self.bank.now.runs
         if not any(run.has(self.keys[0]) for run in runs):
             return y
         if self.dropout > 0:
-            x = _drop(x, self.bank.route, self.dropout)
+            x = self.bank.dropped(x, self.dropout, self.keys[0])
         inner = self.siblings.inner(self.keys[0], x, runs)
         parts = [
             self._add(*piece) for piece in zip(split_by_runs(y, runs), inner, runs, strict=True)
@@ -153,7 +196,7 @@ class BankHead(nn.Module):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         keys = f"{name}.weight", f"{name}.bias"
-        runs = self.bank.runs
+        runs = self.bank.now.runs
         if not all(run.has(key) for run in runs for key in keys):
             raise ModelError(f"adapter: {keys[0]} is missing: the head needs its own weights")
         pieces = zip(torch.split(x, [run.samples for run in runs]), runs, strict=True)
@@ -365,24 +408,8 @@ def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
         if segment.size == 0:
             continue
         last = joined[-1] if joined else None
-        if last and last.adapter is segment.adapter and last.rng is segment.rng is None:
+        if last and last.adapter is segment.adapter and last.seed is segment.seed is None:
             joined[-1] = Segment(last.adapter, last.size + segment.size)
         else:
             joined.append(segment)
     return tuple(joined)
-
-
-def _drop(x: Tensor, route: Sequence[Segment], p: float) -> Tensor:
-    """Inverted dropout of x [B,...], each segment's mask from its own generator."""
-    if all(s.rng is None for s in route):
-        return x
-    masks = []
-    for s in route:
-        # One segment may look something up that is the same for all its samples.
-        shape = x.shape if len(route) == 1 else (s.size, *x.shape[1:])
-        if s.rng is None:
-            masks.append(x.new_ones(shape))
-            continue
-        draw = torch.rand(shape, generator=s.rng, device=s.rng.device)
-        masks.append((draw >= p).to(device=x.device, dtype=x.dtype) / (1 - p))
-    return x * torch.cat(masks)

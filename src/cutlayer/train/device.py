@@ -145,11 +145,11 @@ class Device:
         (frame,) = encoded
         return frame
 
-    def dropout_rng(self, step: int, purpose: str = "device-dropout") -> torch.Generator | None:
-        """What draws the LoRA dropout of a pass of a step; None without dropout."""
+    def dropout_seed(self, step: int, purpose: str = "device-dropout") -> int | None:
+        """What the LoRA dropout of a pass of a step is drawn from; None without dropout."""
         if not self.job.model.lora.dropout:
             return None
-        return torch_rng(self.job.seed, self.id, self.round, purpose, step)
+        return derive(self.job.seed, self.id, self.round, purpose, step)
 
     def to_compute(self, step: int) -> np.ndarray:
         """The numbers of the samples of a step that must be computed: the server holds the rest."""

@@ -249,20 +249,20 @@ class Pool:
 
     def _route(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
         """Each device's rows of a batch that mixes them, with its adapter."""
-        stack, rngs = self.devices[0].stack, [one.dropout_rng(step) for one in self.devices]
+        stack, seeds = self.devices[0].stack, [one.dropout_seed(step) for one in self.devices]
         self._rows = None
         if stack is None:
             return [
-                Segment(device.adapter, len(batch), rng)
-                for device, batch, rng in zip(self.devices, batches, rngs, strict=True)
+                Segment(device.adapter, len(batch), seed)
+                for device, batch, seed in zip(self.devices, batches, seeds, strict=True)
             ]
         sizes, rows = [len(batch) for batch in batches], [device.row for device in self.devices]
         if self.devices[0].job.privacy.unit != "sample":
             self._rows = stack.open(rows)
-            return [Segment(*one) for one in zip(self._rows.rows, sizes, rngs, strict=True)]
+            return [Segment(*one) for one in zip(self._rows.rows, sizes, seeds, strict=True)]
         self._rows = stack.open(rows, sizes)
-        each = [rng for rng, size in zip(rngs, sizes, strict=True) for _ in range(size)]
-        return [Segment(row, 1, rng) for row, rng in zip(self._rows.rows, each, strict=True)]
+        each = [(s, n) for s, size in zip(seeds, sizes, strict=True) for n in range(size)]
+        return [Segment(row, 1, *one) for row, one in zip(self._rows.rows, each, strict=True)]
 
     def _step(
         self,

@@ -14,7 +14,7 @@ from cutlayer.errors import CutlayerError, FrameError, RunError
 from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter, Segment
-from cutlayer.seeds import torch_rng
+from cutlayer.seeds import derive
 from cutlayer.train.batches import joined
 from cutlayer.train.exchange import (
     ACTIVATIONS,
@@ -351,12 +351,15 @@ class ServerPart:
         opened = self.adapters.open([message.device for message in messages], sizes)
         route = []
         for message, adapters in zip(messages, opened.adapters, strict=True):
-            rng = None
+            seed = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
-                rng = torch_rng(self._job.seed, *key)
+                seed = derive(self._job.seed, *key)
             size = len(message.hidden) // len(adapters)
-            route += [Segment(adapter, size, rng) for adapter in adapters]
+            route += [
+                Segment(adapter, size, seed, number * size)
+                for number, adapter in enumerate(adapters)
+            ]
         return hidden, mask, opened, route
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
