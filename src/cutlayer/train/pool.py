@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 
-from cutlayer.data.dataset import Dataset
+from cutlayer.data.dataset import Dataset, joined_inputs
 from cutlayer.errors import FrameError
 from cutlayer.model.cut import Activations, Segment
 from cutlayer.seeds import torch_rng
@@ -171,7 +170,7 @@ class Pool:
         return [d.frame(step, own) for d, own in zip(self.devices, encoded, strict=True)]
 
     def _activations(
-        self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
+        self, step: int, batches: Sequence[Dataset], inputs: dict[str, torch.Tensor]
     ) -> Activations:
         """The activations at the cut of one batch of each device; `inputs` are those batches."""
         first = self.devices[0]
@@ -318,12 +317,6 @@ class Pool:
 
 
 def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
-    """Several batches as one, ready for the model."""
-    raw = [batch.inputs for batch in batches]
-    joined: torch.Tensor | list[Any]
-    if isinstance(raw[0], torch.Tensor):
-        joined = torch.cat([part for part in raw if isinstance(part, torch.Tensor)])
-    else:
-        joined = [text for part in raw for text in part]  # of one kind: texts or passages
-    compute = device.model.compute
-    return {name: to_device(t, compute) for name, t in device.preprocess(joined).items()}
+    """Several batches as one, made ready for the model on its torch device."""
+    compute, ready = device.model.compute, device.preprocess(joined_inputs(batches))
+    return {name: to_device(tensor, compute) for name, tensor in ready.items()}
