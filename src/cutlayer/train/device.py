@@ -26,7 +26,7 @@ from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.wire.codec import decode_adapter, encode_adapter
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 

@@ -21,7 +21,7 @@ from cutlayer.train.server_middle import ServerMiddle
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.adapter_frames import encode_adapters
 from cutlayer.wire.messages import AdapterMessage
 
 

@@ -42,7 +42,7 @@ from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.upload_checks import read_adapter
-from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 from cutlayer.wire.program_ports import Precision
 
