@@ -9,7 +9,7 @@ from cutlayer.seeds import derive
 from cutlayer.train.activation_summary import ActivationStatistics, importance_of
 from cutlayer.train.compute import float64
 from cutlayer.train.device import Device
-from cutlayer.train.pool import batch_inputs
+from cutlayer.train.pool_inputs import batch_inputs
 
 
 def measure(
