@@ -230,7 +230,8 @@ There was no GPU at hand. Not measured are therefore: samples a second on a GPU,
 size; tf32 and bfloat16; CUDA graphs (`training.compile` there); copies between GPU and CPU; pools
 sized by a GPU's memory. On a machine with a GPU they come of
 
-    python benchmarks/engine_rates.py --model DINOV2 --data CIFAR10 --compile --write
+    python benchmarks/engine_rates.py --model DINOV2 --data CIFAR10 \\
+      --compile-at 64x8/bfloat16 --write
 
 This commit against the one before:"""
 THERE = """\
