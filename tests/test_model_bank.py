@@ -223,7 +223,7 @@ from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 
 def measure(path, devices):
-    model = load_model(Model(path=path, image_size=56, cut=2, lora=Lora(rank=8)), 10, 0)
+    model = load_model(Model(path=path, image_size=28, cut=2, lora=Lora(rank=8)), 10, 0)
     adapters = [
         {key: value.requires_grad_() for key, value in model.new_adapter(seed).items()}
         for seed in range(devices)
@@ -231,7 +231,7 @@ def measure(path, devices):
     for start in range(0, devices, 4):
         pool = adapters[start:][:4]
         size = 4 // len(pool)
-        inputs = {"pixel_values": torch.randn(4, 3, 56, 56)}
+        inputs = {"pixel_values": torch.randn(4, 3, 28, 28)}
         model(inputs, [Segment(adapter, size) for adapter in pool]).square().sum().backward()
         for adapter in pool:
             for value in adapter.values():
@@ -241,13 +241,13 @@ def measure(path, devices):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_a_hundred_devices_cost_one_backbone_and_their_adapters(shared_models: Path) -> None:
+def test_256_devices_cost_one_backbone_and_their_adapters(shared_models: Path) -> None:
     path = str(shared_models / "dinov2-small")
-    one, hundred = peaks_of(PEAK, (path, 1), (path, 100))
-    for name, found in (("1 device", one), ("100 devices", hundred)):
+    one, many = peaks_of(PEAK, (path, 1), (path, 256))
+    for name, found in (("1 device", one), ("256 devices", many)):
         print(name, found)
-    assert hundred.returned == 100 * one.returned
+    assert many.returned == 256 * one.returned
     # The adapters alone must show, or the measure is none.
-    assert hundred.peak >= one.peak + hundred.returned // 2
-    assert hundred.peak <= 1.3 * one.peak + hundred.returned
-    assert hundred.net <= 1.3 * one.net + hundred.returned
+    assert many.peak >= one.peak + many.returned // 2
+    assert many.peak <= 1.2 * one.peak + many.returned
+    assert many.net <= 1.2 * one.net + many.returned
