@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.stack import AdapterStack
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
@@ -219,7 +220,7 @@ def test_targets_that_name_nothing_are_refused(checkpoints: dict[str, Path]) -> 
 
 PEAK = r"""
 from cutlayer.job import Lora, Model
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.model.weights import load_model
 
 def measure(path, devices):

@@ -8,7 +8,7 @@ import torch
 
 from cutlayer.errors import JobError
 from cutlayer.model import cost
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.model.weights import load_model
 from helpers import equal, small_job
 from live_bytes import peak_bytes

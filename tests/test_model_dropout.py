@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cutlayer.model.bank import Segment
 from cutlayer.model.dropout import masks_of
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write

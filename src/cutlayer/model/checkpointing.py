@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cutlayer.model.lora import AdapterBank
+from cutlayer.model.bank import AdapterBank
 
 
 def run_checkpointed(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model import attention, block_inputs
+from cutlayer.model.bank import AdapterBank
 from cutlayer.model.checkpointing import run_checkpointed
-from cutlayer.model.lora import AdapterBank
 from cutlayer.model.packing import Packed, packed
 from cutlayer.model.spec import ModelSpec
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.seeds import derive
 from cutlayer.train.activation_summary import ActivationStatistics, importance_of
 from cutlayer.train.compute import float64

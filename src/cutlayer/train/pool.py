@@ -12,7 +12,8 @@ import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import FrameError
-from cutlayer.model.cut import Activations, Segment
+from cutlayer.model.bank import Segment
+from cutlayer.model.cut import Activations
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import (
     ACTIVATIONS,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from cutlayer.data.dataset import Dataset, joined_inputs
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.train.device import Device
 from cutlayer.train.trained_stack import OpenRows
 from cutlayer.wire.transfer import to_device, to_host

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cutlayer.errors import FrameError
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.device import Device
 from cutlayer.train.finite import not_finite

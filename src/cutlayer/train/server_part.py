@@ -11,8 +11,9 @@ import torch
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import RunError
 from cutlayer.job import Job
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive
 from cutlayer.train.exchange import (
     ACTIVATIONS,
