@@ -86,7 +86,7 @@ TORCH = """
 import json, sys, time
 import numpy as np
 from cutlayer.light.measure import peak_bytes
-from cutlayer.model.cut import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.model.inputs import normalisation
 from cutlayer.model.weights import load_model
 from cutlayer.network.device import device_requests
