@@ -16,7 +16,7 @@ from cutlayer import methods
 from cutlayer.job import make_job
 from cutlayer.network.transport import messages
 from cutlayer.settings.method import Method, Quantizer
-from cutlayer.wire import codec, tail, visit
+from cutlayer.wire import adapter_frames, codec, tail, visit
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.frame import kind_of
@@ -47,7 +47,7 @@ def plain_frames() -> dict[str, bytes]:
     frames = [
         codec.encode_activations(up, PLAIN),
         codec.encode_gradient(GradientMessage(7, 2, 1, VALUES, 0.5), PLAIN),
-        codec.encode_adapter(AdapterMessage(7, 2, 31, {"a": VALUES[0]}), 32),
+        adapter_frames.encode_adapter(AdapterMessage(7, 2, 31, {"a": VALUES[0]}), 32),
         codec.encode_activations(texts, PLAIN),
         visit.encode_visit(visit.Visit(7, 2, 1, {4: sample, 9: None})),
         *tail.encode_features([tail.FeaturesMessage(7, 2, 1, rows)], PLAIN),
@@ -88,7 +88,7 @@ def told(frames: dict[str, bytes]) -> dict[str, str]:
                 back = codec.decode_gradient(frame, codec=basis if "coded" in kind else None)
                 found[kind] = (back.device, back.round, back.step, back.gradient, back.loss)
             case "adapter":
-                adapter = codec.decode_adapter(frame)
+                adapter = adapter_frames.decode_adapter(frame)
                 found[kind] = (adapter.device, adapter.round, adapter.samples, adapter.tensors["a"])
             case "visit":
                 seen = visit.decode_visit(frame)

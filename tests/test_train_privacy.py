@@ -17,7 +17,8 @@ from cutlayer import simulate
 from cutlayer.allocate.decision import base_decision
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job
-from cutlayer.model.lora import Adapter, AdapterBank, LoRALinear, Segment
+from cutlayer.model.bank import AdapterBank, Segment
+from cutlayer.model.lora import Adapter, LoRALinear
 from cutlayer.model.siblings import Siblings
 from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report

@@ -14,8 +14,8 @@ from cutlayer.errors import NetworkError
 from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import Precision, ProgramKey
 
-PROTOCOL = 3
-OLDEST_PROTOCOL = 3
+PROTOCOL = 4
+OLDEST_PROTOCOL = 4
 """The oldest one that a server still serves."""
 
 MAX_PING_BYTES = 2**20
@@ -97,10 +97,16 @@ class Task(_Message, tag="task"):
 
 
 class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A program that a light device runs in a round: its graph, and what it does."""
+    """A program that a light device runs in a round: its two graphs, and what they do."""
 
-    graph: PartFile
+    blocks: PartFile
+    ending: PartFile
     key: ProgramKey
+
+    @property
+    def graphs(self) -> tuple[PartFile, PartFile]:
+        """Both, in the order in which they are run."""
+        return self.blocks, self.ending
 
 
 Programs = Annotated[list[DeviceProgram], Meta(max_length=8)]
