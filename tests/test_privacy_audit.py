@@ -353,7 +353,7 @@ def auto_job(vit: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 def _leaks(job: Job, table: Leakage, shares: np.ndarray) -> None:
     changed = dataclasses.replace(table, reidentified=shares)
-    write_leakage(changed, cache_file(table.subject, job.privacy.activation_noise))
+    write_leakage(changed, cache_file(table.subject))
 
 
 def _settings(job: Job) -> set[tuple[int, int | None, int]]:
@@ -388,6 +388,7 @@ def test_auto_says_where_nothing_leaks_little_enough(
 def test_auto_says_what_was_not_audited(auto_job: Job, vit: Path) -> None:
     limited = change_job(auto_job, ["method.allocation.leakage_max=0.5"])
     noisy = change_job(limited, ["privacy.activation_noise=0.1"])
+    calibrate(noisy, samples=16, cuts=[1, 2], tokens=[4, None], bits=[2, 8])
     with pytest.raises(AllocationError, match=r"was never attacked .* run cutlayer audit"):
         plan(noisy)
     few = dataclasses.replace(LITTLE, decoder_steps=0, inversion_steps=0)

@@ -1,11 +1,10 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
 Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
-generated, data/own_bytes.py for the bytes that images themselves take, and model/inputs.py for what
-the model reads, by torch, to the size that model/framing.py says, and privacy/attacks.py for what of
-it is compared. On a light device data/images.py
-and light/images.py (what a program reads) resize by Pillow in floats instead: the same levels, but
-for the last bits of a float.
+generated, data/own_bytes.py for the bytes that images themselves take, model/inputs.py for what the
+model reads, by torch, to the size that model/framing.py says, and privacy/attacks.py for what an
+audit compares. On a light device data/images.py and light/images.py (what a program reads) resize
+by Pillow in floats instead: the same levels, but for the last bits of a float.
 Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
 """
 

@@ -22,9 +22,8 @@ from cutlayer.planning.calibration.survey_codecs import fit_codecs
 from cutlayer.planning.leakage.record import NAME, Leakage, write_leakage
 from cutlayer.privacy.attacks import Effort, Found, Progress, attack
 from cutlayer.privacy.crossing import Victim
-from cutlayer.privacy.subject import Asked, subject_of_job, subject_of_run
+from cutlayer.privacy.subject import Asked, gradients_leave, subject_of_job, subject_of_run
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.read_conditions import gradients_return
 
 _LEAST_PUBLIC = 8
 
@@ -57,8 +56,8 @@ def audit(
 
     what: a job, attacked as it is before any training, or the folder of a finished run. cuts,
     tokens (None among them: all), bits (of codec klt: rates): the grid, to which all tokens and 32
-    bits are added; by default the job's own cut, the first and a late one, with a quarter of the
-    tokens, at its own bits and at 4, and of a run what its last round was decided with.
+    bits are added; by default the job's own cut, the first and a late one, with about a quarter
+    of the tokens, at its own bits and at 4, and of a run what its last round was decided with.
     Images are those of the job's calibration data (`data.calibration`): some are attacked, and
     decoders are trained on the others. device: of a run, whose adapter, where each keeps its own.
     The record of a job lies in the cache, where `method.allocation.leakage_max` finds it, and that
@@ -94,7 +93,7 @@ def audit(
         finest,
         len(pool.classes),
     )
-    leave = gradients_return(job) or job.has_tail
+    leave = gradients_leave(job)
     found = attack(victim, grid, public, attacked, effort, leave, progress)
     tables: dict[str, Any] = {name: np.round(one, 6) for name, one in found.tables.items()}
     leakage = Leakage(

@@ -10,18 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cutlayer.data.dataset import Dataset
+from cutlayer.data.dataset import Dataset, stratified
 from cutlayer.model.cut import Segment
 from cutlayer.planning.calibration.survey_result import Floats
 from cutlayer.planning.leakage.record import GradientLabels
 from cutlayer.privacy.crossing import Victim
+from cutlayer.seeds import numpy_rng
 
+MOST = 100
+"""Public samples that directions are learnt from, at most."""
 _BATCH = 16
 _HALF = 0.5
 
 
 def tell_labels(victim: Victim, public: Dataset, attacked: Dataset, cut: int) -> GradientLabels:
     """How well the class of each attacked sample is told, after learning from public ones."""
+    if len(public) > MOST:
+        rng = numpy_rng(victim.job.seed, "audit", "gradients")
+        public = public.subset(stratified(public.labels, MOST, rng))
     own, other = gradients(victim, public, cut), gradients(victim, attacked, cut)
     norms, other_norms = own.norm(dim=1).double().numpy(), other.norm(dim=1).double().numpy()
     own, other = (one / one.norm(dim=1, keepdim=True).clamp(min=1e-12) for one in (own, other))

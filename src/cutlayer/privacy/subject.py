@@ -1,5 +1,6 @@
 """What an audit attacks: a job before it is trained, or the model of a finished run."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,10 @@ from cutlayer.privacy.members import tell_members
 from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
 from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.measure_round import typical
+from cutlayer.seeds import derive
 from cutlayer.train.compute import find_compute
 from cutlayer.train.parts import load_parts
+from cutlayer.train.read_conditions import gradients_return
 
 Progress = Callable[[str, int, int], None]
 
@@ -76,11 +79,13 @@ def subject_of_job(job: Job, asked: Asked) -> AuditSubject:
         model = load_model(job.model, len(public.classes), job.seed, train=job.method.train)
         model.to(find_compute(job.training.compute))
         preprocess = Preprocessor(model.spec, model.compute)
+        if not gradients_leave(job):  # then no attack needs predictions
+            return Loaded(model, preprocess, model.new_adapter(derive(job.seed, "adapter")))
         with torch.no_grad():
             adapter = cut_survey.fit(model, preprocess, public, job.seed, progress)
         return Loaded(model, preprocess, adapter)
 
-    return AuditSubject(job, grid, key, cache_file(key, job.privacy.activation_noise), load)
+    return AuditSubject(job, grid, key, cache_file(key), load)
 
 
 def subject_of_run(folder: Path, asked: Asked, device: int | None) -> AuditSubject:
@@ -111,6 +116,11 @@ def subject_of_run(folder: Path, asked: Asked, device: int | None) -> AuditSubje
     return AuditSubject(job, grid, key, folder / RUN_FILE, load)
 
 
+def gradients_leave(job: Job) -> bool:
+    """Whether any gradient crosses: down to devices that train, or up from a tail."""
+    return gradients_return(job) or job.has_tail
+
+
 def _check(job: Job) -> ModelSpec:
     """Raise JobError where nothing crosses a cut, or no image does."""
     spec = describe(job.model)
@@ -131,7 +141,9 @@ def _grid(job: Job, spec: ModelSpec, asked: Asked) -> Grid:
     """The grid of an audit; see `audit` for what it has by default."""
     fitted, N = job.method.uplink.codec == "klt", spec.patches
     own = job.method.uplink.value_bits
-    cuts = asked.cuts or [0, min(job.cut, spec.depth - 1), round(3 * spec.depth / 4)]
-    tokens = asked.tokens or [max(1, round(N / 4)), job.method.tokens.keep]
+    # Of those that are calibrated by default, so that auto finds both.
+    late, few = math.floor(3 * spec.depth / 4 + 0.5), max(1, round(N * 12**-0.6))
+    cuts = asked.cuts or [0, min(job.cut, spec.depth - 1), late]
+    tokens = asked.tokens or [few, job.method.tokens.keep]
     bits = asked.bits or [own, 0.25 if fitted else 4]
     return choose_grid(spec, cuts, tokens, [int(b) if b == int(b) else b for b in bits], fitted)

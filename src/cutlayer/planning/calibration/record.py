@@ -30,7 +30,7 @@ class Subject:
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
     inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
-    uplink besides its bits.
+    uplink besides its bits, and the noise on activations where there is some.
     """
 
     model: str
@@ -98,6 +98,8 @@ def subject_of(job: Job) -> Subject | None:
     # Of a fitted codec all rates are measured; the step is what makes them.
     apart = {"bits", "fit", "reuse", "variants", "step", "rate_bits"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
+    if job.privacy.activation_noise:
+        quantizer["activation_noise"] = job.privacy.activation_noise
     if job.method.uplink.codec == "quantize":
         del quantizer["codec"]
     return Subject(

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.files import cache_folder
-from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Subject, subject_of
 from cutlayer.planning.calibration.record_file import read_record, write_record
@@ -157,13 +156,13 @@ def leakage_for(job: Job) -> Leakage | None:
     subject = subject_of(job)
     if subject is None:
         return None
-    path = cache_file(subject, job.privacy.activation_noise)
+    path = cache_file(subject)
     return read_leakage(path) if path.is_file() else None
 
 
-def cache_file(subject: Subject, noise: float) -> Path:
-    """Where the audit of `subject` with so much noise on its activations lies."""
-    return cache_folder() / "audit" / f"{subject.key}-{of_parts(f'{noise:g}')[:8]}.json"
+def cache_file(subject: Subject) -> Path:
+    """Where the audit of `subject` lies."""
+    return cache_folder() / "audit" / f"{subject.key}.json"
 
 
 def read_leakage(path: str | Path) -> Leakage:
