@@ -228,16 +228,20 @@ def report(runs: Path) -> str:
         f"DINOv2-small at {SIDE} x {SIDE} pixels ({leak.tokens[-1]} tokens) on CIFAR-10, before "
         f"any training, seed {leak.seed}: {leak.attacked} images attacked by decoders trained for "
         f"{leak.decoder_steps} steps on {leak.public} others, compared at {leak.pixels} x "
-        f"{leak.pixels} pixels. *Accuracy*: of a linear head fitted to {quality.head_samples} "
-        f"images, on {quality.samples} others whose activations crossed so. *Re-identified*: images "
-        "made again that are nearest to their own original. *Matched*: activations nearest to those "
-        "that the attacker computes itself of the same image. *By descent*: the decoder's image "
-        f"made better by {leak.inversion_steps} steps on its pixels, {leak.inverted} images. "
-        "*Noise*: standard deviation on activations, in units of their root mean square. *Bound*: "
-        "the largest mean PSNR of an unbiased attack on the values sent; a decoder is not unbiased. "
-        "*Fitted codec*: klt, at rates in bits a value; else Gaussian levels after a rotation. Tokens that "
-        "are left out are dropped. Few images and steps: figures of attacks are floors, not "
-        "ceilings.",
+        f"{leak.pixels} pixels.",
+        "",
+        f"- *Accuracy*: of a linear head fitted to {quality.head_samples} images, on "
+        f"{quality.samples} others whose activations crossed so.",
+        "- *Re-identified*: images made again that are nearest to their own original. *Matched*: "
+        "activations nearest to those that the attacker computes itself of the same image.",
+        f"- *By descent*: the decoder's image made better by {leak.inversion_steps} steps on its "
+        f"pixels, {leak.inverted} images.",
+        "- *Noise*: standard deviation on activations, in units of their root mean square. "
+        "*Bound*: the largest mean PSNR of an unbiased attack on the values sent; a decoder is not "
+        "unbiased.",
+        "- *Fitted codec*: klt, at rates in bits a value; else Gaussian levels after a rotation. "
+        "Tokens that are left out are dropped.",
+        "- Few images and steps: figures of attacks are floors, not ceilings.",
         "",
         "    python benchmarks/audit.py --model DINOV2 --data CIFAR10 --runs DIR "
         f"--public {leak.public} --attacked {leak.attacked} --steps {leak.decoder_steps} "
@@ -330,7 +334,8 @@ def findings(rows: list[dict[str, Any]], leak: Leakage) -> list[str]:
         f"re-identification together. Within 10 points of the best accuracy ({100 * best:.0f} %) "
         f"the least re-identification is {100 * near[0]['reidentified']:.0f} % "
         f"(*{near[0]['line']}*, cut {near[0]['cut']}, {near[0]['tokens']} tokens, "
-        f"{near[0]['bits']:g} bits, {near[0]['bytes']:,.0f} bytes); of a blurred image it is {100 * blurred:.0f} %."
+        f"{near[0]['bits']:g} bits, {near[0]['bytes']:,.0f} bytes); of a blurred image it "
+        f"is {100 * blurred:.0f} %."
     )
     return said
 

@@ -34,6 +34,6 @@ def draw_sheet(
                 axes.set(xticks=[], yticks=[])
                 axes.grid(False)
                 axes.spines[:].set_visible(False)
-            grid[0, column].set_title(title.replace(" ", "\n", 1), fontsize=8)
+            grid[0, column].set_title(title, fontsize=8)
         for row in range(rows):
             grid[row, 0].set_ylabel(names[row], fontsize=8, rotation=0, ha="right", va="center")

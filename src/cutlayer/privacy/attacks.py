@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.data.dataset import Dataset
+from cutlayer.errors import JobError
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.planning.calibration.survey_result import Floats, Grid
 from cutlayer.planning.leakage.record import GradientLabels, Likeness
@@ -53,7 +54,8 @@ class Effort:
 
     public: images that decoders are trained on, None for all that are left. attacked: images to be
     made again. decoder_steps: of training a decoder, for each cell of the grid. inversion_steps: of
-    descending on pixels (0: not tried), for `inverted` of the images attacked.
+    descending on pixels (0: not tried), for `inverted` of the images attacked. Raises JobError for
+    fewer than none.
     """
 
     public: int | None = None
@@ -61,6 +63,13 @@ class Effort:
     decoder_steps: int = 100
     inversion_steps: int = 20
     inverted: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.decoder_steps, self.inversion_steps) < 0 or self.inverted < 1:
+            raise JobError(
+                f"effort: {self.decoder_steps} and {self.inversion_steps} steps and "
+                f"{self.inverted} images cannot be tried: take 0 steps or more, and 1 image or more"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +108,13 @@ def attack(
         for k in sorted({k for k, _ in several[c]}):
             keep = grid.tokens[k]
             short = [victim.shorten(one, keep) for one in given]
-            arrived = zip(
-                *(
-                    victim.send(one, cut, keep, grid.bits, torch.from_numpy(data.labels))
-                    for one, data in zip(short, (public, attacked), strict=True)
-                ),
-                strict=True,
+            # As if of two devices, so that no image shares its noise with another.
+            labels = [torch.from_numpy(one.labels) for one in (public, attacked)]
+            sent = (
+                victim.send(one, labels[device], device, cut, keep, grid.bits)
+                for device, one in enumerate(short)
             )
+            arrived = zip(*sent, strict=True)
             places, received = victim.places(short[0]), []
             for q, (own, other) in enumerate(arrived):
                 progress("training decoders", next(done), steps)

@@ -149,7 +149,8 @@ def _draw_sheet(leakage: Leakage, found: Found, attacked: Dataset, path: Path) -
     if why_no_figures() is not None:
         return None
     last_k, last_q = len(leakage.tokens) - 1, len(leakage.bits) - 1
-    panels = {"original": found.original, **found.anchor_pictures}
+    anchors = {name.replace(" ", "\n"): one for name, one in found.anchor_pictures.items()}
+    panels = {"original": found.original, **anchors}
     for c, cut in enumerate(leakage.cuts):
         shown = dict.fromkeys([(last_k, last_q), (last_k, 0), (0, 0)])
         for k, q in shown:

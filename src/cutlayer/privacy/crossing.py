@@ -73,11 +73,17 @@ class Victim:
         return shorten(given, tokens, self.model.spec.prefix)
 
     def send(
-        self, sent: Shortened, cut: int, keep: int, bits: Sequence[float], labels: Tensor
+        self,
+        sent: Shortened,
+        labels: Tensor,
+        device: int,
+        cut: int,
+        keep: int,
+        bits: Sequence[float],
     ) -> Iterator[Received]:
-        """What arrives of them at each number of bits, with the job's noise on them."""
+        """What arrives of them at each number of bits, with the job's noise of a device on them."""
         size = self.job.training.batch_size
-        noisy = with_activation_noise(sent.hidden, self.job, 0, range(len(sent.hidden)))
+        noisy = with_activation_noise(sent.hidden, self.job, device, range(len(sent.hidden)))
         whole = Shortened(noisy, None, sent.places)
         sizes = [min(size, len(noisy) - start) for start in range(0, len(noisy), size)]
         every = sent.places is None
@@ -87,9 +93,9 @@ class Victim:
             arrived, places, total = [], [], 0
             for number, (part, tag) in enumerate(zip(parts, tags, strict=True)):
                 message = ActivationsMessage(
-                    0, 0, number, part.hidden, None, tag, self.classes, part.places
+                    device, 0, number, part.hidden, None, tag, self.classes, part.places
                 )
-                rng = torch_rng(self.job.seed, "audit", cut, keep, int(width), number)
+                rng = torch_rng(self.job.seed, "audit", device, cut, keep, number)
                 (frame,) = encode_activations_with(codec, [message], [rng])
                 total += len(frame)
                 most = frame_limit(self.model, len(part.hidden))

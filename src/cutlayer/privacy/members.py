@@ -8,32 +8,35 @@ import numpy as np
 import torch
 
 from cutlayer.data.dataset import Dataset, stratified
+from cutlayer.data.partition import divide
+from cutlayer.data.sources import load
 from cutlayer.inference.trained import Trained
 from cutlayer.model.cut import Segment
 from cutlayer.planning.calibration.survey_result import Floats
 from cutlayer.planning.leakage.record import Members
 from cutlayer.privacy.gradient_labels import area
+from cutlayer.record.folder import ROSTER_FILE
 from cutlayer.seeds import numpy_rng
-from cutlayer.train.parts import Parts
 
 MOST = 1000
 FALSE_ALARMS = 0.01
 _BATCH = 32
 
 
-def tell_members(trained: Trained, parts: Parts, device: int | None = None) -> Members:
+def tell_members(trained: Trained, device: int | None = None) -> Members | None:
     """Tell samples that devices trained on from as many of the test set, at most MOST of each.
 
-    device: whose samples, where each keeps an adapter of its own.
+    device: whose samples, where each keeps an adapter of its own. None for a run over a network,
+    whose devices may have had data of their own.
     """
-    shares = parts.shares if device is None else [parts.shares[device]]
+    if (trained.folder / ROSTER_FILE).is_file():
+        return None
     job = trained.job
-    if job.method.pooled and not job.data.partition.held_out:
-        shares = [np.arange(len(parts.train))]
-    rows = np.unique(np.concatenate([np.asarray(share) for share in shares]))
-    size = min(MOST, len(rows), len(parts.test))
-    inside = _some(parts.train.subset(rows), size, job.seed)
-    outside = _some(parts.test, size, job.seed)
+    train, test = load(job.data_in_use, job.seed, trained.preprocess.fit)
+    shares, _ = divide(train.labels, job.data.partition, job.devices.count, job.seed)
+    rows = np.unique(np.concatenate(shares) if device is None else shares[device])
+    size = min(MOST, len(rows), len(test))
+    inside, outside = _some(train.subset(rows), size, job.seed), _some(test, size, job.seed)
     own, other = -_losses(trained, inside), -_losses(trained, outside)
     scores = np.concatenate([own, other])
     limit = np.quantile(other, 1 - FALSE_ALARMS, method="higher")

@@ -29,7 +29,6 @@ from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.measure_round import typical
 from cutlayer.seeds import derive
 from cutlayer.train.compute import find_compute
-from cutlayer.train.parts import load_parts
 from cutlayer.train.read_conditions import gradients_return
 
 Progress = Callable[[str, int, int], None]
@@ -108,7 +107,7 @@ def subject_of_run(folder: Path, asked: Asked, device: int | None) -> AuditSubje
 
     def load(public: Dataset, progress: Progress) -> Loaded:
         progress("telling members", 0, 1)
-        members = tell_members(trained, load_parts(job), device)
+        members = tell_members(trained, device)
         own = ADAPTER_FOLDER if device is None else f"{ADAPTER_FOLDER}/{device_folder(device)}"
         weights = of_file(folder / own / WEIGHTS)
         return Loaded(trained.model, trained.preprocess, trained.adapter, weights, members)
