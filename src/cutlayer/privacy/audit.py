@@ -116,11 +116,13 @@ def audit(
         seed=job.seed,
         version=__version__,
     )
+    drawn = Path(sheet) if sheet is not None else make.record.with_suffix(".png")
+    pictures = _draw_sheet(leakage, found, attacked, drawn)
+    # Last: whoever finds a record finds its sheet too.
     write_leakage(leakage, make.record)
     if out is not None:
         write_leakage(leakage, out)
-    drawn = Path(sheet) if sheet is not None else make.record.with_suffix(".png")
-    return Audit(leakage, make.record, _draw_sheet(leakage, found, attacked, drawn))
+    return Audit(leakage, make.record, pictures)
 
 
 def _draw(pool: Dataset, effort: Effort, seed: int) -> tuple[Dataset, Dataset]:
