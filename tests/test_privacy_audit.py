@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scipy import stats
 
 import cutlayer
 import tiny_models
+from browsers import Opened
 from cutlayer import Audit, Effort, Job, Leakage, audit, calibrate, plan
 from cutlayer.cli import main
 from cutlayer.data.sources import load_calibration
@@ -231,6 +233,15 @@ def test_a_report_shows_the_audit_of_a_run(run_audited: Audit, vit: Path, tmp_pa
     said: list[str] = []
     assert read_run(folder, said.append).audit is None
     assert "audit.json is no whole record" in said[0]
+
+
+def test_a_browser_draws_the_audit(browser: Any, run_audited: Audit, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    cutlayer.report(run_audited.record.parent, out=out, images=0)
+    opened = Opened(browser, out.as_uri())
+    rows = opened.page.locator('section[data-kind="leakage"] tbody tr')
+    assert rows.count() == 4 + 3
+    assert not opened.complaints
 
 
 @pytest.mark.parametrize(
