@@ -128,6 +128,13 @@ def test_with_a_fitted_codec_rates_are_attacked(vit: Path) -> None:
     assert leakage_for(job) is not None
 
 
+def test_gradients_that_go_up_from_a_tail_tell_labels(vit: Path) -> None:
+    job = job_on(vit, "model.tail=1", "method.device=frozen")
+    table = audit(job, cuts=[1], tokens=[None], bits=[32], effort=LITTLE).leakage
+    assert set(table.gradient_labels) == {1}
+    assert table.gradient_labels[1].direction > 0.6
+
+
 def test_fisher_information_is_that_of_the_jacobian(vit: Path) -> None:
     job = job_on(vit)
     model = load_model(job.model, 10, 0)
