@@ -133,7 +133,7 @@ def audit(
     except KeyboardInterrupt:
         fail("stopped: nothing was stored", status=130)
     title = "What a curious server makes of images"
-    console.print(tables.render(view.rows(found.leakage), view.COLUMNS, title))
+    console.print(tables.render(view.rows(found.leakage), view.columns(found.leakage), title))
     for line in view.sentences(found.leakage):
         say(line)
     say(f"record   {found.record}")

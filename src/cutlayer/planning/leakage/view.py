@@ -17,18 +17,22 @@ COLUMNS = (
     Column("reidentified", "re-identified", "percent"),
     Column("matched", "matched", "percent"),
     Column("inverted_psnr_db", "PSNR by descent (dB)"),
-    Column("inverted_reidentified", "re-identified by descent", "percent"),
-    Column("bound_psnr_db", "bound (dB)"),
+    Column("inverted_reidentified", "the same by descent", "percent"),
 )
+_OF_CELLS = COLUMNS[4:]
+
+
+def columns(found: Leakage) -> tuple[Column, ...]:
+    """The columns of a table: descent where it was tried, a bound where there is one."""
+    shown = COLUMNS if found.inversion_steps else COLUMNS[:-2]
+    return (*shown, Column("bound_psnr_db", "bound (dB)")) if found.noise else shown
 
 
 def rows(found: Leakage) -> list[dict[str, Any]]:
     """A row for each cell of the grid that there is, then one for each anchor."""
     bound, table = found.bound_psnr_db(), []
     for c, k, q in np.argwhere(~np.isnan(found.psnr_db)).tolist():
-        values = {
-            column.key: float(getattr(found, column.key)[c, k, q]) for column in COLUMNS[4:-1]
-        }
+        values = {one.key: float(getattr(found, one.key)[c, k, q]) for one in _OF_CELLS}
         table.append(
             {
                 "cut": str(found.cuts[c]),

@@ -6,14 +6,14 @@ import base64
 
 from cutlayer.drawing.tables import column_cells
 from cutlayer.planning.leakage.record import Leakage
-from cutlayer.planning.leakage.view import COLUMNS, rows, sentences
+from cutlayer.planning.leakage.view import columns, rows, sentences
 from cutlayer.reports.views.pack import View
 
 
 def leakage(found: Leakage, sheet: bytes) -> View:
     """The audit of a run. sheet: a PNG of reconstructions; empty for none."""
-    table = rows(found)
-    cells = [column_cells(table, column) for column in COLUMNS]
+    table, shown = rows(found), columns(found)
+    cells = [column_cells(table, column) for column in shown]
     said = sentences(found)
     picture = base64.b64encode(sheet).decode("ascii")
     return {
@@ -22,7 +22,7 @@ def leakage(found: Leakage, sheet: bytes) -> View:
         "title": "What a curious server makes of images",
         "text": f"By cutlayer audit: {said[0]}.",
         "data": {
-            "columns": [{"title": c.header, "numeric": c.kind != "text"} for c in COLUMNS],
+            "columns": [{"title": c.header, "numeric": c.kind != "text"} for c in shown],
             "rows": [list(line) for line in zip(*cells, strict=True)],
             "notes": said[1:],
             "picture": f"data:image/png;base64,{picture}" if picture else None,
