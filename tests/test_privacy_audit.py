@@ -25,9 +25,11 @@ from cutlayer.errors import AllocationError, CutlayerError, RunError
 from cutlayer.job import change_job, make_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
+from cutlayer.planning.calibration.record import subject_of
+from cutlayer.planning.leakage.floor import reidentified_at
 from cutlayer.planning.leakage.record import (
     cache_file,
-    leakage_for,
+    leakage_of,
     read_leakage,
     write_leakage,
 )
@@ -41,6 +43,14 @@ from cutlayer.privacy.token_places import rising
 from cutlayer.reports.page import views_of
 from cutlayer.reports.read_runs import read_run
 from helpers import Simulated, small_job
+
+
+def kept(job: Job) -> Leakage | None:
+    """The audit of a job, from the cache."""
+    subject = subject_of(job)
+    assert subject is not None
+    return leakage_of(subject)
+
 
 LITTLE = Effort(public=48, attacked=12, decoder_steps=6, inversion_steps=3, inverted=2)
 
@@ -91,14 +101,14 @@ def test_an_embedding_that_is_linear_gives_its_images_away(found: Audit) -> None
 
 
 def test_an_audit_is_found_again_for_the_same_job_and_no_other(found: Audit, vit: Path) -> None:
-    again = leakage_for(job_on(vit))
+    again = kept(job_on(vit))
     assert again is not None
     assert np.array_equal(again.psnr_db, found.leakage.psnr_db, equal_nan=True)
     assert again.anchors == found.leakage.anchors
-    assert leakage_for(job_on(vit, "privacy.activation_noise=0.5")) is None
-    assert leakage_for(job_on(vit, "method.uplink.rotate=true")) is None
+    assert kept(job_on(vit, "privacy.activation_noise=0.5")) is None
+    assert kept(job_on(vit, "method.uplink.rotate=true")) is None
     # Tokens, bits and the cut are what is attacked, not what is known of the job.
-    assert leakage_for(job_on(vit, "method.uplink.bits=8", "model.cut=2")) is not None
+    assert kept(job_on(vit, "method.uplink.bits=8", "model.cut=2")) is not None
 
 
 def test_noise_costs_the_attacker_and_brings_a_bound(found: Audit, vit: Path) -> None:
@@ -121,11 +131,18 @@ def test_the_same_audit_twice_finds_the_same(found: Audit, vit: Path) -> None:
 
 def test_with_a_fitted_codec_rates_are_attacked(vit: Path) -> None:
     job = job_on(vit, "method.uplink={codec: klt}", "method.device=frozen")
-    table = audit(job, cuts=[1], tokens=[4], bits=[0.3], effort=LITTLE).leakage
-    assert table.bits == (0.3, 32)
-    assert table.bytes_per_sample[0, 0, 0] < table.bytes_per_sample[0, 0, 1]
+    grid = {"cuts": [1], "tokens": [4], "bits": [0.3, 1.2]}
+    table = audit(job, **grid, effort=dataclasses.replace(LITTLE, decoder_steps=0)).leakage
+    assert table.bits == (0.3, 1.2, 32)
+    assert (np.diff(table.bytes_per_sample[0, 0]) > 0).all()
     assert table.gradient_labels == {}  # a frozen device gets no gradient
-    assert leakage_for(job) is not None
+
+    # Between two audited rates as the worse of both; beyond them nothing is known.
+    _leaks(job, table, np.array([[[0.2, 0.6, 0.9], [0.3, 0.3, 0.3]]]))
+    finer = calibrate(job, samples=16, cuts=[1], tokens=[4], bits=[0.1, 0.3, 0.6, 1.2])
+    shares = reidentified_at(finer)[0, 0]
+    assert shares[1:].tolist() == [0.2, 0.6, 0.6, 0.9]
+    assert np.isnan(shares[0])
 
 
 def test_gradients_that_go_up_from_a_tail_tell_labels(vit: Path) -> None:

@@ -34,7 +34,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
     bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
     shares = None
     if settings.leakage_max is not None:
-        shares = reidentified_at(known.job, table)
+        shares = reidentified_at(table)
     plan = auto.solve(
         _problem(known, table, cuts, tokens, bits, shares),
         time_weight=settings.time_weight,

@@ -6,32 +6,32 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.errors import AllocationError
-from cutlayer.job import Job
-from cutlayer.planning.calibration.survey_result import Floats, Grid
-from cutlayer.planning.leakage.record import Leakage, leakage_for
+from cutlayer.planning.calibration.record import Calibration
+from cutlayer.planning.calibration.survey_result import Floats
+from cutlayer.planning.leakage.record import Leakage, leakage_of
 
 Bools = npt.NDArray[np.bool_]
 
 
-def reidentified_at(job: Job, grid: Grid) -> Floats:
-    """The share of images re-identified at each setting of a grid [C, K, Q]; NaN where it was not
-    audited.
+def reidentified_at(table: Calibration) -> Floats:
+    """The share of images re-identified at each setting of a calibration [C, K, Q]; NaN where it
+    was not audited.
 
     With a fitted codec, rates between two audited ones leak as the worse of both. Raises
-    AllocationError where the job was never audited.
+    AllocationError where what was calibrated was never audited.
     """
-    found = leakage_for(job)
+    found = leakage_of(table.subject)
     if found is None:
         raise AllocationError(
             "method.allocation.leakage_max: what crosses was never attacked for this model, data, "
             "codec and noise: run cutlayer audit with this job first, or leave it out"
         )
-    at = np.full((len(grid.cuts), len(grid.tokens), len(grid.bits)), np.nan)
-    for c, cut in enumerate(grid.cuts):
-        for k, kept in enumerate(grid.tokens):
+    at = np.full((len(table.cuts), len(table.tokens), len(table.bits)), np.nan)
+    for c, cut in enumerate(table.cuts):
+        for k, kept in enumerate(table.tokens):
             if cut in found.cuts and kept in found.tokens:
                 line = found.reidentified[found.cuts.index(cut), found.tokens.index(kept)]
-                at[c, k] = [_between(found, line, bits) for bits in grid.bits]
+                at[c, k] = [_between(found, line, bits) for bits in table.bits]
     return at
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.files import cache_folder
-from cutlayer.job import Job
-from cutlayer.planning.calibration.record import Subject, subject_of
+from cutlayer.planning.calibration.record import Subject
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import Floats, Grid
 
@@ -148,14 +147,11 @@ class Leakage(Grid):
         return found
 
 
-def leakage_for(job: Job) -> Leakage | None:
-    """The cached audit of the job's model, data, codec and noise; None where there is none.
+def leakage_of(subject: Subject) -> Leakage | None:
+    """The cached audit of a model, data, codec and noise; None where there is none.
 
-    Raises ModelError, or RunError for a damaged record.
+    Raises RunError for a damaged record.
     """
-    subject = subject_of(job)
-    if subject is None:
-        return None
     path = cache_file(subject)
     return read_leakage(path) if path.is_file() else None
 
