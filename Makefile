@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 2
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[server,onnx,dashboard,datasets,generate,lowbits,metrics,tensorboard,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[server,audit,onnx,dashboard,datasets,generate,lowbits,metrics,tensorboard,dev]"
 	touch $@
 
 demo: $(VENV)/ready

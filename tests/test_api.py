@@ -16,8 +16,8 @@ from cutlayer.errors import JobError
 from helpers import equal, small_job
 
 VERBS = (
-    "simulate", "resume", "compare", "plan", "sweep", "calibrate", "serve", "resume_serving",
-    "join", "report", "track", "demo", "evaluate", "predict", "generate",
+    "simulate", "resume", "compare", "plan", "sweep", "calibrate", "audit", "serve",
+    "resume_serving", "join", "report", "track", "demo", "evaluate", "predict", "generate",
     "export", "export_device",
 )  # fmt: skip
 

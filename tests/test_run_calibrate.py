@@ -355,6 +355,17 @@ def test_a_model_whose_tokens_all_cross_is_refused(tmp_path: Path) -> None:
             choose_grid(describe(tiny_models.settings(path, 1)))
 
 
+def test_noise_on_activations_is_measured_and_known(vit: Path) -> None:
+    options = {"samples": 20, "cuts": [1], "tokens": [4, None], "bits": [8]}
+    plain = calibrate(job_on(vit), **options)
+    noisy = calibrate(job_on(vit, "privacy.activation_noise=3"), **options)
+    assert (noisy.divergence > plain.divergence).all()  # whole floats of all tokens, too
+    again = calibration_for(job_on(vit))
+    assert again is not None
+    assert again.divergence[0, -1, -1] == 0
+    assert calibration_for(job_on(vit, "privacy.activation_noise=1")) is None
+
+
 def test_without_tokens_to_choose_the_embedding_can_be_the_cut(vit: Path) -> None:
     found = calibrate(job_on(vit), samples=5, cuts=[0], tokens=[None], bits=[1])
     assert found.agreement.shape == (1, 1, 2)

@@ -54,9 +54,13 @@ if TYPE_CHECKING:
     from cutlayer.planning.known.planning_input import Measures as Measures
     from cutlayer.planning.known.planning_input import PlanningInput as PlanningInput
     from cutlayer.planning.known.planning_input import RoundDecisions as RoundDecisions
+    from cutlayer.planning.leakage.record import Leakage as Leakage
     from cutlayer.planning.plan import Plan as Plan
     from cutlayer.planning.plan import plan as plan
     from cutlayer.planning.plan_sweep import sweep as sweep
+    from cutlayer.privacy.attacks import Effort as Effort
+    from cutlayer.privacy.audit import Audit as Audit
+    from cutlayer.privacy.audit import audit as audit
     from cutlayer.record.rows import Row as Row
     from cutlayer.reports.build_report import Report as Report
     from cutlayer.reports.build_report import report as report
@@ -120,8 +124,11 @@ _NAMES = {
     "planning.calibration.calibrate": ["calibrate"],
     "planning.calibration.record": ["Calibration"],
     "planning.known.planning_input": ["Measures", "PlanningInput", "RoundDecisions"],
+    "planning.leakage.record": ["Leakage"],
     "planning.plan": ["Plan", "plan"],
     "planning.plan_sweep": ["sweep"],
+    "privacy.attacks": ["Effort"],
+    "privacy.audit": ["Audit", "audit"],
     "record.rows": ["Row"],
     "reports.build_report": ["Report", "report"],
     "reports.trackers": ["track"],

@@ -60,6 +60,7 @@ _EXTRAS = {
     "psutil": "server",
     "pyarrow": "server",
     "starlette": "dashboard",
+    "torchmetrics": "audit",
     "uvicorn": "dashboard",
 }
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cutlayer.commands.console import JobFile, Settings, console, fail, say
+from cutlayer.errors import JobError
 
 PANEL = "Plan and measure"
 app = typer.Typer()
@@ -63,6 +64,81 @@ def calibrate(
     if figure:
         view.draw(found, figure)
         say(f"figure   {figure}")
+
+
+@app.command(rich_help_panel=PANEL)
+def audit(
+    what: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[JOB|RUN]",
+            help="A YAML job, or the folder of a finished run; else the built-in defaults.",
+        ),
+    ] = None,
+    settings: Settings = None,
+    cuts: Annotated[str | None, typer.Option(help="Cuts, as in 1,2,4.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Tokens kept, as in 8,16,all.")] = None,
+    bits: Annotated[
+        str | None, typer.Option(help="Bits, as in 2,4,8; with codec klt rates, as in 0.25,0.5.")
+    ] = None,
+    attacked: Annotated[int, typer.Option(help="Images to make again.")] = 64,
+    public: Annotated[
+        int | None, typer.Option(help="Other images that decoders are trained on [all there are].")
+    ] = None,
+    decoder_steps: Annotated[
+        int, typer.Option(min=0, help="Steps of training each decoder.")
+    ] = 100,
+    inversion_steps: Annotated[
+        int, typer.Option(min=0, help="Steps of descent on pixels; 0: none.")
+    ] = 20,
+    inverted: Annotated[
+        int, typer.Option(min=1, help="Images of those attacked that this is tried on.")
+    ] = 4,
+    device: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Of a run, whose adapter, where each has its own."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the record too.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="A PNG file for the reconstructions.")] = None,
+) -> None:
+    """Attack what crosses the cut, and measure what a curious server could learn."""
+    from cutlayer.drawing import tables
+    from cutlayer.job import load_job
+    from cutlayer.planning.calibration import view as options
+    from cutlayer.planning.leakage import view
+
+    run = what if what is not None and what.is_dir() else None
+    if run is not None and settings:
+        raise JobError(f"--set: {run} is a run, whose job is what it was: leave --set out")
+    chosen = load_job(what, settings or []) if run is None else run
+    grid = (options.numbers("--cuts", cuts), options.token_numbers("--tokens", tokens))
+    widths = options.values("--bits", bits)
+    try:
+        with options.bar(console) as progress:
+            from cutlayer.privacy.attacks import Effort
+            from cutlayer.privacy.audit import audit as attack
+
+            found = attack(
+                chosen,
+                cuts=grid[0],
+                tokens=grid[1],
+                bits=widths,
+                effort=Effort(public, attacked, decoder_steps, inversion_steps, inverted),
+                device=device,
+                out=out,
+                sheet=sheet,
+                progress=progress,
+                say=say,
+            )
+    except KeyboardInterrupt:
+        fail("stopped: nothing was stored", status=130)
+    title = "What a curious server makes of images"
+    console.print(tables.render(view.rows(found.leakage), view.columns(found.leakage), title))
+    for line in view.sentences(found.leakage):
+        say(line)
+    say(f"record   {found.record}")
+    if found.sheet is not None:
+        say(f"sheet    {found.sheet}")
 
 
 @app.command(rich_help_panel=PANEL)

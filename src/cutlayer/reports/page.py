@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from cutlayer import __version__
-from cutlayer.reports.views import classes, comparison, curves, devices, patches, rounds, summary
+from cutlayer.reports.views import (
+    classes,
+    comparison,
+    curves,
+    devices,
+    leakage,
+    patches,
+    rounds,
+    summary,
+)
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Line, Run, lines_of
 
@@ -90,7 +99,8 @@ def views_of(
         found.append(curves.curves(lines_of([run])))
     labels, gantt, fleet, kept = computed_views(run)
     by_class, by_device = classes.classes(run), devices.devices(run)
-    return [*found, by_class, labels, by_device, gantt, rounds.allocation(run, cells), fleet, kept]
+    found += [by_class, labels, by_device, gantt, rounds.allocation(run, cells), fleet, kept]
+    return found if run.audit is None else [*found, leakage.leakage(run.audit, run.sheet)]
 
 
 def computed_views(run: Run) -> list[View]:

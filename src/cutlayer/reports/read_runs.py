@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cutlayer.errors import JobError, RunError
+from cutlayer.files import read_bounded
 from cutlayer.job import Job
 from cutlayer.job import read_job as read_job_file
 from cutlayer.model.class_names import class_names
+from cutlayer.planning.leakage.record import RUN_FILE, Leakage, read_leakage
 from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.find_runs import find_run_folders
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, LABELS_FILE, device_folder
@@ -18,6 +20,8 @@ from cutlayer.record.told_devices import read_told
 from cutlayer.reports.views.runs import Run
 
 Say = Callable[[str], None]
+_MOST_PICTURE = 2**23
+_PNG = b"\x89PNG"
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -58,7 +62,28 @@ def read_run(folder: Path, say: Say) -> Run:
         label=label_of(folder),
         names=names_of(folder, job.devices.count),
         own_bytes=own_bytes_of(folder),
+        audit=_audit_of(folder, say),
+        sheet=_sheet_of(folder),
     )
+
+
+def _audit_of(folder: Path, say: Say) -> Leakage | None:
+    """What `cutlayer audit` made of a run; None where it never did, and `say` is told of damage."""
+    try:
+        path = folder / RUN_FILE
+        return read_leakage(path) if path.is_file() else None
+    except RunError as error:
+        say(str(error))
+        return None
+
+
+def _sheet_of(folder: Path) -> bytes:
+    """The picture beside an audit; empty where there is none, or no picture."""
+    try:
+        content = read_bounded((folder / RUN_FILE).with_suffix(".png"), _MOST_PICTURE)
+    except OSError:
+        return b""
+    return content if content.startswith(_PNG) else b""
 
 
 def label_of(folder: Path) -> str:

@@ -52,6 +52,11 @@ class Allocation(Section):
     quality_min: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Of auto: share of predictions that must survive the cut, as `cutlayer calibrate` measures."""
 
+    leakage_max: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of auto: the largest share of images that may be re-identified from what crosses the cut, as
+    `cutlayer audit` measures for this job, which must have run first; null: any.
+    """
+
     time_weight: Annotated[float, Field(ge=0)] = 1.0
     """Of auto: what a second of the round costs in what it minimises."""
 

@@ -42,7 +42,7 @@ def chosen(job: Job, solvers: tuple[str, ...]) -> bool:
     return _solver(job) in solvers
 
 
-def _gradients_return(job: Job) -> bool:
+def gradients_return(job: Job) -> bool:
     """Whether a device trains anything before a cut, so that gradients come back to it."""
     if not job.method.split or job.method.device == "frozen":
         return False
@@ -54,7 +54,7 @@ def _gradients_return(job: Job) -> bool:
 
 def adapters_travel(job: Job) -> bool:
     """Whether devices and server send each other adapters."""
-    trains = not job.method.split or job.has_tail or _gradients_return(job)
+    trains = not job.method.split or job.has_tail or gradients_return(job)
     return job.method.aggregate != "none" and not job.method.pooled and trains
 
 
@@ -70,7 +70,7 @@ SPLIT = Condition(
 )
 SPLIT_HERE = Condition(SPLIT.holds, SPLIT.otherwise, said_only=True)
 RETURNS_OR_TAIL = Condition(
-    lambda job: _gradients_return(job) or (job.has_tail and job.method.tail_downlink is None),
+    lambda job: gradients_return(job) or (job.has_tail and job.method.tail_downlink is None),
     "no gradient comes back to a device that trains nothing before the cut: leave it out, or take "
     "method.device trained, a cut of 1 or more and lora.side both",
 )

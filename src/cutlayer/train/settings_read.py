@@ -152,7 +152,9 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     **dict.fromkeys(
         [
             f"method.allocation.{name}"
-            for name in ("quality_min", "time_weight", "energy_weight", "bytes_weight")
+            for name in (
+                "quality_min", "leakage_max", "time_weight", "energy_weight", "bytes_weight",
+            )
         ],
         of_solvers("auto"),
     ),

@@ -12,11 +12,13 @@ from cutlayer.allocate.options import OptionProblem
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, RoundDecisions
+from cutlayer.planning.leakage.floor import little_enough, reidentified_at
 from cutlayer.settings.allocation import RATES
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
-    """The cheapest setting of each device among those of enough measured quality.
+    """The cheapest setting of each device among those of enough measured quality, and of little
+    enough measured leakage where the job limits it.
 
     Quality is that of activations; gradients keep at least the method's own bits. With a fitted
     codec, rates between those measured are there to choose too. What the server holds of a device
@@ -30,14 +32,17 @@ def solve(known: PlanningInput) -> RoundDecisions:
     cuts = _axis("cuts", table.cuts, settings.cuts)
     tokens = _axis("tokens", table.tokens, tuple(t or max(table.tokens) for t in settings.tokens))
     bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
+    shares = None
+    if settings.leakage_max is not None:
+        shares = reidentified_at(table)
     plan = auto.solve(
-        _problem(known, table, cuts, tokens, bits),
+        _problem(known, table, cuts, tokens, bits, shares),
         time_weight=settings.time_weight,
         energy_weight=settings.energy_weight,
         bits_weight=settings.bytes_weight / 8,
         drop=True,
     )
-    decisions, left_out = {}, {}
+    decisions, left_out, leaked = {}, {}, 0.0
     most = known.loads.spec.patches
     for place, device in enumerate(known.devices):
         if not plan.takes_part[place]:
@@ -45,11 +50,14 @@ def solve(known: PlanningInput) -> RoundDecisions:
                 "no setting of enough quality fits its memory, time and energy, or the band"
             )
             continue
-        kept = int(table.tokens[tokens[plan.tokens[place]]])
-        chosen = table.bits[bits[plan.bits[place]]]
+        setting = (cuts[plan.cut[place]], tokens[plan.tokens[place]], bits[plan.bits[place]])
+        kept = int(table.tokens[setting[1]])
+        chosen = table.bits[setting[2]]
+        if shares is not None:
+            leaked = max(leaked, float(shares[setting]))
         up = method.uplink.bits if fitted else int(chosen)
         decisions[device] = Decision(
-            int(table.cuts[cuts[plan.cut[place]]]),
+            int(table.cuts[setting[0]]),
             tokens_of(kept, most),
             up,
             method.downlink.bits if fitted else max(up, method.downlink.bits),
@@ -61,6 +69,11 @@ def solve(known: PlanningInput) -> RoundDecisions:
         f"what the round costs, by the weights of method.allocation, is at most "
         f"{100 * plan.gap:.2g} % above the least there can be"
     )
+    if shares is not None:
+        note += (
+            f"; of images like these {100 * leaked:.1f} % or fewer were re-identified at these "
+            "settings (method.allocation.leakage_max)"
+        )
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 
 
@@ -111,11 +124,22 @@ def _axis(name: str, measured: tuple[float, ...], wanted: tuple[int, ...]) -> In
 
 
 def _problem(
-    known: PlanningInput, table: Calibration, cuts: Ints, tokens: Ints, bits: Ints
+    known: PlanningInput,
+    table: Calibration,
+    cuts: Ints,
+    tokens: Ints,
+    bits: Ints,
+    shares: Floats | None,
 ) -> OptionProblem:
     """Costs per sample are those of the round divided by its samples; where devices differ, the
-    largest.
+    largest. shares: re-identified at each setting of the table, where that is limited.
     """
+    settings = known.allocation
+    quality = table.quality()[np.ix_(cuts, tokens, bits)]
+    if shares is not None and settings.leakage_max is not None:
+        here = shares[np.ix_(cuts, tokens, bits)]
+        allowed = little_enough(here, quality, settings.leakage_max, settings.quality_min)
+        quality = np.where(allowed, quality, 0.0)
     samples, method = known.loads.samples_trained, known.job.method
     fitted, least = method.uplink.codec == "klt", method.downlink.bits
     most = known.loads.spec.patches
@@ -153,13 +177,13 @@ def _problem(
         joules_per_flop=known.joules_per_flop,
         memory_max_bytes=known.fleet.memory_bytes,
         downlink_bps=known.state.downlink_bps,
-        quality=table.quality()[np.ix_(cuts, tokens, bits)],
+        quality=quality,
         device_flops=flops,
         payload_bits=up,
         memory_bytes=memory,
         server_time_s=served,
         downlink_bits=down,
-        quality_min=known.allocation.quality_min,
+        quality_min=settings.quality_min,
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,
         numbers=known.numbers,

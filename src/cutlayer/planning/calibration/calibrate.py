@@ -24,12 +24,13 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
 from cutlayer.planning.calibration.record import (
+    NAME,
     Calibration,
     cache_file,
-    make_folder,
     subject_of,
     write_calibration,
 )
+from cutlayer.planning.calibration.record_file import make_folder
 from cutlayer.planning.calibration.survey_codecs import FIT_SAMPLES
 from cutlayer.planning.calibration.survey_result import Grid
 from cutlayer.seeds import numpy_rng
@@ -96,7 +97,7 @@ def calibrate(
     subject = subject_of(job)
     assert subject is not None  # model and data were just read
     place = cache_file(subject)
-    make_folder(place)  # what is in the way shows before the work, not after
+    make_folder(place, NAME)  # what is in the way shows before the work, not after
     with torch.inference_mode():
         if adapter is None:
             trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
@@ -135,8 +136,8 @@ def choose_grid(
     """
     if spec.why_all_tokens is not None:
         raise JobError(
-            f"model.path: {spec.path} {spec.why_all_tokens}: calibrate a model whose tokens can be "
-            "left out"
+            f"model.path: {spec.path} {spec.why_all_tokens}: take a model whose tokens can be left "
+            "out"
         )
     depth, N = spec.depth, spec.patches
     if cuts is None:

@@ -20,6 +20,7 @@ from cutlayer.planning.calibration.survey_codecs import codec_at, fit_codecs
 from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.noise import with_activation_noise
 from cutlayer.train.shortened import shorten
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.messages import ActivationsMessage
@@ -74,7 +75,10 @@ class CutSurvey:
     ) -> None:
         n, classes = len(data), len(data.classes)
         shape = (len(grid.cuts), len(grid.tokens), len(grid.bits))
-        self.job, self.model, self.adapter = job, model, adapter
+        # Noise that can be repeated, of the size that the job's has.
+        private = job.privacy.model_copy(update={"noise_from": "seed"})
+        self.job = job.model_copy(update={"privacy": private})
+        self.model, self.adapter = model, adapter
         self.grid, self.data, self.spare = grid, data, spare
         self.finest = max((rate for rate in grid.bits if rate < 32), default=32.0)
         self.cuts = sorted({0, *grid.cuts})
@@ -133,8 +137,10 @@ class CutSurvey:
                 continue
             tokens = self.job.method.tokens.model_copy(update={"keep": keep})
             chosen = shorten(given, tokens, self.model.spec.prefix)
+            samples = range(rows.start, rows.stop)
+            hidden = with_activation_noise(chosen.hidden, self.job, 0, samples)
             message = ActivationsMessage(
-                0, 0, 0, chosen.hidden, chosen.mask, labels, len(self.data.classes), chosen.places
+                0, 0, 0, hidden, chosen.mask, labels, len(self.data.classes), chosen.places
             )
             crossed, most = [], frame_limit(self.model, len(chosen.hidden))
             for q, bits in enumerate(self.grid.bits):
@@ -144,7 +150,7 @@ class CutSurvey:
                 self.sent[place, k, q] += len(frame)
                 back = decode_activations(frame, codec=self.fitted.get(cut), max_bytes=most)
                 crossed.append(back.hidden)
-            if keep == self.grid.tokens[-1]:
+            if keep == self.grid.tokens[-1] and not self.job.privacy.activation_noise:
                 # Whole floats of all tokens arrive as they were: the cut changes nothing.
                 crossed.pop()
                 self.logits[place, k, -1, rows] = self.plain[rows]

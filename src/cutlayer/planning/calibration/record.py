@@ -3,30 +3,25 @@
 Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
-
-import msgspec
-import numpy as np
 
 from cutlayer.data.fingerprint import of_data
 from cutlayer.errors import RunError
-from cutlayer.files import cache_folder, read_bounded, write_atomically
+from cutlayer.files import cache_folder
 from cutlayer.fingerprint import of_parts
 from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.model.fingerprint import of_model
 from cutlayer.own_code import with_hash
-from cutlayer.planning.calibration.survey_result import Floats, SurveyResult
+from cutlayer.planning.calibration.record_file import read_record, write_record
+from cutlayer.planning.calibration.survey_result import SurveyResult
 
 BUNDLED = "demo-calibration.json"
 FORMAT = 1
-_MAX_BYTES = 2**26
+NAME = "calibration"
+"""What errors call a record of this kind."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Subject:
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
     inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
-    uplink besides its bits.
+    uplink besides its bits, and the noise on activations where there is some.
     """
 
     model: str
@@ -103,6 +98,8 @@ def subject_of(job: Job) -> Subject | None:
     # Of a fitted codec all rates are measured; the step is what makes them.
     apart = {"bits", "fit", "reuse", "variants", "step", "rate_bits"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
+    if job.privacy.activation_noise:
+        quantizer["activation_noise"] = job.privacy.activation_noise
     if job.method.uplink.codec == "quantize":
         del quantizer["codec"]
     return Subject(
@@ -154,56 +151,9 @@ def cache_file(subject: Subject) -> Path:
 
 def read_calibration(path: str | Path) -> Calibration:
     """The record in a file. Raises RunError where there is none or it is damaged."""
-    try:
-        return msgspec.json.decode(
-            read_bounded(path, _MAX_BYTES),
-            type=Calibration,
-            dec_hook=lambda _, values: _array(values),
-        )
-    except OSError as error:
-        raise RunError(
-            f"calibration: cannot read {path} ({error.strerror}): make it with cutlayer calibrate"
-        ) from None
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(
-            f"calibration: {path} is no whole record ({error}): delete it and run cutlayer "
-            "calibrate again"
-        ) from None
+    return read_record(path, Calibration, NAME, "calibrate")
 
 
 def write_calibration(calibration: Calibration, path: str | Path) -> Path:
     """Write the record as JSON, whole or not at all. Returns the path; raises RunError."""
-    path = Path(path)
-    fields = msgspec.to_builtins(calibration, enc_hook=_plain, str_keys=True)
-    lines = (f"{json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
-    make_folder(path)
-    with _writing(path):
-        write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    return path
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder that the file `path` will be in. Raises RunError."""
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"calibration: cannot write {path} ({error.strerror}): give another file with --out, "
-            "or another cache folder in CUTLAYER_CACHE"
-        ) from None
-
-
-def _plain(values: Floats) -> Any:
-    plain = values.astype(object)
-    plain[np.isnan(values)] = None  # JSON has no NaN
-    return plain.tolist()
-
-
-def _array(values: object) -> Floats:
-    return np.array(values, dtype=np.float64)
+    return write_record(calibration, path, NAME)

@@ -16,11 +16,38 @@ class Grid:
 
     The last tokens are N, all of them; the last bits are 32, so cell [:, -1, -1] is uncompressed.
     With a fitted codec the other bits are the rates that it is measured at, in bits a value.
+    Raises ValueError for axes that do not ascend.
     """
 
     cuts: tuple[int, ...]
     tokens: tuple[int, ...]
     bits: tuple[int | float, ...]
+
+    def __post_init__(self) -> None:
+        for name, axis, least in (
+            ("cuts", self.cuts, 0),
+            ("tokens", self.tokens, 1),
+            ("bits", self.bits, 0.01),
+        ):
+            if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
+                raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")
+        if self.bits[-1] != 32:
+            raise ValueError(f"bits {list(self.bits)} do not end with 32")
+
+    def check_table(self, name: str, table: Floats, top: float = np.inf, low: float = 0) -> None:
+        """Raise ValueError unless a table [C, K, Q] or [C, K] holds numbers from `low` to `top`.
+
+        At cut 0 with fewer than all tokens it must hold NaN: no block there ranks them.
+        """
+        shape = (len(self.cuts), len(self.tokens), len(self.bits))
+        impossible = np.zeros(table.shape, dtype=np.bool_)
+        fits = table.ndim in (2, 3) and table.shape == shape[: table.ndim]
+        if fits and 0 in self.cuts:
+            impossible[self.cuts.index(0), :-1] = True
+        fits = fits and bool((np.isnan(table) == impossible).all())
+        finite = np.isfinite(table) | impossible
+        if not fits or not (((table >= low) & (table <= top) & finite) | impossible).all():
+            raise ValueError(f"{name} is no table {list(shape)} of numbers from {low:g} to {top:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +78,10 @@ class SurveyResult(Grid):
     range_16: dict[int, float]
 
     def __post_init__(self) -> None:
-        for name, axis, least in (
-            ("cuts", self.cuts, 0),
-            ("tokens", self.tokens, 1),
-            ("bits", self.bits, 0.01),
-        ):
-            if not axis or list(axis) != sorted(set(axis)) or axis[0] < least:
-                raise ValueError(f"{name} {list(axis)} do not ascend from {least} or more")
-        if self.bits[-1] != 32:
-            raise ValueError(f"bits {list(self.bits)} do not end with 32")
-        shape = (len(self.cuts), len(self.tokens), len(self.bits))
+        super().__post_init__()
         for name in ("agreement", "divergence", "accuracy", "bytes_per_sample"):
-            _check_table(name, getattr(self, name), shape, self.cuts)
+            top = 1.0 if name in ("agreement", "accuracy") else np.finfo(np.float64).max
+            self.check_table(name, getattr(self, name), float(top))
         for name in ("importance", "importance_low", "importance_high"):
             _check_cuts(name, getattr(self, name), {cut for cut in self.cuts if cut})
             for cut, curve in getattr(self, name).items():
@@ -83,16 +102,6 @@ class SurveyResult(Grid):
         whole = self.accuracy[:, -1:, -1:]
         ratio = np.divide(self.accuracy, whole, out=np.ones_like(self.accuracy), where=whole > 0)
         return np.nan_to_num(np.minimum(ratio, 1.0))
-
-
-def _check_table(name: str, table: Floats, shape: tuple[int, ...], cuts: tuple[int, ...]) -> None:
-    top = 1.0 if name in ("agreement", "accuracy") else np.finfo(np.float64).max
-    impossible = np.zeros(shape, dtype=np.bool_)
-    if 0 in cuts:
-        impossible[cuts.index(0), :-1] = True
-    fits = table.shape == shape and (np.isnan(table) == impossible).all()
-    if not fits or not ((table >= 0) & (table <= top) | impossible).all():
-        raise ValueError(f"{name} is no table {list(shape)} of numbers from 0 to {top:g}")
 
 
 def _check_curve(name: str, curve: Floats, tokens: int) -> None:

@@ -210,6 +210,15 @@
     });
   }
 
+  function leakage(place, data) {
+    const value = (text) => Number.parseFloat(String(text).replaceAll(",", ""));
+    const cells = data.rows.map((row) => row.map((text, i) =>
+      (data.columns[i].numeric ? { text, value: Number.isNaN(value(text)) ? -Infinity : value(text) } : text)));
+    place.append(table(data.columns, cells, "What attacks made of each setting"), ...notes(data.notes));
+    if (data.picture) place.append(html("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Images made again" },
+      html("img", { src: data.picture, alt: "Attacked images, and what was made of what crosses the cut" })));
+  }
+
   function comparison(place, data) {
     const decimals = (column) => {
       if (column.decimals !== null) return column.decimals;
@@ -240,6 +249,6 @@
   const missing = () => {};
 
   Object.assign((cutlayer.views ??= {}), {
-    classes, comparison, curves, devices, headline, job, labels, missing, pareto, patches,
+    classes, comparison, curves, devices, headline, job, labels, leakage, missing, pareto, patches,
   });
 })();

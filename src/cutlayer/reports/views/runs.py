@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cutlayer.drawing.curves import Curve, curve_of
 from cutlayer.job import Job
+from cutlayer.planning.leakage.record import Leakage
 from cutlayer.record.early_stop import is_over
 from cutlayer.record.rows import Row
 from cutlayer.world.timeline import STAGES as STAGES
@@ -103,7 +104,8 @@ class Run:
     names: of devices by number, where they joined over a network.
     classes: their names, in order; none where the folder has none (yet). label: what a comparison
     called it; empty for a run of its own. own_bytes: of all its training samples themselves, by
-    format (see record.data_file).
+    format (see record.data_file). audit: what `cutlayer audit` made of it, with the sheet of
+    reconstructions as a PNG file's content.
     """
 
     folder: Path
@@ -119,6 +121,8 @@ class Run:
     classes: Sequence[str] = ()
     label: str = ""
     own_bytes: Mapping[str, float] = field(default_factory=dict)
+    audit: Leakage | None = None
+    sheet: bytes = b""
 
     def called(self, devices: int) -> list[str]:
         """The names of the first `devices` devices, where they joined over a network."""
