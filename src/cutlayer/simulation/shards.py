@@ -40,6 +40,8 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "what is scaled down is counted in one place (trust.clip_activations)"
     if reuses(job, spec.modality):
         return "the server keeps in one place what all devices have sent (uplink.reuse)"
+    if method.split and method.uplink.change:
+        return "the server holds in one place what all devices have sent (uplink.change)"
     return None
 
 

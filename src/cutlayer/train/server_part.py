@@ -28,8 +28,15 @@ from cutlayer.train.exchange import (
 from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerAdapters, ServerPass
+from cutlayer.train.server_changes import add_changes, decode_changes
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.train.server_frames import Answer, check_activations, gradient_frames, read_visit
+from cutlayer.train.server_frames import (
+    Answer,
+    Part,
+    check_activations,
+    gradient_frames,
+    read_visit,
+)
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
 from cutlayer.wire.codecs.seam import Codec
@@ -52,16 +59,6 @@ class PoolStep:
     losses: dict[int, float] = field(default_factory=dict)
     computed: dict[int, int] = field(default_factory=dict)
     replies: dict[int, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A frame of activations. frame: as it came now; None where it was held. sample: its number
-    in the device's data, where it is of one alone."""
-
-    opened: Opened
-    frame: bytes | None
-    sample: int | None = None
 
 
 class ServerPart:
@@ -181,17 +178,13 @@ class ServerPart:
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults
     ) -> list[ActivationsMessage]:
         """The activations of frames: all checked, then all decoded in one call."""
-        came: dict[int, list[_Part]] = {}
+        came: dict[int, list[Part]] = {}
         for device, frame in frames.items():
             try:
                 came[device] = self._parts(device, state, frame)
             except FrameError as fault:
                 faults[device] = fault
-        opened = [part.opened for parts in came.values() for part in parts]
-        codec = None
-        if came:  # the devices of a pool have one cut
-            codec = self._coding.codec(self.decisions[next(iter(came))].cut)
-        decoded = iter(activations_of(opened, codec, self._model.compute))
+        decoded = iter(self._decoded([part for parts in came.values() for part in parts]))
         messages = []
         for device, parts in came.items():
             own = list(islice(decoded, len(parts)))
@@ -201,7 +194,17 @@ class ServerPart:
                 faults[device] = fault
         return messages
 
-    def _parts(self, device: int, state: PoolStep, frame: bytes) -> "list[_Part]":
+    def _decoded(self, parts: Sequence[Part]) -> list[ActivationsMessage | FrameError]:
+        """What the frames of devices of a pool hold: all of a kind are decoded in one call."""
+        if not parts:
+            return []
+        cut = self.decisions[parts[0].opened.header.device].cut  # the devices of a pool have one
+        opened, codec = [part.opened for part in parts], self._coding.codec(cut)
+        if self._coding.changes is None:
+            return activations_of(opened, codec, self._model.compute)
+        return decode_changes(opened, codec, self._coding.changes.codec(cut))
+
+    def _parts(self, device: int, state: PoolStep, frame: bytes) -> list[Part]:
         """The frames of activations in what a device sent. Raises FrameError for any but those due.
 
         One of its batch, or of visits one a sample, sent now or before.
@@ -212,21 +215,24 @@ class ServerPart:
                 "let it join the next"
             )
         due, cut = (device, self._round, state.step), self.decisions[device].cut
-        if self._coding.cache is None or state.step < self._coding.plain_steps(cut):
-            return [_Part(self._check(frame, due), frame)]
+        by_sample = self._coding.cache is not None or self._coding.changes is not None
+        if not by_sample or state.step < self._coding.plain_steps(cut):
+            return [Part(self._check(frame, due), frame)]
         visit = read_visit(frame, due, self._job, self._most_bytes)
         parts = []
         for sample, sent in visit.frames.items():
             if sent is not None:
-                parts.append(_Part(self._check(sent, due, single=True), sent, sample))
+                parts.append(Part(self._check(sent, due, single=True), sent, sample))
                 continue
-            held = self._coding.cache.find(device, sample)
+            held = None
+            if self._coding.cache is not None:
+                held = self._coding.cache.find(device, sample)
             if held is None:
                 raise FrameError(
                     f"frame: device {device} names its sample {sample}, which it never sent: run "
                     "the same cutlayer on both sides"
                 )
-            parts.append(_Part(open_activations(held), None, sample))
+            parts.append(Part(open_activations(held), None, sample))
         return parts
 
     def _bounded(self, message: ActivationsMessage) -> ActivationsMessage:
@@ -247,13 +253,19 @@ class ServerPart:
     def _check(self, frame: bytes, due: tuple[int, int, int], single: bool = False) -> Opened:
         """One frame of activations, checked. single: the frame holds one sample."""
         decision, spec = self.decisions[due[0]], self._model.spec
-        return check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
+        opened = check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
+        if opened.change and (self._coding.changes is None or not single):
+            raise FrameError(
+                f"frame: device {due[0]} sent what changed of its activations where they were due "
+                "whole: run the same job on both sides"
+            )
+        return opened
 
     def _message(
         self,
         device: int,
         state: PoolStep,
-        parts: "Sequence[_Part]",
+        parts: Sequence[Part],
         decoded: Sequence[ActivationsMessage | FrameError],
     ) -> ActivationsMessage:
         """A device's batch, of what came and what was held. Raises FrameError."""
@@ -264,6 +276,9 @@ class ServerPart:
             messages.append(message)
             if part.frame is not None:
                 self._check_targets(message)
+        if self._coding.changes is not None:
+            batch = add_changes(self._coding, decision, parts, messages)
+            return replace(batch, hidden=to_device(batch.hidden, self._model.compute))
         for part, message in zip(parts, messages, strict=True):
             if part.frame is None:
                 continue
