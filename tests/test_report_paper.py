@@ -59,6 +59,10 @@ def test_the_sentence_claims_nothing_that_seeds_do_not_carry() -> None:
     near = {0: 0.5, 1: 0.6, 2: 0.7}
     also = {0: 0.6, 1: 0.5, 2: 0.69}
     assert "do not tell it apart from b" in finding([("a", near), ("b", also)])
+    other_seeds = {0: 0.5, 1: 0.52, 9: 0.9}
+    assert "over the 2 seeds that both have 9.0, 95 % interval 9.0 to 9.0" in finding(
+        [("a", other_seeds), ("b", {0: 0.41, 1: 0.43})]
+    )
     assert "Fewer than 3 seeds" in finding([("a", {0: 0.5}), ("b", {0: 0.4})])
     assert finding([("a", near), ("b", near)]).endswith("and so has b.")
     assert finding([("a", near)]) == ""

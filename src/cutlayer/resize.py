@@ -1,11 +1,12 @@
 """Images of any size to the size that is wanted: where all that models read is resized.
 
-Who calls it: data/images.py for images that are read, data/image_generator.py for images that are
-generated, data/own_bytes.py for the bytes that images themselves take, and model/inputs.py for what
-the model reads, by torch, to the size that model/framing.py says. On a light device data/images.py
-and light/images.py (what a program reads) resize by Pillow in floats instead: the same levels, but
-for the last bits of a float.
-Only what a page shows is made smaller elsewhere, by Pillow (reports/views/patches.py).
+By torch: `decoded` in data/images.py (images that are read), `resized` in data/image_generator.py
+(generated images), data/own_bytes.py (the bytes that images themselves take) and `Preprocessor` in
+model/inputs.py (what the model reads, at the size that model/framing.py says). By Pillow in floats,
+on a light device: `stack_arrays` in data/images.py and light/images.py, to the same levels but for
+the last bits of a float.
+Elsewhere: only what a page shows is made smaller, by Pillow (reports/views/patches.py), and
+augmentation zooms, turns and shears at the size that is (`_warp` in data/image_augmentation.py).
 """
 
 from __future__ import annotations

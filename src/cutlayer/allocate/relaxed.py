@@ -75,14 +75,15 @@ def best_responses(
 
     low = np.full(time.shape, problem.tokens_min, dtype=np.int64)
     high = np.full(time.shape, problem.tokens_max, dtype=np.int64)
-    # K stays in [low, high]: right of low the value rises, or low = K_min; right of high it falls.
+    # Bisection on whole K: the value rises up to low (or low = K_min) and falls from high on.
     while (low < high).any():
         k = (low + high) // 2
         gain = curves[device, np.minimum(k + 1, problem.tokens_max)] - curves[device, k]
         snr = snr_root(unit * (k + problem.extra_tokens))
         rises = gain * worth * marginal_rate(snr) > 1
         low, high = np.where(rises & (low < high), k + 1, low), np.where(rises, high, k)
-    # The maximum is in (low - 1, low]: within it where the value falls at low's left.
+    # Between whole K the value is smooth: its maximum is low itself, or lies between low - 1 and
+    # low where it falls already as K comes up to low.
     before = np.maximum(low - 1, problem.tokens_min)
     gain = curves[device, low] - curves[device, before]
     snr_at_low = snr_root(unit * (low + problem.extra_tokens))

@@ -11,7 +11,7 @@ from cutlayer.resize import Fit, Kernel
 if TYPE_CHECKING:
     from cutlayer.model.spec import ModelSpec
 
-# Pillow's numbers; what torch has not, becomes the nearest that it has.
+# By Pillow's numbers; box, hamming and lanczos, which torch lacks, become their nearest there.
 _KERNELS: dict[int, Kernel] = {
     0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear",
 }  # fmt: skip
@@ -75,7 +75,7 @@ def _square(side: int) -> dict[str, int]:
 
 def _fit(config: dict[str, Any], kind: str) -> Fit:
     kernel = _KERNELS[int(config.get("resample", 2))]
-    size = config.get("size") or config["crop_size"]  # what is cut out of nothing larger is all
+    size = config.get("size") or config["crop_size"]  # without a resize, the crop is all there is
     if not isinstance(size, dict):
         shorter = kind.startswith(_BY_SHORTER_EDGE)
         size = {"shortest_edge": size} if shorter else {"height": size, "width": size}

@@ -61,8 +61,8 @@ class Quantizer(Section):
 
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
-    devices); null: where that changes nothing but the bytes: images that stay as they are, 16 or
-    32 bits or klt, bandwidth shared equally.
+    devices). null: only in jobs where the trained adapter stays the same: without image
+    augmentation, with 16 or 32 bits or klt, and with bandwidth shared equally.
     """
 
     variants: Annotated[int, Field(ge=1, le=64)] | None = None

@@ -22,7 +22,10 @@ from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
 
 _HAVING = "having"
-"""[n, 2] devices that have a basis, and the cut that it is for; behind the way it is of."""
+"""Name of a saved tensor [n, 2]: numbers of devices that have a basis, and the cut it is for.
+
+What the basis codes (activations, gradients or changes) stands before the name.
+"""
 _WAYS = ("", gradient_coding.WAY, change_coding.WAY)
 
 

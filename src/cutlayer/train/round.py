@@ -73,8 +73,8 @@ def train_round(
 class Turn:
     """Devices that train side by side: all of a round, or one where they take turns.
 
-    place: the turn's number and how many there are. change: what the devices changed in the mean,
-    where they summed it up themselves.
+    place: the turn's number and how many there are. change: the mean change of the devices'
+    adapters, where a secure sum tells the server nothing but this.
     """
 
     devices: list[int]

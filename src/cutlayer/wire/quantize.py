@@ -227,8 +227,10 @@ def _relative(values: Tensor, scale: Tensor, up: bool) -> Tensor:
 
 
 def _next(near: Tensor, up: bool) -> Tensor:
-    """The float16 number next to each, which is finite: its bits as an integer are one more or less
-    where it moves away from zero or towards it."""
+    """The float16 number next above (`up`) or below each of `near`, which are finite.
+
+    The bits of a float16, read as an integer, grow by one with each step away from zero.
+    """
     bits = near.view(torch.int16)
     away = (bits >= 0) == up
     moved = torch.where(away, bits + 1, bits - 1)

@@ -248,7 +248,8 @@ class World:
             return drawn_for(devices, rng, partial(channel.rician, k_db=settings.rician_k_db))
         if settings.fading == "none":
             return np.ones(len(devices))
-        # Drawn for the whole fleet: how a function draws one device after another is its own.
+        # Drawn for the whole fleet: a user's function may draw its devices in any order, so that
+        # a draw for some of them alone would give them other values.
         return own_fading(settings.fading, rng, self.devices)[devices]
 
     def _block(self, round: int) -> int:

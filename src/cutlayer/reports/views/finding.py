@@ -34,8 +34,15 @@ def finding(lines: Sequence[tuple[str, Mapping[int, float]]]) -> str:
     said += f", {ahead:.1f} points above {second}"
     interval = paired_interval(first, theirs)
     if interval is not None:
-        low, high = 100 * interval[1], 100 * interval[2]
-        said += f" (95 % interval of the difference {low:.1f} to {high:.1f})"
+        middle, low, high = (100 * value for value in interval)
+        if first.keys() == theirs.keys():
+            said += f" (95 % interval of the difference {low:.1f} to {high:.1f})"
+        else:
+            both = len(first.keys() & theirs.keys())
+            said += (
+                f" (over the {both} seeds that both have {middle:.1f}, "
+                f"95 % interval {low:.1f} to {high:.1f})"
+            )
     if len(tests) < len(others):
         return f"{said}. Fewer than {LEAST} seeds do not say whether the order is one of chance."
     ps = [p for p, _ in tests.values()]

@@ -1,10 +1,10 @@
 """Codecs of activations and gradients: rows of numbers to a header and a body, and back.
 
-seam.py says what a codec is (`Codec`). quantized.py is the quantiser: rotate.py, quantize.py and
-entropy.py of the room above, one after another. klt.py is a fitted transform with an entropy coder:
-klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and symbols.py code whole
-numbers, token_scale.py the size of a token, drift.py says when it must be fitted again.
-quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
+seam.py says what a codec is (`Codec`). quantized.py is the quantiser: wire/rotate.py,
+wire/quantize.py and wire/entropy.py, one after another. klt.py is a fitted transform with an
+entropy coder: klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and
+symbols.py code whole numbers, token_scale.py the size of a token, drift.py says when it must be
+fitted again. quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
 To change the quantiser: its arithmetic is in wire/quantize.py, wire/levels.py and
 wire/dequantize.py, and once more, as nodes of a graph for light devices, in programs/quantizer.py
@@ -12,14 +12,18 @@ wire/dequantize.py, and once more, as nodes of a graph for light devices, in pro
 `coded_levels` in light/encoded.py, by wire/packing.py). Its settings are `Quantizer` and `LEVELS`
 in settings/method.py (which of them have an effect when: train/read_conditions.py), its header is
 `TensorHeader` in wire/headers.py, its bytes are counted in wire/frame_bytes.py. What light devices
-do not do is refused in `why_not` (programs/support.py). Named levels besides are all of these, and
-rows in docs/wire-format.md and docs/extend.md. Levels of one's own are a function that a job names,
-and need no change.
+do not do is refused in `why_not` (programs/support.py). New named levels change all of these files,
+and get a row in docs/wire-format.md and docs/extend.md. Levels of one's own are a function that a
+job names, and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
-its name in `Quantizer.codec` (settings/method.py) and which settings it reads in
-train/read_conditions.py; the frames that carry it in wire/codec.py and wire/opened.py, next to
-those of klt; which codec a device encodes a step with in train/coding.py, and, where it is fitted,
-who fits it and when in train/server_coding.py; what a job with it may not do in train/check.py; its
-layout in docs/wire-format.md; its tests beside those of klt.
+its name in `Quantizer.codec` (settings/method.py; `value_bits` and `_without_basis` there ask for
+klt) and which settings it reads in train/read_conditions.py; the frames that carry it in
+wire/activation_frames.py (activations), wire/codec.py (gradients) and wire/opened.py (both, read),
+next to those of klt, and in `KINDS` of wire/frame.py where it has kinds of its own; its bytes in
+wire/frame_bytes.py; which codec a device encodes a step with in train/coding.py, and, where it is
+fitted, who fits it and when in train/server_coding.py; what a job with it may not do in
+train/check.py; whether light devices have it in `why_not` (programs/support.py), and if so its
+nodes in programs/ and its body in light/encoded.py, next to klt's; its layout in
+docs/wire-format.md; its tests beside those of klt.
 """
