@@ -5,8 +5,8 @@ from statistics import mean
 from typing import Any
 
 Line = dict[str, Any]
-POINT = 0.01
-"""The loss of accuracy that still counts as none: one percentage point."""
+POINT = 0.01 + 1e-9
+"""The loss of accuracy that still counts as none: one percentage point, and what rounding adds."""
 VISIT_GOAL, TOTAL_GOAL, FLOAT_GOAL, WIRE_GOAL = 250, 1000, 0.85, 0.05
 
 
