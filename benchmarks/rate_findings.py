@@ -68,14 +68,20 @@ def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
         most = max(judged, key=lambda line: line[ratio])
         return (
             f"{start} not reached: the most is {most[ratio]:,.0f} times, by {most['case']} "
-            f"({most['data']}, cut {most['cut']}), which loses {100 * lost(most):.1f} points."
+            f"({of_what(most)}), which loses {100 * lost(most):.1f} points."
         )
     least = min(there, key=lost)
     verdict = "reached" if lost(least) <= POINT else "not reached"
     return (
-        f"{start} {verdict}: {least['case']} ({least['data']}, cut {least['cut']}) takes "
+        f"{start} {verdict}: {least['case']} ({of_what(least)}) takes "
         f"{least[ratio]:,.0f} times fewer and loses {100 * lost(least):.1f} points."
     )
+
+
+def of_what(line: Line) -> str:
+    """Where a line was measured, and with how many seeds."""
+    seeds = len(line["seeds"])
+    return f"{line['data']}, cut {line['cut']}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def of_wire(lines: Sequence[Line]) -> Iterator[str]:
