@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import (
-    encode_activations,
-    encode_adapter,
-    encode_gradient,
-)
+from cutlayer.wire.adapter_frames import encode_adapter
+from cutlayer.wire.codec import encode_activations, encode_gradient
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 
 # Values that float32 holds exactly, also when rotated over a width of 16: equal on any machine.
