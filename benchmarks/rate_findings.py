@@ -5,8 +5,8 @@ from statistics import mean
 from typing import Any
 
 Line = dict[str, Any]
-POINT = 0.01
-"""The loss of accuracy that still counts as none: one percentage point."""
+POINT = 0.01 + 1e-9
+"""The loss of accuracy that still counts as none: one percentage point, and what rounding adds."""
 VISIT_GOAL, TOTAL_GOAL, FLOAT_GOAL, WIRE_GOAL = 250, 1000, 0.85, 0.05
 
 
@@ -25,30 +25,29 @@ def findings(lines: Sequence[Line]) -> Iterator[str]:
         # What is sent once is no visit's measure: its later visits send names.
         sent = [line for line in judged if "sent once" not in line["case"]]
         if sent:
-            yield of_goal(sent, lines, "visit_ratio", VISIT_GOAL, "a visit")
-        yield of_goal(judged, lines, "total_ratio", TOTAL_GOAL, "in total")
+            yield of_goal(sent, "visit_ratio", VISIT_GOAL, "a visit")
+        yield of_goal(judged, "ten_ratio", TOTAL_GOAL, "over ten visits (reckoned)")
     yield from of_wire(lines)
     yield from of_training(lines)
 
 
 def of_place(name: str, reference: Line, some: Sequence[Line]) -> str:
     """The fewest bytes whose accuracy is within a point of float32's, at one cut."""
-    best = mean(reference["accuracy"])
-    near = [
-        line for line in some if line is not reference and mean(line["accuracy"]) >= best - POINT
-    ]
-    start = f"{name}: float32 {100 * best:.1f} %"
+    others = [line for line in some if line is not reference]
+    near = [line for line in others if lost(line) <= POINT]
+    start = f"{name}: float32 {100 * accuracy(reference):.1f} %"
     if not near:
-        closest = max((line for line in some if line is not reference), key=accuracy)
+        closest = min(others, key=lost)
         return (
-            f"{start}; none of the others comes within a point, the nearest is {closest['case']} "
-            f"with {100 * accuracy(closest):.1f} %."
+            f"{start}; none of the others comes within a point, the nearest is {closest['case']}, "
+            f"which loses {100 * lost(closest):.1f} points."
         )
     fewest = min(near, key=lambda line: line["total"])
     return (
         f"{start}; the fewest bytes within a point take {fewest['case']}, "
         f"{100 * accuracy(fewest):.1f} % ({100 * mean(fewest['through_cut']):.1f} % through the "
-        f"cut), with {fewest['total_ratio']:,.0f} times fewer in total."
+        f"cut), with {fewest['total_ratio']:,.0f} times fewer in total, {fewest['ten_ratio']:,.0f} "
+        "over ten visits."
     )
 
 
@@ -56,29 +55,33 @@ def accuracy(line: Line) -> float:
     return mean(line["accuracy"])
 
 
-def of_goal(judged: Sequence[Line], lines: Sequence[Line], ratio: str, goal: int, what: str) -> str:
+def lost(line: Line) -> float:
+    """What a line loses of float32's accuracy, in the mean over the seeds that both have."""
+    return mean(line["lost"] or [accuracy(line)])
+
+
+def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
     """Whether the goal is reached within a point of float32, and where not, by how much."""
-    references = {
-        (line["data"], line["cut"]): accuracy(line) for line in lines if line["case"] == "float32"
-    }
-
-    def lost(line: Line) -> float:
-        return references[(line["data"], line["cut"])] - accuracy(line)
-
     start = f"The goal of {goal:,} times fewer bytes {what} within a point of float32 is"
     there = [line for line in judged if line[ratio] >= goal]
     if not there:
         most = max(judged, key=lambda line: line[ratio])
         return (
             f"{start} not reached: the most is {most[ratio]:,.0f} times, by {most['case']} "
-            f"({most['data']}, cut {most['cut']}), which loses {100 * lost(most):.1f} points."
+            f"({of_what(most)}), which loses {100 * lost(most):.1f} points."
         )
     least = min(there, key=lost)
     verdict = "reached" if lost(least) <= POINT else "not reached"
     return (
-        f"{start} {verdict}: {least['case']} ({least['data']}, cut {least['cut']}) takes "
+        f"{start} {verdict}: {least['case']} ({of_what(least)}) takes "
         f"{least[ratio]:,.0f} times fewer and loses {100 * lost(least):.1f} points."
     )
+
+
+def of_what(line: Line) -> str:
+    """Where a line was measured, and with how many seeds."""
+    seeds = len(line["seeds"])
+    return f"{line['data']}, cut {line['cut']}, {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def of_wire(lines: Sequence[Line]) -> Iterator[str]:
@@ -105,7 +108,7 @@ def of_training(lines: Sequence[Line]) -> Iterator[str]:
                 f"{line['data']} at cut {line['cut']}, below {100 * FLOAT_GOAL:.0f} %: differences "
                 "may be others where training goes further."
             )
-    few = sum(line["seeds"] == 1 for line in lines)
+    few = sum(len(line["seeds"]) == 1 for line in lines)
     if few:
         yield (
             f"{few} of {len(lines)} points have one seed: differences below a point or so tell "

@@ -30,7 +30,12 @@ class Decision:
     rate_bits: float | None = None
 
     def uplink(self, method: Method) -> Quantizer:
-        """How activations become bits: as the method says, at the bits decided."""
+        """How activations become bits: as the method says, at the bits decided.
+
+        Where quantised changes go up, a sample's first visit does not lose any.
+        """
+        if method.uplink.change and method.uplink.codec == "quantize":
+            return Quantizer(bits=32)
         decided: dict[str, float] = {"bits": self.bits_up}
         if self.rate_bits is not None:
             decided["rate_bits"] = self.rate_bits

@@ -115,6 +115,11 @@ def run_rounds(
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
+    if coding.changes is not None and state.rounds:
+        progress.say(
+            "what was held of samples that go up as changes is not saved: each goes up whole once "
+            "more (method.uplink.change)"
+        )
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
             job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress

@@ -70,6 +70,11 @@ class Quantizer(Section):
     a sample has, of which each visit draws one; null: a new one each time, so that all are sent.
     """
 
+    change: bool = False
+    """Whether a sample goes up as what changed of its activations since its last visit, which both
+    sides add to what they hold of it (uplink alone, trained devices, images).
+    """
+
     bits: Bits = 32
     """Bits for a value: 1 to 8 quantise it; 16 (bfloat16) and 32 (float32) send it as it is."""
 

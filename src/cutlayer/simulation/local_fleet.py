@@ -1,5 +1,6 @@
 """Every device of a run in this process."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -8,8 +9,9 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
-from cutlayer.train import gradient_coding
+from cutlayer.train import change_coding, gradient_coding
 from cutlayer.train.coding import codec_of
+from cutlayer.train.device_changes import DeviceChanges
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import LocalLink
@@ -22,9 +24,9 @@ from cutlayer.train.server_coding import ServerCoding
 _HAVING = "having"
 """Name of a saved tensor [n, 2]: numbers of devices that have a basis, and the cut it is for.
 
-The way (up or down) that the basis codes stands before the name.
+What the basis codes (activations, gradients or changes) stands before the name.
 """
-_WAYS = ("", gradient_coding.WAY)
+_WAYS = ("", gradient_coding.WAY, change_coding.WAY)
 
 
 class LocalFleet:
@@ -40,6 +42,7 @@ class LocalFleet:
         self.parts = parts
         self.link = LocalLink([])
         self._labels = labels_of(job, parts)
+        self._changes: dict[int, DeviceChanges] = defaultdict(DeviceChanges)
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
@@ -52,7 +55,11 @@ class LocalFleet:
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
             known = [bases[way].get(having[way].get(index, -1)) for way in _WAYS]
-            device.coding.begin(Opening(basis=known[0], gradient_basis=known[1]))
+            whole, gradients, changes = known
+            device.coding.changes = self._changes[index]
+            device.coding.begin(
+                Opening(basis=whole, gradient_basis=gradients, change_basis=changes)
+            )
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}

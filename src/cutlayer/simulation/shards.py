@@ -36,6 +36,8 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "the downlink's basis is fitted to the gradients of all devices of a round"
     if reuses(job, spec.modality):
         return "the server keeps in one place what all devices have sent (uplink.reuse)"
+    if method.split and method.uplink.change:
+        return "the server holds in one place what all devices have sent (uplink.change)"
     return None
 
 

@@ -5,15 +5,16 @@ It then comes down as a frame, and stays with the device from round to round. Wh
 reused, the device only names those that the server holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.errors import RunError
+from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import Method, Quantizer
+from cutlayer.train.device_changes import DeviceChanges
 from cutlayer.train.opening import HeldSamples, Opening
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
@@ -49,12 +50,15 @@ class DeviceCoding:
     """What a device encodes activations with.
 
     codec: of the last basis that came down, None before the first; gradients: the same, of what
-    the server sends. plain_steps: see `Opening`.
+    the server sends. plain_steps: see `Opening`. changes: what is held of samples that go up as
+    changes; change_codec: what these are encoded with.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
         self.gradients: KltCodec | None = None
+        self.change_codec: KltCodec | None = None
+        self.changes = DeviceChanges()
         self.plain_steps = 0
         self._held = HeldSamples()
 
@@ -65,6 +69,16 @@ class DeviceCoding:
             self.learn(opening.basis)
         if opening.gradient_basis is not None:
             self.gradients = codec_of(bytes(opening.gradient_basis))
+        if opening.change_basis is not None:
+            self.change_codec = codec_of(bytes(opening.change_basis))
+        if opening.held_digest is not None:
+            if opening.held is None:
+                raise FrameError(
+                    "frame: the server says what it holds by a number alone: run the same "
+                    "cutlayer on both sides"
+                )
+            self.changes.begin(opening.held, opening.held_digest, opening.change_steps)
+            return
         self._held = HeldSamples(opening.held)
 
     def learn(self, basis: bytes) -> None:
@@ -77,8 +91,8 @@ class DeviceCoding:
         return None if self.codec is None else self.codec.basis.fingerprint
 
     def has(self, basis: int) -> bool:
-        """Whether the device has the basis with this fingerprint, of activations or gradients."""
-        found = (self.codec, self.gradients)
+        """Whether the device has the basis with this fingerprint, of whatever."""
+        found = (self.codec, self.gradients, self.change_codec)
         return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:
@@ -96,6 +110,31 @@ class DeviceCoding:
         frames |= found
         self._held.sent(found.items())
         return encode_visit(Visit(*due, frames))
+
+    def change_visit(
+        self,
+        due: tuple[int, int, int],
+        samples: Indices,
+        whole: Mapping[int, bytes],
+        changes: Mapping[int, bytes],
+        codecs: tuple[Codec, Codec],
+    ) -> bytes:
+        """The frame of a batch of samples, of which some go up as changes; arguments by number as
+        in `DeviceChanges.sent`."""
+        found = self.changes.sent(whole.items(), changes.items(), codecs)
+        return encode_visit(Visit(*due, {int(one): found[int(one)] for one in samples}))
+
+    def fits_changes(self, method: Method) -> bool:
+        """Whether there is what changes are encoded with after the steps in 4 bits."""
+        return method.uplink.codec == "quantize" or self.change_codec is not None
+
+    def change_codec_at(self, step: int, method: Method, rotation_seed: int) -> Codec:
+        """What to encode the changes of a step with."""
+        if method.uplink.codec == "quantize":
+            return QuantizedCodec(method.uplink, rotation_seed)
+        if self.change_codec is None or self.changes.are_plain(step):
+            return QuantizedCodec(FITTING, rotation_seed)
+        return self.change_codec
 
     def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:
         """What to encode the activations of a step with. Raises RunError where a basis is due."""

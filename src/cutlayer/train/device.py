@@ -78,6 +78,7 @@ class Device:
     _batches: list[np.ndarray] = field(default_factory=list)
     _start: Adapter = field(default_factory=dict)
     _sum: "SumDevice | None" = None
+    _due: tuple[list[int], list[int]] = ([], [])
 
     def __post_init__(self) -> None:
         self.reuses = reuses(self.job, self.model.spec.modality)
@@ -125,26 +126,52 @@ class Device:
         """Which tokens cross the cut this round."""
         return self.decision.selection(self.job.method)
 
-    def to_encode(self, step: int, message: ActivationsMessage | None) -> "ToEncode":
+    def to_encode(self, step: int, message: ActivationsMessage | None) -> "list[ToEncode]":
         """What of a step is to be encoded, and with what; `frame` takes the frames of it.
 
         message: activations of the samples `to_compute`; None where there are none.
         """
         seed = self.job.seed
-        rotation = derive(seed, "rotation")
-        codec = self.coding.codec_at(step, self.job.method, self.decision, rotation)
+        codec = self._codec(step)
+        if self._changes(step):
+            assert message is not None
+            batch, messages = self._batches[step], one_by_one(message)
+            fitted = self.coding.fits_changes(self.job.method)
+            whole, changes = self.coding.changes.split(step, batch, messages, fitted)
+            self._due = (list(whole), list(changes))
+            return [
+                ToEncode(codec, list(whole.values()), None),
+                ToEncode(self._change_codec(step), list(changes.values()), None),
+            ]
         if self._visits(step):
-            return ToEncode(codec, [] if message is None else one_by_one(message), None)
+            return [ToEncode(codec, [] if message is None else one_by_one(message), None)]
         assert message is not None
         rng = torch_rng(seed, self.id, self.round, "uplink", step)
-        return ToEncode(codec, [message], rng)
+        return [ToEncode(codec, [message], rng)]
 
-    def frame(self, step: int, encoded: Sequence[bytes]) -> bytes:
+    def frame(self, step: int, encoded: Sequence[Sequence[bytes]]) -> bytes:
         """The frame of a step, of what `to_encode` gave."""
+        due = (self.id, self.round, step)
+        if self._changes(step):
+            codecs = (self._codec(step), self._change_codec(step))
+            whole, changes = (
+                dict(zip(numbers, frames, strict=True))
+                for numbers, frames in zip(self._due, encoded, strict=True)
+            )
+            return self.coding.change_visit(due, self._batches[step], whole, changes, codecs)
+        (frames,) = encoded
         if self._visits(step):
-            return self.coding.visit((self.id, self.round, step), self._batches[step], encoded)
-        (frame,) = encoded
+            return self.coding.visit(due, self._batches[step], frames)
+        (frame,) = frames
         return frame
+
+    def _codec(self, step: int) -> Codec:
+        rotation = derive(self.job.seed, "rotation")
+        return self.coding.codec_at(step, self.job.method, self.decision, rotation)
+
+    def _change_codec(self, step: int) -> Codec:
+        rotation = derive(self.job.seed, "rotation")
+        return self.coding.change_codec_at(step, self.job.method, rotation)
 
     def dropout_seed(self, step: int, purpose: str = "device-dropout") -> int | None:
         """What the LoRA dropout of a pass of a step is drawn from; None without dropout."""
@@ -160,6 +187,10 @@ class Device:
     def _visits(self, step: int) -> bool:
         """Whether samples that the server holds are only named; not where a basis is fitted."""
         return self.reuses and step >= self.coding.plain_steps
+
+    def _changes(self, step: int) -> bool:
+        """Whether samples go up one by one, as changes where that is due."""
+        return self.job.method.uplink.change and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
         """The samples `to_compute` of one step; those of the next are decoded meanwhile."""

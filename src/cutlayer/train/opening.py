@@ -19,7 +19,11 @@ class Opening:
     there is none yet. plain_steps: the first steps, sent as `coding.FITTING` says; the basis comes
     down before the step after them. 0: there is a basis, or the codec needs none. held: which of
     the device's samples the server holds; None: every sample is sent. gradient_basis: None: the
-    device has the server's, or gradients come down as they did before there was one.
+    device has the server's, or gradients come down as they did before there was one. change_basis:
+    the same of changes. change_steps: the first steps whose changes go up in 4 bits, after which
+    samples go up whole until there is a basis of changes; None: all go up whole. held_digest: of
+    what the server holds of samples that go up as changes (see `ChangeBuffers`); None: the job has
+    no changes.
     """
 
     adapter: bytes | None = None
@@ -27,6 +31,9 @@ class Opening:
     plain_steps: int = 0
     held: bytes | None = None
     gradient_basis: bytes | None = None
+    change_basis: bytes | None = None
+    change_steps: int | None = None
+    held_digest: int | None = None
 
 
 class HeldSamples:

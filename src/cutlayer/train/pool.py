@@ -157,18 +157,23 @@ class Pool:
     def _encode(self, step: int, messages: Sequence[ActivationsMessage | None]) -> list[bytes]:
         """A frame for each device: those with one codec are encoded in one call."""
         due = [d.to_encode(step, one) for d, one in zip(self.devices, messages, strict=True)]
-        encoded: list[list[bytes]] = [[] for _ in due]
+        parts = [part for one in due for part in one]
+        encoded: list[list[bytes]] = [[] for _ in parts]
         alike: dict[tuple[Codec, bool], list[int]] = {}
-        for place, one in enumerate(due):
-            if one.messages:
-                alike.setdefault((one.codec, one.rng is None), []).append(place)
+        for place, part in enumerate(parts):
+            if part.messages:
+                alike.setdefault((part.codec, part.rng is None), []).append(place)
         for (codec, exact), places in alike.items():
-            together = [message for place in places for message in due[place].messages]
-            rngs = None if exact else [rng for place in places if (rng := due[place].rng)]
+            together = [message for place in places for message in parts[place].messages]
+            rngs = None if exact else [rng for place in places if (rng := parts[place].rng)]
             frames = iter(encode_activations_with(codec, together, rngs))
             for place in places:
-                encoded[place] = list(islice(frames, len(due[place].messages)))
-        return [d.frame(step, own) for d, own in zip(self.devices, encoded, strict=True)]
+                encoded[place] = list(islice(frames, len(parts[place].messages)))
+        rest = iter(encoded)
+        return [
+            device.frame(step, list(islice(rest, len(own))))
+            for device, own in zip(self.devices, due, strict=True)
+        ]
 
     def _activations(
         self, step: int, batches: Sequence[Dataset], inputs: dict[str, torch.Tensor]

@@ -152,6 +152,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     return {
         f"method.{side}.codec": (first,),
         f"method.{side}.reuse": (first,),
+        f"method.{side}.change": (first,),
         f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.variants": (
             first,

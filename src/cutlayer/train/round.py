@@ -166,6 +166,7 @@ class Turn:
             result.traffic[device].coding_down += len(opening.basis or b"")
             result.traffic[device].coding_down += len(opening.held or b"")
             result.traffic[device].coding_down += len(opening.gradient_basis or b"")
+            result.traffic[device].coding_down += len(opening.change_basis or b"")
         started = self.link.begin(result.round, decisions, openings)
         training, method = server.job.training, server.job.method
         result.batches |= {

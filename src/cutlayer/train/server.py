@@ -1,6 +1,7 @@
 """The edge server: the global adapter of a run, handed out and averaged round by round."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.errors import FrameError
@@ -82,12 +83,12 @@ class Server:
         having: dict[int | None, set[int]] = {None: set()}
         for cut in sorted({one.cut for one in decisions.values()}):
             devices = [device for device, one in decisions.items() if one.cut == cut]
-            for basis in (coding.fingerprint(cut), coding.gradients.fingerprint(cut)):
+            for basis in coding.fingerprints(cut):
                 if basis is not None:
                     having[basis] = link.having(devices, basis)
         averages = self.job.method.aggregate != "none"
         broadcasts = self.broadcasts(round, decisions) if averages else {}
-        return {
+        openings = {
             device: Opening(
                 broadcasts.get(device),
                 None
@@ -101,6 +102,17 @@ class Server:
             )
             for device, decision in decisions.items()
         }
+        if (changes := coding.changes) is not None:
+            for device, opening in openings.items():
+                cut = decisions[device].cut
+                has = device in having[changes.fingerprint(cut)]
+                openings[device] = replace(
+                    opening,
+                    change_basis=None if has else changes.basis(cut),
+                    change_steps=changes.steps(cut),
+                    held_digest=changes.digest(device),
+                )
+        return openings
 
     def begin(
         self, round: int, decisions: Mapping[int, Decision], steps: Mapping[int, int]

@@ -13,6 +13,7 @@ from torch import Tensor
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
+from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
 from cutlayer.train.gradient_coding import GradientCoding
@@ -33,7 +34,8 @@ _STALE = "stale."
 class ServerCoding:
     """The bases of a run, over all of its rounds.
 
-    cache: the samples that devices only name; None where they send all. gradients: how gradients
+    cache: the samples that devices only name; None where they send all. changes: what is held of
+    samples that come as changes; None where they come whole. gradients: how gradients
     go back. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
     fitted to what devices send first.
     """
@@ -48,6 +50,8 @@ class ServerCoding:
         self._own_rows = own_rows
         self._job, self._spec = job, spec
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
+        changes = job.method.split and job.method.uplink.change
+        self.changes = ChangeCoding(job, spec, saved or {}) if changes else None
         self._version = 0
         self._bases: dict[int, FittedBasis] = defaultdict(FittedBasis)
         if saved and "version" in saved:
@@ -65,6 +69,8 @@ class ServerCoding:
     def saved(self) -> dict[str, Tensor]:
         """What a run resumes from; empty for codecs that are not fitted."""
         found = self.gradients.saved()
+        if self.changes is not None:
+            found |= self.changes.saved()
         if not self.fitted:
             return found
         there = {cut: one for cut, one in self._bases.items() if one.frame is not None}
@@ -84,6 +90,10 @@ class ServerCoding:
             basis = {device: self.fingerprint(one.cut) for device, one in decisions.items()}
             rates = {d: one.value_bits(self._job.method) for d, one in decisions.items()}
             self.cache.begin(decisions, basis, rates)
+        if self.changes is not None:
+            cuts = {one.cut for one in decisions.values()}
+            settled = {cut: not self.fitted or self.basis(cut) is not None for cut in cuts}
+            self.changes.begin(decisions, settled)
 
     def basis(self, cut: int) -> bytes | None:
         """The frame of a cut's basis; None before it was fitted, and where the codec needs none."""
@@ -110,13 +120,22 @@ class ServerCoding:
         codec = self.codec(cut)
         return None if codec is None else codec.basis.fingerprint
 
+    def fingerprints(self, cut: int) -> tuple[int | None, ...]:
+        """Of the bases that devices of a cut need; None for each that there is not."""
+        found = (self.fingerprint(cut), self.gradients.fingerprint(cut))
+        return found if self.changes is None else (*found, self.changes.fingerprint(cut))
+
     def forget(self, device: int) -> None:
         """Drop what a device sent: its data may have changed."""
         if self.cache is not None:
             self.cache.forget(device)
+        if self.changes is not None:
+            self.changes.forget(device)
 
     def held(self, device: int) -> bytes | None:
         """A frame that tells a device which of its samples are held; None where all are sent."""
+        if self.changes is not None:
+            return encode_held(self.changes.held(device))
         if self.cache is None:
             return None
         return encode_held(Held(self.cache.samples(device), self.cache.room_bytes(device)))
@@ -135,6 +154,8 @@ class ServerCoding:
             if one.waits:
                 self.fit(cut)
             one.end(self._job.method.device == "trained")
+        if self.changes is not None:
+            self.changes.end({cut: one.codec for cut, one in self._bases.items()})
         self.gradients.end()
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:

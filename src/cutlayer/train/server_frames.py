@@ -17,6 +17,16 @@ from cutlayer.wire.opened import Opened, open_activations
 from cutlayer.wire.visit import Visit, decode_visit
 
 
+@dataclass(frozen=True)
+class Part:
+    """A frame of activations. frame: as it came now; None where it was held. sample: its number
+    in the device's data, where it is of one alone."""
+
+    opened: Opened
+    frame: bytes | None
+    sample: int | None = None
+
+
 def check_activations(
     frame: bytes,
     due: tuple[int, int, int],

@@ -1,7 +1,7 @@
 """What devices sent up in a step as activations to train on: checked, decoded and bounded."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -12,23 +12,15 @@ from cutlayer.job import Job
 from cutlayer.model.cut import CutModel
 from cutlayer.train.batches import joined
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.server_changes import add_changes, decode_changes
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.train.server_frames import check_activations, read_visit
+from cutlayer.train.server_frames import Part, check_activations, read_visit
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.opened import Opened, activations_of, open_activations
+from cutlayer.wire.transfer import to_device
 
 Faults = dict[int, CutlayerError]
 """Why devices fail, by device."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A frame of activations. frame: as it came now; None where it was held. sample: its number
-    in the device's data, where it is of one alone."""
-
-    opened: Opened
-    frame: bytes | None
-    sample: int | None = None
 
 
 class ActivationReader:
@@ -62,17 +54,13 @@ class ActivationReader:
         faults: gets why some of them will not do. computed: gets how many samples of each device
         came now, where it may name others.
         """
-        came: dict[int, list[_Part]] = {}
+        came: dict[int, list[Part]] = {}
         for device, frame in frames.items():
             try:
                 came[device] = self._parts(device, step, frame)
             except FrameError as fault:
                 faults[device] = fault
-        opened = [part.opened for parts in came.values() for part in parts]
-        codec = None
-        if came:  # the devices of a pool have one cut
-            codec = self._coding.codec(self._decisions[next(iter(came))].cut)
-        decoded = iter(activations_of(opened, codec, self._model.compute))
+        decoded = iter(self._decoded([part for parts in came.values() for part in parts]))
         messages = []
         for device, parts in came.items():
             own = list(islice(decoded, len(parts)))
@@ -82,7 +70,17 @@ class ActivationReader:
                 faults[device] = fault
         return messages
 
-    def _parts(self, device: int, step: int, frame: bytes) -> list[_Part]:
+    def _decoded(self, parts: Sequence[Part]) -> list[ActivationsMessage | FrameError]:
+        """What the frames of devices of a pool hold: all of a kind are decoded in one call."""
+        if not parts:
+            return []
+        cut = self._decisions[parts[0].opened.header.device].cut  # the devices of a pool have one
+        opened, codec = [part.opened for part in parts], self._coding.codec(cut)
+        if self._coding.changes is None:
+            return activations_of(opened, codec, self._model.compute)
+        return decode_changes(opened, codec, self._coding.changes.codec(cut))
+
+    def _parts(self, device: int, step: int, frame: bytes) -> list[Part]:
         """The frames of activations in what a device sent. Raises FrameError for any but those due.
 
         One of its batch, or of visits one a sample, sent now or before.
@@ -93,32 +91,41 @@ class ActivationReader:
                 "let it join the next"
             )
         due, cut = (device, self._round, step), self._decisions[device].cut
-        if self._coding.cache is None or step < self._coding.plain_steps(cut):
-            return [_Part(self._check(frame, due), frame)]
+        by_sample = self._coding.cache is not None or self._coding.changes is not None
+        if not by_sample or step < self._coding.plain_steps(cut):
+            return [Part(self._check(frame, due), frame)]
         visit = read_visit(frame, due, self._job, self._most_bytes)
         parts = []
         for sample, sent in visit.frames.items():
             if sent is not None:
-                parts.append(_Part(self._check(sent, due, single=True), sent, sample))
+                parts.append(Part(self._check(sent, due, single=True), sent, sample))
                 continue
-            held = self._coding.cache.find(device, sample)
+            held = None
+            if self._coding.cache is not None:
+                held = self._coding.cache.find(device, sample)
             if held is None:
                 raise FrameError(
                     f"frame: device {device} names its sample {sample}, which it never sent: run "
                     "the same cutlayer on both sides"
                 )
-            parts.append(_Part(open_activations(held), None, sample))
+            parts.append(Part(open_activations(held), None, sample))
         return parts
 
     def _check(self, frame: bytes, due: tuple[int, int, int], single: bool = False) -> Opened:
         """One frame of activations, checked. single: the frame holds one sample."""
         decision, spec = self._decisions[due[0]], self._model.spec
-        return check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
+        opened = check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
+        if opened.change and (self._coding.changes is None or not single):
+            raise FrameError(
+                f"frame: device {due[0]} sent what changed of its activations where they were due "
+                "whole: run the same job on both sides"
+            )
+        return opened
 
     def _message(
         self,
         due: tuple[int, int],
-        parts: Sequence[_Part],
+        parts: Sequence[Part],
         decoded: Sequence[ActivationsMessage | FrameError],
         computed: dict[int, int],
     ) -> ActivationsMessage:
@@ -131,6 +138,9 @@ class ActivationReader:
             messages.append(message)
             if part.frame is not None:
                 self._check_targets(message)
+        if self._coding.changes is not None:
+            batch = add_changes(self._coding, decision, parts, messages)
+            return replace(batch, hidden=to_device(batch.hidden, self._model.compute))
         for part, message in zip(parts, messages, strict=True):
             if part.frame is None:
                 continue

@@ -119,7 +119,10 @@ def decode_activations(
     the hidden states it unpacks to as float32; what is allocated on the way is a small multiple of
     it. Raises FrameError.
     """
-    return _only(activations_of([open_activations(data, max_bytes=max_bytes)], codec, device))
+    opened = open_activations(data, max_bytes=max_bytes)
+    if opened.change:
+        raise FrameError("a frame of what changed came where one of activations was due")
+    return _only(activations_of([opened], codec, device))
 
 
 def encode_gradient(

@@ -35,7 +35,7 @@ class Opened:
     """A frame that was read and checked up to its hidden states or gradient, which stay packed.
 
     labels: of activations, as in `ActivationsMessage`. valid: [B T], False at padding; None
-    without a mask.
+    without a mask. change: whether they are what changed of a sample's activations.
     """
 
     header: ActivationsHeader | CodedActivationsHeader | GradientHeader | CodedGradientHeader
@@ -43,6 +43,7 @@ class Opened:
     valid: NDArray[np.bool_] | None
     labels: Tensor | None = None
     places: Places | None = None
+    change: bool = False
 
     @property
     def due(self) -> tuple[int, int, int]:
@@ -54,10 +55,10 @@ def open_activations(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Open
     """A frame of activations, checked; limits and errors as in `decode_activations`."""
     header: ActivationsHeader | CodedActivationsHeader
     kind = frame.kind_of(data)
-    if kind in ("coded activations", "coded token activations"):
+    if kind in ("coded activations", "coded token activations", "coded change"):
         header, body = frame.unpack(data, kind, CodedActivationsHeader, max_bytes)
     else:
-        due = kind if kind == "token activations" else "activations"
+        due = kind if kind in ("token activations", "change") else "activations"
         header, body = frame.unpack(data, due, ActivationsHeader, max_bytes)
     B, T, _ = header.shape
     places = None
@@ -73,7 +74,7 @@ def open_activations(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Open
             places, body = unpack_kept(body, B, T, header.candidates, header.merged)
         elif header.merged:
             raise FrameError("the frame merges tokens but keeps all of them: have it sent again")
-    return Opened(header, body, valid, labels, places)
+    return Opened(header, body, valid, labels, places, kind.endswith("change"))
 
 
 def activations_of(

@@ -339,8 +339,18 @@ class _DeviceSession:
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
         gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
+        changes = await connection.receive(Lane.DOWN) if message.change_basis else None
         await device.fetch(site, message.programs)
-        opening = Opening(adapter, basis, message.plain_steps, held, gradients)
+        opening = Opening(
+            adapter,
+            basis,
+            message.plain_steps,
+            held,
+            gradients,
+            changes,
+            message.change_steps,
+            message.held_digest,
+        )
         await self._compute(device.begin, message, opening)
         await self._walk_steps(connection, device, message.round)
         for _ in range(device.questions):

@@ -160,10 +160,11 @@ class LightParticipant:
 
     def begin(self, message: RoundBegin, opening: Opening) -> None:
         """See Participant."""
-        if opening.adapter is not None or opening.gradient_basis is not None:
+        bases = (opening.gradient_basis, opening.change_basis)
+        if opening.adapter is not None or bases != (None, None):
             raise RefusedError(
-                "round: the server sent an adapter or a basis of gradients, and a light device "
-                "trains nothing: join with torch"
+                "round: the server sent an adapter or a basis of gradients or changes, and a "
+                "light device trains nothing: join with torch"
             )
         device = self._device
         device.begin(

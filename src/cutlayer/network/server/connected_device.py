@@ -21,7 +21,7 @@ class ConnectedDevice:
     """A device that is connected; ready once it has said so.
 
     rates: as the server measured them. basis: the fingerprint of the one that it has;
-    gradient_basis: the same, of the one that it was sent since it connected.
+    gradient_basis, change_basis: the same, of those that it was sent since it connected.
     """
 
     number: int
@@ -30,6 +30,7 @@ class ConnectedDevice:
     rates: LinkRates | None = None
     basis: int | None = None
     gradient_basis: int | None = None
+    change_basis: int | None = None
     losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 

@@ -88,7 +88,11 @@ class RemoteLink:
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
         """See Link. A device that joins says which it has; what it is sent then is known here."""
         there = {number: self.connected[number] for number in devices}
-        return {n for n, one in there.items() if basis in (one.basis, one.gradient_basis)}
+        return {
+            n
+            for n, one in there.items()
+            if basis in (one.basis, one.gradient_basis, one.change_basis)
+        }
 
     def changed(self, devices: Sequence[int]) -> set[int]:
         """See Link. Data of a device's own may be others once it was started again."""
@@ -122,6 +126,9 @@ class RemoteLink:
                     held=opening.held is not None,
                     plain_steps=opening.plain_steps,
                     gradient_basis=opening.gradient_basis is not None,
+                    change_basis=opening.change_basis is not None,
+                    change_steps=opening.change_steps,
+                    held_digest=opening.held_digest,
                     programs=programs[device.number],
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
@@ -136,6 +143,9 @@ class RemoteLink:
             if opening.gradient_basis is not None:
                 await device.connection.send(Lane.DOWN, opening.gradient_basis)
                 device.gradient_basis = codec_of(opening.gradient_basis).basis.fingerprint
+            if opening.change_basis is not None:
+                await device.connection.send(Lane.DOWN, opening.change_basis)
+                device.change_basis = codec_of(opening.change_basis).basis.fingerprint
             return started
 
         return self._each(list(programs), start)

@@ -161,7 +161,9 @@ class RoundBegin(_Message, tag="round-begin"):
     fitted one (None: the job's).
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
-    basis, where there is none yet. gradient_basis: one that gradients are encoded with comes last.
+    basis, where there is none yet. gradient_basis: one that gradients are encoded with follows;
+    change_basis: one that changes are encoded with comes last. change_steps, held_digest: see
+    `train.opening`.
     programs: that a light device runs; it fetches those it lacks.
     """
 
@@ -180,6 +182,9 @@ class RoundBegin(_Message, tag="round-begin"):
     held: bool = False
     plain_steps: Count = 0
     gradient_basis: bool = False
+    change_basis: bool = False
+    change_steps: Count | None = None
+    held_digest: Fingerprint | None = None
     programs: Programs = []
 
 

@@ -96,7 +96,7 @@ def subject_of(job: Job) -> Subject | None:
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
     # Of a fitted codec all rates are measured; the step is what makes them.
-    apart = {"bits", "fit", "reuse", "variants", "step", "rate_bits"}
+    apart = {"bits", "fit", "reuse", "variants", "change", "step", "rate_bits"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
     if job.privacy.activation_noise:
         quantizer["activation_noise"] = job.privacy.activation_noise

