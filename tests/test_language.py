@@ -427,12 +427,19 @@ def test_a_vocabulary_beyond_the_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_through_the_cut_the_same_targets_are_scored(run: cutlayer.Result) -> None:
     from cutlayer.inference.trained import load_trained
+    from cutlayer.train.server_coding import ServerCoding
 
     trained = load_trained(run.folder)
     test = load(run.job.data, run.job.seed)[1]
     decision = next(iter(run.rows[-1].decisions.values()))
     served = through_cut(
-        run.job, trained.task, decision, trained.model, trained.preprocess, trained.adapter
+        run.job,
+        trained.task,
+        decision,
+        trained.model,
+        trained.preprocess,
+        trained.adapter,
+        ServerCoding(run.job, trained.model.spec),
     )
     found = evaluate(trained.task, served, test)
     assert found.accuracy == pytest.approx(run.rows[-1].accuracy_through_cut)

@@ -8,7 +8,6 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
-from cutlayer.train import gradient_coding
 from cutlayer.train.coding import codec_of
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
@@ -18,13 +17,14 @@ from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.ways import WAYS
 
 _HAVING = "having"
 """Name of a saved tensor [n, 2]: numbers of devices that have a basis, and the cut it is for.
 
-The way (up or down) that the basis codes stands before the name.
+What the entries of the basis's way begin with stands before the name.
 """
-_WAYS = ("", gradient_coding.WAY)
+_STARTS = ("", *(way.start for way in WAYS))
 
 
 class LocalFleet:
@@ -44,15 +44,16 @@ class LocalFleet:
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
-        having = {way: _having(state.coding, way) for way in _WAYS}
-        bases = {way: bases_of(state.coding, way) for way in _WAYS}
+        having = {start: _having(state.coding, start) for start in _STARTS}
+        bases = {start: bases_of(state.coding, start) for start in _STARTS}
         for index in drawn:
             device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
-            known = [bases[way].get(having[way].get(index, -1)) for way in _WAYS]
-            device.coding.begin(Opening(basis=known[0], gradient_basis=known[1]))
+            known = {one: bases[one].get(having[one].get(index, -1)) for one in _STARTS}
+            ways = {way.name: basis for way in WAYS if (basis := known[way.start]) is not None}
+            device.coding.begin(Opening(basis=known[""], ways=ways))
             cohort.append(device)
         self.link = LocalLink(cohort)
         return {device.id: device.samples for device in cohort}
@@ -69,15 +70,15 @@ class LocalFleet:
         """See Fleet. The state also says which devices have the basis."""
         devices = self.link.devices
         before, state.coding = state.coding, coding.saved()
-        for way in _WAYS:
-            old, new = bases_of(before, way), bases_of(state.coding, way)
-            found = _having(before, way).items()
+        for start in _STARTS:
+            old, new = bases_of(before, start), bases_of(state.coding, start)
+            found = _having(before, start).items()
             having = {d: cut for d, cut in found if old[cut] == new.get(cut)}
             for cut, frame in new.items():
                 fingerprint = codec_of(frame).basis.fingerprint
                 having |= dict.fromkeys(self.link.having(list(devices), fingerprint), cut)
             if having:
-                state.coding[f"{way}{_HAVING}"] = torch.tensor(sorted(having.items()))
+                state.coding[f"{start}{_HAVING}"] = torch.tensor(sorted(having.items()))
         if self.job.method.pooled:
             state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
@@ -85,9 +86,9 @@ class LocalFleet:
         self.link.end()
 
 
-def _having(coding: Mapping[str, torch.Tensor], way: str) -> dict[int, int]:
+def _having(coding: Mapping[str, torch.Tensor], start: str) -> dict[int, int]:
     """Of each device that has a basis of a way, the cut that it is for."""
-    name = f"{way}{_HAVING}"
+    name = f"{start}{_HAVING}"
     return dict(coding[name].tolist()) if name in coding else {}
 
 

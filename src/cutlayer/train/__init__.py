@@ -4,7 +4,8 @@ round.py is the loop. It sends the exchanges of exchange.py over a link (link.py
 reaches its devices; no radio link) and takes devices that fail out of the round. device.py, pool.py
 and shortened.py are the devices' side; server.py, server_part.py and server_adapters.py the
 server's. pool_size.py says how many devices share a pass. Where a model's last blocks are on
-devices, pool_tail.py and server_middle.py do what is more.
+devices, pool_tail.py and server_middle.py do what is more. Codecs are fitted by fitted_basis.py
+(activations) and way_coding.py (what else crosses: ways.py); coding.py is the devices' side.
 The adapters of devices of one cut train as rows of one stack (trained_stack.py), which optimizer.py
 and schedule.py move. On its way into the next global adapter an adapter passes adapter_upload.py
 (clipping), upload_checks.py (is it sound?), `_weight` in round.py and aggregate.py (samples become

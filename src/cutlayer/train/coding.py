@@ -48,13 +48,13 @@ def rate_share(method: Method, decision: Decision) -> float:
 class DeviceCoding:
     """What a device encodes activations with.
 
-    codec: of the last basis that came down, None before the first; gradients: the same, of what
-    the server sends. plain_steps: see `Opening`.
+    codec: of the last basis that came down, None before the first; ways: the same of what else
+    crosses, by the names in ways.py. plain_steps: see `Opening`.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
-        self.gradients: KltCodec | None = None
+        self.ways: dict[str, KltCodec] = {}
         self.plain_steps = 0
         self._held = HeldSamples()
 
@@ -63,8 +63,7 @@ class DeviceCoding:
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
-        if opening.gradient_basis is not None:
-            self.gradients = codec_of(bytes(opening.gradient_basis))
+        self.ways |= {way: codec_of(bytes(basis)) for way, basis in opening.ways.items()}
         self._held = HeldSamples(opening.held)
 
     def learn(self, basis: bytes) -> None:
@@ -77,9 +76,9 @@ class DeviceCoding:
         return None if self.codec is None else self.codec.basis.fingerprint
 
     def has(self, basis: int) -> bool:
-        """Whether the device has the basis with this fingerprint, of activations or gradients."""
-        found = (self.codec, self.gradients)
-        return any(one is not None and one.basis.fingerprint == basis for one in found)
+        """Whether the device has the basis with this fingerprint, of whatever crosses."""
+        known = {codec.basis.fingerprint for codec in self.ways.values()}
+        return basis in known or basis == self.fingerprint
 
     def to_send(self, samples: Indices) -> Indices:
         """Those of some samples, by number, that the server does not hold."""

@@ -1,7 +1,7 @@
 """What a round begins with on a device: the frames that its server sends, and what it holds."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,15 @@ class Opening:
     adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
     there is none yet. plain_steps: the first steps, sent as `coding.FITTING` says; the basis comes
     down before the step after them. 0: there is a basis, or the codec needs none. held: which of
-    the device's samples the server holds; None: every sample is sent. gradient_basis: None: the
-    device has the server's, or gradients come down as they did before there was one.
+    the device's samples the server holds; None: every sample is sent. ways: the bases of what
+    else crosses, by the names in ways.py, that the device lacks.
     """
 
     adapter: bytes | None = None
     basis: bytes | None = None
     plain_steps: int = 0
     held: bytes | None = None
-    gradient_basis: bytes | None = None
+    ways: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class HeldSamples:

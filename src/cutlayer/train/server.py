@@ -82,7 +82,8 @@ class Server:
         having: dict[int | None, set[int]] = {None: set()}
         for cut in sorted({one.cut for one in decisions.values()}):
             devices = [device for device, one in decisions.items() if one.cut == cut]
-            for basis in (coding.fingerprint(cut), coding.gradients.fingerprint(cut)):
+            ways = [way.fingerprint(cut) for way in coding.ways.values()]
+            for basis in (coding.fingerprint(cut), *ways):
                 if basis is not None:
                     having[basis] = link.having(devices, basis)
         averages = self.job.method.aggregate != "none"
@@ -95,9 +96,12 @@ class Server:
                 else coding.basis(decision.cut),
                 coding.plain_steps(decision.cut),
                 coding.held(device),
-                None
-                if device in having[coding.gradients.fingerprint(decision.cut)]
-                else coding.gradients.basis(decision.cut),
+                {
+                    way.name: frame
+                    for way, one in coding.ways.items()
+                    if (frame := one.basis(decision.cut)) is not None
+                    and device not in having[one.fingerprint(decision.cut)]
+                },
             )
             for device, decision in decisions.items()
         }

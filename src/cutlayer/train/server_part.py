@@ -32,6 +32,7 @@ from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_frames import Answer, check_activations, gradient_frames, read_visit
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
+from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.opened import Opened, activations_of, open_activations
@@ -136,7 +137,7 @@ class ServerPart:
         return faults
 
     def _gradient_codec(self, device: int) -> Codec:
-        return self._coding.gradients.codec(self.decisions[device])
+        return self._coding.ways[GRADIENTS].codec(self.decisions[device])
 
     def _came(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
@@ -172,9 +173,8 @@ class ServerPart:
                     del losses[device]
                     continue
                 state.replies[device] = reply
-                place = (self.decisions[device].cut, device)
-                mask = answer.answered.mask
-                self._coding.gradients.note(*place, answer.gradient, mask, reply)
+                decision, mask = self.decisions[device], answer.answered.mask
+                self._coding.ways[GRADIENTS].note(decision, device, answer.gradient, mask, reply)
         return losses
 
     def _read(

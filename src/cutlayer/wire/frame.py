@@ -9,7 +9,7 @@ Layout, all numbers little-endian:
                   5 gradient, and 6 the basis they need; with a label for each token 7
                   activations, 8 with a fitted codec; 9 a visit of samples and 10 what of them
                   the server holds (see `visit`); 11 features for the last blocks on a device
-                  and 12 their gradient (see `tail`)
+                  and 12 their gradient, 13 and 14 with a fitted codec (see `tail`)
     6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
     10      8     b, the body's length in bytes
     18      4     CRC-32 of bytes 0-17, the header and the body
@@ -43,6 +43,8 @@ KINDS = {
     "held": 10,
     "features": 11,
     "feature gradient": 12,
+    "coded features": 13,
+    "coded feature gradient": 14,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28

@@ -338,9 +338,9 @@ class _DeviceSession:
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
-        gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
+        ways = {way: bytes(await connection.receive(Lane.DOWN)) for way in message.ways}
         await device.fetch(site, message.programs)
-        opening = Opening(adapter, basis, message.plain_steps, held, gradients)
+        opening = Opening(adapter, basis, message.plain_steps, held, ways)
         await self._compute(device.begin, message, opening)
         await self._walk_steps(connection, device, message.round)
         for _ in range(device.questions):

@@ -157,10 +157,10 @@ class LightParticipant:
 
     def begin(self, message: RoundBegin, opening: Opening) -> None:
         """See Participant."""
-        if opening.adapter is not None or opening.gradient_basis is not None:
+        if opening.adapter is not None or opening.ways:
             raise RefusedError(
-                "round: the server sent an adapter or a basis of gradients, and a light device "
-                "trains nothing: join with torch"
+                "round: the server sent an adapter or a basis for what trains it, and a light "
+                "device trains nothing: join with torch"
             )
         device = self._device
         device.begin(

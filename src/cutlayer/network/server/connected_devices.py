@@ -63,8 +63,8 @@ CheckReady = Callable[[int, Ready], None]
 class ConnectedDevice:
     """A device that is connected; ready once it has said so.
 
-    rates: as the server measured them. basis: the fingerprint of the one that it has;
-    gradient_basis: the same, of the one that it was sent since it connected.
+    rates: as the server measured them. basis: the fingerprint of the one that it has; ways: the
+    same, by name (see train/ways.py), of those that it was sent since it connected.
     """
 
     number: int
@@ -72,7 +72,7 @@ class ConnectedDevice:
     ready: Ready | None = None
     rates: LinkRates | None = None
     basis: int | None = None
-    gradient_basis: int | None = None
+    ways: dict[str, int] = field(default_factory=dict)
     losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 

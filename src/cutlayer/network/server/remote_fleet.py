@@ -143,7 +143,7 @@ class RemoteLink:
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
         """See Link. A device that joins says which it has; what it is sent then is known here."""
         there = {number: self.connected[number] for number in devices}
-        return {n for n, one in there.items() if basis in (one.basis, one.gradient_basis)}
+        return {n for n, one in there.items() if basis in (one.basis, *one.ways.values())}
 
     def changed(self, devices: Sequence[int]) -> set[int]:
         """See Link. Data of a device's own may be others once it was started again."""
@@ -176,7 +176,7 @@ class RemoteLink:
                     basis=opening.basis is not None,
                     held=opening.held is not None,
                     plain_steps=opening.plain_steps,
-                    gradient_basis=opening.gradient_basis is not None,
+                    ways=list(opening.ways),
                     programs=programs[device.number],
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
@@ -188,9 +188,9 @@ class RemoteLink:
                 await _send_basis(device, opening.basis)
             if opening.held is not None:
                 await device.connection.send(Lane.DOWN, opening.held)
-            if opening.gradient_basis is not None:
-                await device.connection.send(Lane.DOWN, opening.gradient_basis)
-                device.gradient_basis = codec_of(opening.gradient_basis).basis.fingerprint
+            for way, basis in opening.ways.items():
+                await device.connection.send(Lane.DOWN, basis)
+                device.ways[way] = codec_of(basis).basis.fingerprint
             return started
 
         return self._each(list(programs), start)

@@ -13,7 +13,7 @@ from cutlayer.errors import NetworkError
 from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import Precision, ProgramKey
 
-PROTOCOL = 3
+PROTOCOL = 4
 MAX_PING_BYTES = 2**20
 
 Text = Annotated[str, Meta(max_length=512)]
@@ -29,6 +29,7 @@ Bits = Annotated[int, Meta(ge=1, le=32)]
 ValueBits = Annotated[float, Meta(ge=0.01, le=8)]
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 Fingerprint = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Way = Annotated[str, Meta(pattern="^(down|tail-down|tail-up)$")]
 Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
 
 
@@ -149,7 +150,7 @@ class RoundBegin(_Message, tag="round-begin"):
     fitted one (None: the job's).
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
-    basis, where there is none yet. gradient_basis: one that gradients are encoded with comes last.
+    basis, where there is none yet. ways: bases of what else crosses come last, in this order.
     programs: that a light device runs; it fetches those it lacks.
     """
 
@@ -167,7 +168,7 @@ class RoundBegin(_Message, tag="round-begin"):
     basis: bool = False
     held: bool = False
     plain_steps: Count = 0
-    gradient_basis: bool = False
+    ways: Annotated[list[Way], Meta(max_length=3)] = []
     programs: Programs = []
 
 
