@@ -2,6 +2,7 @@
 
 import json
 import struct
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -342,6 +343,49 @@ def test_labels_and_texts_are_in_no_frame_of_a_run_with_a_tail(
     assert seen == ({"packed"} if tail == "null" else set())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("method.uplink.bits=8", "method.downlink.bits=8"),
+        (f"method.uplink={KLT}", f"method.downlink={KLT}", "training.rounds=3"),
+    ],
+    ids=["8 bits", "klt"],
+)
+def test_four_processes_with_labels_at_home_train_what_the_simulator_does(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+) -> None:  # fmt: skip
+    pytest.importorskip("grpc")
+    from cutlayer.network.transport.connection import Connection
+    from fleet_helpers import process, served
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    job = text_job(
+        language, table, "model.tail=1", "training.pool=1", "devices.count=4",
+        "data.partition.min_samples=2", *changes,
+    )  # fmt: skip
+    came: list[bytes] = []  # all that reaches the server, before it is looked at
+    real = Connection.feed
+
+    def feed(connection: Connection, lane: Any, message: bytes) -> None:
+        came.append(bytes(message))
+        real(connection, lane, message)
+
+    alone = run(job, tmp_path / "alone")
+    monkeypatch.setattr(Connection, "feed", feed)
+    devices: list[subprocess.Popen[bytes]] = []
+    together = served(
+        job, tmp_path / "net", lambda port: devices.extend(process(port, n) for n in range(4))
+    )
+    assert [device.wait(60) for device in devices] == [0] * 4
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+    everything = b"\0".join(came)
+    assert len(everything) > sum(row.up_bytes for row in together.rows)
+    assert not [part for parts in traces(job).values() for part in parts if part in everything]
+
+
 def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
     language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,10 +484,12 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
         (("model.tail=1", "world={}"), "st-sflora", JobError, "reckons with devices that hold no"),
         (("model.tail=1", "generated={generator: {source: demo}}"), "sflora", JobError,
          "goes by the labels that devices share"),
-        (("model.tail=1", "method.tail_downlink={codec: klt}"), "sflora", JobError,
-         r"method\.tail_downlink: codec klt and reuse are for activations"),
         (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
-         r"method\.tail_uplink: codec klt and reuse"),
+         r"method\.tail_uplink\.reuse: .* never the same again"),
+        (("model.tail=1", "method.tail_downlink={variants: 2}"), "sflora", JobError,
+         r"method\.tail_downlink\.variants: .* never the same again"),
+        (("model.tail=1", "method.tail_downlink={codec: klt, fit: calibration}"), "sflora",
+         JobError, r"method\.tail_downlink\.fit: .* crosses this way in the first round"),
         (("method.tail_uplink={bits: 8}",), "sflora", JobError, "the server runs the last blocks"),
         (("model.tail=1", "privacy={unit: sample, noise_multiplier: 1, clip_norm: 1}"), "sflora",
          JobError, r"privacy\.unit: 'sample' .* leave model\.tail out"),
