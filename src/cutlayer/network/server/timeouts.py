@@ -1,0 +1,77 @@
+"""How long a run over a network waits for its devices, and when those of a round must be done."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from cutlayer.errors import NetworkError
+
+# Step s of S must be done after this share of the round's time, and s / S of the rest.
+_FIRST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a run waits for its devices, in seconds."""
+
+    devices: int | None = None
+    """How many devices a round waits for before it begins; None: as many as train in one round."""
+
+    begin_s: float = math.inf
+    """Wait before the first round: counted from when one device is there. After it the run begins
+    with those that are there.
+    """
+
+    answer_s: float = 120.0
+    """Time that a device has for one answer; one that takes longer is lost for the round."""
+
+    return_s: float = 30.0
+    """Wait before each later round for devices that were lost to come back."""
+
+    round_s: float = math.inf
+    """Time of a whole round; a device that is not done by then, or is so far behind that it cannot
+    be, is lost for the round.
+    """
+
+    farewell_s: float = 60.0
+    """Wait at the end for devices that are away to come back and learn that the job is done."""
+
+
+class Deadline:
+    """When a round that begins now must be done, and how far behind a device may be until then."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._until = time.monotonic() + timeouts.round_s
+
+    def patience_s(self, grace_s: float = 0.0) -> float:
+        """Seconds to wait for an answer: until the round's deadline.
+
+        grace_s: or for so long, where the deadline is past.
+        """
+        return min(self._timeouts.answer_s, max(grace_s, self._until - time.monotonic()))
+
+    @asynccontextmanager
+    async def of_step(self, step: int, steps: int) -> AsyncIterator[None]:
+        """Fails where a device is too far behind at a step to be done by the round's deadline.
+
+        The others wait for it at every step: held up until the deadline, none would be done.
+        Raises NetworkError.
+        """
+        round_s = self._timeouts.round_s
+        if not math.isfinite(round_s):
+            yield
+            return
+        share = _FIRST_SHARE + (1 - _FIRST_SHARE) * (step + 1) / steps
+        left_s = self._until - round_s * (1 - share) - time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                yield
+        except TimeoutError:
+            raise NetworkError(
+                f"deadline: step {step + 1} of {steps} was not done after "
+                f"{100 * share:.0f} % of the {round_s:g} s of the round"
+            ) from None
