@@ -32,11 +32,7 @@ from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.listener import listen
 from cutlayer.network.transport.messages import Hello
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import (
-    decode_activations,
-    encode_activations,
-    encode_gradient,
-)
+from cutlayer.wire.codec import decode_activations, encode_activations, encode_gradient
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from environment import describe
 

@@ -6,17 +6,27 @@
 Each source tree has a process of its own, which trains one round of a variant when asked; the two
 are asked alternately, so that what else the machine does falls on both. Compared are seconds of the
 processor, evaluation left out. Also: the loop of transformers and PEFT alone, at the same batch.
+Lines that come out slower are taken again, over more pairs. How fast a GPU trains, beside the bare
+loop there, is for engine_rates.py.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import psutil
+import torch
+
+from bare_loop import bare_loop
 
 REPORTS = Path(__file__).parent / "reports"
 ROTATED_4 = [
@@ -39,8 +49,7 @@ BARE = "transformers + PEFT alone"
 
 def work() -> None:
     """Answer each line [variant, devices, batch, pool] with seconds and samples of a round."""
-    import torch
-
+    # Of the source tree that this process works with, which may be an older one.
     from cutlayer.job import change_job, make_job
     from cutlayer.train.parts import load_parts
     from speed import one_round
@@ -69,35 +78,10 @@ def work() -> None:
 
 
 def bare_step(parts: Any, samples: int) -> float:
-    """A step of the unsplit model with PEFT's LoRA layers and AdamW on one batch, in seconds."""
-    import peft
-    import torch
-    from transformers import AutoModelForImageClassification
-
-    from cutlayer.model.files import find_file
-
-    spec = parts.model.spec
-    config = find_file(spec.path, "config.json")
-    assert config is not None
-    torch.manual_seed(0)
-    model = AutoModelForImageClassification.from_pretrained(
-        config.parent, num_labels=spec.num_classes, ignore_mismatched_sizes=True
-    )
-    settings = peft.LoraConfig(
-        r=spec.lora.rank,
-        lora_alpha=spec.lora.alpha,
-        target_modules=r".*\.(q_proj|v_proj|query|value)",
-        modules_to_save=["classifier"],
-    )
-    tuned = peft.get_peft_model(model, settings).train()
-    trained = [tensor for tensor in tuned.parameters() if tensor.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
-    batch = parts.train.subset(range(samples))
-    pixels = parts.preprocess(batch.inputs)["pixel_values"]
-    labels = torch.from_numpy(batch.labels)
+    """Seconds of the processor for a step of the loop without cutlayer."""
+    step = bare_loop(parts, samples)
     start = time.process_time()
-    torch.nn.functional.cross_entropy(tuned(pixel_values=pixels).logits, labels).backward()
-    optimizer.step()
+    step()
     return time.process_time() - start
 
 
@@ -133,31 +117,92 @@ class Worker:
         self._process.wait()
 
 
-def compare(before: Path, here: Path, sizes: list[tuple[int, int]], rounds: int) -> list[dict]:
-    """A row for each variant and size: medians over rounds taken in turns."""
-    old, new = Worker(before), Worker(here)
-    rows = []
-    for devices, batch in sizes:
-        for variant in (BARE, *VARIANTS):
-            pairs = []
-            for round in range(rounds + 1):
-                asked = (variant, devices, batch, devices)
-                pair = (old.rate(*asked), new.rate(*asked))
-                if round:  # the first warms up
-                    pairs.append(pair)
-            rows.append(
-                {
-                    "variant": variant,
-                    "size": f"{devices} x {batch}",
-                    "before": median(one for one, _ in pairs),
-                    "now": median(other for _, other in pairs),
-                    "ratio": f"{median(other / one for one, other in pairs):.2f}",
-                }
-            )
-            print(rows[-1], flush=True)
-    old.end()
-    new.end()
-    return rows
+@dataclass(frozen=True)
+class Line:
+    """One variant at one size: samples a second of both trees, in pairs of rounds side by side."""
+
+    variant: str
+    devices: int
+    batch: int
+    pairs: tuple[tuple[float, float], ...]
+
+    @property
+    def size(self) -> str:
+        """As the table says it."""
+        return f"{self.devices} x {self.batch}"
+
+    @property
+    def ratio(self) -> tuple[float, float, float]:
+        """The geometric mean of now over before, and where it lies with 95 % confidence."""
+        from cutlayer.reports.views.statistics import paired_interval
+
+        before, now = (
+            {n: math.log(pair[at]) for n, pair in enumerate(self.pairs)} for at in (0, 1)
+        )
+        found = paired_interval(now, before)
+        assert found is not None  # there are two pairs or more
+        mean, low, high = map(math.exp, found)
+        return mean, low, high
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Of the table."""
+        ratio, low, high = self.ratio
+        return {
+            "variant": self.variant,
+            "size": self.size,
+            "before": median(one for one, _ in self.pairs),
+            "now": median(other for _, other in self.pairs),
+            "ratio": f"{ratio:.2f}",
+            "interval": f"{low:.2f} to {high:.2f}",
+        }
+
+
+class Trees:
+    """A process for each of two source trees."""
+
+    def __init__(self, before: Path, here: Path) -> None:
+        self._workers = Worker(before), Worker(here)
+
+    def measure(self, variant: str, devices: int, batch: int, rounds: int) -> Line:
+        """Rounds of both taken in turns, after a pair that warms up."""
+        old, new = self._workers
+        asked = (variant, devices, batch, devices)
+        pairs = [(old.rate(*asked), new.rate(*asked)) for _ in range(rounds + 1)]
+        line = Line(variant, devices, batch, tuple(pairs[1:]))
+        print(line.row, flush=True)
+        return line
+
+    def end(self) -> None:
+        """Let the processes end."""
+        for worker in self._workers:
+            worker.end()
+
+
+def again_of(lines: Sequence[Line], trees: Trees, rounds: int) -> list[Line]:
+    """Lines whose ratio came out below 1, over more pairs; and, at their sizes, the bare loop."""
+    slower = [line for line in lines if line.ratio[0] < 1 and line.variant != BARE]
+    sizes = dict.fromkeys((line.devices, line.batch) for line in slower)
+    wanted = [(line.variant, line.devices, line.batch) for line in slower]
+    wanted += [(BARE, *size) for size in sizes]
+    return [trees.measure(*one, rounds) for one in wanted]
+
+
+def sentence(again: Sequence[Line], rounds: int) -> str:
+    """What came of taking lines again."""
+    told = [line for line in again if line.variant != BARE]
+    if not told:
+        return "No ratio of a method is below 1."
+    found = []
+    for line in again:
+        ratio, low, high = line.ratio
+        found.append(f"`{line.variant}` at {line.size} {ratio:.3f} ({low:.3f} to {high:.3f})")
+    slower = sum(line.ratio[2] < 1 for line in told)
+    count = "1 ratio of a method is" if len(told) == 1 else f"{len(told)} ratios of methods are"
+    return (
+        f"{count} below 1. Taken again, over {rounds} pairs of rounds and with 95 % confidence: "
+        f"{'; '.join(found)}. Methods that are surely below 1 then: {slower or 'none'}."
+    )
 
 
 TEXT = """\
@@ -168,23 +213,37 @@ TEXT = """\
 The demo's ViT of 1.2 M parameters, 28 x 28 pixels, 50 tokens, cut 2, LoRA rank 8, float32, one
 thread; all devices of a round in one pass (`training.pool` as many as there are), one step a device
 and round. *before* is commit {before}. Samples a second of the processor, medians of {rounds}
-rounds taken in turns; *ratio* is the median of the ratios of rounds side by side. `{bare}`
-is the same code in both columns: how far its ratio is from 1 is what the machine's noise does.
+rounds taken in turns; *ratio* is the geometric mean of the ratios of rounds side by side, and
+*95 %* where it lies by Student's t of their logarithms. `{bare}` is the same
+code in both columns: how far its ratio is from 1 is what the machine's noise does. When this began,
+other work kept {busy:.1f} of the machine's {cores} cores busy (mean of a minute).
 
-Other work ran on the machine's cores meanwhile. There was no GPU at hand. Not measured are
-therefore: samples a second on a GPU, for any method and size; tf32 and bfloat16; CUDA graphs
-(`training.compile` there); copies between GPU and CPU; pools sized by a GPU's memory.
+{missing}
 
-    python benchmarks/engine.py --before TREE --rounds {rounds} --write
+    python benchmarks/engine.py --before TREE {options} --write
 
-{table}"""
+{table}
+{again}
+"""
+MISSING = """\
+There was no GPU at hand. Not measured are therefore: samples a second on a GPU, for any method and
+size; tf32 and bfloat16; CUDA graphs (`training.compile` there); copies between GPU and CPU; pools
+sized by a GPU's memory. On a machine with a GPU they come of
+
+    python benchmarks/engine_rates.py --model DINOV2 --data CIFAR10 \\
+      --compile-at 64x8/bfloat16 --write
+
+This commit against the one before:"""
+THERE = """\
+How fast this machine's GPU trains is not in the table: see `python benchmarks/engine_rates.py`."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=Path, help="source tree of the commit to compare with")
     parser.add_argument("--sizes", default="64x4,16x4", help="devices x batch, by commas")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of rounds, 2 or more")
+    parser.add_argument("--again", type=int, default=8, help="pairs for lines below 1, 2 or more")
     parser.add_argument("--work", action="store_true", help="be one of the two processes")
     parser.add_argument("--write", action="store_true", help="write benchmarks/reports/engine.md")
     options = parser.parse_args()
@@ -193,31 +252,44 @@ def main() -> None:
         return
     if options.before is None:
         parser.error("--before: name the source tree of an earlier commit")
+    if min(options.rounds, options.again) < 2:
+        parser.error("--rounds, --again: an interval wants 2 pairs or more")
     from cutlayer.drawing import tables
     from environment import describe
 
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
-    here = Path(__file__).parents[1]
-    rows = compare(options.before, here, sizes, options.rounds)  # type: ignore[arg-type]
     columns = (
         tables.Column("variant", "variant", "text"),
         tables.Column("size", "devices x batch", "text"),
         tables.Column("before", "samples a second before"),
         tables.Column("now", "now"),
         tables.Column("ratio", "ratio", "text"),
+        tables.Column("interval", "95 %", "text"),
     )
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
+    busy = psutil.getloadavg()[0]
+    trees = Trees(options.before, Path(__file__).parents[1])
+    lines = [
+        trees.measure(variant, devices, batch, options.rounds)
+        for devices, batch in sizes
+        for variant in (BARE, *VARIANTS)
+    ]
+    again = again_of(lines, trees, options.again)
+    trees.end()
     commit = subprocess.run(
         ["git", "-C", str(options.before), "rev-parse", "--short", "HEAD"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     text = TEXT.format(
-        environment=describe(), before=commit, rounds=options.rounds, bare=BARE,
-        table=tables.markdown(rows, columns),
+        environment=describe(), before=commit, rounds=options.rounds, bare=BARE, busy=busy,
+        cores=os.cpu_count(), missing=THERE if torch.cuda.is_available() else MISSING,
+        options=f"--sizes {options.sizes} --rounds {options.rounds} --again {options.again}",
+        table=tables.markdown([line.row for line in lines], columns),
+        again=sentence(again, options.again),
     )  # fmt: skip
     print(text)
     if options.write:
         REPORTS.mkdir(exist_ok=True)
-        (REPORTS / "engine.md").write_text(text)
+        (REPORTS / "engine.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from cutlayer.drawing import tables
 from cutlayer.model import cost
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.settings.model import Model
 from environment import describe

@@ -43,7 +43,7 @@ from cutlayer.simulation.local_fleet import LocalFleet
 from cutlayer.train.link import LocalLink, Started
 from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, load_parts
-from cutlayer.wire.codec import decode_adapter, encode_adapter
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from environment import describe
 
 REPORT = Path(__file__).parent / "reports" / "poisoning.md"

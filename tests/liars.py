@@ -17,12 +17,8 @@ from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Hello, Message
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import (
-    decode_activations,
-    decode_adapter,
-    encode_activations,
-    encode_adapter,
-)
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
+from cutlayer.wire.codec import decode_activations, encode_activations
 from cutlayer.wire.frame import kind_of, pack, unpack
 from cutlayer.wire.headers import ActivationsHeader
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage

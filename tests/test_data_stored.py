@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cutlayer import simulate
+from cutlayer.data.dataset import joined_inputs
 from cutlayer.data.device_data import load_folder
 from cutlayer.data.sources import load
 from cutlayer.data.spool import Spool
@@ -66,6 +67,12 @@ def test_they_are_the_images_that_are_decoded_ahead(kind: str, tmp_path: Path) -
     assert torch.equal(part.inputs, other.inputs)  # type: ignore[arg-type]
     assert torch.equal(part.subset([1, 2]).inputs, other.subset([1, 2]).inputs)  # type: ignore[arg-type]
     assert part.subset([]).inputs.shape == (0, 3, 24, 24)  # type: ignore[union-attr]
+    for held in (needed, ahead):
+        shares = [held.subset(rows), held.subset([]), held.subset([1, 3])]
+        each = torch.cat([share.inputs for share in shares])  # type: ignore[misc]
+        assert torch.equal(joined_inputs(shares), each)  # type: ignore[arg-type]
+        mixed = [held, held.subset([1, 3])]
+        assert torch.equal(joined_inputs(mixed)[-2:], each[-2:])  # type: ignore[arg-type, index]
     needed.dismiss()
     assert needed.modality == "image"
     assert needed.image_shape == (3, 24, 24)

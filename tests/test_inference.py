@@ -16,8 +16,8 @@ import cutlayer
 from cutlayer.data.sources import load
 from cutlayer.errors import DataError, JobError, ModelError, RunError
 from cutlayer.job import change_job
+from cutlayer.model.bank import Segment
 from cutlayer.model.export import save_whole
-from cutlayer.model.lora import Segment
 from cutlayer.model.merge import auto_class, merge
 from cutlayer.model.weights import load_model
 from helpers import small_job

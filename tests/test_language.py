@@ -14,9 +14,9 @@ from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load
 from cutlayer.errors import CutlayerError, DataError, FrameError, JobError, ModelError
 from cutlayer.job import change_job
+from cutlayer.model.bank import Segment
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.passage import Message, Passage
 from cutlayer.settings.data import Data

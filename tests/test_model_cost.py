@@ -10,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cutlayer.model import cost
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import describe
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from tiny_models import (
     ALL_LINEAR,

@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import tiny_models
 from cutlayer.errors import ModelError
 from cutlayer.model import cost
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec, Train, describe
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,

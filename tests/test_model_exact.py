@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import ModelError
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from tiny_models import (
     ALL_LINEAR,

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from cutlayer import files
 from cutlayer.errors import ModelError
 from cutlayer.model import export
+from cutlayer.model.bank import Segment
 from cutlayer.model.export import load_adapter, save_adapter
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,

@@ -10,9 +10,10 @@ from torch import Tensor
 
 import tiny_models
 from cutlayer.errors import ModelError
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import load_adapter, save_adapter
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,

@@ -90,6 +90,20 @@ def test_grey_and_rgb_turn_into_each_other(vit: Path, tmp_path: Path) -> None:
         _preprocessor(vit)(_images(2, 4, 16))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kernel", [0, 2, 3])
+def test_a_pools_images_at_once_are_those_of_each_device(
+    vit: Path, kernel: int, channels: int
+) -> None:
+    config = {"size": {"shortest_edge": 18}, "do_center_crop": True, "crop_size": 16,
+              "resample": kernel}  # fmt: skip
+    (vit / "preprocessor_config.json").write_text(json.dumps(config))
+    ready, images = _preprocessor(vit, aspect="checkpoint"), _images(6, channels, 28)
+    parts = [ready(part)["pixel_values"] for part in images.split([1, 3, 2])]
+    assert torch.equal(ready(images)["pixel_values"], torch.cat(parts))
+    assert torch.equal(ready(images.expand(-1, 3, -1, -1))["pixel_values"], torch.cat(parts))
+
+
 def test_texts_are_tokenised_padded_and_cut(bert: Path) -> None:
     prepare = _preprocessor(bert, max_tokens=6)
     found = prepare(["good film", "very very very very very very bad", "bad"])

@@ -10,8 +10,8 @@ from torch import nn
 import cutlayer
 from cutlayer.errors import ModelError
 from cutlayer.model import cost
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from helpers import small_job
 from tiny_models import (

@@ -10,8 +10,8 @@ import torch
 from cutlayer import compare
 from cutlayer.errors import CutlayerError, JobError, RefusedError
 from cutlayer.job import dump_job, make_job
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.network.device.device_requests import read_job
 from cutlayer.network.server.serve import ServeOptions, serve

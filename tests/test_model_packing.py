@@ -8,7 +8,7 @@ import torch
 
 import cutlayer
 from cutlayer.errors import JobError
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.model.packing import packed
 from cutlayer.model.weights import load_model
 from helpers import largest_difference, small_job

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.errors import ModelError
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.export import load_adapter, save_adapter
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from tiny_models import (
     CLASSES,

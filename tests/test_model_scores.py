@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cutlayer.errors import ModelError
 from cutlayer.model import attention
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from tiny_models import CLASSES, inputs_of, random_adapter, settings, write
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from cutlayer.errors import ModelError
 from cutlayer.model import files, weights
+from cutlayer.model.bank import Segment
 from cutlayer.model.families import FAMILIES, SUPPORTED, describe
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from peak_memory import peaks_of
 from tiny_models import (

@@ -32,11 +32,8 @@ from cutlayer.network.transport.messages import (
 )
 from cutlayer.rounds.result import Result
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import (
-    decode_adapter,
-    encode_activations,
-    encode_adapter,
-)
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
+from cutlayer.wire.codec import encode_activations
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 from fleet_helpers import crowd, served
 from helpers import equal, small_job

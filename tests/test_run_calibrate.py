@@ -20,7 +20,7 @@ from cutlayer.data.sources import load_calibration
 from cutlayer.drawing import calibration_plot
 from cutlayer.errors import CutlayerError, JobError, RunError
 from cutlayer.job import Job, change_job, make_job
-from cutlayer.model.cut import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.model.export import save_adapter
 from cutlayer.model.families import describe
 from cutlayer.model.fingerprint import of_model

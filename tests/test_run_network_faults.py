@@ -23,7 +23,8 @@ from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.progress import Silent
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.result import RoundResult
-from cutlayer.wire.codec import encode_activations, encode_adapter
+from cutlayer.wire.adapter_frames import encode_adapter
+from cutlayer.wire.codec import encode_activations
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 from fleet_helpers import Crowd, crowd, events, served, until
 from helpers import equal, small_job

@@ -27,6 +27,7 @@ from cutlayer.simulation.shards import shard, why_one_chain
 from cutlayer.simulation.simulate import resume
 from cutlayer.simulation.spread_runs import run_on_ranks
 from cutlayer.simulation.workers import Run
+from cutlayer.train import noise
 from helpers import equal, largest_difference, small_job
 
 SMALL = ("data.train_samples=60", "data.test_samples=20", "data.partition.min_samples=6")
@@ -82,6 +83,22 @@ JOBS = {
     "last blocks on devices": small_job(
         *SMALL, "training.pool=2", "devices.count=6", "model.tail=1"
     ),
+    "secure sum": small_job(
+        *SMALL,
+        "training.pool=2",
+        "devices.count=6",
+        "privacy.secure_sum=true",
+        "method.adapter_bits=16",
+    ),
+    "robust averages": small_job(
+        *SMALL,
+        "training.pool=2",
+        "devices.count=6",
+        "trust={average: trimmed-mean, hostile: 2, clip_to_median: 1.0, clip_activations: 7}",
+    ),
+    "noise": small_job(
+        *SMALL, "training.pool=2", "privacy={label_noise: 0.3, activation_noise: 0.1}"
+    ),
     "fedlora": small_job(*SMALL, "training.pool=2", method="fedlora"),
     "local-lora": small_job(*SMALL, "devices.per_round=3", method="local-lora"),
     "several cuts": small_job(
@@ -98,15 +115,26 @@ JOBS = {
 @pytest.mark.parametrize("name", JOBS)
 def test_three_ranks_do_what_one_does_to_the_last_bit(name: str, tmp_path: Path) -> None:
     job = JOBS[name]
+    if job.sums_securely:
+        pytest.importorskip("cryptography")
     one = simulate(job, out=tmp_path / "one")
     three = simulate(job, out=tmp_path / "three", ranks=ranks(3))
     assert equal(one.adapter, three.adapter)
     assert untimed(one.rows) == untimed(three.rows)
+    assert bool(one.rows[0].clipped_tokens) == (job.trust.clip_activations is not None)
     if job.method.aggregate == "none":
         files = sorted(p.relative_to(one.folder) for p in one.folder.rglob("*.safetensors"))
         assert len(files) > 3
         for file in files:
             assert (one.folder / file).read_bytes() == (three.folder / file).read_bytes()
+
+
+def test_ranks_draw_noise_from_the_secret_of_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_secret", 1)
+    job = small_job(*SMALL, "privacy.label_noise=0.3")
+    request = Parcel({"job": job.model_dump(mode="json"), "noise": 2})
+    RankWorker(cast(Ranks, _Numbered(1))).answer(request)
+    assert noise.noise_seed(job) == 2
 
 
 def test_a_pool_larger_than_a_ranks_part_changes_rounding_only(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from transformers import AutoModelForImageClassification
 
 from cutlayer import compare, simulate
 from cutlayer.job import Job, make_job
+from cutlayer.model.bank import Segment
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Segment
 from cutlayer.train.parts import load_parts
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cutlayer import simulate
+from cutlayer.model.bank import Segment
 from cutlayer.model.export import load_adapter
-from cutlayer.model.lora import Segment
 from cutlayer.train.parts import load_parts
 from helpers import small_job
 

@@ -66,9 +66,14 @@ def test_the_order_of_devices_matters_where_they_take_turns() -> None:
     assert not equal(trained(job, [0, 1, 2, 3])[1], trained(job, [3, 2, 1, 0])[1])
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("server_adapter", ["averaged", "shared"])
-def test_devices_in_one_pass_equal_devices_one_by_one(server_adapter: str) -> None:
-    settings = ("training.optimizer=sgd", f"method.server_adapter={server_adapter}")
+def test_devices_in_one_pass_equal_devices_one_by_one(server_adapter: str, dropout: float) -> None:
+    settings = (
+        "training.optimizer=sgd",
+        f"method.server_adapter={server_adapter}",
+        f"model.lora.dropout={dropout}",
+    )
     job = small_job(*settings)
     first, alone = trained(job)
     _, pooled = trained(change_job(job, ["training.pool=4"]))

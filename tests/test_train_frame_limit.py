@@ -7,7 +7,7 @@ from cutlayer.errors import FrameError
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.parts import Parts, load_parts, make_device
 from cutlayer.train.upload_checks import read_adapter
-from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 from helpers import small_job
 

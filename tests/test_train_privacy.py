@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from cutlayer import simulate
 from cutlayer.errors import JobError
 from cutlayer.job import Job, change_job
-from cutlayer.model.lora import Adapter, AdapterBank, LoRALinear, Segment
+from cutlayer.model.bank import AdapterBank, Segment
+from cutlayer.model.lora import Adapter, LoRALinear
 from cutlayer.model.siblings import Siblings
 from cutlayer.planning.decide import base_decision
 from cutlayer.record.row_lines import line_of, row_of

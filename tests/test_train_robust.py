@@ -21,7 +21,8 @@ from cutlayer.train.parts import first_adapter, load_parts, make_device, make_se
 from cutlayer.train.result import RoundResult
 from cutlayer.train.robust_average import combined, krum, scaled_to_median
 from cutlayer.train.round import train_round
-from cutlayer.wire.codec import AdapterMessage, decode_adapter, encode_adapter
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
+from cutlayer.wire.messages import AdapterMessage
 from helpers import largest_difference, small_job
 
 ROBUST = ["median", "trimmed-mean", "krum"]

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import Quantizer
+from cutlayer.wire.adapter_frames import encode_adapter, encode_adapters
 from cutlayer.wire.codec import (
     decode_activations,
     decode_gradient,
     encode_activations_with,
-    encode_adapter,
-    encode_adapters,
     encode_gradients_with,
 )
 from cutlayer.wire.codecs.quantized import QuantizedCodec

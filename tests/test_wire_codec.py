@@ -19,12 +19,11 @@ from torch import Tensor
 from cutlayer.errors import FrameError, RunError
 from cutlayer.settings.method import Quantizer
 from cutlayer.wire import dequantize, quantize, rotate
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from cutlayer.wire.codec import (
     decode_activations,
-    decode_adapter,
     decode_gradient,
     encode_activations,
-    encode_adapter,
     encode_gradient,
 )
 from cutlayer.wire.codecs.quantized import QuantizedCodec

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cutlayer.settings.method import Quantizer
+from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.codec import (
     encode_activations,
     encode_activations_with,
-    encode_adapter,
     encode_gradient,
     encode_gradients_with,
 )

@@ -6,11 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire.codec import (
-    encode_activations,
-    encode_adapter,
-    encode_gradient,
-)
+from cutlayer.wire.adapter_frames import encode_adapter
+from cutlayer.wire.codec import encode_activations, encode_gradient
 from cutlayer.wire.frame_bytes import activations_bytes, adapter_bytes, gradient_bytes
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import FAMILIES
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.model.names import VARIANTS as FAMILY_VARIANTS
 from cutlayer.settings.model import Lora, Model
 

@@ -10,8 +10,8 @@ from benchmarks.fidelity.setting import BATCH
 from cutlayer.allocate.radio_math import Floats
 from cutlayer.data.sources import load
 from cutlayer.model.attention import capture, cls_scores
+from cutlayer.model.bank import Segment
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Segment
 from cutlayer.model.weights import load_model
 from cutlayer.settings.data import Data
 from cutlayer.settings.model import Model

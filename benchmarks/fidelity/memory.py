@@ -27,11 +27,8 @@ from cutlayer.train.device import Device
 from cutlayer.train.exchange import ACTIVATIONS, GRADIENT, LOSS
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.codec import (
-    decode_activations,
-    encode_adapter,
-    encode_gradient,
-)
+from cutlayer.wire.adapter_frames import encode_adapter
+from cutlayer.wire.codec import decode_activations, encode_gradient
 from cutlayer.wire.messages import AdapterMessage, GradientMessage
 
 METHODS = ("fedlora", "split-lora", "sflora", "st-sflora-full", "st-sflora")

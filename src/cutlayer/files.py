@@ -13,8 +13,12 @@ def cache_folder() -> Path:
 
 def open_plain(path: str | Path) -> BinaryIO:
     """Open a plain file to read. Raises OSError, at once for a pipe or a device, which may hang."""
-    # O_NONBLOCK: opening a pipe would wait for somebody who writes to it.
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = os.O_RDONLY
+    # Opening a pipe would wait for somebody who writes to it. Windows has no pipes among its files,
+    # and hands none of them on; what it would do to ends of lines is switched off.
+    for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    handle = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise OSError(None, "it is no plain file", str(path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -92,6 +92,23 @@ class Dataset:
         chosen = np.asarray(indices, dtype=np.int64)
         rows = chosen if self.rows is None else self.rows[chosen]
         return replace(self, labels=self.labels[chosen], rows=rows, report=None)
+
+
+def joined_inputs(parts: Sequence[Dataset]) -> torch.Tensor | list[str] | list[Passage]:
+    """The samples of several data sets of one kind, one after another.
+
+    Parts of one pool are taken out of it, or decoded, in one go. Raises as `Dataset.inputs`.
+    """
+    first = parts[0]
+    if all(part.pool is first.pool and part.rows is not None for part in parts):
+        rows = np.concatenate([part.rows for part in parts if part.rows is not None])
+        labels = np.concatenate([part.labels for part in parts])
+        return replace(first, labels=labels, rows=rows).inputs
+    found = [part.inputs for part in parts]
+    if isinstance(found[0], torch.Tensor):
+        return torch.cat([one for one in found if isinstance(one, torch.Tensor)])
+    joined: list[Any] = [one for part in found for one in part]  # of one kind: texts or passages
+    return joined
 
 
 def largest_remainder(weights: npt.ArrayLike, total: int) -> Indices:

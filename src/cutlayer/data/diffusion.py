@@ -209,7 +209,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Diffusion, n
     from safetensors.torch import load_file
 
     try:
-        values = json.loads((folder / _DESCRIPTION).read_text())
+        values = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         model = Diffusion(**{**values, **lists})
         with torch.random.fork_rng():

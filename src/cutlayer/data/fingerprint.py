@@ -74,4 +74,4 @@ def _commit(name: str) -> str:
 
     repo = name.partition(":")[0].replace("/", "--")
     branch = Path(HF_HUB_CACHE) / f"datasets--{repo}" / "refs" / "main"
-    return branch.read_text().strip() if branch.is_file() else ""
+    return branch.read_text(encoding="utf-8").strip() if branch.is_file() else ""

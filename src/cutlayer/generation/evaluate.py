@@ -169,7 +169,7 @@ def _compare(
     model: CutModel, drawn: Tensor, real: Tensor, unseen: Tensor, pool: Tensor
 ) -> tuple[dict[str, float], dict[str, scores.Memory], Indices]:
     """Frechet distances to `unseen`, distances to `pool` by space, and the nearest by pixels."""
-    preprocess = Preprocessor(model.spec)
+    preprocess = Preprocessor(model.spec, model.compute)
     of_drawn, of_real, of_unseen, of_pool = (
         scores.features(model, preprocess, images) for images in (drawn, real, unseen, pool)
     )

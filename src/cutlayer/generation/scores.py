@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.data.dataset import Dataset, Indices
-from cutlayer.model.cut import CutModel, Segment
+from cutlayer.model.bank import Segment
+from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.seeds import derive, torch_rng
 

@@ -202,7 +202,7 @@ def resume_generator(
 def read_training(path: Path) -> GeneratorTraining:
     """Settings from YAML. Raises JobError with one sentence for the first fault."""
     try:
-        return GeneratorTraining.model_validate(yaml.safe_load(path.read_text()))
+        return GeneratorTraining.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise JobError(
             f"{path} holds no settings of a generator's training ({str(error).splitlines()[0]}): "
@@ -301,7 +301,11 @@ def _weights(own: dict[str, Tensor], lent: dict[str, Tensor]) -> Iterator[None]:
 
 
 def _losses(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.is_file()
+        else []
+    )
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 
 TOGETHER = 16
 """Prompts of one length that are gone on from side by side."""

@@ -2,7 +2,8 @@
 
 families.py and names.py know each kind of checkpoint, weights.py reads the tensors of one part,
 cut.py runs the device's part and the server's (transformer.py, resnet.py), lora.py and full.py hold
-what is trained, compiled.py compiles passes, attention.py scores tokens, cost*.py counts FLOPs and
-memory, export.py writes adapters in PEFT's format, adapter_fit.py says which fit, merge.py makes
-one model of two parts.
+what is trained (bank.py: through which adapter each sample goes; dropout.py: LoRA dropout),
+compiled.py compiles passes, attention.py scores tokens, cost*.py counts FLOPs and memory, export.py
+writes adapters in PEFT's format, adapter_fit.py says which fit, merge.py makes one model of two
+parts.
 """

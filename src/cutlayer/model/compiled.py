@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cutlayer.errors import JobError, RunError
-from cutlayer.model.lora import Batch, Piece, Segment, Tensors
+from cutlayer.model.bank import Segment
+from cutlayer.model.lora import Batch, Piece, Tensors
 from cutlayer.model.stack import AdapterStack, Run, runs_of
 
 MOST_SHAPES = 8

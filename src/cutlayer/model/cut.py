@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from cutlayer.errors import JobError, ModelError
+from cutlayer.model.bank import AdapterBank, Segment
 from cutlayer.model.compiled import CompiledPasses, check_compiler
-from cutlayer.model.lora import Adapter, AdapterBank, Batch, Piece, Segment, Tensors
+from cutlayer.model.lora import Adapter, Batch, Piece, Tensors
 from cutlayer.model.spec import ModelSpec, Part, Train
 from cutlayer.model.transformer import Transformer
 from cutlayer.settings.compute import Precision

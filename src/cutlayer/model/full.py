@@ -10,17 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cutlayer.model.lora import (
-    Adapter,
-    AdapterBank,
-    Batch,
-    Piece,
-    Segment,
-    Tensors,
-    fresh_head,
-    merged,
-    one_by_one,
-)
+from cutlayer.model.bank import AdapterBank, Segment, merged
+from cutlayer.model.lora import Adapter, Batch, Piece, Tensors, fresh_head, one_by_one
 from cutlayer.model.positions import position_shape
 from cutlayer.model.spec import ModelSpec, Train
 

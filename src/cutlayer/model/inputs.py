@@ -42,7 +42,8 @@ class Preprocessor:
         if spec.modality == "text":
             self._tokenizer = _tokenizer(spec)
         else:
-            self._scale, self._shift = normalisation(spec)
+            scale, shift = normalisation(spec)
+            self._scale, self._shift = scale.to(self._compute), shift.to(self._compute)
 
     @property
     def tokenizer(self) -> Any:
@@ -115,12 +116,13 @@ class Preprocessor:
             )
         if self._compute.type == "cuda" and images.device.type == "cpu":
             images = images.pin_memory()  # a quarter of the bytes of what the model reads
-        images = images.to(self._compute, non_blocking=True)
-        pixels = _with_channels(images.float(), self.spec.channels)
+        pixels = images.to(self._compute, non_blocking=True).float()
+        if pixels.shape[1] != 1:  # grey is resized once, and then becomes as many channels
+            pixels = _with_channels(pixels, self.spec.channels)
         # What has the size already was made to fit when it was loaded.
         if tuple(pixels.shape[-2:]) != (self.fit.side, self.fit.side):
             pixels = fitted(pixels, self.fit)
-        return pixels * self._scale.to(pixels.device) + self._shift.to(pixels.device)
+        return _with_channels(pixels, self.spec.channels) * self._scale + self._shift
 
 
 def _with_channels(pixels: Tensor, channels: int) -> Tensor:

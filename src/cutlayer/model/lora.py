@@ -1,25 +1,24 @@
-"""LoRA layers over one frozen backbone that take batches mixing many devices: the adapter bank.
+"""LoRA layers over one frozen backbone that take batches mixing many devices.
 
-A batch is a row of segments; each segment of samples goes through its own adapter. The frozen
-product is computed once for the whole batch, so M devices cost one backbone and M adapters; those
-of equally large segments are one batched product (see stack.py).
+A batch is a row of segments; each segment of samples goes through its own adapter (see bank.py).
+The frozen product is computed once for the whole batch, so M devices cost one backbone and M
+adapters; those of equally large segments are one batched product (see stack.py).
 LoRA: Hu et al. 2021, arXiv 2106.09685; names, scale and initialisation as in PEFT.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
+from cutlayer.model.bank import AdapterBank, Segment, check_covers, merged
 from cutlayer.model.family import Activation
 from cutlayer.model.siblings import Siblings
 from cutlayer.model.spec import ModelSpec, Train, match_targets
-from cutlayer.model.stack import Run, runs_of, split_by_runs
+from cutlayer.model.stack import Run, split_by_runs
 from cutlayer.seeds import torch_rng
 
 Adapter = dict[str, Tensor]
@@ -31,45 +30,6 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
 }
-
-
-@dataclass(frozen=True)
-class Segment:
-    """`size` consecutive samples of a batch that go through `adapter`, or a row of a stack.
-
-    rng: draws the LoRA dropout of this segment, so that a device's masks do not depend on who
-    shares its batch; None runs without dropout, as in evaluation.
-    """
-
-    adapter: Mapping[str, Tensor]
-    size: int
-    rng: torch.Generator | None = None
-
-
-class AdapterBank:
-    """Holds the route: which adapter each sample of the current batch goes through.
-
-    runs: the same as runs of adapters that one product takes. siblings: of all its layers.
-    """
-
-    def __init__(self) -> None:
-        self.route: tuple[Segment, ...] = ()
-        self.runs: tuple[Run, ...] = ()
-        self.siblings: dict[int, Siblings] = {}
-
-    @contextmanager
-    def use(self, route: Sequence[Segment], rows: int) -> Iterator[None]:
-        """Send batches of `rows` samples along `route` within the `with` block."""
-        segments = merged(route)
-        check_covers(segments, rows)
-        before = self.route, self.runs
-        self.route, self.runs = segments, runs_of([(s.adapter, s.size) for s in segments])
-        try:
-            yield
-        finally:
-            self.route, self.runs = before
-            for siblings in self.siblings.values():
-                siblings.forget()
 
 
 class LoRALinear(nn.Module):
@@ -100,11 +60,11 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [B,...,in] -> [B,...,out]."""
         y: Tensor = self.base(x)
-        runs = self.bank.runs
+        runs = self.bank.now.runs
         if not any(run.has(self.keys[0]) for run in runs):
             return y
         if self.dropout > 0:
-            x = _drop(x, self.bank.route, self.dropout)
+            x = self.bank.dropped(x, self.dropout, self.keys[0])
         inner = self.siblings.inner(self.keys[0], x, runs)
         parts = [
             self._add(*piece) for piece in zip(split_by_runs(y, runs), inner, runs, strict=True)
@@ -153,7 +113,7 @@ class BankHead(nn.Module):
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         keys = f"{name}.weight", f"{name}.bias"
-        runs = self.bank.runs
+        runs = self.bank.now.runs
         if not all(run.has(key) for run in runs for key in keys):
             raise ModelError(f"adapter: {keys[0]} is missing: the head needs its own weights")
         pieces = zip(torch.split(x, [run.samples for run in runs]), runs, strict=True)
@@ -287,13 +247,6 @@ def _joined(column: Tensors) -> Tensor | None:
     return torch.cat(present) if present else None
 
 
-def check_covers(route: Sequence[Segment], rows: int) -> None:
-    """Raise ModelError unless the segments are as long as the batch."""
-    total = sum(segment.size for segment in route)
-    if total != rows:
-        raise ModelError(f"route: its segments hold {total} samples but the batch has {rows}")
-
-
 def rows_of(batch: Batch) -> int:
     """How many samples a batch holds."""
     return next(len(tensor) for tensor in batch.values() if tensor is not None)
@@ -356,33 +309,3 @@ def attach(
             siblings = together.setdefault(path, siblings)
         bank.siblings[id(siblings)] = siblings
         setattr(parent, leaf, LoRALinear(base, name, bank, scale, dropout, siblings))
-
-
-def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
-    """`route` without empty segments, and with neighbours on one adapter made one."""
-    joined: list[Segment] = []
-    for segment in route:
-        if segment.size == 0:
-            continue
-        last = joined[-1] if joined else None
-        if last and last.adapter is segment.adapter and last.rng is segment.rng is None:
-            joined[-1] = Segment(last.adapter, last.size + segment.size)
-        else:
-            joined.append(segment)
-    return tuple(joined)
-
-
-def _drop(x: Tensor, route: Sequence[Segment], p: float) -> Tensor:
-    """Inverted dropout of x [B,...], each segment's mask from its own generator."""
-    if all(s.rng is None for s in route):
-        return x
-    masks = []
-    for s in route:
-        # One segment may look something up that is the same for all its samples.
-        shape = x.shape if len(route) == 1 else (s.size, *x.shape[1:])
-        if s.rng is None:
-            masks.append(x.new_ones(shape))
-            continue
-        draw = torch.rand(shape, generator=s.rng, device=s.rng.device)
-        masks.append((draw >= p).to(device=x.device, dtype=x.dtype) / (1 - p))
-    return x * torch.cat(masks)

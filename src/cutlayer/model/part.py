@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save
 
 from cutlayer.files import write_atomically
+from cutlayer.model.bank import AdapterBank
 from cutlayer.model.cut import Part
 from cutlayer.model.families import describe
 from cutlayer.model.files import BESIDE, VOCABULARIES, find_file
-from cutlayer.model.lora import AdapterBank
 from cutlayer.model.resnet import attach_norms
 from cutlayer.model.weights import SINGLE, fill, skeleton, strip, without_ties
 

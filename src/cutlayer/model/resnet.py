@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
-from cutlayer.model.lora import AdapterBank
+from cutlayer.model.bank import AdapterBank
 from cutlayer.model.spec import ModelSpec
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model import attention, block_inputs
+from cutlayer.model.bank import AdapterBank
 from cutlayer.model.checkpointing import run_checkpointed
-from cutlayer.model.lora import AdapterBank
 from cutlayer.model.packing import Packed, packed
 from cutlayer.model.spec import ModelSpec
 
@@ -102,7 +102,11 @@ class Transformer:
     ) -> Tensor:
         """Blocks first ... last - 1 for texts that share rows."""
         pairs = zip(bank.route, rows.rows, strict=True)
-        with bank.use([replace(one, size=count) for one, count in pairs], sum(rows.rows)):
+        masks = bank.now.masks
+        if masks is not None:
+            masks = masks.to(hidden.device).packed(rows.source // hidden.shape[1], rows.places)
+        route = [replace(one, size=count) for one, count in pairs]
+        with bank.use(route, sum(rows.rows), masks):
             done = self._run(rows.pack(hidden), None, first, last, rows)
         return rows.unpack(done, len(hidden))
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.harmless import harmless
+from cutlayer.model.bank import AdapterBank
 from cutlayer.model.cut import Body, CutModel, Head, Part, Weights
 from cutlayer.model.families import describe
 from cutlayer.model.files import find_file, read_json
 from cutlayer.model.full import FullWeights, whole_shapes
-from cutlayer.model.lora import AdapterBank, BankHead, LoraWeights, find_targets
+from cutlayer.model.lora import BankHead, LoraWeights, find_targets
 from cutlayer.model.low_bits import LowBitLinear
 from cutlayer.model.own_head import OwnHead
 from cutlayer.model.positions import fit_positions

@@ -65,7 +65,7 @@ def label_of(folder: Path) -> str:
     """What the comparison that a run folder lies in calls it; empty where none does."""
     folder = folder.resolve()
     try:
-        labels = json.loads((folder.parent / LABELS_FILE).read_text("utf-8"))
+        labels = json.loads((folder.parent / LABELS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return ""
     found = labels.get(folder.name) if isinstance(labels, dict) else None

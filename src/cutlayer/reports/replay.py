@@ -10,9 +10,10 @@ import torch
 
 from cutlayer.errors import CutlayerError
 from cutlayer.job import Job
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.families import ModelSpec
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.rows import MOST_MEASURED, Row
 from cutlayer.reports.views.pack import spread

@@ -173,7 +173,8 @@ class _TensorBoard:
 
         self._where = Path(where) / folder.resolve().name if where else folder / "tensorboard"
         self._writer: Any = SummaryWriter(str(self._where))
-        self._writer.add_text("job", f"```\n{(folder / JOB_FILE).read_text()}\n```")
+        text = (folder / JOB_FILE).read_text(encoding="utf-8")
+        self._writer.add_text("job", f"```\n{text}\n```")
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -230,7 +230,7 @@ def _export(folder: Path, job: Job, parts: Parts, state: RunState) -> None:
 
 
 def _append(path: Path, row: Row) -> None:
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(line_of(row) + "\n")
         file.flush()
         os.fsync(file.fileno())

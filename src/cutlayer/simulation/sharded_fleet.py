@@ -26,12 +26,14 @@ from cutlayer.simulation.shards import (
     shard,
     why_one_chain,
 )
+from cutlayer.train.noise import noise_secret, take_noise_secret
 from cutlayer.train.parts import Parts, load_parts, make_server
 from cutlayer.train.pool_size import pool_size
 from cutlayer.train.result import RoundResult, Trained
-from cutlayer.train.round import Turn, train_devices
+from cutlayer.train.round import Turn
 
 Say = Callable[[str], object]
+_CHANGE = "change"
 
 
 def load_on_all(job: Job, say: Say, ranks: Ranks) -> Parts:
@@ -60,7 +62,8 @@ def load_on_all(job: Job, say: Say, ranks: Ranks) -> Parts:
         held.append(load_parts(job, say))
         return Parcel({"computes_on": kind})
 
-    answers = ranks.ask(Parcel({"job": job.model_dump(mode="json")}), own)
+    wanted = {"job": job.model_dump(mode="json"), "noise": noise_secret()}
+    answers = ranks.ask(Parcel(wanted), own)
     kinds = [answer.values["computes_on"] for answer in answers]
     if len(set(kinds)) > 1:
         raise RunError(
@@ -115,11 +118,17 @@ class ShardedFleet(LocalFleet):
         trained, kept = join_shards(result, answers, order)
         place = self.parts.model.compute
         for device, own in kept.items():
-            devices[device].adapter = _at(own, place)
-        return {
+            if turn.sums:
+                devices[device].begin_sum(result.round, own[_CHANGE].numpy())
+            else:
+                devices[device].adapter = _at(own, place)
+        found = {
             device: Trained(one.weight, _at(one.upload, place), _at(one.after_cut, place))
             for device, one in trained.items()
         }
+        if turn.sums and found:
+            turn.change = turn.sum_up(found)
+        return found
 
 
 class RankWorker:
@@ -133,6 +142,7 @@ class RankWorker:
         """Do what rank 0 asks. Raises what the job's loading or training raises."""
         if "job" in request.values:
             job = make_job(request.values["job"])
+            take_noise_secret(request.values["noise"])
             kind = self._ranks.use(job)
             self._fleet = LocalFleet(job, load_parts(job))
             return Parcel({"computes_on": kind})
@@ -161,10 +171,13 @@ class RankWorker:
 def _trained(turn: Turn, fleet: LocalFleet) -> Parcel:
     """Train the devices of a turn here, and tell of it."""
     began = time.process_time()
-    trained = train_devices(turn)
+    trained = turn.train_apart()
     turn.result.cpu_seconds = time.process_time() - began
-    keep = fleet.job.method.aggregate == "none"
-    own = {device: fleet.link.devices[device].adapter for device in turn.devices if keep}
+    devices, own = fleet.link.devices, {}
+    if turn.sums:
+        own = {device: {_CHANGE: torch.from_numpy(devices[device].change())} for device in trained}
+    elif fleet.job.method.aggregate == "none":
+        own = {device: devices[device].adapter for device in turn.devices}
     return pack_shard(turn.result, trained, own)
 
 

@@ -37,10 +37,6 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "the downlink's basis is fitted to the gradients of all devices of a round"
     if FEATURES.is_fitted(job) or FEATURE_GRADIENTS.is_fitted(job):
         return "what passes the tail has bases that are fitted to all devices of a round"
-    if job.sums_securely:
-        return "devices sum up what they trained among themselves (privacy.secure_sum)"
-    if job.trust.clip_activations is not None:
-        return "what is scaled down is counted in one place (trust.clip_activations)"
     if reuses(job, spec.modality):
         return "the server keeps in one place what all devices have sent (uplink.reuse)"
     return None
@@ -97,7 +93,7 @@ def pack_shard(
 ) -> Parcel:
     """What a rank tells of the devices that it trained.
 
-    own: the adapters of devices that keep theirs.
+    own: of devices that send nothing up: the adapter that they keep, or what they are to sum up.
     """
     told: list[list[Any]] = []
     for device in result.decisions:
@@ -109,6 +105,7 @@ def pack_shard(
                 list(result.batches.get(device, ())),
                 result.losses.get(device, []),
                 astuple(result.traffic[device]),
+                result.clipped_tokens.get(device, 0),
             ]
         )
     tensors: dict[str, Tensor] = {}
@@ -127,7 +124,8 @@ def join_shards(
 ) -> tuple[dict[int, Trained], dict[int, Adapter]]:
     """Add what ranks tell to the round's result, in the order in which one rank would have.
 
-    order: of all devices, as they train. Returns what came through, and adapters that devices keep.
+    order: of all devices, as they train. Returns what came through, and what devices did not send
+    up (`own` of `pack_shard`).
     """
     told: dict[int, list[Any]] = {}
     parts: dict[tuple[int, str], Adapter] = defaultdict(dict)
@@ -139,13 +137,15 @@ def join_shards(
             owner, part, name = key.split("/", 2)
             parts[int(owner), part][name] = tensor
     for device in result.decisions:
-        _, _, batches, _, traffic = told[device]
+        _, _, batches, _, traffic, clipped_tokens = told[device]
         result.traffic[device] = Traffic(*traffic)
         if batches:
             result.batches[device] = tuple(batches)
+        if clipped_tokens:
+            result.clipped_tokens[device] = clipped_tokens
     trained = {}
     for device in order:
-        _, weight, _, losses, _ = told[device]
+        _, weight, _, losses, *_ = told[device]
         if losses:
             result.losses[device] = losses
         if weight is not None:

@@ -58,7 +58,7 @@ def run_in_processes(runs: Sequence[Run], workers: int, say: Callable[[str], obj
 
 def _start(run: Run, place: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     job = place.with_suffix(".yaml")
-    job.write_text(dump_job(run.job))
+    job.write_text(dump_job(run.job), encoding="utf-8")
     command = [sys.executable, "-m", "cutlayer", "simulate", str(job), "--out", str(run.folder)]
     with place.with_suffix(".log").open("wb") as log:
         return subprocess.Popen(
@@ -67,5 +67,5 @@ def _start(run: Run, place: Path, environment: dict[str, str]) -> subprocess.Pop
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "it said nothing"

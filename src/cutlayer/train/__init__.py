@@ -2,9 +2,10 @@
 
 round.py is the loop. It sends the exchanges of exchange.py over a link (link.py: how the server
 reaches its devices; no radio link) and takes devices that fail out of the round. device.py, pool.py
-and shortened.py are the devices' side; server.py, server_part.py and server_adapters.py the
-server's. pool_size.py says how many devices share a pass. Where a model's last blocks are on
-devices, pool_tail.py and server_middle.py do what is more. Codecs are fitted by fitted_basis.py
+(with pool_inputs.py and pool_moves.py) and shortened.py are the devices' side; server.py,
+server_part.py (with server_reading.py) and server_adapters.py the server's. pool_size.py says how
+many devices share a pass. Where a model's last blocks are on devices, pool_tail.py and
+server_middle.py do what is more. Codecs are fitted by fitted_basis.py
 (activations) and way_coding.py (what else crosses: ways.py); coding.py is the devices' side.
 The adapters of devices of one cut train as rows of one stack (trained_stack.py), which optimizer.py
 and schedule.py move. On its way into the next global adapter an adapter passes adapter_upload.py

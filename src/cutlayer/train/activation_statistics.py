@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.seeds import derive
 from cutlayer.train.activation_summary import ActivationStatistics, importance_of
 from cutlayer.train.compute import float64
 from cutlayer.train.device import Device
-from cutlayer.train.pool import batch_inputs
+from cutlayer.train.pool_inputs import batch_inputs
 
 
 def measure(

@@ -26,12 +26,13 @@ from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
 from cutlayer.train.trained_stack import TrainedStack
-from cutlayer.wire.codec import decode_adapter, encode_adapter
+from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage
 
 if TYPE_CHECKING:
     from cutlayer.secure_sum.device import SumDevice
+    from cutlayer.secure_sum.fixed_point import Floats
 
 GENERATED_DATA = -1
 """The number in a device's place where the server itself trains, on generated data: devices of a
@@ -145,11 +146,11 @@ class Device:
         (frame,) = encoded
         return frame
 
-    def dropout_rng(self, step: int, purpose: str = "device-dropout") -> torch.Generator | None:
-        """What draws the LoRA dropout of a pass of a step; None without dropout."""
+    def dropout_seed(self, step: int, purpose: str = "device-dropout") -> int | None:
+        """What the LoRA dropout of a pass of a step is drawn from; None without dropout."""
         if not self.job.model.lora.dropout:
             return None
-        return torch_rng(self.job.seed, self.id, self.round, purpose, step)
+        return derive(self.job.seed, self.id, self.round, purpose, step)
 
     def to_compute(self, step: int) -> np.ndarray:
         """The numbers of the samples of a step that must be computed: the server holds the rest."""
@@ -210,14 +211,22 @@ class Device:
         """The frame of what the server is to average."""
         return encode_adapter(self.to_upload(), self.job.method.adapter_bits)
 
+    def change(self) -> "Floats":
+        """What training changed of the adapter, as `change_values` writes it."""
+        return change_values(self._start, self.adapter)
+
+    def begin_sum(self, round: int, change: "Floats") -> None:
+        """Take part in a round's secure sum with a change that any process has trained."""
+        # Of an extra: only jobs that ask for it need the package `cryptography`.
+        from cutlayer.secure_sum.device import SumDevice
+
+        self._sum = SumDevice(self.id, round, change)
+
     def answer(self, question: bytes) -> bytes:
         """What it answers in a secure sum of what devices changed. Raises FrameError, RunError."""
         if self._sum is None:
-            # Of an extra: only jobs that ask for it need the package `cryptography`.
-            from cutlayer.secure_sum.device import SumDevice
-
-            change = change_values(self._start, self.adapter)
-            self._sum = SumDevice(self.id, self.round, change)
+            self.begin_sum(self.round, self.change())
+        assert self._sum is not None
         return self._sum.answer(question)
 
 

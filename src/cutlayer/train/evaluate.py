@@ -10,9 +10,10 @@ import torch
 from cutlayer.allocate.decision import Decision
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.accuracy import Tested
 from cutlayer.train.frame_limit import frame_limit

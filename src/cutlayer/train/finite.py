@@ -27,3 +27,9 @@ def not_finite(
         f"training: the {thing} of {who} is {value} in {when}: lower training.lr, or raise the "
         "bits of method.uplink and method.downlink"
     )
+
+
+def largest_of(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    """The largest magnitude of all, which is not finite where one of them is not."""
+    given = [gradient for gradient in gradients if gradient is not None]
+    return torch.nn.utils.get_total_norm(given, torch.inf)

@@ -13,7 +13,7 @@ from cutlayer.train.exchange import BASIS, Exchange, Payload
 from cutlayer.train.opening import Opening
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.adapter_frames import encode_adapters
 
 
 @dataclass(frozen=True)

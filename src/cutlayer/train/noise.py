@@ -1,9 +1,9 @@
 """Noise that hides samples: where it comes from, on labels, activations, gradients and averages.
 
-Unless a job asks for noise that can be repeated, it comes from a secret of this process: the seed
-of a job is known to whoever has the run folder. PyTorch's generator is not a cryptographic one, and
-floating-point noise is not exactly Gaussian in its last bits (Mironov 2012); neither is mended
-here.
+Unless a job asks for noise that can be repeated, it comes from a secret of this process, or of rank
+0 of torchrun: the seed of a job is known to whoever has the run folder. PyTorch's generator is not
+a cryptographic one, and floating-point noise is not exactly Gaussian in its last bits (Mironov
+2012); neither is mended here.
 """
 
 import secrets
@@ -20,12 +20,24 @@ from cutlayer.model.lora import Adapter
 from cutlayer.seeds import numpy_rng, torch_rng
 from cutlayer.settings.privacy import Privacy
 
-_SECRET = secrets.randbits(63)
+_secret = secrets.randbits(63)
 
 
 def noise_seed(job: Job) -> int:
     """The seed of a job's noise: a secret of this process, or the job's own."""
-    return job.seed if job.privacy.noise_from == "seed" else _SECRET
+    return job.seed if job.privacy.noise_from == "seed" else _secret
+
+
+def noise_secret() -> int:
+    """The secret of this process, for the other processes of one run alone."""
+    return _secret
+
+
+def take_noise_secret(secret: int) -> None:
+    """Take another process's secret: noise of a device is then the same wherever it is trained, and
+    does not fade when all that it sent is averaged."""
+    global _secret
+    _secret = secret
 
 
 def with_label_noise(data: Dataset, job: Job, device: int) -> Dataset:

@@ -7,14 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.errors import FrameError
-from cutlayer.model.cut import Activations, Segment
-from cutlayer.seeds import torch_rng
+from cutlayer.model.bank import Segment
+from cutlayer.model.cut import Activations
 from cutlayer.train.device import Device, stack_adapters
 from cutlayer.train.exchange import (
     ACTIVATIONS,
@@ -27,10 +26,11 @@ from cutlayer.train.exchange import (
     Payload,
     step_exchanges,
 )
-from cutlayer.train.finite import finite_rows, not_finite
+from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
-from cutlayer.train.noise import noise_seed, noisy_sums, with_activation_noise
-from cutlayer.train.optimizer import picked
+from cutlayer.train.noise import with_activation_noise
+from cutlayer.train.pool_inputs import batch_inputs, open_route, targets_of
+from cutlayer.train.pool_moves import move, noisy
 from cutlayer.train.pool_tail import PoolTail
 from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
@@ -41,7 +41,7 @@ from cutlayer.wire.codec import encode_activations_with
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.opened import gradients_of, open_gradient
-from cutlayer.wire.transfer import to_device, to_host
+from cutlayer.wire.transfer import to_host
 
 
 class Pool:
@@ -108,7 +108,7 @@ class Pool:
             return messages
         inputs = batch_inputs(first, batches)
         activations = self._activations(step, batches, inputs)
-        goals = self._targets(batches, inputs)
+        goals = targets_of(first, batches, inputs)
         tokens = [device.tokens for device in self.devices]
         self._sent = shorten_for_each(activations, sizes, tokens, first.model.spec.prefix)
         for group in self._sent:
@@ -135,7 +135,7 @@ class Pool:
             inputs = batch_inputs(self.devices[0], batches)
             mask = to_host(inputs["attention_mask"].bool())
             masks = torch.split(mask, [len(batch) for batch in batches])
-        goals = self._targets(batches, inputs)
+        goals = targets_of(self.devices[0], batches, inputs)
         for device, goal, own in zip(self.devices, goals, masks, strict=True):
             tail.keep(device, goal, own)
 
@@ -172,7 +172,7 @@ class Pool:
         return [d.frame(step, own) for d, own in zip(self.devices, encoded, strict=True)]
 
     def _activations(
-        self, step: int, batches: Sequence[Dataset], inputs: dict[str, Any]
+        self, step: int, batches: Sequence[Dataset], inputs: dict[str, torch.Tensor]
     ) -> Activations:
         """The activations at the cut of one batch of each device; `inputs` are those batches."""
         first = self.devices[0]
@@ -180,23 +180,14 @@ class Pool:
         return first.model.device_forward(
             inputs,
             first.decision.cut,
-            self._route(step, batches),
+            self._open(step, batches),
             score=first.job.method.tokens.score if selecting else None,
         )
 
-    def _targets(
-        self, batches: Sequence[Dataset], inputs: Mapping[str, torch.Tensor]
-    ) -> list[torch.Tensor]:
-        """What the model should say of each device's batch, on the CPU."""
-        first, sizes = self.devices[0], [len(batch) for batch in batches]
-        named: Mapping[str, torch.Tensor] = {}
-        if first.model.spec.modality == "text":  # the targets of language are in the inputs
-            named = {name: to_host(tensor) for name, tensor in inputs.items()}
-        parts = {name: torch.split(tensor, sizes) for name, tensor in named.items()}
-        return [
-            first.task.targets(batch, {name: own[place] for name, own in parts.items()})
-            for place, batch in enumerate(batches)
-        ]
+    def _open(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
+        """Each device's rows of a batch that mixes them, with its adapter, as a leaf."""
+        self._rows, route = open_route(self.devices, step, [len(batch) for batch in batches])
+        return route
 
     def _decode(self, frames: Mapping[int, bytes]) -> dict[int, torch.Tensor]:
         """The server's gradients, by device: all decoded in one call. Raises FrameError."""
@@ -239,31 +230,14 @@ class Pool:
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
         inputs = batch_inputs(first, batches)
-        logits = first.model.forward(inputs, self._route(step, batches))
-        losses = first.task.losses(logits, self._targets(batches, inputs))
+        logits = first.model.forward(inputs, self._open(step, batches))
+        losses = first.task.losses(logits, targets_of(first, batches, inputs))
         values: list[float] = losses.tolist()
         for device, value in zip(self.devices, values, strict=True):
             if not math.isfinite(value):
                 raise not_finite("loss", value, device.id, device.round, step)
         self._step(self.devices, [losses.sum()], None, step)
         return values
-
-    def _route(self, step: int, batches: Sequence[Dataset]) -> list[Segment]:
-        """Each device's rows of a batch that mixes them, with its adapter."""
-        stack, rngs = self.devices[0].stack, [one.dropout_rng(step) for one in self.devices]
-        self._rows = None
-        if stack is None:
-            return [
-                Segment(device.adapter, len(batch), rng)
-                for device, batch, rng in zip(self.devices, batches, rngs, strict=True)
-            ]
-        sizes, rows = [len(batch) for batch in batches], [device.row for device in self.devices]
-        if self.devices[0].job.privacy.unit != "sample":
-            self._rows = stack.open(rows)
-            return [Segment(*one) for one in zip(self._rows.rows, sizes, rngs, strict=True)]
-        self._rows = stack.open(rows, sizes)
-        each = [rng for rng, size in zip(rngs, sizes, strict=True) for _ in range(size)]
-        return [Segment(row, 1, rng) for row, rng in zip(self._rows.rows, each, strict=True)]
 
     def _step(
         self,
@@ -288,7 +262,7 @@ class Pool:
         if self._tail is not None:
             given |= self._tail.gradients
         if self.devices[0].job.privacy.unit == "sample" and given:
-            given = self._noisy(given, step)
+            given = noisy(self.devices, given, step)
         self._move(devices, given, step)
 
     def _move(
@@ -296,35 +270,5 @@ class Pool:
     ) -> None:
         """Move the adapters of `devices` by gradients of all devices of the pool, [m, ...] each."""
         rows, self._rows = self._rows, None
-        stack = self.devices[0].stack
-        if rows is None or stack is None:
-            return
-        places = [self.devices.index(device) for device in devices]
-        own = {name: picked(gradient, places) for name, gradient in gradients.items()}
-        fine = finite_rows(list(own.values()), len(devices))
-        for device, is_fine in zip(devices, fine, strict=True):
-            if not is_fine:
-                raise not_finite("gradient", "not finite", device.id, device.round, step)
-        stack.step([device.row for device in devices], own, step)
-
-    def _noisy(self, given: Mapping[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """Each device's gradient [M, ...] from those of its samples, bounded and with noise."""
-        first = self.devices[0]
-        sizes = [len(device.to_compute(step)) for device in self.devices]
-        rngs = [
-            torch_rng(noise_seed(one.job), one.id, one.round, "device-noise", step)
-            for one in self.devices
-        ]
-        return noisy_sums(given, sizes, first.job.privacy, rngs)
-
-
-def batch_inputs(device: Device, batches: Sequence[Dataset]) -> dict[str, torch.Tensor]:
-    """Several batches as one, ready for the model."""
-    raw = [batch.inputs for batch in batches]
-    joined: torch.Tensor | list[Any]
-    if isinstance(raw[0], torch.Tensor):
-        joined = torch.cat([part for part in raw if isinstance(part, torch.Tensor)])
-    else:
-        joined = [text for part in raw for text in part]  # of one kind: texts or passages
-    compute = device.model.compute
-    return {name: to_device(t, compute) for name, t in device.preprocess(joined).items()}
+        if rows is not None:
+            move(self.devices, devices, gradients, step)

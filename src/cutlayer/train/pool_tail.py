@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cutlayer.errors import FrameError
-from cutlayer.model.lora import Segment
+from cutlayer.model.bank import Segment
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.coding import FITTING
 from cutlayer.train.device import Device
@@ -94,7 +94,7 @@ class PoolTail:
         features = torch.cat(list(parts)).requires_grad_()
         masks = [mask for device in devices if (mask := self.masks[device.id]) is not None]
         route = [
-            Segment(adapter, len(part), device.dropout_rng(step, "tail-dropout"))
+            Segment(adapter, len(part), device.dropout_seed(step, "tail-dropout"))
             for device, adapter, part in zip(devices, adapters, parts, strict=True)
         ]
         mask = to_device(torch.cat(masks), model.compute) if masks else None

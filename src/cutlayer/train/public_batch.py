@@ -11,8 +11,9 @@ import torch
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load_calibration
 from cutlayer.job import Job
+from cutlayer.model.bank import Segment
 from cutlayer.model.framing import fit_for
-from cutlayer.model.lora import Adapter, Segment
+from cutlayer.model.lora import Adapter
 from cutlayer.train.parts import Parts
 from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.places import find_places

@@ -103,17 +103,28 @@ class Turn:
                 result.clipped |= self.server.collect(in_time, self.change)
 
     def train(self) -> dict[int, Trained]:
-        """All steps, and the adapters of the devices up; returns what came through to count."""
+        """All steps, and what devices trained sent or summed up; returns what came through."""
+        trained = self.train_apart()
+        if self.sums and trained:
+            self.change = self.sum_up(trained)
+        return trained
+
+    @property
+    def sums(self) -> bool:
+        """Whether devices sum up what they trained, so that none of them sends it up."""
+        decisions = (self.result.decisions[device] for device in self.devices)
+        return self.server.job.sums_securely and any(map(self.server.device_names, decisions))
+
+    def train_apart(self) -> dict[int, Trained]:
+        """As `train`, up to the secure sum of devices that sum up what they trained."""
         started = self._train()
         self.result.clipped_tokens |= self.server.part.clipped_tokens
         uploads: dict[int, Adapter] = {}
-        if self.server.job.sums_securely and any(map(self.server.due, started)):
+        if self.sums:
             self._refuse_not_finite(started)
-            self._refuse_far(started, uploads)
-            self.change = self._sum(started)
         else:
             uploads = self._upload(started)
-            self._refuse_far(started, uploads)
+        self._refuse_far(started, uploads)
         adapters = self.server.part.adapters
         return {
             device: Trained(
@@ -228,23 +239,24 @@ class Turn:
         self.result.lost.append(device)
         del started[device]
 
-    def _sum(self, started: dict[int, Started]) -> Adapter | None:
-        """What the devices changed in the mean; those that are not in it leave `started`."""
+    def sum_up(self, trained: dict[int, Trained]) -> Adapter | None:
+        """What the devices changed in the mean; those that are not in it leave `trained`."""
         server, result = self.server, self.result
-        weights = {device: self._weight(device, one) for device, one in started.items()}
+        weights = {device: one.weight for device, one in trained.items()}
         with result.watch.timed("adapters"):
-            due, quorum = server.due(next(iter(started))), server.job.privacy.secure_quorum
+            due = server.due(result.decisions[next(iter(trained))])
+            quorum = server.job.privacy.secure_quorum
             summed = sum_uploads(self.link, result.round, weights, due, quorum)
         for device, size in summed.down.items():
             result.traffic[device].adapter_down += size
         for device, size in summed.up.items():
             result.traffic[device].adapter_up += size
-        for device in [device for device in started if device not in summed.devices]:
+        for device in [device for device in trained if device not in summed.devices]:
             fault = summed.faults.get(device, summed.why)
             if fault is not None and device not in summed.silent:
                 self.link.reject(device, fault)
             result.lost.append(device)
-            del started[device]
+            del trained[device]
         return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:

@@ -21,7 +21,7 @@ from cutlayer.train.server_middle import ServerMiddle
 from cutlayer.train.server_part import ServerPart
 from cutlayer.train.task import task_of
 from cutlayer.train.upload_checks import far_updates, read_adapter
-from cutlayer.wire.codec import encode_adapters
+from cutlayer.wire.adapter_frames import encode_adapters
 from cutlayer.wire.messages import AdapterMessage
 
 
@@ -129,7 +129,8 @@ class Server:
 
     def read_upload(self, device: int, frame: bytes) -> Adapter:
         """The adapter of a device's upload. Raises FrameError for any but the one due."""
-        return read_adapter(frame, device, self._round, self.due(device), self.model.compute)
+        due = self.due(self.part.decisions[device])
+        return read_adapter(frame, device, self._round, due, self.model.compute)
 
     def far_updates(
         self, devices: Sequence[int], uploads: Mapping[int, Adapter]
@@ -140,9 +141,9 @@ class Server:
         apart = self.job.privacy.unit == "device"
         return far_updates(self.adapter, trained, apart) | far_updates(self.adapter, uploads, apart)
 
-    def due(self, device: int) -> Adapter:
-        """The tensors that a device of the round trains, as they were at its start."""
-        return {n: self.adapter[n] for n in self.device_names(self.part.decisions[device])}
+    def due(self, decision: Decision) -> Adapter:
+        """The tensors that a device with this decision trains, as they are before the average."""
+        return {name: self.adapter[name] for name in self.device_names(decision)}
 
     def collect(
         self, trained: Mapping[int, Trained], change: Adapter | None = None

@@ -14,15 +14,11 @@ import torch
 from cutlayer.errors import FrameError, RunError
 from cutlayer.seeds import torch_rng
 from cutlayer.train.exchange import ACTIVATIONS, FEATURES, Exchange, Payload
-from cutlayer.train.finite import not_finite
+from cutlayer.train.finite import largest_of, not_finite
+from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_adapters import ServerPass
-from cutlayer.train.server_part import (
-    Faults,
-    PoolStep,
-    ServerPart,
-    gradients_of,
-    largest_of,
-)
+from cutlayer.train.server_part import PoolStep, ServerPart, gradients_of
+from cutlayer.train.server_reading import Faults
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.u_shape import UNLABELLED, from_rows, row_positions, to_rows
 from cutlayer.train.ways import FEATURE_GRADIENTS, Way
@@ -68,6 +64,7 @@ class ServerMiddle(ServerPart):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
+        self._most_bytes = frame_limit(self._model, self._job.training.batch_size)
         self._passes: list[_Pass] = []
         self._answers: dict[int, _Answer] = {}
 

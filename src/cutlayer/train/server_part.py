@@ -3,19 +3,18 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 
 from cutlayer.allocate.decision import Decision
-from cutlayer.errors import CutlayerError, FrameError, RunError
+from cutlayer.errors import RunError
 from cutlayer.job import Job
+from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
-from cutlayer.model.lora import Adapter, Segment
-from cutlayer.seeds import torch_rng
-from cutlayer.train.batches import joined
+from cutlayer.model.lora import Adapter
+from cutlayer.seeds import derive
 from cutlayer.train.exchange import (
     ACTIVATIONS,
     BASIS,
@@ -25,20 +24,17 @@ from cutlayer.train.exchange import (
     Payload,
     step_exchanges,
 )
-from cutlayer.train.finite import not_finite
-from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.finite import largest_of, not_finite
 from cutlayer.train.server_adapters import ServerAdapters, ServerPass
 from cutlayer.train.server_coding import ServerCoding
-from cutlayer.train.server_frames import Answer, check_activations, gradient_frames, read_visit
+from cutlayer.train.server_frames import Answer, gradient_frames
+from cutlayer.train.server_reading import ActivationReader, Faults
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
 from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
-from cutlayer.wire.opened import Opened, activations_of, open_activations
 from cutlayer.wire.transfer import to_device
-
-Faults = dict[int, CutlayerError]
 
 
 @dataclass
@@ -55,23 +51,12 @@ class PoolStep:
     replies: dict[int, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A frame of activations. frame: as it came now; None where it was held. sample: its number
-    in the device's data, where it is of one alone."""
-
-    opened: Opened
-    frame: bytes | None
-    sample: int | None = None
-
-
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
     start: the global adapter. decisions, steps: of the devices that have started. coding: how their
     activations come. bare: the first blocks that carry no adapter. seen: the samples of each (of
-    language models: the tokens to be said) that were trained on, in all epochs. clipped_tokens: of
-    each device, those that were scaled down (trust.clip_activations).
+    language models: the tokens to be said) that were trained on, in all epochs.
     """
 
     def __init__(
@@ -90,9 +75,15 @@ class ServerPart:
         self._round = round
         self.decisions = dict(decisions)
         self.adapters = ServerAdapters(job, model, start, round, self.decisions, steps, bare)
-        self._most_bytes = frame_limit(model, job.training.batch_size)
+        self._reader = ActivationReader(
+            job, model, coding, round, self.decisions, self._check_targets
+        )
         self.seen = dict.fromkeys(self.decisions, 0)
-        self.clipped_tokens: dict[int, int] = {}
+
+    @property
+    def clipped_tokens(self) -> dict[int, int]:
+        """Of each device, the tokens that were scaled down (trust.clip_activations)."""
+        return self._reader.clipped_tokens
 
     def exchanges(self, device: int, step: int) -> tuple[Exchange, ...]:
         """The exchanges of a step of a device."""
@@ -144,7 +135,7 @@ class ServerPart:
     ) -> list[ActivationsMessage]:
         """The activations that came, bounded, less those that will not do."""
         with watch.timed("wire"):
-            return [self._bounded(one) for one in self._read(state, frames, faults)]
+            return self._reader.read(state.step, frames, faults, state.computed)
 
     def _reply(
         self,
@@ -176,107 +167,6 @@ class ServerPart:
                 decision, mask = self.decisions[device], answer.answered.mask
                 self._coding.ways[GRADIENTS].note(decision, device, answer.gradient, mask, reply)
         return losses
-
-    def _read(
-        self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults
-    ) -> list[ActivationsMessage]:
-        """The activations of frames: all checked, then all decoded in one call."""
-        came: dict[int, list[_Part]] = {}
-        for device, frame in frames.items():
-            try:
-                came[device] = self._parts(device, state, frame)
-            except FrameError as fault:
-                faults[device] = fault
-        opened = [part.opened for parts in came.values() for part in parts]
-        codec = None
-        if came:  # the devices of a pool have one cut
-            codec = self._coding.codec(self.decisions[next(iter(came))].cut)
-        decoded = iter(activations_of(opened, codec, self._model.compute))
-        messages = []
-        for device, parts in came.items():
-            own = list(islice(decoded, len(parts)))
-            try:
-                messages.append(self._message(device, state, parts, own))
-            except FrameError as fault:
-                faults[device] = fault
-        return messages
-
-    def _parts(self, device: int, state: PoolStep, frame: bytes) -> "list[_Part]":
-        """The frames of activations in what a device sent. Raises FrameError for any but those due.
-
-        One of its batch, or of visits one a sample, sent now or before.
-        """
-        if device not in self.adapters:
-            raise FrameError(
-                f"frame: device {device} sent activations but is not in the cohort of this round: "
-                "let it join the next"
-            )
-        due, cut = (device, self._round, state.step), self.decisions[device].cut
-        if self._coding.cache is None or state.step < self._coding.plain_steps(cut):
-            return [_Part(self._check(frame, due), frame)]
-        visit = read_visit(frame, due, self._job, self._most_bytes)
-        parts = []
-        for sample, sent in visit.frames.items():
-            if sent is not None:
-                parts.append(_Part(self._check(sent, due, single=True), sent, sample))
-                continue
-            held = self._coding.cache.find(device, sample)
-            if held is None:
-                raise FrameError(
-                    f"frame: device {device} names its sample {sample}, which it never sent: run "
-                    "the same cutlayer on both sides"
-                )
-            parts.append(_Part(open_activations(held), None, sample))
-        return parts
-
-    def _bounded(self, message: ActivationsMessage) -> ActivationsMessage:
-        """Activations with no token longer than the job allows."""
-        most = self._job.trust.clip_activations
-        if most is None:
-            return message
-        norms = torch.linalg.vector_norm(message.hidden, dim=2, keepdim=True, dtype=torch.float64)
-        longer = norms > most
-        if not longer.any():
-            return message
-        before = self.clipped_tokens.get(message.device, 0)
-        self.clipped_tokens[message.device] = before + int(longer.sum())
-        scaled = message.hidden * (most / norms)
-        hidden = torch.where(longer, scaled.to(message.hidden), message.hidden)
-        return replace(message, hidden=hidden)
-
-    def _check(self, frame: bytes, due: tuple[int, int, int], single: bool = False) -> Opened:
-        """One frame of activations, checked. single: the frame holds one sample."""
-        decision, spec = self.decisions[due[0]], self._model.spec
-        return check_activations(frame, due, decision, spec, self._job, self._most_bytes, single)
-
-    def _message(
-        self,
-        device: int,
-        state: PoolStep,
-        parts: "Sequence[_Part]",
-        decoded: Sequence[ActivationsMessage | FrameError],
-    ) -> ActivationsMessage:
-        """A device's batch, of what came and what was held. Raises FrameError."""
-        messages, decision = [], self.decisions[device]
-        for part, message in zip(parts, decoded, strict=True):
-            if isinstance(message, FrameError):
-                raise message
-            messages.append(message)
-            if part.frame is not None:
-                self._check_targets(message)
-        for part, message in zip(parts, messages, strict=True):
-            if part.frame is None:
-                continue
-            self._coding.note(message, part.frame, decision)
-            if part.sample is not None:
-                self._coding.keep(decision, device, part.sample, part.frame)
-        if self._coding.cache is None:
-            return messages[0]
-        if parts[0].sample is None:
-            state.computed[device] = len(messages[0].hidden)
-            return messages[0]
-        state.computed[device] = sum(part.frame is not None for part in parts)
-        return joined(messages, (device, self._round, state.step))
 
     def _check_targets(self, message: ActivationsMessage) -> None:
         """Raise FrameError for targets of another task."""
@@ -351,12 +241,15 @@ class ServerPart:
         opened = self.adapters.open([message.device for message in messages], sizes)
         route = []
         for message, adapters in zip(messages, opened.adapters, strict=True):
-            rng = None
+            seed = None
             if self._job.model.lora.dropout:
                 key = (message.device, message.round, "server-dropout", message.step)
-                rng = torch_rng(self._job.seed, *key)
+                seed = derive(self._job.seed, *key)
             size = len(message.hidden) // len(adapters)
-            route += [Segment(adapter, size, rng) for adapter in adapters]
+            route += [
+                Segment(adapter, size, seed, number * size)
+                for number, adapter in enumerate(adapters)
+            ]
         return hidden, mask, opened, route
 
     def _without_finite_gradients(self, messages: Sequence[ActivationsMessage]) -> Faults:
@@ -395,9 +288,3 @@ def gradients_of(
         return [None] * len(tensors)
     found = iter(torch.autograd.grad(output, wanted, given, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in tensors]
-
-
-def largest_of(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """The largest magnitude of all, which is not finite where one of them is not."""
-    given = [gradient for gradient in gradients if gradient is not None]
-    return torch.nn.utils.get_total_norm(given, torch.inf)

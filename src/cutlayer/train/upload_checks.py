@@ -9,7 +9,7 @@ import torch
 from cutlayer.errors import FrameError
 from cutlayer.model.lora import Adapter
 from cutlayer.train.compute import float64
-from cutlayer.wire.codec import decode_adapter
+from cutlayer.wire.adapter_frames import decode_adapter
 
 MOST_OF_MEDIAN = 1000.0
 """An update that moves by more than this many times the median of its cohort is refused."""

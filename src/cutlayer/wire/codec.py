@@ -1,4 +1,4 @@
-"""The messages that cross the cut, and the frames they travel in.
+"""The messages that cross the cut, and the frames they travel in: activations and gradients.
 
 Bodies, in order (see `frame` for the envelope; all bit streams are little-endian):
 
@@ -19,12 +19,9 @@ torch device that computes, and cross to the CPU or back in one copy for all. La
 places are on the CPU when decoded.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Literal, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,25 +29,22 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.settings.method import Quantizer
-from cutlayer.wire import frame, quantize
 from cutlayer.wire.activation_frames import Batch, activations_frame
-from cutlayer.wire.body_parts import check_room
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec, Rows
-from cutlayer.wire.dequantize import CPU, dequantize_all
+from cutlayer.wire.dequantize import CPU
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
 from cutlayer.wire.headers import (
-    AdapterHeader,
     CodedGradientHeader,
     GradientHeader,
     KltHeader,
     TensorHeader,
 )
-from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
+from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, gradients_of, open_activations, open_gradient
 from cutlayer.wire.packing import pack_flags
 from cutlayer.wire.places import Places, find_places, places_on_cpu
-from cutlayer.wire.transfer import side_by_side, to_device, to_host, wire_device
+from cutlayer.wire.transfer import ToPack, as_sent, pack_all, side_by_side, to_device, to_host
 
 
 def encode_activations(
@@ -150,7 +144,7 @@ def encode_gradients_with(
     masks = _masks([message.mask for message in messages])
     gradients = [message.gradient for message in messages]
     batch = _rows(gradients, masks, [None] * len(messages), whats, codec.positional)
-    frames: list[_Kept] = []
+    frames: list[ToPack] = []
     for message, valid, coded in zip(messages, masks, codec.encode(batch, rngs), strict=True):
         start = (message.device, message.round, message.step, _shape3(message.gradient))
         masked, loss = message.mask is not None, float(message.loss)
@@ -162,7 +156,7 @@ def encode_gradients_with(
             assert isinstance(coded.header, TensorHeader)
             header = GradientHeader(*start, masked, coded.header, loss)
             frames.append(("gradient", header, body))
-    return _pack(frames)
+    return pack_all(frames)
 
 
 def decode_gradient(
@@ -176,88 +170,9 @@ def decode_gradient(
     return _only(gradients_of([open_gradient(data, max_bytes=max_bytes)], codec, device))
 
 
-def encode_adapter(message: AdapterMessage, bits: Literal[16, 32]) -> bytes:
-    """One frame with the adapter's tensors in float32, or rounded to bfloat16.
-
-    Raises RunError for NaN or infinity, FrameError where the names exceed the header's limit.
-    """
-    return encode_adapters([message], bits)[0]
-
-
-def encode_adapters(messages: Sequence[AdapterMessage], bits: Literal[16, 32]) -> list[bytes]:
-    """A frame for each adapter; all cross to the CPU in one copy. Errors as in `encode_adapter`.
-
-    Messages that hold the very same tensors share what is encoded of them.
-    """
-    unlike = {id(message.tensors): message for message in messages}
-    named = [
-        (f"adapter of device {message.device}, round {message.round}, tensor {name!r},", tensor)
-        for message in unlike.values()
-        for name, tensor in message.tensors.items()
-    ]
-    rest: Iterator[bytes] = iter(())
-    if named:
-        flat = torch.cat([_plain(tensor).reshape(-1) for _, tensor in named]).view(-1, 1)
-        counts = [tensor.numel() for _, tensor in named]
-        whats = [what for what, _ in named]
-        rest = iter(quantize.quantize_all(flat, counts, Quantizer(bits=bits), None, whats))
-    bodies = {key: tuple(islice(rest, len(one.tensors))) for key, one in unlike.items()}
-    frames: list[_Kept] = []
-    for message in messages:
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in message.tensors.items())
-        header = AdapterHeader(message.device, message.round, message.samples, bits, shapes)
-        frames.append(("adapter", header, bodies[id(message.tensors)]))
-    return _pack(frames)
-
-
-def decode_adapter(
-    data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, device: torch.device = CPU
-) -> AdapterMessage:
-    """The message of a frame of an adapter; its tensors are float32 and parts of one on `device`.
-
-    max_bytes bounds the frame, and the tensors together. Raises FrameError.
-    """
-    header, body = frame.unpack(data, "adapter", AdapterHeader, max_bytes)
-    sizes = [math.prod(shape) for _, shape in header.tensors]
-    check_room(4 * sum(sizes), max_bytes)
-    if sum(sizes) * header.bits // 8 != len(body):
-        raise FrameError(
-            f"the adapter's shapes declare {sum(sizes)} values of {header.bits} bits but the body "
-            f"has {len(body)} bytes: have it sent again"
-        )
-    names = [name for name, _ in header.tensors]
-    for name in names:
-        if names.count(name) > 1:
-            raise FrameError(f"the adapter's frame names {name!r} twice: have it sent again")
-    quantizer = Quantizer(bits=header.bits)
-    found = dequantize_all([body], [sum(sizes)], 1, quantizer, device=device)
-    for fault in found.faults.values():
-        raise fault
-    parts = zip(header.tensors, torch.split(found.values.view(-1), sizes), strict=True)
-    tensors = {name: part.view(shape) for (name, shape), part in parts}
-    return AdapterMessage(header.device, header.round, header.samples, tensors)
-
-
-def _plain(x: Tensor) -> Tensor:
-    return x.detach().to(wire_device(x.device), torch.float32)
-
-
 def _shape3(x: Tensor) -> tuple[int, int, int]:
     B, T, D = x.shape
     return B, T, D
-
-
-_Kept = tuple[str, msgspec.Struct, tuple[bytes, ...]]
-
-
-def _pack(frames: Sequence[_Kept]) -> list[bytes]:
-    """Frames of kinds, headers and the parts of bodies."""
-
-    def pack(one: _Kept) -> bytes:
-        kind, header, parts = one
-        return frame.pack(kind, header, b"".join(parts))
-
-    return side_by_side(pack, frames, sum(len(part) for _, _, parts in frames for part in parts))
 
 
 def _masks(masks: Sequence[Tensor | None]) -> list[NDArray[np.bool_] | None]:
@@ -277,7 +192,7 @@ def _rows(
     positional: bool,
 ) -> list[Rows]:
     """The rows of tensors [B, T, D] that are sent, and their positions for a positional codec."""
-    flat = [_plain(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
+    flat = [as_sent(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
     for tensor, valid in zip(tensors, masks, strict=True):
         if valid is not None and len(valid) != tensor.shape[0] * tensor.shape[1]:
             raise ValueError(f"a mask of {len(valid)} does not fit tensor {tuple(tensor.shape)}")

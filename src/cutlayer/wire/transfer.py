@@ -9,16 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cutlayer.wire import frame
 from cutlayer.wire.codecs.seam import Rows
 
 Octets = NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+ToPack = tuple[str, msgspec.Struct, tuple[bytes, ...]]
+"""The kind of a frame, its header, and the parts of its body."""
 
 _WORTH_A_THREAD = 2**20
 
@@ -27,6 +32,11 @@ def wire_device(device: torch.device) -> torch.device:
     """Where frames of tensors on `device` are made and read: there, but for Apple's GPU, which has
     no float64."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def as_sent(x: Tensor) -> Tensor:
+    """Values as frames are made of them: float32, where frames of its torch device are made."""
+    return x.detach().to(wire_device(x.device), torch.float32)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -90,3 +100,13 @@ def side_by_side(
         return [work(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(work, items))
+
+
+def pack_all(frames: Sequence[ToPack]) -> list[bytes]:
+    """Each of many frames as bytes."""
+
+    def pack(one: ToPack) -> bytes:
+        kind, header, parts = one
+        return frame.pack(kind, header, b"".join(parts))
+
+    return side_by_side(pack, frames, sum(len(part) for _, _, parts in frames for part in parts))

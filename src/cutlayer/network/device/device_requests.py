@@ -17,7 +17,7 @@ from cutlayer.train.device import Device
 from cutlayer.train.noise import with_label_noise
 from cutlayer.train.opening import Opening
 from cutlayer.train.parts import place_model
-from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 
 

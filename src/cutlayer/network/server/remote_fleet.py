@@ -28,7 +28,7 @@ from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.upload_checks import read_adapter
-from cutlayer.wire.codec import encode_adapter
+from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 
 # After so many rounds in a row in which every device failed, the run gives up.

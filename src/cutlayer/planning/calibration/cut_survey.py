@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job
-from cutlayer.model.cut import Activations, Adapter, CutModel, Segment
+from cutlayer.model.bank import Segment
+from cutlayer.model.cut import Activations, Adapter, CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import fresh_head, with_outputs
 from cutlayer.planning.calibration.linear_head import fit_head

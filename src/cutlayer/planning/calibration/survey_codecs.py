@@ -6,7 +6,8 @@ import torch
 
 from cutlayer.data.dataset import Dataset
 from cutlayer.job import Job
-from cutlayer.model.cut import CutModel, Segment
+from cutlayer.model.bank import Segment
+from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive
