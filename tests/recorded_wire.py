@@ -17,10 +17,13 @@ from cutlayer.job import make_job
 from cutlayer.network.transport import messages
 from cutlayer.settings.method import Method, Quantizer
 from cutlayer.wire import adapter_frames, codec, tail, visit
+from cutlayer.wire.change import as_change
 from cutlayer.wire.codecs.basis import read_basis
 from cutlayer.wire.codecs.klt import KltCodec
+from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.frame import kind_of
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
+from cutlayer.wire.opened import activations_of, open_activations
 from test_net_messages import EXAMPLES
 from test_wire_klt import fitted, hidden
 
@@ -29,6 +32,7 @@ PLAIN = Quantizer(bits=4, entropy="none")
 # Values that float32 holds exactly: equal on any machine.
 VALUES = ((torch.arange(2 * 3 * 8) * 37 % 129 - 64) / 16).view(2, 3, 8)
 LABELS = torch.tensor([3, 9])
+POSITIONS = torch.arange(5).repeat(2)
 TOKEN_LABELS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
 
@@ -43,15 +47,16 @@ def plain_frames() -> dict[str, bytes]:
         ActivationsMessage(7, 2, 1, VALUES[:1], None, LABELS[:1], 10), PLAIN
     )
     texts = ActivationsMessage(7, 2, 1, VALUES, None, TOKEN_LABELS, 10)
-    rows = VALUES.reshape(-1, 8)
+    rows, own = VALUES.reshape(-1, 8), QuantizedCodec(PLAIN)
     frames = [
         codec.encode_activations(up, PLAIN),
         codec.encode_gradient(GradientMessage(7, 2, 1, VALUES, 0.5), PLAIN),
         adapter_frames.encode_adapter(AdapterMessage(7, 2, 31, {"a": VALUES[0]}), 32),
         codec.encode_activations(texts, PLAIN),
         visit.encode_visit(visit.Visit(7, 2, 1, {4: sample, 9: None})),
-        *tail.encode_features([tail.FeaturesMessage(7, 2, 1, rows)], PLAIN),
-        *tail.encode_features([tail.FeatureGradientMessage(7, 2, 1, rows, 0.5)], PLAIN),
+        *tail.encode_features([tail.FeaturesMessage(7, 2, 1, rows)], own),
+        *tail.encode_features([tail.FeatureGradientMessage(7, 2, 1, rows, 0.5)], own),
+        as_change(sample),
     ]
     return {kind_of(one): one for one in frames}
 
@@ -62,12 +67,18 @@ def fitted_frames() -> dict[str, bytes]:
     x = hidden(2, seed=3)
     up = ActivationsMessage(7, 2, 1, x, None, LABELS, 10)
     texts = ActivationsMessage(7, 2, 1, x, None, torch.arange(10).view(2, 5), 10)
+    flat = x.flatten(0, 1)
+    features = tail.FeaturesMessage(7, 2, 1, flat, positions=POSITIONS)
+    slope = tail.FeatureGradientMessage(7, 2, 1, flat, 0.5, positions=POSITIONS)
+    (coded,) = codec.encode_activations_with(own, [up])
     frames = [
         own.side_information(),
-        *codec.encode_activations_with(own, [up]),
+        coded,
+        as_change(coded),
         *codec.encode_activations_with(own, [texts]),
         *codec.encode_gradients_with(own, [GradientMessage(7, 2, 1, x, 0.5)]),
         visit.encode_held(visit.Held(frozenset({4, 9}), 1000)),
+        *tail.encode_features([features, slope], own),
     ]
     return {kind_of(one): one for one in frames}
 
@@ -97,13 +108,21 @@ def told(frames: dict[str, bytes]) -> dict[str, str]:
             case "held":
                 held = visit.decode_held(frame)
                 found[kind] = (sorted(held.samples), held.room_bytes)
-            case "features":
-                features = tail.decode_features(frame)
+            case "change" | "coded change":
+                (change,) = activations_of([open_activations(frame)], basis)
+                assert isinstance(change, ActivationsMessage)
+                found[kind] = (change.device, change.round, change.step, change.hidden)
+            case "features" | "coded features":
+                features = tail.decode_features(frame, **_coded(kind, basis))
                 found[kind] = (features.device, features.round, features.step, features.rows)
-            case "feature gradient":
-                slope = tail.decode_feature_gradient(frame)
+            case "feature gradient" | "coded feature gradient":
+                slope = tail.decode_feature_gradient(frame, **_coded(kind, basis))
                 found[kind] = (slope.device, slope.round, slope.step, slope.rows, slope.loss)
     return {kind: _hash(value) for kind, value in found.items()}
+
+
+def _coded(kind: str, basis: KltCodec) -> dict[str, Any]:
+    return {"codec": basis, "positions": POSITIONS} if kind.startswith("coded") else {}
 
 
 def defaults() -> dict[str, Any]:

@@ -13,6 +13,7 @@ import cutlayer
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.sources import load
 from cutlayer.errors import CutlayerError, DataError, FrameError, JobError, ModelError
+from cutlayer.job import change_job
 from cutlayer.model.bank import Segment
 from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
@@ -20,6 +21,7 @@ from cutlayer.model.weights import load_model
 from cutlayer.passage import Message, Passage
 from cutlayer.settings.data import Data
 from cutlayer.settings.method import Quantizer
+from cutlayer.train.check import check
 from cutlayer.train.evaluate import evaluate, through_cut
 from cutlayer.train.language import NONE, Language
 from cutlayer.wire.codec import decode_activations, encode_activations
@@ -345,6 +347,7 @@ def test_what_a_run_says_is_scored_against_every_reference(
 def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:
     with pytest.raises(CutlayerError, match="leaves none of 40"):
         cutlayer.generate(run.folder, prompt="a" * 60)
+    assert cutlayer.generate(run.folder, prompt="\udcff", most=1).tokens == 1  # a byte of no text
     with pytest.raises(CutlayerError, match="is empty"):
         cutlayer.generate(run.folder, prompt="")
     with pytest.raises(CutlayerError, match="cutlayer generate"):
@@ -419,6 +422,57 @@ def test_a_template_that_refuses_a_conversation_is_one_sentence(
         ready(strict, Passage(messages=turns))
 
 
+def test_a_text_without_a_token_to_be_said_is_refused(model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mute = shutil.copytree(model, tmp_path / "mute")
+    (mute / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    turns = (Message("user", "a"), Message("assistant", "the cat"))
+    with pytest.raises(ModelError, match="leaves no token to be said of 'the cat'"):
+        ready(mute, Passage(messages=turns))
+    bare = shutil.copytree(model, tmp_path / "bare")
+    for name, left_out in (
+        ("tokenizer_config.json", ("eos_token", "bos_token")),
+        ("tokenizer.json", ("post_processor",)),
+    ):
+        values = json.loads((bare / name).read_text())
+        kept = {key: None if key == "post_processor" else value for key, value in values.items()
+                if key not in left_out or key == "post_processor"}  # fmt: skip
+        (bare / name).write_text(json.dumps(kept))
+    assert ready(bare, Passage("", "ab"))["answers"].sum() == 2
+    with pytest.raises(ModelError, match="leaves no token to be said of 'a'"):
+        ready(bare, Passage("", "a"))
+
+
+METHODS = {
+    "tsflora": r"method\.tokens\.keep: .* tells its blocks where each token stands",
+    "st-sflora": r"method\.tokens\.keep: .* tells its blocks where each token stands",
+    "genfv": r"generators draw images|generated",
+} | dict.fromkeys(
+    ("split-lora", "fedlora", "sflora", "lean", "st-sflora-full", "local-lora", "centralized",
+     "asfl", "asfv", "sflam")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_take_a_language_model_or_say_why_not(
+    model: Path, table: Path, method: str
+) -> None:
+    job = language_job(model, table, "world={}", method=method)
+    spec = describe(job.model)
+    message = METHODS[method]
+    if message is None:
+        check(job, spec)
+    else:
+        with pytest.raises(JobError, match=message):
+            check(job, spec)
+    if method.endswith("sflora") and message:  # bits alone
+        check(
+            change_job(job, ["method.tokens.keep=null", "method.allocation.solver=equal"]),
+            spec,
+        )
+
+
 def test_a_vocabulary_beyond_the_checkpoint_is_refused(tmp_path: Path) -> None:
     small = write_language(tmp_path, vocab_size=20)
     with pytest.raises(ModelError, match="embeds 20 tokens"):
@@ -427,12 +481,19 @@ def test_a_vocabulary_beyond_the_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_through_the_cut_the_same_targets_are_scored(run: cutlayer.Result) -> None:
     from cutlayer.inference.trained import load_trained
+    from cutlayer.train.server_coding import ServerCoding
 
     trained = load_trained(run.folder)
     test = load(run.job.data, run.job.seed)[1]
     decision = next(iter(run.rows[-1].decisions.values()))
     served = through_cut(
-        run.job, trained.task, decision, trained.model, trained.preprocess, trained.adapter
+        run.job,
+        trained.task,
+        decision,
+        trained.model,
+        trained.preprocess,
+        trained.adapter,
+        ServerCoding(run.job, trained.model.spec),
     )
     found = evaluate(trained.task, served, test)
     assert found.accuracy == pytest.approx(run.rows[-1].accuracy_through_cut)

@@ -13,7 +13,8 @@ from cutlayer.model.families import describe
 from cutlayer.planning.plan import plan
 from cutlayer.record.checkpoint import load_state
 from cutlayer.train.fitted_basis import bases_of
-from cutlayer.train.gradient_coding import WAY, GradientCoding
+from cutlayer.train.way_coding import WayCoding
+from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codec import GradientMessage, encode_gradients_with
 from cutlayer.wire.codecs.klt import KltCodec
 from helpers import equal, small_job
@@ -32,7 +33,7 @@ def gradients_job(*settings: str) -> Job:
 def test_gradients_come_back_in_a_quarter_of_a_bit_after_the_first_round(tmp_path: Path) -> None:
     job = gradients_job("method.uplink.codec=klt")
     whole = simulate(job, out=tmp_path / "whole")
-    bases = bases_of(load_state(tmp_path / "whole" / "state.safetensors").coding, WAY)
+    bases = bases_of(load_state(tmp_path / "whole" / "state.safetensors").coding, GRADIENTS.start)
     assert list(bases) == [job.cut]
     first, second, third = whole.rows
     assert all(
@@ -63,7 +64,7 @@ def gradient(step: int, spread: float) -> torch.Tensor:
 
 def test_a_basis_that_gradients_have_left_is_fitted_anew_at_the_end_of_a_round() -> None:
     job = gradients_job()
-    coding = GradientCoding(job, describe(job.model), {})
+    coding = WayCoding(job, describe(job.model), GRADIENTS, {})
     decided = {0: Decision(2), 1: Decision(2)}
     versions = []
     for spread in (0.9, 0.9, 0.97, 0.97):
@@ -73,7 +74,7 @@ def test_a_basis_that_gradients_have_left_is_fitted_anew_at_the_end_of_a_round()
             given = gradient(step, spread)
             message = GradientMessage(0, 0, step, given, 1.0)
             (frame,) = encode_gradients_with(codec, [message])
-            coding.note(2, 0, given, None, frame)
+            coding.note(decided[0], 0, given, None, frame)
         coding.end()
         basis = coding.basis(2)
         assert basis is not None

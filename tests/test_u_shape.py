@@ -2,6 +2,7 @@
 
 import json
 import struct
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,9 @@ import torch
 import cutlayer
 from cutlayer.errors import CutlayerError, JobError, ModelError
 from cutlayer.job import Job, change_job
+from cutlayer.record.checkpoint import load_state
+from cutlayer.train.fitted_basis import bases_of
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, GRADIENTS
 from cutlayer.wire.frame import kind_of
 from cutlayer.wire.frame_bytes import label_bits
 from cutlayer.wire.tail import (
@@ -23,6 +27,7 @@ from cutlayer.wire.tail import (
     encode_features,
 )
 from helpers import equal, language_job, largest_difference, small_job
+from test_run_simulate import StopAfter
 from tiny_models import write_language, write_resnet
 
 WORDS = ("wombat", "dingo", "heron")
@@ -135,6 +140,8 @@ def test_a_frozen_device_trains_its_tail_and_names_what_the_server_holds(
          "method.tail_uplink={bits: 8, rounding: stochastic}"),
         ("method.uplink={codec: klt}",),
         ("method.downlink={codec: klt}", "training.rounds=2"),
+        ("method.tail_downlink={codec: klt, rate_bits: 1}", "method.tail_uplink={codec: klt}",
+         "method.tokens.keep=6", "training.rounds=2"),
         ("method.tokens.keep=6",),
         ("model.lora.dropout=0.2",),
         ("privacy.activation_noise=0.1", "trust.clip_activations=30"),
@@ -173,6 +180,53 @@ def test_devices_sum_up_their_tails_securely(tmp_path: Path) -> None:
         for given in ("false", "true")
     )  # fmt: skip
     assert largest_difference(summed.adapter, plain.adapter) < 1e-4
+
+
+# ---- fitted codecs ----
+
+KLT = "{codec: klt, rate_bits: 1}"
+FITTED = (f"method.tail_downlink={KLT}", f"method.tail_uplink={KLT}")
+
+
+def test_what_passes_the_tail_has_bases_of_its_own_after_the_first_round(
+    language: Path, table: Path, tmp_path: Path
+) -> None:
+    job = text_job(language, table, "model.tail=1", *FITTED, "training.rounds=4")
+    whole = run(job, tmp_path / "whole")
+    coding = load_state(tmp_path / "whole" / "state.safetensors").coding
+    first, second, third, _ = whole.rows
+    assert bases_of(coding, GRADIENTS.start) == {}
+    for way, place in ((FEATURES, 5), (FEATURE_GRADIENTS, 6)):
+        ((cut, basis),) = bases_of(coding, way.start).items()
+        assert (cut, kind_of(basis)) == (2, "basis")
+        for device in range(2):
+            assert second.traffic[device][place] < first.traffic[device][place] / 1.5  # 4 bits
+    assert {t[4] for t in first.traffic.values()} == {0}
+    assert min(t[4] for t in second.traffic.values()) > 1000
+    assert max(t[4] for t in third.traffic.values()) < min(t[4] for t in second.traffic.values())
+    with pytest.raises(KeyboardInterrupt):
+        cutlayer.simulate(job, out=tmp_path / "cut", progress=StopAfter(2))
+    resumed = cutlayer.resume(tmp_path / "cut")
+    assert equal(whole.adapter, resumed.adapter)
+    assert [row.traffic for row in whole.rows] == [row.traffic for row in resumed.rows]
+    served = cutlayer.evaluate(whole.folder, through_cut=True)
+    assert served.accuracy == pytest.approx(whole.rows[-1].accuracy_through_cut)
+
+
+def test_a_plan_counts_what_passes_the_tail_at_its_rate() -> None:
+    def bytes_at(rate: float) -> tuple[int, int]:
+        given = f"{{codec: klt, rate_bits: {rate}}}"
+        planned = cutlayer.plan(
+            small_job(
+                "model.tail=1", f"method.tail_downlink={given}", f"method.tail_uplink={given}",
+                world={},
+            )
+        )  # fmt: skip
+        traffic = planned.shape.traffic.values()
+        return sum(t.features for t in traffic), sum(t.feature_gradients for t in traffic)
+
+    for fine, coarse in zip(bytes_at(2), bytes_at(0.25), strict=True):
+        assert 5 < fine / coarse < 8
 
 
 # ---- planned, timed, counted ----
@@ -289,6 +343,60 @@ def test_labels_and_texts_are_in_no_frame_of_a_run_with_a_tail(
     assert seen == ({"packed"} if tail == "null" else set())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("method.uplink.bits=8", "method.downlink.bits=8"),
+        (f"method.uplink={KLT}", f"method.downlink={KLT}", "training.rounds=3"),
+    ],
+    ids=["8 bits", "klt"],
+)
+def test_four_processes_with_labels_at_home_train_what_the_simulator_does(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+) -> None:  # fmt: skip
+    pytest.importorskip("grpc")
+    from cutlayer.network.transport.connection import Connection
+    from fleet_helpers import process, served
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    job = text_job(
+        language, table, "model.tail=1", "training.pool=1", "devices.count=4",
+        "data.partition.min_samples=2", *changes,
+    )  # fmt: skip
+    came: list[bytes] = []  # all that reaches the server, before it is looked at
+    real = Connection.feed
+
+    def feed(connection: Connection, lane: Any, message: bytes) -> None:
+        came.append(bytes(message))
+        real(connection, lane, message)
+
+    alone = run(job, tmp_path / "alone")
+    monkeypatch.setattr(Connection, "feed", feed)
+    devices: list[subprocess.Popen[bytes]] = []
+    together = served(
+        job, tmp_path / "net", lambda port: devices.extend(process(port, n) for n in range(4))
+    )
+    assert [device.wait(60) for device in devices] == [0] * 4
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+    everything = b"\0".join(came)
+    assert len(everything) > sum(row.up_bytes for row in together.rows)
+    assert not [part for parts in traces(job).values() for part in parts if part in everything]
+
+
+def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    changes = ("model.tail=1", "training.pool=1", f"method.uplink={KLT}", f"method.downlink={KLT}")
+    job = text_job(language, table, *changes, "training.rounds=3")
+    alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
+    assert equal(alone.adapter, together.adapter)
+    assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+
+
 def test_bits_over_a_network_are_those_of_a_simulation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,12 +411,13 @@ def test_bits_over_a_network_are_those_of_a_simulation(
 def of_gradients(edit: Callable[[FeatureGradientMessage], FeatureGradientMessage]) -> Any:
     """A frame of the gradient of features with something else in it; others as they are."""
     from cutlayer.settings.method import Quantizer
+    from cutlayer.wire.codecs.quantized import QuantizedCodec
 
     def changed(frame: bytes) -> bytes:
         if kind_of(frame) != "feature gradient":
             return frame
         message = edit(decode_feature_gradient(frame))
-        return encode_features([message], Quantizer(entropy="none"))[0]
+        return encode_features([message], QuantizedCodec(Quantizer(entropy="none")))[0]
 
     return changed
 
@@ -375,10 +484,12 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
         (("model.tail=1", "world={}"), "st-sflora", JobError, "reckons with devices that hold no"),
         (("model.tail=1", "generated={generator: {source: demo}}"), "sflora", JobError,
          "goes by the labels that devices share"),
-        (("model.tail=1", "method.tail_downlink={codec: klt}"), "sflora", JobError,
-         r"method\.tail_downlink: codec klt and reuse are for activations"),
         (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
-         r"method\.tail_uplink: codec klt and reuse"),
+         r"method\.tail_uplink\.reuse: .* never the same again"),
+        (("model.tail=1", "method.tail_downlink={variants: 2}"), "sflora", JobError,
+         r"method\.tail_downlink\.variants: .* never the same again"),
+        (("model.tail=1", "method.tail_downlink={codec: klt, fit: calibration}"), "sflora",
+         JobError, r"method\.tail_downlink\.fit: .* crosses this way in the first round"),
         (("method.tail_uplink={bits: 8}",), "sflora", JobError, "the server runs the last blocks"),
         (("model.tail=1", "privacy={unit: sample, noise_multiplier: 1, clip_norm: 1}"), "sflora",
          JobError, r"privacy\.unit: 'sample' .* leave model\.tail out"),

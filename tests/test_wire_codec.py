@@ -26,6 +26,7 @@ from cutlayer.wire.codec import (
     encode_activations,
     encode_gradient,
 )
+from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.frame_bytes import body_bytes
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 from cutlayer.wire.tail import (
@@ -350,10 +351,11 @@ def samples() -> list[tuple[bytes, Callable[..., Any]]]:
         (encode_adapter(AdapterMessage(1, 2, 3, tensors), b), decode_adapter) for b in (16, 32)
     ]
     rows = torch.randn(5, 8)
+    down, up = FeaturesMessage(1, 2, 3, rows), FeatureGradientMessage(1, 2, 3, rows, 0.5)
     for quantizer in (Quantizer(), Quantizer(bits=3, levels="gaussian", rotate=True)):
-        down, up = FeaturesMessage(1, 2, 3, rows), FeatureGradientMessage(1, 2, 3, rows, 0.5)
-        frames.append((encode_features([down], quantizer)[0], decode_features))
-        frames.append((encode_features([up], quantizer)[0], decode_feature_gradient))
+        codec = QuantizedCodec(quantizer)
+        frames.append((encode_features([down], codec)[0], decode_features))
+        frames.append((encode_features([up], codec)[0], decode_feature_gradient))
     return frames
 
 

@@ -32,6 +32,13 @@ from cutlayer.wire.codecs.seam import MERGED, Rows
 from cutlayer.wire.headers import CodedActivationsHeader
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places
+from cutlayer.wire.tail import (
+    FeatureGradientMessage,
+    FeaturesMessage,
+    decode_feature_gradient,
+    decode_features,
+    encode_features,
+)
 
 WIDTH, TOKENS = 12, 5
 
@@ -64,6 +71,16 @@ def other_end(codec: KltCodec) -> KltCodec:
 
 def message(x: Tensor, places: Places | None = None, mask: Tensor | None = None) -> Any:
     return ActivationsMessage(3, 2, 11, x, mask, torch.arange(len(x)) % 10, 10, places)
+
+
+def features(x: Tensor) -> FeaturesMessage:
+    sent = rows(x)
+    return FeaturesMessage(3, 2, 11, sent.values, positions=sent.positions)
+
+
+def feature_gradient(x: Tensor) -> FeatureGradientMessage:
+    sent = rows(x)
+    return FeatureGradientMessage(3, 2, 11, sent.values, 0.5, positions=sent.positions)
 
 
 def generators(count: int) -> list[torch.Generator]:
@@ -261,6 +278,36 @@ def test_versions_never_mix() -> None:
         decode_activations(encode_activations_with(FIXED, [sent])[0])
     with pytest.raises(FrameError, match="send the basis first"):
         decode_gradient(encode_gradients_with(FIXED, [GradientMessage(0, 0, 0, hidden(2), 1.0)])[0])
+    for tail, decode in (
+        (features(hidden(2)), decode_features),
+        (feature_gradient(hidden(2)), decode_feature_gradient),
+    ):
+        (data,) = encode_features([tail], FIXED)
+        given = {"positions": tail.positions}
+        with pytest.raises(FrameError, match="version 1 of the basis where version 2 is in use"):
+            decode(data, codec=again, **given)
+        with pytest.raises(FrameError, match="send the basis again"):
+            decode(data, codec=twin, **given)
+        with pytest.raises(FrameError, match="send the basis first"):
+            decode(data, **given)
+        with pytest.raises(FrameError, match="has 10 tokens where 9 are due"):
+            decode(data, codec=FIXED, positions=tail.positions[1:])
+
+
+def test_what_passes_the_tail_comes_back_as_the_codecs_own_reconstruction(codec: KltCodec) -> None:
+    for make, decode in (
+        (features, decode_features), (feature_gradient, decode_feature_gradient),
+    ):  # fmt: skip
+        sent = [make(hidden(n, seed=n)) for n in (1, 3)]
+        frames = encode_features(sent, codec, generators(2))
+        for number, (one, data) in enumerate(zip(sent, frames, strict=True)):
+            # Each alone, so that no step size depends on who else is in the call.
+            rngs = generators(2)[number : number + 1]
+            (due,) = codec.reconstruct([Rows(one.rows, one.positions)], rngs)
+            got = decode(data, codec=other_end(codec), positions=one.positions)
+            assert torch.equal(got.rows, due)
+            assert (got.device, got.round, got.step) == (3, 2, 11)
+            assert getattr(got, "loss", 0.5) == 0.5
 
 
 def test_one_step_size_serves_all_gradients_of_a_batch() -> None:
@@ -341,6 +388,20 @@ def samples() -> list[tuple[str, bytes, Callable[[bytes], Any]]]:
                     ),
                 )
             )
+            for tail, decode in (
+                (features(hidden(2)), decode_features),
+                (feature_gradient(hidden(2)), decode_feature_gradient),
+            ):
+                data = encode_features([tail], sender, generators(1))[0]
+                found.append(
+                    (
+                        frame.kind_of(data),
+                        data,
+                        lambda data, codec=receiver, decode=decode, at=tail.positions: (
+                            decode(data, codec=codec, positions=at, max_bytes=LIMIT).rows
+                        ),
+                    )
+                )
         found.append(("basis", codec.side_information(), decoded_basis))
     return found
 

@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 
 
+def mended(text: str) -> str:
+    """`text` with the replacement sign for halves of surrogate pairs, which a tokenizer refuses."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn of a conversation. role: system, user, assistant, or what the template knows."""

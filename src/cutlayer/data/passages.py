@@ -7,7 +7,7 @@ from typing import Any
 
 from cutlayer.data.source_settings import SourceSettings
 from cutlayer.errors import DataError
-from cutlayer.passage import Message, Passage
+from cutlayer.passage import Message, Passage, mended
 
 MESSAGES, PROMPT, COMPLETION = "messages", "prompt", "completion"
 TEXTS = ("text", "sentence")
@@ -102,5 +102,4 @@ def _completion(value: Any, name: str) -> str:
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{name} holds {value!r} where a text is due: correct it or remove the row")
-    # Half of a surrogate pair, which a tokenizer refuses, becomes the replacement sign.
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return mended(value)

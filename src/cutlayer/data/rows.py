@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from cutlayer.data.images import Item
 from cutlayer.errors import DataError
+from cutlayer.passage import mended
 
 if TYPE_CHECKING:
     from cutlayer.data.dataset import Indices
@@ -53,15 +54,15 @@ class Rows:
 
         Raises DataError naming the first that is no text.
         """
-        found, mended = [], 0
+        found, replaced = [], 0
         for i in indices.tolist():
             text = self.cell(i)
             if not isinstance(text, str):
                 raise DataError(f"{self.name(i)} holds {text!r} where a text is due: remove it")
-            whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            mended += whole != text
+            whole = mended(text)
+            replaced += whole != text
             found.append(whole)
-        return found, mended
+        return found, replaced
 
 
 class _Items(Sequence[Item]):

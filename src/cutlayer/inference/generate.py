@@ -7,7 +7,7 @@ from cutlayer.errors import DataError, JobError
 from cutlayer.inference.go_on import go_on
 from cutlayer.inference.trained import Trained, load_trained
 from cutlayer.model.passage_tokens import asked, prompt_tokens
-from cutlayer.passage import Message
+from cutlayer.passage import Message, mended
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def generate(
     if not prompt:
         raise DataError("--prompt: is empty: give some words to go on from")
     if chat:
-        text = asked([Message("user", prompt)], tokenizer, spec)
+        # An argument of a command line may hold any bytes.
+        text = asked([Message("user", mended(prompt))], tokenizer, spec)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         ids = prompt_tokens(prompt + trained.job.data.separator, tokenizer)

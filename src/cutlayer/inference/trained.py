@@ -20,6 +20,7 @@ from cutlayer.train.compute import find_compute
 from cutlayer.train.evaluate import LogitsOf, through_cut, unsplit
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.task import Task, task_of
+from cutlayer.train.ways import FEATURES
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +55,15 @@ class Trained:
         if not rows:
             raise RunError(f"--through-cut: in {self.folder} no device took part: leave it out")
         decision = typical(rows[-1].decisions.values(), self.job.method)
-        codec = None
-        if self.job.method.uplink.codec == "klt":
-            state = load_state(self.folder / STATE_FILE)
-            codec = ServerCoding(self.job, self.model.spec, state.coding).codec_for(decision)
-            if codec is None:
-                raise RunError(
-                    f"--through-cut: {self.folder} has no basis for its codec: leave it out"
-                )
+        fitted = self.job.method.uplink.codec == "klt"
+        saved = {}
+        if fitted or FEATURES.is_fitted(self.job):
+            saved = load_state(self.folder / STATE_FILE).coding
+        coding = ServerCoding(self.job, self.model.spec, saved)
+        if fitted and coding.codec_for(decision) is None:
+            raise RunError(f"--through-cut: {self.folder} has no basis for its codec: leave it out")
         return through_cut(
-            self.job, self.task, decision, self.model, self.preprocess, self.adapter, codec
+            self.job, self.task, decision, self.model, self.preprocess, self.adapter, coding
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cutlayer.errors import ModelError
 from cutlayer.model.spec import ModelSpec
-from cutlayer.passage import Message, Passage
+from cutlayer.passage import Message, Passage, mended
 
 BUCKET = 8
 """Batches are padded to a multiple of this many tokens, so that devices' batches often agree."""
@@ -22,7 +22,8 @@ def padded(passages: Sequence[Passage], tokenizer: Any, spec: ModelSpec) -> dict
     """{"input_ids", "attention_mask", "answers": int64 [B,T]}, padded behind the text.
 
     answers: 1 where a token is to be said. A text beyond max_tokens is cut. Raises ModelError for
-    a prompt that leaves no room for its completion, and for a conversation without a template.
+    a prompt that leaves no room for its completion, for a completion without a token that is to be
+    said, and for a conversation without a template.
     """
     rows = [_tokens(passage, tokenizer, spec) for passage in passages]
     longest = max(len(given) + len(said) for given, said in rows)
@@ -40,7 +41,7 @@ def padded(passages: Sequence[Passage], tokenizer: Any, spec: ModelSpec) -> dict
 
 def prompt_tokens(text: str, tokenizer: Any) -> Ids:
     """The tokens of what is given, with the sign of a beginning where the tokenizer has one."""
-    ids: Ids = tokenizer(text)["input_ids"]
+    ids: Ids = tokenizer(mended(text))["input_ids"]
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
@@ -67,6 +68,14 @@ def _tokens(
             f"model.max_tokens: the prompt {_short(start)} takes {len(given)} tokens, which leaves "
             f"none of {spec.max_tokens} for its completion: take a larger model.max_tokens, or "
             "shorten the prompt"
+        )
+    # The first token of a text follows none, and is nothing to be said.
+    if not any(answer for _, answer in (said if given else said[1:])):
+        start = passage.messages[-1].content if passage.messages else passage.completion
+        raise ModelError(
+            f"data: the tokenizer of {spec.path}, or its chat template, leaves no token to be said "
+            f"of {_short(start)}: remove the row, or give a tokenizer with signs of a beginning "
+            "and an end, or a template that writes what the assistant says"
         )
     return given, said
 
@@ -105,8 +114,8 @@ def _rendered(
 ) -> str:
     if not tokenizer.chat_template:
         raise ModelError(
-            f"model.path: the data hold conversations, but the tokenizer of {spec.path} has no "
-            "chat template: take a model that was trained to chat, or columns prompt and completion"
+            f"model.path: the tokenizer of {spec.path} has no chat template, which conversations "
+            "need: take a model that was trained to chat, or prompts and completions"
         )
     turns = [{"role": turn.role, "content": turn.content} for turn in messages]
     try:
@@ -115,7 +124,7 @@ def _rendered(
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"data: the chat template of {spec.path} refuses a conversation ({reason}): correct "
-            "its roles and their order"
+            "its roles and their order, or the template"
         ) from None
     return text
 

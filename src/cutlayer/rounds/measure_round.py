@@ -112,10 +112,11 @@ def _test(
         if not job.method.split or not result.decisions:
             return found
         one = typical(result.decisions.values(), job.method)
-        codec = coding.codec_for(one) if coding else None
-        if one.tokens or one.bits_up < 32 or codec:
+        coding = coding or ServerCoding(job, parts.model.spec)
+        down = job.method.features_down.value_bits if job.has_tail else 32
+        if one.tokens or min(one.bits_up, down) < 32 or coding.codec_for(one):
             served = through_cut(
-                job, task, one, parts.model, parts.preprocess, state.adapter, codec
+                job, task, one, parts.model, parts.preprocess, state.adapter, coding
             )
             found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
     return found

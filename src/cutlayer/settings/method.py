@@ -42,7 +42,7 @@ class Quantizer(Section):
 
     codec: Literal["quantize", "klt"] = "quantize"
     """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
-    klt: a transform fitted to the activations spends bits where they tell most, by `step` and
+    klt: a transform fitted to what crosses spends bits where they tell most, by `step` and
     `rate_bits` alone.
     """
 
@@ -181,12 +181,12 @@ class Method(Section):
 
     tail_downlink: Quantizer | None = None
     """How hidden states are sent from the server to the last blocks, where `model.tail` has these
-    on devices; null: as `downlink`, or, where that is klt, in 8 bits (gaussian levels, rotated).
+    on devices; null: as `downlink`. klt is fitted to those of the first round, which take 4 bits.
     """
 
     tail_uplink: Quantizer | None = None
-    """How the gradients of those hidden states are sent back; null: as `uplink`, or, where that is
-    klt, in 8 bits (gaussian levels, rotated).
+    """How the gradients of those hidden states are sent back; null: as `uplink`. klt is fitted to
+    those of the first round, which take 4 bits.
     """
 
     adapter_bits: Literal[16, 32] = 32
@@ -205,12 +205,12 @@ class Method(Section):
     @property
     def features_down(self) -> Quantizer:
         """How hidden states go down to a tail on devices."""
-        return self.tail_downlink or _without_basis(self.downlink)
+        return self.tail_downlink or self.downlink
 
     @property
     def gradients_up(self) -> Quantizer:
         """How the gradients of those come back up."""
-        return self.tail_uplink or _without_basis(self.uplink)
+        return self.tail_uplink or self.uplink
 
     @property
     def own_code(self) -> dict[str, str]:
@@ -238,10 +238,3 @@ class Method(Section):
         """The levels of the quantisers to and from a tail, where the method has them."""
         both = {"method.tail_downlink": self.tail_downlink, "method.tail_uplink": self.tail_uplink}
         return {f"{name}.levels": one.levels for name, one in both.items() if one is not None}
-
-
-def _without_basis(quantizer: Quantizer) -> Quantizer:
-    """`quantizer`, or 8 bits in place of a codec that is fitted to other values going that way."""
-    if quantizer.codec == "klt":
-        return Quantizer(bits=8, levels="gaussian", rotate=True)
-    return quantizer

@@ -9,7 +9,7 @@ from cutlayer.job import Job
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
-from cutlayer.train import change_coding, gradient_coding
+from cutlayer.train import change_coding
 from cutlayer.train.coding import codec_of
 from cutlayer.train.device_changes import DeviceChanges
 from cutlayer.train.fitted_basis import bases_of
@@ -20,13 +20,14 @@ from cutlayer.train.parts import Parts, labels_of, make_device, samples_a_round
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_devices
 from cutlayer.train.server_coding import ServerCoding
+from cutlayer.train.ways import WAYS
 
 _HAVING = "having"
 """Name of a saved tensor [n, 2]: numbers of devices that have a basis, and the cut it is for.
 
-What the basis codes (activations, gradients or changes) stands before the name.
+What the basis codes (activations, changes, or a way of ways.py) stands before the name.
 """
-_WAYS = ("", gradient_coding.WAY, change_coding.WAY)
+_STARTS = ("", change_coding.WAY, *(way.start for way in WAYS))
 
 
 class LocalFleet:
@@ -47,18 +48,18 @@ class LocalFleet:
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
         """See Fleet."""
         cohort = []
-        having = {way: _having(state.coding, way) for way in _WAYS}
-        bases = {way: bases_of(state.coding, way) for way in _WAYS}
+        having = {start: _having(state.coding, start) for start in _STARTS}
+        bases = {start: bases_of(state.coding, start) for start in _STARTS}
         for index in drawn:
             device = make_device(self.job, self.parts, index)
             device.samples_a_round = samples_a_round(self.job, self.parts, round)
             if self.job.method.aggregate == "none":
                 device.adapter = _copy(state.kept.get(index, state.adapter))
-            known = [bases[way].get(having[way].get(index, -1)) for way in _WAYS]
-            whole, gradients, changes = known
+            known = {one: bases[one].get(having[one].get(index, -1)) for one in _STARTS}
+            ways = {way.name: basis for way in WAYS if (basis := known[way.start]) is not None}
             device.coding.changes = self._changes[index]
             device.coding.begin(
-                Opening(basis=whole, gradient_basis=gradients, change_basis=changes)
+                Opening(basis=known[""], ways=ways, change_basis=known[change_coding.WAY])
             )
             cohort.append(device)
         self.link = LocalLink(cohort)
@@ -76,15 +77,15 @@ class LocalFleet:
         """See Fleet. The state also says which devices have the basis."""
         devices = self.link.devices
         before, state.coding = state.coding, coding.saved()
-        for way in _WAYS:
-            old, new = bases_of(before, way), bases_of(state.coding, way)
-            found = _having(before, way).items()
+        for start in _STARTS:
+            old, new = bases_of(before, start), bases_of(state.coding, start)
+            found = _having(before, start).items()
             having = {d: cut for d, cut in found if old[cut] == new.get(cut)}
             for cut, frame in new.items():
                 fingerprint = codec_of(frame).basis.fingerprint
                 having |= dict.fromkeys(self.link.having(list(devices), fingerprint), cut)
             if having:
-                state.coding[f"{way}{_HAVING}"] = torch.tensor(sorted(having.items()))
+                state.coding[f"{start}{_HAVING}"] = torch.tensor(sorted(having.items()))
         if self.job.method.pooled:
             state.adapter = _copy(devices[result.cohort[0]].adapter)
         elif self.job.method.aggregate == "none":
@@ -92,9 +93,9 @@ class LocalFleet:
         self.link.end()
 
 
-def _having(coding: Mapping[str, torch.Tensor], way: str) -> dict[int, int]:
-    """For each device that has a basis (of one direction, up or down), the cut it is for."""
-    name = f"{way}{_HAVING}"
+def _having(coding: Mapping[str, torch.Tensor], start: str) -> dict[int, int]:
+    """For each device that has a basis of a way, the cut that the basis is for."""
+    name = f"{start}{_HAVING}"
     return dict(coding[name].tolist()) if name in coding else {}
 
 

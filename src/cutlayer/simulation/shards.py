@@ -17,6 +17,7 @@ from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.simulation.parcel import Parcel
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.reuse import reuses
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, GRADIENTS
 
 
 def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
@@ -32,8 +33,10 @@ def why_one_chain(job: Job, spec: ModelSpec) -> str | None:
         return "the one server adapter moves at every step, by all devices of it"
     if method.split and method.uplink.codec == "klt":
         return "the uplink's basis is fitted to what all devices of a round send"
-    if method.split and method.downlink.codec == "klt":
+    if GRADIENTS.is_fitted(job):
         return "the downlink's basis is fitted to the gradients of all devices of a round"
+    if FEATURES.is_fitted(job) or FEATURE_GRADIENTS.is_fitted(job):
+        return "what passes the tail has bases that are fitted to all devices of a round"
     if reuses(job, spec.modality):
         return "the server keeps in one place what all devices have sent (uplink.reuse)"
     if method.split and method.uplink.change:

@@ -5,6 +5,7 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.accounting import check_accountant
 from cutlayer.train.read_conditions import adapters_travel
+from cutlayer.train.ways import WAYS
 
 _BLIND = ("equal", "asfl", "asfv")
 """Allocators that do not look at samples or their activations."""
@@ -29,10 +30,12 @@ def check_privacy(job: Job, spec: ModelSpec) -> None:
             f"{unit} does not cover the labels that generated data go by: leave the generated "
             "section out, or take method.generated false"
         )
-    if method.split and method.uplink.codec == "klt":
+    fitted = ["uplink"] if method.split and method.uplink.codec == "klt" else []
+    fitted += [way.setting for way in WAYS if way.is_fitted(job)]
+    if fitted:
         raise JobError(
             f"{unit} does not cover the basis that codec klt fits to samples and sends to all "
-            "devices: take method.uplink.codec quantize"
+            f"devices: take method.{fitted[0]}.codec quantize"
         )
     if not method.pooled and method.allocation.solver not in _BLIND:
         raise JobError(

@@ -3,7 +3,9 @@
 from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.spec import ModelSpec
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES
 from cutlayer.wire.custom_levels import known_levels
+from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check_tail(job: Job, spec: ModelSpec) -> None:
@@ -32,15 +34,22 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
         )
     for name, given in (
         ("tail_downlink", method.tail_downlink), ("tail_uplink", method.tail_uplink),
-        ("downlink", method.features_down),
     ):  # fmt: skip
         if given is None:
             continue
         known_levels(given.levels, f"method.{name}.levels")
-        if given.codec != "quantize" or given.reuse:
+        for field in ("reuse", "variants"):
+            if getattr(given, field):
+                raise JobError(
+                    f"method.{name}.{field}: what passes between the server and a tail is never "
+                    f"the same again: leave it out, or set method.uplink.{field}"
+                )
+    for way in (FEATURES, FEATURE_GRADIENTS):
+        width = spec.width_at(spec.end)
+        if way.is_fitted(job) and width > MAX_WIDTH:
             raise JobError(
-                f"method.{name}: codec klt and reuse are for activations on their way up, not for "
-                "what passes between the server and a tail: take quantize, and leave reuse out"
+                f"method.{way.setting}.codec: 'klt' takes tensors of up to {MAX_WIDTH} channels, "
+                f"and {job.model.path} has {width} where its tail begins: take quantize"
             )
     _check_trains(job, spec)
 

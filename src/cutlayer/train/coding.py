@@ -49,14 +49,14 @@ def rate_share(method: Method, decision: Decision) -> float:
 class DeviceCoding:
     """What a device encodes activations with.
 
-    codec: of the last basis that came down, None before the first; gradients: the same, of what
-    the server sends. plain_steps: see `Opening`. changes: what is held of samples that go up as
-    changes; change_codec: what these are encoded with.
+    codec: of the last basis that came down, None before the first; ways: the same of what else
+    crosses, by the names in ways.py. plain_steps: see `Opening`. changes: what is held of samples
+    that go up as changes; change_codec: what these are encoded with.
     """
 
     def __init__(self) -> None:
         self.codec: KltCodec | None = None
-        self.gradients: KltCodec | None = None
+        self.ways: dict[str, KltCodec] = {}
         self.change_codec: KltCodec | None = None
         self.changes = DeviceChanges()
         self.plain_steps = 0
@@ -67,8 +67,7 @@ class DeviceCoding:
         self.plain_steps = opening.plain_steps
         if opening.basis is not None:
             self.learn(opening.basis)
-        if opening.gradient_basis is not None:
-            self.gradients = codec_of(bytes(opening.gradient_basis))
+        self.ways |= {way: codec_of(bytes(basis)) for way, basis in opening.ways.items()}
         if opening.change_basis is not None:
             self.change_codec = codec_of(bytes(opening.change_basis))
         if opening.held_digest is not None:
@@ -91,8 +90,8 @@ class DeviceCoding:
         return None if self.codec is None else self.codec.basis.fingerprint
 
     def has(self, basis: int) -> bool:
-        """Whether the device has the basis with this fingerprint, of whatever."""
-        found = (self.codec, self.gradients, self.change_codec)
+        """Whether the device has the basis with this fingerprint, of whatever crosses."""
+        found = (self.codec, self.change_codec, *self.ways.values())
         return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:

@@ -17,9 +17,11 @@ from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.accuracy import Tested
 from cutlayer.train.frame_limit import frame_limit
+from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.shortened import shorten
 from cutlayer.train.task import Task
-from cutlayer.train.u_shape import from_rows, to_rows
+from cutlayer.train.u_shape import from_rows, row_positions, to_rows
+from cutlayer.train.ways import FEATURES
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
@@ -54,15 +56,18 @@ def through_cut(
     model: CutModel,
     preprocess: Preprocessor,
     adapter: Adapter,
-    fitted: Codec | None = None,
+    coding: ServerCoding,
 ) -> LogitsOf:
     """A device and a server together, with one decision's cut, tokens and bits.
 
-    fitted: the run's codec, of uplinks whose codec is fitted.
+    coding: the run's, whose codecs may be fitted.
     """
     cut = decision.cut
     tokens = decision.selection(job.method)
-    codec = fitted or QuantizedCodec(decision.uplink(job.method), derive(job.seed, "rotation"))
+    codec: Codec | None = coding.codec_for(decision)
+    if codec is None:
+        codec = QuantizedCodec(decision.uplink(job.method), derive(job.seed, "rotation"))
+    down = coding.ways[FEATURES].codec(decision)
 
     def logits_of(part: Dataset, start: int) -> Outputs:
         route = [Segment(adapter, len(part))]
@@ -79,8 +84,8 @@ def through_cut(
         mask = received.mask.to(model.compute) if received.mask is not None else None
         hidden = received.hidden
         if job.has_tail:
-            features = model.middle_forward(hidden, mask, cut, route)
-            returned = _returned(job, features, received.mask, start)
+            made = model.middle_forward(hidden, mask, cut, route)
+            returned = _returned(job, decision, model, down, made, received.mask, start)
             return Outputs(model.tail_forward(returned, mask, route), inputs)
         return Outputs(model.server_forward(hidden, mask, cut, route), inputs)
 
@@ -88,14 +93,21 @@ def through_cut(
 
 
 def _returned(
-    job: Job, features: torch.Tensor, mask: torch.Tensor | None, start: int
+    job: Job,
+    decision: Decision,
+    model: CutModel,
+    codec: Codec,
+    features: torch.Tensor,
+    mask: torch.Tensor | None,
+    start: int,
 ) -> torch.Tensor:
     """Features [B,T,D] as they reach the tail on a device; mask [B,T] on the CPU."""
     B, T, D = features.shape
-    made = FeaturesMessage(0, 0, 0, to_rows(features, mask))
-    rng, rotation = torch_rng(job.seed, "evaluate tail", start), derive(job.seed, "rotation")
-    (frame,) = encode_features([made], job.method.features_down, [rng], rotation)
-    rows = decode_features(frame, max_bytes=2 * len(frame) + 8 * features.nbytes).rows
+    positions = row_positions(B, T, mask, model.spec.prefix, decision.tokens is not None)
+    made = FeaturesMessage(0, 0, 0, to_rows(features, mask), positions=positions)
+    (frame,) = encode_features([made], codec, [torch_rng(job.seed, "evaluate tail", start)])
+    most = 2 * len(frame) + 8 * features.nbytes
+    rows = decode_features(frame, codec=codec, positions=positions, max_bytes=most).rows
     return from_rows(rows, (B, T, D), mask, "what the server made of the batch").to(features)
 
 

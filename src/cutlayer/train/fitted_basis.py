@@ -8,7 +8,7 @@ new version follows.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ a few dozen suffice."""
 MOST_SAMPLES = 256
 """No more are kept: the fit takes time and memory by them."""
 _MOST_OF_MEDIAN = 10.0
-"""A device whose activations are so many times as large as its cohort's has no say in the basis."""
+"""A device whose values are so many times as large as its cohort's has no say in the basis."""
 
 
 def bases_of(saved: Mapping[str, Tensor], way: str = "") -> dict[int, bytes]:
@@ -48,6 +48,20 @@ def saved_bases(frames: Mapping[int, bytes], way: str = "") -> dict[str, Tensor]
         f"{way}basis.{cut}": torch.frombuffer(bytearray(frame), dtype=torch.uint8)
         for cut, frame in sorted(frames.items())
     }
+
+
+def like_others(seen: Mapping[int, Sequence[Rows]]) -> set[int]:
+    """Those devices whose rows are about as large as the others'.
+
+    A device whose values are of another size, by mistake or on purpose, would have the basis to
+    itself.
+    """
+    sizes = {
+        device: statistics.fmean(float(one.values.square().mean()) for one in rows)
+        for device, rows in seen.items()
+    }
+    most = _MOST_OF_MEDIAN**2 * statistics.median_low(sizes.values())
+    return {device for device, size in sizes.items() if size <= most}
 
 
 class FittedBasis:
@@ -102,7 +116,10 @@ class FittedBasis:
         """Fit the basis to what came, which is forgotten then; or to rows of the server's own, so
         that no steps are due in 4 bits.
         """
-        samples = self._like_others() if rows is None else [rows]
+        samples = [rows] if rows is not None else []
+        if rows is None:
+            alike = like_others(self._seen)
+            samples = [one for device in sorted(alike) for one in self._seen[device]]
         self.frame = fit_basis(samples, settings, version).frame
         if rows is not None:
             self.plain_steps = 0
@@ -113,16 +130,3 @@ class FittedBasis:
         """End a round; trained: the blocks on the devices are, and what they send may drift."""
         self.stale = self.stale or (trained and self._watch.due)
         self._watch = RateWatch()
-
-    def _like_others(self) -> list[Rows]:
-        """The rows of devices whose activations are about as large as the others'.
-
-        A device that sends values of another size, by mistake or on purpose, would have the basis
-        to itself.
-        """
-        sizes = {
-            device: statistics.fmean(float(one.values.square().mean()) for one in rows)
-            for device, rows in sorted(self._seen.items())
-        }
-        most = _MOST_OF_MEDIAN**2 * statistics.median_low(sizes.values())
-        return [one for device in sizes if sizes[device] <= most for one in self._seen[device]]

@@ -1,7 +1,7 @@
 """What a round begins with on a device: the frames that its server sends, and what it holds."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,19 @@ class Opening:
     adapter: None: the device goes on with the one it has. basis: None: it has the server's, or
     there is none yet. plain_steps: the first steps, sent as `coding.FITTING` says; the basis comes
     down before the step after them. 0: there is a basis, or the codec needs none. held: which of
-    the device's samples the server holds; None: every sample is sent. gradient_basis: None: the
-    device has the server's, or gradients come down as they did before there was one. change_basis:
-    the same of changes. change_steps: the first steps whose changes go up in 4 bits, after which
-    samples go up whole until there is a basis of changes; None: all go up whole. held_digest: of
-    what the server holds of samples that go up as changes (see `ChangeBuffers`); None: the job has
-    no changes.
+    the device's samples the server holds; None: every sample is sent. ways: the bases of what
+    else crosses, by the names in ways.py, that the device lacks. change_basis: the basis of
+    changes, where the device lacks it. change_steps: the first steps whose changes go up in 4 bits,
+    after which samples go up whole until there is a basis of changes; None: all go up whole.
+    held_digest: of what the server holds of samples that go up as changes (see `ChangeBuffers`);
+    None: the job has no changes.
     """
 
     adapter: bytes | None = None
     basis: bytes | None = None
     plain_steps: int = 0
     held: bytes | None = None
-    gradient_basis: bytes | None = None
+    ways: Mapping[str, bytes] = field(default_factory=dict)
     change_basis: bytes | None = None
     change_steps: int | None = None
     held_digest: int | None = None

@@ -36,6 +36,7 @@ from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
 from cutlayer.train.u_shape import unlabelled
+from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codec import encode_activations_with
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
@@ -200,7 +201,7 @@ class Pool:
         opened = [open_gradient(frame, max_bytes=most) for frame in frames.values()]
         found = {}
         # Devices of one cut have one basis for gradients, if any.
-        codec = first.coding.gradients
+        codec = first.coding.ways.get(GRADIENTS.name)
         messages = gradients_of(opened, codec, first.model.compute)
         for number, message in zip(frames, messages, strict=True):
             if isinstance(message, FrameError):

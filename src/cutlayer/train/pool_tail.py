@@ -9,11 +9,15 @@ import torch
 from cutlayer.errors import FrameError
 from cutlayer.model.bank import Segment
 from cutlayer.seeds import derive, torch_rng
+from cutlayer.train.coding import FITTING
 from cutlayer.train.device import Device
 from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.train.u_shape import from_rows, to_rows
+from cutlayer.train.u_shape import from_rows, row_positions, to_rows
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.tail import (
     FeatureGradientMessage,
     OpenedRows,
@@ -29,7 +33,8 @@ class PoolTail:
     """What devices keep of a step between its exchanges, so that labels need not travel.
 
     goals, masks: the targets and the padding masks of each one's batch. losses: of its batch.
-    gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D].
+    gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D], of
+    tokens at these positions.
     """
 
     goals: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -37,6 +42,7 @@ class PoolTail:
     losses: dict[int, float] = field(default_factory=dict)
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
     feature_gradients: dict[int, torch.Tensor] = field(default_factory=dict)
+    positions: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def keep(self, device: Device, goal: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Keep what belongs to the activations that a device sends."""
@@ -55,11 +61,19 @@ class PoolTail:
         opened = [open_features(frames[device.id], max_bytes=most) for device in devices]
         for device, one in zip(devices, opened, strict=True):
             _check_due(one, device, step)
+        shapes = [
+            self._shape(device, one.header.rows)
+            for device, one in zip(devices, opened, strict=True)
+        ]
+        positions = [self._positions(*one) for one in zip(devices, shapes, strict=True)]
+        codec = first.coding.ways.get(FEATURES.name)  # that of all of them
+        decoded = rows_of(opened, positions, codec, first.model.compute)
         parts = []
-        for device, rows in zip(devices, rows_of(opened, first.model.compute), strict=True):
+        for device, shape, rows in zip(devices, shapes, decoded, strict=True):
             if isinstance(rows, FrameError):
                 raise rows
-            parts.append(self._features(device, rows))
+            mask = self.masks[device.id]
+            parts.append(from_rows(rows, shape, mask, "what the server made of the batch"))
         return parts
 
     def run(
@@ -101,15 +115,21 @@ class PoolTail:
         }
         for device, part in zip(devices, torch.split(back, [len(p) for p in parts]), strict=True):
             self.feature_gradients[device.id] = to_rows(part, self.masks[device.id])
+            self.positions[device.id] = self._positions(device, part.shape)
 
-    def _features(self, device: Device, rows: torch.Tensor) -> torch.Tensor:
-        """The features [B,T,D] of rows [n,D], zero at padding. Raises FrameError."""
+    def _shape(self, device: Device, rows: int) -> tuple[int, int, int]:
+        """[B,T,D] of features that come in so many rows, where these are of the batch due."""
         mask, spec = self.masks[device.id], device.model.spec
         B, D = len(self.goals[device.id]), spec.width_at(spec.end)
-        T = len(rows) // B if mask is None else mask.shape[1]
-        if mask is None and spec.tokens_at(spec.end) < T:
-            T = spec.tokens_at(spec.end)  # rows of another batch, which are refused
-        return from_rows(rows, (B, T, D), mask, "what the server made of the batch")
+        T = min(rows // B, spec.tokens_at(spec.end)) if mask is None else mask.shape[1]
+        return B, T, D
+
+    def _positions(self, device: Device, shape: Sequence[int]) -> torch.Tensor:
+        """Where the tokens of features [B,T,D] stand that are no padding."""
+        B, T, _ = shape
+        selected = device.decision.tokens is not None
+        prefix = device.model.spec.prefix
+        return row_positions(B, T, self.masks[device.id], prefix, selected)
 
     def frames(self, step: int, devices: Sequence[Device]) -> list[bytes]:
         """The frame of each device's gradient in its features. Raises RunError."""
@@ -121,15 +141,18 @@ class PoolTail:
                 step,
                 self.feature_gradients[device.id],
                 self.losses[device.id],
+                positions=self.positions[device.id],
             )
             for device in devices
         ]
         rngs = [
             torch_rng(job.seed, device.id, device.round, "tail-uplink", step) for device in devices
         ]
-        return encode_features(
-            messages, job.method.gradients_up, rngs, derive(job.seed, "rotation")
-        )
+        codec: Codec | None = devices[0].coding.ways.get(FEATURE_GRADIENTS.name)
+        if codec is None:
+            plain = FITTING if FEATURE_GRADIENTS.is_fitted(job) else job.method.gradients_up
+            codec = QuantizedCodec(plain, derive(job.seed, "rotation"))
+        return encode_features(messages, codec, rngs)
 
 
 def _check_due(opened: OpenedRows, device: Device, step: int) -> None:

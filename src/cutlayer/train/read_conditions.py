@@ -136,7 +136,8 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     )
     of_devices = Condition(
         lambda job: side == "uplink",
-        "the server fits gradients' codec to gradients: leave it out, or set method.uplink.fit",
+        "the server fits it to what crosses this way in the first round: leave it out, or set "
+        "method.uplink.fit",
     )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",

@@ -165,8 +165,8 @@ class Turn:
             result.traffic[device].adapter_down += len(opening.adapter or b"")
             result.traffic[device].coding_down += len(opening.basis or b"")
             result.traffic[device].coding_down += len(opening.held or b"")
-            result.traffic[device].coding_down += len(opening.gradient_basis or b"")
             result.traffic[device].coding_down += len(opening.change_basis or b"")
+            result.traffic[device].coding_down += sum(map(len, opening.ways.values()))
         started = self.link.begin(result.round, decisions, openings)
         training, method = server.job.training, server.job.method
         result.batches |= {

@@ -96,9 +96,12 @@ class Server:
                 else coding.basis(decision.cut),
                 coding.plain_steps(decision.cut),
                 coding.held(device),
-                None
-                if device in having[coding.gradients.fingerprint(decision.cut)]
-                else coding.gradients.basis(decision.cut),
+                {
+                    way.name: frame
+                    for way, one in coding.ways.items()
+                    if (frame := one.basis(decision.cut)) is not None
+                    and device not in having[one.fingerprint(decision.cut)]
+                },
             )
             for device, decision in decisions.items()
         }

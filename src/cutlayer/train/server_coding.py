@@ -16,9 +16,10 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
-from cutlayer.train.gradient_coding import GradientCoding
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
+from cutlayer.train.way_coding import WayCoding
+from cutlayer.train.ways import WAYS
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings
 from cutlayer.wire.codecs.seam import MERGED, Rows
@@ -35,8 +36,8 @@ class ServerCoding:
     """The bases of a run, over all of its rounds.
 
     cache: the samples that devices only name; None where they send all. changes: what is held of
-    samples that come as changes; None where they come whole. gradients: how gradients
-    go back. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
+    samples that come as changes; None where they come whole. ways: how all else crosses, gradients
+    among it. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
     fitted to what devices send first.
     """
 
@@ -59,7 +60,7 @@ class ServerCoding:
             for cut, frame in bases_of(saved).items():
                 self._bases[cut].frame = frame
                 self._bases[cut].stale = bool(saved[f"{_STALE}{cut}"])
-        self.gradients = GradientCoding(job, spec, saved or {})
+        self.ways = {way: WayCoding(job, spec, way, saved or {}) for way in WAYS}
 
     @property
     def fitted(self) -> bool:
@@ -68,7 +69,9 @@ class ServerCoding:
 
     def saved(self) -> dict[str, Tensor]:
         """What a run resumes from; empty for codecs that are not fitted."""
-        found = self.gradients.saved()
+        found: dict[str, Tensor] = {}
+        for way in self.ways.values():
+            found |= way.saved()
         if self.changes is not None:
             found |= self.changes.saved()
         if not self.fitted:
@@ -80,7 +83,8 @@ class ServerCoding:
 
     def begin(self, decisions: Mapping[int, Decision]) -> None:
         """Start a round, or a turn of it."""
-        self.gradients.begin(decisions)
+        for way in self.ways.values():
+            way.begin(decisions)
         if self.fitted:
             for cut, devices in Counter(one.cut for one in decisions.values()).items():
                 self._bases[cut].begin(devices, self._job.training.batch_size)
@@ -122,7 +126,7 @@ class ServerCoding:
 
     def fingerprints(self, cut: int) -> tuple[int | None, ...]:
         """Of the bases that devices of a cut need; None for each that there is not."""
-        found = (self.fingerprint(cut), self.gradients.fingerprint(cut))
+        found = (self.fingerprint(cut), *(way.fingerprint(cut) for way in self.ways.values()))
         return found if self.changes is None else (*found, self.changes.fingerprint(cut))
 
     def forget(self, device: int) -> None:
@@ -156,7 +160,8 @@ class ServerCoding:
             one.end(self._job.method.device == "trained")
         if self.changes is not None:
             self.changes.end({cut: one.codec for cut, one in self._bases.items()})
-        self.gradients.end()
+        for way in self.ways.values():
+            way.end()
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
         """Take note of activations that came: to fit to, or to see whether the basis suits them."""

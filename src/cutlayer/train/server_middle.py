@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from cutlayer.errors import FrameError, RunError
-from cutlayer.seeds import derive, torch_rng
+from cutlayer.seeds import torch_rng
 from cutlayer.train.exchange import ACTIVATIONS, FEATURES, Exchange, Payload
 from cutlayer.train.finite import largest_of, not_finite
 from cutlayer.train.frame_limit import frame_limit
@@ -20,8 +20,9 @@ from cutlayer.train.server_adapters import ServerPass
 from cutlayer.train.server_part import PoolStep, ServerPart, gradients_of
 from cutlayer.train.server_reading import Faults
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.train.u_shape import UNLABELLED, from_rows, to_rows
-from cutlayer.wire.headers import FeatureGradientHeader
+from cutlayer.train.u_shape import UNLABELLED, from_rows, row_positions, to_rows
+from cutlayer.train.ways import FEATURE_GRADIENTS, Way
+from cutlayer.train.ways import FEATURES as FEATURES_DOWN
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.tail import (
     FeaturesMessage,
@@ -119,9 +120,16 @@ class ServerMiddle(ServerPart):
 
     def _send(self, state: PoolStep, done: _Pass, faults: Faults, watch: Stopwatch) -> None:
         """Make the frame of each device's features, all in one call."""
+        parts = dict(zip(done.messages, done.split(), strict=True))
         made = [
-            FeaturesMessage(one.device, one.round, one.step, to_rows(part, one.mask))
-            for one, part in zip(done.messages, done.split(), strict=True)
+            FeaturesMessage(
+                one.device,
+                one.round,
+                one.step,
+                to_rows(part, one.mask),
+                positions=self._positions(one, part),
+            )
+            for one, part in parts.items()
         ]
         with watch.timed("wire"):
             try:
@@ -135,13 +143,28 @@ class ServerMiddle(ServerPart):
             else:
                 devices = [one.device for one in made]
                 state.replies |= dict(zip(devices, frames, strict=True))
+            for message, part in parts.items():
+                if message.device in state.replies:
+                    frame = state.replies[message.device]
+                    self._note(FEATURES_DOWN, message, part, frame)
 
     def _encoded(self, made: Sequence[FeaturesMessage]) -> list[bytes]:
         """A frame for each device's features. Raises RunError."""
         seed = self._job.seed
         rngs = [torch_rng(seed, one.device, one.round, "tail-downlink", one.step) for one in made]
-        down = self._job.method.features_down
-        return encode_features(made, down, rngs, derive(seed, "rotation"))
+        coding = self._coding.ways[FEATURES_DOWN]
+        return encode_features(made, coding.codec(self.decisions[made[0].device]), rngs)
+
+    def _positions(self, one: ActivationsMessage, part: torch.Tensor) -> torch.Tensor:
+        """Where the tokens of a device's features [B,T,D] stand that are no padding."""
+        B, T, _ = part.shape
+        selected = self.decisions[one.device].tokens is not None
+        return row_positions(B, T, one.mask, self._model.spec.prefix, selected)
+
+    def _note(self, way: Way, one: ActivationsMessage, part: torch.Tensor, frame: bytes) -> None:
+        """Take note of what crosses to or from a device's tail [B,T,D]: see `WayCoding.note`."""
+        decision = self.decisions[one.device]
+        self._coding.ways[way].note(decision, one.device, part, one.mask, frame)
 
     def _backward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
         """The gradients of features back through the server's blocks."""
@@ -170,12 +193,33 @@ class ServerMiddle(ServerPart):
                 opened[device] = self._open_answer(device, step, frame)
             except FrameError as fault:
                 faults[device] = fault
-        rows = rows_of(list(opened.values()), self._model.compute)
-        for (device, one), own in zip(opened.items(), rows, strict=True):
+        given = {
+            message.device: (message, part)
+            for one in self._passes
+            for message, part in zip(one.messages, one.split(), strict=True)
+        }
+        due = {device: one for device, one in opened.items() if device in given}
+        faults |= {
+            device: FrameError(
+                f"frame: device {device} sent a gradient of features that it did not get"
+            )
+            for device in opened
+            if device not in given
+        }
+        if not due:
+            return
+        codec = self._coding.ways[FEATURE_GRADIENTS].codec_at(self.decisions[next(iter(due))].cut)
+        positions = [self._positions(*given[device]) for device in due]
+        rows = rows_of(list(due.values()), positions, codec, self._model.compute)
+        for (device, one), own in zip(due.items(), rows, strict=True):
+            message, part = given[device]
             try:
-                self._answers[device] = self._answer(device, one, own)
+                answer = self._answer(message, part, one, own)
             except FrameError as fault:
                 faults[device] = fault
+            else:
+                self._answers[device] = answer
+                self._note(FEATURE_GRADIENTS, message, answer.gradient, frames[device])
 
     def _open_answer(self, device: int, step: int, frame: bytes) -> OpenedRows:
         """A frame with a gradient of features. Raises FrameError for any but the one due."""
@@ -189,19 +233,19 @@ class ServerMiddle(ServerPart):
             )
         return opened
 
-    def _answer(self, device: int, opened: OpenedRows, rows: torch.Tensor | FrameError) -> _Answer:
-        """What a device answered to the features that it got. Raises FrameError."""
+    def _answer(
+        self,
+        message: ActivationsMessage,
+        part: torch.Tensor,
+        opened: OpenedRows,
+        rows: torch.Tensor | FrameError,
+    ) -> _Answer:
+        """What a device answered to the features [B,T,D] that it got. Raises FrameError."""
         if isinstance(rows, FrameError):
             raise rows
-        assert isinstance(opened.header, FeatureGradientHeader)
-        for one in self._passes:
-            for message, part in zip(one.messages, one.split(), strict=True):
-                if message.device == device:
-                    B, T, D = part.shape
-                    what = f"the gradient of device {device}"
-                    whole = from_rows(rows, (B, T, D), message.mask, what)
-                    return _Answer(opened.header.loss, whole)
-        raise FrameError(f"frame: device {device} sent a gradient of features that it did not get")
+        B, T, D = part.shape
+        what = f"the gradient of device {message.device}"
+        return _Answer(opened.loss, from_rows(rows, (B, T, D), message.mask, what))
 
     def _finish(
         self, one: _Pass, faults: Faults

@@ -31,6 +31,7 @@ from cutlayer.train.server_frames import Answer, gradient_frames
 from cutlayer.train.server_reading import ActivationReader, Faults
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.task import Task
+from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.transfer import to_device
@@ -127,7 +128,7 @@ class ServerPart:
         return faults
 
     def _gradient_codec(self, device: int) -> Codec:
-        return self._coding.gradients.codec(self.decisions[device])
+        return self._coding.ways[GRADIENTS].codec(self.decisions[device])
 
     def _came(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
@@ -163,9 +164,8 @@ class ServerPart:
                     del losses[device]
                     continue
                 state.replies[device] = reply
-                place = (self.decisions[device].cut, device)
-                mask = answer.answered.mask
-                self._coding.gradients.note(*place, answer.gradient, mask, reply)
+                decision, mask = self.decisions[device], answer.answered.mask
+                self._coding.ways[GRADIENTS].note(decision, device, answer.gradient, mask, reply)
         return losses
 
     def _check_targets(self, message: ActivationsMessage) -> None:

@@ -1,11 +1,12 @@
 """What both sides of a step share whose last blocks are on devices: activations without labels, and
-the rows of a batch, which are its tokens that are no padding.
+the rows of a batch, which are its tokens that are no padding, and where these stand.
 """
 
 import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
+from cutlayer.wire.codecs.seam import MERGED
 from cutlayer.wire.messages import ActivationsMessage
 
 UNLABELLED = 1
@@ -23,6 +24,18 @@ def unlabelled(
 def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:
     """hidden [B,T,D] -> [n,D], its tokens in order, less those that mask [B,T] has False for."""
     return hidden.flatten(0, 1) if mask is None else hidden[mask.to(hidden.device)]
+
+
+def row_positions(B: int, T: int, mask: Tensor | None, prefix: int, selected: bool) -> Tensor:
+    """Where in their samples the rows stand that `to_rows` makes, as both sides know it: [n], on
+    the CPU.
+
+    selected: not all tokens crossed the cut (see wire/tokens.py); only the prefix stands where it
+    did then.
+    """
+    positions = torch.arange(T).expand(B, T)
+    found = positions.flatten() if mask is None else positions[mask.to("cpu", torch.bool)]
+    return torch.where(found < prefix, found, MERGED) if selected else found
 
 
 def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, what: str) -> Tensor:

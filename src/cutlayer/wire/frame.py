@@ -10,7 +10,8 @@ Layout, all numbers little-endian:
                   activations, 8 with a fitted codec; 9 a visit of samples and 10 what of them
                   the server holds (see `visit`); 11 features for the last blocks on a device
                   and 12 their gradient (see `tail`); 13 what changed of a sample's activations,
-                  and 14 with a fitted codec (see `change`)
+                  and 14 with a fitted codec (see `change`); 15 features and 16 their gradient with
+                  a fitted codec
     6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
     10      8     b, the body's length in bytes
     18      4     CRC-32 of bytes 0-17, the header and the body
@@ -46,6 +47,8 @@ KINDS = {
     "feature gradient": 12,
     "change": 13,
     "coded change": 14,
+    "coded features": 15,
+    "coded feature gradient": 16,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28

@@ -18,6 +18,8 @@ from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
     CodedActivationsHeader,
+    CodedFeatureGradientHeader,
+    CodedFeaturesHeader,
     CodedGradientHeader,
     FeatureGradientHeader,
     FeaturesHeader,
@@ -75,8 +77,17 @@ def gradient_bytes(shape: tuple[int, int, int], quantizer: Quantizer, masked: bo
 
 def features_bytes(rows: int, width: int, quantizer: Quantizer, gradient: bool = False) -> int:
     """Bytes of a frame with features [rows, width] for a device's tail, or with their gradient."""
-    start = (_NUMBER, _NUMBER, _NUMBER, rows, width, _tensor(quantizer))
-    header = FeatureGradientHeader(*start, 1.0) if gradient else FeaturesHeader(*start)
+    start = (_NUMBER, _NUMBER, _NUMBER, rows, width)
+    header: msgspec.Struct
+    if quantizer.codec == "klt":
+        coding = KltHeader(1, 2**62, 0.1, 1.0, "range", 0)
+        header = CodedFeaturesHeader(*start, coding)
+        if gradient:
+            header = CodedFeatureGradientHeader(*start, coding, 1.0)
+        return _frame(header, math.ceil(rows * width * quantizer.rate_bits / 8))
+    header = FeaturesHeader(*start, _tensor(quantizer))
+    if gradient:
+        header = FeatureGradientHeader(*start, _tensor(quantizer), 1.0)
     return _frame(header, body_bytes(rows, width, quantizer))
 
 

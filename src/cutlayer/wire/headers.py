@@ -79,16 +79,18 @@ class _FeatureRows(_StepHeader, frozen=True):
 
     rows: _Size
     width: _Size
-    tensor: TensorHeader
 
 
 class FeaturesHeader(_FeatureRows, frozen=True):
     """Of hidden states that go down to the last blocks."""
 
+    tensor: TensorHeader
+
 
 class FeatureGradientHeader(_FeatureRows, frozen=True):
     """Of their gradient on its way up; loss: of the batch."""
 
+    tensor: TensorHeader
     loss: _Loss
 
 
@@ -135,6 +137,19 @@ class CodedGradientHeader(_BatchHeader, frozen=True):
 
     coding: KltHeader
     loss: float
+
+
+class CodedFeaturesHeader(_FeatureRows, frozen=True):
+    """As `FeaturesHeader`, for a fitted codec."""
+
+    coding: KltHeader
+
+
+class CodedFeatureGradientHeader(_FeatureRows, frozen=True):
+    """As `FeatureGradientHeader`, for a fitted codec."""
+
+    coding: KltHeader
+    loss: _Loss
 
 
 class VisitHeader(_StepHeader, frozen=True):

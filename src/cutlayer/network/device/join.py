@@ -338,15 +338,15 @@ class _DeviceSession:
         adapter = await connection.receive(Lane.DOWN) if message.adapter else None
         basis = await connection.receive(Lane.DOWN) if message.basis else None
         held = await connection.receive(Lane.DOWN) if message.held else None
-        gradients = await connection.receive(Lane.DOWN) if message.gradient_basis else None
         changes = await connection.receive(Lane.DOWN) if message.change_basis else None
+        ways = {way: bytes(await connection.receive(Lane.DOWN)) for way in message.ways}
         await device.fetch(site, message.programs)
         opening = Opening(
             adapter,
             basis,
             message.plain_steps,
             held,
-            gradients,
+            ways,
             changes,
             message.change_steps,
             message.held_digest,

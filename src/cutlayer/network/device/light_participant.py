@@ -160,11 +160,10 @@ class LightParticipant:
 
     def begin(self, message: RoundBegin, opening: Opening) -> None:
         """See Participant."""
-        bases = (opening.gradient_basis, opening.change_basis)
-        if opening.adapter is not None or bases != (None, None):
+        if opening.adapter is not None or opening.change_basis is not None or opening.ways:
             raise RefusedError(
-                "round: the server sent an adapter or a basis of gradients or changes, and a "
-                "light device trains nothing: join with torch"
+                "round: the server sent an adapter or a basis for what trains it, and a light "
+                "device trains nothing: join with torch"
             )
         device = self._device
         device.begin(

@@ -22,6 +22,7 @@ from cutlayer.train.opening import Opening
 from cutlayer.train.pool import Pool
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.wire.codec import decode_activations, encode_gradient
+from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.tail import FeaturesMessage, encode_features
 
@@ -87,7 +88,7 @@ def _answer(exchange: Exchange, sent: ActivationsMessage, device: Device) -> byt
     model = device.model
     tokens = sent.hidden.shape[0] * sent.hidden.shape[1] if sent.mask is None else sent.mask.sum()
     rows = torch.zeros(int(tokens), model.spec.width_at(model.spec.end))
-    (frame,) = encode_features([FeaturesMessage(*due, rows)], _PLAIN)
+    (frame,) = encode_features([FeaturesMessage(*due, rows)], QuantizedCodec(_PLAIN))
     return frame
 
 

@@ -20,8 +20,8 @@ ANSWERS = 4
 class ConnectedDevice:
     """A device that is connected; ready once it has said so.
 
-    rates: as the server measured them. basis: the fingerprint of the one that it has;
-    gradient_basis, change_basis: the same, of those that it was sent since it connected.
+    rates: as the server measured them. basis: the fingerprint of the one that it has; change_basis,
+    and by name (see train/ways.py) ways: the same, of those that it was sent since it connected.
     """
 
     number: int
@@ -29,8 +29,8 @@ class ConnectedDevice:
     ready: Ready | None = None
     rates: LinkRates | None = None
     basis: int | None = None
-    gradient_basis: int | None = None
     change_basis: int | None = None
+    ways: dict[str, int] = field(default_factory=dict)
     losses: asyncio.Queue[StepDone] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
     probes: asyncio.Queue[Probed] = field(default_factory=lambda: asyncio.Queue(ANSWERS))
 

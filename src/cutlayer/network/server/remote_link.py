@@ -91,7 +91,7 @@ class RemoteLink:
         return {
             n
             for n, one in there.items()
-            if basis in (one.basis, one.gradient_basis, one.change_basis)
+            if basis in (one.basis, one.change_basis, *one.ways.values())
         }
 
     def changed(self, devices: Sequence[int]) -> set[int]:
@@ -125,10 +125,10 @@ class RemoteLink:
                     basis=opening.basis is not None,
                     held=opening.held is not None,
                     plain_steps=opening.plain_steps,
-                    gradient_basis=opening.gradient_basis is not None,
                     change_basis=opening.change_basis is not None,
                     change_steps=opening.change_steps,
                     held_digest=opening.held_digest,
+                    ways=list(opening.ways),
                     programs=programs[device.number],
                     samples=started.samples if fewer else None,
                     **vars(decisions[device.number]),
@@ -140,12 +140,12 @@ class RemoteLink:
                 await _send_basis(device, opening.basis)
             if opening.held is not None:
                 await device.connection.send(Lane.DOWN, opening.held)
-            if opening.gradient_basis is not None:
-                await device.connection.send(Lane.DOWN, opening.gradient_basis)
-                device.gradient_basis = codec_of(opening.gradient_basis).basis.fingerprint
             if opening.change_basis is not None:
                 await device.connection.send(Lane.DOWN, opening.change_basis)
                 device.change_basis = codec_of(opening.change_basis).basis.fingerprint
+            for way, way_basis in opening.ways.items():
+                await device.connection.send(Lane.DOWN, way_basis)
+                device.ways[way] = codec_of(way_basis).basis.fingerprint
             return started
 
         return self._each(list(programs), start)

@@ -34,6 +34,7 @@ from cutlayer.rounds.result import Result
 from cutlayer.rounds.run_folder import begin_run, saved_run
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.parts import Parts, load_parts
+from cutlayer.train.ways import WAYS
 
 PART_FOLDER = "part"
 
@@ -243,7 +244,10 @@ def latest_cut(job: Job, depth: int) -> int:
 def limits_of(job: Job, parts: Parts) -> Limits:
     """Limits of connections, with no larger frame than the job has use for."""
     largest = frame_limit(parts.model, job.training.batch_size)
-    if job.method.split and job.method.uplink.codec == "klt":
-        spec, width = parts.model.spec, parts.model.spec.width_at(job.cut)
-        largest = max(largest, 4 * width * (spec.tokens_at(job.cut) + 1 + width) + 2**17)
+    spec = parts.model.spec
+    fitted = [job.cut] if job.method.split and job.method.uplink.codec == "klt" else []
+    fitted += [spec.end if way.tail else job.cut for way in WAYS if way.is_fitted(job)]
+    for cut in fitted:
+        width = spec.width_at(cut)
+        largest = max(largest, 4 * width * (spec.tokens_at(cut) + 1 + width) + 2**17)
     return Limits(max_frame_bytes=max(largest, PIECE_BYTES))

@@ -33,6 +33,7 @@ Bits = Annotated[int, Meta(ge=1, le=32)]
 ValueBits = Annotated[float, Meta(ge=0.01, le=8)]
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 Fingerprint = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Way = Annotated[str, Meta(pattern="^(down|tail-down|tail-up)$")]
 Histogram = Annotated[list[Annotated[float, Meta(ge=0, le=2.0**53)]], Meta(max_length=65536)]
 
 
@@ -161,8 +162,8 @@ class RoundBegin(_Message, tag="round-begin"):
     fitted one (None: the job's).
     adapter, basis, held: frames with the adapter to start from, the basis its uplink needs, and the
     samples that it need not send, come on the lane down in this order. plain_steps: before the
-    basis, where there is none yet. gradient_basis: one that gradients are encoded with follows;
-    change_basis: one that changes are encoded with comes last. change_steps, held_digest: see
+    basis, where there is none yet. change_basis: one that changes are encoded with follows; ways:
+    bases of what else crosses come last, in this order. change_steps, held_digest: see
     `train.opening`.
     programs: that a light device runs; it fetches those it lacks.
     """
@@ -181,10 +182,10 @@ class RoundBegin(_Message, tag="round-begin"):
     basis: bool = False
     held: bool = False
     plain_steps: Count = 0
-    gradient_basis: bool = False
     change_basis: bool = False
     change_steps: Count | None = None
     held_digest: Fingerprint | None = None
+    ways: Annotated[list[Way], Meta(max_length=3)] = []
     programs: Programs = []
 
 

@@ -17,13 +17,13 @@ and get a row in docs/wire-format.md and docs/extend.md. Levels of one's own are
 job names, and need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
-its name in `Quantizer.codec` (settings/method.py; `value_bits` and `_without_basis` there ask for
-klt) and which settings it reads in train/read_conditions.py; the frames that carry it in
-wire/activation_frames.py (activations), wire/codec.py (gradients) and wire/opened.py (both, read),
-next to those of klt, and in `KINDS` of wire/frame.py where it has kinds of its own; its bytes in
-wire/frame_bytes.py; which codec a device encodes a step with in train/coding.py, and, where it is
-fitted, who fits it and when in train/server_coding.py; what a job with it may not do in
-train/check.py; whether light devices have it in `why_not` (programs/support.py), and if so its
-nodes in programs/ and its body in light/encoded.py, next to klt's; its layout in
-docs/wire-format.md; its tests beside those of klt.
+its name in `Quantizer.codec` (settings/method.py; `value_bits` there asks for klt) and which
+settings it reads in train/read_conditions.py; the frames that carry it in wire/activation_frames.py
+(activations), wire/codec.py (gradients), wire/opened.py (both, read) and wire/tail.py (to and from
+last blocks on devices), next to those of klt, and in `KINDS` of wire/frame.py where it has kinds of
+its own; its bytes in wire/frame_bytes.py; which codec a device encodes a step with in
+train/coding.py, and, where it is fitted, who fits it and when in train/server_coding.py and
+train/way_coding.py; what a job with it may not do in train/check.py; whether light devices have it
+in `why_not` (programs/support.py), and if so its nodes in programs/ and its body in
+light/encoded.py, next to klt's; its layout in docs/wire-format.md; its tests beside those of klt.
 """

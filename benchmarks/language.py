@@ -1,0 +1,299 @@
+"""Bytes and perplexity of a language model that is fine-tuned through the cut: SmolLM2-135M on E2E.
+
+    python benchmarks/language.py --model DIR --data DIR --runs DIR [--only NAME ...] [--texts 8]
+    python benchmarks/language.py --runs DIR --write
+
+--model: the folder that docs/language.md unpacks. --data: E2E's train.jsonl and test.jsonl
+(prompts with completions). --pairs, --visits, --tests, --batch, --cut, --tail: the size; 4672, 5,
+4693, 8, 10 and 2 are the whole of it. Finished runs are kept in --runs, unfinished ones go on
+there, and those that have not begun are left out of the report. --texts: prompts that each trained
+model answers. --write: make benchmarks/reports/language.md of what there is, and run nothing.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import cutlayer
+from cutlayer.allocate.round_shape import Traffic
+from cutlayer.drawing import tables
+from cutlayer.drawing.tables import Column
+from cutlayer.job import Job, load_job, make_job
+from cutlayer.model.families import describe as describe_model
+from cutlayer.planning.known.method_costs import device_memory_bytes
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
+from cutlayer.rounds.progress import Silent
+from cutlayer.train.evaluate import evaluate, unsplit
+from cutlayer.train.parts import first_adapter, load_parts
+from cutlayer.train.task import task_of
+from environment import describe
+
+REPORT = Path(__file__).parent / "reports" / "language.md"
+FROZEN, TAIL = "frozen, float32", "u-shape, float32"
+NEAR = 0.01
+"""How much more perplexity still counts as none."""
+GOALS = ((FROZEN, "frozen, klt", 140, 700), (TAIL, "u-shape, klt", 60, None))
+"""What a line's perplexity is compared with, how the line begins, and how many times fewer bytes a
+visit, and over all, it is to take than float32 both ways."""
+
+Line = dict[str, Any]
+
+
+def klt(rate: float, **more: Any) -> Line:
+    return {"codec": "klt", "rate_bits": rate, **more}
+
+
+def sent_once(rate: float) -> Line:
+    """A basis fitted to texts of the server's own; activations are named at later visits."""
+    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration")}
+
+
+SENT = {"name": "lean", "uplink": {"codec": "quantize", "bits": 32, "reuse": False}}
+FLOATS = {"tail_downlink": {"bits": 32}, "tail_uplink": {"bits": 32}}
+METHODS: dict[str, Line] = {
+    FROZEN: SENT,
+    "frozen, klt 0.43": sent_once(0.43),
+    TAIL: SENT | FLOATS,
+    "u-shape, klt": sent_once(0.43) | {"tail_downlink": klt(0.5), "tail_uplink": klt(0.25)},
+    "frozen, klt 0.35": sent_once(0.35),
+    "sflora, float32": {"name": "sflora"},
+    "fedlora": {"name": "fedlora"},
+    "centralized": {"name": "centralized"},
+    "sflora, klt": {"name": "sflora", "uplink": klt(0.5), "downlink": klt(0.25)},
+}
+
+
+def write_data(options: argparse.Namespace) -> None:
+    """Tables of the pairs to train on, 64 others for the server, and those to test on."""
+    rng = np.random.default_rng(options.seed)
+    lines = (options.data / "train.jsonl").read_text().splitlines()
+    order = rng.permutation(len(lines))
+    own = min(64, len(lines) // 10)  # of the server
+    tests = (options.data / "test.jsonl").read_text().splitlines()
+    references: dict[str, list[str]] = {}
+    for line in tests:
+        references.setdefault(json.loads(line)["prompt"], []).append(line)
+    prompts = list(references)
+    asked: list[str] = []
+    for number in rng.permutation(len(prompts)):
+        asked += references[prompts[number]][: options.references]
+    parts = {
+        "calibration": [lines[i] for i in order[:own]],
+        "train": [lines[i] for i in order[own:][: options.pairs]],
+        "test": asked[: options.tests],
+    }
+    options.runs.mkdir(parents=True, exist_ok=True)
+    for name, chosen in parts.items():
+        path = options.runs / f"{name}.jsonl"
+        text = "".join(line + "\n" for line in chosen)
+        if path.exists() and path.read_text() != text:
+            raise SystemExit(f"--runs: {options.runs} holds runs of another size: give a new one")
+        path.write_text(text)
+
+
+def job_of(name: str, options: argparse.Namespace) -> Job:
+    tail = {"tail": options.tail} if name.startswith("u-shape") else {}
+    data: Line = {"source": "table", "path": str(options.runs / "train.jsonl")}
+    data |= {"test_path": str(options.runs / "test.jsonl"), "calibration": None}
+    if name.startswith(("frozen, klt", "u-shape, klt")):
+        data["calibration"] = str(options.runs / "calibration.jsonl")
+    return make_job(
+        {
+            "data": data | {"partition": {"kind": "iid", "min_samples": 1}},
+            "model": {
+                "path": str(options.model), "cut": options.cut, "max_tokens": 80, **tail,
+            },
+            "devices": {"count": 4},
+            "training": {
+                "rounds": options.visits, "batch_size": options.batch, "lr": options.lr,
+                "evaluate_every": options.visits,
+            },
+            "method": METHODS[name],
+            "seed": options.seed,
+        }
+    )  # fmt: skip
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """All runs that are not there yet, one after another."""
+    torch.set_num_threads(1)
+    write_data(options)
+    before = options.runs / "before.json"
+    if not before.exists():
+        job = job_of("frozen, float32", options)
+        parts = load_parts(job)
+        whole = unsplit(parts.model, parts.preprocess, first_adapter(job, parts.model))
+        tested = evaluate(task_of(job, parts.model.spec), whole, parts.test)
+        print("before", tested.perplexity, flush=True)
+        before.write_text(json.dumps({"perplexity": tested.perplexity}))
+    for name in options.only or METHODS:
+        folder = options.runs / folder_of(name)
+        if not folder.exists():
+            cutlayer.simulate(job_of(name, options), out=folder, progress=Silent())
+        elif len(read_rows(folder)) < options.visits:
+            cutlayer.resume(folder, progress=Silent())
+        print(name, read_rows(folder)[-1].perplexity, flush=True)
+    if options.texts:
+        for name in METHODS:
+            folder = options.runs / folder_of(name)
+            if folder.exists() and not (folder / "texts.json").exists():
+                cutlayer.evaluate(folder, texts=options.texts, out=folder / "texts.json")
+
+
+def folder_of(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-")
+
+
+def line_of(name: str, folder: Path) -> Line:
+    """What a run came to. A visit: each sample once, as codecs are once they are fitted."""
+    rows, job = read_rows(folder), load_job(folder / "job.yaml")
+    sums = [_sum(row) for row in rows]
+    first, last = sums[0], sums[-1]
+    named = last.activations < first.activations / 10
+    texts = folder / "texts.json"
+    crossing = [_crossing(one) for one in sums]
+    return {
+        "name": name,
+        "perplexity": rows[-1].perplexity,
+        "through": rows[-1].accuracy_through_cut,
+        "accuracy": rows[-1].accuracy,
+        "up": first.activations if named else last.activations,
+        "down": last.gradients or None,
+        "features": last.features or None,
+        "answers": last.feature_gradients or None,
+        "visit": _crossing(last) + (first.activations - last.activations if named else 0),
+        "all": sum(crossing),
+        "bases": sum(one.coding_down for one in sums) / job.devices.count,
+        "memory": device_memory_bytes(job, describe_model(job.model), job.cut),
+        "visits": len(rows),
+        "bleu": json.loads(texts.read_text())["texts"]["bleu"] if texts.exists() else None,
+    }
+
+
+def _sum(row: Row) -> Traffic:
+    """The bytes of all devices of a round."""
+    return Traffic(*(sum(numbers) for numbers in zip(*row.traffic.values(), strict=True)))
+
+
+def _crossing(one: Traffic) -> int:
+    return one.activations + one.gradients + one.features + one.feature_gradients
+
+
+def report(runs: Path) -> str:
+    """The page of all runs."""
+    there = {name: runs / folder_of(name) for name in METHODS}
+    there = {
+        name: folder for name, folder in there.items()
+        if folder.exists() and read_rows(folder) and read_rows(folder)[-1].perplexity
+    }  # fmt: skip
+    lines = [line_of(name, folder) for name, folder in there.items()]
+    frozen = next((one for one in lines if one["name"] == FROZEN), None)
+    for one in lines:
+        messages = 4 if one["name"].startswith("u-shape") else 2
+        both = messages * frozen["up"] if frozen and one["visit"] else None
+        one["ratio"] = both and both / one["visit"]
+        one["whole_ratio"] = both and both * one["visits"] / one["all"]
+    missing = [name for name in METHODS if name not in there]
+    job = load_job(next(iter(there.values())) / "job.yaml")
+    spec, pairs = describe_model(job.model), len((runs / "train.jsonl").read_text().splitlines())
+    tests = len((runs / "test.jsonl").read_text().splitlines())
+    before = json.loads((runs / "before.json").read_text())["perplexity"]
+    columns = [
+        Column("name", "run", "text"), Column("perplexity", "perplexity"),
+        Column("accuracy", "tokens right", "percent"),
+        Column("through", "through the cut", "percent"), Column("bleu", "BLEU"),
+        Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
+        Column("features", "features down", "bytes"),
+        Column("answers", "their gradients up", "bytes"), Column("ratio", "a visit", "ratio"),
+        Column("whole_ratio", "all visits", "ratio"),
+        Column("bases", "bases, a device", "bytes"), Column("memory", "device memory", "bytes"),
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            "# A language model through the cut",
+            "",
+            describe(),
+            "",
+            f"SmolLM2-135M-Instruct ({spec.depth} blocks of width {spec.width}; from a GGUF file "
+            f"of 4 bits, see docs/language.md) on {pairs:,} pairs of E2E, 4 devices, "
+            f"{lines[0]['visits']} visits of each pair, batches of {job.training.batch_size}, rank "
+            f"{job.model.lora.rank}, learning rate {job.training.lr:g}, seed {job.seed}, cut "
+            f"after {job.cut} blocks, tested on {tests:,} sentences. Perplexity before training "
+            f"{before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train nothing before "
+            "the cut; klt with its rate in bits a value (of the tail 0.5 down, 0.25 up), fitted to "
+            "64 pairs of the server's own, activations sent once. Bytes are those of all devices "
+            "in one visit, once codecs are fitted; *x*: times fewer than float32 both ways (twice "
+            f"what goes up in *{FROZEN}*, and four times where a u-shape has four messages), "
+            "without bases and adapters. Device memory is computed. "
+            f"So few pairs compare codecs with each other, and say little of the task; lines that "
+            f"were not run are left out ({', '.join(missing) or 'none'}).",
+            "",
+            "    python benchmarks/language.py --model smollm2 --data DIR --runs DIR --pairs 4672 "
+            "--tests 4693 --batch 8 --cut 10 --texts 200",
+            "",
+            "does the whole of it, and with `--write` this page.",
+            "",
+            tables.markdown(lines, columns),
+            *findings(lines, before, pairs),
+        ]
+    )
+
+
+def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
+    """What the figures say, computed from them."""
+    by_name = {one["name"]: one for one in lines}
+    said = []
+    for reference, start, visit, whole in GOALS:
+        for one in lines:
+            if not one["name"].startswith(start) or one["ratio"] is None:
+                continue
+            goals = f"{one['ratio']:.0f} times fewer bytes a visit (the goal is {visit})"
+            if whole is not None:
+                goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {whole})"
+            near = f"perplexity {one['perplexity']:.2f}, and *{reference}* was not run"
+            if reference in by_name:
+                more = one["perplexity"] / by_name[reference]["perplexity"] - 1
+                is_near = "within" if more <= NEAR else "not within"
+                near = (
+                    f"perplexity {100 * more:+.2f} % of that of *{reference}*, {is_near} "
+                    f"{100 * NEAR:g} %"
+                )
+            worth = one["bases"] / (one["visit"] / pairs)
+            said.append(
+                f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
+                f"{worth:,.0f} pairs in a visit."
+            )
+    best = min(lines, key=lambda one: one["perplexity"])
+    said.append(
+        f"- The least perplexity has *{best['name']}*, {best['perplexity']:.2f}, from "
+        f"{before:.2f} before training."
+    )
+    return [*said, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--only", nargs="+", choices=list(METHODS))
+    for name, size in {
+        "pairs": 4672, "visits": 5, "tests": 4693, "batch": 8, "cut": 10, "tail": 2, "texts": 0,
+        "references": 1000, "seed": 0,
+    }.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    if not options.write:
+        run_all(options)
+    REPORT.write_text(report(options.runs))
+
+
+if __name__ == "__main__":
+    main()

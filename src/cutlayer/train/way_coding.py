@@ -1,0 +1,151 @@
+"""The server's side of codecs for what it knows anyway, one way through a cut (see ways.py): a
+basis for each cut, fitted anew as training goes on.
+
+Nothing has to be sent for a fit: what crosses in the first round does so in 4 bits; at its end a
+basis is fitted to it, and devices get it as the next round begins. Where frames become a quarter
+longer or shorter than it lets expect, a round's end fits the next version to what that round had.
+
+Of gradients one step size serves all samples of a device's batch, in units of the batch's root mean
+square: samples that hardly matter take hardly any bytes.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from cutlayer.allocate.decision import Decision
+from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.seeds import derive
+from cutlayer.train.coding import FITTING, codec_of
+from cutlayer.train.fitted_basis import MOST_SAMPLES, bases_of, like_others, saved_bases
+from cutlayer.train.u_shape import row_positions, to_rows
+from cutlayer.train.ways import Way
+from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.klt import KltCodec
+from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
+from cutlayer.wire.codecs.quantized import QuantizedCodec
+from cutlayer.wire.codecs.seam import Codec, Rows
+from cutlayer.wire.frame import Bytes, body_length, kind_of
+
+_PATIENCE = 8
+"""Frames of a round, of one batch each, before it is judged whether a basis still suits."""
+
+
+class WayCoding:
+    """The bases of one way of a run, over all of its rounds.
+
+    Cuts are those of decisions: where devices hold the last blocks, these begin at one place for
+    all of them, and one basis serves.
+    """
+
+    def __init__(self, job: Job, spec: ModelSpec, way: Way, saved: Mapping[str, Tensor]) -> None:
+        self._job, self._spec, self._way = job, spec, way
+        self._rotation = derive(job.seed, "rotation")
+        self._frames = bases_of(saved, way.start)
+        self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
+        self._watches: dict[int, RateWatch] = defaultdict(lambda: RateWatch(patience=_PATIENCE))
+        self._share: dict[int, int] = {}
+        self._seen: dict[int, list[tuple[int, Rows]]] = defaultdict(list)
+        self._samples: dict[tuple[int, int], int] = defaultdict(int)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether this way has a codec that is fitted."""
+        return self._way.is_fitted(self._job)
+
+    def saved(self) -> dict[str, Tensor]:
+        """What a run resumes from; empty for codecs that are not fitted."""
+        if not self.fitted:
+            return {}
+        start = self._way.start
+        return {f"{start}version": torch.tensor(self._version)} | saved_bases(self._frames, start)
+
+    def begin(self, decisions: Mapping[int, Decision]) -> None:
+        """Start a round, or a turn of it."""
+        places = [self._place(one.cut) for one in decisions.values()]
+        self._share |= {one: math.ceil(MOST_SAMPLES / places.count(one)) for one in set(places)}
+
+    def fingerprint(self, cut: int) -> int | None:
+        """Of a cut's basis; None without one."""
+        frame = self.basis(cut)
+        return None if frame is None else codec_of(frame).basis.fingerprint
+
+    def basis(self, cut: int) -> bytes | None:
+        """The frame of a cut's basis; None before there is one."""
+        return self._frames.get(self._place(cut))
+
+    def codec(self, decision: Decision) -> Codec:
+        """What crosses this way between server and a device with this decision is encoded with."""
+        if not self.fitted:
+            method = self._job.method
+            plain = self._way.quantizer(method) if self._way.tail else decision.downlink(method)
+            return QuantizedCodec(plain, self._rotation)
+        return self.codec_at(decision.cut) or QuantizedCodec(FITTING, self._rotation)
+
+    def codec_at(self, cut: int) -> KltCodec | None:
+        """The fitted codec of a cut; None before there is one."""
+        frame = self.basis(cut)
+        return None if frame is None else codec_of(frame)
+
+    def note(
+        self, decision: Decision, device: int, values: Tensor, mask: Tensor | None, frame: Bytes
+    ) -> None:
+        """Take note of what crosses in a frame, [B, T, D]: what the next basis may be fitted to,
+        and whether the one in use suits it.
+        """
+        if not self.fitted:
+            return
+        place = self._place(decision.cut)
+        rows = self._rows(decision, values, mask)
+        if kind_of(frame).startswith("coded"):
+            codec = codec_of(self._frames[place])
+            expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
+            self._watches[place].add(body_length(frame), expected)
+        if self._samples[place, device] < self._share[place]:
+            self._samples[place, device] += len(values)
+            self._seen[place].append((device, rows))
+
+    def end(self) -> None:
+        """End a round: fit where there is no basis yet, or it no longer suits."""
+        for place, rows in self._seen.items():
+            if place not in self._frames or self._watches[place].due:
+                self._version += 1
+                self._frames[place] = self._fit(rows)
+        self._seen.clear()
+        self._samples.clear()
+        self._watches.clear()  # so that a run that is resumed here goes on alike
+
+    def _place(self, cut: int) -> int:
+        """The blocks before what crosses."""
+        return self._spec.end if self._way.tail else cut
+
+    def _rows(self, decision: Decision, values: Tensor, mask: Tensor | None) -> Rows:
+        """Those that are no padding, of gradients in units of their root mean square: as a codec
+        sees them.
+        """
+        rows = to_rows(values.detach(), mask).to("cpu", torch.float32)
+        if self._way.gradients:
+            rows = rows / (float(rows.square().mean().sqrt()) or 1.0)
+        B, T, _ = values.shape
+        selected = decision.tokens is not None
+        return Rows(rows, row_positions(B, T, mask, self._spec.prefix, selected))
+
+    def _fit(self, seen: list[tuple[int, Rows]]) -> bytes:
+        quantizer = self._way.quantizer(self._job.method)
+        settings = KltSettings(
+            prefix=self._spec.prefix,
+            step=None if quantizer.step == "auto" else quantizer.step,
+            rate_bits=quantizer.rate_bits,
+            scaled=self._spec.modality == "text" and not self._way.gradients,
+            per_batch=self._way.gradients,
+        )
+        by_device: dict[int, list[Rows]] = defaultdict(list)
+        for device, rows in seen:
+            by_device[device].append(rows)
+        alike = like_others(by_device)
+        samples = [rows for device, rows in seen if device in alike]
+        return fit_basis(samples, settings, self._version).frame
