@@ -1,6 +1,6 @@
 """How much of a model's quality survives each cut, measured once and cached.
 
-calibrate.py chooses what is measured, cut_survey.py measures it (linear_head.py gives an untrained
-model predictions), survey_result.py is what it finds, record.py keeps it with what was measured,
-statistics.py is what allocators read of it, view.py shows it on the command line.
+calibrate.py chooses what is measured and cut_survey.py measures it (linear_head.py gives an
+untrained model predictions). survey_result.py holds the tables that are found, record.py stores
+them, statistics.py gives allocators what they need of them, view.py shows them on the command line.
 """
