@@ -112,7 +112,7 @@ def test_labels_of_passages_say_by_what_devices_differ(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "line 1, has an empty completion"),
         ({"prompt": "a", "completion": None}, "has an empty completion"),
-        ({"prompt": 3, "completion": "b"}, "holds 3 where a text is due"),
+        ({"prompt": 3, "completion": "b"}, "holds 3, which is no text"),
         ({"messages": "a"}, "holds no conversation"),
         ({"messages": [{"role": "user", "content": "a"}]}, "ends without words of the assistant"),
         ({"messages": []}, "holds no conversation"),

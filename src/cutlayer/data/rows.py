@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """One split.
+    """The rows of one split.
 
     origin: its name in errors.
     labels: raw, as stored.
-    cell(i): the input of row i, an `images.Pixels`, a text or (`passages`) a Passage.
-    names: the names of the classes, where labels are such names or indices into them.
-    order: by what rule the classes are ordered.
+    cell(i): the input of row i: an `images.Pixels`, a text (if `text`), a Passage (if `passages`).
+    names: the names of the classes, where the source gives them; labels are names or indices.
+    order: the rule by which the classes are ordered, in words.
     called(i): the name of row i in errors, its number by default.
     notes: what was skipped or changed, and why.
     """
@@ -49,15 +49,16 @@ class Rows:
         return _Items(self, indices)
 
     def texts(self, indices: Indices) -> tuple[list[str], int]:
-        """The texts at `indices`, and how many held half a surrogate pair, now the sign U+FFFD.
+        """The texts at `indices`, and how many of them were mended.
 
-        Raises DataError naming the first that is no text.
+        Half of a surrogate pair, which is no character, is replaced by U+FFFD. Raises DataError
+        naming the first row that is not a text.
         """
         found, mended = [], 0
         for i in indices.tolist():
             text = self.cell(i)
             if not isinstance(text, str):
-                raise DataError(f"{self.name(i)} holds {text!r} where a text is due: remove it")
+                raise DataError(f"{self.name(i)} holds {text!r}, which is no text: remove it")
             whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             mended += whole != text
             found.append(whole)
@@ -65,7 +66,7 @@ class Rows:
 
 
 class _Items(Sequence[Item]):
-    """Images of rows: nothing is kept of one but its index."""
+    """Images of rows, read when they are asked for; only their indices are in memory."""
 
     def __init__(self, rows: Rows, indices: Indices) -> None:
         self._rows, self._indices = rows, indices
