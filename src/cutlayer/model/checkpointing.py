@@ -1,7 +1,7 @@
-"""Blocks whose inner activations are computed anew on the way back, instead of being kept.
+"""Blocks that compute their inner activations again in the backward pass instead of keeping them.
 
-Chen et al. 2016, arXiv 1604.06174: memory for a block's activations is needed once, not for every
-block, and the forward pass is computed twice.
+Chen et al. 2016, arXiv 1604.06174: only the activations of one block at a time are in memory, and
+the forward pass is computed twice.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from cutlayer.model.lora import AdapterBank, Segment
 def run_checkpointed(
     bank: AdapterBank, block: nn.Module, hidden: Tensor, arguments: dict[str, Any]
 ) -> Any:
-    """`block(hidden, **arguments)`, of which only the input is kept for the backward pass.
+    """`block(hidden, **arguments)`, which keeps only its input for the backward pass.
 
-    The block is computed again with the adapters and the dropout of the first time.
+    There the block is computed again, with the same adapters and dropout masks.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -39,7 +39,7 @@ def run_checkpointed(
 
 
 def _again(bank: AdapterBank, states: list[Tensor | None]) -> AbstractContextManager[None]:
-    """The route of now, with generators as they are now, whenever it is entered."""
+    """A context that restores the present route and the present state of its random generators."""
     route, runs = bank.route, bank.runs
 
     @contextmanager
@@ -57,7 +57,7 @@ def _again(bank: AdapterBank, states: list[Tensor | None]) -> AbstractContextMan
 
 
 def _rewound(segment: Segment, state: Tensor | None) -> Segment:
-    """The segment with a generator of its own, in a state of before."""
+    """The segment with a new generator that is set to an earlier state."""
     if segment.rng is None or state is None:
         return segment
     rng = torch.Generator(segment.rng.device)

@@ -1,8 +1,8 @@
 """LoRA layers over one frozen backbone that take batches mixing many devices: the adapter bank.
 
-A batch is a row of segments; each segment of samples goes through its own adapter. The frozen
-product is computed once for the whole batch, so M devices cost one backbone and M adapters; those
-of equally large segments are one batched product (see stack.py).
+A batch is a sequence of segments; each segment of samples goes through its own adapter. The frozen
+product is computed once for the whole batch, so M devices cost one backbone and M adapters. The
+adapters of segments of equal size are one batched product (see stack.py).
 LoRA: Hu et al. 2021, arXiv 2106.09685; names, scale and initialisation as in PEFT.
 """
 
@@ -35,7 +35,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Segment:
-    """`size` consecutive samples of a batch that go through `adapter`, or a row of a stack.
+    """`size` consecutive samples of a batch that go through `adapter`, which may be a stack's row.
 
     rng: draws the LoRA dropout of this segment, so that a device's masks do not depend on who
     shares its batch; None runs without dropout, as in evaluation.
@@ -49,7 +49,8 @@ class Segment:
 class AdapterBank:
     """Holds the route: which adapter each sample of the current batch goes through.
 
-    runs: the same as runs of adapters that one product takes. siblings: of all its layers.
+    runs: the route as runs of adapters, each of which one product takes. siblings: those of all
+    layers.
     """
 
     def __init__(self) -> None:
@@ -75,8 +76,8 @@ class AdapterBank:
 class LoRALinear(nn.Module):
     """A frozen linear layer plus `scale * x A^T B^T` with each segment's own A [R,in], B [out,R].
 
-    Adapters without this layer's name pass through the frozen layer alone. siblings: the layers
-    that read what this one reads, itself included.
+    Samples whose adapter has no tensors of this layer go through the frozen layer alone. siblings:
+    the layers that read the same input as this one, itself included.
     """
 
     def __init__(
@@ -126,8 +127,8 @@ class LoRALinear(nn.Module):
 class BankHead(nn.Module):
     """The trained classification head: every segment has its own linear layers.
 
-    Layers are called and ordered as in Hugging Face's model: a hidden one with its activation if
-    the family has it, then those that give logits, whose mean is taken.
+    Layers have the names and the order of Hugging Face's model: a hidden layer with its activation
+    if the family has one, then the layers that give logits, whose mean is taken.
     """
 
     def __init__(self, bank: AdapterBank, spec: ModelSpec) -> None:
@@ -137,7 +138,7 @@ class BankHead(nn.Module):
         self.bank = bank
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B,in], of K outputs [B,K,in] -> logits [B,C]."""
+        """x [B,in], or [B,K,in] for K output layers -> logits [B,C]."""
         x = self.read(x)
         outputs = self.head.outputs
         if len(outputs) == 1:
@@ -147,7 +148,7 @@ class BankHead(nn.Module):
         )
 
     def read(self, x: Tensor) -> Tensor:
-        """x [B,in], of K outputs [B,K,in] -> what the output layers read, of the same shape."""
+        """x [B,in], or [B,K,in] for K output layers -> the output layers' input, of that shape."""
         hidden = self.head.hidden
         return x if hidden is None else self.activation(self._linear(hidden, x))
 
@@ -173,9 +174,8 @@ def _linear(x: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
 class LoraWeights:
     """Trains LoRA on chosen linear layers, and the head; all else is frozen.
 
-    layers: the linear layers that `model.lora.targets` takes, by name, with (inputs, outputs); all
-    of them, also those of a part that is not loaded. Raises ModelError when none is left on
-    `model.lora.side`.
+    layers: the linear layers that `model.lora.targets` matches, by name, with (inputs, outputs),
+    also of a part that is not loaded. Raises ModelError when `model.lora.side` has none of them.
     """
 
     train: Train = "lora"
@@ -221,7 +221,7 @@ class LoraWeights:
         return True
 
     def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
-        """The whole batch at once, or segment after segment where the family needs that."""
+        """Run the whole batch at once, or segment after segment where the family needs that."""
         if self.spec.parts.one_adapter_a_pass:
             return one_by_one(merged(route), batch, self._run_one(piece))
         with self.bank.use(route, rows_of(batch)):
@@ -255,7 +255,7 @@ def fresh_head(spec: ModelSpec, seed: int) -> Adapter:
 def with_outputs(spec: ModelSpec, head: Adapter, weight: Tensor, bias: Tensor) -> Adapter:
     """`head` with output layers that give the logits of `weight` [C,K in] and `bias` [C].
 
-    They are for what `CutModel.features` gives; K output layers are averaged.
+    weight and bias are for what `CutModel.features` gives; K output layers are averaged.
     """
     outputs = spec.parts.head.outputs
     parts = (weight * len(outputs)).chunk(len(outputs), dim=1)
@@ -300,9 +300,9 @@ def rows_of(batch: Batch) -> int:
 
 
 def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """The linear layers that the job's targets take, by name: (inputs, outputs), in model order.
+    """The linear layers that the job's targets match, by name: (inputs, outputs), in model order.
 
-    The head is not among them, since it is trained whole. Raises ModelError when a target takes
+    The head is not among them, since it is trained whole. Raises ModelError when a target matches
     no linear layer.
     """
     targets: str | Sequence[str] = spec.targets
@@ -324,7 +324,7 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
 
 
 def _sizes(module: nn.Module) -> tuple[int, int] | None:
-    """(inputs, outputs) of a linear layer, None for what is none."""
+    """(inputs, outputs) of a linear layer; None for any other module."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, nn.Linear):
@@ -336,9 +336,9 @@ def _sizes(module: nn.Module) -> tuple[int, int] | None:
 
 _READ_TOGETHER = ("query", "key", "value",
                   "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")  # fmt: skip
-"""What the layers are called that read the input of a block's attention, and nothing else.
+"""Names of layers that read the input of a block's attention and nothing else.
 
-Those of DeBERTa read positions too, one without the other: its names are not here."""
+DeBERTa's are not among them, since its layers also read positions."""
 
 
 def attach(
@@ -351,7 +351,7 @@ def attach(
         parent = model.get_submodule(path)
         base = getattr(parent, leaf)
         siblings = Siblings()
-        # With dropout each layer has a mask, and so an input, of its own.
+        # With dropout each layer has its own mask, and so its own input.
         if leaf in _READ_TOGETHER and not dropout:
             siblings = together.setdefault(path, siblings)
         bank.siblings[id(siblings)] = siblings
@@ -359,7 +359,7 @@ def attach(
 
 
 def merged(route: Sequence[Segment]) -> tuple[Segment, ...]:
-    """`route` without empty segments, and with neighbours on one adapter made one."""
+    """`route` without empty segments; neighbouring segments with one adapter are joined."""
     joined: list[Segment] = []
     for segment in route:
         if segment.size == 0:
@@ -378,7 +378,7 @@ def _drop(x: Tensor, route: Sequence[Segment], p: float) -> Tensor:
         return x
     masks = []
     for s in route:
-        # One segment may look something up that is the same for all its samples.
+        # The input of a single segment may have a first axis of 1, shared by all its samples.
         shape = x.shape if len(route) == 1 else (s.size, *x.shape[1:])
         if s.rng is None:
             masks.append(x.new_ones(shape))

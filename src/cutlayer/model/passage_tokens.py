@@ -1,4 +1,4 @@
-"""Passages as tokens for a language model: which are given, and which are to be said."""
+"""Turns passages into tokens for a language model: some are given, others the model is to say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cutlayer.model.spec import ModelSpec
 from cutlayer.passage import Message, Passage
 
 BUCKET = 8
-"""Batches are padded to a multiple of this many tokens, so that devices' batches often agree."""
+"""Batches are padded to a multiple of this many tokens, so that devices' batches often have equal
+lengths."""
 
 Ids = list[int]
 
@@ -21,8 +22,9 @@ Ids = list[int]
 def padded(passages: Sequence[Passage], tokenizer: Any, spec: ModelSpec) -> dict[str, Tensor]:
     """{"input_ids", "attention_mask", "answers": int64 [B,T]}, padded behind the text.
 
-    answers: 1 where a token is to be said. A text beyond max_tokens is cut. Raises ModelError for
-    a prompt that leaves no room for its completion, and for a conversation without a template.
+    answers: 1 where the model is to say the token. A text is cut after max_tokens tokens. Raises
+    ModelError for a prompt that leaves no room for its completion, and for a conversation if the
+    tokenizer has no chat template.
     """
     rows = [_tokens(passage, tokenizer, spec) for passage in passages]
     longest = max(len(given) + len(said) for given, said in rows)
@@ -39,20 +41,20 @@ def padded(passages: Sequence[Passage], tokenizer: Any, spec: ModelSpec) -> dict
 
 
 def prompt_tokens(text: str, tokenizer: Any) -> Ids:
-    """The tokens of what is given, with the sign of a beginning where the tokenizer has one."""
+    """The tokens of a prompt, after the beginning-of-text token if the tokenizer has one."""
     ids: Ids = tokenizer(text)["input_ids"]
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def asked(messages: Sequence[Message], tokenizer: Any, spec: ModelSpec) -> str:
-    """A conversation as a text that the assistant is to go on with. Raises ModelError."""
+    """A conversation as a text that the assistant is to continue. Raises ModelError."""
     return _rendered(messages, tokenizer, spec, ask=True)
 
 
 def _tokens(
     passage: Passage, tokenizer: Any, spec: ModelSpec
 ) -> tuple[Ids, list[tuple[int, bool]]]:
-    """The tokens before the first that is to be said, and the others: (token, to be said)."""
+    """The tokens before the first that the model is to say, and the rest: (token, to be said)."""
     if passage.messages:
         given, said = _conversation(passage.messages, tokenizer, spec)
     else:
@@ -74,7 +76,7 @@ def _tokens(
 def _conversation(
     messages: Sequence[Message], tokenizer: Any, spec: ModelSpec
 ) -> tuple[Ids, list[tuple[int, bool]]]:
-    """A conversation by the tokenizer's template; what the assistant says is to be said."""
+    """A conversation by the tokenizer's template; the model is to say the assistant's words."""
     whole = _rendered(messages, tokenizer, spec)
     pieces: list[tuple[str, bool]] = []
     end = 0
