@@ -77,7 +77,7 @@ async def impostor(port: int, number: int, act: Callable[[Connection], Any]) -> 
 
 
 MISDEEDS: dict[str, tuple[Callable[[Connection], Any], str]] = {
-    "bytes that are no frame": (lambda c: c.send(Lane.UP, b"nonsense" * 100), "no frame"),
+    "bytes that are no frame": (lambda c: c.send(Lane.UP, b"nonsense" * 100), "not a frame"),
     "another device's frame": (lambda c: c.send(Lane.UP, activations(0)), "of device 0"),
     "a frame of another round": (lambda c: c.send(Lane.UP, activations(2, round=7)), "round 7"),
     "a frame of other classes": (

@@ -5,18 +5,18 @@ Bodies, in order (see `frame` for the envelope; all bit streams are little-endia
     activations  labels, ceil(log2(num_classes)) bits each; mask, 1 bit a token, if there is one;
                  with a fitted codec, which tokens were kept, 1 bit a candidate, if not all were;
                  the hidden states
-                 With a label for each token, those of the tokens sent stand behind the mask.
+                 If each token has a label, the labels of the tokens sent stand behind the mask.
     gradient     mask, if there is one; the gradient
     adapter      the tensors, each in row-major order, in the header's order
 
 Hidden states and gradients are rows of D values, which a codec encodes (see `codecs.seam`). Rows
 that a mask marks as padding are not sent and arrive as zeros. The header of a quantised frame holds
-every setting, so the two sides need not share any; that of a fitted codec names the basis.
-Everything it declares is checked, against limits and against the body, before it is allocated.
+every setting, so the two sides need not share any; the header of a fitted codec names the basis.
+All sizes in a header are checked, against limits and against the body, before memory is allocated.
 
 Messages of many devices are encoded, and decoded, in one call: their hidden states stay on the
-torch device that computes, and cross to the CPU or back in one copy for all. Labels, masks and
-places are on the CPU when decoded.
+torch device that computes, and are copied to the CPU or back once for all. Decoded labels, masks
+and places are on the CPU.
 """
 
 import math
@@ -96,7 +96,7 @@ def encode_activations_with(
 def _batch_of(
     message: ActivationsMessage, valid: NDArray[np.bool_] | None, places: Places | None
 ) -> Batch:
-    """What a message says besides its activations; valid, places: of it, on the CPU."""
+    """All of a message but its activations; valid, places: its mask and places on the CPU."""
     return Batch(
         message.device,
         message.round,
@@ -121,9 +121,9 @@ def decode_activations(
 ) -> ActivationsMessage:
     """The message of a frame of activations, its hidden states on `device`.
 
-    codec: the fitted one that frames may have been encoded with. max_bytes bounds the frame, and
-    the hidden states it unpacks to as float32; what is allocated on the way is a small multiple of
-    it. Raises FrameError.
+    codec: the fitted codec with which frames may have been encoded. max_bytes bounds the frame, and
+    the hidden states it unpacks to as float32; decoding allocates a small multiple of it. Raises
+    FrameError.
     """
     return _only(activations_of([open_activations(data, max_bytes=max_bytes)], codec, device))
 
@@ -213,9 +213,9 @@ def encode_adapters(messages: Sequence[AdapterMessage], bits: Literal[16, 32]) -
 def decode_adapter(
     data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES, device: torch.device = CPU
 ) -> AdapterMessage:
-    """The message of a frame of an adapter; its tensors are float32 and parts of one on `device`.
+    """The message of a frame of an adapter; its tensors are float32, views of one on `device`.
 
-    max_bytes bounds the frame, and the tensors together. Raises FrameError.
+    max_bytes bounds the frame, and all tensors together. Raises FrameError.
     """
     header, body = frame.unpack(data, "adapter", AdapterHeader, max_bytes)
     sizes = [math.prod(shape) for _, shape in header.tensors]
@@ -251,7 +251,7 @@ _Kept = tuple[str, msgspec.Struct, tuple[bytes, ...]]
 
 
 def _pack(frames: Sequence[_Kept]) -> list[bytes]:
-    """Frames of kinds, headers and the parts of bodies."""
+    """Frames, each made of its kind, its header and the parts of its body."""
 
     def pack(one: _Kept) -> bytes:
         kind, header, parts = one
@@ -261,7 +261,7 @@ def _pack(frames: Sequence[_Kept]) -> list[bytes]:
 
 
 def _masks(masks: Sequence[Tensor | None]) -> list[NDArray[np.bool_] | None]:
-    """Masks on the CPU, flat: one copy for all."""
+    """Masks [B T] on the CPU, copied there at once."""
     given = [mask.reshape(-1) for mask in masks if mask is not None]
     if not given:
         return [None] * len(masks)

@@ -1,21 +1,21 @@
-"""What the program of a light device takes and gives: the server writes it, the device runs it.
+"""The inputs and outputs of a light device's program, which the server writes and the device runs.
 
-A program is one ONNX graph: the device's part of the model with what comes before and after it. B
-samples, T tokens, N candidates behind the prefix, K kept, D width, n rows (the tokens that are
-sent), G groups (rows, or 1). Inputs:
+A program is one ONNX graph: the device's part of the model, the preparation of its inputs, the
+selection of tokens and the quantiser. B samples, T tokens, N candidates behind the prefix, K kept,
+D width, n rows (the tokens that are sent), G groups (rows, or 1). Inputs:
 
-    images      float32 [B, C, S, S], levels 0 ... 255, as large as the model reads them; of texts
-    ids, attention      int64 [B, T]
+    images      float32 [B, C, S, S], levels 0 ... 255, in the size that the model reads; or
+    ids, attention      int64 [B, T], for texts
     keep        int64 [1]: K, where tokens are selected
     means, prefix_analysis, other_analysis, step    of a basis (see `codecs.klt`), float32
 
-Outputs, in this order, of which each program has some:
+Outputs, in this order; each program has some of them:
 
     energy      float32 [1]: the sum of squares of the activations, finite where they are
     hidden      float32 [B, T, D]
     scores      float32 [B, N]: what ranks tokens
     kept        int64 [B, K], rising in each row
-    mask        bool [B, T], False at padding, of texts
+    mask        bool [B, T], False at padding, for texts
     codes       uint8 [n, D]; scale float32 [1]; low, high or rms float16 [G]: see `wire.quantize`
     prefix_symbols, other_symbols    int32 [n, L]: see `codecs.klt`
 """
@@ -27,7 +27,7 @@ from msgspec import Meta
 
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
-"""Numbers in which the device's part computes: int8 quantises its matrices, by their inputs."""
+"""Numbers in which the device's part computes; int8: weights and the inputs of matrix products."""
 
 OUTPUTS = (
     "energy", "hidden", "scores", "kept", "mask", "codes", "scale", "low", "high", "rms",
@@ -35,12 +35,12 @@ OUTPUTS = (
 )  # fmt: skip
 
 LARGEST_SYMBOL = 2**20
-"""Symbols are cut off here in the program, far beyond what a codec sends."""
+"""The program clips symbols to this magnitude, far above what a codec may send."""
 
 
 class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What becomes of the activations. floats: nothing; levels: codes of a quantiser, with its
-    settings as in `settings.Quantizer`; basis: symbols of a fitted codec."""
+    """How the program encodes activations. kind: "floats": not at all; "levels": as codes of a
+    quantiser (other fields as in `settings.Quantizer`); "basis": as symbols of a fitted codec."""
 
     kind: Literal["floats", "levels", "basis"]
     bits: Annotated[int, Meta(ge=1, le=32)] = 32
@@ -50,9 +50,9 @@ class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which program: what it does besides running the first `cut` blocks.
+    """Says which program is meant: what it does besides running the first `cut` blocks.
 
-    scored: it gives scores. selects: it keeps the best tokens; merges: the others become one.
+    scored: it gives scores. selects: it keeps the best tokens; merges: it merges the others.
     """
 
     cut: Annotated[int, Meta(ge=0, le=4096)]
@@ -62,7 +62,8 @@ class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     merges: bool = False
 
     def outputs(self, text: bool, prefix: int) -> tuple[str, ...]:
-        """The names of what it gives. text: a model of texts; prefix: tokens that always stay."""
+        """The names of its outputs. text: whether the model reads texts; prefix: number of tokens
+        that are always kept."""
         found = {"energy"}
         if self.scored:
             found.add("scores")
@@ -80,7 +81,7 @@ class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(name for name in OUTPUTS if name in found)
 
     def inputs(self, text: bool, prefix: int) -> tuple[str, ...]:
-        """The names of what it takes."""
+        """The names of its inputs; arguments as in `outputs`."""
         found = ["ids", "attention"] if text else ["images"]
         if self.selects:
             found.append("keep")

@@ -1,9 +1,9 @@
-"""The frames between the server and the last blocks of a model, where devices run these.
+"""The frames between the server and devices that run the last blocks of the model.
 
-Down go features, the server's hidden states; up comes the gradient of the loss in them, with the
-loss. Both are rows of D values, one for each token of the batch that is no padding, sample after
-sample: each side knows which tokens those are from the activations. Body: the rows, encoded as
-those of activations are (see `codec`), for many devices in one call.
+Features, the server's hidden states, go down; the gradient of the loss in them, and the loss, come
+up. Both are rows of D values, one for each token of the batch that is not padding, sample after
+sample; each side knows these tokens from the activations. Body: the rows, encoded like rows of
+activations (see `codec`), for many devices in one call.
 """
 
 from collections import defaultdict
@@ -27,7 +27,7 @@ from cutlayer.wire.transfer import wire_device
 
 @dataclass(frozen=True, eq=False)
 class FeaturesMessage:
-    """What the server made of a device's batch: rows [n, D] float, of its tokens in order."""
+    """The server's hidden states of a device's batch: rows [n, D] float, its tokens in order."""
 
     device: int
     round: int
@@ -87,7 +87,7 @@ class OpenedRows:
 
     @property
     def due(self) -> tuple[int, int, int]:
-        """The device, round and step that it says it is of."""
+        """The device, round and step that its header names."""
         return self.header.device, self.header.round, self.header.step
 
 
@@ -106,7 +106,7 @@ def open_feature_gradient(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) ->
 
 
 def rows_of(frames: Sequence[OpenedRows], device: torch.device = CPU) -> list[Tensor | FrameError]:
-    """The rows [n, D] of frames on `device`, decoded in one call, or what is wrong with one."""
+    """The rows [n, D] of frames on `device`, decoded in one call, or the error of a faulty one."""
     alike: dict[int, list[int]] = defaultdict(list)
     for place, one in enumerate(frames):
         alike[one.header.width].append(place)
@@ -143,7 +143,7 @@ def decode_feature_gradient(
 
 
 def _named(message: Message) -> str:
-    """The kind of its frame."""
+    """The kind of the message's frame."""
     return "feature gradient" if isinstance(message, FeatureGradientMessage) else "features"
 
 
