@@ -249,7 +249,7 @@ class CutModel:
         return (*self.names_before(cut), *self.tail_names)
 
     def server_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the server holds; with those of the head unless there is a tail."""
+        """The adapter's keys that the server holds, with the head's unless there is a tail."""
         device = set(self.device_names(cut))
         return tuple(key for key in self.shapes() if key not in device)
 

@@ -90,7 +90,7 @@ def _download(repo: str, name: str) -> Path | None:
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"model.path: {repo!r} is not a local folder, and the Hugging Face hub is out of reach: "
+            f"model.path: {repo!r} is not a local folder and the Hugging Face hub is out of reach: "
             "check the connection or give a folder"
         ) from None
     except EntryNotFoundError:

@@ -87,7 +87,7 @@ class Run:
 
 
 def runs_of(segments: Sequence[tuple[Mapping[str, Tensor], int]]) -> tuple[Run, ...]:
-    """The runs of (adapter, samples) pairs, in their order; neighbours on one adapter are joined."""
+    """The runs of (adapter, samples) pairs, in order; neighbours on one adapter are joined."""
     joined: list[tuple[Mapping[str, Tensor], int]] = []
     for adapter, size in segments:
         if joined and joined[-1][0] is adapter:

@@ -181,7 +181,7 @@ class Transformer:
             )
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Final norm and pooling, as in Hugging Face's models: [B,in], or [B,T,in] for every token."""
+        """Final norm and pooling, as in Hugging Face's models: [B,in], of all tokens [B,T,in]."""
         family = self.spec.parts
         if family.norm is not None:
             hidden = self._base.get_submodule(family.norm)(hidden)

@@ -137,7 +137,7 @@ class StatisticsFromDevices:
     def _measured(
         self, devices: Sequence[int], cut: int, scored: bool
     ) -> list[ActivationStatistics]:
-        """Statistics of each device. Raises _SilentDevicesError for devices without a valid answer."""
+        """Statistics of each device. Raises _SilentDevicesError for those that gave none."""
         missing = [device for device in devices if (cut, scored, device) not in self._found]
         if missing:
             found = self.link.measure(self.round, missing, cut, scored)
