@@ -1,4 +1,4 @@
-"""The logits of a trained model on a data set, unsplit or through the cut, and what they score."""
+"""The logits of a trained model on a data set, unsplit or through the cut, and their scores."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -26,18 +26,18 @@ from cutlayer.wire.tail import FeaturesMessage, decode_features, encode_features
 
 
 class Outputs(NamedTuple):
-    """Logits of a part of a data set, and the inputs that they are of."""
+    """Logits of a part of a data set, and the inputs for which they were computed."""
 
     logits: torch.Tensor
     inputs: dict[str, torch.Tensor]
 
 
 LogitsOf = Callable[[Dataset, int], Outputs]
-"""Of a part of a data set, and the place of the part's first sample in it."""
+"""Computes the outputs of a part of a data set, given the index of the part's first sample."""
 
 
 def unsplit(model: CutModel, preprocess: Preprocessor, adapter: Adapter) -> LogitsOf:
-    """The unsplit model with `adapter`, as an exported adapter would serve."""
+    """Logits of the unsplit model with `adapter`, as after an export."""
 
     def logits_of(part: Dataset, start: int) -> Outputs:
         inputs = _inputs(model, preprocess, part)
@@ -55,9 +55,9 @@ def through_cut(
     adapter: Adapter,
     fitted: Codec | None = None,
 ) -> LogitsOf:
-    """A device and a server together, with one decision's cut, tokens and bits.
+    """Logits of a device and a server together, with one decision's cut, tokens and bits.
 
-    fitted: the run's codec, of uplinks whose codec is fitted.
+    fitted: the run's codec, if the uplink's codec is a fitted one.
     """
     cut = decision.cut
     tokens = decision.selection(job.method)
@@ -95,7 +95,7 @@ def _returned(
     rng, rotation = torch_rng(job.seed, "evaluate tail", start), derive(job.seed, "rotation")
     (frame,) = encode_features([made], job.method.features_down, [rng], rotation)
     rows = decode_features(frame, max_bytes=2 * len(frame) + 8 * features.nbytes).rows
-    return from_rows(rows, (B, T, D), mask, "what the server made of the batch").to(features)
+    return from_rows(rows, (B, T, D), mask, "the server's frame of features").to(features)
 
 
 def evaluate(task: Task, logits_of: LogitsOf, data: Dataset) -> Tested:

@@ -1,13 +1,13 @@
-"""The server's side of the downlink's codec: a basis of gradients for each cut, fitted anew as
-training goes on.
+"""The server's side of the downlink's codec: a basis of gradients for each cut, fitted again during
+training.
 
-The server knows the gradients as they are, so nothing has to be sent for a fit: gradients of the
-first round go down in 4 bits; at its end a basis is fitted to them, and devices get it as the next
-round begins. Where frames become a quarter longer or shorter than it lets expect, a round's end
-fits the next version to that round's gradients.
+The server knows the exact gradients, so devices send nothing for a fit. Gradients of the first
+round go down in 4 bits; at the end of the round a basis is fitted to them, and devices get it when
+the next round begins. If frames become a quarter longer or shorter than the basis predicts, the
+next version is fitted to a round's gradients at its end.
 
-One step size serves all samples of a device's batch, in units of the batch's root mean square:
-samples that hardly matter take hardly any bytes.
+All samples of a device's batch have one step size, in units of the batch's root mean square:
+samples with small gradients take few bytes.
 """
 
 import math
@@ -30,10 +30,10 @@ from cutlayer.wire.codecs.seam import Codec, Rows
 from cutlayer.wire.frame import Bytes, body_length, kind_of
 
 WAY = "down."
-"""What the entries of a run's state begin with."""
+"""Prefix of the names of these entries in a run's state."""
 
 _PATIENCE = 8
-"""Frames of a round, of one batch each, before it is judged whether a basis still suits."""
+"""How many frames (one for each batch) are watched before it is judged if a basis still suits."""
 
 
 class GradientCoding:
@@ -51,11 +51,11 @@ class GradientCoding:
 
     @property
     def fitted(self) -> bool:
-        """Whether the job's downlink has a codec that is fitted."""
+        """Whether the codec of the job's downlink is a fitted one."""
         return self._job.method.split and self._job.method.downlink.codec == "klt"
 
     def saved(self) -> dict[str, Tensor]:
-        """What a run resumes from; empty for codecs that are not fitted."""
+        """The state from which a run resumes; empty if the codec is not a fitted one."""
         if not self.fitted:
             return {}
         return {f"{WAY}version": torch.tensor(self._version)} | saved_bases(self._frames, WAY)
@@ -66,7 +66,7 @@ class GradientCoding:
         self._share |= {cut: math.ceil(MOST_SAMPLES / cuts.count(cut)) for cut in set(cuts)}
 
     def fingerprint(self, cut: int) -> int | None:
-        """Of a cut's basis; None without one."""
+        """The fingerprint of a cut's basis; None without one."""
         frame = self.basis(cut)
         return None if frame is None else codec_of(frame).basis.fingerprint
 
@@ -75,7 +75,7 @@ class GradientCoding:
         return self._frames.get(cut)
 
     def codec(self, decision: Decision) -> Codec:
-        """What to encode a device's gradients with."""
+        """The codec to encode a device's gradients with."""
         if not self.fitted:
             return QuantizedCodec(decision.downlink(self._job.method), self._rotation)
         frame = self.basis(decision.cut)
@@ -84,8 +84,8 @@ class GradientCoding:
     def note(
         self, cut: int, device: int, gradient: Tensor, mask: Tensor | None, frame: Bytes
     ) -> None:
-        """Take note of a gradient [B, T, D] that goes down in a frame: what the next basis may be
-        fitted to, and whether the one in use suits it.
+        """Note a gradient [B, T, D] that goes down in a frame: the next basis may be fitted to it,
+        and its bytes show whether the present basis still suits.
         """
         if not self.fitted:
             return
@@ -100,14 +100,14 @@ class GradientCoding:
             self._seen[cut].append(rows)
 
     def end(self) -> None:
-        """End a round: fit where there is no basis yet, or it no longer suits."""
+        """End a round: fit a basis if there is none yet or it no longer suits."""
         for cut, rows in self._seen.items():
             if cut not in self._frames or self._watches[cut].due:
                 self._version += 1
                 self._frames[cut] = self._fit(rows)
         self._seen.clear()
         self._samples.clear()
-        self._watches.clear()  # so that a run that is resumed here goes on alike
+        self._watches.clear()  # so that a run that is resumed here continues in the same way
 
     def _fit(self, rows: list[Rows]) -> bytes:
         downlink = self._job.method.downlink
@@ -121,8 +121,8 @@ class GradientCoding:
 
 
 def _rows(gradient: Tensor, mask: Tensor | None) -> Rows:
-    """The rows of a gradient that are no padding, in units of their root mean square, as the codec
-    sees them."""
+    """The rows of a gradient without padding, divided by their root mean square, as the codec does
+    it."""
     B, T, D = gradient.shape
     values = gradient.detach().to("cpu", torch.float32).reshape(-1, D)
     positions = torch.arange(T).expand(B, T).reshape(-1)

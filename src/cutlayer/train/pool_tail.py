@@ -1,4 +1,4 @@
-"""The last blocks of a model on devices that compute together: features in, their gradient out."""
+"""The last blocks of a model on devices that compute together: takes features, gives gradients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,11 @@ from cutlayer.wire.transfer import to_device
 
 @dataclass
 class PoolTail:
-    """What devices keep of a step between its exchanges, so that labels need not travel.
+    """What devices keep of a step between its exchanges, so that labels need not be sent.
 
-    goals, masks: the targets and the padding masks of each one's batch. losses: of its batch.
-    gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D].
+    goals, masks: targets and padding mask of each device's batch. losses: mean loss of each batch.
+    gradients: of the adapters in the tail, until a step moves them. feature_gradients: of each
+    device's features [n,D].
     """
 
     goals: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -70,10 +71,10 @@ class PoolTail:
         rows: OpenRows | None,
         adapters: Sequence[Mapping[str, torch.Tensor]],
     ) -> None:
-        """Forward from the features of devices to their losses, and back to the gradients.
+        """Run forward from the devices' features to their losses, and back to the gradients.
 
-        parts: each one's, [B,T,D]. rows, adapters: the leaves of the step's pass, and each device's
-        own. Raises RunError for a loss that is not finite.
+        parts: each device's features [B,T,D]. rows: the leaves of the step's pass; adapters: each
+        device's own. Raises RunError for a loss that is not finite.
         """
         first = devices[0]
         model = first.model
@@ -109,7 +110,7 @@ class PoolTail:
         T = len(rows) // B if mask is None else mask.shape[1]
         if mask is None and spec.tokens_at(spec.end) < T:
             T = spec.tokens_at(spec.end)  # rows of another batch, which are refused
-        return from_rows(rows, (B, T, D), mask, "what the server made of the batch")
+        return from_rows(rows, (B, T, D), mask, "the server's frame of features")
 
     def frames(self, step: int, devices: Sequence[Device]) -> list[bytes]:
         """The frame of each device's gradient in its features. Raises RunError."""
@@ -136,7 +137,7 @@ def _check_due(opened: OpenedRows, device: Device, step: int) -> None:
     number, round, at = opened.due
     if opened.due != (device.id, device.round, step):
         raise FrameError(
-            f"frame: device {device.id} got what the server made for device {number}, round "
-            f"{round}, step {at} when that of round {device.round}, step {step} was due: run the "
-            "same cutlayer on both sides"
+            f"frame: device {device.id} got the features for device {number}, round {round}, step "
+            f"{at} instead of those for round {device.round}, step {step}: run the same cutlayer "
+            "on both sides"
         )

@@ -1,4 +1,4 @@
-"""The server's side of the steps of a round: it trains what lies after the cut."""
+"""The server's side of the steps of a round: it trains the blocks after the cut and the head."""
 
 import math
 from collections import defaultdict
@@ -42,10 +42,10 @@ Faults = dict[int, CutlayerError]
 
 @dataclass
 class PoolStep:
-    """What one step of the devices of a pool has given so far.
+    """The results so far of one step of the devices of a pool.
 
-    losses: mean loss of each device's batch. computed: samples of it whose activations came, where
-    the others are only named. replies: the frames to send down.
+    losses: mean loss of each device's batch. computed: how many samples of each batch were sent,
+    if the others were only named. replies: the frames to send down.
     """
 
     step: int
@@ -56,8 +56,8 @@ class PoolStep:
 
 @dataclass(frozen=True)
 class _Part:
-    """A frame of activations. frame: as it came now; None where it was held. sample: its number
-    in the device's data, where it is of one alone."""
+    """An opened frame of activations. frame: its bytes if it came now, None if it was held. sample:
+    the number of the sample in the device's data, if the frame is of a single one."""
 
     opened: Opened
     frame: bytes | None
@@ -67,10 +67,10 @@ class _Part:
 class ServerPart:
     """What the server does in the steps of one round, or of one turn of it.
 
-    start: the global adapter. decisions, steps: of the devices that have started. coding: how their
-    activations come. bare: the first blocks that carry no adapter. seen: the samples of each (of
-    language models: the tokens to be said) that were trained on, in all epochs. clipped_tokens: of
-    each device, those that were scaled down (trust.clip_activations).
+    start: the global adapter. decisions, steps: of the devices that have started. coding: the codec
+    of their activations. bare: how many first blocks carry no adapter. seen: how many samples of
+    each device were trained on in all epochs (for language models: tokens to be predicted).
+    clipped_tokens: how many tokens of each device were scaled down (trust.clip_activations).
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class ServerPart:
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
     ) -> Faults:
-        """Deal with what the devices of a pool sent; returns why some of them fail.
+        """Process what the devices of a pool sent; returns the errors of those that fail.
 
-        What a device sends wrong is its own fault: the others' results are those without it.
+        A device that sends something wrong does not change the results of the others.
         """
         if exchange == LOSS:
             state.losses |= cast(Mapping[int, float], sent)
@@ -120,10 +120,10 @@ class ServerPart:
         return state.replies
 
     def _step(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
-        """Forward and backward of a pool's activations; the devices have one cut.
+        """Run a pool's activations forward and backward; its devices have one cut.
 
-        Adapters move at `update`, so pools of any size give the same step; those trained in turn
-        move after every device.
+        Adapters move at `update`, so pools of any size give the same step; an adapter that is
+        trained in turn moves after every device.
         """
         faults: Faults = {}
         losses: dict[int, float] = {}
@@ -141,7 +141,7 @@ class ServerPart:
     def _came(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
     ) -> list[ActivationsMessage]:
-        """The activations that came, bounded, less those that will not do."""
+        """The activations that came and are valid, with their tokens bounded."""
         with watch.timed("wire"):
             return [self._bounded(one) for one in self._read(state, frames, faults)]
 
@@ -152,9 +152,9 @@ class ServerPart:
         faults: Faults,
         watch: Stopwatch,
     ) -> dict[int, float]:
-        """Make the frames with gradients that are due down, those with as many bits in one call.
+        """Make the frames of the gradients that go down; those of equal bits in one call.
 
-        Returns the losses of those whose frame could be made.
+        Returns the losses of the devices whose frame could be made.
         """
         losses = {message.device: loss for message, loss, _ in trained}
         answers = [
@@ -202,9 +202,10 @@ class ServerPart:
         return messages
 
     def _parts(self, device: int, state: PoolStep, frame: bytes) -> "list[_Part]":
-        """The frames of activations in what a device sent. Raises FrameError for any but those due.
+        """The frames of activations of a device's batch: one, or one a sample if it was a visit.
 
-        One of its batch, or of visits one a sample, sent now or before.
+        Samples that a visit only names are those that the device sent before. Raises FrameError for
+        anything but the expected batch.
         """
         if device not in self.adapters:
             raise FrameError(
@@ -256,7 +257,7 @@ class ServerPart:
         parts: "Sequence[_Part]",
         decoded: Sequence[ActivationsMessage | FrameError],
     ) -> ActivationsMessage:
-        """A device's batch, of what came and what was held. Raises FrameError."""
+        """A device's batch, joined from samples that came and that were held. Raises FrameError."""
         messages, decision = [], self.decisions[device]
         for part, message in zip(parts, decoded, strict=True):
             if isinstance(message, FrameError):
@@ -285,7 +286,7 @@ class ServerPart:
     def _batches(
         self, messages: Sequence[ActivationsMessage]
     ) -> Iterator[list[ActivationsMessage]]:
-        """Messages that one pass can take: of one length, and one by one where trained in turn."""
+        """Groups of messages that one pass takes: of one length; single ones if trained in turn."""
         if self._job.method.server_adapter == "in-turn":
             yield from ([message] for message in messages)
             return
@@ -297,15 +298,15 @@ class ServerPart:
     def _train(
         self, messages: Sequence[ActivationsMessage], faults: Faults
     ) -> list[tuple[ActivationsMessage, float, torch.Tensor | None]]:
-        """Add the gradients of those whose loss and gradients are finite to their adapters.
+        """Add gradients to the adapters of the devices whose loss and gradients are finite.
 
-        Returns each of these with its loss and, where a gradient is due down, its own.
+        Returns their messages, each with its loss and, if one is to go down, its gradient.
         """
         hidden, opened, losses = self._losses(messages)
         gradients = self._model.kept(
             gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()])
         )
-        # One look at the torch device for all: the losses, and the largest gradient.
+        # One copy from the torch device for all: the losses, and the largest gradient.
         looked = torch.cat([losses.detach(), largest_of(gradients).to(losses).view(1)])
         *values, largest = looked.tolist()
         found: Faults = {
@@ -316,7 +317,7 @@ class ServerPart:
         if not found and not math.isfinite(largest):
             found = self._without_finite_gradients(messages)
         if found:
-            # The pass mixes devices, and so may its gradients: have it again without those.
+            # The pass mixes devices, and so may its gradients: do it again without these.
             faults |= found
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
@@ -332,7 +333,7 @@ class ServerPart:
     def _losses(
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
-        """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
+        """Run forward; returns the hidden states as a leaf, the adapters, and the losses [M]."""
         hidden, mask, opened, route = self._opened(messages)
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
@@ -342,7 +343,7 @@ class ServerPart:
     def _opened(
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, torch.Tensor | None, ServerPass, list[Segment]]:
-        """What came in, as a leaf, its mask, and the adapters that it goes through."""
+        """The hidden states that came in, as a leaf, their mask, the adapters and the route."""
         hidden = torch.cat([message.hidden for message in messages])
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
@@ -364,7 +365,7 @@ class ServerPart:
         faulty = list(messages)
         if len(messages) > 1:
             alone = [message for message in messages if not self._has_finite_gradients(message)]
-            faulty = alone or faulty  # or all, where just their sum is too large
+            faulty = alone or faulty  # or all, if only their sum is too large
         return {
             m.device: not_finite("gradient", "not finite", m.device, m.round, m.step)
             for m in faulty
@@ -376,7 +377,7 @@ class ServerPart:
         return math.isfinite(largest_of(gradients))
 
     def not_finite(self) -> Faults:
-        """The devices for which something was trained that is not finite, at the round's end."""
+        """The devices whose adapter on the server is not finite at the round's end."""
         return {
             device: not_finite("server part", "not finite", device, self._round)
             for device in self.adapters.not_finite()
@@ -386,9 +387,9 @@ class ServerPart:
 def gradients_of(
     output: torch.Tensor, tensors: Sequence[torch.Tensor], given: torch.Tensor | None = None
 ) -> Sequence[torch.Tensor | None]:
-    """The gradient of an output for each tensor; None for those that have none.
+    """The gradient of an output in each tensor; None for a tensor without one.
 
-    given: the gradient in the output, which else is one number.
+    given: the gradient in the output; not needed if the output is a single number.
     """
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:
@@ -398,6 +399,6 @@ def gradients_of(
 
 
 def largest_of(gradients: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """The largest magnitude of all, which is not finite where one of them is not."""
+    """The largest magnitude of all gradients; not finite if one of their values is not."""
     given = [gradient for gradient in gradients if gradient is not None]
     return torch.nn.utils.get_total_norm(given, torch.inf)
