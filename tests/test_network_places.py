@@ -120,7 +120,7 @@ def test_the_run_begins_without_those_that_stay_away_and_says_whom_it_waits_for(
             job, tmp_path / "net", lambda port: devices.join(port, 1), progress=heard, begin_s=0.5
         )
     assert found.rows[0].cohort == [1]
-    assert any("not there: 0, 2" in line for line in heard.said)
+    assert any("missing: 0, 2" in line for line in heard.said)
 
 
 def test_a_device_that_is_away_when_the_job_ends_learns_it(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ MISDEEDS: dict[str, tuple[Callable[[Connection], Any], str]] = {
         ),
         "frame of adapter",
     ),
-    "a message that is not due": (lambda c: c.tell(Ready("ab", 3)), "not due"),
-    "losses that nobody asked for": (lambda c: flood(c), "nobody asked for"),
+    "a message that is not due": (lambda c: c.tell(Ready("ab", 3)), "not expected"),
+    "losses that nobody asked for": (lambda c: flood(c), "came unasked"),
     "nothing": (lambda c: asyncio.sleep(0), "did not answer within 3 s"),
 }
 

@@ -1,6 +1,6 @@
-"""Tracks connected devices, and drops any that time out or send what is not allowed.
+"""Tracks connected devices, and drops any that time out or send something that is not allowed.
 
-The network has a thread and an event loop of its own here; training, in the main thread, asks
+The network runs in its own thread and event loop; training, in the main thread, asks devices
 through `ConnectedDevices.each`. A device that fails is disconnected: it connects again by itself
 and takes part from the next round, with nothing left over from the last.
 """
@@ -46,25 +46,25 @@ from cutlayer.wire.program_ports import Precision
 Answer = TypeVar("Answer")
 
 PIECE_BYTES = 2**20
-# A device that has sent so many answers which nobody has read yet breaks the protocol (for the
-# losses of a round RemoteLink allows as many as there are steps).
+# A device with more unread answers than this breaks the protocol (RemoteLink allows as many losses
+# as a round has steps).
 ANSWERS = 4
 _FAREWELL_S = 5.0
 _MEASURE_S = 60.0
-# So many departures are kept, the newest, until somebody asks for them.
+# At most this many departures, the newest, are kept until they are asked for.
 _NEWS = 256
 
 CheckReady = Callable[[int, Ready], None]
-"""Checks what a device (by number) says when it is ready; raises RefusedError to refuse it.
+"""Checks the Ready message of a device (by number); raises RefusedError to refuse the device.
 """
 
 
 @dataclass(eq=False)
 class ConnectedDevice:
-    """A device that is connected; ready once it has said so.
+    """A device that is connected; ready: its Ready message, None before it came.
 
-    rates: as the server measured them. basis: the fingerprint of the one that it has;
-    gradient_basis: the same, of the one that it was sent since it connected.
+    rates: of its link, as the server measured them. basis: the fingerprint of the basis it has.
+    gradient_basis: the fingerprint of the gradients' basis that it was sent since it connected.
     """
 
     number: int
@@ -83,13 +83,13 @@ class ConnectedDevice:
 
     @property
     def hello(self) -> Hello:
-        """What the device said of itself."""
+        """The device's first message, which describes it."""
         assert self.connection.hello is not None
         return self.connection.hello
 
     async def next(self, answers: asyncio.Queue[Answer]) -> Answer:
         """The next answer of one kind. Raises NetworkError when the connection is over first."""
-        if not answers.empty():  # at once, even where the time for it is over
+        if not answers.empty():  # an answer that is here counts, even if its time is over
             return answers.get_nowait()
         got = asyncio.ensure_future(answers.get())
         over = asyncio.ensure_future(self.connection.wait_closed())
@@ -107,8 +107,8 @@ class ConnectedDevice:
 class JobOffer:
     """What every device is told when it joins, except for its number.
 
-    task: the message. folder: holds the files of the model's part. check: checks what a device says
-    when it is ready. no_light: why light devices are refused; None where they are taken.
+    task: the message. folder: of the files of the model's part. check: checks the Ready message of
+    a device. no_light: why light devices are refused; None if they are accepted.
     """
 
     task: Task
@@ -163,8 +163,8 @@ class ConnectedDevices:
     def close(self, reason: str, done: bool = False, farewell_s: float = 0.0) -> None:
         """End every connection, telling the devices why.
 
-        done: the job is finished. farewell_s: how long those that are away then may take to come
-        back and learn it.
+        done: whether the job is finished. farewell_s: how long to wait for devices that are away,
+        so that they come back and learn it.
         """
         with suppress(NetworkError, KeyboardInterrupt):
             self._call(self._stop(reason, done, farewell_s))
@@ -179,7 +179,7 @@ class ConnectedDevices:
             return dict(self._present)
 
     def turned_away(self) -> set[int]:
-        """The numbers of devices that were refused for what they said; nobody waits for them."""
+        """The numbers of devices whose Ready message was refused; the run never waits for them."""
         with self._changed:
             return set(self._turned_away)
 
@@ -191,12 +191,12 @@ class ConnectedDevices:
             return found
 
     def light_wanted(self) -> dict[Precision, Future[LightOffer]]:
-        """The offers that light devices wait for: to be fulfilled by who makes programs."""
+        """The offers for which light devices wait, until the training thread makes the programs."""
         with self._changed:
             return {one: offer for one, offer in self._light.items() if not offer.done()}
 
     def hand_out(self, precision: Precision, files: Iterable[Path]) -> None:
-        """Let light devices of one kind of numbers fetch more files."""
+        """Let light devices of one precision fetch more files."""
         with self._changed:
             there = self._files.setdefault(precision, {})
             self._files[precision] = there | {file.name: file for file in files}
@@ -216,7 +216,7 @@ class ConnectedDevices:
         act: Callable[[ConnectedDevice], Awaitable[Answer]],
         patience_s: float,
     ) -> dict[int, Answer]:
-        """What `act` returns for each device; the devices are asked at the same time.
+        """What `act` returns for each device; all devices are asked at the same time.
 
         A device that fails, or takes longer than patience_s, is lost: disconnected and left out.
         """
@@ -240,7 +240,7 @@ class ConnectedDevices:
         """Disconnect a device; it may come back."""
         self._loop.call_soon_threadsafe(self._drop, device, reason)
 
-    # Inside, in the network's thread
+    # Below: runs in the network's thread
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -281,7 +281,7 @@ class ConnectedDevices:
             async with asyncio.timeout(_FAREWELL_S):
                 await device.connection.tell(Done())
                 self._told_done.add(device.connection.name)
-                await device.connection.wait_closed()  # the device leaves when it has heard
+                await device.connection.wait_closed()  # the device leaves once it knows
 
     def _revoked(self) -> set[str]:
         """The names of devices whose keys were revoked; none without keys."""
@@ -307,11 +307,11 @@ class ConnectedDevices:
                 "start cutlayer join again"
             )
         connected = self.listener.connections
-        # Asked only where no number is free, since it reads every certificate ever signed.
+        # Called only if no number is free, since it reads every certificate ever signed.
         revoked = functools.cache(self._revoked)
 
         def replaceable(owner: str) -> bool:
-            # Without keys anybody can take any name, so a device that is away cannot keep its
+            # Without keys anybody can take any name, so a device that is away does not keep its
             # number.
             return self._identity is None and owner not in connected
 
@@ -344,7 +344,7 @@ class ConnectedDevices:
             self._part_from(device)
 
     def _turn_away(self, device: ConnectedDevice, reason: str) -> None:
-        """Note that nobody need wait for a device; reported once, however often it tries again."""
+        """Note that the run need not wait for a device; reported once, however often it retries."""
         with self._changed:
             if device.number not in self._turned_away:
                 self._turned_away.add(device.number)
@@ -352,13 +352,13 @@ class ConnectedDevices:
             self._changed.notify_all()
 
     def _part_from(self, device: ConnectedDevice) -> None:
-        """Note that a device is gone; where it was never ready, the number that it held is free."""
+        """Note that a device is gone; if it was never ready, the number it held is free again."""
         connection, number = device.connection, device.number
         with self._changed:
             was_ready = self._present.get(number) is device
             if was_ready:
                 del self._present[number]
-            # One that leaves before it is ready is told of once, however often it tries.
+            # A device that leaves before it is ready is reported once, however often it retries.
             new = connection.name not in self._left_unready
             if not was_ready and new and len(self._left_unready) < _NEWS:
                 self._left_unready.add(connection.name)
@@ -370,9 +370,9 @@ class ConnectedDevices:
         self._log.write("leave", device=connection.name, number=number, reason=connection.reason)
 
     async def _task_of(self, device: ConnectedDevice) -> Task | LightTask:
-        """What a device is told; a light one waits until its programs are made.
+        """The task for a device; a light device waits until its programs are made.
 
-        Raises RefusedError where they cannot be, NetworkError when the connection ends before.
+        Raises RefusedError if they cannot be made, NetworkError when the connection ends before.
         """
         if device.light is None:
             return msgspec.structs.replace(self._offer.task, number=device.number)
@@ -403,14 +403,12 @@ class ConnectedDevices:
                 case Probed():
                     device.probes.put_nowait(message)
                 case _:
-                    raise NetworkError(f"message: {type(message).__name__} was not due")
+                    raise NetworkError(f"message: {type(message).__name__} was not expected")
         except asyncio.QueueFull:
-            raise NetworkError(
-                f"message: {type(message).__name__} came that nobody asked for"
-            ) from None
+            raise NetworkError(f"message: {type(message).__name__} came unasked") from None
 
     async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
-        """Count a device as ready: check what it says, measure its link, write down its number."""
+        """Count a device as ready: check its message, measure its link, write down its number."""
         self._offer.check(device.number, ready)
         device.ready, device.basis = ready, ready.basis
         try:
@@ -444,7 +442,7 @@ class ConnectedDevices:
         )
 
     async def _hand_over(self, device: ConnectedDevice, wanted: Fetch) -> None:
-        """Send a file of the part, or a program, from an offset on, piece by piece."""
+        """Send a file of the part or of a program, from an offset on, piece by piece."""
         path = self._files.get(device.light, {}).get(wanted.file)
         size = -1 if path is None else path.stat().st_size
         if path is None or not 0 <= wanted.offset < size:

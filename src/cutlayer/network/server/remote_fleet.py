@@ -48,14 +48,14 @@ from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
-# After so many rounds in a row in which every device failed, the run gives up.
+# After this many rounds in a row in which every device failed, the run ends with an error.
 _HOPELESS = 3
-# Seconds beyond the round's deadline in which adapters that were sent in time may still arrive, and
+# Seconds after the round's deadline in which adapters that were sent in time may still arrive, and
 # in which devices are told that the round is over.
 _GRACE_S = 5.0
 # Step s of S must be done after this share of the round's time, and s / S of the rest.
 _FIRST_SHARE = 0.25
-# At most so many of the missing devices are named in a sentence.
+# A sentence names at most this many missing devices.
 _NAMED = 8
 
 
@@ -67,31 +67,31 @@ class Timeouts:
     """How many devices a round waits for before it begins; None: as many as train in one round."""
 
     begin_s: float = math.inf
-    """Wait before the first round: counted from when one device is there. After it the run begins
-    with those that are there.
+    """Seconds to wait before the first round, counted from the first device's arrival; then the run
+    begins with the devices that are there.
     """
 
     answer_s: float = 120.0
-    """Time that a device has for one answer; one that takes longer is lost for the round."""
+    """Seconds that a device has for one answer; one that takes longer is lost for the round."""
 
     return_s: float = 30.0
-    """Wait before each later round for devices that were lost to come back."""
+    """Seconds to wait, before each later round, for lost devices to come back."""
 
     round_s: float = math.inf
-    """Time of a whole round; a device that is not done by then, or is so far behind that it cannot
-    be, is lost for the round.
+    """Seconds for a whole round; a device that is not done by then, or is too far behind to be done
+    by then, is lost for the round.
     """
 
     farewell_s: float = 60.0
-    """Wait at the end for devices that are away to come back and learn that the job is done."""
+    """Seconds to wait at the end for devices that are away, so that they learn of the end."""
 
 
 class RemoteLink:
-    """The devices of one round (see Link); a connection that is lost does not come back into it.
+    """The devices of one round (see Link); a device that loses its connection is out of the round.
 
-    samples: by device, how many it trains on in an epoch. own: by device, the frame with the
-    adapter that it keeps for itself, which it is sent where there is no broadcast. changed: devices
-    whose data may be others now. light: makes the programs of light devices.
+    samples: by device, how many it trains on in an epoch. own: by device, the frame with its own
+    adapter, which it is sent if there is no broadcast. changed: devices whose data may have
+    changed. light: makes the programs of light devices.
     """
 
     believed = False
@@ -141,12 +141,12 @@ class RemoteLink:
         return found
 
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
-        """See Link. A device that joins says which it has; what it is sent then is known here."""
+        """See Link. A device says which basis it has when it joins; later ones it was sent here."""
         there = {number: self.connected[number] for number in devices}
         return {n for n, one in there.items() if basis in (one.basis, one.gradient_basis)}
 
     def changed(self, devices: Sequence[int]) -> set[int]:
-        """See Link. Data of a device's own may be others once it was started again."""
+        """See Link. A device's own data may have changed if it was started again."""
         return {number for number in devices if number in self._changed}
 
     def begin(
@@ -165,7 +165,7 @@ class RemoteLink:
             opening = openings[device.number]
             adapter = opening.adapter or self._own.get(device.number)
             started = self._started(device.number)
-            if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
+            if not self.job.method.split:  # it may run ahead of slower ones, and reports each step
                 device.losses = asyncio.Queue(max(ANSWERS, started.steps))
             fewer = device.ready is not None and started.samples < device.ready.samples
             await device.connection.tell(
@@ -198,9 +198,9 @@ class RemoteLink:
     def _programs(
         self, devices: Sequence[int], make: Callable[[LightOffers, Precision, int], Made]
     ) -> dict[int, list[DeviceProgram]]:
-        """The programs that each device is to run, none where it has torch.
+        """The programs that each device is to run; none if it has torch.
 
-        A device whose program cannot be made is let go of, and left out.
+        A device whose program cannot be made is disconnected, and left out.
         """
         found: dict[int, list[DeviceProgram]] = {}
         for number in devices:
@@ -219,7 +219,7 @@ class RemoteLink:
     def receive(
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
     ) -> Mapping[int, Payload]:
-        """See Link. The devices compute unasked; this takes what they sent."""
+        """See Link. Devices compute without being asked; this takes what they sent."""
         if exchange == LOSS:
             return self._each(devices, self._paced(step, lambda one: self._loss(one, step)))
         return self._each(devices, self._paced(step, lambda one: one.connection.receive(Lane.UP)))
@@ -229,9 +229,8 @@ class RemoteLink:
         due = (done.round, done.step) == (self._round, step)
         if not due or done.loss is None or not math.isfinite(done.loss):
             raise NetworkError(
-                f"message: device {device.number} told of a loss of {done.loss} in round "
-                f"{done.round}, step {done.step}, when one of round {self._round}, step {step} "
-                "was due"
+                f"message: device {device.number} sent a loss of {done.loss} of round "
+                f"{done.round}, step {done.step} instead of one of round {self._round}, step {step}"
             )
         return done.loss
 
@@ -262,12 +261,12 @@ class RemoteLink:
         return self._each(list(frames), ask, _GRACE_S)
 
     def reject(self, device: int, fault: CutlayerError) -> None:
-        """Let go of the device."""
+        """See Link. Disconnects the device."""
         self.faults[device] = str(fault)
         self._connected_devices.let_go(self.connected[device], str(fault))
 
     def end(self, round: int, late: Sequence[int]) -> None:
-        """Tell the devices that are left that the round is over."""
+        """Tell the remaining devices that the round is over."""
 
         async def tell(device: ConnectedDevice) -> None:
             await device.connection.tell(RoundEnd(round, device.number in late))
@@ -282,9 +281,9 @@ class RemoteLink:
     def _paced(
         self, step: int, act: Callable[[ConnectedDevice], Awaitable[Answer]]
     ) -> Callable[[ConnectedDevice], Awaitable[Answer]]:
-        """`act`, which fails where a device is too far behind to be done by the round's deadline.
+        """`act`, but it fails if a device is too far behind to be done by the round's deadline.
 
-        The others wait for it at every step: held up until the deadline, none would be done.
+        The others wait for that device at every step, so none of them would be done in time.
         """
         if not math.isfinite(self._timeouts.round_s):
             return act
@@ -311,9 +310,9 @@ class RemoteLink:
         act: Callable[[ConnectedDevice], Awaitable[Answer]],
         grace_s: float = 0.0,
     ) -> dict[int, Answer]:
-        """What `act` returns for each device that does it in time: until the round's deadline.
+        """What `act` returns for each device that does it before the round's deadline.
 
-        grace_s: or for so long, where the deadline is past.
+        grace_s: seconds that devices have if the deadline has passed.
         """
         left_s = max(grace_s, self._until - time.monotonic())
         patience_s = min(self._timeouts.answer_s, left_s)
@@ -332,9 +331,9 @@ async def _send_basis(device: ConnectedDevice, basis: bytes) -> None:
 class RemoteFleet:
     """Devices that have joined over the network (see `Fleet` in rounds/loop.py).
 
-    folder: the run folder, in which names, samples and labels that devices tell are written down.
+    folder: the run folder, where the names, samples and labels that devices report are written.
     real: False to allocate and time rounds by the job's world, as a simulation does. light: makes
-    what light devices are sent; None: there are none.
+    the programs of light devices; None: light devices are refused.
     """
 
     def __init__(
@@ -370,7 +369,7 @@ class RemoteFleet:
         self._data: dict[int, int | None] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
-        """See Fleet. Waits for devices: without end for the first round's, and for one at all."""
+        """See Fleet. Waits for devices; without limit for the first round, or if none is there."""
         present = self._wait(drawn)
         connected = {number: present[number] for number in drawn if number in present}
         own = {}
@@ -402,9 +401,9 @@ class RemoteFleet:
         return dict(self.link.samples)
 
     def _know_data(self, connected: Mapping[int, ConnectedDevice]) -> set[int]:
-        """Note what data the devices have; returns those whose data may be others than before."""
+        """Note what data the devices have; returns the devices whose data may have changed."""
         now = {number: one.ready.data for number, one in connected.items() if one.ready}
-        # Nobody knows what a device of earlier servers had: the job's own data it had then, too.
+        # A new server does not know which data its devices had under an earlier server.
         changed = {number for number, data in now.items() if data != self._data.get(number)}
         self._data |= now
         return changed
@@ -418,7 +417,7 @@ class RemoteFleet:
         return train_devices(turn)
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
-        """See Fleet. Raises RunError where nobody has come through a round for some time."""
+        """See Fleet. Raises RunError if every device failed in several rounds in a row."""
         state.coding = coding.saved()
         if coding.cache is not None:
             coding.cache.leave_unsaved(n for n, data in self._data.items() if data is not None)
@@ -437,14 +436,14 @@ class RemoteFleet:
         if self._in_vain == _HOPELESS:
             device, reason = next(iter(self.link.faults.items()))
             raise RunError(
-                f"training: every device failed in {_HOPELESS} rounds on end, device {device} "
+                f"training: every device failed in {_HOPELESS} rounds in a row, device {device} "
                 f"because of this: {reason}"
             )
 
     def _keep(
         self, result: RoundResult, devices: Sequence[int], state: RunState
     ) -> dict[int, Adapter]:
-        """The adapters that devices keep for themselves; a device whose upload fits not is lost."""
+        """The adapters that devices keep for themselves; one with an invalid upload is lost."""
         kept = {}
         frames, compute = self.link.upload(devices), self.parts.model.compute
         for device in devices:
@@ -460,16 +459,16 @@ class RemoteFleet:
         return kept
 
     def _tell_departures(self) -> None:
-        """Say which devices are gone and why; those lost in this round are told of at its end."""
+        """Say which devices are gone and why; those lost in this round are reported at its end."""
         for gone in self._connected_devices.departures():
             if gone.number not in self.link.faults:
                 self._progress.say(f"device {gone.number} ({gone.name}) is gone: {gone.reason}")
 
     def _wait(self, drawn: Sequence[int]) -> dict[int, ConnectedDevice]:
-        """The devices there are, once they are enough to begin a round."""
+        """The devices that are there, once they are enough to begin a round."""
         needed = self._timeouts.devices or self.job.devices.cohort
         patience_s = self._timeouts.return_s if self._begun else self._timeouts.begin_s
-        # The wait for the rest begins once there is somebody to begin with.
+        # The wait for further devices begins once the first device is there.
         until = time.monotonic() + patience_s if self._begun else math.inf
         said: set[int] | None = None
         while True:
@@ -492,7 +491,7 @@ class RemoteFleet:
             self._connected_devices.wait_for_change(0.5)
 
     def _make_light(self) -> None:
-        """Make what the light devices that have just come wait for."""
+        """Make the programs for which light devices that have just joined wait."""
         for precision, wanted in self._connected_devices.light_wanted().items():
             assert self._light is not None
             self._progress.say(f"making the programs of light devices, in {precision}")
@@ -515,12 +514,10 @@ class RemoteFleet:
         ]
         shown = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         limit = f" for {left_s:.0f} s more" if math.isfinite(left_s) else ""
-        return (
-            f"waiting for devices{limit}: {len(present)} of {needed} are there, not there: {shown}"
-        )
+        return f"waiting for devices{limit}: {len(present)} of {needed} are there, missing: {shown}"
 
     def _know(self, connected: Iterable[ConnectedDevice]) -> None:
-        """Note what devices share of their labels, and write down what they told of themselves.
+        """Note the labels that devices share, and write down what they reported of themselves.
 
         The accuracy of a device with data of its own (Row.label_mix_accuracy) is weighted by the
         labels that it shared, or by those of the test data where it shared none.
@@ -531,7 +528,7 @@ class RemoteFleet:
             if device.ready is None:
                 continue
             name, samples = device.connection.name, device.ready.samples
-            if not device.ready.own:  # whose labels the server makes itself
+            if not device.ready.own:  # the server knows the labels of such a device itself
                 made = counts.of([device.number])[0].tolist()
                 told[device.number] = ToldDevice(name, samples, made)
                 continue
