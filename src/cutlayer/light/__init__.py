@@ -1,7 +1,6 @@
 """A device without torch: runs the programs that its server makes, by onnxruntime.
 
-device.py is the device, job.py what it is told of the job. program.py runs a graph that
-graph_check.py has looked through; images.py and texts.py make samples ready, encoded.py makes
-frames of what a graph gives; measure.py measures memory and time. Nothing here imports torch,
-transformers or pydantic.
+device.py is the device, job.py the part of the job that it knows. program.py runs a graph that
+graph_check.py has checked; images.py and texts.py prepare samples, encoded.py encodes a graph's
+outputs; measure.py measures memory and time. Nothing here imports torch, transformers or pydantic.
 """

@@ -1,4 +1,4 @@
-"""Measures what a program takes on this device: memory, and time for a batch."""
+"""Measures the memory of a program on this device and its time for a batch."""
 
 import sys
 import time
@@ -16,7 +16,8 @@ _BATCHES = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the fastest batch, its samples, and the process's memory at its peak."""
+    """batch_s: seconds of the fastest batch; samples: in the batch; peak_bytes: the most memory of
+    the process."""
 
     batch_s: float
     samples: int
@@ -45,11 +46,11 @@ def measure(device: LightDevice, program: Program) -> Measured:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had resident."""
+    """The most bytes of memory that this process has had resident."""
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     if sys.platform == "linux":
-        # getrusage would count what the process was that started this one.
+        # getrusage would also count the process that started this one.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""Runs a program by onnxruntime, on the provider that is asked for."""
+"""Runs a program by onnxruntime, on the chosen provider."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ PROVIDERS = {
     "qnn": "QNNExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-"""What computes, by the name that a device is given."""
+"""onnxruntime's providers, by the name of --provider."""
 
 _TYPES = {
     "images": "tensor(float)", "ids": "tensor(int64)", "attention": "tensor(int64)",
@@ -40,7 +40,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def check_provider(name: str) -> str:
-    """onnxruntime's name of a provider. Raises RunError where this installation has it not."""
+    """onnxruntime's name of a provider. Raises RunError if this installation lacks it."""
     there = onnxruntime.get_available_providers()
     if PROVIDERS[name] not in there:
         known = [own for own, theirs in PROVIDERS.items() if theirs in there]
@@ -53,7 +53,7 @@ def check_provider(name: str) -> str:
 
 @dataclass(frozen=True)
 class Compute:
-    """What runs programs. threads: of the CPU; 0: as many as it has cores."""
+    """The hardware that runs programs. threads: of the CPU; 0: one for each core."""
 
     provider: str = "cpu"
     threads: int = 0
@@ -62,8 +62,8 @@ class Compute:
 class Program:
     """One graph, ready to run.
 
-    graph: its file, beside the file of weights. Raises RefusedError for a graph that is not what
-    `key` says, or does more than compute, and ModelError where the provider cannot run it.
+    graph: its file, beside the file of weights. Raises RefusedError for a graph that does not match
+    `key` or does more than compute, and ModelError if the provider cannot run it.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Program:
         self._outputs = key.outputs(job.is_text, job.prefix)
         if key.coding.kind == "levels" and key.coding.bits > 8:
             raise RefusedError(
-                f"program: it quantises to {key.coding.bits} bits, where codes have 1 to 8: run "
-                "the same cutlayer on both sides"
+                f"program: it quantises to {key.coding.bits} bits, but codes have 1 to 8: run the "
+                "same cutlayer on both sides"
             )
         content = read_bounded(graph, MAX_GRAPH_BYTES)
         check_graph(content, weights.name, weights.stat().st_size)
@@ -85,13 +85,13 @@ class Program:
         options.intra_op_num_threads = compute.threads
         _share_arena()
         options.add_session_config_entry("session.use_env_allocators", "1")
-        # A pattern would set aside what all values together take.
+        # A memory pattern would reserve the memory of all values together.
         options.enable_mem_pattern = False
         try:
             self._session = onnxruntime.InferenceSession(
                 str(graph), options, providers=list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
             )
-        except Exception as error:  # onnxruntime's errors have no base but this
+        except Exception as error:  # onnxruntime's errors have no other common base
             raise ModelError(
                 f"program: {compute.provider} cannot run it ({_short(error)}): take another "
                 "--provider, or join with torch"
@@ -126,16 +126,16 @@ class Program:
             wanted = [(name, _TYPES[name]) for name in due]
             if found != wanted:
                 raise RefusedError(
-                    f"program: its graph has {found} where {wanted} are due: run the same cutlayer "
-                    "on both sides"
+                    f"program: its graph has {found} instead of {wanted}: run the same cutlayer on "
+                    "both sides"
                 )
 
 
 @cache
 def _share_arena() -> None:
-    """Have all programs share memory that grows by what is asked for, and not by doubling.
+    """Let all programs share memory that grows by the amount needed, not by doubling.
 
-    It takes a third less at the peak than onnxruntime's default, at the same speed.
+    The peak is a third lower than with onnxruntime's default, at the same speed.
     """
     kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
     by_request = {
