@@ -47,8 +47,8 @@ class Evaluation:
     accuracy: of a classifier that was trained on real images, on generated and on real ones;
     accuracy_by_class [C]: on generated ones. frechet: distance to the real test images, of
     generated images and of equally many real training images, by features of `features_of`.
-    memory: for features and for pixels, distances to the images named by `pool_of`. classifier, features_of,
-    pool_of: phrases that describe these.
+    memory: for features and for pixels, distances to the images named by `pool_of`. classifier,
+    features_of, pool_of: phrases that describe these.
     """
 
     generator: dict[str, Any]
