@@ -17,8 +17,8 @@ pytest.importorskip("grpc")
 
 from cutlayer.job import Job
 from cutlayer.network.device.join import JoinOptions, attend
-from cutlayer.network.server.remote_fleet import Timeouts
 from cutlayer.network.server.serve import ServeOptions, resume_serving, serve
+from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.network.transport.backoff import Backoff
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.rounds.progress import Progress

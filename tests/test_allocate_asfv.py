@@ -11,8 +11,9 @@ from allocate_cases import NOISE, gains, limits, token_problem
 from cutlayer.allocate import equal
 from cutlayer.allocate.asfl import cut_by_rate
 from cutlayer.allocate.asfv import VehiclePlan, VehicleProblem, solve, vehicles_possible
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.radio_math import rate
-from cutlayer.allocate.token_problem import subset, violations
+from cutlayer.allocate.token_problem import violations
 from cutlayer.errors import AllocationError
 
 

@@ -1,5 +1,7 @@
 """The exact solver of P0: against brute force, a convex solver and the paper's alternation."""
 
+import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -8,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import feasible_problems, token_problem
-from cutlayer.allocate import close_gap, exact, st_sflora
+from cutlayer.allocate import close_gap, equal, exact, st_sflora
 from cutlayer.allocate.close_gap import survivors
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.relaxed import bandwidth_price, best_responses, least_time
-from cutlayer.allocate.token_problem import TokenProblem, obstacles, subset, violations
+from cutlayer.allocate.token_problem import TokenProblem, obstacles, violations
 from cutlayer.errors import AllocationError
 
 
@@ -285,3 +288,22 @@ def test_bad_numbers_are_refused_by_name() -> None:
     ):
         with pytest.raises(AllocationError, match=words):
             token_problem(0, 3, 10, **{field: value})
+
+
+def test_sentences_name_devices_by_the_numbers_given() -> None:
+    numbers = [70, 80, 90]
+    poor = token_problem(0, 3, 10, energy_max_j=np.array([1.0, 1e-30, 1.0]), numbers=numbers)
+    assert re.search("energy_max_j of device 80 is", obstacles(poor)[0])
+    with pytest.raises(AllocationError, match="energy_max_j of device 80 is"):
+        equal.solve(poor)
+    assert re.search("the 1 tokens of device 80 under", st_sflora.solve(poor).reason)
+    fine = token_problem(0, 3, 10, numbers=numbers)
+    plan = exact.solve(fine).plan
+    greedy = replace(plan, power_w=plan.power_w * np.array([1.0, 1.0, 99.0]))
+    assert violations(fine, greedy) == ["device 90: power is above power_max_w"]
+    with pytest.raises(AllocationError, match="gain of device 90 is nan"):
+        token_problem(0, 3, 10, gain=np.array([1.0, 1.0, np.nan]), numbers=numbers)
+    unknown = fine.importance.copy()
+    unknown[1, 3] = np.nan
+    with pytest.raises(AllocationError, match="importance of device 80 is not finite"):
+        replace(fine, importance=unknown)

@@ -8,9 +8,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.genfv import emd, generated_amount, select, share_band
 from cutlayer.allocate.radio_math import rate
-from cutlayer.allocate.uploads import Uploads, only
+from cutlayer.allocate.uploads import Uploads
 from cutlayer.errors import AllocationError
 
 
@@ -45,10 +46,10 @@ def test_no_larger_set_of_near_vehicles_can_be_in_time(
     near = [m for m in range(M) if distance[m] <= distance_max]
     assert not chosen[distance > distance_max].any()
     if chosen.any():
-        share_band(only(uploads, np.flatnonzero(chosen)))  # they can
+        share_band(subset(uploads, np.flatnonzero(chosen)))  # they can
     for larger in combinations(near, int(chosen.sum()) + 1):
         with pytest.raises(AllocationError):
-            share_band(only(uploads, np.array(larger)))
+            share_band(subset(uploads, np.array(larger)))
 
 
 @settings(max_examples=20)
@@ -77,7 +78,7 @@ def feasible_everywhere(count: int) -> None:
         chosen = select(uploads, distance, 1.5)
         if not chosen.any():
             continue
-        some = only(uploads, np.flatnonzero(chosen))
+        some = subset(uploads, np.flatnonzero(chosen))
         plan = share_band(some)
         planned += 1
         sent = some.payload_bits / rate(plan.bandwidth_hz, plan.power_w, some.gain_over_noise)

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
+from cutlayer.allocate.device_arrays import subset
 from cutlayer.allocate.radio_math import LN2, least_bandwidth, rate
 from cutlayer.allocate.uploads import (
     Shares,
@@ -184,3 +185,16 @@ def test_what_is_in_the_way_is_named() -> None:
             fastest(replace(base, **changes))
     with pytest.raises(AllocationError, match="never end"):
         cheapest(base, 0.0, 1.0)
+
+
+def test_sentences_name_devices_by_their_numbers_in_any_subset() -> None:
+    poor = replace(uploads_of(0, 3), energy_max_j=np.array([9.0, 9.0, 1e-12]))
+    for uploads, named in (
+        (subset(poor, [1, 2]), 2),  # its place in the problem that it was taken from
+        (replace(poor, numbers=[40, 30, 20]), 20),
+        (subset(replace(poor, numbers=[40, 30, 20]), [2, 0]), 20),
+    ):
+        with pytest.raises(AllocationError, match=f"energy of device {named} is"):
+            fastest(uploads)
+    with pytest.raises(AllocationError, match=r"numbers has shape \(2,\): give .* of 3 devices"):
+        replace(poor, numbers=[40, 30])

@@ -208,11 +208,13 @@ def test_a_file_of_more_than_it_may_have_is_not_read(tmp_path: Path) -> None:
         ("x" * 300_000, "300000 characters"),
         ("a: b: c", "not YAML"),
         ("? [1, 2]\n: 3\n", "not YAML"),
+        ("model: '\x1b[2J'", "character 9 is #x001b, and control characters are not allowed"),
     ],
 )
 def test_yaml_that_is_more_than_a_job_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as error:
         parse_yaml(text)
+    assert "\n" not in str(error.value)
 
 
 def test_yaml_with_anchors_for_what_is_repeated_is_read() -> None:

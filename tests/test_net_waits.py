@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("grpc")
 
-from cutlayer.network.server import connected_devices, remote_fleet, roster
-from cutlayer.network.server.remote_fleet import Timeouts
+from cutlayer.network.server import reception, remote_link, roster
+from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.network.transport.backoff import Backoff
 from cutlayer.network.transport.limits import Limits
 
@@ -26,10 +26,10 @@ def test_the_table_of_waits_has_the_numbers_of_the_code() -> None:
         waits.round_s,
         waits.farewell_s,
         waits.return_s,
-        remote_fleet._GRACE_S,
+        remote_link._GRACE_S,
         roster._GETTING_READY_S,
         roster._HELD_S,
-        connected_devices._MEASURE_S,
+        reception._MEASURE_S,
         limits.hello_s,
         limits.stall_s,
         limits.heartbeat_s,

@@ -9,8 +9,11 @@ pytest.importorskip("grpc")
 
 from cutlayer.errors import RefusedError
 from cutlayer.network.server.roster import Roster
+from cutlayer.network.server.serve import ServeOptions, serve
+from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.network.transport import keys
 from cutlayer.network.transport.identity import load_server_identity
+from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
 from fleet_helpers import crowd, events, served, until
 from helpers import small_job
@@ -121,6 +124,38 @@ def test_the_run_begins_without_those_that_stay_away_and_says_whom_it_waits_for(
         )
     assert found.rows[0].cohort == [1]
     assert any("missing: 0, 2" in line for line in heard.said)
+
+
+def test_nobody_waits_for_a_device_whose_keys_were_revoked(tmp_path: Path) -> None:
+    fleet, log = Fleet(tmp_path / "keys", "cam-0", "cam-1"), tmp_path / "net.log"
+    job = small_job("devices.count=2", "training.rounds=3", "data.train_samples=40")
+
+    class Revoking(Heard):
+        """Has the keys of a device revoked once a round is over."""
+
+        def round_done(self, row: Row) -> None:
+            if row.round == 0:
+                keys.revoke(fleet.folder, "cam-1")
+                until(lambda: bool(events(log, "leave")))
+                self.said.clear()
+
+    heard = Revoking()
+    options = ServeOptions(
+        "127.0.0.1:0",
+        identity=fleet.server,
+        timeouts=Timeouts(return_s=20.0, farewell_s=0.0),
+        log=log,
+    )
+    with crowd() as devices:
+
+        def bring(port: int) -> None:
+            for number in (0, 1):
+                name = f"cam-{number}"
+                devices.join(port, number, name, identity=fleet.device(name))
+
+        found = serve(job, options=options, out=tmp_path / "net", progress=heard, on_port=bring)
+    assert [sorted(row.cohort) for row in found.rows] == [[0, 1], [0], [0]]
+    assert not any(line.startswith("waiting for devices") for line in heard.said)
 
 
 def test_a_device_that_is_away_when_the_job_ends_learns_it(tmp_path: Path) -> None:

@@ -156,3 +156,24 @@ def test_a_function_of_another_process_is_refused_by_a_sentence() -> None:
 def test_a_function_where_none_belongs_is_refused() -> None:
     with pytest.raises(JobError, match=r"training\.rounds"):
         make_job({"training": {"rounds": refresh}})
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "where"),
+    [
+        ("method.tokens.score", "os:system", r" \(TypeError"),
+        ("method.tokens.score", "failing_later:own", r" at failing_later\.py, line 4 \(KeyError"),
+        ("method.allocation.solver", "failing_later:own", r" at failing_later\.py, line 4 "),
+    ],
+)
+def test_code_that_fails_as_it_runs_is_one_sentence_with_its_line(
+    setting: str, name: str, where: str, module: Path, tmp_path: Path
+) -> None:
+    failing = "def own(*_, **__):\n    found = {}\n\n    return found['nothing']\n"
+    module.with_name("failing_later.py").write_text(failing)
+    settings = [f"{setting}={name}"]
+    if setting.endswith("score"):
+        settings += ["method=tsflora", "method.tokens.keep=9", f"{setting}={name}"]
+    with pytest.raises(JobError, match=f"^{setting}: '{name}' failed{where}.*: mend it$") as why:
+        cutlayer.simulate(job(*settings), out=tmp_path / "run")
+    assert not isinstance(why.value.__cause__, JobError)

@@ -40,7 +40,7 @@ def test_allocators_go_by_what_was_measured(
     async def measured(connection: object) -> LinkRates:
         return LinkRates(0.01, sent_bps=50e6, received_bps=next(rates))
 
-    monkeypatch.setattr("cutlayer.network.server.connected_devices.measure_link", measured)
+    monkeypatch.setattr("cutlayer.network.server.reception.measure_link", measured)
     cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
     job = small_job(cuts, "training.rounds=1", method="asfl", world={})
     with crowd() as devices:

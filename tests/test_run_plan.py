@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cutlayer.planning.plan import Planner, in_a_world, plan
 from cutlayer.planning.plan_files import write_plan, write_sweep
 from cutlayer.planning.plan_sweep import sweep
 from cutlayer.planning.plan_totals import draws_of, totals_of, upload_instead
+from cutlayer.train.cohort import draw_cohort
 from helpers import small_job
 
 METHODS = ("fedlora", "split-lora", "tsflora", "st-sflora", "sflam", "asfl", "asfv", "auto")
@@ -25,6 +27,17 @@ METHODS = ("fedlora", "split-lora", "tsflora", "st-sflora", "sflam", "asfl", "as
 
 def job_of(method: str, *settings: str) -> Job:
     return load_job(None, [f"method={method}", "world.reference_loss_db=70", *settings])
+
+
+def fleet_file(path: Path, joules: Sequence[float]) -> str:
+    """A fleet of devices with 40 samples each, and these energy coefficients."""
+    names = (
+        "x_m,y_m,speed_mps,clock_hz,cores,flops_per_cycle,power_max_w,energy_coefficient,"
+        "memory_bytes,data_size"
+    )
+    lines = [f"{100 + 50 * i},0,0,1e9,4,1,0.2,{one},8e9,40" for i, one in enumerate(joules)]
+    path.write_text("\n".join([names, *lines]) + "\n")
+    return str(path)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -49,16 +62,13 @@ def test_how_a_solver_ended_is_said_with_what_to_try(method: str) -> None:
 
 def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> None:
     # 160 images dealt out evenly to 4 devices of a fleet that says so.
-    fleet = tmp_path / "fleet.csv"
-    names = "x_m,y_m,speed_mps,clock_hz,cores,flops_per_cycle,power_max_w,energy_coefficient"
-    lines = [f"{100 + 50 * i},0,0,1e9,4,1,0.2,1e-27,8e9,40" for i in range(4)]
-    fleet.write_text("\n".join([f"{names},memory_bytes,data_size", *lines]) + "\n")
+    fleet = fleet_file(tmp_path / "fleet.csv", [1e-27] * 4)
     job = small_job(
         "data.train_samples=160",
         "data.partition.kind=iid",
         "training.rounds=1",
         method="sflora",
-        world={"reference_loss_db": 70.0, "fleet": {"path": str(fleet)}},
+        world={"reference_loss_db": 70.0, "fleet": {"path": fleet}},
     )
     row = simulate(job, out=tmp_path / "run").rows[0]
     found = plan(job)
@@ -121,6 +131,47 @@ def test_a_job_that_cannot_be_planned_is_one_sentence(settings: list[str], sente
     with pytest.raises((AllocationError, JobError, WorldError), match=sentence) as error:
         plan(job)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=st-sflora"],
+        ["method=st-sflora", "method.allocation.solver=exact"],
+        ["method=sflam"],
+        ["method=asfv"],
+        ["method=asfl"],
+        ["method=auto"],
+        ["method=sflora"],
+    ],
+    ids=" ".join,
+)
+def test_a_drawn_device_in_the_way_is_named_by_its_own_number(settings: list[str]) -> None:
+    scarce = ["devices.count=9", "devices.per_round=2", "world.energy.cap_j=1e-9"]
+    job = change_job(job_of("sflora"), [*settings, *scarce])
+    drawn = draw_cohort(job, 0)
+    assert not {0, 1} & set(drawn)  # no number is a place among those drawn
+    with pytest.raises(AllocationError) as error:
+        plan(job)
+    (named,) = re.findall(r"(?:device|vehicle) (\d+)", str(error.value))
+    assert int(named) in drawn
+
+
+def test_a_run_names_the_one_drawn_device_that_cannot_take_part(tmp_path: Path) -> None:
+    thirsty = 3
+    fleet = fleet_file(tmp_path / "fleet.csv", [1e-9 if i == thirsty else 1e-27 for i in range(9)])
+    job = small_job(
+        "devices.count=9",
+        "devices.per_round=2",
+        "data.train_samples=90",
+        "world.energy.cap_j=1e6",
+        "world.energy.forward=true",
+        method="sflam",
+        world={"reference_loss_db": 70.0, "fleet": {"path": fleet}},
+    )
+    assert draw_cohort(job, 0).index(thirsty) != thirsty
+    with pytest.raises(AllocationError, match=rf"the energy of device {thirsty} is"):
+        simulate(job, out=tmp_path / "run")
 
 
 @pytest.mark.usefixtures("figures")

@@ -199,9 +199,9 @@ def test_other_dtypes_arrive_as_float32() -> None:
 def test_a_diverged_tensor_is_refused_with_its_place() -> None:
     sent = activations(2, 3, 8, 10, padded=False)
     sent.hidden[1, 2, 3] = math.nan
-    with pytest.raises(RunError, match="activations of device 3, round 2, step 11, contains NaN"):
+    with pytest.raises(RunError, match="float32 in the activations of device 3, round 2, step 11:"):
         encode_activations(sent, Quantizer(bits=4, rotate=True))
-    with pytest.raises(RunError, match="adapter of device 5, round 6, tensor 'w', contains NaN"):
+    with pytest.raises(RunError, match="float32 in the adapter of device 5, round 6, tensor 'w':"):
         encode_adapter(AdapterMessage(5, 6, 1, {"w": torch.tensor([math.inf])}), 32)
 
 

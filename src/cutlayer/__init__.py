@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from cutlayer.model.attention import received_scores as received_scores
     from cutlayer.network.device.join import JoinOptions as JoinOptions
     from cutlayer.network.device.join import join as join
-    from cutlayer.network.server.remote_fleet import Timeouts as Timeouts
     from cutlayer.network.server.serve import ServeOptions as ServeOptions
     from cutlayer.network.server.serve import resume_serving as resume_serving
     from cutlayer.network.server.serve import serve as serve
+    from cutlayer.network.server.timeouts import Timeouts as Timeouts
     from cutlayer.network.transport.identity import Identity as Identity
     from cutlayer.network.transport.identity import load_device_identity as load_device_identity
     from cutlayer.network.transport.identity import load_server_identity as load_server_identity
@@ -114,8 +114,8 @@ _NAMES = {
     "methods": ["find_method"],
     "model.attention": ["cls_scores", "received_scores"],
     "network.device.join": ["JoinOptions", "join"],
-    "network.server.remote_fleet": ["Timeouts"],
     "network.server.serve": ["ServeOptions", "resume_serving", "serve"],
+    "network.server.timeouts": ["Timeouts"],
     "network.transport.identity": ["Identity", "load_device_identity", "load_server_identity"],
     "planning.calibration.calibrate": ["calibrate"],
     "planning.calibration.record": ["Calibration"],

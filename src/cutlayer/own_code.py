@@ -4,12 +4,14 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
 from pathlib import Path
+from traceback import extract_tb
 from types import FunctionType, ModuleType
 from typing import Any
 
-from cutlayer.errors import JobError
+from cutlayer.errors import CutlayerError, JobError
 from cutlayer.fingerprint import of_file
 
 GIVEN = "given_here"
@@ -59,11 +61,38 @@ def load_own(setting: str, name: str) -> Any:
 
 
 def load_own_function(setting: str, name: str) -> Any:
-    """As `load_own`, of a function. Raises JobError where it is something else."""
+    """As `load_own`, of a function. Raises JobError where it is something else.
+
+    What the function raises when it is called becomes a JobError too, which names the setting, the
+    function and the line of its file; the original error is its cause.
+    """
     function = load_own(setting, name)
     if not callable(function):
         raise JobError(f"{setting}: {name!r} is not a function")
-    return function
+    return _named(setting, name, function)
+
+
+@lru_cache(maxsize=64)
+def _named(setting: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def called(*given: Any, **named: Any) -> Any:
+        try:
+            return function(*given, **named)
+        except CutlayerError:
+            raise
+        except Exception as error:  # code of one's own can fail in any way
+            raise JobError(
+                f"{setting}: {name!r} failed{_where(error)} ({type(error).__name__}: {error}): "
+                "mend it"
+            ) from error
+
+    return called
+
+
+def _where(error: Exception) -> str:
+    """The last line of Python that an error passed outside of this file, in words."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if frame.filename != __file__]
+    return f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
 
 
 def refresh(named: Mapping[str, str]) -> dict[str, str]:

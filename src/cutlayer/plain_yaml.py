@@ -30,6 +30,11 @@ def parse_yaml(text: str) -> Any:
     try:
         _check_size(text)
         return yaml.load(text, _SafeLoader)
+    except yaml.reader.ReaderError as error:
+        raise ValueError(
+            f"it is not YAML: character {error.position + 1} is #x{error.character:04x}, and "
+            f"{error.reason}"
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""

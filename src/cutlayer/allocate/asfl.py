@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.allocate.device_arrays import device_numbers
 from cutlayer.allocate.radio_math import Ints
 from cutlayer.errors import AllocationError
 
@@ -11,13 +12,17 @@ PAPER_CUTS = (8, 6, 4, 2)
 
 
 def cut_by_rate(
-    rate_bps: npt.ArrayLike, thresholds_bps: npt.ArrayLike, cuts: npt.ArrayLike = PAPER_CUTS
+    rate_bps: npt.ArrayLike,
+    thresholds_bps: npt.ArrayLike,
+    cuts: npt.ArrayLike = PAPER_CUTS,
+    numbers: npt.ArrayLike = (),
 ) -> Ints:
     """The cut [M] of each device by its link rate in bit/s.
 
     thresholds_bps R_1 <= ... <= R_n go with n cuts, latest cut first: a rate in [R_i, R_(i+1))
     takes cut i, and a rate of R_n or more takes the last cut. A rate below R_1 takes the first cut
     as well: inferred by us, since the paper names no other. Its stay time decides if it is in time.
+    numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...
     """
     rates = np.asarray(rate_bps, dtype=np.float64)
     limits = np.asarray(thresholds_bps, dtype=np.float64)
@@ -29,7 +34,8 @@ def cut_by_rate(
     if not (np.isfinite(limits).all() and (np.diff(limits) >= 0).all()):
         raise AllocationError(f"thresholds {limits.tolist()} do not rise: give R1 <= R2 <= ...")
     if np.isnan(rates).any():
-        raise AllocationError(f"the rate of device {int(np.argmax(np.isnan(rates)))} is NaN")
+        number = device_numbers(numbers, rates.size)[np.argmax(np.isnan(rates))]
+        raise AllocationError(f"the rate of device {number} is NaN")
     index = np.searchsorted(limits, rates, side="right") - 1
     chosen: Ints = choices[np.maximum(index, 0)]
     return chosen

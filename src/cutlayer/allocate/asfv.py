@@ -12,11 +12,12 @@ W_tot. Needs fall as tau grows, so bisection on tau finds the shortest round for
 vehicles, jointly optimal in cut, selection, bandwidth and power.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.allocate.device_arrays import device_array, device_numbers, no_numbers, positive
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -27,7 +28,6 @@ from cutlayer.allocate.radio_math import (
     power_in_time,
     rate,
 )
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.errors import AllocationError
 
 
@@ -37,7 +37,8 @@ class VehicleProblem:
 
     gain, power_max_w, energy_max_j (inf for none; compute and upload together), time_max_s (stay
     time left, inf for none): [M] or one number. fixed_time_s, upload_bits, compute_energy_j:
-    [M, C] or what broadcasts to it. bandwidth_total_hz, noise_w_per_hz.
+    [M, C] or what broadcasts to it. bandwidth_total_hz, noise_w_per_hz. numbers: [M] by which
+    errors name vehicles; their places where none are given.
     """
 
     gain: Floats
@@ -49,19 +50,22 @@ class VehicleProblem:
     compute_energy_j: Floats
     bandwidth_total_hz: float
     noise_w_per_hz: float
+    numbers: Ints = field(default_factory=no_numbers)
 
     def __post_init__(self) -> None:
         shape = np.broadcast_shapes(
             *(np.shape(a) for a in (self.fixed_time_s, self.upload_bits, self.compute_energy_j)),
             (np.size(self.gain), 1),
         )
+        numbers = device_numbers(self.numbers, shape[0])
+        object.__setattr__(self, "numbers", numbers)
         for name, zero, inf in (
             ("gain", False, False),
             ("power_max_w", False, False),
             ("energy_max_j", False, True),
             ("time_max_s", True, True),
         ):
-            array = device_array(name, getattr(self, name), shape[0], zero=zero, inf=inf)
+            array = device_array(name, getattr(self, name), numbers, zero=zero, inf=inf)
             object.__setattr__(self, name, array)
         for name in ("fixed_time_s", "upload_bits", "compute_energy_j"):
             table = np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float64), shape)
@@ -69,8 +73,8 @@ class VehicleProblem:
             if not good.all():
                 m, c = (int(i) for i in np.argwhere(~good)[0])
                 raise AllocationError(
-                    f"{name} of device {m} at option {c} is {table[m, c]:g}: it must be 0 or more "
-                    "and finite"
+                    f"{name} of device {numbers[m]} at option {c} is {table[m, c]:g}: it must be 0 "
+                    "or more and finite"
                 )
             object.__setattr__(self, name, table)
         positive("bandwidth_total_hz", self.bandwidth_total_hz)
@@ -167,6 +171,7 @@ def _too_many(problem: VehicleProblem, count: int, possible: int) -> str:
     need = problem.needed_hz(np.inf).min(axis=1)
     order = np.argsort(need, kind="stable")
     m = int(order[min(max(possible, 0), len(order) - 1)])
+    named = f"vehicle {problem.numbers[m]}"
     start = f"{possible} of {len(need)} vehicles can finish, {max(count, 1)} are wanted: "
     if not np.isfinite(need[m]):
         least = problem.compute_energy_j[m] + (
@@ -176,20 +181,20 @@ def _too_many(problem: VehicleProblem, count: int, possible: int) -> str:
         if slack <= 0:
             computes = float(problem.fixed_time_s[m].min())
             return start + (
-                f"vehicle {m} stays {problem.time_max_s[m]:.6g} s and computes for {computes:.6g} "
+                f"{named} stays {problem.time_max_s[m]:.6g} s and computes for {computes:.6g} "
                 "s at least"
             )
         if not (least < problem.energy_max_j[m]).any():
             return start + (
-                f"energy_max_j of vehicle {m} is {problem.energy_max_j[m]:.6g}: every cut takes "
+                f"energy_max_j of {named} is {problem.energy_max_j[m]:.6g}: every cut takes "
                 f"more than {least.min():.6g} J"
             )
         return start + (
-            f"vehicle {m} has {slack:.6g} s left for its upload, too little at every cut, within "
+            f"{named} has {slack:.6g} s left for its upload, too little at every cut, within "
             "its power and energy, at any bandwidth"
         )
     total = float(need[order[: possible + 1]].sum())
     return start + (
-        f"with vehicle {m} they need {total:.6g} Hz, but bandwidth_total_hz is "
+        f"with {named} they need {total:.6g} Hz, but bandwidth_total_hz is "
         f"{problem.bandwidth_total_hz:.6g}"
     )

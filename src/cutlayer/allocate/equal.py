@@ -31,8 +31,8 @@ def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPl
     if (cap <= 0).any():
         m = int(np.argmin(cap))
         raise AllocationError(
-            f"energy_max_j of device {m} is {problem.energy_max_j[m]:.6g}: no power sends "
-            f"{kept[m]} tokens with it"
+            f"energy_max_j of device {problem.numbers[m]} is {problem.energy_max_j[m]:.6g}: no "
+            f"power sends {kept[m]} tokens with it"
         )
     return plan_with_costs(problem, kept, bandwidth, np.minimum(problem.power_max_w, cap))
 

@@ -1,12 +1,18 @@
 """What `auto` chooses from: cuts, tokens and bits with their measured quality and their costs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import (
+    device_array,
+    device_numbers,
+    no_numbers,
+    positive,
+    subset,
+)
 from cutlayer.allocate.radio_math import LN2, Bools, Floats, Ints, least_bandwidth
-from cutlayer.allocate.token_problem import device_array, positive
-from cutlayer.allocate.uploads import Uploads, fastest, only
+from cutlayer.allocate.uploads import Uploads, fastest
 from cutlayer.errors import AllocationError
 
 
@@ -24,6 +30,7 @@ class OptionProblem:
     held [M, C, K, Q]: whether the server already has the device's samples of that option. The
     device then computes nothing and sends only the samples' names, named_bits a sample.
     quality_min: the least quality allowed. bandwidth_total_hz, noise_w_per_hz: of the uplink.
+    numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...
     """
 
     gain: Floats
@@ -48,9 +55,12 @@ class OptionProblem:
     adapter_bits: Floats | float = 0.0
     held: Bools | bool = False
     named_bits: float = 0.0
+    numbers: Ints = field(default_factory=no_numbers)
 
     def __post_init__(self) -> None:
         M = np.size(self.gain)
+        numbers = device_numbers(self.numbers, M)
+        object.__setattr__(self, "numbers", numbers)
         for name, zero, inf in (
             ("gain", False, False),
             ("power_max_w", False, False),
@@ -63,7 +73,7 @@ class OptionProblem:
             ("downlink_bps", False, True),
             ("samples", False, False),
         ):
-            array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
+            array = device_array(name, getattr(self, name), numbers, zero=zero, inf=inf)
             object.__setattr__(self, name, array)
         quality = np.asarray(self.quality, dtype=np.float64)
         if quality.ndim != 3 or np.isnan(quality).any():
@@ -104,7 +114,7 @@ class Options:
     """The O options that are worth trying, for the m devices that can take part.
 
     index [O]: place of the option in the flattened quality table.
-    gain_over_noise, limit_s, power_max_w, energy_max_j: [m].
+    gain_over_noise, limit_s, power_max_w, energy_max_j, numbers: [m].
     payload_bits, fixed_s, compute_energy_j: [m, O], for a whole round.
     able: [m, O] whether the device's memory suffices.
     """
@@ -119,6 +129,7 @@ class Options:
     compute_energy_j: Floats
     able: Bools
     band_hz: float
+    numbers: Ints
 
     def needed_hz(self, round_time_s: float) -> Floats:
         """Least bandwidth in Hz [m, O]; inf where memory, energy or time rules the option out."""
@@ -144,6 +155,7 @@ class Options:
             energy_max_j=np.maximum(self.energy_max_j - self.compute_energy_j[rows, choice], 0.0),
             gain_over_noise=self.gain_over_noise,
             band_hz=self.band_hz,
+            numbers=self.numbers,
         )
 
 
@@ -174,6 +186,7 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
         compute_energy_j=samples * computed * problem.joules_per_flop[:, None],
         able=flat["memory_bytes"] <= problem.memory_max_bytes[:, None],
         band_hz=problem.bandwidth_total_hz,
+        numbers=problem.numbers,
     )
     need = options.needed_hz(np.inf).min(axis=1)
     members = np.flatnonzero(need <= options.band_hz)
@@ -183,10 +196,11 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
     order = members[np.argsort(need[members], kind="stable")]
     fit = int(np.searchsorted(np.cumsum(need[order]), options.band_hz, side="right"))
     if not drop and fit < len(order):
+        most = order[-1]
         raise AllocationError(
             f"bandwidth_total_hz is {options.band_hz:.6g}: within their time limits the "
-            f"{len(order)} devices need {need.sum():.6g} Hz, device {order[-1]} the most of it "
-            f"({need[order[-1]]:.6g} Hz)"
+            f"{len(order)} devices need {need.sum():.6g} Hz, device {options.numbers[most]} the "
+            f"most of it ({need[most]:.6g} Hz)"
         )
     members = np.sort(order[:fit])
     if not len(members):
@@ -232,30 +246,32 @@ def _only(options: Options, members: Ints) -> Options:
         "fixed_s",
         "compute_energy_j",
         "able",
+        "numbers",
     )
     return replace(options, **{name: getattr(options, name)[members] for name in names})
 
 
 def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float) -> str:
-    """Why device m can take none of the options, and what would let it."""
+    """Why the device at place m can take none of the options, and what would let it."""
+    device = f"device {options.numbers[m]}"
     if not options.able[m].any():
         return (
-            f"memory_max_bytes of device {m} is {problem.memory_max_bytes[m]:.6g}: the options of "
+            f"memory_max_bytes of {device} is {problem.memory_max_bytes[m]:.6g}: the options of "
             f"enough quality take {least_bytes:.6g} and more"
         )
     able = np.flatnonzero(options.able[m])
     least = options.compute_energy_j[m] + options.payload_bits[m] * LN2 / options.gain_over_noise[m]
     if not (least[able] < options.energy_max_j[m]).any():
         return (
-            f"energy_max_j of device {m} is {options.energy_max_j[m]:.6g}: the options of enough "
+            f"energy_max_j of {device} is {options.energy_max_j[m]:.6g}: the options of enough "
             f"quality take more than {least[able].min():.6g} J"
         )
     one = _only(options, np.array([m]))
     times = []
     for choice in able[least[able] < options.energy_max_j[m]]:
-        uploads = only(one.uploads(np.array([choice])), np.array([0]))
+        uploads = subset(one.uploads(np.array([choice])), np.array([0]))
         times.append(fastest(replace(uploads, limit_s=np.array([np.inf]))))
     return (
-        f"time_max_s of device {m} is {options.limit_s[m]:.6g}: with the whole band to itself it "
+        f"time_max_s of {device} is {options.limit_s[m]:.6g}: with the whole band to itself it "
         f"needs {min(times):.6g} s at the quickest option of enough quality"
     )

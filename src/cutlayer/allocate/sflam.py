@@ -17,12 +17,12 @@ A step is kept only if it lowers the objective, so the objective falls until it 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import device_array, device_numbers, no_numbers, positive
 from cutlayer.allocate.radio_math import LN2, Floats, Ints, marginal_rate
-from cutlayer.allocate.token_problem import device_array, positive
 from cutlayer.allocate.uploads import Shares, Uploads, cheapest
 from cutlayer.errors import AllocationError
 
@@ -48,7 +48,8 @@ class BitsProblem:
 
     gain, power_max_w, energy_max_j (compute and upload, inf for none), time_max_s (inf for none),
     fixed_time_s, compute_energy_j: [M] or one number. payload_bits, error: [M, Q].
-    error_budget: on the sum of errors. bandwidth_total_hz, noise_w_per_hz.
+    error_budget: on the sum of errors. bandwidth_total_hz, noise_w_per_hz. numbers: [M] by which
+    errors name devices; their places where none are given.
     """
 
     gain: Floats
@@ -63,9 +64,12 @@ class BitsProblem:
     bandwidth_total_hz: float
     noise_w_per_hz: float
     bits: tuple[int, ...] = PAPER_BITS
+    numbers: Ints = field(default_factory=no_numbers)
 
     def __post_init__(self) -> None:
         M, Q = np.size(self.gain), len(self.bits)
+        numbers = device_numbers(self.numbers, M)
+        object.__setattr__(self, "numbers", numbers)
         for name, zero, inf in (
             ("gain", False, False),
             ("power_max_w", False, False),
@@ -74,7 +78,7 @@ class BitsProblem:
             ("fixed_time_s", True, False),
             ("compute_energy_j", True, False),
         ):
-            array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
+            array = device_array(name, getattr(self, name), numbers, zero=zero, inf=inf)
             object.__setattr__(self, name, array)
         for name, sign in (("payload_bits", 1), ("error", -1)):
             table = np.broadcast_to(np.asarray(getattr(self, name), dtype=np.float64), (M, Q))
@@ -104,6 +108,7 @@ class BitsProblem:
             energy_max_j=np.maximum(self.energy_max_j - self.compute_energy_j, 0.0),
             gain_over_noise=self.gain / self.noise_w_per_hz,
             band_hz=self.bandwidth_total_hz,
+            numbers=self.numbers,
         )
 
 

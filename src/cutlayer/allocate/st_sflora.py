@@ -97,7 +97,7 @@ def solve(
             m = int(np.argmax(_needed(problem, tokens, power, np.inf)))
             reason = (
                 f"bandwidth step: at the powers chosen, {_tokens_text(tokens)} need more than "
-                f"bandwidth_total_hz whatever the round time, device {m} the most"
+                f"bandwidth_total_hz whatever the round time, device {problem.numbers[m]} the most"
             )
             return _infeasible(reason, loop, history)
         bandwidth = shares
@@ -106,8 +106,8 @@ def solve(
         if (tokens < problem.tokens_min).any():
             m = int(np.argmax(tokens < problem.tokens_min))
             reason = (
-                f"token step: device {m} has room for {tokens[m]} tokens, tokens_min is "
-                f"{problem.tokens_min}"
+                f"token step: device {problem.numbers[m]} has room for {tokens[m]} tokens, "
+                f"tokens_min is {problem.tokens_min}"
             )
             return _infeasible(reason, loop, history)
         plan = plan_with_costs(problem, tokens, bandwidth, power)
@@ -192,12 +192,13 @@ def _tokens_text(tokens: Ints) -> str:
 def _power_reason(problem: TokenProblem, tokens: Ints, lowest: Floats, ceiling: Floats) -> str:
     bad: Bools = ~((ceiling > 0) & (lowest <= ceiling))
     m = int(np.argmax(bad))
+    device = f"device {problem.numbers[m]}"
     if ceiling[m] <= 0:
         return (
-            f"power step: no power sends the {tokens[m]} tokens of device {m} under its "
+            f"power step: no power sends the {tokens[m]} tokens of {device} under its "
             f"energy_max_j of {problem.energy_max_j[m]:.6g}"
         )
     return (
-        f"power step: device {m} needs {lowest[m]:.6g} W for {tokens[m]} tokens within its "
+        f"power step: {device} needs {lowest[m]:.6g} W for {tokens[m]} tokens within its "
         f"standing time at its share of bandwidth, and may use {ceiling[m]:.6g} W"
     )

@@ -6,12 +6,12 @@ S_m = beta_m (K_m + 2), subject to 0 <= p_m <= p_max, sum W_m <= W_tot, K_min <=
 p_m T_m <= E_max and T_0 + T_m <= the standing time.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from cutlayer.allocate.device_arrays import device_array, device_numbers, no_numbers, positive
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -25,44 +25,6 @@ from cutlayer.allocate.radio_math import (
 from cutlayer.errors import AllocationError
 
 
-def device_array(name: str, value: npt.ArrayLike, M: int, *, zero: bool, inf: bool) -> Floats:
-    """`value` as float64 [M]; a single number stands for all devices.
-
-    zero, inf: whether 0 and infinity are allowed; negative values and NaN never are.
-    AllocationError for a value that is not allowed and for a wrong shape.
-    """
-    array = np.asarray(value, dtype=np.float64)
-    if array.ndim > 1 or (array.ndim == 1 and len(array) != M):
-        raise AllocationError(
-            f"{name} has shape {array.shape}: give one value or one for each of {M} devices"
-        )
-    array = np.broadcast_to(array, (M,)).copy()
-    good = (array >= 0) & (zero | (array > 0)) & (inf | (array < np.inf))
-    if not good.all():
-        m = int(np.argmin(good))
-        want = ("0 or more" if zero else "above 0") + ("" if inf else " and finite")
-        raise AllocationError(f"{name} of device {m} is {array[m]:g}: it must be {want}")
-    return array
-
-
-def positive(name: str, value: float) -> float:
-    """`value` if it is positive and finite, else AllocationError."""
-    if not 0 < value < np.inf:
-        raise AllocationError(f"{name} is {value:g}: it must be above 0 and finite")
-    return float(value)
-
-
-def subset(problem: Any, devices: npt.ArrayLike) -> Any:
-    """The problem of some devices only: the first axis of its arrays is indexed by `devices`."""
-    index = np.asarray(devices)
-    chosen = {
-        field.name: getattr(problem, field.name)[index]
-        for field in fields(problem)
-        if isinstance(getattr(problem, field.name), np.ndarray)
-    }
-    return replace(problem, **chosen)
-
-
 @dataclass(frozen=True, eq=False)
 class TokenProblem:
     """P0 for the M devices that take part.
@@ -73,7 +35,8 @@ class TokenProblem:
     f_m(K), cumulative, non-decreasing and concave. bandwidth_total_hz: W_tot. noise_w_per_hz: N0.
     tokens_min: K_min >= 1. extra_tokens: what is sent besides the K tokens kept, counted in tokens
     (CLS, the merged token, and what frames add).
-    A single number stands for all devices alike.
+    A single number stands for all devices alike. numbers: [M] the numbers by which errors name
+    devices; by default 0, 1, 2, ...
     """
 
     gain: Floats
@@ -87,10 +50,13 @@ class TokenProblem:
     noise_w_per_hz: float
     tokens_min: int = 1
     extra_tokens: float = 2
+    numbers: Ints = field(default_factory=no_numbers)
 
     def __post_init__(self) -> None:
         curves = np.atleast_2d(np.asarray(self.importance, dtype=np.float64))
         M, N = len(curves), curves.shape[1] - 1
+        numbers = device_numbers(self.numbers, M)
+        object.__setattr__(self, "numbers", numbers)
         for name, zero, inf in (
             ("gain", False, False),
             ("power_max_w", False, False),
@@ -99,7 +65,7 @@ class TokenProblem:
             ("fixed_time_s", True, False),
             ("bits_per_token", False, False),
         ):
-            array = device_array(name, getattr(self, name), M, zero=zero, inf=inf)
+            array = device_array(name, getattr(self, name), numbers, zero=zero, inf=inf)
             object.__setattr__(self, name, array)
         object.__setattr__(self, "importance", curves)
         positive("bandwidth_total_hz", self.bandwidth_total_hz)
@@ -110,7 +76,9 @@ class TokenProblem:
             )
         if not np.isfinite(curves).all():
             m = int(np.argmin(np.isfinite(curves).all(axis=1)))
-            raise AllocationError(f"importance of device {m} is not finite: measure it again")
+            raise AllocationError(
+                f"importance of device {numbers[m]} is not finite: measure it again"
+            )
         steps = np.diff(curves, axis=1)
         slack = 1e-9 * np.maximum(np.abs(curves).max(axis=1), 1e-300)
         bad = (steps < -slack[:, None]).any(axis=1) | (np.diff(steps, axis=1) > slack[:, None]).any(
@@ -118,8 +86,8 @@ class TokenProblem:
         )
         if bad.any():
             raise AllocationError(
-                f"importance of device {int(np.argmax(bad))} is not increasing and concave in the "
-                "tokens kept: sum the scores in descending order"
+                f"importance of device {numbers[np.argmax(bad)]} is not increasing and concave in "
+                "the tokens kept: sum the scores in descending order"
             )
 
     @property
@@ -223,7 +191,7 @@ def violations(problem: TokenProblem, plan: TokenPlan, tolerance: float = 1e-9) 
         ("energy is above energy_max_j", plan.energy_j <= problem.energy_max_j * high),
         ("upload ends after the standing time", plan.time_s <= problem.upload_max_s * high),
     ):
-        broken += [f"device {m}: {sentence}" for m in np.flatnonzero(~holds)]
+        broken += [f"device {number}: {sentence}" for number in problem.numbers[~holds]]
     if plan.bandwidth_hz.sum() > problem.bandwidth_total_hz * high:
         broken.append("the bandwidths sum to more than bandwidth_total_hz")
     return broken
@@ -257,14 +225,15 @@ def obstacles(problem: TokenProblem) -> list[str]:
     what = f"{problem.tokens_min} tokens"
     found: list[str] = []
     for m in np.flatnonzero(~(need <= band)):
+        device = f"device {problem.numbers[m]}"
         if problem.energy_max_j[m] <= least_energy[m]:
             found.append(
-                f"energy_max_j of device {m} is {problem.energy_max_j[m]:.6g}: sending {what} "
+                f"energy_max_j of {device} is {problem.energy_max_j[m]:.6g}: sending {what} "
                 f"over its link takes more than {least_energy[m]:.6g} J"
             )
         else:
             found.append(
-                f"time_max_s of device {m} is {problem.time_max_s[m]:.6g}: with the whole band to "
+                f"time_max_s of {device} is {problem.time_max_s[m]:.6g}: with the whole band to "
                 f"itself it needs {least_time[m]:.6g} s to send {what}, {left[m]:.6g} s being "
                 "left for the upload"
             )
@@ -272,8 +241,8 @@ def obstacles(problem: TokenProblem) -> list[str]:
         most = int(np.argmax(need))
         found.append(
             f"bandwidth_total_hz is {band:.6g}: to send {what} each within their standing times "
-            f"the {problem.devices} devices need {need.sum():.6g} Hz, device {most} the most of it "
-            f"({need[most]:.6g} Hz)"
+            f"the {problem.devices} devices need {need.sum():.6g} Hz, device "
+            f"{problem.numbers[most]} the most of it ({need[most]:.6g} Hz)"
         )
     return found
 

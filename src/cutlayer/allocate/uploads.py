@@ -19,10 +19,11 @@ falling and convex in W. Its power and energy limits are a least bandwidth, `lea
   inferred by us.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from cutlayer.allocate.device_arrays import device_numbers, no_numbers, subset
 from cutlayer.allocate.radio_math import (
     LN2,
     Bools,
@@ -47,6 +48,7 @@ class Uploads:
 
     limit_s: end of the stay, counted from the round's start; inf for none. energy_max_j: for the
     upload alone; inf for none. gain_over_noise: h / N0 in Hz per watt.
+    numbers: by which errors name devices; their places where none are given.
     """
 
     payload_bits: Floats
@@ -56,6 +58,11 @@ class Uploads:
     energy_max_j: Floats
     gain_over_noise: Floats
     band_hz: float
+    numbers: Ints = field(default_factory=no_numbers)
+
+    def __post_init__(self) -> None:
+        numbers = device_numbers(self.numbers, len(self.payload_bits))
+        object.__setattr__(self, "numbers", numbers)
 
     def air_time(self, round_time_s: float) -> Floats:
         """Seconds t_m [M] left for each upload; 0 or less: none are left."""
@@ -70,12 +77,6 @@ class Uploads:
             self.energy_max_j,
             self.gain_over_noise,
         )
-
-
-def only(uploads: Uploads, devices: Ints) -> Uploads:
-    """The uploads of these devices alone, with all of the band."""
-    names = [field.name for field in fields(uploads) if field.name != "band_hz"]
-    return replace(uploads, **{name: getattr(uploads, name)[devices] for name in names})
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +167,7 @@ def _padded(uploads: Uploads, sends: Bools, round_time_s: float) -> Shares:
     wide = np.zeros((4, len(sends)))
     price = 0.0
     if len(index):
-        shares = in_time(only(uploads, index), round_time_s)
+        shares = in_time(subset(uploads, index), round_time_s)
         wide[:, index] = shares.bandwidth_hz, shares.power_w, shares.upload_s, shares.energy_j
         price = shares.price_j_per_hz
     return Shares(wide[0], wide[1], wide[2], wide[3], round_time_s, price)
@@ -225,21 +226,22 @@ def require_room(uploads: Uploads) -> None:
     least_energy = uploads.payload_bits * LN2 / uploads.gain_over_noise
     if (lacking := ~(need <= uploads.band_hz)).any():
         m = int(np.argmax(lacking))
+        device = f"device {uploads.numbers[m]}"
         if uploads.energy_max_j[m] <= least_energy[m]:
             raise AllocationError(
-                f"the energy of device {m} is {uploads.energy_max_j[m]:.6g} J for its upload: "
+                f"the energy of {device} is {uploads.energy_max_j[m]:.6g} J for its upload: "
                 f"sending {uploads.payload_bits[m]:.6g} bits takes more than "
                 f"{least_energy[m]:.6g} J over its link"
             )
-        alone = replace(only(uploads, np.array([m])), limit_s=np.array([np.inf]))
+        alone = replace(subset(uploads, np.array([m])), limit_s=np.array([np.inf]))
         raise AllocationError(
-            f"the time limit of device {m} is {uploads.limit_s[m]:.6g} s: with the whole band to "
+            f"the time limit of {device} is {uploads.limit_s[m]:.6g} s: with the whole band to "
             f"itself it needs {fastest(alone):.6g} s"
         )
     if need.sum() > uploads.band_hz:
         m = int(np.argmax(need))
         raise AllocationError(
             f"the bandwidth is {uploads.band_hz:.6g} Hz: within their time limits the "
-            f"{len(need)} devices need {need.sum():.6g} Hz, device {m} the most of it "
-            f"({need[m]:.6g} Hz)"
+            f"{len(need)} devices need {need.sum():.6g} Hz, device {uploads.numbers[m]} the most "
+            f"of it ({need[m]:.6g} Hz)"
         )

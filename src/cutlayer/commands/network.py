@@ -115,7 +115,7 @@ def serve(
     """Train a job with the devices that join: this machine is the edge server."""
     from cutlayer.job import load_job
     from cutlayer.network.server import serve as runs
-    from cutlayer.network.server.remote_fleet import Timeouts
+    from cutlayer.network.server.timeouts import Timeouts
     from cutlayer.network.transport.identity import load_server_identity
     from cutlayer.rounds.progress import OnConsole
     from cutlayer.rounds.run_folder import rounds_to_resume

@@ -15,7 +15,7 @@ from cutlayer.settings.data import Data
 def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
     """The part of the job's data that device `number` of a simulation has.
 
-    fit: how the model makes its images. Raises DataError.
+    fit: how the model resizes and crops images. Raises DataError.
     """
     train, _ = load(job.data_in_use, job.seed, fit)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)

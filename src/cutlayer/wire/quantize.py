@@ -106,7 +106,8 @@ def finite(x: Tensor, what: str) -> Tensor:
 
 def _not_finite(what: str) -> RunError:
     return RunError(
-        f"the {what} contains NaN, infinity or values beyond float32: lower the learning rate"
+        f"NaN, infinity or values beyond float32 in the {what.removesuffix(',')}: lower the "
+        "learning rate"
     )
 
 

@@ -20,7 +20,7 @@ OwnFading = Callable[[np.random.Generator, int], object]
 def own_loss_db(name: str, distance_m: Array, carrier_hz: float) -> Array:
     """Losses [M] in dB by the function that `world.path_loss` names. Raises JobError."""
     own: OwnLoss = load_own_function("world.path_loss", name)
-    found = _called("world.path_loss", name, lambda: own(distance_m, carrier_hz), len(distance_m))
+    found = _numbers("world.path_loss", name, own(distance_m, carrier_hz), len(distance_m))
     if (found < 0).any():
         raise JobError(
             f"world.path_loss: {name!r} gave {found.min():g} dB, but no link amplifies: return "
@@ -32,7 +32,7 @@ def own_loss_db(name: str, distance_m: Array, carrier_hz: float) -> Array:
 def own_fading(name: str, rng: np.random.Generator, devices: int) -> Array:
     """Powers [M] of one round by the function that `world.fading` names. Raises JobError."""
     own: OwnFading = load_own_function("world.fading", name)
-    found = _called("world.fading", name, lambda: own(rng, devices), devices)
+    found = _numbers("world.fading", name, own(rng, devices), devices)
     if (found < 0).any():
         raise JobError(
             f"world.fading: {name!r} gave {found.min():g}, and power is not negative: return a "
@@ -41,13 +41,14 @@ def own_fading(name: str, rng: np.random.Generator, devices: int) -> Array:
     return found
 
 
-def _called(setting: str, name: str, call: Callable[[], object], devices: int) -> Array:
+def _numbers(setting: str, name: str, given: object, devices: int) -> Array:
     """What a function returned, if that is one finite number for each device."""
     try:
-        found = array(call())  # type: ignore[arg-type]  # what is no number is refused here
-    except Exception as error:  # code of one's own can fail in any way
+        found = array(given)  # type: ignore[arg-type]  # what is no number is refused here
+    except (TypeError, ValueError):
         raise JobError(
-            f"{setting}: {name!r} failed ({type(error).__name__}: {error}): mend it"
+            f"{setting}: {name!r} gave {repr(given)[:60]}, which is no list of numbers: return one "
+            "finite number for each device"
         ) from None
     if found.shape != (devices,) or not np.isfinite(found).all():
         raise JobError(

@@ -13,11 +13,13 @@ from cutlayer.model.part import write_part
 from cutlayer.network.file_transfer import describe_files
 from cutlayer.network.part_files import part_of
 from cutlayer.network.server.claims import Claims
-from cutlayer.network.server.connected_devices import PIECE_BYTES, ConnectedDevices, JobOffer
+from cutlayer.network.server.connected_devices import ConnectedDevices
+from cutlayer.network.server.handout import PIECE_BYTES, JobOffer
 from cutlayer.network.server.light_offers import LightOffers, why_none
 from cutlayer.network.server.logged_progress import LoggedProgress
-from cutlayer.network.server.remote_fleet import RemoteFleet, Timeouts
+from cutlayer.network.server.remote_fleet import RemoteFleet
 from cutlayer.network.server.roster import Roster
+from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.network.transport.address import check_free
 from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity

@@ -1,7 +1,5 @@
 """ASFL (arXiv 2406.15804): the faster the link, the earlier the cut; equal parts of the band."""
 
-import numpy as np
-
 from cutlayer.allocate import asfl
 from cutlayer.errors import AllocationError
 from cutlayer.planning.allocators.equal import in_equal_parts
@@ -18,7 +16,8 @@ def solve(known: PlanningInput) -> RoundDecisions:
             f"method.allocation.rates_bps has {len(settings.rates_bps)} thresholds for the cuts "
             f"{list(cuts)}: give one for each cut, or name the cuts in method.allocation.cuts"
         )
-    return in_equal_parts(known, np.asarray(asfl.cut_by_rate(speed, settings.rates_bps, cuts)))
+    chosen = asfl.cut_by_rate(speed, settings.rates_bps, cuts, known.numbers)
+    return in_equal_parts(known, chosen)
 
 
 def paper_cuts(depth: int) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
         compute_energy_j=np.stack(compute, axis=1),
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,
+        numbers=known.numbers,
     )
     plan = asfv.solve(problem)
     decisions, left_out = {}, {}

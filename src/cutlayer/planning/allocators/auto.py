@@ -162,6 +162,7 @@ def _problem(
         quality_min=known.allocation.quality_min,
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,
+        numbers=known.numbers,
         samples=samples,
         adapter_bits=adapter,
         held=held,

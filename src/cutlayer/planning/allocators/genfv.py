@@ -96,4 +96,5 @@ def _uploads(known: PlanningInput) -> Uploads:
         energy_max_j=known.upload_energy_j(cut),
         gain_over_noise=known.gain / known.noise_w_per_hz,
         band_hz=known.bandwidth_hz,
+        numbers=known.numbers,
     )

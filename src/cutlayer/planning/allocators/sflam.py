@@ -34,6 +34,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
         error_budget=settings.error_budget * len(known.devices),
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,
+        numbers=known.numbers,
         bits=choices,
     )
     plan = sflam.solve(problem, settings.latency_weight)

@@ -64,6 +64,7 @@ def token_problem(known: PlanningInput) -> TokenProblem:
         importance=known.loads.samples_trained[:, None] * importance,
         bandwidth_total_hz=known.bandwidth_hz,
         noise_w_per_hz=known.noise_w_per_hz,
+        numbers=known.numbers,
         tokens_min=min(known.allocation.tokens_min, spec.patches),
         # CLS and the merged token, and what frames add to their tokens.
         extra_tokens=float((one / beta - 1).max()),

@@ -67,6 +67,11 @@ class PlanningInput:
         return self.job.method.allocation
 
     @property
+    def numbers(self) -> Ints:
+        """Numbers [m] by which a solver names the devices in its sentences: their own."""
+        return np.array(self.devices, dtype=np.int64)
+
+    @property
     def gain(self) -> Floats:
         """Channel gain h of each device's uplink: received over sent power [m]."""
         return self.state.gain_up

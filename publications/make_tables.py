@@ -1,0 +1,274 @@
+"""The tables of a paper, trained here, beside the paper's own figures.
+
+    python publications/make_tables.py tsflora --runs DIR
+    python publications/make_tables.py tsflora --list
+
+PAPER is a folder beside this file. Its job.yaml is the paper's setting; its table.yaml has the
+table's columns (settings on top of the job: data and how they are divided), its lines (methods, as
+`cutlayer compare --methods` takes them) and the figures that the paper states. Every cell is one
+run of `cutlayer simulate`; --list prints the command of each. Finished runs below DIR are kept,
+unfinished ones go on.
+
+As they are, the jobs take their model and data from the Hugging Face hub and are as large as the
+paper's. --model, --data and --set put others in their place and make them smaller; what was
+changed stands in the table's text. --write writes PAPER's results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from cutlayer.drawing import tables
+from cutlayer.errors import CutlayerError
+from cutlayer.job import Job, change_job, load_job
+from cutlayer.plain_yaml import parse_yaml
+from cutlayer.record.folder import STATE_FILE
+from cutlayer.record.row_lines import read_rows
+from cutlayer.record.rows import Row
+from cutlayer.rounds.progress import Silent
+from cutlayer.simulation.simulate import resume, simulate
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))  # for the line that says where and with what
+
+from environment import describe  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Table:
+    """What table.yaml says. lines: a method's text by label. columns: settings by name.
+
+    published: accuracies in percent, by column and line. notes: what the paper leaves open, and
+    what stands here in its place.
+    """
+
+    name: str
+    title: str
+    paper: str
+    published_with: str
+    through_cut: bool
+    lines: dict[str, str]
+    columns: dict[str, dict[str, Any]]
+    published: dict[str, dict[str, float]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a line of a column, with a seed."""
+
+    line: str
+    column: str
+    seed: int
+    settings: list[str]
+
+    def folder(self, runs: Path) -> Path:
+        """Its run folder."""
+        name = f"{self.column}-{self.line}-{self.seed}"
+        return runs / name.replace(" ", "_").replace(",", "")
+
+
+def main() -> None:
+    """Train what is not there yet, and print or write the table."""
+    options = parse()
+    try:
+        table = read_table(options.paper)
+        cells = list(wanted(table, options))
+        if options.list:
+            for cell in cells:
+                print(command(table, cell))
+            return
+        if options.runs is None:
+            raise SystemExit("--runs is missing: name a folder for the runs")
+        if not options.only_report:
+            for cell in cells:
+                run(table, cell, options.runs)
+        text = report(table, cells, options)
+    except CutlayerError as error:
+        raise SystemExit(str(error)) from None
+    print(text)
+    if options.write:
+        (HERE / table.name / "results.md").write_text(text)
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    papers = sorted(path.parent.name for path in HERE.glob("*/table.yaml"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paper", choices=papers)
+    parser.add_argument("--runs", type=Path, help="folder of the runs")
+    parser.add_argument("--model", help="a checkpoint in place of the paper's model")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="NAME=FOLDER",
+        help="folders with train.parquet and test.parquet, in place of data of the hub",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="settings on top of every job"
+    )
+    parser.add_argument("--lines", nargs="+", help="some of the lines; all if it is left out")
+    parser.add_argument("--columns", nargs="+", help="some of the columns")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--list", action="store_true", help="print the commands and train nothing")
+    parser.add_argument("--only-report", action="store_true", help="train nothing")
+    parser.add_argument("--write", action="store_true", help="write results.md")
+    return parser.parse_args(words)
+
+
+def read_table(name: str) -> Table:
+    """A paper's table. Raises CutlayerError."""
+    path = HERE / name / "table.yaml"
+    return Table(name=name, **parse_yaml(path.read_text()))
+
+
+def wanted(table: Table, options: argparse.Namespace) -> Iterator[Cell]:
+    """The cells that were asked for, seed by seed."""
+    _check_names("--lines", options.lines, table.lines)
+    _check_names("--columns", options.columns, table.columns)
+    for seed in options.seeds:
+        for column in options.columns or table.columns:
+            for line in options.lines or table.lines:
+                yield Cell(line, column, seed, settings_of(table, line, column, seed, options))
+
+
+def _check_names(option: str, given: Sequence[str] | None, there: dict[str, Any]) -> None:
+    for name in given or ():
+        if name not in there:
+            raise SystemExit(f"{option}: {name!r} is not in the table: take of {', '.join(there)}")
+
+
+def settings_of(
+    table: Table, line: str, column: str, seed: int, options: argparse.Namespace
+) -> list[str]:
+    """What a cell sets on top of the paper's job, as `--set` takes it."""
+    folders = dict(one.split("=", 1) for one in options.data)
+    on_top = dict(table.columns[column])
+    if on_top.get("data.path") in folders:
+        folder = folders[on_top["data.path"]]
+        on_top |= {"data.source": "parquet", "data.path": folder, "data.label_column": "label"}
+    if options.model:
+        on_top["model.path"] = options.model
+    name, *settings = table.lines[line].split()
+    method = [f"method={name}", *(f"method.{setting}" for setting in settings)]
+    values = [f"{field}={value}" for field, value in on_top.items()]
+    return [*values, *method, *options.set, f"seed={seed}"]
+
+
+def job_of(table: Table, cell: Cell) -> Job:
+    """The job of a cell. Raises JobError."""
+    return change_job(load_job(HERE / table.name / "job.yaml"), cell.settings)
+
+
+def command(table: Table, cell: Cell) -> str:
+    """The command that trains a cell."""
+    words = ["cutlayer", "simulate", f"publications/{table.name}/job.yaml"]
+    for setting in cell.settings:
+        words += ["--set", setting]
+    return shlex.join(words)
+
+
+def run(table: Table, cell: Cell, runs: Path) -> None:
+    """Train a cell, unless it is there; go on with one that was broken off."""
+    folder = cell.folder(runs)
+    if (folder / "adapter").is_dir():
+        return
+    print(f"{cell.column}: {cell.line}, seed {cell.seed}", flush=True)
+    if (folder / STATE_FILE).exists():
+        resume(folder, progress=Silent())
+    else:
+        simulate(job_of(table, cell), out=folder, progress=Silent())
+
+
+def report(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> str:
+    """The page: where and with what, what differs from the paper, the table, what is missing."""
+    rows: dict[tuple[str, str], list[list[Row]]] = {}
+    missing = []
+    for cell in cells:
+        if (cell.folder(options.runs) / "adapter").is_dir():
+            found = read_rows(cell.folder(options.runs))
+            rows.setdefault((cell.line, cell.column), []).append(found)
+        else:
+            missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}")
+    shown = [column for column in table.columns if any(key[1] == column for key in rows)]
+    lines = [_line(table, label, shown, rows) for label in table.lines]
+    text = [f"# {table.title}", describe(), _about(table, cells, options)]
+    text.append(tables.markdown([line for line in lines if len(line) > 1], _columns(table, shown)))
+    text.append(_notes(table, missing))
+    return "\n\n".join(text) + "\n"
+
+
+def _line(
+    table: Table, label: str, shown: Sequence[str], rows: dict[tuple[str, str], list[list[Row]]]
+) -> dict[str, Any]:
+    """A line of the table: accuracy by seed, the paper's, and bytes in the mean of a round."""
+    found: dict[str, Any] = {"line": label}
+    for column in shown:
+        if runs := rows.get((label, column)):
+            last = [one[-1] for one in runs]
+            found[column] = [
+                row.accuracy_through_cut
+                if table.through_cut and row.accuracy_through_cut is not None
+                else row.accuracy
+                for row in last
+            ]
+            found[f"{column} bytes"] = mean(
+                mean(row.up_bytes + row.down_bytes for row in one) for one in runs
+            )
+            if (stated := table.published.get(column, {}).get(label)) is not None:
+                found[f"{column} paper"] = stated / 100
+    return found
+
+
+def _columns(table: Table, shown: Sequence[str]) -> list[tables.Column]:
+    found = [tables.Column("line", "trained with", "text")]
+    for column in shown:
+        found.append(tables.Column(column, column, "percent"))
+        if column in table.published:
+            found.append(tables.Column(f"{column} paper", "the paper's", "percent"))
+        found.append(tables.Column(f"{column} bytes", "bytes a round", "bytes"))
+    return found
+
+
+def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> str:
+    """What was trained, and in what it differs from the paper's setting."""
+    job = job_of(table, cells[0])
+    seeds = ", ".join(map(str, options.seeds))
+    samples = job.data.train_samples or "all"
+    tested = job.data.test_samples or "all"
+    said = (
+        f"Table of {table.paper}. {samples} training and {tested} test samples, "
+        f"{job.devices.count} devices, {job.devices.cohort} a round, {job.training.rounds} rounds, "
+        f"local epochs {job.training.local_epochs}, batches of {job.training.batch_size}, "
+        f"{job.training.optimizer} at {job.training.lr:g}, not tuned; seeds {seeds}: mean and "
+        "range. "
+    )
+    said += (
+        "Accuracy is that of device and server together, through the cut, where a method changes "
+        "what crosses it; else of the exported adapter."
+        if table.through_cut
+        else "Accuracy is that of the exported adapter."
+    )
+    changed = [f"model {Path(options.model).name}"] if options.model else []
+    changed += [f"`{setting}`" for setting in options.set]
+    if changed:
+        said += f" Other than in the paper: {', '.join(changed)}; its figures are of "
+        said += f"{table.published_with}, so that only differences between lines compare."
+    return said
+
+
+def _notes(table: Table, missing: Sequence[str]) -> str:
+    notes = [f"- {note}" for note in table.notes]
+    if missing:
+        notes.append(f"- Not trained: {'; '.join(missing)}.")
+    notes.append("- Each line by one command: `make_tables.py` with `--list` prints them.")
+    return "\n".join(notes)
+
+
+if __name__ == "__main__":
+    main()

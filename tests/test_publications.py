@@ -1,0 +1,84 @@
+"""The papers' tables: every cell is a job that can run, and a small one runs to its page."""
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cutlayer.model.families import describe
+from cutlayer.train.check import check
+
+FOLDER = Path(__file__).parent.parent / "publications"
+PAPERS = sorted(path.parent.name for path in FOLDER.glob("*/table.yaml"))
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """publications/make_tables.py."""
+    spec = importlib.util.spec_from_file_location("make_tables", FOLDER / "make_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: ModuleType) -> None:
+    table = script.read_table(paper)
+    for column, figures in table.published.items():
+        assert column in table.columns
+        assert figures.keys() <= table.lines.keys()
+    # What is checked here is all but the model, which the hub has.
+    words = [paper, "--seeds", "0"]
+    words += [] if paper in ("asfl", "genfl") else ["--model", "demo"]
+    for cell in script.wanted(table, script.parse(words)):
+        job = script.job_of(table, cell)
+        check(job, describe(job.model))
+
+
+def _png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (28, 28), value).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
+    script: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, samples in (("train", 60), ("test", 20)):
+        images = [_png(value) for value in range(samples)]
+        labels = [value % 4 for value in range(samples)]
+        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{name}.parquet")
+    small = ("devices.count=3", "devices.per_round=2", "training.rounds=1", "training.batch_size=8")
+    words = ["make_tables.py", "tsflora", "--model", "demo", "--seeds", "0"]
+    words += ["--columns", "CIFAR-100 Dirichlet 0.5", "--lines", "sflora-8-bits"]
+    words += ["--data", f"uoft-cs/cifar100={tmp_path}", "--runs", str(tmp_path / "runs")]
+    words += ["--set", *small, "model.lora.rank=4"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    page = capsys.readouterr().out
+    (line,) = [line for line in page.splitlines() if line.startswith("| sflora-8-bits")]
+    assert "90.0" in line  # the paper's 89.97
+    assert "`training.rounds=1`" in page
+    assert str(tmp_path) not in page.splitlines()[4]
+    script.main()
+    assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
+
+
+def test_a_name_that_is_not_in_the_table_is_refused_in_a_sentence(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "sflam", "--lines", "fedavq", "--list"])
+    with pytest.raises(SystemExit, match="--lines: 'fedavq' is not in the table: take of fedavg"):
+        script.main()
