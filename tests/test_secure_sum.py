@@ -107,7 +107,7 @@ def test_weights_make_the_mean_of_those_that_are_left() -> None:
 
 
 def test_with_too_few_left_nothing_is_restored() -> None:
-    with pytest.raises(FrameError, match=r"5 of 8 devices are left .* and 6 are needed"):
+    with pytest.raises(FrameError, match=r"5 of 8 devices are left .* but 6 are needed"):
         play({n: [1.0] for n in range(8)}, edit=gone(*((n, "ask_survivors") for n in range(3))))
     with pytest.raises(FrameError, match="has 2 devices"):
         play({n: [1.0] for n in range(2)})

@@ -38,7 +38,7 @@ class Presence:
             return dict(self._ready)
 
     def turned_away(self) -> set[int]:
-        """The devices that were refused or whose keys were revoked; the run never waits for them."""
+        """Devices that were refused or whose keys were revoked; the run never waits for them."""
         with self._changed:
             return set(self._turned_away)
 
