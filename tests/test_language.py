@@ -363,7 +363,7 @@ def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:
         (("model.lora.side=device",), JobError, r"model\.lora\.side: 'device' leaves the server"),
         (("method.tokens.keep=4",), JobError, "needs the position of each token in its blocks"),
         (("training.class_weights=[1,2]",), JobError, "predicts no classes"),
-        (("method.train=full",), ModelError, r"method\.train: 'full' is not there"),
+        (("method.train=full",), ModelError, r"method\.train: 'full' cannot train"),
         (("model.max_tokens=80",), ModelError, r"model\.max_tokens: 80 is more than the 64"),
     ],
 )

@@ -299,7 +299,7 @@ def test_nothing_asked_for_changes_nothing() -> None:
             "no sample changes how another",
         ),
         ("tsflora", "privacy.unit=sample method.uplink.per=tensor", "uplink.per token"),
-        ("st-sflora", "privacy.unit=sample world={}", "reads of the devices' samples"),
+        ("st-sflora", "privacy.unit=sample world={}", "does not cover the statistics of samples"),
         ("sflora", "privacy.clip_norm=2", "it needs privacy.unit"),
         ("sflora", "privacy.noise_from=seed", "it needs noise"),
     ],
