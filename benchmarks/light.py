@@ -6,20 +6,28 @@ LIGHT is a virtual environment with nothing but docs/light.md's install. Every r
 process of its own that holds a device's part of DINOv2-S and runs batches of 16 on one thread:
 with torch as a device of a network does, or a program by onnxruntime. Peak memory is the process's,
 interpreter and libraries included. Speed is by seconds of the processor, so that other work on the
-machine counts little, and by the fastest batch. `relative error` is the root mean square of the
-activations' difference from torch's, over that of torch's.
+machine counts little, and by the fastest batch of two processes. `relative error` is the root mean
+square of the activations' difference from torch's, over that of torch's. Rows of `join` are whole
+devices, with command line and connection, by `cutlayer join --light --probe` on loopback; their
+speed is on all cores and by the clock.
 """
 
 import argparse
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from cutlayer.drawing import tables
 from cutlayer.job import Job, make_job
@@ -30,7 +38,9 @@ from cutlayer.wire.program_ports import PRECISIONS, Coding, ProgramKey
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
-SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 1
+SIDES, CUTS, BATCH, TURNS = (98, 224), (0, 2, 4), 16, 2
+GOAL_MB, GOAL_PEAK_MB, GOAL_SIDE = 250, 120, 98
+WAIT_S = 600
 COLUMNS = (
     tables.Column("side", "image (px)", "text"),
     tables.Column("cut", "cut", "text"),
@@ -45,16 +55,24 @@ LIGHT = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
+from cutlayer.light.graph import Compute, ReadyGraph
 from cutlayer.light.job import Images, LightJob, Uplink
 from cutlayer.light.measure import peak_bytes
-from cutlayer.light.program import Compute, Program
+from cutlayer.light.program import Program
 from cutlayer.wire.program_ports import Coding, ProgramKey
 
-graph, weights, cut, images, out = sys.argv[1:]
+blocks, ending, weights = map(Path, sys.argv[1:4])
+cut, prefix, candidates, width = map(int, sys.argv[4:8])
+images, out = sys.argv[8:]
 uplink = Uplink("quantize", "uniform", "token", False, True, False, 0.5, 0.5)
-job = LightJob(0, 16, 1, 1, 1, 384, uplink, True, "float32", Images(8, 8, False, "bilinear", 3))
-key = ProgramKey(int(cut), Coding("floats"))
-program = Program(Path(graph), Path(weights), key, job, Compute(threads=1))
+fit = Images(8, 8, False, "bilinear", 3)
+job = LightJob(0, 16, 1, prefix, candidates, width, uplink, True, "float32", fit)
+key, compute = ProgramKey(cut, Coding("floats")), Compute(threads=1)
+graphs = [
+    ReadyGraph(blocks, weights, key.blocks_ports(False), compute),
+    ReadyGraph(ending, weights, key.ending_ports(False, prefix), compute),
+]
+program = Program(key, *graphs, job)
 batch = np.load(images)
 best = float("inf")
 for _ in range(6):
@@ -100,14 +118,17 @@ print(time.process_time() - start)
 
 def run(python: str, code: str, *words: object) -> Any:
     """What a process prints, as JSON; it has one thread."""
-    found = subprocess.run(
-        [python, "-c", code, *map(str, words)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    command = [python, "-c", code, *map(str, words)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, env=environ(python))
     return json.loads(found.stdout)
+
+
+def environ(python: str) -> dict[str, str]:
+    """Of one thread; what is imported is compiled and kept, as on any device."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    if python != sys.executable:  # a light device has what it installed, and nothing else
+        found.pop("PYTHONPATH", None)
+    return found
 
 
 def job_of(model: str, side: int) -> Job:
@@ -130,9 +151,10 @@ def rows_of(python: str, model: str, side: int, cut: int, scratch: Path) -> list
     for precision in PRECISIONS:
         folder = scratch / f"{side}-{cut}-{precision}"
         made = programs_of(job, spec, part, cut, folder, precision)
-        graph, weights = made.program(key), made.weights
-        size = graph.stat().st_size + weights.stat().st_size
-        kinds[f"light, {precision}"] = (python, LIGHT, (graph, weights, cut), size)
+        files = (made.blocks(key), made.ending(key), made.weights)
+        size = sum(path.stat().st_size for path in files)
+        sizes = (cut, spec.prefix, spec.patches, spec.width)
+        kinds[f"light, {precision}"] = (python, LIGHT, (*files, *sizes), size)
     best: dict[str, dict[str, float]] = {}
     hidden = {}
     for _ in range(TURNS):
@@ -160,13 +182,96 @@ def rows_of(python: str, model: str, side: int, cut: int, scratch: Path) -> list
     return rows
 
 
-def installed_mb(python: str, but: tuple[str, ...] = ("pip", "setuptools", "pkg_resources")) -> int:
-    """Megabytes of what is installed beside an interpreter, without what every environment has."""
+@contextmanager
+def serving(model: str, side: int, cut: int) -> Iterator[int]:
+    """A server of its own process that waits for two devices; its port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    settings = (f"model.path={model}", f"model.image_size={side}", f"model.cut={cut}")
+    settings = (
+        *settings,
+        "method=st-sflora-full",
+        "devices.count=2",
+        f"training.batch_size={BATCH}",
+    )
+    changes = [word for one in settings for word in ("--set", one)]
+    words = ["serve", *changes, "--insecure", "--listen", f"127.0.0.1:{port}"]
+    with tempfile.TemporaryDirectory() as out, open(Path(out) / "said", "w") as said:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "cutlayer", *words, "--out", f"{out}/run"],
+            stdout=said,
+            stderr=said,
+            env=environ(sys.executable),
+        )
+        try:
+            yield port
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def probed(python: str, model: str, side: int, cut: int, scratch: Path) -> list[dict[str, Any]]:
+    """Whole devices, which measure themselves on a batch of images."""
+    rng = np.random.default_rng(0)
+    for number in range(BATCH):
+        folder = scratch / "own" / ("Bag", "Dress")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        levels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"{number}.png")
+    rows = []
+    with serving(model, side, cut) as port:
+        for precision in PRECISIONS:
+            words = ["join", f"127.0.0.1:{port}", "--data", str(scratch / "own"), "--light"]
+            words += ["--probe", "--name", precision, "--precision", precision]
+            command = [python, "-m", "cutlayer", *words]
+            found = subprocess.run(  # a device would wait for ever for a server that has died
+                command,
+                check=True,
+                capture_output=True,
+                text=True,
+                env=environ(python),
+                timeout=WAIT_S,
+            )
+            line = re.search(r"probe: .* (\d+) samples a second; (\d+) MB", found.stdout)
+            assert line is not None, found.stdout
+            row = {"side": str(side), "cut": str(cut), "kind": f"join, {precision}"}
+            rows.append({**row, "rate": int(line[1]), "peak_mb": int(line[2]), "error": "-"})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def installed(python: str) -> Counter[str]:
+    """Bytes of what is installed beside an interpreter, without what every environment has."""
     code = "import json, sysconfig; print(json.dumps(sysconfig.get_paths()['purelib']))"
     folder = Path(run(python, code))
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    own = [path for path in files if path.relative_to(folder).parts[0].split("-")[0] not in but]
-    return round(sum(path.stat().st_size for path in own) / 1e6)
+    found: Counter[str] = Counter()
+    for path in folder.rglob("*"):
+        name = re.split(r"[-.]", path.relative_to(folder).parts[0])[0]
+        if path.is_file() and name not in ("pip", "setuptools", "pkg_resources"):
+            found[name] += path.stat().st_size
+    return found
+
+
+def said_of(rows: list[dict[str, Any]], sizes: Counter[str]) -> str:
+    """What the rows say of the goals."""
+    total = sizes.total() / 1e6
+    largest = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in sizes.most_common(6))
+    lines = [
+        f"Installed, a light device takes {total:.0f} MB (goal: {GOAL_MB}), of which {largest}"
+    ]
+    light = [row for row in rows if row["kind"].startswith("light")]
+    small = [row for row in light if row["side"] == str(GOAL_SIDE)]
+    if small:
+        most = max(small, key=lambda row: row["peak_mb"])
+        lines.append(
+            f"The highest peak at {GOAL_SIDE} px is {most['peak_mb']} MB (goal: {GOAL_PEAK_MB}), "
+            f"of {most['kind'].removeprefix('light, ')} at cut {most['cut']}"
+        )
+    for precision in PRECISIONS:
+        ratios = [row["ratio"] for row in light if row["kind"].endswith(precision)]
+        lines.append(f"{precision} runs at {min(ratios)} to {max(ratios)} of torch's speed")
+    return ". ".join(lines) + "."
 
 
 def main() -> None:
@@ -185,16 +290,16 @@ def main() -> None:
             (sys.executable, "network.device.torch_participant"),
         )
     }
-    light_mb = installed_mb(options.python)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for side in options.sides:
             for cut in options.cuts:
                 rows += rows_of(options.python, model, side, cut, Path(scratch))
+            rows += probed(options.python, model, side, options.cuts[-1], Path(scratch))
     said = (
-        f"Installed, a light device takes {light_mb} MB. Importing what a device runs takes "
-        f"{imports[options.python]:.2f} s without torch and {imports[sys.executable]:.2f} s with "
-        "it."
+        f"{said_of(rows, installed(options.python))} Importing what a device runs takes "
+        f"{imports[options.python]:.2f} s of the processor's time without torch and "
+        f"{imports[sys.executable]:.2f} s with it."
     )
     print(said)
     if options.write:

@@ -27,11 +27,14 @@ from cutlayer import export_device
 from cutlayer.data import images
 from cutlayer.errors import CutlayerError, JobError, ModelError, RefusedError, RunError
 from cutlayer.job import Job
+from cutlayer.light.graph import Compute, ReadyGraph, check_provider
 from cutlayer.light.graph_check import check_graph, check_size
 from cutlayer.light.job import Images, LightJob, Uplink
-from cutlayer.light.program import Compute, Program, check_provider
+from cutlayer.light.program import PASS_TOKENS, Program
 from cutlayer.model.families import describe
+from cutlayer.model.part import write_part
 from cutlayer.programs.graph import FLOAT, Graph
+from cutlayer.programs.make import programs_of
 from cutlayer.programs.quantizer import add_quantizer
 from cutlayer.programs.selection import Sequence, add_selection
 from cutlayer.programs.support import why_not
@@ -39,7 +42,7 @@ from cutlayer.resize import Fit
 from cutlayer.settings.method import Quantizer, Tokens
 from cutlayer.wire import rotate
 from cutlayer.wire.packing import pack_bits, pack_ranges
-from cutlayer.wire.program_ports import Coding, ProgramKey
+from cutlayer.wire.program_ports import Coding, Ports, ProgramKey
 from cutlayer.wire.quantize import quantize
 from cutlayer.wire.tokens import select
 from helpers import small_job
@@ -63,9 +66,10 @@ def test_what_a_light_device_installs_is_held_to_the_versions_of_the_package() -
 
 def empty(**inputs: list[int | str]) -> Graph:
     """A graph with float inputs, nothing in it yet."""
-    values = [helper.make_tensor_value_info(name, FLOAT, dims) for name, dims in inputs.items()]
-    graph = helper.make_graph([], "main", values, [])
-    return Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+    graph = Graph.empty()
+    for name, dims in inputs.items():
+        graph.take_input(name, FLOAT, dims)
+    return graph
 
 
 def computed(graph: Graph, **given: Any) -> dict[str, NDArray[Any]]:
@@ -196,7 +200,7 @@ def function(model: onnx.ModelProto) -> None:
     [
         (of_domain, "only ONNX's own are allowed"),
         (node_of_domain, "only ONNX's own are allowed"),
-        (newer, "above 18"),
+        (newer, "above 20"),
         (inner_graph, "inner graphs"),
         (function, "functions of its own"),
         (external("/etc/passwd", 0, 4), "not within its weights"),
@@ -232,35 +236,64 @@ def light_job(**fields: Any) -> LightJob:
     return LightJob(**{**plain, **sizes, "uplink": uplink, "images": images, **fields})
 
 
-def test_a_graph_of_another_program_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "weights.bin").write_bytes(b"")
-    (tmp_path / "graph.onnx").write_bytes(small_graph())
-    files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
+SMALL = Ports(("images",), ("energy",))
+
+
+def ready(folder: Path, graph: bytes, ports: Ports = SMALL) -> ReadyGraph:
+    (folder / "weights.bin").write_bytes(b"")
+    (folder / "graph.onnx").write_bytes(graph)
+    return ReadyGraph(folder / "graph.onnx", folder / "weights.bin", ports, Compute(threads=1))
+
+
+@pytest.mark.parametrize(
+    "ports", [Ports(("ids",), ("energy",)), Ports(("images",), ("activations",))]
+)
+def test_a_graph_of_another_program_is_refused(tmp_path: Path, ports: Ports) -> None:
     with pytest.raises(RefusedError, match=r"instead of .*: run the same"):
-        Program(*files, ProgramKey(2, Coding("floats")), light_job(), Compute())
+        ready(tmp_path, small_graph(), ports)
 
 
 def test_codes_of_more_bits_than_there_are_and_graphs_too_large_are_refused(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "weights.bin").write_bytes(b"")
-    (tmp_path / "graph.onnx").write_bytes(small_graph())
-    files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
+    graph = ready(tmp_path, small_graph())
     with pytest.raises(RefusedError, match="to 9 bits"):
-        Program(*files, ProgramKey(2, Coding("levels", 9)), light_job(), Compute())
+        Program(ProgramKey(2, Coding("levels", 9)), graph, graph, light_job())
     with pytest.raises(RefusedError, match="above the limit"):
         check_size(2**26 + 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "dims"),
+    [("activations", [-1, 1, 3]), ("activations", [2, -1, 1]), ("scores", [1, -1])],
+)
+def test_blocks_that_give_another_shape_are_named_in_a_sentence(
+    tmp_path: Path, output: str, dims: list[int]
+) -> None:
+    """Also where passes would not fit each other."""
+    key = ProgramKey(0, Coding("floats"), scored=True)
+
+    def shaped(model: onnx.ModelProto) -> None:
+        graph = Graph(model)
+        del model.graph.output[:]
+        for name, due in (("activations", [-1, 3, 1]), ("scores", [-1, 3])):
+            shape = graph.constant(dims if name == output else due, np.int64)
+            value = graph.add("Reshape", "images", shape)
+            graph.give_output(name, value, FLOAT, [f"{name}{i}" for i in range(len(due))])
+
+    blocks = ready(tmp_path, small_graph(shaped), key.blocks_ports(False))
+    program = Program(key, blocks, blocks, light_job(prefix=0, candidates=3, width=1))
+    images = np.zeros((PASS_TOKENS, 3), np.float32)
+    with pytest.raises(RunError, match=f"program: .*{output}.* is due"):
+        program.run({"images": images})
 
 
 def test_an_operator_that_the_provider_lacks_is_named_in_a_sentence(tmp_path: Path) -> None:
     def unknown(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("NoSuchOperator", ["images"], ["y"]))
 
-    (tmp_path / "weights.bin").write_bytes(b"")
-    (tmp_path / "graph.onnx").write_bytes(small_graph(unknown))
-    files = (tmp_path / "graph.onnx", tmp_path / "weights.bin")
     with pytest.raises(ModelError, match=r"cpu cannot run it \(.*NoSuchOp.*\): take another"):
-        Program(*files, ProgramKey(2, Coding("floats")), light_job(), Compute())
+        ready(tmp_path, small_graph(unknown))
 
 
 def test_a_provider_that_is_not_installed_is_refused_with_those_that_are() -> None:
@@ -361,6 +394,41 @@ def exported(job: Job, folder: Path, image: Path, **options: Any) -> list[str]:
         [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
     )
     return found.stdout.splitlines()
+
+
+def test_blocks_a_few_samples_at_a_time_give_what_one_pass_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of as many samples as passes do not divide, and of one."""
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    job = small_job("model.cut=1", method="auto")
+    spec = describe(job.model)
+    write_part(tmp_path / "part", job.model, job.seed, "device")
+    made = programs_of(job, spec, tmp_path / "part", 1, tmp_path / "made", "float32")
+    key = ProgramKey(1, Coding("levels", 4), selects=True, merges=True)
+    graphs = [
+        ReadyGraph(path, made.weights, ports, Compute(threads=1))
+        for path, ports in (
+            (made.blocks(key), key.blocks_ports(False)),
+            (made.ending(key), key.ending_ports(False, spec.prefix)),
+        )
+    ]
+    sizes = {"prefix": spec.prefix, "candidates": spec.patches, "width": spec.width}
+    program = Program(key, *graphs, light_job(**sizes))
+    session = onnxruntime.InferenceSession(str(made.whole(key)))
+    samples = PASS_TOKENS // (spec.prefix + spec.patches) * 2 + 1
+    levels = np.random.default_rng(0).integers(0, 256, (samples, 1, 28, 28))
+    for count in (samples, 1):
+        images = levels[:count].astype(np.float32)
+        given = {"images": images, "keep": np.array([10], np.int64)}
+        found = program.run(given)
+        whole = session.run(None, given)
+        expected = dict(zip(key.outputs(False, spec.prefix), whole, strict=True))
+        assert found.keys() == expected.keys()
+        assert np.array_equal(found["kept"], expected["kept"])
+        for name in ("scale", "low", "high"):
+            assert np.allclose(found[name], expected[name], rtol=1e-3)
+        assert (found["codes"] != expected["codes"]).mean() < 1e-3
 
 
 def test_an_exported_device_runs_by_its_twenty_lines(

@@ -34,7 +34,8 @@ from cutlayer.wire.program_ports import Coding, ProgramKey
 WEIGHTS = PartFile("weights.bin", 7, "cd")
 UPLINK = Uplink("klt", "uniform", "token", False, True, True, 0.5, 0.5)
 LIGHT = LightJob(1, 8, 1, 1, 49, 128, UPLINK, True, "float32")
-PROGRAM = DeviceProgram(PartFile("0.onnx", 7, "cd"), ProgramKey(2, Coding("basis")))
+GRAPHS = (PartFile("0.onnx", 7, "cd"), PartFile("1.onnx", 8, "ef"))
+PROGRAM = DeviceProgram(*GRAPHS, ProgramKey(2, Coding("basis")))
 HELLO = Hello(
     version="0.1.0",
     job="0f" * 32,

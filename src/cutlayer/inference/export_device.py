@@ -110,7 +110,7 @@ def export_device(
         part = Path(scratch) / "part"
         write_part(part, job.model.model_copy(update={"cut": depth}), job.seed, "device")
         programs = programs_of(job, spec, part, depth, Path(scratch) / "made", precision)
-        graph, weights = programs.program(key), programs.weights
+        graph, weights = programs.whole(key), programs.weights
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(graph, folder / GRAPH)
         shutil.copyfile(weights, folder / weights.name)

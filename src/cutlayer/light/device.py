@@ -18,9 +18,10 @@ from cutlayer.data.reading import (
 )
 from cutlayer.errors import DataError, RunError
 from cutlayer.light.encoded import FittedCodec, Sent, check_shape, coded_floats, coded_levels
+from cutlayer.light.graph import Arrays
 from cutlayer.light.images import ready_images
 from cutlayer.light.job import LightJob
-from cutlayer.light.program import Arrays, Program
+from cutlayer.light.program import Program
 from cutlayer.light.texts import Tokens
 from cutlayer.seeds import derive
 from cutlayer.train.activation_summary import ActivationStatistics, importance_of

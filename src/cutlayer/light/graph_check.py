@@ -11,7 +11,7 @@ from cutlayer.errors import RefusedError
 
 MAX_GRAPH_BYTES = 2**26
 MAX_NODES = 2**14
-NEWEST_OPSET = 18
+NEWEST_OPSET = 20
 
 _DAMAGED = "program: its graph is damaged: have it sent again"
 _Field = tuple[int, int | memoryview]

@@ -1,153 +1,76 @@
-"""Runs a program by onnxruntime, on the chosen provider."""
+"""Runs a program: its blocks on a few samples at a time, its ending on the whole batch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from cutlayer.errors import ModelError, RefusedError, RunError
-from cutlayer.files import read_bounded
-from cutlayer.light.graph_check import MAX_GRAPH_BYTES, check_graph
+from cutlayer.errors import RefusedError, RunError
+from cutlayer.light.encoded import check_shape
+from cutlayer.light.graph import Arrays, ReadyGraph
 from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import ProgramKey
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "qnn": "QNNExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
-"""onnxruntime's providers, by the name of --provider."""
+PASS_TOKENS = 256
+"""The most tokens in one pass through the blocks on a CPU; one sample may have more.
 
-_TYPES = {
-    "images": "tensor(float)", "ids": "tensor(int64)", "attention": "tensor(int64)",
-    "keep": "tensor(int64)", "means": "tensor(float)", "prefix_analysis": "tensor(float)",
-    "other_analysis": "tensor(float)", "step": "tensor(float)", "energy": "tensor(float)",
-    "hidden": "tensor(float)", "scores": "tensor(float)", "kept": "tensor(int64)",
-    "mask": "tensor(bool)", "codes": "tensor(uint8)", "scale": "tensor(float)",
-    "low": "tensor(float16)", "high": "tensor(float16)", "rms": "tensor(float16)",
-    "prefix_symbols": "tensor(int32)", "other_symbols": "tensor(int32)",
-}  # fmt: skip
-
-Arrays = dict[str, NDArray[Any]]
-
-
-def check_provider(name: str) -> str:
-    """onnxruntime's name of a provider. Raises RunError if this installation lacks it."""
-    there = onnxruntime.get_available_providers()
-    if PROVIDERS[name] not in there:
-        known = [own for own, theirs in PROVIDERS.items() if theirs in there]
-        raise RunError(
-            f"--provider: this onnxruntime has no {name}: take {' or '.join(known)}, or install "
-            "the onnxruntime of that hardware"
-        )
-    return PROVIDERS[name]
-
-
-@dataclass(frozen=True)
-class Compute:
-    """The hardware that runs programs. threads: of the CPU; 0: one for each core."""
-
-    provider: str = "cpu"
-    threads: int = 0
+What is between the operators then stays in the CPU's cache, and takes little memory; matrices of
+256 rows are multiplied at nearly full speed (benchmarks/light.py).
+"""
 
 
 class Program:
-    """One graph, ready to run.
-
-    graph: its file, beside the file of weights. Raises RefusedError for a graph that does not match
-    `key` or does more than compute, and ModelError if the provider cannot run it.
-    """
+    """The program of `key`, as two graphs. Raises RefusedError if `key` asks for over 8 bits."""
 
     def __init__(
-        self, graph: Path, weights: Path, key: ProgramKey, job: LightJob, compute: Compute
+        self, key: ProgramKey, blocks: ReadyGraph, ending: ReadyGraph, job: LightJob
     ) -> None:
-        self.key = key
-        self._inputs = key.inputs(job.is_text, job.prefix)
-        self._outputs = key.outputs(job.is_text, job.prefix)
         if key.coding.kind == "levels" and key.coding.bits > 8:
             raise RefusedError(
                 f"program: it quantises to {key.coding.bits} bits, but codes have 1 to 8: run the "
                 "same cutlayer on both sides"
             )
-        content = read_bounded(graph, MAX_GRAPH_BYTES)
-        check_graph(content, weights.name, weights.stat().st_size)
-        provider = check_provider(compute.provider)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = compute.threads
-        _share_arena()
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        # A memory pattern would reserve the memory of all values together.
-        options.enable_mem_pattern = False
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=list(dict.fromkeys([provider, PROVIDERS["cpu"]]))
-            )
-        except Exception as error:  # onnxruntime's errors have no other common base
-            raise ModelError(
-                f"program: {compute.provider} cannot run it ({_short(error)}): take another "
-                "--provider, or join with torch"
-            ) from None
-        if provider not in self._session.get_providers():
-            raise RunError(
-                f"--provider: {compute.provider} could not be started here: see that its drivers "
-                "are installed, or take cpu"
-            )
-        self._check_ports()
+        self.key = key
+        self._blocks, self._ending, self._job = blocks, ending, job
 
     def run(self, given: Mapping[str, NDArray[Any]]) -> Arrays:
-        """The outputs by name, of inputs by name. Raises RunError."""
-        try:
-            found = self._session.run(None, {name: given[name] for name in self._inputs})
-        except Exception as error:  # as above
-            raise RunError(f"program: it cannot be computed ({_short(error)})") from None
-        outputs = dict(zip(self._outputs, found, strict=True))
+        """The outputs by name, of inputs by name.
+
+        Raises RunError if a graph fails, or its outputs have a wrong shape or are not finite.
+        """
+        between = self._through_blocks({name: given[name] for name in self._blocks.ports.inputs})
+        outputs = self._ending.run({**given, **between})
         if not np.isfinite(outputs["energy"]).all():
             raise RunError(
                 "program: its activations contain NaN, infinity or values beyond float32: take "
                 "another --precision"
             )
-        return outputs
+        return outputs | {"scores": between["scores"]} if self.key.scored else outputs
 
-    def _check_ports(self) -> None:
-        for due, there in (
-            (self._inputs, self._session.get_inputs()),
-            (self._outputs, self._session.get_outputs()),
-        ):
-            found = [(one.name, one.type) for one in there]
-            wanted = [(name, _TYPES[name]) for name in due]
-            if found != wanted:
-                raise RefusedError(
-                    f"program: its graph has {found} instead of {wanted}: run the same cutlayer on "
-                    "both sides"
-                )
+    def _through_blocks(self, samples: Arrays) -> Arrays:
+        """Activations, and scores where there are any, of all samples."""
+        job = self._job
+        tokens = samples["ids"].shape[1] if job.is_text else job.prefix + job.candidates
+        passes = []
+        for part in self._parts(len(next(iter(samples.values()))), tokens):
+            found = self._blocks.run({name: value[part] for name, value in samples.items()})
+            count = part.stop - part.start
+            check_shape("activations", found["activations"].shape, (count, tokens, job.width))
+            if "scores" in found:
+                check_shape("scores", found["scores"].shape, (count, tokens - job.prefix))
+            passes.append(found)
+        if len(passes) == 1:
+            return passes[0]
+        # No sample depends on another, except that int8 quantises by the largest of a pass.
+        return {name: np.concatenate([one[name] for one in passes]) for name in passes[0]}
 
-
-@cache
-def _share_arena() -> None:
-    """Let all programs share memory that grows by the amount needed, not by doubling.
-
-    The peak is a third lower than with onnxruntime's default, at the same speed.
-    """
-    kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    by_request = {
-        "max_mem": 0,
-        "arena_extend_strategy": 1,
-        "initial_chunk_size_bytes": -1,
-        "max_dead_bytes_per_chunk": -1,
-    }
-    onnxruntime.create_and_register_allocator(
-        onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory), onnxruntime.OrtArenaCfg(by_request)
-    )
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    def _parts(self, count: int, tokens: int) -> Iterator[slice]:
+        """The slice of samples of each pass, as equal as can be; tokens: in each sample."""
+        most = max(1, PASS_TOKENS // max(1, tokens))
+        if self._blocks.compute.provider != "cpu":
+            most = count
+        passes = -(-count // most)
+        ends = [count * done // passes for done in range(passes + 1)]
+        return (slice(start, end) for start, end in pairwise(ends))

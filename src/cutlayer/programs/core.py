@@ -23,10 +23,7 @@ _SAMPLES, _TOKENS = 2, 7
 
 
 class _DevicePart(nn.Module):
-    """Preprocessing, embedding and the first `cut` blocks; inputs as in `wire.program_ports`.
-
-    Gives hidden in float32, and scores if `score` is not None.
-    """
+    """Preprocessing, embedding and the first `cut` blocks; see `wire.program_ports`."""
 
     def __init__(self, model: CutModel, cut: int, score: str | None) -> None:
         super().__init__()
@@ -52,7 +49,7 @@ class _DevicePart(nn.Module):
 def export_core(
     model: CutModel, cut: int, score: str | None, precision: Precision
 ) -> onnx.ModelProto:
-    """The graph of a device's part: inputs images, or ids and attention; outputs hidden and scores.
+    """The graph of a device's blocks, whose inputs and outputs `wire.program_ports` names.
 
     model: a part that holds `cut` blocks, on the CPU, in float16 if precision is float16. score:
     ranks tokens; None: none is given. Raises ModelError if the family cannot be exported.
@@ -71,7 +68,7 @@ def export_core(
         names = ["ids", "attention"]
         example = tuple(torch.ones(_SAMPLES, _TOKENS, dtype=torch.int64) for _ in names)
         sizes = ({0: batch, 1: tokens}, {0: batch, 1: tokens})
-    outputs = ["hidden"] if score is None else ["hidden", "scores"]
+    outputs = ["activations"] if score is None else ["activations", "scores"]
     try:
         with _quietly(), torch.no_grad():
             made = torch.onnx.export(

@@ -8,7 +8,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 18
+OPSET = 20
+"""The first with GELU as one operator."""
+_IR = 10
+"""The version of ONNX's file format, which onnxruntime knows since 1.18."""
+
 FLOAT, HALF, DOUBLE = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE
 INT32, INT64, UINT8, BOOL = (
     TensorProto.INT32,
@@ -25,6 +29,13 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self._count = 0
+
+    @classmethod
+    def empty(cls) -> "Graph":
+        """A graph with nothing in it."""
+        imports = [helper.make_opsetid("", OPSET)]
+        inside = helper.make_graph([], "main", [], [])
+        return cls(helper.make_model(inside, opset_imports=imports, ir_version=_IR))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
@@ -61,18 +72,6 @@ class Graph:
         node = helper.make_node("Identity", [value], [name])
         self.model.graph.node.append(node)
         self.model.graph.output.append(helper.make_tensor_value_info(name, kind, list(dims)))
-
-    def expose(self, value: str, kind: int, dims: Dims) -> None:
-        """Make a value an output of the graph under its own name."""
-        self.model.graph.output.append(helper.make_tensor_value_info(value, kind, list(dims)))
-
-    def rename(self, value: str, other: str) -> None:
-        """Rename a value wherever it is used."""
-        for node in self.model.graph.node:
-            for names in (node.input, node.output):
-                for place, name in enumerate(names):
-                    if name == value:
-                        names[place] = other
 
     def order(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Put inputs and outputs in this order; all of them must be there, and no others."""

@@ -1,7 +1,7 @@
 """Makes programs of light devices when they are needed, and keeps them.
 
-The blocks of a program are exported once and kept in the cache for later runs; the nodes that
-select and encode tokens are added in milliseconds.
+A program is its blocks, exported once and kept in the cache for later runs, and its ending, which
+selects tokens and encodes them and is made in milliseconds.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,9 +31,8 @@ Load = Callable[[torch.dtype], CutModel]
 """A function that loads the device's part up to the latest cut, on the CPU, in a dtype."""
 
 WEIGHTS = "weights.bin"
-_EXPORTER = 1
-"""Version of the export; it is raised when the export changes, so that old cache files are not
-used."""
+_EXPORTER = 2
+"""Version of the export; raised when the export changes, so that old cache files are not used."""
 
 
 class Programs:
@@ -59,7 +58,7 @@ class Programs:
         self._spec, self._load, self._files = spec, load, files
         self._reach, self._score, self._rotation = reach, score, rotation
         self._model: CutModel | None = None
-        self._made: dict[ProgramKey, Path] = {}
+        self._made: dict[object, Path] = {}
         self._weights: WeightsFile | None = None
 
     @property
@@ -67,20 +66,59 @@ class Programs:
         """The file of large tensors that all programs share; it is made at the first call."""
         return self._weights_file().path
 
-    def program(self, key: ProgramKey) -> Path:
-        """The graph of a program, which names `weights`, in the same folder.
+    def blocks(self, key: ProgramKey) -> Path:
+        """The graph of a program's blocks, which names `weights`, in the same folder.
 
         Raises ModelError if the blocks cannot be exported, OSError if it cannot be written.
         """
-        if key not in self._made:
-            weights = self._weights_file()
-            model = self._core(key.cut, key.scored or key.selects)
-            self._finish(model, key)
-            weights.take_from(model)
-            path = self.folder / f"{of_parts(self.precision, key)[:16]}.onnx"
-            write_atomically(path, model.SerializeToString(deterministic=True))
-            self._made[key] = path
-        return self._made[key]
+        return self._kept(
+            ("blocks", key.cut, key.ranks), lambda: self._with_weights(key.cut, key.ranks)
+        )
+
+    def ending(self, key: ProgramKey) -> Path:
+        """The graph of a program's ending. Raises OSError where it cannot be written."""
+        return self._kept(("ending", key), lambda: self._ending(key))
+
+    def whole(self, key: ProgramKey) -> Path:
+        """Blocks and ending as one graph, which names `weights`; key: not scored. Raises as
+        `blocks` does."""
+        return self._kept(("whole", key), lambda: self._whole(key))
+
+    def _kept(self, named: tuple[object, ...], make: Callable[[], onnx.ModelProto]) -> Path:
+        """The file of a graph, made at the first call."""
+        if named not in self._made:
+            path = self.folder / f"{of_parts(self.precision, *named)[:16]}.onnx"
+            write_atomically(path, make().SerializeToString(deterministic=True))
+            self._made[named] = path
+        return self._made[named]
+
+    def _with_weights(self, cut: int, scored: bool) -> onnx.ModelProto:
+        """The blocks, whose large tensors are in the file of weights."""
+        weights = self._weights_file()
+        model = self._core(cut, scored)
+        weights.take_from(model)
+        return model
+
+    def _ending(self, key: ProgramKey) -> onnx.ModelProto:
+        graph, spec = Graph.empty(), self._spec
+        text = spec.modality == "text"
+        graph.take_input("activations", FLOAT, ["batch", "tokens", spec.width_at(key.cut)])
+        if key.selects:
+            graph.take_input("scores", FLOAT, ["batch", "candidates"])
+        if text:
+            graph.take_input("attention", INT64, ["batch", "tokens"])
+        self._finish(graph, key)
+        graph.order(*key.ending_ports(text, spec.prefix))
+        return graph.model
+
+    def _whole(self, key: ProgramKey) -> onnx.ModelProto:
+        model, spec = self._with_weights(key.cut, key.ranks), self._spec
+        del model.graph.output[:]
+        graph = Graph(model)
+        self._finish(graph, key)
+        text = spec.modality == "text"
+        graph.order(key.inputs(text, spec.prefix), key.outputs(text, spec.prefix))
+        return model
 
     def _weights_file(self) -> WeightsFile:
         if self._weights is None:
@@ -112,16 +150,12 @@ class Programs:
             self._model = self._load(torch.float16 if half else torch.float32)
         return self._model
 
-    def _finish(self, model: onnx.ModelProto, key: ProgramKey) -> None:
-        """Add the nodes behind the blocks, and put inputs and outputs in their order."""
-        graph, spec = Graph(model), self._spec
+    def _finish(self, graph: Graph, key: ProgramKey) -> None:
+        """Add the ending to a graph that has activations, and scores and attention where due."""
+        spec = self._spec
         prefix, width = spec.prefix, spec.width_at(key.cut)
-        text = spec.modality == "text"
-        del model.graph.output[:]
-        mask = graph.cast("attention", BOOL) if text else None
-        tokens = selection.Sequence("hidden", mask)
-        if key.scored:
-            graph.expose("scores", FLOAT, ["batch", "candidates"])
+        mask = graph.cast("attention", BOOL) if spec.modality == "text" else None
+        tokens = selection.Sequence("activations", mask)
         if key.selects:
             keep = graph.take_input("keep", INT64, [1])
             tokens = selection.add_selection(graph, tokens, "scores", keep, prefix, key.merges)
@@ -133,11 +167,7 @@ class Programs:
         if tokens.mask is not None:
             graph.give_output("mask", tokens.mask, BOOL, ["batch", "sent"])
         if key.coding.kind == "floats":
-            if tokens.hidden == "hidden":
-                graph.expose("hidden", FLOAT, ["batch", "sent", width])
-            else:
-                graph.rename("hidden", "before_selection")
-                graph.give_output("hidden", tokens.hidden, FLOAT, ["batch", "sent", width])
+            graph.give_output("hidden", tokens.hidden, FLOAT, ["batch", "sent", width])
         elif key.coding.kind == "levels":
             rows = graph.add("Reshape", tokens.hidden, graph.constant([-1, width], np.int64))
             if tokens.mask is not None:
@@ -146,7 +176,6 @@ class Programs:
             add_quantizer(graph, rows, width, key.coding, self._rotation)
         else:
             add_klt(graph, tokens, prefix, width)
-        graph.order(key.inputs(text, prefix), key.outputs(text, prefix))
 
 
 def programs_of(

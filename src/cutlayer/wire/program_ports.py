@@ -1,15 +1,23 @@
 """The inputs and outputs of a light device's program, which the server writes and the device runs.
 
-A program is one ONNX graph: the device's part of the model, the preparation of its inputs, the
-selection of tokens and the quantiser. B samples, T tokens, N candidates behind the prefix, K kept,
-D width, n rows (the tokens that are sent), G groups (rows, or 1). Inputs:
+A program is two ONNX graphs: the blocks of the device's part with what comes before them, and its
+ending, which selects and encodes tokens. A device runs the blocks a few samples at a time and
+the ending once for a batch, whose samples may share a scale. B samples, T tokens, N candidates
+behind the prefix, K kept, D width, n rows (the tokens that are sent), G groups (rows, or 1).
+
+The blocks take images, or ids and attention, and give
+
+    activations float32 [B, T, D]
+    scores      float32 [B, N]: they rank the tokens; only if the program needs them
+
+The ending takes these, and attention for texts. The inputs of both together:
 
     images      float32 [B, C, S, S], levels 0 ... 255, in the size that the model reads; or
     ids, attention      int64 [B, T], for texts
     keep        int64 [1]: K, where tokens are selected
     means, prefix_analysis, other_analysis, step    of a basis (see `codecs.klt`), float32
 
-Outputs, in this order; each program has some of them:
+Outputs, in this order; each program has some of them (its blocks give the scores):
 
     energy      float32 [1]: the sum of squares of the activations, finite where they are
     hidden      float32 [B, T, D]
@@ -20,7 +28,7 @@ Outputs, in this order; each program has some of them:
     prefix_symbols, other_symbols    int32 [n, L]: see `codecs.klt`
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -49,10 +57,18 @@ class Coding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rotate: bool = False
 
 
+class Ports(NamedTuple):
+    """The names of a graph's inputs and outputs, in order."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Says which program is meant: what it does besides running the first `cut` blocks.
 
-    scored: it gives scores. selects: it keeps the best tokens; merges: it merges the others.
+    scored: it gives scores. selects: it keeps the best tokens; merges: the others become one.
+    In the methods, text: the model reads texts; prefix: number of tokens that are always kept.
     """
 
     cut: Annotated[int, Meta(ge=0, le=4096)]
@@ -61,9 +77,25 @@ class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     selects: bool = False
     merges: bool = False
 
+    @property
+    def ranks(self) -> bool:
+        """Whether its blocks give scores."""
+        return self.scored or self.selects
+
+    def blocks_ports(self, text: bool) -> Ports:
+        """The inputs and outputs of its blocks."""
+        scores = ("scores",) if self.ranks else ()
+        return Ports(("ids", "attention") if text else ("images",), ("activations", *scores))
+
+    def ending_ports(self, text: bool, prefix: int) -> Ports:
+        """The inputs and outputs of its ending."""
+        scores = ("scores",) if self.selects else ()
+        attention = ("attention",) if text else ()
+        outputs = tuple(name for name in self.outputs(text, prefix) if name != "scores")
+        return Ports(("activations", *scores, *attention, *self._settings(prefix)), outputs)
+
     def outputs(self, text: bool, prefix: int) -> tuple[str, ...]:
-        """The names of its outputs. text: whether the model reads texts; prefix: number of tokens
-        that are always kept."""
+        """The names of its outputs."""
         found = {"energy"}
         if self.scored:
             found.add("scores")
@@ -81,10 +113,12 @@ class ProgramKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(name for name in OUTPUTS if name in found)
 
     def inputs(self, text: bool, prefix: int) -> tuple[str, ...]:
-        """The names of its inputs; arguments as in `outputs`."""
-        found = ["ids", "attention"] if text else ["images"]
-        if self.selects:
-            found.append("keep")
+        """The names of its inputs."""
+        return (*self.blocks_ports(text).inputs, *self._settings(prefix))
+
+    def _settings(self, prefix: int) -> tuple[str, ...]:
+        """The names of its inputs besides samples."""
+        found = ["keep"] if self.selects else []
         if self.coding.kind == "basis":
             found += ["means", *(["prefix_analysis"] if prefix else []), "other_analysis", "step"]
         return tuple(found)

@@ -155,7 +155,7 @@ def _preparation(options: JoinOptions) -> Preparation:
             f"--model: a light device runs the server's programs and cannot read {options.model}: "
             "leave it out"
         )
-    from cutlayer.light.program import Compute
+    from cutlayer.light.graph import Compute
     from cutlayer.network.device.light_participant import LightPreparation
 
     return LightPreparation(Compute(options.provider))

@@ -9,16 +9,18 @@ import numpy as np
 from cutlayer.data.report import LoadReport
 from cutlayer.errors import RefusedError, RunError
 from cutlayer.light.device import LightDevice, read_samples
+from cutlayer.light.graph import Compute, ReadyGraph, check_provider
 from cutlayer.light.graph_check import check_size
 from cutlayer.light.job import LightJob
 from cutlayer.light.measure import measure
-from cutlayer.light.program import Compute, Program, check_provider
+from cutlayer.light.program import Program
 from cutlayer.light.texts import Tokens
 from cutlayer.network.device.participant import Participant, Site
 from cutlayer.network.file_transfer import fetch_files
 from cutlayer.network.transport.messages import (
     DeviceProgram,
     LightTask,
+    PartFile,
     Probe,
     Probed,
     RoundBegin,
@@ -27,10 +29,10 @@ from cutlayer.network.transport.messages import (
 from cutlayer.train.exchange import ACTIVATIONS, BASIS, Exchange, Payload
 from cutlayer.train.label_histogram import histogram
 from cutlayer.train.opening import Opening
-from cutlayer.wire.program_ports import ProgramKey
+from cutlayer.wire.program_ports import Ports, ProgramKey
 
-_KEPT = 4
-"""How many programs stay loaded: those that were used last."""
+_KEPT = 6
+"""How many graphs stay loaded: those that were used last."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class LightParticipant:
     ) -> None:
         self._device, self._folder, self._weights = device, folder, folder / task.weights
         self._sample, self._compute = task.sample, compute
-        self._ready: dict[str, Program] = {}
+        self._ready: dict[str, ReadyGraph] = {}
         self._now: dict[ProgramKey, Program] = {}
 
     @property
@@ -118,27 +120,28 @@ class LightParticipant:
 
     async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
         """See Participant."""
-        for one in programs:
-            check_size(one.graph.size)
-        await fetch_files(
-            site.connection, [one.graph for one in programs], site.on_piece, self._folder
-        )
+        graphs = {graph.sha256: graph for one in programs for graph in one.graphs}
+        for graph in graphs.values():
+            check_size(graph.size)
+        await fetch_files(site.connection, list(graphs.values()), site.on_piece, self._folder)
         self._now = {}
+        job = self._job
         for one in programs:
-            program = self._ready.pop(one.graph.sha256, None)
-            if program is None or program.key != one.key:
-                program = await site.compute(
-                    Program,
-                    self._folder / one.graph.name,
-                    self._weights,
-                    one.key,
-                    self._job,
-                    self._compute,
-                )
-            self._ready[one.graph.sha256] = program
-            self._now[one.key] = program
-        for old in list(self._ready)[: -max(_KEPT, len(programs))]:
+            blocks = await self._graph(site, one.blocks, one.key.blocks_ports(job.is_text))
+            ports = one.key.ending_ports(job.is_text, job.prefix)
+            ending = await self._graph(site, one.ending, ports)
+            self._now[one.key] = Program(one.key, blocks, ending, job)
+        for old in list(self._ready)[: -max(_KEPT, len(graphs))]:
             del self._ready[old]
+
+    async def _graph(self, site: Site, file: PartFile, ports: Ports) -> ReadyGraph:
+        """A graph that was fetched, ready to run."""
+        graph = self._ready.pop(file.sha256, None)
+        if graph is None or graph.ports != ports:
+            path = self._folder / file.name
+            graph = await site.compute(ReadyGraph, path, self._weights, ports, self._compute)
+        self._ready[file.sha256] = graph
+        return graph
 
     async def measured(self, site: Site) -> str:
         """See Participant."""

@@ -28,8 +28,8 @@ from cutlayer.wire.program_ports import Precision, ProgramKey
 if TYPE_CHECKING:
     from cutlayer.programs.make import Programs
 
-Made = list[tuple[DeviceProgram, Path]]
-"""Programs as messages describe them, and their files."""
+Made = list[tuple[DeviceProgram, list[Path]]]
+"""Programs as messages describe them, and the files of their graphs."""
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -70,11 +70,11 @@ class LightOffers:
         weights = programs.weights
         files = [weights, *self._tokenizer(weights.parent)]
         job = light_job(self._job, self._parts, precision)
-        ((sample, graph),) = self.of_probe(precision, self._job.cut, False)
+        ((sample, graphs),) = self.of_probe(precision, self._job.cut, False)
         told = LightTask(
             0, job, task.digest, task.classes, weights.name, describe_files(files), sample
         )
-        return LightOffer(told, [*files, graph])
+        return LightOffer(told, [*files, *graphs])
 
     def of_round(self, precision: Precision, decision: Decision, plain_steps: int) -> Made:
         """The programs that a device needs for a decision. plain_steps: see `Opening`.
@@ -88,10 +88,11 @@ class LightOffers:
         """The program that measures activations. Raises ModelError."""
         return [self._made(precision, probe_key(cut, scored))]
 
-    def _made(self, precision: Precision, key: ProgramKey) -> tuple[DeviceProgram, Path]:
-        path = self._of(precision).program(key)
-        (graph,) = describe_files([path])
-        return DeviceProgram(graph, key), path
+    def _made(self, precision: Precision, key: ProgramKey) -> tuple[DeviceProgram, list[Path]]:
+        programs = self._of(precision)
+        paths = [programs.blocks(key), programs.ending(key)]
+        blocks, ending = describe_files(paths)
+        return DeviceProgram(blocks, ending, key), paths
 
     def _of(self, precision: Precision) -> Programs:
         from cutlayer.programs.make import programs_of  # needs packages that few servers have

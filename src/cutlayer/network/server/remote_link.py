@@ -157,7 +157,9 @@ class RemoteLink:
                 except CutlayerError as fault:
                     self.reject(number, fault)
                     continue
-                self._connected_devices.handout.add(precision, [path for _, path in made])
+                self._connected_devices.handout.add(
+                    precision, [path for _, graphs in made for path in graphs]
+                )
             found[number] = [program for program, _ in made]
         return found
 

@@ -91,10 +91,16 @@ class Task(_Message, tag="task"):
 
 
 class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True):
-    """A program that a light device runs in a round: its graph, and what it does."""
+    """A program that a light device runs in a round: its two graphs, and what they do."""
 
-    graph: PartFile
+    blocks: PartFile
+    ending: PartFile
     key: ProgramKey
+
+    @property
+    def graphs(self) -> tuple[PartFile, PartFile]:
+        """Both, in the order in which they are run."""
+        return self.blocks, self.ending
 
 
 Programs = Annotated[list[DeviceProgram], Meta(max_length=8)]
