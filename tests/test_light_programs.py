@@ -284,7 +284,7 @@ def test_blocks_that_give_another_shape_are_named_in_a_sentence(
     blocks = ready(tmp_path, small_graph(shaped), key.blocks_ports(False))
     program = Program(key, blocks, blocks, light_job(prefix=0, candidates=3, width=1))
     images = np.zeros((PASS_TOKENS, 3), np.float32)
-    with pytest.raises(RunError, match=f"program: .*{output}.* is due"):
+    with pytest.raises(RunError, match=f"program: .*{output}.* instead of"):
         program.run({"images": images})
 
 
