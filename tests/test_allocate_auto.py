@@ -231,7 +231,7 @@ def test_devices_that_cannot_are_named_or_left_out() -> None:
         assert plan.takes_part.sum() == 1
     with pytest.raises(AllocationError, match="no device can take part: memory"):
         solve(option_problem(0, 2, memory_max_bytes=1.0), drop=True)
-    with pytest.raises(AllocationError, match="for ever"):
+    with pytest.raises(AllocationError, match="never end"):
         solve(option_problem(0, 2), time_weight=0.0, energy_weight=1.0)
 
 

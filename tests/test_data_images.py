@@ -224,7 +224,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
         load(Data(source="folder", path=str(linked)), 0)
     (linked / "c").unlink()
     (linked / "a" / "gone.png").symlink_to(tmp_path / "nothing")
-    with pytest.raises(DataError, match=r"gone\.png is no file, or a link to nothing"):
+    with pytest.raises(DataError, match=r"gone\.png is not a file, or is a broken link"):
         load(Data(source="folder", path=str(linked)), 0)
 
 

@@ -79,7 +79,7 @@ def test_splits_below_the_classes_are_splits_too(tmp_path: Path) -> None:
 def test_a_split_that_lies_unused_is_said(tmp_path: Path) -> None:
     train, _ = load(folders(tmp_path, "train", "valid", "test", "notes/x"), 0)
     assert train.report is not None
-    assert "not used: valid (test is tested on)" in train.report.line
+    assert "not used: valid (the model is tested on test)" in train.report.line
     with pytest.raises(DataError, match="beside notes with images"):
         load(folders(tmp_path / "other", "train", "notes"), 0)
 
@@ -88,9 +88,9 @@ def test_a_split_that_lies_unused_is_said(tmp_path: Path) -> None:
 def test_nothing_is_trained_on_but_what_is_for_training(
     tmp_path: Path, splits: tuple[str, ...]
 ) -> None:
-    with pytest.raises(DataError, match="does not tell what to train on"):
+    with pytest.raises(DataError, match="does not say what to train on"):
         load(folders(tmp_path / "images", *splits), 0)
-    with pytest.raises(DataError, match="does not tell what to train on"):
+    with pytest.raises(DataError, match="does not say what to train on"):
         load(tables(tmp_path / "texts", *(f"{split}.csv" for split in splits)), 0)
 
 

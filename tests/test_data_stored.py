@@ -128,5 +128,5 @@ def test_a_column_lies_in_a_file_and_not_in_memory(
     assert list((tmp_path / "cache").iterdir()) == []
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(DataError, match=r"do not find room in .*: set CUTLAYER_CACHE"):
+    with pytest.raises(DataError, match=r"cannot be written to .*: set CUTLAYER_CACHE"):
         Spool(values)

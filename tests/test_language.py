@@ -114,7 +114,7 @@ def test_labels_of_passages_say_by_what_devices_differ(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "line 1, has an empty completion"),
         ({"prompt": "a", "completion": None}, "has an empty completion"),
-        ({"prompt": 3, "completion": "b"}, "holds 3 where a text is due"),
+        ({"prompt": 3, "completion": "b"}, "holds 3, which is no text"),
         ({"messages": "a"}, "holds no conversation"),
         ({"messages": [{"role": "user", "content": "a"}]}, "ends without words of the assistant"),
         ({"messages": []}, "holds no conversation"),
@@ -364,9 +364,9 @@ def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:
         (("data.kind=labelled",), DataError, "none of the columns"),
         (("model.cut=3",), JobError, r"model\.cut: 3 leaves the server nothing to train"),
         (("model.lora.side=device",), JobError, r"model\.lora\.side: 'device' leaves the server"),
-        (("method.tokens.keep=4",), JobError, "tells its blocks where each token stands"),
-        (("training.class_weights=[1,2]",), JobError, "tells no classes apart"),
-        (("method.train=full",), ModelError, r"method\.train: 'full' is not there"),
+        (("method.tokens.keep=4",), JobError, "needs the position of each token in its blocks"),
+        (("training.class_weights=[1,2]",), JobError, "predicts no classes"),
+        (("method.train=full",), ModelError, r"method\.train: 'full' cannot train"),
         (("model.max_tokens=80",), ModelError, r"model\.max_tokens: 80 is more than the 64"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_adapter_with_the_names_of_older_models_is_loaded(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"use_dora": True}, "use_dora, which computes otherwise"),
+        ({"use_dora": True}, "use_dora, which does not compute"),
         ({"use_rslora": True}, "use_rslora"),
         ({"alpha_pattern": {"q_proj": 3}}, "alpha_pattern"),
         ({"bias": "all"}, "also trained biases"),

@@ -111,9 +111,9 @@ def test_no_scores_without_a_block_on_the_device(model: CutModel) -> None:
 @pytest.mark.parametrize(
     ("family", "score", "message"),
     [
-        ("modernbert", "received", "tells its blocks where each token stands"),
-        ("deberta-v2", "cls", "tells its blocks where each token stands"),
-        ("dinov3_vit", "cls", "tells its blocks where each token stands"),
+        ("modernbert", "received", "needs the position of each token in its blocks"),
+        ("deberta-v2", "cls", "needs the position of each token in its blocks"),
+        ("dinov3_vit", "cls", "needs the position of each token in its blocks"),
         ("siglip", "cls", "has no CLS token: take received"),
     ],
 )

@@ -344,7 +344,7 @@ def test_a_hub_name_is_downloaded_file_by_file(
         raise LocalEntryNotFoundError("no route")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(ModelError, match="the Hugging Face hub cannot be reached") as caught:
+    with pytest.raises(ModelError, match="the Hugging Face hub is out of reach") as caught:
         describe(settings("someone/tiny-vit"), CLASSES)
     assert "\n" not in str(caught.value)
 

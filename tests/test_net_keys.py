@@ -256,5 +256,5 @@ def test_where_the_key_of_the_authority_is_kept_elsewhere_it_is_asked_for_there(
         lambda: keys.renew_server(folder),
         lambda: keys.renew_device(folder, "cam-1"),
     ):
-        with pytest.raises(KeysError, match=r"holds no authority\.key, .*: go where it is kept"):
+        with pytest.raises(KeysError, match=r"holds no authority\.key, .*: run this where that"):
             work()

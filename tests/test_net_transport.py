@@ -127,9 +127,9 @@ def test_a_device_that_comes_again_takes_its_old_connections_place() -> None:
             device, server = await place.join("cam-1")
             waiting = asyncio.create_task(server.receive(Lane.UP))
             again, server_again = await place.join("cam-1")
-            with pytest.raises(NetworkError, match="took its place"):
+            with pytest.raises(NetworkError, match="replaced it"):
                 await waiting
-            with pytest.raises(RefusedError, match="took its place"):
+            with pytest.raises(RefusedError, match="replaced it"):
                 await device.receive(Lane.DOWN)
             assert place.listener.connections == {"cam-1": server_again}
             await again.send(Lane.UP, b"new")
@@ -182,7 +182,7 @@ def test_a_device_is_refused_with_the_servers_own_sentence() -> None:
                 await place.join_with(None, hello("cam-1", job="def"))  # type: ignore[arg-type]
             with pytest.raises(RefusedError, match="protocol 99"):
                 await place.join_with(None, hello("cam-1", protocol=99))  # type: ignore[arg-type]
-            with pytest.raises(RefusedError, match="names no device"):
+            with pytest.raises(RefusedError, match="has no device name"):
                 await place.join_with(None, hello())  # type: ignore[arg-type]
             await place.join("cam-1")
             assert place.listener.events["refused"] == 3

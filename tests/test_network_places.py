@@ -45,7 +45,7 @@ def test_a_place_is_taken_when_a_device_is_ready_and_free_when_it_never_was(
     places = roster(tmp_path)
     assert places.hold("a", None) == 0
     assert places.hold("b", None) == 1
-    with pytest.raises(RefusedError, match="all 2 devices"):
+    with pytest.raises(RefusedError, match="all 2 numbers"):
         places.hold("c", None)
     places.take("a")
     places.let_go("b")
@@ -123,7 +123,7 @@ def test_the_run_begins_without_those_that_stay_away_and_says_whom_it_waits_for(
             job, tmp_path / "net", lambda port: devices.join(port, 1), progress=heard, begin_s=0.5
         )
     assert found.rows[0].cohort == [1]
-    assert any("not there: 0, 2" in line for line in heard.said)
+    assert any("missing: 0, 2" in line for line in heard.said)
 
 
 def test_nobody_waits_for_a_device_whose_keys_were_revoked(tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_what_cannot_be_measured_is_said_in_one_sentence(
 def test_a_model_whose_tokens_all_cross_is_refused(tmp_path: Path) -> None:
     for path, message in (
         (tiny_models.write_resnet(tmp_path / "resnet"), "is a ResNet, which has no attention"),
-        (tiny_models.write(tmp_path / "dinov3", "dinov3_vit"), "where each token stands"),
+        (tiny_models.write(tmp_path / "dinov3", "dinov3_vit"), "position of each token"),
     ):
         with pytest.raises(JobError, match=message):
             choose_grid(describe(tiny_models.settings(path, 1)))

@@ -275,7 +275,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, public: Job) -> No
     (tmp_path / "full" / "file").write_text("")
     assert "is not empty" in refused(RunError, public, tmp_path / "full")
     assert "cannot be folded" in refused(DataError, public, tmp_path / "x", fold=3)
-    assert "loss is no number" in refused(RunError, public, tmp_path / "y", lr=1e12)
+    assert "loss is not a number" in refused(RunError, public, tmp_path / "y", lr=1e12)
     table = tmp_path / "texts.csv"
     table.write_text("text,label\n" + "".join(f"t{i},{i % 2}\n" for i in range(20)))
     texts = make_job({"data": {"source": "table", "path": str(table)}})

@@ -107,5 +107,5 @@ def test_a_million_devices_take_less_than_200_mebibytes(tmp_path: Path) -> None:
 
 def test_devices_beyond_what_is_measured_have_no_test_samples_of_their_own() -> None:
     wish = Partition(kind="drawn", held_out=0.5)
-    with pytest.raises(DataError, match="at most 10,000 devices that draw are tested"):
+    with pytest.raises(DataError, match="at most 10,000 devices that draw their samples"):
         divide(np.arange(50) % 3, wish, 10_001, 0)

@@ -78,7 +78,7 @@ async def impostor(port: int, number: int, act: Callable[[Connection], Any]) -> 
 
 
 MISDEEDS: dict[str, tuple[Callable[[Connection], Any], str]] = {
-    "bytes that are no frame": (lambda c: c.send(Lane.UP, b"nonsense" * 100), "no frame"),
+    "bytes that are no frame": (lambda c: c.send(Lane.UP, b"nonsense" * 100), "not a frame"),
     "another device's frame": (lambda c: c.send(Lane.UP, activations(0)), "of device 0"),
     "a frame of another round": (lambda c: c.send(Lane.UP, activations(2, round=7)), "round 7"),
     "a frame of other classes": (
@@ -98,8 +98,8 @@ MISDEEDS: dict[str, tuple[Callable[[Connection], Any], str]] = {
         ),
         "frame of adapter",
     ),
-    "a message that is not due": (lambda c: c.tell(Ready("ab", 3)), "not due"),
-    "losses that nobody asked for": (lambda c: flood(c), "nobody asked for"),
+    "a message that is not due": (lambda c: c.tell(Ready("ab", 3)), "not expected"),
+    "losses that nobody asked for": (lambda c: flood(c), "came unasked"),
     "nothing": (lambda c: asyncio.sleep(0), "did not answer within 3 s"),
 }
 

@@ -287,16 +287,20 @@ def test_nothing_asked_for_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("method", "change", "said"),
     [
-        ("sflora", "privacy.unit=device trust.average=median", "by itself alone"),
+        ("sflora", "privacy.unit=device trust.average=median", "no device changes how another"),
         ("sflora", "privacy.unit=device training.clip_update_norm=1", "privacy.clip_norm"),
         ("sflora", "privacy.unit=device method.train=full", "take train lora"),
         ("split-lora", "privacy.unit=device", "order is sequential"),
         ("local-lora", "privacy.unit=device", "averages nothing"),
         ("lean", "privacy.unit=sample", "codec klt"),
         ("sflora", "privacy.unit=device method.server_adapter=shared", "server_adapter averaged"),
-        ("sflora", "privacy.unit=sample training.class_weights=[1,1,1,1,1,1,1,1,1,2]", "by itself"),
+        (
+            "sflora",
+            "privacy.unit=sample training.class_weights=[1,1,1,1,1,1,1,1,1,2]",
+            "no sample changes how another",
+        ),
         ("tsflora", "privacy.unit=sample method.uplink.per=tensor", "uplink.per token"),
-        ("st-sflora", "privacy.unit=sample world={}", "reads of the devices' samples"),
+        ("st-sflora", "privacy.unit=sample world={}", "does not cover the statistics of samples"),
         ("sflora", "privacy.clip_norm=2", "it needs privacy.unit"),
         ("sflora", "privacy.noise_from=seed", "it needs noise"),
     ],

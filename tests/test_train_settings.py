@@ -360,7 +360,7 @@ def test_settings_that_make_no_sense_are_refused(settings: list[str], message: s
     ("settings", "message"),
     [
         (["training.class_weights=[1,2]"], "2 numbers for data of 10 classes"),
-        (["method.aggregate=none"], "leaves nobody to keep"),
+        (["method.aggregate=none"], "averages nothing"),
     ],
 )
 def test_settings_that_do_not_fit_data_or_method_are_refused_before_a_folder_is_made(

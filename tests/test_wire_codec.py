@@ -445,5 +445,5 @@ def test_one_kind_is_not_taken_for_another() -> None:
             decode_activations, decode_gradient, decode_adapter, decode_features,
             decode_feature_gradient,
         } - {decode}:  # fmt: skip
-            with pytest.raises(FrameError, match="was due"):
+            with pytest.raises(FrameError, match="came instead"):
                 other(frame)

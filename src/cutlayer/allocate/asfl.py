@@ -19,10 +19,10 @@ def cut_by_rate(
 ) -> Ints:
     """The cut [M] of each device by its link rate in bit/s.
 
-    thresholds R_1 <= ... <= R_n go with n cuts, latest first: a rate in [R_i, R_(i+1)) takes cut
-    i, one of R_n and more the last. A rate below R_1 takes the first cut as well: inferred by us,
-    since the paper names no other. Whether such a device is in time, its stay time tells.
-    numbers: [M] by which errors name devices; their places where none are given.
+    thresholds_bps R_1 <= ... <= R_n go with n cuts, latest cut first: a rate in [R_i, R_(i+1))
+    takes cut i, and a rate of R_n or more takes the last cut. A rate below R_1 takes the first cut
+    as well: inferred by us, since the paper names no other. Its stay time decides if it is in time.
+    numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...
     """
     rates = np.asarray(rate_bps, dtype=np.float64)
     limits = np.asarray(thresholds_bps, dtype=np.float64)

@@ -1,12 +1,13 @@
 """ASFV: cut, vehicles, bandwidth and power for the least latency (arXiv 2405.18707).
 
-Vehicle m with cut c is done after T = fixed_m(c) + S_m(c) / R_m: forward and backward on both
-sides and the downlink are fixed, S is all it sends (activations and its part of the model). It
-takes part only if T is within its stay time and its compute and upload energy within its cap.
+Vehicle m with cut c is done after T = fixed_m(c) + S_m(c) / R_m seconds. fixed_m(c) is the forward
+and backward pass on both sides and the downlink; S is all the bits that the vehicle sends
+(activations and its part of the model); R_m is its uplink rate in bit/s. The vehicle takes part
+only if T is within its stay time and its compute and upload energy within its cap.
 
 The paper alternates between the blocks. Here, inferred by us, a round time tau is tried: each
-vehicle then takes the cut that needs the least bandwidth (by enumeration; the power is the least
-upload's, see `radio_math`), and n vehicles fit if and only if the n smallest needs sum to at most
+vehicle then takes the cut that needs the least bandwidth (by enumeration; `power_in_time` of
+`radio_math` gives the power), and n vehicles fit if and only if the n smallest needs sum to at most
 W_tot. Needs fall as tau grows, so bisection on tau finds the shortest round for the best n
 vehicles, jointly optimal in cut, selection, bandwidth and power.
 """
@@ -80,7 +81,7 @@ class VehicleProblem:
         positive("noise_w_per_hz", self.noise_w_per_hz)
 
     def needed_hz(self, round_time_s: float) -> Floats:
-        """[M, C] least bandwidth in Hz; inf where the cut cannot be done in time and energy."""
+        """Least bandwidth in Hz [M, C]; inf where time or energy rules the cut out."""
         limit = np.minimum(round_time_s, self.time_max_s)[:, None]
         left = np.maximum(self.energy_max_j[:, None] - self.compute_energy_j, 0.0)
         return least_bandwidth(
@@ -94,8 +95,11 @@ class VehicleProblem:
 
 @dataclass(frozen=True, eq=False)
 class VehiclePlan:
-    """cut [M] (index of the option, -1 where left out), takes_part [M], bandwidth_hz, power_w,
-    time_s (all of it), energy_j (all of it) [M], 0 where left out; round_time_s = max time_s.
+    """What `solve` found for each of M vehicles.
+
+    cut [M]: index into the C cuts, -1 for a vehicle that is left out. takes_part [M].
+    bandwidth_hz, power_w, time_s (compute and upload), energy_j (compute and upload): [M], 0 for
+    a vehicle that is left out. round_time_s: the largest time_s.
     """
 
     cut: Ints
@@ -114,10 +118,10 @@ def vehicles_possible(problem: VehicleProblem) -> int:
 
 
 def solve(problem: VehicleProblem, vehicles: int | None = None) -> VehiclePlan:
-    """The shortest round with `vehicles` of them (by default as many as can finish at all).
+    """The shortest round in which `vehicles` vehicles take part (by default all that can finish).
 
-    AllocationError where so many cannot; the sentence names the vehicle that comes next and the
-    bandwidth it would take.
+    AllocationError where fewer than that can finish; its sentence names the next vehicle and what
+    stands in its way.
     """
     M, band = len(problem.gain), problem.bandwidth_total_hz
     possible = vehicles_possible(problem)
@@ -130,7 +134,7 @@ def solve(problem: VehicleProblem, vehicles: int | None = None) -> VehiclePlan:
         return np.array(needs) / band - 1
 
     top = float(problem.time_max_s.max())
-    # The vehicle that is last of the quickest would need so long with the band to itself.
+    # A lower bound: the seconds of the slowest of the quickest vehicles, each with the whole band.
     speed = rate(band, problem.power_max_w, problem.gain / problem.noise_w_per_hz)
     alone = (problem.fixed_time_s + problem.upload_bits / speed[:, None]).min(axis=1)
     low = high = min(top, max(1e-12, float(np.sort(alone)[count - 1])))
@@ -191,6 +195,6 @@ def _too_many(problem: VehicleProblem, count: int, possible: int) -> str:
         )
     total = float(need[order[: possible + 1]].sum())
     return start + (
-        f"{named} too would take bandwidth_total_hz of {total:.6g}, which is "
+        f"with {named} they need {total:.6g} Hz, but bandwidth_total_hz is "
         f"{problem.bandwidth_total_hz:.6g}"
     )

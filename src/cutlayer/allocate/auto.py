@@ -1,12 +1,13 @@
 """`auto`, ours: cut, tokens, bits, bandwidth and power together, at a quality that was measured.
 
-Each device picks one option (a cut, a number of tokens, bits) among those whose measured quality
-is at least the one required and that fit its memory. Minimised is
+Each device picks one option (a cut, a number of tokens, bits) among those that fit its memory and
+whose measured quality is high enough. The solver minimises
 
-    time_weight * tau + energy_weight * sum E + bits_weight * sum S,
+    time_weight * tau + energy_weight * sum E + bits_weight * sum S
 
-tau being the round's length (compute, upload and download of the slowest), E compute and upload
-energy, S upload payload, subject to each device's energy and time limit and to W_tot.
+subject to each device's energy and time limit and to the whole band W_tot. tau is the length of
+the round in seconds (compute, upload and download of the slowest device), E a device's energy for
+computing and uploading in joules, S the payload that it uploads in bits.
 
 Why it is optimal. For a given tau and a price nu on bandwidth the problem falls apart: device m
 takes the option and the bandwidth W >= its least that minimise energy + payload + nu W, the
@@ -20,8 +21,8 @@ plus the energy bound of tau_2; intervals that could hold a better plan are halv
 of every tau tried, power, bandwidth and tau are then solved together exactly
 (`uploads.cheapest`). Plan and lower bound are both returned. All of this was inferred by us.
 
-Options dominated in FLOPs, payload, download, server time and memory by another are dropped
-first: the other is never worse, for any device.
+An option is dropped first where another one needs no more FLOPs, payload, download, server time
+and memory: the other is never worse, for any device.
 """
 
 from collections.abc import Callable
@@ -39,10 +40,10 @@ from cutlayer.errors import AllocationError
 class AutoPlan:
     """What `solve` found, for each of M devices.
 
-    cut, tokens, bits: [M] indices into the axes of the quality table; takes_part [M]; quality,
-    bandwidth_hz, power_w, upload_s, energy_j (compute and upload), payload_bits: [M], 0 where
-    left out. round_time_s; objective; lower_bound: no plan costs less; gap: objective /
-    lower_bound - 1.
+    cut, tokens, bits: [M] indices into the axes of the quality table. takes_part: [M]. quality,
+    bandwidth_hz, power_w, upload_s, energy_j (compute and upload), payload_bits: [M], 0 for a
+    device that is left out. objective: the plan's cost. lower_bound: no plan costs less. gap:
+    objective / lower_bound - 1.
     """
 
     cut: Ints
@@ -80,11 +81,12 @@ def solve(
 ) -> AutoPlan:
     """The best plan found and a lower bound on every plan's cost.
 
-    Weights are per second of the round, per joule and per bit of upload; time_weight > 0, or
-    every device needs a time limit. drop: leave out the devices that cannot take part, and while
-    the band is too narrow for all the one that needs most; otherwise AllocationError names what
-    is in the way. tolerance: relative gap in tau's search at which it ends; rounds_max: round
-    times tried at most. Time alone is solved exactly.
+    time_weight, energy_weight, bits_weight: cost of a second of the round, of a joule and of an
+    uploaded bit; with a time_weight of 0 every device needs a time limit. drop: leave out devices
+    that cannot take part and, as long as the band is too narrow for the rest, the device that
+    needs most of it; without drop, AllocationError names what is in the way. tolerance: the
+    search over round times ends at this relative gap. rounds_max: the most round times that are
+    tried. With a time_weight alone the solution is exact.
     """
     weights = _Weights(time_weight, energy_weight, bits_weight)
     options, members = options_of(problem, drop=drop)
@@ -130,14 +132,14 @@ def _search(
     best = (first, shares, cost)
     if weights.energy <= 0 and weights.bits <= 0:
         return *best, weights.time * shortest
-    # No plan of a longer round costs less than what is in hand, whatever it spends.
+    # A longer round than this costs more than the best plan so far, by its length alone.
     top = float(options.limit_s.max())
     if weights.time > 0:
         top = min(top, cost / weights.time)
     if not np.isfinite(top):
         raise AllocationError(
-            "time_weight is 0 and a device has no time_max_s: the least energy then takes for "
-            "ever; set time_max_s or a time_weight above 0"
+            "time_weight is 0 and a device has no time_max_s: the round of least energy would then "
+            "never end; set time_max_s or a time_weight above 0"
         )
     times = np.geomspace(shortest, max(top, shortest * (1 + 1e-9)), 9)
     spent, answers = _at_prices(options, weights, times)

@@ -6,9 +6,9 @@ On a short interval of s = 1 / tau and at a price mu, token vector K has an STE 
 
 and each psi is at most a line in s: its tangent where the standing time does not bind (psi is
 concave in s), psi itself with the bandwidth held where it does. Sums of lines are lines, so a
-vector matters only if its sum exceeds the STE in hand at one of the interval's ends. Vectors are
-built device by device; a beginning that cannot get there with the best of the rest is dropped,
-and what remains in the end is tried. Inferred by us.
+vector matters only if its sum exceeds the best STE found so far at one of the interval's ends.
+Vectors are built device by device. A partial vector is dropped if even the best tokens of the
+remaining devices cannot lift its sum that high. The vectors that remain are tried. Inferred by us.
 """
 
 import numpy as np
@@ -24,14 +24,14 @@ def survivors(
 ) -> tuple[Ints, float]:
     """Token vectors [P, M] that may exceed `best` with s in [s_low, s_high].
 
-    Also an upper bound on the STE there, which matters only where there were more than VECTORS:
-    then none are returned and the bound is above `best`; otherwise it is `best`.
+    Also returns an upper bound on the STE in that interval. With more than VECTORS token vectors
+    none is returned, and the bound is above `best`; otherwise the bound is `best`.
     """
     lines = _lines(problem, s_low, s_high, price)
     top = lines.max(axis=2)
     threshold = best * (1 + 1e-9) - price * problem.bandwidth_total_hz
     ceiling = float(top.sum(axis=1).max()) + price * problem.bandwidth_total_hz
-    # What a device may lose against its best at each end, the others at theirs.
+    # A device's token number stays possible if it may exceed `best` with the others at their best.
     alive = (lines - top[:, :, None] + top.sum(axis=1)[:, None, None] > threshold).any(axis=0)
     order = np.argsort(alive.sum(axis=1), kind="stable")
     tokens = np.zeros((1, 0), dtype=np.int64)
@@ -67,7 +67,7 @@ def _lines(problem: TokenProblem, s_low: float, s_high: float, price: float) -> 
             problem.payload_bits(tokens) / marginal_rate(power * problem.gain_over_noise / width),
             width / middle,
         )
-    # Where only the interval's longer rounds do, the bandwidth of the longest is a bound.
+    # Where K fits only in the interval's longer rounds, the longest round's bandwidth is a bound.
     tangent = np.isfinite(width) & ~held
     width = np.where(tangent, width, widest)
     growth = np.where(tangent, growth, 0.0)

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decision:
-    """Of one device that takes part in a round.
+    """What one device that takes part in a round is told.
 
-    cut: blocks on the device. tokens: kept of a sample besides the prefix; None keeps all.
-    bits_up: of each activation value sent up. bits_down: of each gradient value sent down.
-    bandwidth_hz, power_w: of the uplink; None where no radio is modelled. rate_bits: of each value
-    sent up where the uplink's codec is a fitted one; None: the method's own.
+    cut: number of blocks on the device. tokens: number of tokens of a sample that are kept, the
+    prefix (CLS, registers) not counted; None keeps all. bits_up: bits of each activation value sent
+    up. bits_down: bits of each gradient value sent down. bandwidth_hz, power_w: of the uplink; None
+    where no radio is modelled. rate_bits: average bits of each value sent up by a fitted codec;
+    None: the method's own.
     """
 
     cut: int
@@ -43,23 +44,23 @@ class Decision:
 
     @property
     def sent_bits(self) -> float:
-        """Bits of a value sent up, as decided: a rate where there is one."""
+        """Bits of a value sent up as decided: rate_bits if it is set, else bits_up."""
         return self.bits_up if self.rate_bits is None else self.rate_bits
 
     def value_bits(self, method: Method) -> float:
-        """Bits that a value sent up takes."""
+        """Bits of a value sent up, by the method's quantiser with the bits that were decided."""
         return self.uplink(method).value_bits
 
     def downlink(self, method: Method) -> Quantizer:
-        """How gradients become bits: as the method says, at the bits decided."""
+        """The method's quantiser of gradients, with the bits that were decided."""
         return method.downlink.model_copy(update={"bits": self.bits_down})
 
     def selection(self, method: Method) -> Tokens:
-        """Which tokens cross the cut: by the method's score, as many as decided."""
+        """The method's token selection, with the number of tokens that was decided."""
         return method.tokens.model_copy(update={"keep": self.tokens})
 
     def keep(self, patches: int) -> int:
-        """The number of tokens kept of `patches`, all of them included."""
+        """The number of tokens kept of a sample that has `patches`: all where `tokens` is None."""
         return patches if self.tokens is None else self.tokens
 
 
@@ -70,18 +71,18 @@ def base_decision(job: Job) -> Decision:
 
 
 Setting = tuple[int, int | None, float]
-"""Cut, tokens kept, and bits of a value up: what a device's samples are sent at."""
+"""Cut, tokens kept (None: all) and bits of each value, with which a sample is sent up."""
 
 
 def setting_of(one: Decision, method: Method) -> Setting:
-    """What of a decision makes a sample's activations what they are."""
+    """The part of a decision that a sample's activations, as sent, depend on."""
     return one.cut, one.tokens, one.value_bits(method)
 
 
 def serves(held: Setting | None, wanted: Setting, method: Method) -> bool:
-    """Whether what was sent at one setting need not be sent again at another.
+    """Whether activations that the server holds at setting `held` will do where `wanted` is asked.
 
-    Codes of a fitted codec serve where fewer bits are wanted too.
+    held: None where the server holds none. Those of a fitted codec also do for fewer bits.
     """
     if held is None or held[:2] != wanted[:2]:
         return False

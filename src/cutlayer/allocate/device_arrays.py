@@ -69,7 +69,7 @@ def positive(name: str, value: float) -> float:
 
 
 def subset(problem: Problem, devices: npt.ArrayLike) -> Problem:
-    """A problem dataclass with the named devices only: every array's first axis is indexed."""
+    """The problem of some devices only: the first axis of its arrays is indexed by `devices`."""
     index = np.asarray(devices)
     chosen = {
         field.name: getattr(problem, field.name)[index]

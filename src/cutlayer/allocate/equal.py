@@ -9,10 +9,11 @@ from cutlayer.errors import AllocationError
 
 
 def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPlan:
-    """W_tot / M each, `tokens` kept ([M] or one number; K_min by default), the largest power.
+    """The plan in which each device has W_tot / M Hz and the largest power that it may use.
 
-    Standing times are not looked at: `takes_part` tells who is late. AllocationError where no
-    power sends the tokens within the energy cap.
+    tokens: kept by each device, [M] or one number; K_min by default. Standing times are ignored
+    here: `takes_part` says who is late. AllocationError where no power sends the tokens within the
+    energy cap.
     """
     M = problem.devices
     kept = np.broadcast_to(
@@ -37,11 +38,11 @@ def solve(problem: TokenProblem, tokens: npt.ArrayLike | None = None) -> TokenPl
 
 
 def takes_part(problem: TokenProblem, plan: TokenPlan | None = None) -> Bools:
-    """[M] whether T_0 + T_U is within the standing time (arXiv 2605.26120).
+    """Flags [M]: whether T_0 + T_U is within the device's standing time (arXiv 2605.26120).
 
-    The test comes before the allocation that decides T_U: without `plan` it takes equal
-    bandwidth, K_min and the largest power under the energy cap, which was inferred by us; with a
-    plan, its uploads.
+    The upload time T_U is the plan's. Without a plan it is that of equal bandwidth, K_min tokens
+    and the largest power under the energy cap: inferred by us, since the paper tests before it
+    allocates.
     """
     if plan is not None:
         late: Bools = plan.time_s > problem.upload_max_s * (1 + 1e-9)

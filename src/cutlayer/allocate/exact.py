@@ -23,12 +23,12 @@ from cutlayer.allocate.relaxed import Priced, bandwidth_price, best_responses, l
 from cutlayer.allocate.st_sflora import solve as alternate
 from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_for_time, require_feasible
 
-# Up to so many token vectors all are tried.
+# If at most this many token vectors are left, all of them are tried.
 ENUMERATE = 4096
-# Up to so many devices single tokens, and pairs of them, are moved at the end.
+# With at most this many devices, `_climb` tries moves of single tokens and of pairs at the end.
 NEIGHBOURS = 32
 PAIRS = 16
-# Closing the gap looks at so many intervals of 1 / tau, from one relative width to another.
+# Closing the gap looks at this many intervals of 1 / tau at most.
 PIECES = 256
 PIECE = 0.02
 SHORTEST_PIECE = 1e-4
@@ -50,8 +50,9 @@ class Bounded:
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """J round times looked at, s = 1 / tau ascending: s, the price of bandwidth and the bound G on
-    the STE at that price, [J] each, and what the devices do at it.
+    """J round times tau that were looked at, in ascending order of s = 1 / tau.
+
+    s, price (of bandwidth), bound (G on the STE at that price): [J]. priced: what the devices do.
     """
 
     s: Floats
@@ -63,9 +64,9 @@ class _Nodes:
 def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 64) -> Bounded:
     """The best plan found and an upper bound on every plan's STE.
 
-    tolerance: relative width to which the search over round times is closed, whole tokens left
-    aside. rounds_max: most round times looked at. AllocationError where P0 has no solution.
-    Never below the alternating solver: its answers are among the candidates.
+    tolerance: relative gap, for fractional tokens, at which the search over round times ends.
+    rounds_max: the most round times looked at. AllocationError where P0 has no solution. The STE is
+    never below that of the alternating solver, whose answers are among the candidates.
     """
     require_feasible(problem)
     choices = problem.tokens_max - problem.tokens_min + 1
@@ -78,7 +79,7 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
     plan = _best(problem, _starts(problem))
     shortest = float(least_time(problem, np.full((1, problem.devices), problem.tokens_min))[0])
     every = float(problem.value(np.full(problem.devices, problem.tokens_max)))
-    # Beyond this round time even all tokens of all devices are worth less than what is in hand.
+    # In a longer round even all tokens of all devices give a smaller STE than the best plan so far.
     longest = min(every / plan.ste, float(problem.upload_max_s.max()))
     longest = max(longest, shortest * (1 + 1e-9))
     breaks = (problem.upload_max_s > shortest) & (problem.upload_max_s < longest)
@@ -107,7 +108,7 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
 
 
 def _starts(problem: TokenProblem) -> Ints:
-    """Tokens [C, M] to begin with: K_min, and what the alternating solver makes of it."""
+    """The C token vectors [C, M] to begin with: K_min, and the alternating solver's answers."""
     starts = [np.full(problem.devices, problem.tokens_min)]
     for ended in (
         alternate(problem),
@@ -119,7 +120,7 @@ def _starts(problem: TokenProblem) -> Ints:
 
 
 def _best(problem: TokenProblem, tokens: Ints) -> TokenPlan:
-    """The plan of the token vector [C, M] with the largest STE in its own shortest round."""
+    """The best plan of C token vectors [C, M], each in its own shortest round, by STE."""
     times = least_time(problem, tokens)
     best = int(np.argmax(problem.value(tokens) / times))
     return plan_for_time(problem, tokens[best], float(times[best]))
@@ -216,7 +217,7 @@ def _fill_bandwidth(problem: TokenProblem, tokens: Ints, round_time: float) -> I
 def _close(
     problem: TokenProblem, nodes: _Nodes, ceilings: Floats, plan: TokenPlan
 ) -> tuple[TokenPlan, float]:
-    """The best of all plans if the token vectors left can be tried, and what bound is left."""
+    """The best plan once the token vectors that are left were tried, and the bound on its STE."""
     open_bounds = [0.0]
     work = [(float(c), *nodes.s[i : i + 2].tolist()) for i, c in enumerate(ceilings)]
     for _ in range(PIECES):

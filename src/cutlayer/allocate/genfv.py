@@ -1,17 +1,18 @@
 """GenFV: which vehicles, how the band is shared, and how much is generated (arXiv 2503.19676).
 
 The paper splits the least delay of a round into a large scale (label sharing, vehicles by speed
-and labels) and a small one (bandwidth, power, amount of generated data). Its formulas could not be
-had; all of these are the literature's standard ones, inferred by us:
+and labels) and a small one (bandwidth, power, amount of generated data). Its formulas were not
+available to us. The ones below are standard in the literature and inferred by us:
 
 - EMD_n = sum_y |p_n(y) - p_g(y)|, in [0, 2], between a vehicle's labels and those of all.
-- n takes part if EMD_n <= EMD_max and it can be done within its stay time, T_cmp + T_up <= stay.
-  T_up hangs on the bandwidth, which is shared later: here the most vehicles are taken that some
-  split of the band lets finish, by the least bandwidth that each needs.
-- Bandwidth makes all finish together, by bisection on the round's time; the power is the largest
-  that the energy allows in that time, min(p_max, E / T_up). Both at once, exactly (see `uploads`).
-- The server generates b images and trains on them while vehicles work: as many as fit,
-  b (t_gen + E_local c / f_server) <= max_n (T_cmp + T_up), so that no round becomes longer.
+- Vehicle n takes part if EMD_n <= EMD_max and it finishes within its stay time,
+  T_cmp + T_up <= stay. T_up depends on the bandwidth, which is shared later, so the largest set of
+  vehicles is taken that can finish together: those that need the least bandwidth.
+- The band is split so that all vehicles finish together, by bisection on the round's time. The
+  power is the largest that the energy allows in that time, min(p_max, E / T_up). Both are solved
+  at once, exactly (see `uploads`).
+- The server generates b images and trains on them while vehicles work. b is the largest number
+  with b (t_gen + E_local c / f_server) <= max_n (T_cmp + T_up), so no round becomes longer.
 """
 
 from dataclasses import dataclass
@@ -39,10 +40,11 @@ def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
 
 
 def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
-    """Who takes part [M]: near enough in labels, and in time together with the others.
+    """Flags [M] of the vehicles that take part: their labels are near enough and all are in time.
 
-    distance: [M] EMD_n. The vehicles are those that need the least bandwidth to finish within
-    their stay times; no larger set of vehicles near enough could.
+    distance: EMD_n [M]; distance_max: the largest allowed. Of the vehicles that are near enough,
+    those are taken that need the least bandwidth to finish within their stay times. No larger set
+    could finish.
     """
     need = np.where(distance <= distance_max, uploads.needed_hz(np.inf), np.inf)
     order = np.argsort(need, kind="stable")
@@ -55,8 +57,10 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 
 @dataclass(frozen=True, eq=False)
 class VehicleShares:
-    """What each vehicle gets: bandwidth_hz, power_w, upload_s, energy_j of the upload [M]; and the
-    seconds of the round."""
+    """What each vehicle gets: bandwidth_hz, power_w, upload_s and energy_j of its upload, [M] each.
+
+    round_time_s: the seconds of the round.
+    """
 
     bandwidth_hz: Floats
     power_w: Floats
@@ -66,9 +70,10 @@ class VehicleShares:
 
 
 def share_band(uploads: Uploads) -> VehicleShares:
-    """Bandwidth and power of the shortest round; who leaves before its end has sent all by then.
+    """Bandwidth and power of the shortest round.
 
-    AllocationError where not all can be in time.
+    A vehicle whose stay ends before the round does has sent everything by then. AllocationError
+    where some vehicle cannot be in time.
     """
     time = fastest(uploads)
     air = uploads.air_time(time)
@@ -77,9 +82,10 @@ def share_band(uploads: Uploads) -> VehicleShares:
 
 
 def generated_amount(room_s: float, image_s: float, training_s: float, most: int) -> int:
-    """b, the images that the server can draw and train on in `room_s`, at most `most`.
+    """b: how many images the server can draw and train on in `room_s` seconds, at most `most`.
 
-    image_s: t_gen of one. training_s: E_local c / f_server of one.
+    image_s: seconds to draw one image, t_gen. training_s: seconds to train on one image in all
+    epochs, E_local c / f_server.
     """
     each = image_s + training_s
     if most * each <= room_s:

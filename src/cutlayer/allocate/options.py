@@ -20,17 +20,17 @@ from cutlayer.errors import AllocationError
 class OptionProblem:
     """M devices; C cuts, K token counts and Q bit widths.
 
-    Of devices, [M] or one number: gain; power_max_w; energy_max_j, compute and upload (inf for
-    none); time_max_s, stay time or deadline of the round (inf for none); fixed_time_s, whatever
-    the option (broadcast, say); flops_per_s; joules_per_flop; memory_max_bytes (inf for none);
-    downlink_bps (inf: free); samples, by which the costs of a sample are multiplied.
-    Of options, [C, K, Q] or what broadcasts to it: quality, measured; of a sample: device_flops,
-    payload_bits (up), downlink_bits and server_time_s; of the round: adapter_bits (up) and
-    memory_bytes on the device.
-    held [M, C, K, Q]: options whose samples the server has of a device, which then computes and
-    sends nothing but their names, of named_bits a sample.
-    quality_min: the least that will do. bandwidth_total_hz, noise_w_per_hz: of the uplink.
-    numbers: [M] by which errors name devices; their places where none are given.
+    For each device, [M] or one number: gain; power_max_w; energy_max_j for computing and upload
+    (inf: no limit); time_max_s, its stay time or the round's deadline (inf: no limit);
+    fixed_time_s, the seconds that no option changes (broadcast, say); flops_per_s; joules_per_flop;
+    memory_max_bytes (inf: no limit); downlink_bps (inf: takes no time); samples: how many it has.
+    For each option, [C, K, Q] or what broadcasts to it: quality, as measured; per sample:
+    device_flops, payload_bits (up), downlink_bits and server_time_s; per round: adapter_bits (up)
+    and memory_bytes on the device.
+    held [M, C, K, Q]: whether the server already has the device's samples of that option. The
+    device then computes nothing and sends only the samples' names, named_bits a sample.
+    quality_min: the least quality allowed. bandwidth_total_hz, noise_w_per_hz: of the uplink.
+    numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...
     """
 
     gain: Floats
@@ -111,12 +111,12 @@ OPTION_COSTS = (
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """The O options left for the m devices left.
+    """The O options that are worth trying, for the m devices that can take part.
 
-    index [O]: into the flattened quality table.
+    index [O]: place of the option in the flattened quality table.
     gain_over_noise, limit_s, power_max_w, energy_max_j, numbers: [m].
-    payload_bits, fixed_s, compute_energy_j: [m, O], of the round.
-    able: [m, O] memory suffices.
+    payload_bits, fixed_s, compute_energy_j: [m, O], for a whole round.
+    able: [m, O] whether the device's memory suffices.
     """
 
     index: Ints
@@ -132,7 +132,7 @@ class Options:
     numbers: Ints
 
     def needed_hz(self, round_time_s: float) -> Floats:
-        """[m, O] least bandwidth in Hz; inf where memory, energy or time rule the option out."""
+        """Least bandwidth in Hz [m, O]; inf where memory, energy or time rules the option out."""
         left = self.energy_max_j[:, None] - self.compute_energy_j
         air = np.minimum(round_time_s, self.limit_s)[:, None] - self.fixed_s
         need = least_bandwidth(
@@ -145,7 +145,7 @@ class Options:
         return np.where(self.able & (left >= 0) & (air >= 0), need, np.inf)
 
     def uploads(self, choice: Ints) -> Uploads:
-        """The uploads of the options chosen [m]."""
+        """The uploads of the m devices where device i takes option choice[i]."""
         rows = np.arange(len(choice))
         return Uploads(
             payload_bits=self.payload_bits[rows, choice],
@@ -162,9 +162,9 @@ class Options:
 def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
     """The options worth looking at, and the indices of the devices that can take part.
 
-    With `drop`, devices without any option are left out, and then, while the band is too narrow
-    at the longest round, the one that needs most of it. AllocationError otherwise, or if none is
-    left.
+    With `drop`, devices without any option are left out; then, as long as the band is too narrow
+    for the others even in the longest round, the device that needs most of it. AllocationError
+    if a device would be left out without `drop`, or if no device is left.
     """
     index = _worth_trying(problem)
     flat = {name: getattr(problem, name).ravel()[index] for name in OPTION_COSTS}
@@ -212,8 +212,10 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
 
 
 def _worth_trying(problem: OptionProblem) -> Ints:
-    """Flat indices of the options that are good enough and that no other beats in every cost, and
-    of those that the server holds of some device.
+    """Flat indices of the options of enough quality that are worth trying.
+
+    These are the options that no other beats in every cost, and those of which the server holds
+    some device's samples.
     """
     quality = problem.quality.ravel()
     enough = np.flatnonzero(quality >= problem.quality_min)
@@ -223,7 +225,7 @@ def _worth_trying(problem: OptionProblem) -> Ints:
             f"quality_min is {problem.quality_min:g}: the best measured is {quality.max():.6g}, "
             f"at cut, tokens, bits {best}"
         )
-    # Best quality first, so that of equal costs the better one stays.
+    # Best quality first, so that of two options with equal costs the better one stays.
     enough = enough[np.argsort(-quality[enough], kind="stable")]
     costs = np.stack([getattr(problem, name).ravel()[enough] for name in OPTION_COSTS], axis=1)
     held = np.any(np.asarray(problem.held).reshape(len(problem.gain), -1)[:, enough], axis=0)

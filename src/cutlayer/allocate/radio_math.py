@@ -144,7 +144,7 @@ def least_bandwidth(
     time = np.asarray(time_s, dtype=np.float64)
     payload = np.asarray(payload_bits, dtype=np.float64)
     endless = np.isinf(time)
-    # Without a deadline next to no bandwidth does, if the energy suffices at all.
+    # Without a deadline any bandwidth, however small, will do, if the energy suffices at all.
     reachable = payload * LN2 < np.asarray(energy_max_j) * np.asarray(gain_over_noise)
     time = np.where(endless, 1.0, time)
     power = power_in_time(time, power_max_w, energy_max_j)

@@ -37,10 +37,10 @@ from cutlayer.allocate.token_problem import TokenProblem
 
 @dataclass(frozen=True, eq=False)
 class Priced:
-    """What each of M devices does at J pairs of a price of bandwidth and s = 1 / tau.
+    """What each of M devices does at J pairs of a bandwidth price and s = 1 / tau.
 
-    tokens [J, M], fractional; whole [J, M] int64, that rounded down; bandwidth_hz [J, M];
-    value [J, M] = phi; slope [J, M] = d phi / d s at a fixed price.
+    tokens [J, M]: fractional; whole [J, M]: the same rounded down, int64. bandwidth_hz [J, M].
+    value [J, M]: phi. slope [J, M]: d phi / d s at a fixed price.
     """
 
     tokens: Floats
@@ -55,8 +55,8 @@ def best_responses(
 ) -> Priced:
     """Every device's best fractional tokens at `price` [J] (per Hz and second) and `s` [J] (1/s).
 
-    standing [J, M] names devices that shall upload for all their standing time, whatever s;
-    by default those for which it is shorter than 1/s. K_min must be feasible at each s.
+    standing [J, M]: whether a device uploads for all of its standing time, whatever s is; by
+    default where that time is shorter than 1/s. K_min must be feasible at each s.
 
     By bisection over whole tokens on the sign of s (f(K+1) - f(K)) - mu dw/dK; within a segment
     dw/dK = s (f(K+1) - f(K)) / mu gives the marginal rate, hence the signal-to-noise ratio.
@@ -115,7 +115,7 @@ def best_responses(
 def bandwidth_price(problem: TokenProblem, s: Floats, guess: Floats | None = None) -> Floats:
     """The price [J] of bandwidth at which the devices use W_tot together; near 0 if they never do.
 
-    guess [J]: where to look first. Any price gives a valid bound; this one the best at each s.
+    guess [J]: where to look first. Any price gives a valid bound; this price gives the best one.
     """
     left = problem.upload_max_s
     time = np.minimum(left, 1 / s[:, None])

@@ -1,6 +1,7 @@
-"""The shape of a round: who takes part with what, in which steps, on how many samples and bytes.
+"""The shape of a round: devices and their decisions, steps, samples and bytes.
 
-Planner, virtual clock, replay and record share it: it is what was planned or what really happened.
+It says what was planned or what really happened. Planner, virtual clock, replay and record share
+it.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ class Traffic:
     """Bytes of the frames of one device in one round, by what they carry.
 
     coding_down: what the device needs to encode: a fitted basis, and which samples it need not
-    send. features, feature_gradients: of a model whose last blocks are on the device.
+    send. features, feature_gradients: only of a model whose last blocks are on the device.
     """
 
     activations: int = 0
@@ -43,17 +44,18 @@ class Traffic:
 
 
 TRAFFIC_KINDS = len(fields(Traffic))
-"""Numbers of bytes that a record has of each device at most."""
+"""How many kinds of traffic there are, so the most byte counts a record has for one device."""
 
 
 @dataclass(frozen=True)
 class RoundShape:
     """One round, as planned or as it happened.
 
-    decisions: of the cohort, in the order in which devices take turns. batches: by device, the
-    samples of each of its steps; of a device that was lost, of the steps before that. traffic: by
-    device, in bytes of whole frames. computed: by device, the samples of each step that it ran and
-    sent, where it only named the others, which the server held; all of them where it is missing.
+    decisions: by device, in the order in which devices take turns. batches: by device, the number
+    of samples in each of its steps; of a lost device, the steps before its loss. traffic: by
+    device, in bytes of whole frames. computed: by device, the number of samples in each step that
+    the device ran and sent; the server already held the others. A device that is missing there
+    ran all of its samples.
     """
 
     round: int
@@ -69,7 +71,7 @@ class RoundShape:
 
     @property
     def trained(self) -> list[int]:
-        """The devices that make a step at least, in the order of the cohort."""
+        """The devices that make at least one step, in the order of the cohort."""
         return [device for device in self.decisions if self.batches.get(device)]
 
     @property
@@ -95,9 +97,9 @@ class RoundShape:
 
 
 def batch_sizes(samples: int, training: Training) -> tuple[int, ...]:
-    """Samples of each step of a round, of a device with `samples` in an epoch.
+    """The batch size of each step of a round, for a device with `samples` samples an epoch.
 
-    The last batch of an epoch holds what is left.
+    The last batch of an epoch holds the samples that are left.
     """
     full, rest = divmod(samples, training.batch_size)
     epoch = (training.batch_size,) * full + ((rest,) if rest else ())
@@ -105,9 +107,9 @@ def batch_sizes(samples: int, training: Training) -> tuple[int, ...]:
 
 
 def batch_counts(samples: npt.ArrayLike, training: Training) -> dict[int, Ints]:
-    """How many batches of each size a round has [m], of devices with `samples` [m] in an epoch.
+    """How many batches of each size m devices have in a round: by batch size, counts [m].
 
-    The same as `batch_sizes`, counted for many devices at once.
+    samples: of each device in an epoch [m]. The same as `batch_sizes`, for many devices at once.
     """
     held = np.asarray(samples).astype(np.int64)
     full, rest = np.divmod(held, training.batch_size)

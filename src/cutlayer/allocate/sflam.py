@@ -32,7 +32,10 @@ PAPER_BITS = (2, 4, 8, 16, 32)
 def quantisation_error(
     values: float, activation_range: Floats, bits: Sequence[int] = PAPER_BITS
 ) -> Floats:
-    """[M, Q] error of `values` numbers over a range delta: values delta^2 / (4 (2^q - 1)^2)."""
+    """Error [M, Q] of quantising `values` numbers with range delta: values delta^2 / (4 (2^q-1)^2).
+
+    activation_range: delta [M]. bits: the Q choices q.
+    """
     steps = 2.0 ** np.asarray(bits, dtype=np.float64) - 1
     spread = np.asarray(activation_range, dtype=np.float64)[:, None]
     error: Floats = values * spread**2 / (4 * steps**2)
@@ -111,10 +114,11 @@ class BitsProblem:
 
 @dataclass(frozen=True, eq=False)
 class BitsPlan:
-    """bits, bandwidth_hz, power_w, time_s (all of it), energy_j (all of it): [M].
+    """What the descent found for each of M devices.
 
-    round_time_s = max time_s; energy_total_j; error, the sum; objective; loops of the descent and
-    the objective after each.
+    bits, bandwidth_hz, power_w, time_s and energy_j (of computing and upload together): [M].
+    round_time_s: the largest time_s. error: the sum over devices. loops: of the descent; history:
+    the objective after each of them.
     """
 
     bits: Ints
@@ -140,9 +144,9 @@ def solve(
 ) -> BitsPlan:
     """Block coordinate descent for lambda = `latency_weight` in [0, 1].
 
-    shared_bits: one q for all devices, the fewest bits that keep the budget: payload falls and
-    error rises with fewer bits, so nothing else is left to choose. With weight 0 a time limit is
-    needed. AllocationError where no power and bandwidth serve the fewest bits found.
+    shared_bits: all devices get one q, the fewest bits that keep the error budget. With weight 0
+    every device needs a time limit. AllocationError where the fewest bits that keep the budget
+    cannot be sent with any power and bandwidth.
     """
     if not 0 <= latency_weight <= 1:
         raise AllocationError(f"latency_weight is {latency_weight:g}: it must be 0 to 1")
@@ -192,8 +196,8 @@ def curve(problem: BitsProblem, latency_weights: Sequence[float]) -> list[BitsPl
 def fewest_bits(problem: BitsProblem, cost_per_bit: Floats) -> Ints:
     """Choices [M] that keep the error budget at the least sum of cost_per_bit [M] times payload.
 
-    From the most bits downwards, steps in order of cost saved per error added; a device whose
-    step no longer fits takes no further one.
+    Devices start at the most bits. Steps to fewer bits are taken in order of cost saved per error
+    added; a device whose step no longer fits the budget takes no further step.
     """
     M, Q = problem.error.shape
     top = Q - 1
@@ -201,7 +205,7 @@ def fewest_bits(problem: BitsProblem, cost_per_bit: Floats) -> Ints:
     added = -np.diff(problem.error, axis=1)[:, ::-1]
     with np.errstate(divide="ignore"):
         ratio = np.minimum(saved / added, 1e300)
-    # A device's own steps stay in order whatever rounding makes of its ratios.
+    # Rounding of the ratios must not change the order of a device's own steps.
     ratio = np.minimum.accumulate(ratio, axis=1)
     order = np.argsort(-ratio.ravel(), kind="stable")
     left = problem.error_budget - float(problem.error[:, top].sum())
@@ -232,7 +236,7 @@ def _solve_radio(problem: BitsProblem, choice: Ints, weight: float) -> tuple[Sha
 
 
 def _bit_cost(problem: BitsProblem, choice: Ints, shares: Shares, weight: float) -> Floats:
-    """[M] what one more bit of payload costs at the present solution, up to a common factor.
+    """What one more bit of payload costs each device [M] now, up to a common factor.
 
     In joules: de/dS = ln2 / gain_over_noise * e^x where power may still rise, else the price of the
     bandwidth that the bit takes, nu / (t dR/dW). With no weight on energy, that bandwidth alone.

@@ -12,11 +12,11 @@ Its steps, each with the other two variables held:
 3. tokens: the most that fit tau, the energy cap and the standing time at the present rate,
    K = floor(min(N, E_max R / (p beta) - 2, T_left R / beta - 2, tau R / beta - 2)).
 
-What becomes of it, inferred by us: step 2 gives each device just the rate that its present K needs,
-so step 3 finds that K again. Taken in this order the tokens never leave their start. With step 3
-before step 2 the devices with better links fill up once to the slowest one's round time and then
-stay. Both orders are here, the paper's by default; `solve` reports the stall, and an infeasible
-start, as such. `cutlayer.allocate.exact` solves the same problem.
+Inferred by us: this alternation stalls. Step 2 gives each device just the rate that its present K
+needs, so step 3 finds that K again: in this order K never leaves its start. With step 3 before
+step 2, devices with better links once add the tokens that fit the slowest device's round time, and
+then K stays. Both orders are here, the paper's by default; `solve` reports a stall, and an
+infeasible start, as such. `cutlayer.allocate.exact` solves the same problem.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_c
 Order = Literal["power-bandwidth-tokens", "power-tokens-bandwidth"]
 Status = Literal["settled", "stalled", "infeasible", "loop limit"]
 
-# What floor() may lose to rounding: a token that fits to within this share of itself fits.
+# Rounding must not cost a token: one that exceeds its room by this relative amount still fits.
 _FLOOR_SLACK = 1e-9
 
 
@@ -48,10 +48,10 @@ _FLOOR_SLACK = 1e-9
 class Alternation:
     """How the alternating solver ended.
 
-    plan: None if the start was infeasible. status: "settled"; "stalled" when it settled without
-    any device's tokens having left their start; "infeasible"; "loop limit". reason: one
-    sentence. loops: outer loops done, the one that found nothing to change included.
-    ste_history: STE after each loop, per second.
+    plan: None if the start was infeasible. status: "settled"; "stalled" if it settled and no
+    device has other tokens than at the start; "infeasible"; "loop limit". reason: one sentence.
+    loops: outer loops done, including the one that found nothing to change. ste_history: STE after
+    each loop, per second.
     """
 
     plan: TokenPlan | None
@@ -71,8 +71,8 @@ def solve(
 ) -> Alternation:
     """Alternate from equal bandwidth and `start` tokens ([M] or one number; K_min by default).
 
-    It has settled when tokens are unchanged and powers, bandwidths and round time changed by
-    less than `tolerance`, relatively.
+    It has settled when a loop leaves the tokens unchanged and changes powers, bandwidths and round
+    time by less than `tolerance`, relatively. loops_max: the most loops.
     """
     M = problem.devices
     first = np.broadcast_to(
@@ -130,7 +130,7 @@ def solve(
 def _powers(
     problem: TokenProblem, tokens: Ints, bandwidth: Floats
 ) -> tuple[Floats, Floats, Floats]:
-    """Step 1: the power taken, the least for the standing time, the largest for the energy cap."""
+    """Step 1, powers in W [M]: chosen; least for the standing time; largest under the energy."""
     payload = problem.payload_bits(tokens)
     cap = power_under_energy(payload, bandwidth, problem.energy_max_j, problem.gain_over_noise)
     ceiling = np.minimum(problem.power_max_w, cap)
@@ -149,7 +149,7 @@ def _needed(problem: TokenProblem, tokens: Ints, power: Floats, round_time: floa
 
 
 def _bandwidths(problem: TokenProblem, tokens: Ints, power: Floats) -> tuple[Floats | None, float]:
-    """Step 2: the bandwidths and the round time; None where even an endless round needs more."""
+    """Step 2: bandwidths in Hz and the round time; None where no round time fits the band."""
     band = problem.bandwidth_total_hz
     if _needed(problem, tokens, power, np.inf).sum() > band * (1 + 1e-12):
         return None, np.inf
@@ -161,7 +161,7 @@ def _bandwidths(problem: TokenProblem, tokens: Ints, power: Floats) -> tuple[Flo
         return np.array([_needed(problem, tokens, power, t).sum() / band - 1 for t in times])
 
     # With equal shares every device meets the larger bound, unless energy or standing time
-    # asks for more; then an ever longer round does.
+    # asks for more bandwidth; then longer and longer rounds are tried.
     low, high = float(alone.max()), float(shared.max())
     while excess(np.array([high]))[0] > 0 and high < 1e12 * low:
         high *= 4

@@ -33,10 +33,10 @@ class TokenProblem:
     be inf. time_max_s: [M] standing time left, may be inf. fixed_time_s: [M] T_0, broadcast and
     device forward. bits_per_token: [M] beta = B D q. importance: [M, N + 1], importance[m, K] =
     f_m(K), cumulative, non-decreasing and concave. bandwidth_total_hz: W_tot. noise_w_per_hz: N0.
-    tokens_min: K_min >= 1. extra_tokens: sent besides the K kept (CLS and the merged one, and
-    what frames add).
-    A single number stands for all devices alike. numbers: [M] by which errors name devices; their
-    places where none are given.
+    tokens_min: K_min >= 1. extra_tokens: what is sent besides the K tokens kept, counted in tokens
+    (CLS, the merged token, and what frames add).
+    A single number stands for all devices alike. numbers: [M] the numbers by which errors name
+    devices; by default 0, 1, 2, ...
     """
 
     gain: Floats
@@ -136,8 +136,9 @@ class TokenProblem:
 class TokenPlan:
     """An allocation of P0 or of a baseline.
 
-    tokens [M] int64, bandwidth_hz [M], power_w [M]; time_s [M] the upload T_U, energy_j [M] its
-    energy; round_time_s max T_U; importance sum f_m(K_m); ste the ratio of the two, per second.
+    tokens (int64), bandwidth_hz, power_w: [M]. time_s [M]: seconds of the upload T_U; energy_j [M]:
+    its energy. round_time_s: the largest T_U. importance: sum f_m(K_m). ste: importance /
+    round_time_s, per second.
     """
 
     tokens: Ints
@@ -181,7 +182,7 @@ def plan_for_time(problem: TokenProblem, tokens: Ints, round_time_s: float) -> T
 
 
 def violations(problem: TokenProblem, plan: TokenPlan, tolerance: float = 1e-9) -> list[str]:
-    """One sentence for every constraint of P0 that a plan breaks, beyond a relative tolerance."""
+    """A sentence for each constraint of P0 that a plan breaks by more than a relative tolerance."""
     high = 1 + tolerance
     broken: list[str] = []
     for sentence, holds in (
@@ -202,10 +203,11 @@ def _between(problem: TokenProblem, plan: TokenPlan) -> Bools:
 
 
 def obstacles(problem: TokenProblem) -> list[str]:
-    """Why P0 has no solution: the constraint of the device in the way and what would do; else [].
+    """Why P0 has no solution, a sentence for each reason; [] where it has one.
 
-    Each device alone first: standing time, then energy, then both with the whole band; then all
-    together: the bandwidth they need at K_min when each uses its whole standing time.
+    Each device is tried alone first: standing time, then energy, then both with the whole band. If
+    all pass, they are tried together: the bandwidth they need at K_min when each uses its whole
+    standing time.
     """
     left, need = (
         problem.upload_max_s,

@@ -111,7 +111,7 @@ def energy_slope_inverse(value: Floats) -> Floats:
 
 
 def fastest(uploads: Uploads) -> float:
-    """The shortest round in seconds, exact; AllocationError where not even the limits do."""
+    """The shortest round in seconds, exact; AllocationError where the limits cannot be met."""
     require_room(uploads)
     alone = rate(uploads.band_hz, uploads.power_max_w, uploads.gain_over_noise)
     low = max(float((uploads.fixed_s + uploads.payload_bits / alone).max()), 1e-12)
@@ -147,7 +147,8 @@ def in_time(uploads: Uploads, round_time_s: float) -> Shares:
         used: Floats = width(price).sum(axis=1)
         return used / band - 1
 
-    # At the low price some device alone asks for the band; at the high one all have their floors.
+    # At the low price one device alone asks for the whole band; at the high price every device
+    # asks only for its least bandwidth.
     low = energy_slope(nats / (band * air)) * air / uploads.gain_over_noise
     high = energy_slope(nats / (floor * air)) * air / uploads.gain_over_noise
     price = least_feasible(excess, np.array([low.min()]), np.array([high.max()]), tolerance=1e-10)
@@ -184,8 +185,8 @@ def cheapest(uploads: Uploads, time_weight: float, energy_weight: float) -> Shar
         longest = min(longest, bound)
     if not np.isfinite(longest):
         raise AllocationError(
-            "the time weight is 0 and no device has a time limit: the least energy then takes "
-            "for ever; give a time limit or a time weight above 0"
+            "the time weight is 0 and no device has a time limit: the round of least energy would "
+            "then never end; give a time limit or a time weight above 0"
         )
     if longest <= shortest * (1 + 1e-12):
         return first
@@ -208,7 +209,7 @@ def _energy_growth(uploads: Uploads, round_time_s: float) -> float:
         x = uploads.payload_bits * LN2 / (width * air)
         snr = shares.power_w * uploads.gain_over_noise / width
     free = -width / uploads.gain_over_noise * energy_slope(x)
-    # Where the floor binds, energy is p_max t or E_max, and the floor's fall is worth the price.
+    # A device at its least bandwidth spends p_max t or E_max; in a longer round it frees bandwidth.
     at_power = uploads.energy_max_j >= uploads.power_max_w * air
     with np.errstate(divide="ignore", invalid="ignore"):
         fall = np.where(at_power, uploads.payload_bits / (air**2 * marginal_rate(snr)), width / air)

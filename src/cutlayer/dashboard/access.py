@@ -1,4 +1,4 @@
-"""Who may open the dashboard: whoever has the token, and no other site through a forged name."""
+"""Who may open the dashboard: only clients with the token, and no site under a forged host name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cutlayer.dashboard.shares import MOST_REQUESTS, Shares
 
 COOKIE = "cutlayer-dashboard"
 HEADERS = {
-    # Styles of single elements are set by the page's script.
+    # The page's script sets styles of single elements.
     "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -28,9 +28,10 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class Access:
-    """token: None lets in whoever reaches the address. hosts: names it answers to; None: any.
+    """Who is let in. token: None lets in every client that reaches the address. hosts: the host
+    names it answers to; None: any.
 
-    A browser that is led to this address by another name (DNS rebinding) sends that name as Host.
+    A browser that was led here under another name (DNS rebinding) sends that name as Host.
     """
 
     token: str | None = None
@@ -38,11 +39,11 @@ class Access:
 
     @property
     def mark(self) -> str:
-        """What the cookie holds: not the token itself."""
+        """The value of the cookie, which is not the token itself."""
         return hashlib.sha256(f"{COOKIE} {self.token}".encode()).hexdigest()
 
     def admits(self, given: str | None, cookie: str | None) -> bool:
-        """Whether a token, or the cookie that stands for it, is the right one."""
+        """Whether the token or the cookie that was given is right."""
         if self.token is None:
             return True
         if given is not None and _same(given, self.token):
@@ -51,7 +52,7 @@ class Access:
 
 
 class Guarded:
-    """An ASGI app behind an Access, with headers that keep a page to itself."""
+    """An ASGI app behind an Access, with headers that keep a page from loading other sites."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app, self.access = app, access
@@ -105,8 +106,8 @@ class Guarded:
             )
         self._shares.right(client)
         if access.token is not None and "token" in query:
-            # Out of the address bar, and out of what the browser remembers. A path that begins with
-            # two slashes would be another host's address.
+            # Removes the token from the address bar and the browser's history. A path that begins
+            # with two slashes would be the address of another host.
             answer = RedirectResponse("/" + scope["path"].lstrip("/\\"), 303)
             answer.set_cookie(COOKIE, access.mark, httponly=True, samesite="strict")
             return answer

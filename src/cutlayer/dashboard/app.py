@@ -1,4 +1,4 @@
-"""The web app: a page, the list of runs, one run or several, and what changes, as it changes."""
+"""The web app: a page, the list of runs, views of one run or several, and a stream of changes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from cutlayer.errors import CutlayerError
 from cutlayer.reports.page import SCRIPTS, asset
 
 EVERY_S = 1.0
-"""Seconds between looks at the run folders, while anybody watches."""
+"""Seconds between looks at the run folders, while a browser watches."""
 
 MOST_RUNS = 64
-"""Runs that a request may name."""
+"""The most runs that a request may name."""
 
 _HEARTBEAT_S = 0.5
-# The report's scripts but for the one that lays out a page on its own, and ours.
+# The report's scripts, without the one that lays out a whole page, and the dashboard's own.
 _SCRIPTS = (*SCRIPTS, "dashboard.js")
 
 
@@ -58,8 +58,8 @@ class _Dashboard:
         self._changed: dict[str, int] = {}
         self._gone: dict[str, int] = {}
         self._watchers = 0
-        # Views of a kind are made one at a time: those of one run do not wait for those of many,
-        # nor for those that are computed from model and data.
+        # Views of one kind are made one at a time. The views of one run wait neither for those of
+        # several runs nor for those that are computed from model and data.
         self._reading, self._joining = asyncio.Lock(), asyncio.Lock()
         self._computing = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -84,7 +84,7 @@ class _Dashboard:
         yield
         looking.cancel()
 
-    # What is in a folder
+    # Reading run folders
 
     async def _look(self) -> None:
         async with self._looking:
@@ -106,7 +106,7 @@ class _Dashboard:
                 await self._look()
             await asyncio.sleep(self._every_s)
 
-    # What is answered
+    # Answers to requests
 
     async def _page(self, request: Request) -> Response:
         scripts = "\n".join(f'<script src="{name}" defer></script>' for name in _SCRIPTS)
@@ -139,7 +139,7 @@ class _Dashboard:
             if len(names) > MOST_RUNS:
                 return PlainTextResponse(f"id: {len(names)} are more than {MOST_RUNS}", 400)
             try:
-                # One that a look has just found may not have been read yet.
+                # A run that was only just found may not have been read yet.
                 known = [self._watch.runs.get(name) for name in names]
                 if any(seen is None or seen.job is None for seen in known):
                     await self._look()
@@ -157,7 +157,7 @@ class _Dashboard:
         )
 
     async def _told(self) -> AsyncIterator[str]:
-        """First every run, then those that change, in events of one JSON object each."""
+        """Events of one JSON object each: first every run, then runs that change."""
         self._watchers += 1
         try:
             await self._look()
@@ -167,7 +167,7 @@ class _Dashboard:
                 try:
                     await self._newer_than(known)
                 except TimeoutError:
-                    yield ":\n\n"  # a browser that left is noticed by writing to it
+                    yield ":\n\n"  # only writing shows that a browser has left
                     continue
                 news = [name for name, version in self._changed.items() if version > known]
                 gone = [name for name, version in self._gone.items() if version > known]
@@ -178,7 +178,7 @@ class _Dashboard:
             self._watchers -= 1
 
     async def _newer_than(self, version: int) -> None:
-        """Wait until there is news. Raises TimeoutError after a while without."""
+        """Wait until there are changes. Raises TimeoutError if there are none for a while."""
         async with asyncio.timeout(_HEARTBEAT_S), self._news:
             await self._news.wait_for(lambda: self._version > version)
 

@@ -1,4 +1,4 @@
-"""Opens the dashboard at an address: on loopback as it is, elsewhere only behind a token."""
+"""Opens the dashboard at an address; without a token only at a loopback address."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def dashboard(
 ) -> None:
     """Show the runs below `root` in a browser, until it is stopped.
 
-    listen: HOST:PORT; port 0 takes any free one. token: asked of a browser; None: none on
-    loopback, one made up elsewhere. Raises RunError or NetworkError.
+    listen: HOST:PORT; port 0 takes any free one. token: a browser must give it; None: none is
+    needed on loopback, elsewhere a random one is made. Raises RunError or NetworkError.
     """
     import uvicorn
 
@@ -44,7 +44,7 @@ def dashboard(
         say(f"dashboard  http://{shown}:{port}/" + (f"?token={token}" if token else ""))
         say(f"shows      {root}, as runs go on; Ctrl-C ends it")
         if not local:
-            say("note       it goes unencrypted: put TLS before it beyond a network of your own")
+            say("note       unencrypted: put a TLS proxy before it outside a network of your own")
         config = uvicorn.Config(
             app, log_level="warning", server_header=False, timeout_graceful_shutdown=3
         )

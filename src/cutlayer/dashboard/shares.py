@@ -6,9 +6,9 @@ import time
 from collections import Counter, OrderedDict
 
 MOST_REQUESTS = 16
-"""Requests of a client that are answered at a time; streams of events are such requests too."""
+"""How many requests of a client are answered at a time, including streams of events."""
 
-# Wrong tokens in a row that cost nothing; each further one doubles the wait.
+# This many wrong tokens in a row cause no wait; each further one doubles the wait.
 _FREE_GUESSES = 5
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 300.0
 _MOST_CLIENTS = 4096
@@ -19,11 +19,11 @@ class Shares:
 
     def __init__(self) -> None:
         self._busy: Counter[str] = Counter()
-        # Of each client: wrong guesses, and when it may guess again.
+        # By client: the number of wrong guesses, and the time when it may guess again.
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def begin(self, client: str) -> bool:
-        """Whether one more request of the client may be answered; `end` it then."""
+        """Whether one more request of the client may be answered; call `end` after it."""
         if self._busy[client] >= MOST_REQUESTS:
             return False
         self._busy[client] += 1
@@ -36,7 +36,7 @@ class Shares:
             del self._busy[client]
 
     def wait_s(self, client: str) -> float:
-        """Seconds until the client's next token is looked at."""
+        """Seconds until the client's next token is checked."""
         _, until = self._wrong.get(client, (0, 0.0))
         return max(0.0, until - time.monotonic())
 

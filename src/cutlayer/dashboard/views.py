@@ -1,4 +1,4 @@
-"""What a browser is given of one run or several: the report's views, from what was already read."""
+"""The report's views of one run or several for a browser, from records that are already read."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from cutlayer.reports.views.runs import Run, lines_of
 _OPEN = 4
 _IMAGES = 4
 _CELLS = 30_000
-# Until a browser has what is computed anew from model, data and world.
+# Shown until the views that are computed from model, data and world are ready.
 _SOON = dict.fromkeys(page.TITLES, "it is being computed from the job")
 
 
 class _Opened:
-    """The record of one run, read by one thread at a time; other runs' readers do not wait."""
+    """The record of one run, read by one thread at a time; readers of other runs do not wait."""
 
     def __init__(self, seen: WatchedRun) -> None:
         assert seen.job is not None
@@ -49,13 +49,13 @@ class _Opened:
 
 
 class OpenRuns:
-    """The records of the runs that were looked at last, each read once and then followed."""
+    """The records of the runs that were viewed last; each is read once, then only its new lines."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _Opened] = OrderedDict()
         self._again: OrderedDict[tuple[str, int], Run] = OrderedDict()
-        # Model and data of one job at a time: the next look at it is quick.
+        # Keeps model and data of one job, so that its next view is quick.
         self._load = functools.lru_cache(maxsize=1)(recompute.load_for_views)
 
     def run(self, seen: WatchedRun) -> Run:
@@ -83,8 +83,8 @@ class OpenRuns:
         )
 
     def detail(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
-        """The first run's views, as the report's page is given them; of those to be computed the
-        places.
+        """The views of the first run, as in the report's page; views that must be computed are
+        placeholders.
         """
         with _uncollected():
             run = self.run(several[0])
@@ -96,7 +96,8 @@ class OpenRuns:
             }
 
     def computed(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
-        """Its views to be computed, which takes seconds; asked again, those of the same round."""
+        """The views of the first run that must be computed, which takes seconds; kept for the same
+        round."""
         seen = several[0]
         run = self.run(seen)
         key = (seen.name, len(run.rows))
@@ -107,10 +108,10 @@ class OpenRuns:
         return {"rounds": len(run.rows), "views": page.computed_views(self._again[key])}
 
     def together(self, several: Sequence[WatchedRun]) -> dict[str, Any]:
-        """The views of several runs side by side, each once. Raises RunError for fewer than two."""
+        """The views of several runs side by side. Raises RunError for fewer than two."""
         several = list({seen.name: seen for seen in several}.values())
         if len(several) < 2:
-            raise RunError("run: side by side are two runs or more: choose another")
+            raise RunError("run: a comparison needs two runs or more: choose another")
         with _uncollected():
             runs = [self.run(seen) for seen in several]
             lines = lines_of(runs)
@@ -119,9 +120,9 @@ class OpenRuns:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Read without Python's search for cycles: rows have none, and searching doubles the time.
+    """Switches Python's search for cycles off while reading: it would double the time in vain.
 
-    Within another it leaves the end to that one.
+    Inside another `with` block of this kind it changes nothing.
     """
     was = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""What runs there are below a folder and how far each is, found out at little cost each time."""
+"""Finds the runs below a folder and how far each is, at little cost each time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cutlayer.record.row_lines import FILE as RECORD_FILE
 from cutlayer.record.tail import Brief, Summary, Tail, read_brief
 from cutlayer.reports.views.pack import plain, spread
 
-# A run is silent when nothing came for this long and for this many of its own rounds.
+# A run is silent when its record did not change for this many seconds and rounds' lengths.
 _SILENT_S, _SILENT_ROUNDS = 60.0, 5.0
 # A run diverges whose accuracy has fallen so far below its best, as the alert of a fleet has it.
 _FELL = 0.1
@@ -29,9 +29,9 @@ _CURVE = 40
 
 @dataclass(eq=False)
 class WatchedRun:
-    """One run folder: its job, and what its record says so far.
+    """One run folder: its job, and a summary of its record so far.
 
-    fault: why it cannot be read. note: what of its record is left out.
+    fault: why the folder cannot be read. note: which lines of its record are left out.
     """
 
     name: str
@@ -48,11 +48,11 @@ class WatchedRun:
     _files: tuple[tuple[int, int, int], ...] = ()
 
     def look(self) -> bool:
-        """Read what is new; whether anything was. Never raises: a fault is said in the list."""
+        """Read what is new; returns whether anything was. Never raises: sets `fault` instead."""
         before = (self.summary.rounds, self._begun, self.fault, self.note, self._job_written)
         try:
             files = tuple(_stamp(self.folder / name) for name in (JOB_FILE, RECORD_FILE))
-            if files == self._files:  # one that cannot be read is not tried again and again
+            if files == self._files:  # unchanged: a folder that cannot be read is not read again
                 return False
             self._files = ()
             self._read()
@@ -69,7 +69,7 @@ class WatchedRun:
 
     @property
     def note(self) -> str:
-        """What of the record is left out, as a sentence, or nothing."""
+        """A sentence on the lines of the record that are left out, or ""."""
         damaged = self.tail.damaged
         return f"{damaged} damaged lines of its record are left out" if damaged else ""
 
@@ -91,7 +91,7 @@ class WatchedRun:
 
     @property
     def state(self) -> str:
-        """finished, running, silent (nothing came for long), waiting (no round yet), unreadable."""
+        """finished, running, silent (no change for long), waiting (no round yet) or unreadable."""
         if self.fault or self.job is None:
             return "unreadable"
         if is_over(self.job.training, self.summary.rounds, self._accuracy):
@@ -156,7 +156,7 @@ class WatchedRuns:
         self._states: dict[str, str] = {}
 
     def find(self, name: str) -> WatchedRun:
-        """The run of that name, which only the list gives: no path does. Raises RunError."""
+        """The run with a name of the list; paths are not accepted. Raises RunError."""
         if name not in self.runs:
             raise RunError(f"run: there is no {name} below {self.root} now: choose one of the list")
         return self.runs[name]
@@ -171,7 +171,7 @@ class WatchedRuns:
         for name, folder in there.items():
             seen = self.runs.setdefault(name, WatchedRun(name, folder, Tail(folder, read_brief)))
             new = seen.look()
-            # Silence comes by the mere passing of time.
+            # A run becomes silent without any change of its files.
             if new or self._states.get(name) != seen.state:
                 self._states[name] = seen.state
                 changed.append(seen)
@@ -183,6 +183,6 @@ class WatchedRuns:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file does. Raises OSError."""
+    """A file's stamp, which differs after each change of the file. Raises OSError."""
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns

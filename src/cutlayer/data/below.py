@@ -10,7 +10,7 @@ from pathlib import Path
 from cutlayer.errors import DataError
 
 _LEFT_BEHIND = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"}
-"""What other systems leave in folders: passed over, as hidden files are."""
+"""Files that operating systems leave in folders; they are skipped, as hidden files are."""
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -30,9 +30,7 @@ class Walk:
     passed: list[str] = field(default_factory=list)
 
     def keep_for(self, folder: Path) -> None:
-        """Reserve a folder and all folders above it, so that links elsewhere do not find them
-        again.
-        """
+        """Mark a folder and all folders above it as seen, so that no link leads to them again."""
         for path in (folder, *folder.resolve().parents):
             place = os.stat(path)
             self.seen.setdefault((place.st_dev, place.st_ino), path)
@@ -60,10 +58,10 @@ class Walk:
             elif path.is_file():
                 yield path
             else:
-                raise DataError(f"{path} is no file, or a link to nothing: remove it or mend it")
+                raise DataError(f"{path} is not a file, or is a broken link: remove it or mend it")
 
     def notes(self) -> list[str]:
-        """What was not followed or read."""
+        """Sentences that name the links that were not followed and the files that were skipped."""
         notes = [f"not followed again: {text}" for text in self.again[:3]]
         if len(self.again) > 3:
             notes.append(f"and {len(self.again) - 3} more linked folders seen before")
@@ -73,7 +71,7 @@ class Walk:
 
 
 def visible(folder: Path) -> list[Path]:
-    """The entries of a folder, by name, without hidden files and those that other systems leave."""
+    """The entries of a folder, by name, without hidden files and those of operating systems."""
     return sorted(
         path
         for path in folder.iterdir()

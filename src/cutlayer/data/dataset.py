@@ -21,11 +21,11 @@ Indices = npt.NDArray[np.int64]
 class Dataset:
     """Labelled samples; parts of a data set share its samples and hold indices only.
 
-    pool: uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), N images that are decoded when they are
-    needed, N texts or N passages.
-    labels: int64 [n], each an index into `classes`. rows: [n] which of the pool these samples are;
-    None: all, in order.
-    report: what was loaded from where; None for a part, or for what was not loaded.
+    pool: images as uint8 [N, C, H, W] with C = 1 (grey) or 3 (RGB), or N images that are decoded
+    when they are needed, N texts or N passages.
+    labels: int64 [n], each an index into `classes`. rows: [n] the samples' places in the pool;
+    None: all of the pool, in order.
+    report: what was loaded from where; None for a part, and for samples that were not loaded.
     """
 
     pool: torch.Tensor | StoredImages | list[str] | list[Passage]
@@ -44,7 +44,7 @@ class Dataset:
 
     @property
     def inputs(self) -> torch.Tensor | list[str] | list[Passage]:
-        """The samples [n]; of a part they are copied, or decoded, out of the pool at each call.
+        """The samples [n]. Those of a part are copied, or decoded, from the pool at each call.
 
         Raises DataError for a stored image that cannot be decoded.
         """
@@ -57,12 +57,12 @@ class Dataset:
         return self.pool[torch.from_numpy(self.rows)]
 
     def expect(self, indices: Indices) -> None:
-        """Begin to decode some samples, where they are not yet: they will be asked for soon."""
+        """Begin to decode the samples at `indices`, which will be asked for soon."""
         if isinstance(self.pool, StoredImages):
             self.pool.expect(self._rows()[indices])
 
     def dismiss(self) -> None:
-        """Drop what was decoded of these samples and never asked for."""
+        """Drop images of these samples that were decoded ahead and never asked for."""
         if isinstance(self.pool, StoredImages):
             self.pool.dismiss(self._rows())
 
@@ -79,7 +79,7 @@ class Dataset:
 
     @property
     def modality(self) -> Literal["image", "text"]:
-        """What a sample is."""
+        """Whether a sample is an image or a text; a passage counts as a text."""
         return "text" if isinstance(self.pool, list) else "image"
 
     @property
@@ -112,7 +112,9 @@ def joined_inputs(parts: Sequence[Dataset]) -> torch.Tensor | list[str] | list[P
 
 
 def largest_remainder(weights: npt.ArrayLike, total: int) -> Indices:
-    """Whole numbers that add up to `total`, in proportion to `weights` (ties: the earlier)."""
+    """Whole numbers that add up to `total`, in proportion to `weights`; of equals the earlier gets
+    the larger number.
+    """
     weights = np.asarray(weights, dtype=np.float64)
     exact = total * weights / weights.sum() if weights.any() else np.zeros_like(weights)
     whole: Indices = np.floor(exact).astype(np.int64)
@@ -133,7 +135,7 @@ def stratified(labels: Indices, size: int, rng: np.random.Generator) -> Indices:
 
 
 def holdout(labels: Indices, share: float, rng: np.random.Generator) -> Indices:
-    """Sorted indices of `share` of every class, rounded; one sample of a class always stays out."""
+    """Sorted indices of `share` of every class, rounded, but never of all samples of a class."""
     present, counts = np.unique(labels, return_counts=True)
     quotas = np.minimum(np.rint(share * counts).astype(np.int64), counts - 1)
     return _take(labels, present, quotas, rng)

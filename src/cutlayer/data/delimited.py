@@ -15,7 +15,7 @@ from cutlayer.data.source_settings import SourceSettings
 from cutlayer.errors import DataError
 
 ABSENT = object()
-"""Stands for a value of a column that a line of JSON has not."""
+"""The value of a column that a line of JSON does not have."""
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".ndjson")
 _MARKS = {
@@ -27,10 +27,10 @@ _MARKS = {
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file's rows, each with as many values as there are columns, and what to call them.
+    """A file's rows, each with a value for each column.
 
-    note: how the file turned out to be written (encoding, separator), for people; "" for nothing to
-    say.
+    names: what errors call each row. note: how the file turned out to be written (its quotes), for
+    people; "" if there is nothing to say.
     """
 
     columns: list[str]
@@ -40,7 +40,7 @@ class TextFile:
 
 
 def read(file: Path, data: SourceSettings) -> TextFile:
-    """The rows of a file; of JSON lines with the columns of the first. Raises DataError."""
+    """The rows of a file. JSON lines have the columns of the first line. Raises DataError."""
     text = _decoded(file, data.encoding)
     if file.suffix.lower() in (".csv", ".tsv"):
         return _separated(file, text, data)
@@ -95,7 +95,7 @@ def _separated(file: Path, text: str, data: SourceSettings) -> TextFile:
 
 
 def _records(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, list[str]]]:
-    """The values of each line that has some, and the line's number."""
+    """The number and the values of each line that is not empty."""
     # A value may be as long as the file; the limit belongs to the whole process.
     limit = csv.field_size_limit(max(len(text), 131072))
     try:
@@ -115,8 +115,8 @@ def _records(text: str, delimiter: str, plain: bool) -> Iterator[tuple[int, list
 def _quotes_are_plain(text: str, delimiter: str) -> bool:
     """Whether a table with quotes makes sense only if they are plain characters.
 
-    Each line by itself has the right number of values, and some value begins with a quote that
-    does not close it: written as CSV, that value would swallow the lines that follow.
+    They are if each line by itself has the right number of values and some value begins with a
+    quote that nothing closes: read as CSV, that value would swallow the lines that follow.
     """
     lines = [line.split(delimiter) for line in text.replace("\r\n", "\n").split("\n") if line]
     if any(len(values) != len(lines[0]) for values in lines):

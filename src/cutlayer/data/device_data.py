@@ -15,7 +15,7 @@ from cutlayer.settings.data import Data
 def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
     """The part of the job's data that device `number` of a simulation has.
 
-    fit: how the model makes its images. Raises DataError.
+    fit: how the model resizes and crops images. Raises DataError.
     """
     train, _ = load(job.data_in_use, job.seed, fit)
     shares = partition(train.labels, job.data.partition, job.devices.count, job.seed)
@@ -23,11 +23,11 @@ def load_share(job: Job, number: int, fit: Fit | None) -> Dataset:
 
 
 def load_folder(path: Path, job: Job, classes: tuple[str, ...], fit: Fit | None) -> Dataset:
-    """All samples in a file or folder of this device; its classes are those that the server names.
+    """All samples in a file or folder of this device, labelled by the classes the server names.
 
-    The kind is found out from what is there: a folder of images for each class, parquet files, or
-    tables; names of columns and the format of tables are those of the job. fit: how the model makes
-    its images. Raises DataError.
+    What lies at `path` decides how it is read: as a folder of images for each class, as parquet
+    files, or as tables. The job names the columns and the format of tables. fit: how the model
+    resizes and crops images. Raises DataError.
     """
     check_there(path)
     data = Data(

@@ -1,8 +1,8 @@
 """Our own small class-conditional diffusion model of images, built from `diffusers` parts.
 
 A U-Net predicts the velocity v = sqrt(a) noise - sqrt(1 - a) image (Salimans and Ho,
-arXiv:2202.00512) on a cosine schedule; labels are left out at times in training, so that
-classifier-free guidance (Ho and Salimans, arXiv:2207.12598) can insist on them when
+arXiv:2202.00512) on a cosine schedule. Training leaves labels out at times, so that
+classifier-free guidance (Ho and Salimans, arXiv:2207.12598) can strengthen them when
 DPM-Solver++ (Lu et al., arXiv:2211.01095, second order) draws images.
 """
 
@@ -23,7 +23,7 @@ from cutlayer.errors import DataError
 from cutlayer.files import write_atomically
 
 NOISE_LEVELS = 1000
-"""Steps of the schedule that training knows; sampling visits some of them."""
+"""Number of noise levels in training; sampling uses some of them."""
 
 _SCHEDULE = {
     "num_train_timesteps": NOISE_LEVELS,
@@ -39,7 +39,7 @@ class Diffusion:
     """A diffusion model: what it draws, how it is built, and its default sampling.
 
     image_size: (height, width). fold, widths, blocks: see `settings.generator.GeneratorTraining`.
-    steps, guidance: used where the caller names none.
+    steps, guidance: defaults for sampling.
     """
 
     classes: tuple[str, ...]
@@ -79,9 +79,9 @@ def own_fold(image_size: tuple[int, int]) -> int:
 
 
 def build(model: Diffusion) -> nn.Module:
-    """A U-Net with random weights (torch's global generator) on the model's folded images.
+    """A U-Net for the model's folded images, with random weights from torch's global generator.
 
-    Raises DataError where the images cannot be folded and halved as asked.
+    Raises DataError where the images cannot be folded and halved as the model says.
     """
     channels, height, width = model.folded
     halved = model.fold * 2 ** (len(model.widths) - 1)
@@ -132,8 +132,9 @@ def loss(
 ) -> Tensor:
     """Mean squared error of the predicted velocity.
 
-    images: uint8 [B,C,H,W]. labels: int64 [B]. All randomness (noise, its levels, whose label is
-    left out) comes from `rng`, on the CPU: the same on every machine.
+    images: uint8 [B,C,H,W]. labels: int64 [B]; each is left out with probability `drop_label`. All
+    randomness (noise, its levels, labels left out) comes from `rng` on the CPU, so it is the same
+    on every machine.
     """
     device = next(unet.parameters()).device
     count = len(images)
@@ -235,8 +236,9 @@ def shape_of(images: Tensor) -> tuple[int, tuple[int, int]]:
 
 
 def moving_average(kept: Sequence[Tensor], new: Sequence[Tensor], decay: float, step: int) -> None:
-    """Move `kept` towards `new` in place; early steps count more, so that the start is forgotten.
+    """Move `kept` towards `new` in place, by a decay of min(decay, step / (step + 9)).
 
-    step: from 1. The decay is min(decay, step / (step + 9)).
+    step: counts from 1. The decay is smaller in early steps, so that the first weights are
+    forgotten.
     """
     torch._foreach_lerp_(list(kept), list(new), 1 - min(decay, step / (step + 9)))

@@ -1,6 +1,6 @@
-"""Shares of a fleet of any size: each device draws its samples by itself, when they are asked for.
+"""The samples of each device of a large fleet: drawn for a device only when they are asked for.
 
-Random numbers come from a counter, so that a device's are found without those of the others.
+Random numbers come from a counter, so a device's numbers are found without drawing the others'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,14 @@ from cutlayer.data.dataset import Indices
 from cutlayer.seeds import derive
 
 _WORDS = 4
-"""Random numbers that one count of the generator gives."""
+"""How many random numbers the generator gives for each step of its counter."""
 
 
 class DrawnShares(Sequence[Indices]):
-    """The samples of each of `devices` devices: `size` of `samples`, uniform, with replacement.
+    """The indices [size] of the samples of each of `devices` devices.
 
-    A share is sorted; others may hold its samples too. Nothing is kept for a device. size: samples
-    of each.
+    They are drawn uniformly, with replacement, from 0 to samples - 1, and sorted; devices may share
+    samples. Nothing is kept in memory for a device.
     """
 
     def __init__(self, samples: int, devices: int, size: int, seed: int) -> None:
@@ -45,7 +45,7 @@ class DrawnShares(Sequence[Indices]):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Samples of each device."""
+        """The number of samples of each device."""
         return (self.size,) * self._devices
 
     def draw(self, first: int, number: int) -> Indices:

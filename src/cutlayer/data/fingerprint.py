@@ -15,11 +15,11 @@ _TABLES = {".parquet", ".arrow", ".npz", ".csv", ".tsv", ".jsonl", ".json"}
 def of_data(data: Data, seed: int) -> str | None:
     """A hash of a source's files and of the settings that say what to read from them.
 
-    Tables are hashed whole, images by name and size, a data set on the hub by its name and, where
-    it is in the hub's cache, its commit. `train_samples` and the division among devices are left
-    out: they take parts of the same training split. seed: part of the hash only where it decides
-    which training data become the test split. What calibrates is in the hash: a part of the
-    training data, or data of its own. None where the files are not on this machine.
+    Tables are hashed whole, images by name and size, a data set on the hub by its name and, if it
+    is in the hub's cache, its commit. `train_samples` and the division among devices are not in
+    the hash: they only take parts of the same training split. The samples that calibrate are in
+    the hash: a part of the training data, or data of their own. seed: in the hash only where it
+    decides which training data become the test split. None where the files are not on this machine.
     """
     settings: list[object] = [data.source, data.input_column, data.label_column, "held-out"]
     if data.calibration not in (None, HELD_OUT):
@@ -54,7 +54,7 @@ def of_data(data: Data, seed: int) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
-    """The name of each visible file below `folder`, and what it holds: a hash, or its size."""
+    """The name of each visible file below `folder`, and its hash (a table) or its size in bytes."""
     for path in files_below(folder):
         table = path.suffix.lower() in _TABLES
         yield (
@@ -64,12 +64,12 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _tested_on(name: str) -> bool:
-    """Whether a file is of a test split, as sources find it: by a part of its path."""
+    """Whether a file belongs to a test split, by any part of its path, as sources decide it."""
     return any(split_of(part.partition(".")[0]) in ("test", "val") for part in name.split("/"))
 
 
 def _commit(name: str) -> str:
-    """The commit of a data set's main branch in the hub's cache, "" where it is not there."""
+    """The commit of a data set's main branch in the hub's cache; "" if the cache has none."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     repo = name.partition(":")[0].replace("/", "--")

@@ -30,7 +30,7 @@ def read(path: Path, test_path: Path | None) -> tuple[Rows, Rows | None]:
 def _splits_of(
     root: Path, tested_elsewhere: bool
 ) -> tuple[list[Path], list[Path], tuple[str, ...]]:
-    """The folders above the class folders: to train on, to test on, and what is not used."""
+    """The folders that hold class folders to train on, those to test on, and notes on the rest."""
     beside = visible(root)
     folders = [folder for folder in beside if folder.is_dir()]
     found: dict[Split | None, list[Path]] = {}
@@ -90,8 +90,9 @@ def _has_images(folder: Path) -> bool:
 def _class_folders(
     roots: list[Path], notes: tuple[str, ...], tested_elsewhere: bool
 ) -> tuple[Rows, Rows | None]:
-    """The images in the class folders of some roots: to train on, and where classes hold splits
-    of their own (cat/train/1.png), to test on.
+    """The images in the class folders of some roots, to train on and to test on.
+
+    There are some to test on only where classes hold splits of their own (cat/train/1.png).
     """
     walk = Walk()
     found: dict[Split | None, list[tuple[str, Path]]] = {}

@@ -23,9 +23,10 @@ from cutlayer.settings.generator import GeneratorSettings as Settings
 
 
 class Generator(Protocol):
-    """What draws labelled images.
+    """Draws labelled images.
 
-    classes: what labels index. image_size: (height, width). channels: 1 (grey) or 3 (RGB).
+    classes: a label is an index into them. image_size: (height, width). channels: 1 (grey) or 3
+    (RGB).
     """
 
     classes: tuple[str, ...]
@@ -34,7 +35,7 @@ class Generator(Protocol):
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Measured in the last call that drew any; None before it."""
+        """Seconds that an image took in the last call that drew any; None before such a call."""
 
     def generate(self, labels: npt.NDArray[np.int64], seed: int) -> Tensor:
         """Images uint8 [n,C,H,W] of `labels` [n]; the same arguments give the same images."""
@@ -86,7 +87,7 @@ def check_shape(name: str, drawn: Shape, data: Shape, resize: bool) -> None:
 
 
 def match_classes(name: str, known: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """The index in `known` of each of `classes`. Raises DataError for the first that is not."""
+    """The index in `known` of each of `classes`. Raises DataError for a class that is not there."""
     for wanted in classes:
         if wanted not in known:
             listed = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
@@ -121,13 +122,13 @@ def _open_diffusion(
 
 
 def own_noise(wanted: Wanted, name: str, shape: tuple[int, ...]) -> Tensor:
-    """The standard normal noise [*shape] that an image of class `name` begins as."""
+    """The standard normal noise [*shape] from which an image of class `name` is drawn."""
     rng = torch.Generator().manual_seed(wanted.derived(name))
     return torch.randn(shape, generator=rng)
 
 
 def _open_folder(settings: Settings, classes: tuple[str, ...]) -> tuple[Draw, Shape]:
-    """Images generated earlier, in an order drawn from the seed; after the last it begins again."""
+    """Draws images from a folder of earlier ones, in a seeded order, over and over."""
     path = str(Path(settings.path or "").expanduser())
     if not Path(path).is_dir():
         raise DataError(

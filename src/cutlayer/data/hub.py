@@ -14,7 +14,7 @@ from cutlayer.settings.data import Data
 
 
 def read(data: Data) -> tuple[Rows, Rows | None]:
-    """The rows to train and to test on of a data set by name, or of a folder of one.
+    """The rows to train on and to test on, of a data set on the hub or a folder of one.
 
     Raises DataError.
     """
@@ -54,7 +54,7 @@ def read(data: Data) -> tuple[Rows, Rows | None]:
 
 
 def _named(splits: dict[str, Any], data: Data) -> tuple[str, str | None, tuple[str, ...]]:
-    """The names of the splits to train and to test on, and what is not used."""
+    """The names of the splits to train on and to test on, and notes on splits that are not used."""
     if len(splits) == 1:
         (only,) = splits
         return only, data.test_path, ()

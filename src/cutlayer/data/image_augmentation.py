@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Rng = np.random.Generator
-# The widest crop moves an image by this share of its side, as four pixels of CIFAR's 32.
+# A crop moves an image by at most this share of its side: four pixels of CIFAR's 32.
 _SHIFT = 1 / 8
 _OPERATIONS_AN_IMAGE = 2
 
 
 def augment(images: Tensor, kinds: Sequence[str], rngs: Sequence[Rng]) -> Tensor:
-    """uint8 [B,C,H,W], each image changed by the kinds in their order, drawn from its own rng.
+    """The images uint8 [B,C,H,W], each changed at random by `kinds`, one after another.
 
-    kinds: see `training.image_augmentation`.
+    kinds: see `training.image_augmentation`. rngs: a random generator for each image.
     """
     changes = [_KINDS[kind] for kind in kinds]
     changed = []
@@ -32,7 +32,7 @@ def _flip(image: Tensor, rng: Rng) -> Tensor:
 
 
 def _crop(image: Tensor, rng: Rng) -> Tensor:
-    """Shifted both ways; the edge is filled by what lies beside it, mirrored."""
+    """Shift the image sideways and up or down; the empty edge is filled with its mirror image."""
     height, width = image.shape[-2:]
     down, right = int(height * _SHIFT), int(width * _SHIFT)
     wide = F.pad(image.float()[None], (right, right, down, down), mode="reflect")[0]
@@ -41,7 +41,7 @@ def _crop(image: Tensor, rng: Rng) -> Tensor:
 
 
 def _randaugment(image: Tensor, rng: Rng) -> Tensor:
-    """Two of the operations below, each as strong as is drawn (RandAugment, arXiv 1909.13719)."""
+    """Two of the operations below, each of random strength (RandAugment, arXiv 1909.13719)."""
     pixels = image.float()
     for number in rng.integers(len(_OPERATIONS), size=_OPERATIONS_AN_IMAGE):
         pixels = _OPERATIONS[number](pixels, float(rng.uniform(-1, 1)))

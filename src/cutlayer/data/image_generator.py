@@ -1,7 +1,7 @@
 """Generated images: which are drawn, and the generator that numbers, times and resizes them.
 
-An image belongs to (seed, its class, how many of that class came before it in the call) and to
-nothing else: asking for more images, in another order or in other batches, changes none of them.
+An image depends only on the seed, its class and its number among that class's images of the call:
+asking for more images, in another order or in other batches, changes none of them.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Wanted:
     seed: int
 
     def derived(self, name: str) -> int:
-        """The image's own seed; by the name of its class, so that the order of classes does not
-        count.
+        """The image's own seed. It is made of the class's name, not of its index, so that the order
+        of classes does not matter.
         """
         return derive(self.seed, "image", name, self.number)
 
 
 Draw = Callable[[Sequence[Wanted]], Tensor]
-"""Draws uint8 [n, channels, height, width], one image for each that is wanted."""
+"""Draws the wanted images as uint8 [n, channels, height, width]."""
 
 
 class ImageGenerator:
-    """A generator made of a function that draws: numbers the images, times and resizes them.
+    """A generator around a function that draws: numbers the images, times and resizes them.
 
-    batch: images drawn at once. It changes speed and memory, and images only by how a machine
-    rounds in batches of another size.
+    batch: how many images are drawn at once. It changes speed and memory; images change only by
+    rounding, which may differ with the size of a batch.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ImageGenerator:
 
     @property
     def seconds_per_image(self) -> float | None:
-        """Measured in the last call that drew any; None before it."""
+        """Seconds that an image took in the last call that drew any; None before such a call."""
         return self._image_s
 
     def generate(self, labels: npt.NDArray[np.int64], seed: int) -> Tensor:
@@ -94,7 +94,7 @@ def numbered(labels: npt.NDArray[np.int64], seed: int, classes: int) -> list[Wan
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 [n,C,h,w] at `size`, antialiased; unchanged where it has that size."""
+    """The images uint8 [n,C,h,w] resized to `size` (height, width), antialiased."""
     if tuple(images.shape[-2:]) == size:
         return images
     return whole_levels(resize.resized(images, size, "bicubic"))

@@ -1,4 +1,4 @@
-"""Decodes images of any size and kind to one uint8 tensor or array of what a viewer shows."""
+"""Decodes images of any size and kind, as a viewer shows them, into one uint8 tensor or array."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST_EDGE = 256
-"""Without a model that says what it reads, images are held at most this large."""
+"""Longest side in pixels of images that are held where no model says what size it reads."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""What is decoded: raster formats only (EPS, for one, would start an interpreter)."""
+"""The formats that are decoded: raster formats only (EPS, for one, would start an interpreter)."""
 
 Pixels = bytes | Path | npt.NDArray[np.uint8]
 """An image file's bytes, its path, or raw pixels [H, W] or [H, W, 3]."""
 
 Item = tuple[str, Callable[[], Pixels]]
-"""What to call an image in an error, and how to get it."""
+"""What errors call an image, and a function that reads it."""
 
 
 def suffixes() -> set[str]:
@@ -47,10 +47,10 @@ def suffixes() -> set[str]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What images are like.
+    """Sizes, colours and levels of n images.
 
     sizes: (height, width) [n, 2] as a viewer shows them. grey: whether all of them are grey.
-    depths: the levels of black and white, for images of more than 8 bits.
+    depths: which levels are black and white, for images of more than 8 bits.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -59,9 +59,9 @@ class Seen:
 
 
 def look(items: Iterable[Item]) -> Seen:
-    """What images are like; decodes only those of more than 8 bits.
+    """Sizes, colours and levels of images; decodes only images of more than 8 bits.
 
-    Raises DataError naming the first item that is no image.
+    Raises DataError naming the first item that is not an image.
     """
     sizes, grey, levels = [], True, viewing.Levels()
     name = ""
@@ -86,11 +86,12 @@ def common_size(sizes: npt.NDArray[np.int64]) -> tuple[int, int]:
 
 
 def held_size(seen: list[Seen], fit: Fit | None) -> tuple[int, int] | Fit:
-    """How images are held in memory: as the model reads them, or smaller if they come so.
+    """The size at which images are held in memory: the one the model reads, or a smaller one.
 
-    seen: training images, and others that go by them. Images that all have one size with fewer
-    pixels than the model reads stay as they are; the preprocessor enlarges them. fit: None where
-    no model is known: they get the training images' common size.
+    seen: of the training images, and of others that get the same size. Images that all have one
+    size with fewer pixels than the model reads keep it; the preprocessor enlarges them. fit: how
+    the model resizes images; None where no model is known: all get the training images' common
+    size.
     """
     if fit is None:
         return common_size(seen[0].sizes)
@@ -109,8 +110,9 @@ def stack(
 ) -> torch.Tensor:
     """Decode to uint8 [n, 1 or 3, H, W], as a viewer shows the images.
 
-    size: of the result; images are stretched to it, or made to fit. depths: levels of images of
-    more than 8 bits (None: as `look` finds them). strange: counts what could not be followed.
+    size: (height, width) to which images are stretched, or a Fit by which they are resized and
+    cropped. depths: levels of images of more than 8 bits (None: as `look` finds them). strange:
+    counts, by kind, the properties of images that could not be followed.
     Raises DataError naming the first item that cannot be decoded.
     """
     import torch  # a light device has none
@@ -146,7 +148,7 @@ def stack_arrays(
     depths: Depths,
     strange: Counter[str] | None = None,
 ) -> npt.NDArray[np.uint8]:
-    """As `stack`, by Pillow instead of torch: here and there one level of 255 more or less."""
+    """As `stack`, by Pillow instead of torch; a few values differ by one level of 255."""
     pixels = np.empty(_shape(len(items), size, grey), dtype=np.uint8)
     for row, item in zip(pixels, items, strict=True):
         image = _levels(item, grey, depths, strange).transpose(2, 0, 1)

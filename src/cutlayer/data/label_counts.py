@@ -10,13 +10,13 @@ from cutlayer.data.dataset import Indices
 from cutlayer.data.drawn import DrawnShares
 
 _CHUNK = 2**20
-"""Samples counted at a time."""
+"""How many samples are counted at a time."""
 
 
 class LabelCounts:
-    """Samples by device and class. Nothing is kept for a device but what was noted of it.
+    """Counts samples by device and class. In memory are only the counts given to `note`.
 
-    labels: of all samples [n]. shares: the samples of each device [M].
+    labels: of all samples [n]. shares: the indices of the samples of each device [M].
     """
 
     def __init__(self, labels: npt.ArrayLike, shares: Sequence[Indices], classes: int) -> None:
@@ -50,7 +50,7 @@ class LabelCounts:
         return found
 
     def note(self, device: int, counts: npt.ArrayLike) -> None:
-        """Take it that a device holds `counts` [C], whatever its share says."""
+        """Use `counts` [C] for a device from now on, whatever its share says."""
         self._noted[device] = np.asarray(counts, dtype=np.int64)
         for name in ("total", "samples"):
             self.__dict__.pop(name, None)
@@ -82,7 +82,7 @@ class LabelCounts:
         return np.bincount(self._labels[share], minlength=self.classes)
 
     def _drawn(self, devices: int) -> Iterator[Indices]:
-        """The counts of the first devices, some at a time."""
+        """The counts [m, C] of the first `devices` devices, some of them at a time."""
         assert isinstance(self._shares, DrawnShares)
         step = max(1, _CHUNK // self._shares.size)
         for first in range(0, devices, step):

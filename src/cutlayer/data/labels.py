@@ -23,8 +23,8 @@ _MISSING = ("", "nan", "<na>")
 def class_names(rows: Rows) -> list[str]:
     """The class of every row: 3, 3.0, " 3" and "3.0" are all "3", true and "True" are "true".
 
-    What a source gives as the names of its classes stays as it is. Raises DataError for the first
-    label that is missing, or names no class, as 0.5.
+    Names that the source gives its classes stay unchanged. Raises DataError for the first label
+    that is missing or cannot name a class, such as 0.5.
     """
     known: dict[tuple[type, object], str] = {}
     names = []
@@ -37,9 +37,9 @@ def class_names(rows: Rows) -> list[str]:
 
 
 def class_order(rows: Rows, labels: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The classes that occur, and by what rule they are ordered.
+    """The classes that occur, in order, and the rule of that order in words.
 
-    The order that the source gives its names, else by number, else by alphabet.
+    The order is the source's own if it names its classes, else by number, else by alphabet.
     """
     present = set(labels)
     if rows.names is not None and present <= set(rows.names):
@@ -94,7 +94,7 @@ def _class_name(rows: Rows, i: int) -> str:
 
 
 def _plain(value: object) -> object:
-    """A label as a text or a whole number; None where there is none, and what is neither as is."""
+    """A label as a text or a whole number; None if it is missing; anything else unchanged."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What the samples themselves would take to send: the yardstick beside what crosses a cut."""
+"""Bytes that sending the samples themselves would take, to compare with what crosses a cut."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cutlayer.passage import Passage
 from cutlayer.resize import Fit, fitted, whole_levels
 
 QUALITY = 75
-"""Of JPEG and WebP, of 100."""
+"""Quality of JPEG and WebP, out of 100."""
 _MOST_SAMPLES = 64
-"""So many are encoded, evenly spread over the data; the others are taken to be like them."""
+"""At most this many images are encoded, evenly spread over the data, and stand for all."""
 
 
 def own_bytes(data: Dataset, fit: Fit | None) -> dict[str, int]:
     """Bytes of all samples of `data`, by format.
 
-    Images, made to fit the model as `fit` says: jpeg and webp. Texts in UTF-8, all of them together
-    under zstandard: zstd.
+    Images, resized and cropped as `fit` says: jpeg and webp. Texts, joined as UTF-8 and compressed
+    with zstandard: zstd.
     """
     every = np.linspace(0, len(data) - 1, min(_MOST_SAMPLES, len(data))).round().astype(np.int64)
     if isinstance(data.pool, list):

@@ -1,7 +1,7 @@
-"""Who holds which samples: each on exactly one device, none below its minimum, or all drawn.
+"""Divides samples among devices: each sample goes to one device, or devices draw them freely.
 
 Flower's partitioners are not used: they need `datasets`, the pathological one drops the classes
-no device drew, and the Dirichlet one cuts each class in file order and tries ten times in all.
+that no device drew, and the Dirichlet one cuts each class in file order and tries ten times in all.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cutlayer.seeds import numpy_rng
 from cutlayer.settings.data import Partition
 
 MOST_TESTED = 10_000
-"""Devices that draw their samples and are each tested on some of their own, at most."""
+"""The most devices of partition `drawn` that can each be tested on samples of their own."""
 
 DRAWS = 1000
-"""How often a random division is drawn anew before its minimum size is given up."""
+"""How often a random division is drawn before the search for one with the minimum size ends."""
 
 
 def partition(
@@ -29,8 +29,8 @@ def partition(
 ) -> Sequence[Indices]:
     """Divide samples over devices; the same arguments give the same division.
 
-    labels: int [n]. Returns `devices` sorted index arrays, disjoint, that cover 0..n-1, each of
-    min_samples indices or more; of `drawn` see `DrawnShares`.
+    labels: int [n]. Returns a sorted array of indices for each device. The arrays are disjoint,
+    cover 0..n-1 and have min_samples indices or more each; for `drawn` see `DrawnShares`.
 
     - `iid`: equal sizes (within one sample), classes at random.
     - `dirichlet`: each class is shared out in proportions drawn from Dirichlet(alpha), as in
@@ -40,7 +40,7 @@ def partition(
     - `powerlaw`: the minimum for each, the rest in proportion to rank**-exponent with the ranks
       shuffled over the devices; classes at random.
 
-    Raises DataError when no such division exists or none was found, with values that would do.
+    Raises DataError when no such division exists or none was found; it names values that work.
     """
     array = np.asarray(labels, dtype=np.int64)
     if partition.kind == "drawn":
@@ -83,17 +83,17 @@ def partition(
 def divide(
     labels: npt.ArrayLike, settings: Partition, devices: int, seed: int
 ) -> tuple[Sequence[Indices], Sequence[Indices]]:
-    """What each device trains on [M], and what it is tested on [M]: see `partition`.
+    """Indices of the samples that each device trains on [M] and is tested on [M]; see `partition`.
 
-    The second is the share `held_out` of every class of a device, by the seed and the device.
-    Raises DataError as `partition`, and where more devices would each be tested than are measured.
+    A device is tested on the share `held_out` of each of its classes, drawn by seed and device.
+    Raises DataError as `partition` does, and if more than MOST_TESTED devices would be tested.
     """
     array = np.asarray(labels, dtype=np.int64)
     if settings.held_out and settings.kind == "drawn" and devices > MOST_TESTED:
         raise DataError(
             f"data.partition.held_out={settings.held_out:g} with devices.count={devices}: at most "
-            f"{MOST_TESTED:,} devices that draw are tested each on samples of its own: leave "
-            "held_out at 0"
+            f"{MOST_TESTED:,} devices that draw their samples can be tested on samples of their "
+            "own: leave held_out at 0"
         )
     shares = partition(array, settings, devices, seed)
     if not settings.held_out:
@@ -135,7 +135,7 @@ def _draw(
 
 
 def _dirichlet(counts: Indices, alpha: float, devices: int, rng: np.random.Generator) -> Indices:
-    """Samples of each class for each device, [M, C].
+    """How many samples of each class each device gets, [M, C].
 
     Each class's borders are rounded with an offset of its own: plain rounding down would favour
     the same devices in every class, and leave some empty at any alpha when classes are small.
@@ -148,13 +148,13 @@ def _dirichlet(counts: Indices, alpha: float, devices: int, rng: np.random.Gener
 
 
 def _labels(counts: Indices, per_device: int, devices: int, rng: np.random.Generator) -> Indices:
-    """Samples of each class for each device, [M, C], `per_device` non-zero ones in every row."""
+    """How many samples of each class each device gets, [M, C]: `per_device` classes in each row."""
     holders = _holders(counts, per_device, devices, rng)
     shares = np.zeros((devices, len(counts)), dtype=np.int64)
     left = holders.copy()
     for device in rng.permutation(devices):
-        # Dealing from the classes with the most places left always fills all places; ties are
-        # broken at random.
+        # Each device takes the classes with the most places left, which always fills all places;
+        # ties are broken at random.
         chosen = np.lexsort((rng.random(len(counts)), -left))[:per_device]
         shares[device, chosen] = 1
         left[chosen] -= 1
@@ -165,7 +165,7 @@ def _labels(counts: Indices, per_device: int, devices: int, rng: np.random.Gener
 
 
 def _holders(counts: Indices, per_device: int, devices: int, rng: np.random.Generator) -> Indices:
-    """How many devices hold each class: dealt in turns, up to its samples or all devices."""
+    """How many devices hold each class [C]: at most as many as it has samples, or all devices."""
     limit = np.minimum(counts, devices)
     holders = np.zeros_like(counts)
     places = devices * per_device
@@ -197,7 +197,7 @@ def _check_labels(counts: Indices, per_device: int, devices: int) -> None:
 
 
 def _refusal(counts: Indices, partition: Partition, devices: int, seed: int, best: int) -> str:
-    """Why a Dirichlet division was given up, and values that were tried and do."""
+    """Why a Dirichlet division was given up, and values that were tried and work."""
     least = partition.min_samples
 
     def works(alpha: float, number: int) -> bool:

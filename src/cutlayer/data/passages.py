@@ -18,8 +18,8 @@ EVERY = "text"
 def passage_columns(
     data: SourceSettings, columns: Sequence[str], origin: str
 ) -> tuple[str, ...] | None:
-    """The columns that make a passage, None where the data is labelled: one of conversations or of
-    plain texts, or two of prompts and completions.
+    """The columns that make a passage: one of conversations or plain texts, or two of prompts and
+    completions. None where the data is labelled.
 
     Raises DataError for columns that are named and not there, or that are there twice.
     """
@@ -58,10 +58,10 @@ def _named(data: SourceSettings, columns: Sequence[str]) -> tuple[str, ...] | No
 
 
 def passage_of(columns: Sequence[str], values: Sequence[Any], name: str, separator: str) -> Passage:
-    """The passage of one row; name: what to call the row. Raises DataError.
+    """The passage of one row. Raises DataError.
 
-    columns: those of `passage_columns`, values: what the row has there. separator: what stands
-    between a prompt and its completion.
+    columns: as `passage_columns` gives them; values: the row's values there. name: what errors call
+    the row. separator: the text between a prompt and its completion.
     """
     if len(values) == 2:
         prompt = _text(values[0], name)
@@ -83,7 +83,7 @@ def _messages(value: Any, name: str) -> tuple[Message, ...]:
     ]
     if messages[-1].role != "assistant" or not messages[-1].content.strip():
         raise DataError(
-            f"{name} ends without words of the assistant, and there is nothing to learn: let a "
+            f"{name} ends without words of the assistant, so there is nothing to learn: let a "
             "conversation end with an answer, or remove the row"
         )
     return tuple(messages)
@@ -93,7 +93,7 @@ def _completion(value: Any, name: str) -> str:
     text = _text("" if value is None else value, name)
     if not text.strip():
         raise DataError(
-            f"{name} has an empty completion, and there is nothing to learn: fill it in or remove "
+            f"{name} has an empty completion, so there is nothing to learn: fill it in or remove "
             "the row"
         )
     return text

@@ -28,9 +28,9 @@ def open_pipeline(
 ) -> tuple[Draw, Shape]:
     """A function that draws with the pipeline at `settings.path`, and the shape it draws.
 
-    Each image begins with noise of its own. A scheduler that draws more noise on the way without
-    being handed a generator is seeded by the batch's first image. Raises DataError when the
-    pipeline cannot be loaded, takes neither labels nor prompts, or lacks a class.
+    Each image begins as noise of its own. A scheduler that draws further noise from torch's global
+    generator is seeded by the first image of the batch. Raises DataError when the pipeline cannot
+    be loaded, takes neither labels nor prompts, or lacks a class.
     """
     pipeline = _load(settings).to(device)
     accepted = set(inspect.signature(pipeline.__call__).parameters)
@@ -90,7 +90,7 @@ def _load(settings: Settings) -> Any:
 
 @contextmanager
 def _quiet(package: ModuleType) -> Iterator[None]:
-    """No progress bars and hints of the libraries while they load."""
+    """Switches off the libraries' progress bars and hints while they load."""
     from transformers.utils import logging
 
     both = (logging, package.utils.logging)
@@ -107,19 +107,19 @@ def _quiet(package: ModuleType) -> Iterator[None]:
 
 
 def _prompts(settings: Settings, classes: tuple[str, ...]) -> list[str]:
-    """A text for each class; numbers make no text."""
+    """A prompt for each class; a class that is named by a number needs one in the settings."""
     for name in classes:
         if name in settings.prompts:
             continue
         if settings.prompts:
             raise DataError(_no_prompt(name, "generator.prompts names other classes"))
         if name.lstrip("-").isdigit():
-            raise DataError(_no_prompt(name, "its name is a number, which tells no picture"))
+            raise DataError(_no_prompt(name, "its name is a number, which describes no picture"))
     return [settings.prompts.get(name) or settings.template.format(name) for name in classes]
 
 
 def _label_numbers(settings: Settings, classes: tuple[str, ...], pipeline: Any) -> list[int]:
-    """The pipeline's own number of each class, by its name there or by a number in `prompts`."""
+    """The pipeline's own number of each class, found by name or by a number in `prompts`."""
     known: dict[str, int] = getattr(pipeline, "labels", None) or {}
     numbers = []
     for name in classes:
@@ -141,7 +141,7 @@ def _no_prompt(name: str, why: str) -> str:
 
 
 def _refuse_blanks(out: Any, wanted: Sequence[Wanted], classes: tuple[str, ...]) -> None:
-    """A safety checker paints black what it refuses: no image to train on."""
+    """Raise DataError if a safety checker painted an image black, which cannot be trained on."""
     flags = getattr(out, "nsfw_content_detected", None) or []
     for one, flagged in zip(wanted, flags, strict=False):
         if flagged:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from cutlayer.data.dataset import Indices
 
 Pictures = TypeVar("Pictures")
-"""How images are held: by a light device as an array [n, C, H, W], else as `data.sources` says."""
+"""Type of images in memory: an array [n, C, H, W] on a light device, else see `data.sources`."""
 
 
 Hold = Callable[[str, Sequence[Item], tuple[int, int] | Fit, bool, Depths, Counter[str]], Pictures]
-"""Holds the images of one source: its name; then items, size, grey, depths and strange as in
-`images.stack`. Raises DataError."""
+"""A function that reads the images of one source into memory. It takes the source's name, then
+items, size, grey, depths and strange as `images.stack` does. Raises DataError."""
 
 
 def as_arrays(
@@ -44,13 +44,13 @@ def as_arrays(
     depths: Depths,
     strange: Counter[str],
 ) -> npt.NDArray[np.uint8]:
-    """See Hold: decoded and resized without torch, all in memory."""
+    """A Hold that decodes and resizes all images into memory, without torch."""
     return images.stack_arrays(items, size, grey, depths, strange)
 
 
 @dataclass(frozen=True, eq=False)
 class OwnSamples(Generic[Pictures]):
-    """Samples of a device's own. labels: each an index into the classes that the server names."""
+    """The samples of one device. labels [n]: indices into the classes that the server names."""
 
     inputs: Pictures | list[str] | list[Passage]
     labels: Indices
@@ -65,7 +65,8 @@ def read_own(
 ) -> OwnSamples[Pictures]:
     """All training rows of a source, labelled by classes that are known already.
 
-    fit: how the model makes its images; hold: how they are held. Raises DataError.
+    found: the source's training rows and test rows. fit: how the model resizes and crops images.
+    hold: reads images into memory. Raises DataError.
     """
     rows, test = found
     if not len(rows):
@@ -84,7 +85,11 @@ def read_own(
 def held_inputs(
     parts: list[tuple[Rows, Indices]], fit: Fit | None, hold: Hold[Pictures]
 ) -> tuple[list[Pictures | list[str] | list[Passage]], tuple[str, ...]]:
-    """The samples of training rows, and of others that go by them; what is to be said of them."""
+    """The samples of each part, and notes for people on what was changed in them.
+
+    parts: rows, and the indices wanted of them; the training rows come first. The images of all
+    parts get one size, and are grey only if all are.
+    """
     strange: Counter[str] = Counter()
     if len({(rows.text, rows.passages) for rows, _ in parts}) > 1:
         kinds = [f"{rows.origin} holds {_kind(rows)}" for rows, _ in parts]

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """One split.
+    """The rows of one split.
 
     origin: its name in errors.
     labels: raw, as stored.
-    cell(i): the input of row i, an `images.Pixels`, a text or (`passages`) a Passage.
-    names: the names of the classes, where labels are such names or indices into them.
-    order: by what rule the classes are ordered.
+    cell(i): the input of row i: an `images.Pixels`, a text (if `text`), a Passage (if `passages`).
+    names: the names of the classes, where the source gives them; labels are names or indices.
+    order: the rule by which the classes are ordered, in words.
     called(i): the name of row i in errors, its number by default.
     notes: what was skipped or changed, and why.
     """
@@ -50,9 +50,10 @@ class Rows:
         return _Items(self, indices)
 
     def texts(self, indices: Indices) -> tuple[list[str], int]:
-        """The texts at `indices`, and how many held half a surrogate pair, now the sign U+FFFD.
+        """The texts at `indices`, and how many of them were mended.
 
-        Raises DataError naming the first that is no text.
+        Half of a surrogate pair, which is no character, is replaced by U+FFFD. Raises DataError
+        naming the first row that is not a text.
         """
         found, replaced = [], 0
         for i in indices.tolist():
@@ -66,7 +67,7 @@ class Rows:
 
 
 class _Items(Sequence[Item]):
-    """Images of rows: nothing is kept of one but its index."""
+    """Images of rows, read when they are asked for; only their indices are in memory."""
 
     def __init__(self, rows: Rows, indices: Indices) -> None:
         self._rows, self._indices = rows, indices

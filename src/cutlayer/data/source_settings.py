@@ -1,4 +1,4 @@
-"""What readers of files go by: the data section of a job, or what a light device is told of it."""
+"""The settings that readers of files need: a job's data section, or a light device's copy of it."""
 
 from typing import Literal, Protocol
 

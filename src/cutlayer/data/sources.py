@@ -1,11 +1,11 @@
 """Where samples come from: load() turns a job's data section into a train and a test Dataset.
 
-What all sources share: splits are told by one rule (see splits); classes are those of the training
+All sources follow the same rules. splits.py finds the splits. Classes are those of the training
 labels, in the order of the source's own class names, else numbers by value, else texts by
-alphabet; labels become 0..C-1; images are held as the model reads them, or decoded when they are
-needed where that takes too much memory, and are grey only if all are; without test data, a seeded
-fifth of every class of the training data is held out. What was found, and what was left out, is in
-the report of both data sets.
+alphabet; labels become 0..C-1. Images are held at the size that the model reads, or decoded only
+when they are needed where that takes too much memory; they are grey only if all are. Without test
+data, a seeded fifth of every class of the training data is held out. The report of both data sets
+says what was found and what was left out.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ HELD_OUT = 0.2
 """Share of every class held out for testing when a source has no test data."""
 
 CALIBRATION, CALIBRATION_MOST = 0.1, 1000
-"""Share of every class of the training data that calibrates, and the most samples of all."""
+"""Share of every class of the training data that is held out to calibrate on; at most
+CALIBRATION_MOST samples in all."""
 
 SOURCES = {
     "demo": "the bundled subset of Fashion-MNIST: 28 x 28 grey images of 10 classes",
@@ -48,15 +49,16 @@ SOURCES = {
     "table": "texts, passages or paths of images in CSV, TSV or JSON lines: a file, or a folder of "
     "splits",
 }
-"""What data.source may name, and what each reads; data.test_path names test data of its own
-(of hub: a split)."""
+"""What data.source may be, and what each of them reads. data.test_path names separate test data
+(for hub: a split)."""
 
 
 def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Dataset]:
     """Read the training and the test samples that `data` names; both carry the load's report.
 
     `train_samples` / `test_samples` take a class-stratified part; it and the held-out fifth
-    depend on `seed` only. fit: how a model makes its images (None: they get their median size).
+    depend on `seed` only. fit: how a model resizes and crops images (None: all images get their
+    median size).
     Raises DataError for anything missing, unreadable or inconsistent.
     """
     chosen = _choose(data, seed)
@@ -100,7 +102,7 @@ def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
 
 
 def _calibration(labels: Indices, index: Indices) -> Indices:
-    """Those of the training samples `index` that calibrate, and that no device gets if so."""
+    """Those of the training samples `index` that are held out to calibrate on."""
     rng = numpy_rng(0, "data", "calibration")
     held = holdout(labels[index], CALIBRATION, rng)
     if len(held) > CALIBRATION_MOST:
@@ -121,9 +123,10 @@ def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
 class _Chosen:
     """Which rows are trained and tested on, with their labels.
 
-    order: by what rule the classes are. tested_on: what to call the test samples. every: the
-    training rows, all of them, before some calibrate and a part is taken; train_labels: of the
-    rows of `train`.
+    index: of the rows of `train` that are trained on; labels: of these. test_index, test_labels:
+    the same of `test`. order: the rule by which classes are ordered, in words. tested_on: what to
+    call the test samples. every: the training rows before some are held out to calibrate on and a
+    part is taken. train_labels: of all rows of `train`.
     """
 
     train: Rows
@@ -195,7 +198,7 @@ def _choose(data: Data, seed: int) -> _Chosen:
 def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Dataset:
     """All training samples that `data` names, labelled by classes that are known already.
 
-    fit: how the model makes its images. Raises DataError.
+    fit: how the model resizes and crops images. Raises DataError.
     """
     holder = _Holder(fit, data.memory_bytes)
     own = read_own(_READERS[data.source](data), classes, fit, holder)
@@ -204,8 +207,9 @@ def load_own(data: Data, classes: tuple[str, ...], fit: Fit | None = None) -> Da
 
 
 class _Holder:
-    """See reading.Hold: images in memory, or where they are stored if they take more than
-    memory_bytes and a model reads them. notes: what is to be said of these."""
+    """A reading.Hold that keeps images in memory; if they take more than memory_bytes and a model
+    reads them, it decodes them from their files when they are needed. notes: says so, for people.
+    """
 
     def __init__(self, fit: Fit | None, memory_bytes: int) -> None:
         self._fit, self._most = fit, memory_bytes
@@ -233,7 +237,7 @@ Inputs = torch.Tensor | StoredImages | list[str] | list[Passage]
 def _inputs(
     parts: list[tuple[Rows, Indices]], fit: Fit | None, memory_bytes: int
 ) -> tuple[list[Inputs], tuple[str, ...]]:
-    """The samples of training rows, and of others that go by them; what is to be said of them."""
+    """The samples of each part, and notes for people on them; see `reading.held_inputs`."""
     holder = _Holder(fit, memory_bytes)
     found, notes = held_inputs(parts, fit, holder)
     return [*found], (*notes, *holder.notes)
@@ -253,7 +257,7 @@ def _part(labels: Indices, index: Indices, size: int | None, field: str, seed: i
 def _demo(data: Data) -> tuple[Rows, Rows]:
     if data.path or data.test_path:
         raise DataError(
-            f"data.path={data.path or data.test_path!r} is not read by data.source='demo': "
+            f"data.path={data.path or data.test_path!r} has no effect with data.source='demo': "
             "take source hub, parquet, folder or table, or leave the path out"
         )
     file = importlib.resources.files("cutlayer.assets") / "fashion-mnist.npz"

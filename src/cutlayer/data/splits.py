@@ -1,9 +1,9 @@
 """Which split (train or test) a file, folder or name stands for: one rule for every source.
 
-A name is cut into words (at anything but letters, and at capitals), words such as "data" or "set"
-are dropped from its ends, and its first or else its last word decides, in any case: train,
-training; test, testing; val, valid, validation, dev, eval. Trained on is train, or else what names
-no split; tested on is test, or else val.
+A name is cut into words (at anything but letters, and at capitals), and words such as "data" or
+"set" are dropped from its ends. Its first or else its last word then decides, in upper or lower
+case: train, training; test, testing; val, valid, validation, dev, eval. The train split is trained
+on, or else the files that name no split; the test split is tested on, or else val.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FILLERS = {
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a name tells, without its suffix; None for none, or for two at once."""
+    """The split that a name (without its suffix) stands for; None if it names none, or two."""
     words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
     words = [re.sub(r"(set|data|split)$", "", word) or word for word in words]
     while words and words[-1] in _FILLERS:
@@ -44,7 +44,7 @@ def split_of(name: str) -> Split | None:
 
 
 def split_of_path(relative: PurePath) -> Split | None:
-    """The split of a file by its own name, or else by the nearest folder that tells one."""
+    """The split of a file, by its own name or else by the nearest folder whose name has one."""
     for name in (relative.stem, *reversed(relative.parts[:-1])):
         split = split_of(name)
         if split is not None:
@@ -54,8 +54,9 @@ def split_of_path(relative: PurePath) -> Split | None:
 
 @dataclass(frozen=True)
 class Chosen(Generic[Found]):
-    """What is trained on, what is tested on (None: a part held out of the training data), and what
-    is left unused.
+    """Files or splits to train on and to test on (none: a part of the training data is held out).
+
+    notes: what is not used, and why.
     """
 
     train: list[Found]
@@ -66,16 +67,17 @@ class Chosen(Generic[Found]):
 def choose(
     found: Mapping[Split | None, Sequence[Found]], origin: str, tested_elsewhere: bool
 ) -> Chosen[Found]:
-    """Choose among things found by split; None: those that name no split.
+    """Choose what to train on and what to test on.
 
-    origin: what to call where they were found. tested_elsewhere: the job names its test data.
+    found: files or splits, by split; under None those that name no split. origin: what errors call
+    the place where they were found. tested_elsewhere: whether the job names separate test data.
     Raises DataError where nothing says what to train on.
     """
     train = list(found.get("train") or found.get(None, []))
     if not train:
         splits = " and ".join(str(split) for split, some in found.items() if some)
         raise DataError(
-            f"{origin} does not tell what to train on, it holds {splits} only: put train into the "
+            f"{origin} does not say what to train on, it holds only {splits}: put train into the "
             "name of the training data, or name that data itself in data.path"
         )
     test_split: Split | None = None
@@ -88,7 +90,7 @@ def choose(
             continue
         why = "names no split"
         if split is not None:
-            why = "data.test_path is tested on" if tested_elsewhere else "test is tested on"
+            why = f"the model is tested on {'data.test_path' if tested_elsewhere else 'test'}"
         notes.append(f"not used: {_listed(some)} ({why})")
     return Chosen(train, list(found.get(test_split, [])) if test_split else [], tuple(notes))
 

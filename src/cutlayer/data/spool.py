@@ -1,4 +1,4 @@
-"""Values of a table's column in a file of this process, where they take no memory."""
+"""Keeps the images of a table's column in a temporary file, so that they take no memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _BYTES, _PATH, _NOTHING = 0, 1, 2
 
 
 class Spool:
-    """Encoded images, or their paths, one a row; the file goes with the process.
+    """Encoded images, or their paths, one for each row; the file is deleted when the process ends.
 
-    It lies in $CUTLAYER_CACHE, or else ~/.cache/cutlayer. Raises DataError where there is no room.
+    It lies in $CUTLAYER_CACHE, or else ~/.cache/cutlayer. Raises DataError if the disk is full.
     """
 
     def __init__(self, values: Iterable[Any]) -> None:
@@ -35,8 +35,8 @@ class Spool:
             self._file.flush()
         except OSError as error:
             raise DataError(
-                f"the images of a table do not find room in {folder} ({error.strerror}): set "
-                "CUTLAYER_CACHE to a folder that has more"
+                f"the images of a table cannot be written to {folder} ({error.strerror}): set "
+                "CUTLAYER_CACHE to a folder that has room"
             ) from None
         self._ends = np.array(ends, dtype=np.int64)
         self._kinds = np.array(kinds, dtype=np.uint8)

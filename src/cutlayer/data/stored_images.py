@@ -1,4 +1,4 @@
-"""Images that are decoded when they are needed, by threads, and ahead where it is known which."""
+"""Images that threads decode when they are needed, or ahead if the next ones are known."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cutlayer.data.viewing import Depths
 from cutlayer.resize import Fit
 
 _AHEAD_BYTES = 2**27
-"""Decoded images that may wait for the steps that are to come."""
+"""The most bytes of images that may be decoded ahead of the steps that need them."""
 _MOST_THREADS = 8
 
 
 class StoredImages:
-    """Images where they are stored; decoded, they are those of `images.stack`.
+    """Images that stay in their files until they are asked for; decoded as by `images.stack`.
 
-    items, size, grey, depths: see `images.stack`. shape: of all of them together, [n, C, H, W].
+    items, size, grey, depths: see `images.stack`. shape: of all images together, [n, C, H, W].
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StoredImages:
         return len(self._items)
 
     def take(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The images at `rows`, uint8 [m, C, H, W]. Raises DataError for what is no image."""
+        """The images at `rows`, uint8 [m, C, H, W]. Raises DataError if one cannot be decoded."""
         wanted: dict[int, Future[torch.Tensor]] = {}
         for row in rows.tolist():
             if row not in wanted:
@@ -53,14 +53,14 @@ class StoredImages:
         return torch.stack([wanted[row].result() for row in rows.tolist()])
 
     def expect(self, rows: npt.NDArray[np.int64]) -> None:
-        """Begin to decode images that will be taken soon, as far as there is room for them."""
+        """Begin to decode images that will be taken soon, as many as there is room for."""
         with self._lock:
             for row in rows.tolist():
                 if len(self._ahead) < self._most and row not in self._ahead:
                     self._ahead[row] = self._begin(row)
 
     def dismiss(self, rows: npt.NDArray[np.int64]) -> None:
-        """Drop what was expected of these and never taken."""
+        """Drop images at `rows` that were decoded ahead and never taken."""
         with self._lock:
             for row in self._ahead.keys() & set(rows.tolist()):
                 self._ahead.pop(row).cancel()

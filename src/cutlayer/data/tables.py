@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 INPUT_COLUMNS = (
     "image", "img", "text", "sentence", "image_path", "file_name", "filename", "path", "file",
 )  # fmt: skip
-"""Looked for, in this order, when data.input_column is not given."""
+"""Names of the input column, tried in this order when data.input_column is not given."""
 
 
 def existing(path: str | None, field: str) -> Path:
@@ -76,7 +76,7 @@ def _splits(
     suffixes: tuple[str, ...],
     read: Callable[[list[Path], SourceSettings], Rows],
 ) -> tuple[Rows, Rows | None]:
-    """One file, or a folder whose files or subfolders are named by their splits."""
+    """Train and test rows of a file, or of a folder whose files or subfolders name their splits."""
     path = existing(data.path, "data.path")
     train_files, test_files, notes = [path], list[Path](), tuple[str, ...]()
     if path.is_dir():
@@ -139,7 +139,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _streamed(files: list[Path], column: str) -> Iterator[Any]:
-    """The values of a column of parquet files, a few of them in memory at a time."""
+    """The values of a column of parquet files, read a few at a time."""
     import pyarrow.parquet
 
     for file in files:
@@ -197,7 +197,7 @@ def _text_rows(files: list[Path], data: SourceSettings) -> Rows:
 
 
 def _spoken_rows(files: list[Path], data: SourceSettings) -> Rows:
-    """Rows of passages in files of text."""
+    """Rows of passages in CSV, TSV or JSON-lines files."""
     columns: dict[str, list[Any]] = {}
     names, notes = list[str](), list[str]()
     spoken: tuple[str, ...] = ()
@@ -224,7 +224,7 @@ def _spoken_rows(files: list[Path], data: SourceSettings) -> Rows:
 def _with_labels(
     spoken: tuple[str, ...], columns: Sequence[str], data: SourceSettings
 ) -> list[str]:
-    """The columns of passages, and that of their labels where it is there."""
+    """The columns of passages, and the label column if there is one."""
     return [*spoken, *([data.label_column] if data.label_column in columns else [])]
 
 
@@ -236,7 +236,7 @@ def _of_passages(
     called: Sequence[str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Rows:
-    """Rows of passages, made of the columns `spoken`; all of one class where none is told."""
+    """Rows of passages, made of the columns `spoken`; without labels, all are of one class."""
     count = len(columns[spoken[0]]) if columns else 0
     labels = columns.get(data.label_column, [EVERY] * count)
     if len(labels) != count:
@@ -269,7 +269,10 @@ def _of_texts(
     called: Sequence[str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Rows:
-    """Rows of texts, or of images where every text is the path of one below its `bases`."""
+    """Rows of texts, or of images if every text is the path of an image.
+
+    bases: for each row, the folder that a relative path starts from.
+    """
     known = images.suffixes()
     paths = bool(values) and all(
         isinstance(v, str) and "\n" not in v and PurePosixPath(v).suffix.lower() in known
@@ -293,7 +296,7 @@ def _of_texts(
 
 
 def _column(data: SourceSettings, columns: Sequence[str], origin: str) -> str:
-    """The input column; DataError if it or the label column is not there once."""
+    """The input column; DataError unless it and the label column are there exactly once."""
     column = data.input_column
     if column is None:
         column = next((name for name in INPUT_COLUMNS if name in columns), None)

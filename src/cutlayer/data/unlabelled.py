@@ -14,7 +14,9 @@ from cutlayer.resize import Fit
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the images below its folders, in order. Raises DataError."""
+    """The files that `paths` name, and the images below the folders they name, in order. Raises
+    DataError.
+    """
     found = []
     for path in paths:
         if path.is_dir():
@@ -31,9 +33,9 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def read_image(path: Path, fit: Fit | None) -> torch.Tensor:
-    """uint8 [1, 1 or 3, H, W] of one file, held as images to train on. Raises DataError.
+    """One image file as uint8 [1, 1 or 3, H, W], as training images are held. Raises DataError.
 
-    fit: how the model makes its images.
+    fit: how the model resizes and crops images.
     """
     items: list[images.Item] = [(str(path), lambda: path)]
     seen = images.look(items)
@@ -41,7 +43,7 @@ def read_image(path: Path, fit: Fit | None) -> torch.Tensor:
 
 
 def read_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
-    """The texts of files of one text a line, and what to call each; empty lines are left out.
+    """The texts of files of one text a line, and what errors call each; empty lines are skipped.
 
     Raises DataError.
     """
@@ -63,7 +65,7 @@ def read_texts(paths: Sequence[Path]) -> tuple[list[str], list[str]]:
 
 
 def no_labels(count: int) -> np.ndarray:
-    """Stand-ins [count] where a data set needs labels and nothing reads them."""
+    """Labels [count] that nothing reads, for a Dataset of samples without labels."""
     return np.zeros(count, dtype=np.int64)
 
 

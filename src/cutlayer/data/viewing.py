@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Depths = dict[str, tuple[float, float]]
-"""The levels that are black and white, of whole numbers ("int") and of floating ones ("float")."""
+"""The levels (black, white) of images of whole numbers ("int") and of floating ones ("float")."""
 
 GREY = {"1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
 _TURNED = (5, 6, 7, 8)
@@ -24,7 +24,7 @@ _NEEDED_BITS = 14
 
 
 def size_of(image: Image) -> tuple[int, int]:
-    """Height and width as shown; of a PNG all is read, whose EXIF may come last."""
+    """Height and width as shown. A PNG is read to its end, since its EXIF may come last."""
     # Pillow turns the size of a TIFF when it opens it.
     if image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED:
         return image.width, image.height
@@ -51,10 +51,11 @@ class Levels:
             self._coarse = max(self._coarse or 0, top)
 
     def depths(self) -> Depths:
-        """What is black and what is white, by the range of all images together.
+        """Which levels are black and white, by the range of all images together.
 
-        Levels from 0 on: white is the largest number of the bits that they need. Raises ValueError
-        for colours of 16 bits that use few of them.
+        If no level is below 0, black is 0 and white is the largest number of as many bits as the
+        levels need (of levels up to 1, the next power of two). Raises ValueError for colours of 16
+        bits that use few of these bits.
         """
         if self._coarse is not None and self._coarse < 2 ** (_NEEDED_BITS - 8):
             raise ValueError(
@@ -76,7 +77,8 @@ def described(depths: Depths) -> list[str]:
 def as_seen(image: Image, depths: Depths, strange: Counter[str] | None = None) -> Image:
     """The image in mode L or RGB: turned by EXIF, on white, in sRGB, first frame of a film.
 
-    strange: counts what could not be followed. Raises what Pillow raises, or ValueError.
+    strange: counts, by kind, the properties of images that could not be followed. Raises what
+    Pillow raises, or ValueError.
     """
     from PIL import Image as Pillow
     from PIL import ImageOps
@@ -155,7 +157,7 @@ def _without_alpha(image: Image) -> tuple[Image, Image | None]:
 
 
 def _in_srgb(image: Image, profile: bytes | None, strange: Counter[str] | None) -> Image:
-    """Colours as the profile means them; a profile that cannot be followed is passed over."""
+    """The image in sRGB, by its colour profile; a profile that cannot be followed is ignored."""
     from PIL import ImageCms
 
     mode = image.mode
@@ -172,7 +174,7 @@ def _in_srgb(image: Image, profile: bytes | None, strange: Counter[str] | None) 
 
 @lru_cache(maxsize=64)
 def _transform(profile: bytes, mode: str) -> Any:
-    """The way from a profile to sRGB; None where it is sRGB. Raises PyCMSError."""
+    """The transform from a profile to sRGB; None if the profile is sRGB. Raises PyCMSError."""
     from PIL import ImageCms
 
     if mode == "LAB":

@@ -1,5 +1,5 @@
-"""Generators of images: trained, judged, and named on the command line.
+"""Trains and evaluates generators of images.
 
-train.py trains our own diffusion model, evaluate.py and scores.py judge one, settings.py reads the
-command line's words. The model itself is data/diffusion.py, which draws for a run too.
+train.py trains our own diffusion model, evaluate.py and scores.py evaluate any generator, and
+settings.py reads the words of the command line. The model itself is in data/diffusion.py.
 """

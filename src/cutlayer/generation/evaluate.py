@@ -42,12 +42,13 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured; every figure of generated images beside that of real ones.
+    """The figures of generated images, each beside that of real images.
 
-    accuracy: of a classifier trained on real images; accuracy_by_class [C] of the generated ones.
-    frechet: distance to the real test images, of the generated and of equally many real training
-    images, in the features of `features_of`. memory: by space (features, pixels), distances to
-    `pool_of`. classifier, features_of, pool_of: what these were, in words.
+    accuracy: of a classifier that was trained on real images, on generated and on real ones;
+    accuracy_by_class [C]: on generated ones. frechet: distance to the real test images, of
+    generated images and of equally many real training images, by features of `features_of`.
+    memory: for features and for pixels, distances to the images named by `pool_of`. classifier,
+    features_of, pool_of: phrases that describe these.
     """
 
     generator: dict[str, Any]
@@ -63,7 +64,7 @@ class Evaluation:
     memory: dict[str, scores.Memory]
 
     def tables(self) -> list[Table]:
-        """For the terminal, within 80 columns."""
+        """The figures as tables for a terminal of 80 columns."""
         by_class = [
             {"class": name, "accuracy": value}
             for name, value in zip(self.classes, self.accuracy_by_class, strict=True)
@@ -77,7 +78,7 @@ class Evaluation:
         ]
 
     def notes(self) -> list[str]:
-        """What the rows of the table mean."""
+        """Sentences that explain the rows of the table."""
         return [
             f"accuracy: {self.classifier}",
             f"Frechet distance: to the real test images, in {self.features_of}",
@@ -109,11 +110,12 @@ def evaluate_generator(
     trained_on: Job | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
-    """Measure `per_class` generated images a class; writes evaluation.json and sheet.png in `out`.
+    """Measure `per_class` generated images of each class; writes evaluation.json and sheet.png to
+    `out`.
 
-    job: its data are the real images (training: for the classifier; test: to compare with), its
-    model gives the features. trained_on: a job whose training images the generator learned from,
-    for the nearest neighbours; None: the job.yaml in the generator's folder, else `job`.
+    job: its training images train the classifier, its test images are compared with, and its model
+    gives the features. trained_on: a job with the training images of the generator, where nearest
+    neighbours are looked for; None: the job.yaml in the generator's folder, else `job`.
     Raises DataError, JobError or ModelError for what cannot be read, RunError for the folder.
     """
     train, test = load(job.data, job.seed)
@@ -192,7 +194,7 @@ def _images(data: Dataset) -> Tensor:
 
 
 def _pool(train: Dataset, settings: Settings, trained_on: Job | None) -> tuple[Dataset, str]:
-    """The images the generator may have learned by heart, and what to call them."""
+    """The images that the generator may have learned by heart, and a phrase that names them."""
     own = Path(settings.path or "") / JOB
     if trained_on is None and settings.source == "diffusion" and own.is_file():
         trained_on = load_job(own)

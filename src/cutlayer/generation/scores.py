@@ -1,4 +1,4 @@
-"""How good generated images are: a classifier's view, a Frechet distance, nearest neighbours."""
+"""Scores of generated images: a classifier's accuracy, a Frechet distance, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.seeds import derive, torch_rng
 
 Rows = npt.NDArray[np.float32]
-"""One row a sample."""
+"""An array with a row for each sample."""
 
 
 def features(model: CutModel, preprocess: Preprocessor, images: Tensor, batch: int = 128) -> Rows:
-    """What the frozen model's head reads of each of `images` [n,C,H,W]: float32 [n,D]."""
+    """The input of the frozen model's head for each of `images` [n,C,H,W]: float32 [n,D]."""
     seen = []
     untrained = model.new_adapter(0)
     with torch.no_grad():
@@ -50,9 +50,10 @@ def frechet(one: Rows, other: Rows) -> float:
 
 
 def nearest(rows: Rows, pool: Rows, chunk: int = 256) -> tuple[Rows, Indices]:
-    """Euclidean distance [n] of each row [n,D] to its nearest of `pool` [m,D], and which that is.
+    """Euclidean distance [n] of each row [n,D] to the nearest row of `pool` [m,D], and its index.
 
-    Found through inner products, then computed from the difference: equal rows are at 0.
+    The nearest is found by inner products, and the distance is computed from the difference, so
+    equal rows have distance 0.
     """
     where = []
     squares = np.square(pool).sum(axis=1)
@@ -65,10 +66,11 @@ def nearest(rows: Rows, pool: Rows, chunk: int = 256) -> tuple[Rows, Indices]:
 
 @dataclass(frozen=True)
 class Memory:
-    """How near generated images come to those trained on, beside real images never trained on.
+    """How near generated images, and unseen real ones, are to the generator's training images.
 
     generated, real: median distance to the nearest training image. copies: share of generated
-    images nearer to one than 99 of 100 real ones are; 0.01 if there is nothing learned by heart.
+    images that are nearer to a training image than 99 % of the real ones; about 0.01 if no image
+    was learned by heart.
     """
 
     generated: float
@@ -113,7 +115,7 @@ def train_classifier(data: Dataset, seed: int, epochs: int = 12, batch: int = 64
 
 
 def accuracy(network: nn.Module, data: Dataset) -> tuple[float, list[float]]:
-    """Share of the images that `network` puts in their class: of all, and by class [C].
+    """Share of the images that `network` classifies right: of all, and by class [C].
 
     NaN for a class without images.
     """

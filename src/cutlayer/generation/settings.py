@@ -1,4 +1,4 @@
-"""From the words of the command line to the settings of a generator, its training and its data."""
+"""Turns words of the command line into settings of a generator, its training and its data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def training(words: Sequence[str]) -> GeneratorTraining:
 
 
 def _source(name: str) -> dict[str, Any]:
-    """demo; a folder, by what it holds; else the hub's name of a pipeline."""
+    """The settings for a generator's name: demo, a folder (by what it holds), or a hub pipeline."""
     if name == "demo":
         return {"source": "demo"}
     path = Path(name).expanduser()
@@ -65,7 +65,7 @@ def _made(kind: type[Kind], what: str, base: dict[str, Any], words: Sequence[str
     values = dict(base)
     for word in words:
         name, equals, text = word.partition("=")
-        # A class's name may hold dots: only the first one parts the field from the class.
+        # A class's name may hold dots: only the first dot separates the field from the class.
         field, _, inner = name.strip().partition(".")
         if not equals or not field:
             raise JobError(f"--{what}: {word!r} is not field=value, as in steps=20")
@@ -86,4 +86,4 @@ def _made(kind: type[Kind], what: str, base: dict[str, Any], words: Sequence[str
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "value_error":
             raise JobError(f"{where}: {message}") from None
-        raise JobError(f"{where}: {fault['input']!r} will not do: {message.lower()}") from None
+        raise JobError(f"{where}: {fault['input']!r} is not valid: {message.lower()}") from None

@@ -1,7 +1,7 @@
 """Training of our own diffusion model: batches, checkpoints, exact resume and sample sheets.
 
-What a step sees depends on the seed and its number only, so a run that was killed and resumed
-ends with the weights of one that was not.
+A step depends only on the seed and the step's number, so a run that was killed and resumed ends
+with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Trainer:
         return content
 
     def restore(self, path: Path) -> None:
-        """Go on from a state. Raises RunError when there is none or it is damaged."""
+        """Continue from a saved state. Raises RunError when there is none or it is damaged."""
         try:
             tensors = load_file(path)
             with torch.no_grad():
@@ -134,13 +134,13 @@ class Trainer:
 
 
 def rate(step: int, settings: GeneratorTraining) -> float:
-    """The share of the highest learning rate at `step`: up in a line, down as a cosine."""
+    """The learning rate at `step` as a share of the highest: rises linearly, falls as a cosine."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
     return min(1.0, (step + 1) / settings.warmup) * cosine
 
 
 def batch_rows(count: int, batch: int, step: int, seed: int) -> Indices:
-    """The samples of a step: reshuffled passes over all `count`, laid end to end."""
+    """The indices of a step's samples, out of consecutive reshuffled passes over all `count`."""
     places = np.arange(step * batch, (step + 1) * batch)
     passes = {
         int(number): numpy_rng(seed, "generator", "pass", int(number)).permutation(count)
@@ -164,7 +164,7 @@ def train_generator(
     """Train on the training images of `job.data` (seed: `job.seed`); returns the folder `out`.
 
     say(line): called with a line to show. tick(step, steps, loss): called after each step.
-    Raises DataError for data that are no images or cannot be folded, RunError for the folder.
+    Raises DataError for data that are not images or cannot be folded, RunError for the folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(
@@ -188,7 +188,7 @@ def resume_generator(
     say: Say = lambda line: None,
     tick: Tick = lambda step, steps, loss: None,
 ) -> Path:
-    """Go on with the training in `out` after its last checkpoint. Raises RunError, DataError."""
+    """Continue the training in `out` after its last checkpoint. Raises RunError, DataError."""
     if not (out / TRAINING).is_file() or not (out / JOB).is_file():
         raise RunError(f"--resume: {out} holds no training of a generator: start one with --out")
     job = load_job(out / JOB)
@@ -211,7 +211,7 @@ def read_training(path: Path) -> GeneratorTraining:
 
 
 def new_trainer(data: Dataset, settings: GeneratorTraining, seed: int) -> Trainer:
-    """A model with random weights that fits `data`. Raises DataError where none does."""
+    """A trainer with a model of random weights that fits `data`. Raises DataError if none fits."""
     if not isinstance(data.inputs, Tensor):
         raise DataError("the generator draws images, but the data are texts: name data of images")
     channels, size = diffusion.shape_of(data.inputs)
@@ -245,7 +245,7 @@ def _run(trainer: Trainer, out: Path, say: Say, tick: Tick) -> Path:
             }
             if not math.isfinite(row["loss"]):
                 raise RunError(
-                    f"lr={settings.lr}: the loss is no number at step {trainer.step}: take a "
+                    f"lr={settings.lr}: the loss is not a number at step {trainer.step}: take a "
                     "smaller lr or a longer warmup"
                 )
             log.append(row)
@@ -268,7 +268,7 @@ def _run(trainer: Trainer, out: Path, say: Say, tick: Tick) -> Path:
 
 
 def draw_sheet(trainer: Trainer, path: Path) -> None:
-    """Write samples of the averaged weights, the same noise at every step of the training."""
+    """Write a sheet of images drawn with the averaged weights, always from the same noise."""
     model, unet = trainer.model, trainer.unet
     count = len(model.classes)
     labels = torch.arange(count).repeat_interleave(SHEET_COLUMNS)
@@ -289,7 +289,7 @@ def draw_sheet(trainer: Trainer, path: Path) -> None:
 
 @contextmanager
 def _weights(own: dict[str, Tensor], lent: dict[str, Tensor]) -> Iterator[None]:
-    """Let `own` hold the values of `lent` for a while."""
+    """Let `own` hold the values of `lent` inside the `with` block."""
     kept = {name: tensor.detach().clone() for name, tensor in own.items()}
     for name, tensor in own.items():
         tensor.copy_(lent[name])

@@ -17,9 +17,10 @@ from cutlayer.train.evaluate import evaluate as score
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """A run's model tested. data: what on. classes: their names, in the order of the figures.
+    """The figures of a run's model on test data.
 
-    texts: how what it says to prompts compares with the data; None where that was not asked for.
+    data: a phrase that names the data. classes: their names, in the order of the figures. texts:
+    scores of the model's answers to prompts; None if they were not asked for.
     """
 
     evaluation: Tested
@@ -29,12 +30,12 @@ class Evaluated:
 
     @property
     def accuracy(self) -> float:
-        """Share of the samples whose class was predicted; of a language model, of the tokens."""
+        """Share of the samples (of a language model: of the tokens) that were predicted right."""
         return self.evaluation.accuracy
 
     @property
     def perplexity(self) -> float | None:
-        """exp of the mean loss of a token; None but for language models."""
+        """exp of the mean loss of a token; None for models other than language models."""
         return self.evaluation.perplexity
 
     def to_json(self) -> str:
@@ -55,7 +56,7 @@ class Evaluated:
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def sentences(self) -> list[str]:
-        """What came out, a line each."""
+        """The figures for people, one in each line."""
         found = self.evaluation
         if isinstance(found, TokenEvaluation):
             figure = "beyond all bounds" if found.perplexity is None else f"{found.perplexity:.3f}"
@@ -104,12 +105,12 @@ def evaluate(
 ) -> Evaluated:
     """Test the trained model of the run in folder `run`.
 
-    data: labelled samples, a folder of images a class or a table, whose classes are the run's
-    (None: the test set of the run's job). through_cut: with the tokens and bits that crossed the
-    cut in training, as device and server would serve together; else as one unsplit model. device:
-    whose adapter, where each keeps its own. texts: of a language model, how many prompts of the
-    data it answers, as one unsplit model, to be compared with what the data say. out: a
-    JSON file to write too.
+    data: labelled samples with the run's classes: a folder with a subfolder of images for each
+    class, or a table (None: the test set of the run's job). through_cut: with the tokens and bits
+    that crossed the cut in training, as device and server would work together; else as one unsplit
+    model. device: the device whose adapter is tested, if each device keeps its own. texts: how many
+    prompts of the data a language model answers, as one unsplit model; its answers are compared
+    with those in the data. out: a JSON file to write as well.
     Raises RunError, JobError, DataError or ModelError, each with one sentence.
     """
     trained = load_trained(run, device)
@@ -124,7 +125,7 @@ def evaluate(
 
 
 def write_out(path: Path, text: str) -> None:
-    """Write what --out asks for. Raises RunError."""
+    """Write `text` to the file of --out. Raises RunError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text.encode())

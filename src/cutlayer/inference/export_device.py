@@ -84,9 +84,9 @@ def export_device(
 ) -> ExportedDevice:
     """Write the device's part of a job as an ONNX graph with its weights and an example.
 
-    source: a run folder, a YAML job, or a job. cut: blocks of the part; None: the job's. Tokens are
-    selected and values quantised as the job's method says (see `wire.program_ports` for what the
-    graph takes and gives). Raises JobError, ModelError or RunError, each with one sentence.
+    source: a run folder, a YAML job, or a job. cut: number of blocks in the part; None: the job's.
+    Tokens are selected and values quantised as the job's method says (`wire.program_ports` lists
+    the inputs and outputs). Raises JobError, ModelError or RunError, each with one sentence.
     """
     job, folder = _job_of(source), Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -97,8 +97,8 @@ def export_device(
         raise JobError(f"{reason}: a program without torch runs forward only")
     if job.method.uplink.codec == "klt":
         raise JobError(
-            "method.uplink.codec: klt takes a basis that a run fits as it goes: export with "
-            "--set method.uplink.codec=quantize"
+            "method.uplink.codec: klt needs a basis that only a run fits: export with --set "
+            "method.uplink.codec=quantize"
         )
     depth = job.cut if cut is None else cut
     if not 0 <= depth <= spec.depth:

@@ -1,4 +1,4 @@
-"""The verb `export`: what a run trained, for programs without this package."""
+"""The verb `export`: writes what a run trained for programs without this package."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from cutlayer.model.merge import auto_class, merge
 
 @dataclass(frozen=True)
 class Exported:
-    """Where something was written, and in one line how it is loaded."""
+    """The folder that was written, and one line that says how other programs load it."""
 
     folder: Path
     loads_by: str
@@ -20,12 +20,12 @@ class Exported:
 def export(
     run: str | Path, *, out: str | Path, merged: bool = False, device: int | None = None
 ) -> Exported:
-    """Write what the run in folder `run` trained into the folder `out`, with its classes' names.
+    """Write what the run in folder `run` trained, and the names of its classes, into folder `out`.
 
-    merged: the adapter merged into the whole model, as a checkpoint of Hugging Face's layout that
-    transformers loads by itself; else the adapter alone, in PEFT's format. A run that trained every
-    weight is a whole model either way; an adapter trained on weights in few bits is merged into the
-    checkpoint's own. device: see `evaluate`.
+    merged: write the whole model with the adapter merged in, as a checkpoint in Hugging Face's
+    layout that transformers loads; else only the adapter, in PEFT's format. A run that trained
+    every weight always gives a whole model. An adapter that was trained on weights in few bits is
+    merged into the checkpoint's own weights. device: see `evaluate`.
     Raises RunError, JobError or ModelError, each with one sentence.
     """
     folder = Path(out)

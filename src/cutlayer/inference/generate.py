@@ -1,4 +1,4 @@
-"""The verb `generate`: what a run's language model says to a prompt, device and server together."""
+"""The verb `generate`: a run's language model continues a prompt, as one unsplit model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from cutlayer.passage import Message, mended
 
 @dataclass(frozen=True)
 class Continuation:
-    """What was said to a prompt. tokens: how many. whole: the model came to an end by itself."""
+    """The text that the model added to a prompt. tokens: how many it has. whole: whether the model
+    ended the text itself."""
 
     prompt: str
     text: str
@@ -28,11 +29,11 @@ def generate(
     chat: bool = False,
     device: int | None = None,
 ) -> Continuation:
-    """Let the language model of the run in folder `run` go on from `prompt`.
+    """Let the language model of the run in folder `run` continue `prompt`.
 
-    The likeliest token is taken each time, so that the same prompt gives the same text. most:
-    tokens at most, within the run's model.max_tokens. chat: the prompt is a user's turn, written by
-    the chat template of the tokenizer; else data.separator is put behind it, as in training.
+    The likeliest token is taken each time, so that the same prompt gives the same text. most: the
+    most tokens to add, within the run's model.max_tokens. chat: format the prompt as a user's turn
+    by the tokenizer's chat template; else data.separator is put behind it, as in training.
     device: see `evaluate`. Raises RunError, JobError, DataError or ModelError, each with one
     sentence.
     """
@@ -40,11 +41,11 @@ def generate(
     spec, tokenizer = trained.model.spec, trained.preprocess.tokenizer
     if not spec.parts.language:
         raise JobError(
-            f"RUN: {spec.path} tells classes apart and says no text: take cutlayer predict, or a "
-            "run of a language model"
+            f"RUN: {spec.path} predicts classes and says no text: take cutlayer predict, or a run "
+            "of a language model"
         )
     if not prompt:
-        raise DataError("--prompt: is empty: give some words to go on from")
+        raise DataError("--prompt: is empty: give some words to continue")
     if chat:
         # An argument of a command line may hold any bytes.
         text = asked([Message("user", mended(prompt))], tokenizer, spec)
@@ -64,6 +65,6 @@ def generate(
 
 
 def ends_of(trained: Trained) -> set[int]:
-    """The tokens that end a text: the tokenizer's sign of an end, if it has one."""
+    """The tokens that end a text: the tokenizer's end-of-text token, if it has one."""
     end = trained.preprocess.tokenizer.eos_token_id
     return set() if end is None else {end}

@@ -1,4 +1,4 @@
-"""What a language model says after prompts: the likeliest token each time."""
+"""Continues prompts with a language model, by the likeliest token each time."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,7 +9,7 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
 
 TOGETHER = 16
-"""Prompts of one length that are gone on from side by side."""
+"""How many prompts of one length are continued in one batch."""
 
 
 def go_on(
@@ -21,8 +21,8 @@ def go_on(
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to and including one of `ends`.
 
-    most: tokens at most, of each, within the model's max_tokens. Keys and values of what was said
-    are kept, so that every token is computed once.
+    most: the most tokens for each prompt, within the model's max_tokens. Keys and values of earlier
+    tokens are kept, so that every token is computed only once.
     """
     said: list[list[int]] = [[] for _ in prompts]
     alike: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The verb `predict`: what a run's trained model says of samples without labels."""
+"""The verb `predict`: a run's trained model predicts the classes of samples without labels."""
 
 import csv
 import io
@@ -19,9 +19,9 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one sample.
+    """The model's prediction for one sample.
 
-    sample: its file, of texts FILE:LINE. label: the most probable class. probabilities: of every
+    sample: its file; for a text FILE:LINE. label: the most probable class. probabilities: of every
     class by name, in the run's order; they add up to 1.
     """
 
@@ -31,7 +31,7 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """That of the label."""
+        """The probability of the label."""
         return self.probabilities[self.label]
 
 
@@ -45,7 +45,7 @@ def predict(
     """Ask the trained model of the run in folder `run` about files.
 
     files: images, and folders of images; for a model of texts, UTF-8 files of one text a line.
-    through_cut, device: see `evaluate`. What is said of a file does not depend on the others.
+    through_cut, device: see `evaluate`. The prediction for a file does not depend on other files.
     Raises RunError, JobError, DataError or ModelError, each with one sentence.
     """
     several = [files] if isinstance(files, str | Path) else files
@@ -55,11 +55,11 @@ def predict(
     trained = load_trained(run, device)
     if trained.model.spec.parts.language:
         raise RunError(
-            f"RUN: {trained.model.spec.path} is a language model, which tells no classes apart: "
-            "ask it with cutlayer generate"
+            f"RUN: {trained.model.spec.path} is a language model, which predicts no classes: ask "
+            "it with cutlayer generate"
         )
     logits_of = trained.logits_of(through_cut)
-    # What crosses the cut is rounded at random for a whole batch: there each sample is one.
+    # Rounding at the cut may depend on the whole batch, so there each sample is its own batch.
     batches = _batches(trained, paths, 1 if through_cut else _BATCH)
     found = []
     for names, part in batches:
@@ -100,7 +100,7 @@ def to_csv(predictions: Sequence[Prediction]) -> str:
 def _batches(
     trained: Trained, paths: Sequence[Path], most: int
 ) -> Iterator[tuple[list[str], Dataset]]:
-    """Samples that make one tensor together, with their names."""
+    """Batches of at most `most` samples, with their names."""
     classes = trained.classes
     if trained.model.spec.modality == "text":
         names, texts = read_texts(paths)

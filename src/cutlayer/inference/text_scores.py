@@ -1,4 +1,4 @@
-"""How near what a language model says to prompts is to what their data say: BLEU, ROUGE-L, equal.
+"""Compares a language model's answers to prompts with those in the data: BLEU, ROUGE-L, equal.
 
 BLEU: sacrebleu's, over the whole test set (arXiv 1804.08771), 0 to 100. ROUGE-L: F1 of the longest
 common subsequence of words, of each answer with its nearest reference (rouge-score, with stems).
@@ -20,9 +20,10 @@ from cutlayer.passage import Passage
 
 @dataclass(frozen=True)
 class TextScores:
-    """Answers to some prompts. said: the first prompts, what was said to them, and a reference.
+    """Scores of a model's answers to some prompts.
 
-    bleu: 0 to 100. rouge_l, exact: means over prompts, 0 to 1; exact: equal to a reference.
+    bleu: 0 to 100. rouge_l: mean over prompts, 0 to 1. exact: share of answers that are equal to a
+    reference. said: the first prompts, each with the model's answer and a reference.
     """
 
     prompts: int
@@ -34,15 +35,15 @@ class TextScores:
 
 
 def score_texts(trained: Trained, data: Dataset, most: int) -> TextScores:
-    """Let the model answer the first `most` different prompts of `data`, and score what it says.
+    """Let the model answer the first `most` different prompts of `data`, and score its answers.
 
-    Every completion of a prompt is a reference of it. Raises RunError for a model that is none of
-    language or where sacrebleu or rouge-score is missing, DataError for data without prompts.
+    Every completion of a prompt in the data is a reference. Raises RunError if the model is not a
+    language model or if sacrebleu or rouge-score is missing, DataError for data without prompts.
     """
     if not trained.model.spec.parts.language:
         raise RunError(
-            f"--texts: {trained.model.spec.path} is no language model and says no text: leave it "
-            "out"
+            f"--texts: {trained.model.spec.path} is not a language model and says no text: leave "
+            "it out"
         )
     bleu, rouge = _bleu(), _rouge()
     asked_for = _references(trained, data, most)
@@ -79,7 +80,7 @@ def score_texts(trained: Trained, data: Dataset, most: int) -> TextScores:
 
 
 def _references(trained: Trained, data: Dataset, most: int) -> dict[tuple[int, ...], list[str]]:
-    """What the data answer to each of the first prompts, by the prompt's tokens."""
+    """The data's completions of each of the first prompts, by the prompt's tokens."""
     spec, tokenizer = trained.model.spec, trained.preprocess.tokenizer
     found: dict[tuple[int, ...], list[str]] = {}
     for passage in data.inputs:
@@ -92,8 +93,8 @@ def _references(trained: Trained, data: Dataset, most: int) -> dict[tuple[int, .
             ids, reference = tuple(prompt_tokens(passage.prompt, tokenizer)), passage.completion
         else:
             raise DataError(
-                "--texts: the data are plain texts, and nothing is asked: leave it out, or give "
-                "columns prompt and completion, or messages"
+                "--texts: the data are plain texts without prompts: leave it out, or give columns "
+                "prompt and completion, or messages"
             )
         if ids in found or (len(found) < most and len(ids) < spec.max_tokens):
             found.setdefault(ids, []).append(reference.strip())

@@ -36,14 +36,15 @@ class Trained:
 
     @property
     def task(self) -> Task:
-        """What the model was trained for."""
+        """The task for which the model was trained."""
         return task_of(self.job, self.model.spec)
 
     def logits_of(self, cut: bool) -> LogitsOf:
-        """The unsplit model, or device and server together with the tokens and bits of the middle
-        decision of the last round that anybody took part in.
+        """Computes logits: with the unsplit model, or (cut) with device and server together.
 
-        Raises JobError where the method does not cut the model, RunError without such a round.
+        The latter use the cut, tokens and bits of the middle decision of the last round in which
+        devices took part. Raises JobError if the method does not cut the model, RunError without
+        such a round.
         """
         if not cut:
             return unsplit(self.model, self.preprocess, self.adapter)
@@ -70,11 +71,11 @@ class Trained:
 def load_trained(
     folder: str | Path, device: int | None = None, whole_weights: bool = False
 ) -> Trained:
-    """Read a finished run back. Its data are not read.
+    """Read the model of a finished run back, without its data.
 
-    device: whose adapter, where each device of the run keeps its own. whole_weights: with the
-    checkpoint's own weights, where the run had them in few bits. Raises RunError for a folder
-    that holds no finished run, JobError, or ModelError.
+    device: the device whose adapter is read, if each device keeps its own. whole_weights: load the
+    checkpoint's own weights, even if the run had them in few bits. Raises RunError for a folder
+    without a finished run, JobError, or ModelError.
     """
     folder = Path(folder)
     if not (folder / JOB_FILE).is_file():
@@ -90,7 +91,7 @@ def load_trained(
         classes = class_names(place)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(
-            f"RUN: the names of the classes in {place} cannot be read ({error}): write them anew "
+            f"RUN: the names of the classes in {place} cannot be read ({error}): write them again "
             f"with cutlayer simulate --resume {folder}"
         ) from None
     if classes is None:
@@ -110,7 +111,8 @@ def load_trained(
 
 
 def _adapter_folder(folder: Path, job: Job, device: int | None) -> Path:
-    """Where the adapter lies. Raises JobError where it is not said, or in vain, which device's."""
+    """The folder of the adapter. Raises JobError if a device is needed and not named, or named and
+    not needed."""
     own = job.method.aggregate == "none" and not job.method.pooled
     if own and device is None:
         raise JobError(

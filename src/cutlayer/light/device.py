@@ -49,15 +49,15 @@ def read_samples(path: Path, job: LightJob, classes: tuple[str, ...]) -> Samples
     found = read_own(READERS[kind_of_source(path)](files), classes, fit, as_arrays)
     if isinstance(found.inputs, list) != job.is_text:
         kinds = ("texts", "images") if job.is_text else ("images", "texts")
-        raise DataError(f"--data: {path} holds {kinds[1]}, and the job's model reads {kinds[0]}")
+        raise DataError(f"--data: {path} holds {kinds[1]}, but the job's model reads {kinds[0]}")
     return found
 
 
 class LightDevice:
     """One device that runs forward only.
 
-    number: in the job. classes: how many. tokens: makes texts ready; None for images. A round
-    lasts from `begin` to the next.
+    number: of the device in the job. classes: how many there are. tokens: turns texts into tokens;
+    None for images. A round lasts from `begin` to the next `begin`.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class LightDevice:
 
     @property
     def plain_steps(self) -> int:
-        """Steps of the round before the basis comes down; 0 where there is none to wait for."""
+        """How many steps of the round come before the basis comes down; 0 if none is to come."""
         return self._plain
 
     @property
     def steps(self) -> int:
-        """Batches of the round."""
+        """How many batches the round has."""
         return len(self._batches)
 
     def begin(
@@ -104,9 +104,9 @@ class LightDevice:
         samples: int | None = None,
         rate_bits: float | None = None,
     ) -> None:
-        """Start a round. keep: tokens of a sample besides the prefix; bits: of a value; samples: of
-        an epoch at most; rate_bits: of a value, where the codec is a fitted one (None: the job's).
-        Raises FrameError for a basis that cannot be read."""
+        """Start a round. keep: how many tokens of a sample are kept besides the prefix; bits: of a
+        value; samples: the most of an epoch; rate_bits: bits of a value with a fitted codec (None:
+        the job's). Raises FrameError for a basis that cannot be read."""
         self._round, self._plain, self._bits, self._keep = round, opening.plain_steps, bits, keep
         self._programs = programs
         uplink = self.job.uplink
@@ -124,7 +124,7 @@ class LightDevice:
         self._codec = FittedCodec(read_basis(basis), self._share)
 
     def statistics(self, round: int, program: Program) -> ActivationStatistics:
-        """What the activations of a round's first batch are like."""
+        """Statistics of the activations of a round's first batch."""
         found = program.run(self.ready(next(self._draw(round, None))))
         hidden = found["hidden"]
         rows = hidden[found["mask"]] if "mask" in found else hidden
@@ -152,7 +152,7 @@ class LightDevice:
         return draw_batches(job.seed, self.number, round, *sizes, most)
 
     def ready(self, indices: Indices) -> Arrays:
-        """Some samples, by number, as the programs take them."""
+        """The samples with these numbers, as inputs of the programs."""
         inputs = self.samples.inputs
         if self._tokens is not None:
             return self._tokens([cast(str, inputs[int(i)]) for i in indices])
@@ -161,9 +161,9 @@ class LightDevice:
         return {"images": ready_images(inputs[indices], self.job.images)}
 
     def _frames(self, step: int, indices: Indices, apart: bool) -> list[bytes]:
-        """One frame of all samples, or a frame of each; none of none."""
+        """One frame of all samples, or (apart) a frame of each; none without samples."""
         kind = self._kind(step)
-        if apart and kind == "levels":  # whose samples would share a scale
+        if apart and kind == "levels":  # in one call the samples would share a scale
             return [self._frames(step, indices[[i]], False)[0] for i in range(len(indices))]
         if not len(indices):
             return []
@@ -185,13 +185,13 @@ class LightDevice:
         ]
 
     def _kind(self, step: int) -> str:
-        """What becomes of the activations of a step: see `Coding.kind`."""
+        """How the activations of a step are encoded: see `Coding.kind`."""
         if self.job.uplink.codec == "klt":
             return "levels" if step < self._plain else "basis"
         return "floats" if self._bits > 8 else "levels"
 
     def _program(self, kind: str, given: Arrays) -> Program:
-        """The program that is due for a batch."""
+        """The program that a batch needs."""
         selects = self._keep is not None and self._keep < self._candidates(given)
         for key, program in self._programs.items():
             if key.coding.kind == kind and key.selects == selects and not key.scored:
@@ -202,7 +202,7 @@ class LightDevice:
         )
 
     def _candidates(self, given: Arrays) -> int:
-        """Tokens of each sample of a batch that selection chooses from."""
+        """From how many tokens of each sample of a batch the selection chooses."""
         if not self.job.is_text:
             return self.job.candidates
         return int(given["ids"].shape[1]) - self.job.prefix
@@ -216,7 +216,7 @@ class LightDevice:
         return self._codec
 
     def _sent(self, found: Arrays, key: ProgramKey, B: int, candidates: int) -> Sent:
-        """Which tokens of a batch a program gave."""
+        """The tokens of a batch that a program has selected."""
         merged = key.selects and key.merges
         count = candidates if not key.selects else cast(int, self._keep)
         T = self.job.prefix + count + merged
@@ -228,7 +228,7 @@ class LightDevice:
         return Sent(B, T, candidates, kept, merged, mask)
 
     def _coder(self, key: ProgramKey, found: Arrays, sent: Sent) -> Callable[[slice], Coded]:
-        """What encodes some rows of what a program gave."""
+        """A function that encodes some rows of a program's outputs."""
         uplink, coding = self.job.uplink, key.coding
         if coding.kind == "basis":
             codec = self._fitted()
@@ -242,7 +242,7 @@ class LightDevice:
         bits = cast(Literal[8], coding.bits)  # 1 to 8: see Program
         levels = TensorHeader(bits, coding.levels, coding.per, rotation, False)
         check_shape("codes", found["codes"].shape, (sent.all.stop, self.job.width))
-        compress = uplink.compress or uplink.codec == "klt"  # always, of what a basis is fitted to
+        compress = uplink.compress or uplink.codec == "klt"  # always before a basis is fitted
         return lambda rows: coded_levels(found, levels, compress)
 
     @property

@@ -1,4 +1,4 @@
-"""What a program gave for a batch, made into the codec's header and body, sample by sample."""
+"""Turns a program's outputs for a batch into the codec's header and body, sample by sample."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,8 +25,8 @@ Arrays = Mapping[str, NDArray[Any]]
 class Sent:
     """The tokens of a batch that are sent: B samples of T tokens.
 
-    kept: [B, K] of so many candidates, or None for all; merged: whether the last token stands for
-    the others; mask: [B, T], False at padding, or None.
+    kept: [B, K], the indices of the kept tokens out of `candidates`, or None for all; merged:
+    whether the last token stands for the others; mask: [B, T], False at padding, or None.
     """
 
     B: int
@@ -38,7 +38,7 @@ class Sent:
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        """Rows up to each sample [B + 1]."""
+        """The number of rows before each sample, and of all rows [B + 1]."""
         if self.mask is None:
             return np.arange(self.B + 1) * self.T
         return np.concatenate([[0], np.cumsum(self.mask.sum(1))])
@@ -54,12 +54,12 @@ class Sent:
 
     @property
     def positions(self) -> NDArray[np.int64]:
-        """Of every row [n] in its sample."""
+        """The position of every row [n] in its sample."""
         places = positions_of(self.B, self.T, self.kept, self.merged)
         return places.reshape(-1) if self.mask is None else places[self.mask]
 
     def only(self, i: int) -> "Sent":
-        """One sample, without the padding behind its last token where no tokens were chosen."""
+        """One sample; without the padding behind its last token if no tokens were selected."""
         kept = None if self.kept is None else self.kept[[i]]
         if self.mask is None:
             return replace(self, B=1, kept=kept)
@@ -70,10 +70,10 @@ class Sent:
 
 
 def check_shape(what: str, found: tuple[int, ...], due: tuple[int, ...]) -> None:
-    """Raise RunError where a program gave an array of another shape than is due."""
+    """Raise RunError if an output of a program has another shape than expected."""
     if found != due:
         raise RunError(
-            f"program: its {what} has shape {list(found)} where {list(due)} is due: run the same "
+            f"program: its {what} has shape {list(found)} instead of {list(due)}: run the same "
             "cutlayer on both sides"
         )
 
@@ -81,7 +81,7 @@ def check_shape(what: str, found: tuple[int, ...], due: tuple[int, ...]) -> None
 def coded_floats(
     hidden: NDArray[np.float32], sent: Sent, rows: slice, header: TensorHeader, compress: bool
 ) -> Coded:
-    """Some rows as they are, in 16 or 32 bits a value."""
+    """Some rows as floats of 16 or 32 bits a value."""
     flat = hidden.reshape(-1, hidden.shape[-1])
     if sent.mask is not None:
         flat = flat[sent.mask.reshape(-1)]
@@ -98,9 +98,10 @@ def coded_levels(found: Arrays, header: TensorHeader, compress: bool) -> Coded:
 
 
 class FittedCodec:
-    """A device's side of codec `klt`: what its program takes of a basis, and what comes of it.
+    """A device's side of codec `klt`: the inputs that its program needs of a basis, and the
+    encoding of the program's outputs.
 
-    share: of the bits a value that the basis was fitted for.
+    share: how many of the bits a value that the basis was fitted for.
     """
 
     def __init__(self, basis: Basis, share: float = 1.0) -> None:
@@ -111,7 +112,7 @@ class FittedCodec:
 
     @cached_property
     def inputs(self) -> dict[str, NDArray[np.float32]]:
-        """What the program takes of it (see `wire.program_ports`)."""
+        """The program's inputs from the basis (see `wire.program_ports`)."""
         step = self._step
         first, others = klt_body.analyses(self.basis)
         live = [self._book.plan(kind, step).live for kind in (0, 1)]
@@ -124,7 +125,7 @@ class FittedCodec:
         }
 
     def quantised(self, found: Arrays, sent: Sent) -> Quantised:
-        """The symbols of a batch, by kind of token. Raises RunError for one that is too large."""
+        """The symbols of a batch, by kind of token. Raises RunError if one is too large."""
         kinds = self._book.kinds(sent.positions)
         cells = []
         for kind, name in enumerate(("prefix_symbols", "other_symbols")):
@@ -139,5 +140,5 @@ class FittedCodec:
         return Quantised(cells, None)
 
     def coded(self, found: Quantised, rows: slice) -> Coded:
-        """Some rows."""
+        """Some rows as a header and a body."""
         return klt_body.coded(found, self._book, rows, self._step, 1.0, self._coder)

@@ -111,8 +111,8 @@ class ReadyGraph:
             wanted = [(name, _TYPES[name]) for name in due]
             if found != wanted:
                 raise RefusedError(
-                    f"program: its graph has {found} where {wanted} are due: run the same cutlayer "
-                    "on both sides"
+                    f"program: its graph has {found} instead of {wanted}: run the same "
+                    "cutlayer on both sides"
                 )
 
 

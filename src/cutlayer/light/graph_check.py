@@ -1,7 +1,7 @@
-"""Looks through an ONNX file that a server sent before anything runs it, without the onnx package.
+"""Checks an ONNX file from a server before it is run, without the onnx package.
 
-An ONNX file is a protocol buffer: fields with numbers, of which some hold others. Only those are
-read here that say what a graph may do: which operators it uses, of whom, and which files it opens.
+An ONNX file is a protocol buffer: numbered fields, some of which hold further fields. Only those
+are read here that say what a graph may do: which operators it uses, and which files it opens.
 Field numbers: onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
@@ -28,7 +28,7 @@ def check_graph(content: bytes, weights: str, weights_bytes: int) -> None:
         if number == 8:  # opset_import
             _check_opset(_message(value))
         elif number in (20, 25):  # training_info, functions
-            raise RefusedError("program: its graph brings functions of its own, which none may")
+            raise RefusedError("program: its graph has functions of its own: none are allowed")
         elif number == 7:
             graphs += 1
             _check_nodes(_message(value), weights, weights_bytes)
@@ -71,7 +71,7 @@ def _check_nodes(graph: memoryview, weights: str, weights_bytes: int) -> None:
         elif number == 5:
             _check_tensor(_message(value), weights, weights_bytes)
         elif number == 15:
-            raise RefusedError("program: its graph has sparse tensors, which none may")
+            raise RefusedError("program: its graph has sparse tensors: none are allowed")
 
 
 def _check_node(node: memoryview) -> None:
@@ -81,15 +81,15 @@ def _check_node(node: memoryview) -> None:
         elif number == 5:
             for inner, _ in _fields(_message(value)):
                 if inner in (6, 11):  # a graph within the node, as in a loop
-                    raise RefusedError("program: its graph has graphs in it, which none may")
+                    raise RefusedError("program: its graph has inner graphs: none are allowed")
                 if inner in (22, 23):
-                    raise RefusedError("program: its graph has sparse tensors, which none may")
+                    raise RefusedError("program: its graph has sparse tensors: none are allowed")
                 if inner in (5, 10):
                     _check_inline(_message(value))
 
 
 def _check_inline(attribute: memoryview) -> None:
-    """Tensors of an attribute lie in the graph itself."""
+    """Raise RefusedError unless the tensors of an attribute lie in the graph itself."""
     for number, value in _fields(attribute):
         if number in (5, 10):
             _check_tensor(_message(value), "", 0)
@@ -98,13 +98,13 @@ def _check_inline(attribute: memoryview) -> None:
 def _check_domain(domain: str) -> None:
     if domain not in ("", "ai.onnx"):
         raise RefusedError(
-            f"program: its graph uses operators of {domain!r}, and only ONNX's own are run: run "
-            "the same cutlayer on both sides"
+            f"program: its graph uses operators of {domain!r}, but only ONNX's own are allowed: "
+            "run the same cutlayer on both sides"
         )
 
 
 def _check_tensor(tensor: memoryview, weights: str, weights_bytes: int) -> None:
-    """A tensor is in the graph, or within the file of weights."""
+    """Raise RefusedError unless a tensor is in the graph or within the file of weights."""
     entries = {}
     for number, value in _fields(tensor):
         if number == 13:
@@ -125,7 +125,7 @@ def _check_tensor(tensor: memoryview, weights: str, weights_bytes: int) -> None:
 
 
 def _fields(message: memoryview) -> Iterator[_Field]:
-    """Field numbers and values; RefusedError where it is no protocol buffer."""
+    """Field numbers and values; RefusedError if the bytes are not a protocol buffer."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

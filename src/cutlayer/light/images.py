@@ -1,4 +1,4 @@
-"""Images as a program reads them: the model's size and channels, levels 0 ... 255."""
+"""Prepares images for a program: in the model's size and channels, with levels 0 ... 255."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from cutlayer.light.job import Images
 from cutlayer.resize import fitted_array
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)[:, None, None]
-"""Of ITU-R BT.601, as Pillow's conversion to grey (see `model.inputs.LUMA`)."""
+"""Weights of red, green and blue in grey, by ITU-R BT.601 (see `model.inputs.LUMA`)."""
 
 
 def ready_images(held: NDArray[np.uint8], images: Images) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What a light device is told of a job: plain values, bounded and checked when they are read."""
+"""The part of a job that a light device gets: plain values, bounded and checked when read."""
 
 import codecs
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Images(_Plain, frozen=True):
-    """How an image becomes what the model reads (see `resize.Fit`), and its channels."""
+    """How images are resized and cropped for the model (see `resize.Fit`), and its channels."""
 
     side: _Side
     edge: _Side
@@ -31,20 +31,20 @@ class Images(_Plain, frozen=True):
 
     @property
     def fit(self) -> Fit:
-        """The size and shape."""
+        """The same as a Fit."""
         return Fit(self.side, self.edge, self.keep_aspect, self.kernel)
 
 
 class Texts(_Plain, frozen=True):
-    """How a text becomes numbers of tokens: max_tokens at most, by the tokenizer's file."""
+    """How a text becomes token ids, by the tokenizer's file; max_tokens: the most of a text."""
 
     max_tokens: Annotated[int, Meta(ge=2, le=2**16)]
 
 
 class Files(_Plain, frozen=True):
-    """How the device's own files are read; the fields of `settings.Data` of these names.
+    """How the device's own files are read, by the fields of `settings.Data` with these names.
 
-    path, test_path: the device's own; the server does not tell any.
+    path, test_path: set on the device; the server sends none.
     """
 
     kind: Literal["auto", "labelled", "passages"] = "auto"
@@ -60,11 +60,11 @@ class Files(_Plain, frozen=True):
 
 
 class Uplink(_Plain, frozen=True):
-    """How activations become bytes; the fields of `settings.Quantizer` of these names.
+    """How activations become bytes, by the fields of `settings.Quantizer` with these names.
 
-    compress: by zstandard. reuse: samples that the server holds are only named. finest_rate_bits:
-    bits a value that a basis is fitted to, of which a device sends at `rate_bits` where no others
-    are decided.
+    compress: with zstandard. reuse: samples that the server holds are only named. finest_rate_bits:
+    bits a value for which a basis is fitted. rate_bits: bits a value that a device sends with it if
+    no others are decided.
     """
 
     codec: Literal["quantize", "klt"]
@@ -78,11 +78,12 @@ class Uplink(_Plain, frozen=True):
 
 
 class LightJob(_Plain, frozen=True):
-    """One job, as far as a light device takes part in it.
+    """The part of a job that a light device needs.
 
-    merges: tokens left out become one. candidates: tokens of an image that selection chooses from.
-    shares_labels: it tells how many samples of each class it has, with Laplace noise of
-    1 / label_epsilon (None: none). files: how its own are read.
+    prefix: tokens of a sample that are always kept. candidates: the number of tokens of an image
+    from which the selection chooses. merges: tokens left out are merged into one. shares_labels:
+    the device shares how many samples of each class it has, with Laplace noise of 1 / label_epsilon
+    (None: without noise). files: how its own files are read.
     """
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -106,7 +107,7 @@ class LightJob(_Plain, frozen=True):
         return self.texts is not None
 
     def check(self) -> None:
-        """Raise RefusedError for what each field alone may be but the job cannot."""
+        """Raise RefusedError for fields that are valid alone but not together."""
         if (self.images is None) == (self.texts is None):
             raise RefusedError(
                 "task: the server's job reads neither images nor texts, or both: run the same "
@@ -125,6 +126,6 @@ class LightJob(_Plain, frozen=True):
             codecs.lookup(self.files.encoding or "utf-8")
         except (LookupError, ValueError):
             raise RefusedError(
-                f"task: {self.files.encoding!r} is no encoding that this device knows: name one "
+                f"task: this device does not know the encoding {self.files.encoding!r}: name one "
                 "of Python's in data.encoding on the server"
             ) from None

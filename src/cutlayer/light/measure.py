@@ -1,4 +1,4 @@
-"""Measures what a program takes on this device: memory, and time for a batch."""
+"""Measures the memory of a program on this device and its time for a batch."""
 
 import time
 

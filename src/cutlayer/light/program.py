@@ -1,4 +1,4 @@
-"""Runs a program: its blocks for a few samples at a time, and its ending for the whole batch."""
+"""Runs a program: its blocks on a few samples at a time, its ending on the whole batch."""
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -14,7 +14,7 @@ from cutlayer.light.job import LightJob
 from cutlayer.wire.program_ports import ProgramKey
 
 PASS_TOKENS = 256
-"""Tokens that one pass of a CPU through the blocks takes, or those of one sample.
+"""The most tokens in one pass through the blocks on a CPU; one sample may have more.
 
 What is between the operators then stays in the CPU's cache, and takes little memory; matrices of
 256 rows are multiplied at nearly full speed (benchmarks/light.py).
@@ -22,15 +22,15 @@ What is between the operators then stays in the CPU's cache, and takes little me
 
 
 class Program:
-    """What `key` says, by two graphs. Raises RefusedError for a key that none may have."""
+    """The program of `key`, as two graphs. Raises RefusedError if `key` asks for over 8 bits."""
 
     def __init__(
         self, key: ProgramKey, blocks: ReadyGraph, ending: ReadyGraph, job: LightJob
     ) -> None:
         if key.coding.kind == "levels" and key.coding.bits > 8:
             raise RefusedError(
-                f"program: it quantises to {key.coding.bits} bits, where codes have 1 to 8: run "
-                "the same cutlayer on both sides"
+                f"program: it quantises to {key.coding.bits} bits, but codes have 1 to 8: run the "
+                "same cutlayer on both sides"
             )
         self.key = key
         self._blocks, self._ending, self._job = blocks, ending, job
@@ -38,7 +38,7 @@ class Program:
     def run(self, given: Mapping[str, NDArray[Any]]) -> Arrays:
         """The outputs by name, of inputs by name.
 
-        Raises RunError where a graph cannot be run, or gives what cannot be.
+        Raises RunError if a graph fails, or its outputs have a wrong shape or are not finite.
         """
         between = self._through_blocks({name: given[name] for name in self._blocks.ports.inputs})
         outputs = self._ending.run({**given, **between})
@@ -67,7 +67,7 @@ class Program:
         return {name: np.concatenate([one[name] for one in passes]) for name in passes[0]}
 
     def _parts(self, count: int, tokens: int) -> Iterator[slice]:
-        """The samples of each pass, of so many tokens each; passes are as equal as can be."""
+        """The slice of samples of each pass, as equal as can be; tokens: in each sample."""
         most = max(1, PASS_TOKENS // max(1, tokens))
         if self._blocks.compute.provider != "cpu":
             most = count

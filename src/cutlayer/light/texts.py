@@ -1,4 +1,4 @@
-"""Texts as a program reads them: numbers of tokens, by the checkpoint's own tokenizer."""
+"""Turns texts into token ids for a program, by the checkpoint's own tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,18 @@ from cutlayer.errors import ModelError
 from cutlayer.light.job import Texts
 
 TOKENIZER = "tokenizer.json"
-"""The file of the tokenizer, which says also what fills texts up to the longest."""
+"""The file of the tokenizer, which also says how texts are padded to the longest."""
 
 
 class Tokens:
-    """Makes texts ready. folder: holds the tokenizer's file. Raises ModelError."""
+    """Turns texts into token ids. folder: of the tokenizer's file. Raises ModelError."""
 
     def __init__(self, folder: Path, texts: Texts) -> None:
         try:
             from tokenizers import Tokenizer
         except ModuleNotFoundError:
             raise ModelError(
-                "model.path: the job's model reads texts, and tokenizers is not installed: pip "
+                "model.path: the job's model reads texts, but tokenizers is not installed: pip "
                 "install tokenizers"
             ) from None
         try:

@@ -1,4 +1,4 @@
-"""Whether a folder's adapter is one of this model: its settings, its tensors and its classes."""
+"""Checks that a folder's adapter belongs to this model: its settings, tensors and classes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from cutlayer.model.lora import head_shapes
 
 Shape = tuple[int, ...]
 
-# What PEFT can add to an adapter that computes otherwise than W + (alpha / rank) B A.
+# Options of PEFT with which an adapter does not compute W + (alpha / rank) B A.
 _OTHERWISE = (
     "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "lora_bias", "use_qalora",
     "layer_replication", "trainable_token_indices", "target_parameters", "use_bdlora",
@@ -19,7 +19,7 @@ _OTHERWISE = (
 def check_settings(config: Mapping[str, Any], model: CutModel, field: str, folder: object) -> None:
     """Raise ModelError unless PEFT's adapter_config.json says what the job's model.lora says.
 
-    field: what named the folder, as model.adapter.
+    field: the setting that names the folder, such as model.adapter.
     """
     kind, lora = config.get("peft_type"), model.spec.lora
     if kind != "LORA":
@@ -27,8 +27,8 @@ def check_settings(config: Mapping[str, Any], model: CutModel, field: str, folde
     for option in _OTHERWISE:
         if config.get(option):
             raise ModelError(
-                f"{field}: {folder} was trained with PEFT's {option}, which computes otherwise "
-                "than plain LoRA: give an adapter without it"
+                f"{field}: {folder} was trained with PEFT's {option}, which does not compute "
+                "plain LoRA: give an adapter without it"
             )
     if config.get("bias", "none") != "none":
         raise ModelError(
@@ -54,7 +54,7 @@ def check_shapes(
 ) -> None:
     """Raise ModelError unless an adapter has the tensors and shapes of the model's.
 
-    held: the shape of each of its tensors. targets: what its configuration says of its layers.
+    held: the shape of each of the adapter's tensors. targets: target_modules of its configuration.
     """
     wanted = model.shapes()
     head, parts = head_shapes(model.spec), model.spec.parts.head
@@ -88,7 +88,7 @@ def check_shapes(
 
 
 def check_classes(theirs: Sequence[str], ours: Sequence[str], field: str, folder: object) -> None:
-    """Raise ModelError for the first class that the adapter knows by another name.
+    """Raise ModelError for the first class that has another name in the adapter than in the data.
 
     LABEL_0, LABEL_1 and so on are what Hugging Face calls classes that nobody named.
     """

@@ -4,8 +4,8 @@ The scores rank tokens for selection (ST-SFLora, arXiv 2605.26120: softmax over 
 of the CLS query; taken per head with the scale 1/sqrt(d_head) and averaged over heads).
 
 A score of one's own is a function that a job names by `package.module:FUNCTION`:
-(q [B,T,D], k [B,T,D], heads, prefix, mask [B,T] bool or None) -> [B,N], the larger the likelier
-to be kept, 0 or more since they also weigh the merged token.
+(q [B,T,D], k [B,T,D], heads, prefix, mask [B,T] bool or None) -> scores [B,N]. Tokens with larger
+scores are kept. Scores must be 0 or more, since they also weigh the tokens that are merged.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +41,7 @@ def capture(query: nn.Module, key: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def find_score(score: str) -> Measure:
-    """What scores tokens: cls, received, or the function at `package.module:FUNCTION`.
+    """The function that scores tokens: cls, received, or the one at `package.module:FUNCTION`.
 
     Raises JobError when there is no such function.
     """
@@ -53,7 +53,7 @@ def find_score(score: str) -> Measure:
 def _checked(
     name: str, own: Measure, q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | None
 ) -> Tensor:
-    """A user's scores: 0 at padding, and scaled to rows of sum 1, as the others are."""
+    """A user's scores, checked, set to 0 at padding and scaled so that each row sums to 1."""
     scores = own(q, k, heads, prefix, mask)
     due = (q.shape[0], q.shape[1] - prefix)
     if not isinstance(scores, Tensor) or scores.shape != due:

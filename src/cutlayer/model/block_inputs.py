@@ -1,8 +1,8 @@
-"""What blocks take besides the hidden state: masks, and where in the sample each token stands.
+"""What blocks take besides the hidden state: masks, and the position of each token in its sample.
 
 Each kind (`Family.block_inputs`) has a function that prepares, once for all blocks of a part, the
-keyword arguments of block `index`. They depend on the number of tokens only, so that every part
-makes its own and nothing more crosses the cut.
+keyword arguments of block `index`. They depend only on the number of tokens and the mask, so each
+part makes its own and nothing more has to cross the cut.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Batch:
     """What block inputs are made of.
 
     base: the module that holds the blocks. config: its settings. hidden [B,T,D]; mask [B,T] bool
-    (False is padding) or None. past: transformers' cache of keys and values, where these tokens
-    follow others of which blocks keep no more (language models); None: the text begins here.
-    packed: where the texts of each row stand, in place of the mask; None: a row is a text.
+    (False is padding) or None. past: of language models, transformers' cache of the keys and values
+    of the tokens before these; None if the text begins here. packed: where the texts of each row
+    stand, used in place of the mask; None if each row is one text.
     """
 
     base: Any
@@ -47,7 +47,7 @@ def prepare(kind: BlockInputs, batch: Batch) -> Prepared:
 
 
 def _mask(batch: Batch) -> Prepared:
-    """A mask of padding, for models that know positions from the embedding alone."""
+    """A mask of padding, for models whose embedding alone knows the positions."""
     if batch.mask is None:
         return lambda _index: {"attention_mask": None}
     from transformers.masking_utils import create_bidirectional_mask
@@ -91,10 +91,10 @@ def _local_global(batch: Batch) -> Prepared:
 
 
 def _causal(batch: Batch) -> Prepared:
-    """Masks by which a token sees none after it, and rotary positions where there are some.
+    """Masks by which a token sees no later token, and rotary positions if the family has them.
 
-    Padding stands behind a text, so that its tokens are numbered from 0 on. Blocks may look back
-    no further than a window (Mistral, Qwen).
+    Padding stands behind a text, so its tokens are numbered from 0 on. Some blocks look back no
+    further than a window of tokens (Mistral, Qwen).
     """
     from transformers.masking_utils import (
         create_causal_mask,
@@ -117,7 +117,7 @@ def _causal(batch: Batch) -> Prepared:
         same_text = packed_sequence_mask_function(batch.packed.texts)
         made |= {
             "attention_mask": batch.packed.valid,
-            # Else the mask would be made from the places a second time.
+            # With position ids, transformers would make the mask a second time.
             "position_ids": None,
             "and_mask_function": same_text,
         }
@@ -137,7 +137,7 @@ def _causal(batch: Batch) -> Prepared:
 
 
 def _relative(batch: Batch) -> Prepared:
-    """Distances between tokens, and the table that holds a vector for each (DeBERTa)."""
+    """Distances between tokens, and the table with a vector for each distance (DeBERTa)."""
     encoder = batch.base.encoder
     assert batch.mask is not None
     shared = {

@@ -1,7 +1,7 @@
-"""Blocks whose inner activations are computed anew on the way back, instead of being kept.
+"""Blocks that compute their inner activations again in the backward pass instead of keeping them.
 
-Chen et al. 2016, arXiv 1604.06174: memory for a block's activations is needed once, not for every
-block, and the forward pass is computed twice.
+Chen et al. 2016, arXiv 1604.06174: only the activations of one block at a time are in memory, and
+the forward pass is computed twice.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,9 +17,9 @@ from cutlayer.model.bank import AdapterBank
 def run_checkpointed(
     bank: AdapterBank, block: nn.Module, hidden: Tensor, arguments: dict[str, Any]
 ) -> Any:
-    """`block(hidden, **arguments)`, of which only the input is kept for the backward pass.
+    """`block(hidden, **arguments)`, which keeps only its input for the backward pass.
 
-    The block is computed again with the adapters and the dropout of the first time.
+    There the block is computed again, with the same adapters and dropout masks.
     """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

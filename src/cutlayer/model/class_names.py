@@ -7,7 +7,7 @@ from cutlayer.files import read_bounded
 from cutlayer.model.files import MAX_CONFIG_BYTES
 
 LABELS = "labels.json"
-"""Beside an adapter: id2label and label2id, as Hugging Face's configurations have them."""
+"""The file beside an adapter with id2label and label2id, as in Hugging Face's configurations."""
 
 
 def class_names(folder: Path) -> list[str] | None:

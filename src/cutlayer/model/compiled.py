@@ -1,8 +1,8 @@
-"""Passes of a model by torch.compile: what a training step computes again and again, made faster.
+"""Passes of a model compiled by torch.compile, so that training steps are faster.
 
-A pass is compiled for each combination of shapes, and only the first few of them: steps of other
-sizes are computed as they are, with the same result up to rounding. On a GPU of CUDA a pass is a
-CUDA graph, whose results live until the next pass (see `kept`).
+A pass is compiled for each combination of shapes, but only for the first few: steps of other sizes
+run uncompiled, with the same result up to rounding. On a CUDA GPU a pass is a CUDA graph, whose
+results are overwritten by the next pass (see `kept`).
 """
 
 import importlib.util
@@ -19,16 +19,16 @@ from cutlayer.model.lora import Batch, Piece, Tensors
 from cutlayer.model.stack import AdapterStack, Run, runs_of
 
 MOST_SHAPES = 8
-"""Combinations of shapes that are compiled: as many as torch keeps of one function."""
+"""How many combinations of shapes are compiled: as many as torch keeps for one function."""
 
 _Stack = tuple[dict[str, Tensor], int, int]
-"""Adapters by name [n, ...], n, and the samples of each."""
+"""The tensors of n adapters by name [n, ...], n, and the number of samples of each adapter."""
 
 
 class CompiledPasses:
     """Compiles passes through one model.
 
-    run: of a route, a batch and a piece, what `Weights.run` gives.
+    run: computes a piece of the model for a route and a batch, as `Weights.run` does.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CompiledPasses:
     def pass_of(
         self, name: object, route: Sequence[Segment], batch: Batch, piece: Piece
     ) -> Tensors:
-        """A pass, compiled where its shapes are among the first. name: tells pieces apart."""
+        """A pass, compiled if its shapes are among the first seen. name: of the piece."""
         stacks = [_stack_of(run) for run in runs_of([(s.adapter, s.size) for s in route if s.size])]
         shapes = _shapes(name, batch, stacks)
         if shapes not in self._shapes and len(self._shapes) >= MOST_SHAPES:
@@ -64,7 +64,7 @@ class CompiledPasses:
             ) from None
 
     def kept(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """What came of a pass, so that it outlives the next one."""
+        """Results of a pass, copied where the next pass would overwrite them."""
         if not self._graphs:
             return list(tensors)
         return [None if tensor is None else tensor.clone() for tensor in tensors]
@@ -85,7 +85,7 @@ class CompiledPasses:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise JobError where torch has nothing to compile with."""
+    """Raise JobError if torch finds no compiler for this torch device."""
     if device.type == "cpu":
         name = os.environ.get("CXX", "g++")
         missing = None if shutil.which(name) else f"the C++ compiler {name!r}"
@@ -106,7 +106,7 @@ def _stack_of(run: Run) -> _Stack:
 
 
 def _shapes(name: object, batch: Batch, stacks: Sequence[_Stack]) -> object:
-    """What a pass is compiled for."""
+    """All that a compiled pass depends on: the piece, the shapes and the samples of adapters."""
     return (
         name,
         tuple((key, _shape(tensor)) for key, tensor in batch.items()),

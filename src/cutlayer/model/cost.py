@@ -2,8 +2,8 @@
 
 FLOPs count matrix products and convolutions, 2mnk each, as torch.utils.flop_counter does; norms,
 softmax and activation functions are left out, as is the recomputation that fused attention
-kernels do in the backward pass. Numbers are for one sample unless a batch is named. How they are
-counted: cost_lora.py, cost_full.py and cost_resnet.py.
+kernels do in the backward pass. Numbers are for one sample unless a batch is named. cost_lora.py,
+cost_full.py and cost_resnet.py count them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ __all__ = [
 
 
 _MORE_LOGITS = 3
-"""Tensors of the size of a language model's logits at the peak, besides the one that is kept."""
+"""How many tensors as large as a language model's logits are in memory at the peak, not counting
+the one that is kept for the backward pass."""
 
 
 def device_cost(spec: ModelSpec, cut: int, train: Train = "lora") -> Cost:
@@ -46,9 +47,9 @@ def server_cost(
 ) -> Cost:
     """Blocks from `cut` on, final norm, pooler and head.
 
-    tokens: T', those that crossed the cut, prefix included; None for all (a ResNet's always all).
-    The gradient at the cut is computed if a device has something to train. Where the job has a
-    tail, which is on devices, the blocks between cut and tail alone.
+    tokens: T', the number that crossed the cut, prefix included; None for all (a ResNet's always
+    all). The gradient at the cut is counted if a device has something to train. If the job has a
+    tail on devices, only the blocks between cut and tail are counted.
     """
     incoming = device_cost(spec, cut, train).adapter_parameters > 0
     side: Side = "server" if spec.tail is None else "middle"
@@ -86,12 +87,13 @@ def crossing_bytes(
 
 
 def memory_bytes(cost: Cost, spec: ModelSpec, batch: int, states: int = 2) -> int:
-    """An estimate of what a machine that trains this part holds at its peak.
+    """An estimate of the bytes that a machine that trains this part needs at its peak.
 
-    Frozen weights; adapter with its gradient and `states` optimiser numbers each (AdamW 2, SGD 0,
-    with momentum 1); activations held for the backward pass of a batch; and the working set of
-    the block in computation, taken as two widths and two MLP widths a token, or as twice the
-    largest map of a ResNet; and logits of a language model, their softmax and its gradient.
+    The sum of: frozen weights; the adapter, its gradient and `states` optimiser numbers for each
+    trained number (AdamW 2, SGD 0, SGD with momentum 1); activations kept for the backward pass of
+    a batch; the working memory of the block that is being computed, taken as two widths and two MLP
+    widths a token, or twice the largest map of a ResNet; and the logits of a language model, their
+    softmax and its gradient.
     """
     trained = cost.adapter_bytes * (2 + states)
     if spec.residual is None:
@@ -104,7 +106,7 @@ def memory_bytes(cost: Cost, spec: ModelSpec, batch: int, states: int = 2) -> in
 
 
 def weight_bytes(cost: Cost, spec: ModelSpec) -> int:
-    """Bytes of a part's frozen weights, with the scales of those that are of few bits."""
+    """Bytes of a part's frozen weights, with the scales of weights in few bits."""
     if spec.frozen_bits == 32:
         return cost.parameter_bytes
     low = cost.matrices * spec.frozen_bits // 8 + FLOAT_BYTES * cost.matrices // SHARE_A_SCALE
@@ -120,7 +122,8 @@ def _part(
     train: Train,
     incoming: bool = False,
 ) -> Cost:
-    """The cost of blocks first ... last - 1, and of what this side has before or after them."""
+    """The cost of blocks first ... last - 1, and of the embedding or the layers after the blocks
+    that belong to `side`."""
     if train == "lora":
         check_train(spec, train)
     if spec.residual is not None:

@@ -1,4 +1,4 @@
-"""What a part of a transformer costs when every weight of it trains, or none."""
+"""What a part of a transformer costs when all of its weights train, or none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cutlayer.model.spec import ModelSpec
 def part_cost(
     spec: ModelSpec, first: int, last: int, side: Side, tokens: int, *, incoming: bool
 ) -> Cost:
-    """The cost of blocks first ... last - 1, and of what this side has before or after them.
+    """The cost of blocks first ... last - 1, and of the layers before or after them on `side`.
 
     tokens: how many go through the blocks. incoming: whether a gradient must be computed for the
     first block's input.
@@ -33,14 +33,14 @@ def part_cost(
     saved = sum(_block_saved(spec, tokens, index) for index in range(first, last))
     bare = spec.parts.post_norm or (first == 0 and not spec.parts.first_norm)
     if bare and first < last and side in ("server", "middle") and not incoming:
-        # Nothing before queries, keys and values wants a gradient; other blocks begin with a norm.
+        # Without a first norm, nothing before queries, keys and values needs a gradient.
         backward -= 3 * 2 * tokens * spec.width * spec.attention_width
     if side in ("device", "whole"):
         parameters += embedding_parameters(spec)
         embedding = embedding_flops(spec)
         forward += embedding
         if spec.modality == "image":
-            backward += embedding  # the images want no gradient
+            backward += embedding  # the images need no gradient
             saved += spec.channels * spec.image_size**2
             saved += spec.parts.embedding_norm * tokens * (spec.width + 2)
         else:
@@ -53,7 +53,7 @@ def part_cost(
         alive = incoming or first < last or side == "whole" or spec.parts.norm is not None
         parameters += tail_parameters(spec) + head_parameters(spec)
         forward += head + neck
-        # The first layer's input wants no gradient where nothing before it trains.
+        # The first layer's input needs no gradient if nothing before it trains.
         still = 0 if alive or neck else head_entry_flops(spec)
         backward += 2 * head - still + neck * (1 + alive)
         saved += _tail_saved(spec, tokens)
@@ -66,14 +66,14 @@ def _block_flops(spec: ModelSpec, tokens: int) -> int:
 
 
 def _block_saved(spec: ModelSpec, tokens: int, index: int) -> int:
-    """Numbers that block `index` leaves for its backward pass."""
+    """How many numbers block `index` keeps for its backward pass."""
     width = spec.width
     # Two norms: input, mean and deviation; and their outputs (or the block's input), which the
     # linear layers read.
     bare = index == 0 and not spec.parts.first_norm
     norms = (2 - bare) * (width + 2) + 2 * width
     # q, k, v, the output, which the next linear layer reads, and the log-sum-exp of each head.
-    # Of a fused layer v is a piece of the whole, which stays; rotated q and k are new.
+    # With a fused layer, v is a view that keeps the layer's whole output; rotated q and k are new.
     attention = (4 + copies_attended(spec)) * spec.attention_width + spec.heads
     if spec.parts.fused is not None:
         attention += 2 * spec.attention_width
@@ -83,11 +83,11 @@ def _block_saved(spec: ModelSpec, tokens: int, index: int) -> int:
 
 
 def _tail_saved(spec: ModelSpec, tokens: int) -> int:
-    """Numbers that the final norm, the pooling and the head leave."""
+    """How many numbers the final norm, the pooling and the head keep for the backward pass."""
     family, width = spec.parts, spec.width
     saved = 0 if family.norm is None else tokens * (width + 2)
     sliced = not spec.pool_mean and family.pool not in ("cls+mean", "map")
-    # A slice, as of the CLS token, keeps all tokens; a mean only itself.
+    # A slice, such as the CLS token, keeps all tokens in memory; a mean keeps only itself.
     saved += tokens * width if sliced else spec.head_inputs
     if family.neck is not None:
         saved += width + family.neck_norm * (2 * width + 2)

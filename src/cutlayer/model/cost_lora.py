@@ -1,7 +1,7 @@
 """What a part of a transformer costs when LoRA and the head train and all else is frozen.
 
-Gradients of activations flow through frozen layers, weights of LoRA and head get theirs, and
-nothing is computed before the first LoRA layer.
+Gradients of activations flow back through frozen layers to the first LoRA layer and no further;
+the weights of LoRA and the head get gradients.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cutlayer.model.spec import Linear, ModelSpec
 def part_cost(
     spec: ModelSpec, first: int, last: int, side: Side, tokens: int, *, incoming: bool
 ) -> Cost:
-    """The cost of blocks first ... last - 1, and of what this side has before or after them.
+    """The cost of blocks first ... last - 1, and of the layers before or after them on `side`.
 
     tokens: how many go through the blocks. incoming: whether a gradient must be computed for the
     first block's input.
@@ -62,7 +62,7 @@ def part_cost(
 
 @dataclass(frozen=True)
 class _Work:
-    """Running totals of one pass; `live` tells whether the hidden state needs a gradient."""
+    """Running totals of one pass; `live`: whether the hidden state needs a gradient."""
 
     live: bool
     adapter: int = 0
@@ -99,7 +99,7 @@ def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
     saved += activated * tokens * spec.mlp_width * (3 if spec.gated_mlp else spec.activation_keeps)
     lowered, (live_down,) = _linears((down,), ranks, tokens, activated)
     end = middle or live_down
-    # A norm saves its input, mean and deviation. It comes after the sums, or before.
+    # A norm saves its input, mean and deviation. Norms come before the layers or after the sums.
     first_norm = work.live and (index > 0 or spec.parts.first_norm)
     norms = middle + end if spec.parts.post_norm else first_norm + middle
     saved += norms * tokens * (width + 2)
@@ -115,13 +115,13 @@ def _block(spec: ModelSpec, index: int, tokens: int, work: _Work) -> _Work:
 
 
 def _attention_saved(spec: ModelSpec, tokens: int) -> int:
-    """Numbers that attention keeps: q, k, v, the output, and the log-sum-exp of each head.
+    """How many numbers attention keeps: q, k, v, the output, and the log-sum-exp of each head.
 
-    Keys and values that heads share are repeated for each, as they are where a batch is padded;
-    a single one is looked at several times.
+    Keys and values that heads share count once for each of these heads, since a padded batch
+    repeats them in memory, unless there is a single one.
 
-    With relative positions it is made of single operations, which keep q, k, the scaled k, v, the
-    attention and the projected positions.
+    With relative positions, attention is made of single operations, which keep q, k, the scaled k,
+    v, the attention and the projected positions.
     """
     relative = spec.relative
     if relative is not None:
@@ -132,11 +132,11 @@ def _attention_saved(spec: ModelSpec, tokens: int) -> int:
     kept = spec.key_width if one else spec.attention_width
     saved = tokens * (2 * spec.attention_width + 2 * kept + spec.heads)
     if spec.parts.head_norms:
-        # What the linear layers gave, and the deviation of each head.
+        # The outputs of the linear layers, and the deviation of each head.
         numbers = spec.attention_width + spec.key_width
         saved += tokens * (numbers + numbers * spec.heads // spec.attention_width)
     if spec.parts.fused is not None and spec.parts.rotates:
-        # v is a piece of the whole, which stays; rotated q and k are new.
+        # v is a view that keeps the fused layer's whole output; rotated q and k are new.
         saved += tokens * 2 * spec.attention_width
     return saved
 
@@ -162,7 +162,7 @@ def _places(
         linear = Linear(path, spec.width, spec.attention_width, True, "query" if query else "key")
         rank = ranks.get(path) or _ranks(spec, spec.block_name(index), (linear,))[path]
         work, (live,) = _linears((linear,), {path: rank}, relative.rows, False)
-        if not wanted:  # computed all the same, and left unused
+        if not wanted:  # computed although nothing uses it
             works.append(_Work(live=False, forward=work.forward))
             continue
         product = 2 * tokens * relative.rows * spec.attention_width
@@ -185,7 +185,7 @@ def _places(
 
 
 def _conv_flops(spec: ModelSpec, index: int, tokens: int) -> int:
-    """FLOPs of the convolution beside the first block; its input is the embedding, frozen."""
+    """FLOPs of the convolution beside the first block; it reads the frozen embedding."""
     relative = spec.relative
     if relative is None or index or not relative.conv:
         return 0
@@ -195,9 +195,9 @@ def _conv_flops(spec: ModelSpec, index: int, tokens: int) -> int:
 def _linears(
     group: tuple[Linear, ...], ranks: dict[str, int], tokens: int, live: bool
 ) -> tuple[_Work, list[bool]]:
-    """Linear layers that read one input, and whether each one's output needs a gradient.
+    """The work of linear layers that read one input, and whether each output needs a gradient.
 
-    ranks: of each layer's LoRA, 0 without. live: whether the input needs a gradient.
+    ranks: of each layer's LoRA, 0 for a layer without. live: whether the input needs a gradient.
     """
     adapter = forward = backward = saved = 0
     for layer in group:
@@ -206,7 +206,8 @@ def _linears(
         a, b = 2 * tokens * rank * layer.inputs, 2 * tokens * rank * layer.outputs
         adapter += lora_parameters(layer.inputs, layer.outputs, rank)
         forward += frozen + a + b
-        # dA; dB and the gradient at A's output; and, if the input needs one, through W and A.
+        # The gradients of A, of B and of A's output; if the input needs one, also those through
+        # W and A.
         backward += a + 2 * b + (frozen + a) * live
         saved += tokens * rank
     outputs = [live or ranks[layer.path] > 0 for layer in group]
@@ -216,7 +217,7 @@ def _linears(
 
 
 def _tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
-    """Add the final norm, what stands before the head, and the trained head."""
+    """Add the final norm, the layers between it and the head, and the trained head."""
     family, width = spec.parts, spec.width
     added, live = _Work(work.live), work.live
     if live and family.norm is not None:
@@ -228,7 +229,7 @@ def _tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
         through = replace(through, saved=through.saved + live * family.neck_norm * (2 * width + 2))
         added = replace(through, saved=through.saved + added.saved)
     sliced = family.neck is None and not spec.pool_mean and family.pool != "cls+mean"
-    # The head's input; a slice, as of the CLS token, keeps all tokens.
+    # The head's input; a slice, such as the CLS token, keeps all tokens in memory.
     kept = tokens * width if sliced else spec.head_inputs
     if family.head.hidden is not None:
         kept += width * (2 if spec.head_activation == "gelu" else 1)
@@ -243,7 +244,7 @@ def _tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
 
 
 def _language_tail(spec: ModelSpec, tokens: int, work: _Work) -> _Work:
-    """Add the final norm, the frozen head, and what the loss keeps of a logit for every token."""
+    """Add the final norm, the frozen head, and the logits of every token, which the loss keeps."""
     product = 2 * tokens * spec.width * spec.vocabulary
     return replace(
         work,

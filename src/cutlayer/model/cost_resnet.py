@@ -1,7 +1,7 @@
 """What a part of a residual network costs when every weight of it trains.
 
-Activations are the inputs of convolutions and norms and what ReLU gives; the means and deviations
-of a batch, which are the same few for any number of samples, are left out.
+Activations are the inputs of convolutions and norms and the outputs of ReLU. The means and
+deviations of a batch are left out: they are few, for any number of samples.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ INDEX_FLOATS = 2
 
 
 def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: bool) -> Cost:
-    """The cost of blocks first ... last - 1, and of what this side has before or after them.
+    """The cost of blocks first ... last - 1, and of the layers before or after them on `side`.
 
     incoming: whether a gradient must be computed for the first block's input.
     """
@@ -26,7 +26,7 @@ def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: b
     if side in ("device", "whole"):
         parameters += _parameters(net.stem)
         forward += _flops(net.stem, net.image)
-        backward += _flops(net.stem, net.image)  # the images want no gradient
+        backward += _flops(net.stem, net.image)  # the images need no gradient
         saved += net.image.numbers + 2 * net.stem_map.numbers + INDEX_FLOATS * maps[0].numbers
     if first < last:
         saved += maps[first].numbers
@@ -43,7 +43,7 @@ def part_cost(spec: ModelSpec, first: int, last: int, side: Side, *, incoming: b
             flops = _flops(conv, at)
             forward, backward = forward + flops, backward + flops * (1 + (wanted or number > 0))
             at = at.through(conv)
-            saved += 2 * at.numbers  # what the norm reads, and what ReLU gives
+            saved += 2 * at.numbers  # the input of the norm, and the output of ReLU
     if side in ("server", "whole"):
         head = 2 * spec.head_inputs * spec.num_classes
         wanted = incoming or first < last or side == "whole"

@@ -1,7 +1,7 @@
 """A pretrained model cut between two blocks: the device's part, the server's, or both.
 
-What a family computes is in its body (transformer.py, resnet.py); what of it trains is in the
-adapters of the route (lora.py, full.py). The backbone itself is one and never changes.
+A family's body (transformer.py, resnet.py) computes; the adapters of the route (lora.py, full.py)
+hold what trains. There is one backbone, and it never changes.
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
 """
 
@@ -32,7 +32,7 @@ class Activations:
     """What a device computes for a batch.
 
     hidden [B,T,D]; mask [B,T] bool (False is padding) or None; scores [B,N] or None: the
-    attention each token after the prefix gets, with its graph attached.
+    attention that each token after the prefix gets, with the autograd graph attached.
     """
 
     hidden: Tensor
@@ -43,7 +43,8 @@ class Activations:
 class Body(Protocol):
     """The pieces of one family's model.
 
-    checkpoints: the bank whose route blocks run with again on the way back; None: they keep all.
+    checkpoints: the bank with whose route blocks are computed again in the backward pass; None if
+    blocks keep all their activations.
     """
 
     checkpoints: AdapterBank | None
@@ -57,27 +58,27 @@ class Body(Protocol):
     def run_scored(
         self, hidden: Tensor, mask: Tensor | None, last: int, score: str
     ) -> tuple[Tensor, Tensor]:
-        """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError if it has none."""
+        """Blocks 0 ... last - 1, and the scores [B,N] of tokens; ModelError without attention."""
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """What follows the blocks, up to what the head reads.
+        """The layers between the blocks and the head; returns the head's input.
 
-        [B,in], of K outputs [B,K,in], of a language model [B,T,in].
+        [B,in]; for a head with K outputs [B,K,in]; for a language model [B,T,in].
         """
 
 
 class Head(Protocol):
-    """What gives logits."""
+    """The layers that give logits."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of what `Body.pool` gives: logits [B,C], of a language model [B,T,V]."""
+        """The logits [B,C] (of a language model [B,T,V]) for what `Body.pool` gives."""
 
     def read(self, x: Tensor) -> Tensor:
-        """What the output layers read, of the shape of x."""
+        """The input of the output layers, in the shape of x."""
 
 
 class Weights(Protocol):
-    """What of a model trains, and how the segments of a batch bring it."""
+    """The trained numbers of a model, which come with the segments of a batch."""
 
     train: Train
     bank: AdapterBank
@@ -86,10 +87,10 @@ class Weights(Protocol):
         """The shape of each tensor of an adapter of the whole model, by key."""
 
     def fresh(self, seed: int) -> Adapter:
-        """A new adapter, as training starts from it."""
+        """A new adapter for training to start from."""
 
     def trained(self, name: str) -> bool:
-        """Whether the adapter's tensor `name` is trained by its gradient."""
+        """Whether the adapter's tensor `name` is trained by a gradient."""
 
     def run(self, route: Route, batch: Batch, piece: Piece) -> Tensors:
         """`piece` of the batch, every segment with its own adapter."""
@@ -98,9 +99,9 @@ class Weights(Protocol):
 class CutModel:
     """One backbone (or a part of it) that computes for any number of adapters.
 
-    module: Hugging Face's classification model. body calls its pieces, weights knows what of it
-    trains; dtype: of the backbone and of new adapters. drawn: modules before the head that the
-    checkpoint lacks, so that they were drawn anew.
+    module: Hugging Face's classification model. body calls its pieces; weights knows which numbers
+    train; dtype: of the backbone and of new adapters. drawn: modules before the head that the
+    checkpoint lacks, so that they have random weights.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class CutModel:
         self._body = body
         self._head = head
         self._weights = weights
-        # A part may hold no tensor that would tell where it is.
+        # The torch device of the model, also for a part without any tensor.
         self._probe = torch.empty(0)
         self._autocast = False
         self._compiled: CompiledPasses | None = None
@@ -153,8 +154,8 @@ class CutModel:
     ) -> CutModel:
         """Multiply matrices in bfloat16, or in the numbers that torch is set to; see Training.
 
-        checkpointing: blocks of a transformer keep their input alone, and run again going back.
-        packing: texts of one adapter share rows in the blocks (language models).
+        checkpointing: blocks of a transformer keep only their input, and are computed again in the
+        backward pass. packing: texts of one adapter share rows in the blocks (language models).
         """
         self._autocast = precision == "bfloat16"
         self._body.checkpoints = self.bank if checkpointing else None
@@ -163,10 +164,9 @@ class CutModel:
         return self
 
     def compile(self, wanted: bool) -> CutModel:
-        """Compile what trains after the cut, or in all of the model; see Training.
+        """Compile the passes that train after the cut, or in the whole model; see Training.
 
-        Raises JobError where that cannot be: torch has no compiler, or not LoRA adapters alone
-        train.
+        Raises JobError if torch has no compiler, or if more than plain LoRA adapters trains.
         """
         self._compiled = None
         if wanted:
@@ -180,13 +180,13 @@ class CutModel:
         return self
 
     def kept(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Gradients of a pass, so that they outlive the next one."""
+        """Gradients of a pass, copied where the next pass would overwrite them."""
         return list(tensors) if self._compiled is None else self._compiled.kept(tensors)
 
     def _run(self, route: Route, batch: Batch, piece: Piece, name: object = None) -> Tensors:
-        """`piece` of the batch, in the precision asked for; results are in the model's own.
+        """`piece` of the batch, in the precision asked for; results are in the model's dtype.
 
-        name: of a piece that may be compiled, which tells it from others.
+        name: names a piece that may be compiled; None for others.
         """
         with torch.autocast(self.compute.type, torch.bfloat16, enabled=self._autocast):
             if self._compiled is None or name is None or not torch.is_grad_enabled():
@@ -202,9 +202,9 @@ class CutModel:
     def new_adapter(self, seed: int) -> Adapter:
         """An adapter to start from, on the model's torch device.
 
-        LoRA: A kaiming-uniform (a = sqrt 5), B zero as in PEFT; every tensor is drawn from (seed,
-        its name), so a part's tensors are those of the whole. Full training: a copy of the loaded
-        tensors of this part. The head is new: normal(0, 0.02), from (seed, its name).
+        LoRA: A kaiming-uniform (a = sqrt 5), B zero as in PEFT. Every tensor is drawn from (seed,
+        its name), so a part of the model gets the same tensors as the whole. Full training: a copy
+        of the loaded tensors of this part. The head is new: normal(0, 0.02), from (seed, its name).
         """
         adapter = self._weights.fresh(seed)
         return {key: t.to(device=self.compute, dtype=self.dtype) for key, t in adapter.items()}
@@ -216,12 +216,12 @@ class CutModel:
     def trained(self, name: str) -> bool:
         """Whether an optimiser moves the adapter's tensor `name`.
 
-        Not so the running statistics of batch normalisation, which move in the forward pass.
+        False for the running statistics of batch normalisation, which move in the forward pass.
         """
         return self._weights.trained(name)
 
     def take_drawn(self, tensors: Adapter) -> None:
-        """Put saved values in place of tensors that were drawn because the checkpoint lacks them.
+        """Replace tensors that were drawn, since the checkpoint lacks them, by saved values.
 
         Raises ModelError for a tensor of another shape.
         """
@@ -240,17 +240,17 @@ class CutModel:
 
     @property
     def tail_names(self) -> tuple[str, ...]:
-        """The adapter's keys in a tail that the device holds, the head's among them."""
+        """The adapter's keys in the tail that the device holds, with those of the head."""
         if self.spec.tail is None:
             return ()
         return tuple(key for key in self.shapes() if self.spec.position(key) >= self.spec.end)
 
     def device_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the device holds when cut after block `cut`, its tail's too."""
+        """The adapter's keys that the device holds: before block `cut`, and in its tail."""
         return (*self.names_before(cut), *self.tail_names)
 
     def server_names(self, cut: int) -> tuple[str, ...]:
-        """The adapter's keys that the server holds; without a tail the head's are among them."""
+        """The adapter's keys that the server holds, with the head's unless there is a tail."""
         device = set(self.device_names(cut))
         return tuple(key for key in self.shapes() if key not in device)
 
@@ -261,7 +261,7 @@ class CutModel:
 
         inputs: pixel_values [B,C,H,W], or input_ids and attention_mask [B,T].
         score: "cls" ranks tokens by the CLS query's attention in the last of those blocks,
-        "received" by the mean attention of all queries, `package.module:FUNCTION` by one's own.
+        "received" by the mean attention of all queries, `package.module:FUNCTION` by that function.
         Raises ModelError for a score at cut 0, or of a model without attention.
         """
         self._check(cut)
@@ -280,9 +280,9 @@ class CutModel:
     def frozen_forward(
         self, inputs: dict[str, Tensor], cut: int, score: str | None = None
     ) -> Activations:
-        """As `device_forward`, without adapters and of whatever number of samples: to be exported.
+        """As `device_forward`, without adapters: for export as a graph.
 
-        Nothing of it depends on the sizes of `inputs`, nor is it checked.
+        Nothing in it depends on the sizes of `inputs`, and the inputs are not checked.
         """
         hidden, mask = self._body.embed(inputs)
         if score is None:
@@ -293,7 +293,7 @@ class CutModel:
     def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 
-        A language model gives logits [B,T',V] over its vocabulary, for what follows each token.
+        A language model gives logits [B,T',V] over its vocabulary, for the token after each token.
 
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
@@ -311,7 +311,10 @@ class CutModel:
         return logits
 
     def middle_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
-        """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D], D at its end."""
+        """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D'].
+
+        D' is the width after the last of these blocks.
+        """
         self._check(cut)
 
         def piece(batch: Batch) -> tuple[Tensor]:
@@ -362,7 +365,7 @@ class CutModel:
         return logits
 
     def features(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
-        """What the head's output layers read: [B,in], of K outputs one after another [B,K in]."""
+        """The input of the head's output layers: [B,in]; for K outputs, joined, [B,K in]."""
 
         def piece(batch: Batch) -> tuple[Tensor]:
             hidden, mask = self._body.embed(_present(batch))
@@ -374,7 +377,7 @@ class CutModel:
         return read
 
     def _ready(self, inputs: dict[str, Tensor]) -> Batch:
-        """The inputs on the model's torch device and, pixels, in its dtype and size."""
+        """The inputs on the model's torch device; pixels in its dtype, and checked for size."""
         if self.spec.modality == "text":
             return {key: inputs[key].to(self.compute) for key in ("input_ids", "attention_mask")}
         pixels = inputs["pixel_values"].to(device=self.compute, dtype=self.dtype)

@@ -1,4 +1,4 @@
-"""Image classification by DINOv3, which transformers has no class for.
+"""Image classification by DINOv3, for which transformers has no class.
 
 The head reads the CLS token and the mean of the patches, as for DINOv2. Importing this module
 registers the class, so that `AutoModelForImageClassification` makes it and adapters load on it.
@@ -39,7 +39,7 @@ class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):  # type: ignore
         return ImageClassifierOutput(logits=self.classifier(pooled))
 
 
-# Without exist_ok transformers passes over classes for its own configs, without a word.
+# Without exist_ok, transformers silently ignores classes that are registered for its own configs.
 AutoModelForImageClassification.register(
     DINOv3ViTConfig, DINOv3ViTForImageClassification, exist_ok=True
 )

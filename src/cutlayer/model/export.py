@@ -1,6 +1,6 @@
-"""What was trained, on disk: adapters in PEFT's format, whole models in Hugging Face's.
+"""Reads and writes what was trained: adapters in PEFT's format, whole models in Hugging Face's.
 
-Both are read and written without importing peft.
+Both without importing peft.
 """
 
 import json
@@ -27,7 +27,7 @@ from cutlayer.model.weights import SINGLE, current_names, skeleton
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
-# What a checkpoint holds besides what trains and computes: written as zeros, not read.
+# Tensors of a checkpoint that neither train nor compute anything: written as zeros, not read.
 IDLE = (".num_batches_tracked", ".mask_token")
 
 
@@ -88,9 +88,9 @@ def load_adapter(
 ) -> Adapter:
     """The adapter that `save_adapter` or PEFT wrote, on the model's torch device.
 
-    classes: names that must be the adapter's, in order, where it has names. field: what errors call
-    the folder's setting. Raises ModelError when the files are missing or corrupt, or belong to
-    another model.
+    classes: names of the classes in order, which must be the adapter's names if it has any. field:
+    the setting that errors name. Raises ModelError when the files are missing or corrupt, or belong
+    to another model.
     """
     full, folder = model.train == "full", Path(folder)
     unused = _unused(model.spec)
@@ -105,7 +105,7 @@ def load_adapter(
             raise ValueError(f"{beside.name} holds no JSON object")
         if not full:
             check_settings(config, model, field, folder)
-        open_plain(file).close()  # a pipe would hang, and a device never end
+        open_plain(file).close()  # reading a pipe would hang, and a device file never ends
         with safe_open(file, framework="pt", device="cpu") as tensors:
             keys = [
                 key
@@ -114,7 +114,7 @@ def load_adapter(
             ]
             names = current_names([key.removeprefix(PREFIX) for key in keys], model)
             shapes = [tuple(tensors.get_slice(key).get_shape()) for key in keys]
-            # What the checkpoint lacks is checked where it is put into the model.
+            # Tensors that the checkpoint lacks are checked when they are put into the model.
             apart = () if full else model.drawn
             held = {n: s for n, s in zip(names, shapes, strict=True) if n not in apart}
             check_shapes(held, model, field, folder, config.get("target_modules"))
@@ -162,7 +162,7 @@ def _peft(adapter: Adapter, model: CutModel) -> dict[str, bytes]:
 
 
 def _peft_task(spec: ModelSpec) -> str | None:
-    """What PEFT calls the model's task; None for images, which it has no name for."""
+    """PEFT's name for the model's task; None for images, for which it has no name."""
     if spec.parts.language:
         return "CAUSAL_LM"
     return "SEQ_CLS" if spec.modality == "text" else None
@@ -210,12 +210,12 @@ def _checkpoint(
 
 
 def _unused(spec: ModelSpec) -> tuple[str, ...]:
-    """How the names begin of tensors that classification never computes with."""
+    """Prefixes of the names of tensors that classification never uses."""
     return tuple(f"{spec.parts.base}.{path}." for path in spec.parts.unused)
 
 
 def _preparation(spec: ModelSpec) -> dict[str, bytes]:
-    """The base's own files that a model's inputs are prepared by, as far as it has them."""
+    """The base's files by which inputs are prepared (tokenizer, preprocessor), if it has them."""
     names = ["preprocessor_config.json"]
     if spec.modality == "text":
         names = [*VOCABULARIES, *BESIDE]
@@ -228,13 +228,13 @@ def _preparation(spec: ModelSpec) -> dict[str, bytes]:
 
 
 def _saved_modules(model: CutModel) -> list[str]:
-    """The names that PEFT finds all modules by that an adapter brings whole."""
+    """The names by which PEFT finds all modules that an adapter holds whole."""
     neck = model.spec.parts.neck
     return [*model.spec.parts.head.trained, *([neck] if model.drawn and neck else [])]
 
 
 def _target_modules(model: CutModel) -> list[str]:
-    """The job's own name endings if all that they take carries LoRA, else the full names."""
+    """The job's name endings if every layer that they match carries LoRA, else the full names."""
     if model.spec.lora.side == "both":
         return list(model.spec.targets)
     ending = ".lora_A.weight"

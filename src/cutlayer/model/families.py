@@ -1,4 +1,4 @@
-"""What is known of one checkpoint before it is loaded: its sizes, and what can be trained of it.
+"""What is known of a checkpoint before it is loaded: its sizes, and which layers can be trained.
 
 Only JSON files are read here: neither torch nor transformers is imported.
 """
@@ -27,7 +27,7 @@ SUPPORTED = tuple(FAMILIES)
 
 
 def describe(model: Model, num_classes: int = 0) -> ModelSpec:
-    """What `model` names, from the checkpoint's config.json and preprocessor_config.json.
+    """The checkpoint that `model` names, from its config.json and preprocessor_config.json.
 
     num_classes: 0 while the data is not known.
     Raises ModelError for a checkpoint that is not there, a family that cannot be cut, or
@@ -58,7 +58,7 @@ def describe(model: Model, num_classes: int = 0) -> ModelSpec:
 
 
 def _family(kind: str, config: dict[str, Any]) -> Family:
-    """The family, or its variant if config.json names the architecture of one."""
+    """The family, or a variant of it if config.json names the variant's architecture."""
     names = config.get("architectures")
     first = names[0] if isinstance(names, list) and names else None
     variant = VARIANTS.get(first) if isinstance(first, str) else None

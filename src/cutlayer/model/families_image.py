@@ -144,7 +144,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-# Checkpoints of a family whose config.json names another architecture than the family's.
+# Families for checkpoints whose config.json names an architecture other than its family's own.
 VARIANTS: dict[str, Family] = {
     "DeiTForImageClassificationWithTeacher": replace(
         _DEIT,

@@ -7,7 +7,7 @@ from cutlayer.model.family import Family, Flag, Head
 
 
 def _classes(kind: str, name: str) -> dict[str, Any]:
-    """Where transformers has the classes of a decoder, as it names them all."""
+    """The module and class names of a decoder, which transformers forms by one rule."""
     return {
         "module": f"transformers.models.{kind}.modeling_{kind}",
         "architecture": f"{name}ForCausalLM",

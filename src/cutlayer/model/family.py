@@ -15,18 +15,18 @@ Pool = Literal["cls", "cls+mean", "cls+distillation", "mean", "pooler", "map", "
 Activation = Literal["tanh", "gelu", "relu"]
 BlockInputs = Literal["mask", "relative", "local-global", "patch-rotary", "causal"]
 Windows = Literal["none", "every", "by-block"]
-# A setting of config.json: a constant, or the key that holds it and what its absence means.
+# A setting: a constant, or the key of config.json that holds it and its value if the key is absent.
 Flag = bool | tuple[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The layers that give logits, as paths in the model; training starts them anew.
+    """The layers that give logits, as paths in the model; training starts with new ones.
 
-    outputs: linear layers that give logits; of several, each reads its own pooled vector and the
-    mean is taken. hidden: a linear layer before them, followed by `activation`, which the setting
-    `activation_key` of config.json may name. own: the head is the checkpoint's own, as that of a
-    language model: it is read with the other weights and stays as it is.
+    outputs: linear layers that give logits; if there are several, each reads its own pooled vector
+    and their mean is taken. hidden: a linear layer before them, followed by `activation`, which the
+    setting `activation_key` of config.json may name. own: the head is the checkpoint's own, as in
+    language models: it is read with the other weights and stays frozen.
     """
 
     outputs: tuple[str, ...] = ("classifier",)
@@ -37,21 +37,21 @@ class Head:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """All linear layers, in the order they are computed."""
+        """All linear layers of the head, in the order they are computed."""
         return self.outputs if self.hidden is None else (self.hidden, *self.outputs)
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules right below the whole model that hold them."""
+        """The modules directly below the whole model that hold these layers."""
         return tuple(dict.fromkeys(path.split(".")[0] for path in self.linears))
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """Of `modules`, those that are trained and that PEFT saves: all, or none of its own."""
+        """The modules that are trained and that PEFT saves: all; none if the head is `own`."""
         return () if self.own else self.modules
 
 
-# Each is there once, and is compared and hashed by being the same one.
+# There is one object for each family; families are compared and hashed by identity.
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """How Hugging Face names and builds the parts of one `model_type`.
@@ -141,15 +141,15 @@ class Family:
 
     @property
     def places_in_blocks(self) -> bool:
-        """Whether blocks need to know where in the sample each token stands."""
+        """Whether blocks need to know the position of each token in its sample."""
         return self.block_inputs != "mask"
 
     @property
     def language(self) -> bool:
-        """Whether it is a language model, which says after each token what the next one is."""
+        """Whether it is a language model, which predicts after each token the next one."""
         return self.pool == "every"
 
     @property
     def rotates(self) -> bool:
-        """Whether blocks of text rotate queries and keys by the place of their token."""
+        """Whether blocks of a text model rotate queries and keys by their token's position."""
         return "rotary_emb" in self.shared

@@ -9,14 +9,15 @@ from cutlayer.errors import ModelError
 from cutlayer.files import read_bounded
 
 MAX_CONFIG_BYTES = 2**24
-"""Of the JSON files beside a model's weights."""
+"""Most bytes of a JSON file beside a model's weights."""
 
 MOST_BLOCKS, MOST_SIZE, MOST_PIXELS = 4096, 2**24, 2**14
-"""Blocks, any other number in config.json, and pixels a side of an image, at most: above those of
-every checkpoint there is. What is larger would take forever to build.
+"""The most blocks, the largest other number in config.json, and the most pixels a side of an image.
+
+They are above those of every checkpoint there is; a larger model would take forever to build.
 """
 
-# What a tokenizer may be read from, best first, and what may lie beside it.
+# Files from which a tokenizer may be read, best first, and files that may lie beside them.
 VOCABULARIES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model",
     "tokenizer.model",
@@ -89,7 +90,7 @@ def _download(repo: str, name: str) -> Path | None:
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"model.path: {repo!r} is no local folder and the Hugging Face hub cannot be reached: "
+            f"model.path: {repo!r} is not a local folder and the Hugging Face hub is out of reach: "
             "check the connection or give a folder"
         ) from None
     except EntryNotFoundError:
@@ -97,6 +98,6 @@ def _download(repo: str, name: str) -> Path | None:
     except Exception as error:  # what the network raises differs by version of the client
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"model.path: {repo!r} could not be had from the Hugging Face hub ({reason}): "
+            f"model.path: {repo!r} could not be fetched from the Hugging Face hub ({reason}): "
             "try again or give a folder"
         ) from None

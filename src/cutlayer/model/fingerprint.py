@@ -1,4 +1,4 @@
-"""What a checkpoint is, as a hash of its files: it is not loaded."""
+"""A hash of a checkpoint's files, found without loading it."""
 
 from pathlib import Path
 
@@ -43,5 +43,5 @@ def _on_disk(path: str, name: str) -> Path | None:
     try:
         cached = try_to_load_from_cache(path, name)
     except HFValidationError:
-        return find_file(path, name)  # which says what is wrong with the name
+        return find_file(path, name)  # it raises an error that says what is wrong with the name
     return Path(cached) if isinstance(cached, str) else None

@@ -1,4 +1,4 @@
-"""How a checkpoint wants its images: size, crop and kernel of its preprocessor_config.json."""
+"""How a checkpoint's images are resized: size, crop and kernel of its preprocessor_config.json."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cutlayer.resize import Fit, Kernel
 if TYPE_CHECKING:
     from cutlayer.model.spec import ModelSpec
 
-# By Pillow's numbers; box, hamming and lanczos, which torch lacks, become their nearest there.
+# Kernels by Pillow's numbers. Box, hamming and lanczos, which torch lacks, become similar ones.
 _KERNELS: dict[int, Kernel] = {
     0: "nearest-exact", 1: "bicubic", 2: "bilinear", 3: "bicubic", 4: "bilinear", 5: "bilinear",
 }  # fmt: skip
-# Processors that take one number as the shorter edge; the others as both edges.
+# Processors that read a single number as the shorter edge; others read it as both edges.
 _BY_SHORTER_EDGE = ("Bit", "CLIP", "ConvNext", "EfficientNet", "PoolFormer", "LeViT", "Levit")
 _CROPS_UNASKED = ("Bit", "CLIP", "Deit", "DeiT", "LeViT", "Levit")
 _CONVNEXT_CROP = 224 / 256
@@ -23,9 +23,10 @@ _CONVNEXT_WHOLE = 384
 
 
 def checkpoint_fit(path: str) -> Fit | None:
-    """What the checkpoint's preprocessor does to an image, at its own size; None without a say.
+    """How the checkpoint's preprocessor resizes and crops an image to the size it names.
 
-    Raises ModelError for a preprocessor whose images are not square or not to be understood.
+    None if there is no preprocessor_config.json, or it does not resize or names no size. Raises
+    ModelError if its images are not square or its settings cannot be understood.
     """
     config = read_json(path, "preprocessor_config.json")
     if config is None or config.get("do_resize") is False:
@@ -46,7 +47,7 @@ def checkpoint_fit(path: str) -> Fit | None:
 
 
 def fit_for(spec: ModelSpec) -> Fit | None:
-    """How a job's images become those that the model of `spec` reads; None for texts."""
+    """How a job's images are resized and cropped for the model of `spec`; None for texts."""
     if spec.modality == "text":
         return None
     own = checkpoint_fit(spec.path)
@@ -63,7 +64,7 @@ def preprocessor_at(config: dict[str, Any], fit: Fit) -> dict[str, Any]:
     if "ConvNext" in str(config.get("image_processor_type")) + str(
         config.get("feature_extractor_type")
     ):
-        # This one takes the size after the crop, and how much of the edge that is.
+        # This processor takes the size after the crop, and its share of the edge before the crop.
         return config | {"size": {"shortest_edge": fit.side}, "crop_pct": fit.side / fit.edge}
     cropped = fit.keep_aspect or fit.edge != fit.side
     return config | {"size": edge, "do_center_crop": cropped, "crop_size": _square(fit.side)}
@@ -75,7 +76,7 @@ def _square(side: int) -> dict[str, int]:
 
 def _fit(config: dict[str, Any], kind: str) -> Fit:
     kernel = _KERNELS[int(config.get("resample", 2))]
-    size = config.get("size") or config["crop_size"]  # without a resize, the crop is all there is
+    size = config.get("size") or config["crop_size"]  # without a resize, only the crop has a size
     if not isinstance(size, dict):
         shorter = kind.startswith(_BY_SHORTER_EDGE)
         size = {"shortest_edge": size} if shorter else {"height": size, "width": size}
@@ -94,7 +95,7 @@ def _fit(config: dict[str, Any], kind: str) -> Fit:
 
 
 def _crops(config: dict[str, Any], kind: str) -> bool:
-    """Whether a square is cut out of the middle: as it says, or where it says how large."""
+    """Whether a square is cut out of the middle: if do_center_crop says so, or a size is given."""
     asked = "crop_size" in config or kind.startswith(_CROPS_UNASKED)
     return bool(config.get("do_center_crop", asked))
 

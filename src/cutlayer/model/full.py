@@ -1,4 +1,4 @@
-"""Full training: every segment of a batch brings its own weights to one module that computes.
+"""Full training: one module computes every segment of a batch with the segment's own weights.
 
 An adapter then holds every parameter under its Hugging Face name, and the running statistics of
 batch normalisation, so that the average of adapters is the average of whole models.
@@ -23,7 +23,7 @@ class FullWeights:
     """Trains every weight of the part that is loaded.
 
     shapes: of the whole model's tensors, from `whole_shapes`. holds_head: the part has the head.
-    Tensors that a segment's adapter lacks are the loaded ones, frozen; the head must be its own.
+    A tensor that a segment's adapter lacks is the loaded one, frozen; it must not lack the head's.
     """
 
     train: Train = "full"
@@ -61,10 +61,10 @@ class FullWeights:
         return not name.endswith(STATISTICS)
 
     def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
-        """Segment after segment, each with its own tensors in place of the module's.
+        """Run segment after segment, each with its own tensors in place of the module's.
 
-        Neighbours on one adapter run together, unless a batch's statistics would then be those of
-        both. Raises ModelError when the route does not cover the batch.
+        Neighbouring segments with one adapter run together, unless batch statistics would then mix
+        them. Raises ModelError when the route does not cover the batch.
         """
         segments = [s for s in route if s.size] if self._normalises_batches else merged(route)
 
@@ -75,7 +75,7 @@ class FullWeights:
         return one_by_one(segments, batch, run)
 
     def _own(self, adapter: Mapping[str, Tensor]) -> Adapter:
-        """The tensors of `adapter` that this part computes with; statistics without a graph."""
+        """The tensors of `adapter` that this part uses; running statistics are detached."""
         return {
             key: tensor if self.trained(key) else tensor.detach()
             for key, tensor in adapter.items()
@@ -97,7 +97,7 @@ class _Swapped(nn.Module):
         return result
 
     def forward(self, piece: Callable[[Batch], Any], batch: Batch) -> Any:
-        """What functional_call calls."""
+        """`piece(batch)`: functional_call calls this."""
         return piece(batch)
 
 
@@ -110,7 +110,7 @@ def whole_shapes(module: nn.Module, spec: ModelSpec) -> Shapes:
         for key, shape in shapes.items()
         if not key.endswith(".mask_token") and not key.startswith(idle)
     }
-    # Interpolated to the job's image size once the weights are there.
+    # The position table is interpolated to the job's image size once the weights are read.
     return shapes | position_shape(module, spec)
 
 

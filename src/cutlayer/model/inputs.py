@@ -1,4 +1,4 @@
-"""From samples of a data set to what a model reads: normalised pixels or token ids."""
+"""Turns samples of a data set into what a model reads: normalised pixels or token ids."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cutlayer.model.spec import ModelSpec
 from cutlayer.passage import Passage
 from cutlayer.resize import fitted
 
-# Luma of ITU-R BT.601, as Pillow's conversion to grey.
+# Weights of red, green and blue in grey: luma of ITU-R BT.601, as in Pillow.
 LUMA = (0.299, 0.587, 0.114)
 
 
 _CHECKED = 256
-"""Texts that are looked at in one go."""
+"""How many texts are checked at a time."""
 
 
 class Preprocessor:
     """Prepares samples for the model of `spec`.
 
-    Images: uint8 [B,C,H,W], made the model's square as model.aspect and the checkpoint's
-    preprocessor_config.json say (`fit`), grey and RGB turned into each other where the model needs
-    it, normalised by that file or else the family's mean and deviation.
+    Images: uint8 [B,C,H,W], resized and cropped to the model's square as model.aspect and the
+    checkpoint's preprocessor_config.json say (`fit`), turned from grey to RGB or back where the
+    model needs it, normalised by that file or else by the family's mean and deviation.
     Texts: a list of strings, by the checkpoint's own tokenizer, padded to the longest of the
     batch and cut at max_tokens. Passages: see `passage_tokens.padded`.
     compute: the torch device that images are resized and normalised on.
@@ -47,14 +47,14 @@ class Preprocessor:
 
     @property
     def tokenizer(self) -> Any:
-        """The checkpoint's own, able to pad; None for a model of images."""
+        """The checkpoint's tokenizer, able to pad; None for a model of images."""
         return self._tokenizer
 
     def __call__(self, inputs: Tensor | list[str] | list[Passage]) -> dict[str, Tensor]:
         """{"pixel_values": float32 [B,C,S,S]} or {"input_ids", "attention_mask": int64 [B,T]}.
 
-        Of passages also "answers" int64 [B,T]: 1 where a token is to be said. Raises ModelError
-        when the inputs are of the other modality or cannot be converted.
+        For passages also "answers" int64 [B,T]: 1 where the model is to learn to say the token.
+        Raises ModelError when the inputs are of the other modality or cannot be converted.
         """
         if isinstance(inputs, Tensor):
             return {"pixel_values": self._pixels(inputs)}
@@ -80,7 +80,7 @@ class Preprocessor:
         return {name: tokens[name] for name in ("input_ids", "attention_mask")}
 
     def check(self, inputs: Tensor | list[str] | list[Passage]) -> None:
-        """Raise ModelError for the first batch of texts that cannot be made ready."""
+        """Raise ModelError for the first batch of texts that cannot be turned into tokens."""
         for start in range(0, len(inputs), _CHECKED):
             self(inputs[start : start + _CHECKED])
 
@@ -142,7 +142,7 @@ def _with_channels(pixels: Tensor, channels: int) -> Tensor:
 
 
 def normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
-    """scale and shift [C,1,1] that take pixels 0 ... 255 to what the model was trained on."""
+    """scale and shift [C,1,1] that take pixels 0 ... 255 to the range the model was trained on."""
     config = read_json(spec.path, "preprocessor_config.json") or {}
     mean = _per_channel(config.get("image_mean", spec.parts.mean), spec, "image_mean")
     std = _per_channel(config.get("image_std", spec.parts.std), spec, "image_std")
@@ -157,7 +157,7 @@ def normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
 
 
 def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
-    """One number a channel; a grey model without its own takes the mean over RGB."""
+    """A number for each channel; a grey model with three numbers takes their mean."""
     try:
         numbers = torch.tensor([float(value) for value in values], dtype=torch.float32)
     except (TypeError, ValueError):
@@ -173,7 +173,7 @@ def _per_channel(values: Any, spec: ModelSpec, field: str) -> Tensor:
 
 
 def tokenizer_file(tokenizer: Any) -> str:
-    """A tokenizer as the package tokenizers reads it, which fills texts up to the longest."""
+    """A tokenizer as JSON for the package tokenizers, set to pad texts to the longest."""
     from tokenizers import Tokenizer
 
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -26,8 +26,8 @@ DEFAULTS = {
     "type_vocab_size": 0,
     "pad_token_id": 0,
 }
-# CLIP's activation function x sigmoid(1.702 x) is not one operation, and keeps both factors.
-# So is GPT-2's tanh approximation of GELU, made of single operations.
+# CLIP's activation function x sigmoid(1.702 x) is several operations and keeps both factors for its
+# gradient. GPT-2's tanh approximation of GELU is several operations too.
 KEPT = {"quick_gelu": 2, "gelu_new": 4}
 ACTIVATIONS: tuple[Activation, ...] = ("tanh", "gelu", "relu")
 
@@ -46,7 +46,7 @@ class Settings:
         self._values = section
 
     def get(self, key: str) -> Any:
-        """The setting, or what its absence means (None: nothing)."""
+        """The setting, or the family's default for it; None if there is neither."""
         family = self._family
         default = family.defaults.get(key, DEFAULTS.get(key))
         value = self._values.get(family.keys.get(key, key))
@@ -64,7 +64,7 @@ class Settings:
         return self._values.get(self._family.keys.get(key, key))
 
     def flag(self, flag: Flag) -> bool:
-        """What a family's flag is for this checkpoint."""
+        """The value of a family's flag for this checkpoint."""
         if isinstance(flag, bool):
             return flag
         value = self._values.get(flag[0])
@@ -138,7 +138,7 @@ def read_transformer(
 
 
 def check_cut(model: Model, depth: int) -> None:
-    """Raise ModelError when the cut is beyond the last block, or the tail reaches over it."""
+    """Raise ModelError when the cut is beyond the last block, or the tail reaches past the cut."""
     if model.cut > depth:
         raise ModelError(
             f"model.cut: {model.cut} is beyond the {depth} blocks of {model.path}: "
@@ -152,10 +152,10 @@ def check_cut(model: Model, depth: int) -> None:
 
 
 def _attention_widths(settings: Settings, width: int) -> tuple[int, int]:
-    """Numbers in the queries of all heads, and in the keys (as many as in the values).
+    """The width of the queries of all heads together, and of the keys (the values' is the same).
 
-    Several queries may share a key (grouped-query attention), and heads may be wider or narrower
-    than their share of the width.
+    Several queries may share a key (grouped-query attention), and the width of a head need not be
+    the model's width divided by the number of heads.
     """
     heads = settings.number("num_attention_heads")
     if heads < 1:

@@ -35,8 +35,8 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 class LoRALinear(nn.Module):
     """A frozen linear layer plus `scale * x A^T B^T` with each segment's own A [R,in], B [out,R].
 
-    Adapters without this layer's name pass through the frozen layer alone. siblings: the layers
-    that read what this one reads, itself included.
+    Samples whose adapter has no tensors of this layer go through the frozen layer alone. siblings:
+    the layers that read the same input as this one, itself included.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class LoRALinear(nn.Module):
 class BankHead(nn.Module):
     """The trained classification head: every segment has its own linear layers.
 
-    Layers are called and ordered as in Hugging Face's model: a hidden one with its activation if
-    the family has it, then those that give logits, whose mean is taken.
+    Layers have the names and the order of Hugging Face's model: a hidden layer with its activation
+    if the family has one, then the layers that give logits, whose mean is taken.
     """
 
     def __init__(self, bank: AdapterBank, spec: ModelSpec) -> None:
@@ -97,7 +97,7 @@ class BankHead(nn.Module):
         self.bank = bank
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B,in], of K outputs [B,K,in] -> logits [B,C]."""
+        """x [B,in], or [B,K,in] for K output layers -> logits [B,C]."""
         x = self.read(x)
         outputs = self.head.outputs
         if len(outputs) == 1:
@@ -107,7 +107,7 @@ class BankHead(nn.Module):
         )
 
     def read(self, x: Tensor) -> Tensor:
-        """x [B,in], of K outputs [B,K,in] -> what the output layers read, of the same shape."""
+        """x [B,in], or [B,K,in] for K output layers -> the output layers' input, of that shape."""
         hidden = self.head.hidden
         return x if hidden is None else self.activation(self._linear(hidden, x))
 
@@ -133,9 +133,8 @@ def _linear(x: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
 class LoraWeights:
     """Trains LoRA on chosen linear layers, and the head; all else is frozen.
 
-    layers: the linear layers that `model.lora.targets` takes, by name, with (inputs, outputs); all
-    of them, also those of a part that is not loaded. Raises ModelError when none is left on
-    `model.lora.side`.
+    layers: the linear layers that `model.lora.targets` matches, by name, with (inputs, outputs),
+    also of a part that is not loaded. Raises ModelError when `model.lora.side` has none of them.
     """
 
     train: Train = "lora"
@@ -181,7 +180,7 @@ class LoraWeights:
         return True
 
     def run(self, route: Sequence[Segment], batch: Batch, piece: Piece) -> Tensors:
-        """The whole batch at once, or segment after segment where the family needs that."""
+        """Run the whole batch at once, or segment after segment where the family needs that."""
         if self.spec.parts.one_adapter_a_pass:
             return one_by_one(merged(route), batch, self._run_one(piece))
         with self.bank.use(route, rows_of(batch)):
@@ -215,7 +214,7 @@ def fresh_head(spec: ModelSpec, seed: int) -> Adapter:
 def with_outputs(spec: ModelSpec, head: Adapter, weight: Tensor, bias: Tensor) -> Adapter:
     """`head` with output layers that give the logits of `weight` [C,K in] and `bias` [C].
 
-    They are for what `CutModel.features` gives; K output layers are averaged.
+    weight and bias are for what `CutModel.features` gives; K output layers are averaged.
     """
     outputs = spec.parts.head.outputs
     parts = (weight * len(outputs)).chunk(len(outputs), dim=1)
@@ -253,9 +252,9 @@ def rows_of(batch: Batch) -> int:
 
 
 def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """The linear layers that the job's targets take, by name: (inputs, outputs), in model order.
+    """The linear layers that the job's targets match, by name: (inputs, outputs), in model order.
 
-    The head is not among them, since it is trained whole. Raises ModelError when a target takes
+    The head is not among them, since it is trained whole. Raises ModelError when a target matches
     no linear layer.
     """
     targets: str | Sequence[str] = spec.targets
@@ -277,7 +276,7 @@ def find_targets(model: nn.Module, spec: ModelSpec) -> dict[str, tuple[int, int]
 
 
 def _sizes(module: nn.Module) -> tuple[int, int] | None:
-    """(inputs, outputs) of a linear layer, None for what is none."""
+    """(inputs, outputs) of a linear layer; None for any other module."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(module, nn.Linear):
@@ -289,9 +288,9 @@ def _sizes(module: nn.Module) -> tuple[int, int] | None:
 
 _READ_TOGETHER = ("query", "key", "value",
                   "q_proj", "k_proj", "v_proj", "q_lin", "k_lin", "v_lin")  # fmt: skip
-"""What the layers are called that read the input of a block's attention, and nothing else.
+"""Names of layers that read the input of a block's attention and nothing else.
 
-Those of DeBERTa read positions too, one without the other: its names are not here."""
+DeBERTa's are not among them, since its layers also read positions."""
 
 
 def attach(
@@ -304,7 +303,7 @@ def attach(
         parent = model.get_submodule(path)
         base = getattr(parent, leaf)
         siblings = Siblings()
-        # With dropout each layer has a mask, and so an input, of its own.
+        # With dropout each layer has its own mask, and so its own input.
         if leaf in _READ_TOGETHER and not dropout:
             siblings = together.setdefault(path, siblings)
         bank.siblings[id(siblings)] = siblings

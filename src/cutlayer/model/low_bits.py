@@ -1,8 +1,8 @@
 """Frozen linear layers whose weights lie in 4 or 8 bits, packed by bitsandbytes.
 
-A weight is unpacked for each product, forward and back, and gone after it: only the packed numbers
-stay in memory. 4 bits: the levels of NF4 (QLoRA, arXiv 2305.14314); 8: blockwise dynamic ones
-(arXiv 2110.02861). A scale of float32 for each 64 weights.
+A weight is unpacked for each product, forward and backward, and freed after it: only the packed
+numbers stay in memory. 4 bits use the levels of NF4 (QLoRA, arXiv 2305.14314), 8 bits blockwise
+dynamic levels (arXiv 2110.02861). Each 64 weights share a float32 scale.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ LowBits = Literal[4, 8]
 
 
 class LowBitLinear(nn.Module):
-    """Computes what `base`, a linear layer, does, with a weight that was rounded to few bits.
+    """The linear layer `base` with a weight that is rounded to few bits.
 
     transposed: the weight of `base` is [inputs, outputs] (transformers' Conv1D).
     """
@@ -34,7 +34,7 @@ class LowBitLinear(nn.Module):
         held = weight.detach().float()
         held = held.t().contiguous() if transposed else held
         self.bits, self.shape = bits, tuple(held.shape)
-        self.bias: Any = bias  # as it is: a parameter that may yet be filled, or None
+        self.bias: Any = bias  # the same parameter, which may be filled later, or None
         packed, scales, levels = _pack(held, bits)
         self.register_buffer("packed", packed, persistent=False)
         self.register_buffer("scales", scales, persistent=False)
@@ -42,7 +42,7 @@ class LowBitLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The rounded weight [outputs, inputs] in float32, made anew each time."""
+        """The rounded weight [outputs, inputs] in float32, unpacked at each call."""
         functional, shape = _functional(), torch.Size(self.shape)
         if self.bits == 4:
             state = functional.QuantState(
@@ -64,7 +64,7 @@ class LowBitLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """x W^T, which keeps neither x nor W for the backward pass: the weight is frozen."""
+    """x W^T of a frozen W; keeps neither x nor the unpacked W for the backward pass."""
 
     @staticmethod
     def forward(context: Any, x: Tensor, layer: LowBitLinear) -> Tensor:
@@ -79,7 +79,7 @@ class _Product(torch.autograd.Function):
 
 
 def check_low_bits(device: torch.device) -> None:
-    """Raise ModelError where weights of few bits cannot be unpacked on a torch device."""
+    """Raise ModelError if weights in few bits cannot be unpacked on this torch device."""
     try:
         layer = LowBitLinear(nn.Linear(SHARE_A_SCALE, SHARE_A_SCALE), 4, False).to(device)
         works = bool(layer(torch.ones(1, SHARE_A_SCALE, device=device)).isfinite().all())
@@ -93,7 +93,7 @@ def check_low_bits(device: torch.device) -> None:
 
 
 def _pack(weight: Tensor, bits: LowBits) -> tuple[Tensor, Tensor, Tensor]:
-    """The packed numbers, a scale a block, and the levels that codes stand for."""
+    """The packed numbers, a scale for each block, and the level that each code stands for."""
     functional = _functional()
     if bits == 4:
         packed, state = functional.quantize_4bit(weight, blocksize=SHARE_A_SCALE, quant_type="nf4")

@@ -24,7 +24,7 @@ def merge(adapter: Adapter, model: CutModel) -> Adapter:
         if path == name or name + _A not in adapter:
             merged[key] = tensor
         elif leaf == "weight":
-            # In double precision: rounded once, as the sum of two branches is.
+            # Summed in double precision, so that the merged weight is rounded only once.
             change = left.pop(name + _B).double() @ left.pop(name + _A).double()
             if model.spec.parts.transposed:
                 change = change.T

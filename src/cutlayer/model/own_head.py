@@ -13,7 +13,7 @@ class OwnHead(nn.Module):
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         super().__init__()
         (name,) = spec.parts.head.outputs
-        # A list keeps it out of this module's own parts: it stays the model's.
+        # In a list, the layer is not registered as a submodule here: it stays the model's.
         self._layer: list[Any] = [module.get_submodule(name)]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,5 +22,5 @@ class OwnHead(nn.Module):
         return logits
 
     def read(self, x: Tensor) -> Tensor:
-        """What the head reads, as it is: x [B,T,D]."""
+        """The input of the head, unchanged: x [B,T,D]."""
         return x

@@ -1,7 +1,7 @@
 """Texts of a batch put behind one another in rows, so that less padding is computed.
 
-Only texts of one adapter share a row. Every token keeps its place in its own text, and sees no
-other text: the results are those of a row for each text.
+Only texts of one adapter share a row. Every token keeps its position in its own text and sees no
+other text, so the results are the same as with a row for each text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from torch import Tensor
 class Packed:
     """Where the tokens of a batch [B,T] stand in R rows of T.
 
-    source [R,T]: the place b T + t of each token in the batch; valid [R,T] bool: False where a row
-    has no token. places [R,T]: of each token in its text. texts [R,T]: the number of its text in
-    the row; what is behind the last text counts as a part of it. rows: of each adapter.
+    source [R,T]: the index b T + t of each token in the batch. valid [R,T] bool: False where a row
+    has no token. places [R,T]: the position of each token in its text. texts [R,T]: the number of
+    its text in the row; the empty rest of a row counts to its last text. rows: how many rows each
+    adapter has.
     """
 
     source: Tensor
@@ -42,10 +43,10 @@ class Packed:
 
 
 def packed(mask: Tensor, sizes: Sequence[int]) -> Packed | None:
-    """The rows of texts with padding behind them: mask [B,T]; None where no row is saved.
+    """How to pack a batch of texts whose padding is behind them; None if that saves no row.
 
-    sizes: how many texts of each adapter, in their order. The longest text goes first, each into
-    the first row that has room.
+    mask [B,T]: False is padding. sizes: how many texts each adapter has, in their order. Texts are
+    placed from the longest to the shortest, each into the first row that has room.
     """
     lengths, T = mask.sum(1).tolist(), mask.shape[1]
     rows: list[list[int]] = []

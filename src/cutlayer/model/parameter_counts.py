@@ -1,4 +1,4 @@
-"""How many numbers the pieces of a transformer hold, from its config: what the costs count with."""
+"""How many numbers the pieces of a transformer hold, from its config; cost.py is built on them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Literal
 from cutlayer.model.spec import ModelSpec
 
 Side = Literal["device", "middle", "server", "whole"]
-"""What a part has beside its blocks: what comes before them, nothing, what follows, or both."""
+"""Layers of a part beside its blocks: those before the blocks, none, those after them, or both."""
 
 FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """What of a part's cost is that of blocks that leave something for the backward pass.
+    """The share of a part's cost in blocks that keep activations for the backward pass.
 
-    kept_bytes: what they leave, together; largest_bytes: the one that leaves most. input_bytes: of
-    the hidden states that they read. flops: of their forward pass.
+    kept_bytes: of the activations that all these blocks keep; largest_bytes: of the block that
+    keeps most. input_bytes: of the hidden states that they read. flops: of their forward pass.
     """
 
     kept_bytes: int = 0
@@ -27,7 +27,7 @@ class Blocks:
     flops: int = 0
 
     def __add__(self, other: Blocks) -> Blocks:
-        """Of two parts on one machine."""
+        """The sum for two parts on one machine."""
         return Blocks(
             self.kept_bytes + other.kept_bytes,
             max(self.largest_bytes, other.largest_bytes),
@@ -38,16 +38,16 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Cost:
-    """One part of a model.
+    """What one part of a model takes.
 
     parameters: frozen numbers held. adapter_parameters: numbers in its adapter (LoRA, or every
-    weight and running statistic; the head with the server). forward_flops, backward_flops: FLOPs
-    for one sample. activation_bytes: what the forward pass of a sample leaves in memory for the
-    backward pass: inputs of norms, of trained layers and of activation functions, queries, keys,
-    values and output of attention, in float32; without LoRA dropout's masks. blocks: what of it
-    `checkpointed` goes by; only where LoRA trains. matrices: of `parameters`, those in weights of
-    the blocks' linear layers, which may lie in few bits. logits_bytes: of a language model's logits
-    for one sample, one of which activation_bytes holds.
+    weight and running statistic; the head counts to the server). forward_flops, backward_flops:
+    FLOPs for one sample. activation_bytes: what the forward pass of a sample keeps in memory for
+    the backward pass: inputs of norms, of trained layers and of activation functions, queries,
+    keys, values and output of attention, in float32; without the masks of LoRA dropout. blocks:
+    what `checkpointed` needs to know of the blocks; only where LoRA trains. matrices: how many of
+    `parameters` are weights of the blocks' linear layers, which may be stored in few bits.
+    logits_bytes: of a language model's logits for one sample; activation_bytes includes them once.
     """
 
     parameters: int
@@ -60,7 +60,7 @@ class Cost:
     logits_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        """Two parts on one machine."""
+        """The sum for two parts on one machine."""
         return Cost(
             self.parameters + other.parameters,
             self.adapter_parameters + other.adapter_parameters,
@@ -73,9 +73,9 @@ class Cost:
         )
 
     def checkpointed(self) -> Cost:
-        """The same part where a block keeps its input alone, and is computed again on the way back.
+        """The cost of the part if each block keeps only its input and is computed again backward.
 
-        Then the activations of one block at a time are there, at most those of the largest.
+        Then only one block's activations are in memory at a time, at most those of the largest.
         """
         blocks = self.blocks
         return replace(
@@ -90,12 +90,12 @@ class Cost:
 
     @property
     def parameter_bytes(self) -> int:
-        """Frozen weights in float32."""
+        """Bytes of the frozen weights in float32."""
         return FLOAT_BYTES * self.parameters
 
     @property
     def adapter_bytes(self) -> int:
-        """Trained weights in float32."""
+        """Bytes of the trained weights in float32."""
         return FLOAT_BYTES * self.adapter_parameters
 
 
@@ -105,9 +105,9 @@ def lora_parameters(inputs: int, outputs: int, rank: int) -> int:
 
 
 def copies_attended(spec: ModelSpec) -> bool:
-    """Whether the next linear layer reads a copy of what attention keeps as its output.
+    """Whether the next linear layer reads a copy of the output that attention keeps.
 
-    So it is where queries and keys are put together anew, as rotated patches after a prefix are.
+    It does if queries and keys are joined from pieces, such as a prefix and rotated patches.
     """
     return spec.parts.block_inputs in ("patch-rotary", "relative")
 
@@ -118,7 +118,7 @@ def norm_parameters(spec: ModelSpec) -> int:
 
 
 def block_parameters(spec: ModelSpec, index: int) -> int:
-    """Frozen numbers in block `index`, and in what is computed with the first."""
+    """Frozen numbers in block `index`; the first block counts with the layers beside it."""
     numbers = sum(linear.numbers for linear in spec.linears)
     norms = 2 - (index == 0 and not spec.parts.first_norm)
     numbers += norms * norm_parameters(spec) + 2 * spec.width * spec.parts.layer_scale
@@ -139,13 +139,13 @@ def shared_parameters(spec: ModelSpec) -> int:
 
 
 def blocks_parameters(spec: ModelSpec, first: int, last: int) -> int:
-    """Frozen numbers of a part in and for blocks first ... last - 1."""
+    """Frozen numbers of blocks first ... last - 1, with the table that they share."""
     shared = shared_parameters(spec) if first < last else 0
     return shared + sum(block_parameters(spec, index) for index in range(first, last))
 
 
 def embedding_parameters(spec: ModelSpec) -> int:
-    """Numbers in the embedding, position embeddings at the chosen image size."""
+    """Numbers in the embedding, with position embeddings for the chosen image size."""
     family, width = spec.parts, spec.width
     if spec.modality == "image":
         patch = spec.channels * spec.patch_size**2 + family.patch_bias
@@ -168,7 +168,7 @@ def embedding_flops(spec: ModelSpec) -> int:
 
 
 def tail_parameters(spec: ModelSpec) -> int:
-    """Frozen numbers after the blocks: the final norm, what stands before the head, and a head
+    """Frozen numbers after the blocks: the final norm, layers between it and the head, and a head
     that is the checkpoint's own.
     """
     family, width = spec.parts, spec.width
@@ -186,12 +186,12 @@ def head_parameters(spec: ModelSpec) -> int:
 
 
 def head_flops(spec: ModelSpec) -> int:
-    """FLOPs of the head's forward pass, as many as each of its two gradients takes."""
+    """FLOPs of the head's forward pass; each of its two gradients takes as many."""
     return sum(2 * inputs * outputs for inputs, outputs in spec.head_layers.values())
 
 
 def head_entry_flops(spec: ModelSpec) -> int:
-    """FLOPs of the gradient at what was pooled, through the head's layers that read it."""
+    """FLOPs of the gradient at the head's input, through the layers that read it."""
     layers = list(spec.head_layers.values())
     readers = layers if spec.parts.head.hidden is None else layers[:1]
     return sum(2 * inputs * outputs for inputs, outputs in readers)

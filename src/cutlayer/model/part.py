@@ -23,8 +23,9 @@ _BESIDE = ("config.json", "preprocessor_config.json", *VOCABULARIES, *BESIDE)
 def write_part(folder: Path, model: "Model", seed: int, part: Part) -> list[Path]:
     """Write the tensors of a part of `model`, and the files that a checkpoint has beside them.
 
-    `load_model` of the folder, as pretrained, holds what it holds of `model` itself, also where
-    its weights are random. The same checkpoint gives the same bytes. Raises ModelError, OSError.
+    `load_model` of the folder, with weights "pretrained", gives the same part as of `model` itself,
+    even if the weights of `model` are random. The same checkpoint gives the same bytes. Raises
+    ModelError, OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -1,4 +1,4 @@
-"""Passages as tokens for a language model: which are given, and which are to be said."""
+"""Turns passages into tokens for a language model: some are given, others the model is to say."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cutlayer.model.spec import ModelSpec
 from cutlayer.passage import Message, Passage, mended
 
 BUCKET = 8
-"""Batches are padded to a multiple of this many tokens, so that devices' batches often agree."""
+"""Batches are padded to a multiple of this many tokens, so that devices' batches often have equal
+lengths."""
 
 Ids = list[int]
 
@@ -46,14 +47,14 @@ def prompt_tokens(text: str, tokenizer: Any) -> Ids:
 
 
 def asked(messages: Sequence[Message], tokenizer: Any, spec: ModelSpec) -> str:
-    """A conversation as a text that the assistant is to go on with. Raises ModelError."""
+    """A conversation as a text that the assistant is to continue. Raises ModelError."""
     return _rendered(messages, tokenizer, spec, ask=True)
 
 
 def _tokens(
     passage: Passage, tokenizer: Any, spec: ModelSpec
 ) -> tuple[Ids, list[tuple[int, bool]]]:
-    """The tokens before the first that is to be said, and the others: (token, to be said)."""
+    """The tokens before the first that the model is to say, and the rest: (token, to be said)."""
     if passage.messages:
         given, said = _conversation(passage.messages, tokenizer, spec)
     else:
@@ -83,7 +84,7 @@ def _tokens(
 def _conversation(
     messages: Sequence[Message], tokenizer: Any, spec: ModelSpec
 ) -> tuple[Ids, list[tuple[int, bool]]]:
-    """A conversation by the tokenizer's template; what the assistant says is to be said."""
+    """A conversation by the tokenizer's template; the model is to say the assistant's words."""
     whole = _rendered(messages, tokenizer, spec)
     pieces: list[tuple[str, bool]] = []
     end = 0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cutlayer.model.spec import ModelSpec
 
-# What transformers calls the table: a parameter in some families, an embedding in others.
+# The table's names in transformers: it is a parameter in some families, an embedding in others.
 PARAMETER, EMBEDDING = "position_embeddings", "position_embedding"
 
 
@@ -21,7 +21,7 @@ def fit_positions(embeddings: Any, spec: ModelSpec) -> None:
     """
     if not _has_table(spec):
         return
-    # The function reads the count of tokens from a tensor's shape; registers join later.
+    # The function reads the number of tokens from a tensor's shape; registers are added later.
     shape = (1, spec.position_rows, spec.width)
     table = getattr(embeddings, PARAMETER, None)
     old: Tensor = embeddings.position_embedding.weight if table is None else table
@@ -30,7 +30,7 @@ def fit_positions(embeddings: Any, spec: ModelSpec) -> None:
     if table is not None:
         embeddings.position_embeddings = nn.Parameter(new, requires_grad=False)
         return
-    # A table that already fits comes as one of rows, another with a batch of one before it.
+    # A table that already fits comes as [rows, D], an interpolated one as [1, rows, D].
     rows = new.reshape(spec.position_rows, spec.width)
     embeddings.position_embedding = nn.Embedding(spec.position_rows, spec.width, _weight=rows)
     embeddings.position_embedding.requires_grad_(False)

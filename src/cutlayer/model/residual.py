@@ -50,7 +50,7 @@ class Conv(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A residual block: its convolutions one after another, and the one beside them if any.
+    """A residual block: convolutions in sequence, and a shortcut convolution beside them if any.
 
     name: its path below the stages.
     """

@@ -1,7 +1,7 @@
-"""The pieces of a residual network: stem, blocks, and what follows them.
+"""The pieces of a residual network: stem, blocks, and the pooling after them.
 
 Hugging Face's own modules compute everything but the batch normalisation, whose running
-statistics belong to whoever trains. A map [B,C,S,S] crosses the cut as tokens [B,S*S,C].
+statistics belong to each device's adapter. A map [B,C,S,S] crosses the cut as tokens [B,S*S,C].
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ class ResNet:
 
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.spec = spec
-        self.checkpoints: AdapterBank | None = None  # its blocks always keep all
+        self.checkpoints: AdapterBank | None = None  # a ResNet's blocks keep all activations
         self._base: Any = module.get_submodule(spec.parts.base)
         self._blocks = [module.get_submodule(spec.block_name(i)) for i in range(spec.depth)]
 
@@ -53,7 +53,7 @@ class ResNet:
         return pooled.flatten(1)
 
     def _map(self, hidden: Tensor, cut: int) -> Tensor:
-        """Tokens [B,T,C] as the map [B,C,S,S] that they are at `cut`."""
+        """Tokens [B,T,C] at `cut` as a map [B,C,S,S]."""
         at = self.spec.map_at(cut)
         if hidden.shape[1:] != (at.tokens, at.channels):
             raise ModelError(
@@ -67,10 +67,10 @@ class ResNet:
 class BatchNorm(nn.Module):
     """Batch normalisation (arXiv 1502.03167) with the running statistics of a segment.
 
-    In training (under autograd) the batch's own mean and variance normalise, and the running ones
-    move in place. The running ones normalise and stay as they are in evaluation (no_grad), where
-    the segment does not hold them, so that they are frozen, and where one value a channel is all
-    there is: it has no variance (torch refuses it), as a single sample in a map of one position.
+    In training (under autograd) the batch's own mean and variance normalise, and the running
+    statistics move in place. Otherwise the running statistics normalise and do not move: in
+    evaluation (no_grad), if the segment does not hold them (they are frozen), and if a channel has
+    a single value (one sample, a map of one position), which has no variance.
     """
 
     running_mean: Tensor

@@ -1,4 +1,4 @@
-"""LoRA layers of a block that read the same input, such as query and value: one product with A."""
+"""LoRA layers that read the same input, such as query and value, share one product with their A."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from cutlayer.model.stack import Run, split_by_runs
 
 
 class Siblings:
-    """Layers that read the same input; the first that is called makes the product for all.
+    """Layers that read the same input; the first one that is called makes the product for all.
 
-    keys: of the layers' A.
+    keys: the adapter's keys of the layers' A.
     """
 
     def __init__(self) -> None:
@@ -20,16 +20,16 @@ class Siblings:
         self._inner: dict[str, list[Tensor | None]] = {}
 
     def inner(self, key: str, x: Tensor, runs: Sequence[Run]) -> list[Tensor | None]:
-        """x A^T of each run: [n, b T, R], of a run of one [b T, R]; None where it has no A."""
+        """x A^T of each run: [n, b T, R], or [b T, R] for a run of one adapter; None without A."""
         if self._read is not x or key not in self._inner:
             self._read, self._inner = x, self._products(x, runs)
         found = self._inner.pop(key)
-        if not self._inner:  # nothing is kept that nobody will ask for
+        if not self._inner:  # free x A^T that no layer will ask for
             self._read = None
         return found
 
     def forget(self) -> None:
-        """Drop what was made for layers that were not called after all."""
+        """Drop products for layers that were not called."""
         self._read, self._inner = None, {}
 
     def _products(self, x: Tensor, runs: Sequence[Run]) -> dict[str, list[Tensor | None]]:

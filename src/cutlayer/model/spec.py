@@ -1,4 +1,4 @@
-"""One checkpoint as a job uses it: its sizes, what of it trains, and where each name belongs."""
+"""One checkpoint as a job uses it: its sizes, which layers train, and which part a name is in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Linear", "ModelSpec", "Part", "Relative", "Train", "check_train", "m
 
 Train = Literal["lora", "full"]
 SHARE_A_SCALE = 64
-"""Weights of few bits that have a scale of float32 together (see low_bits.py)."""
+"""How many weights in few bits share a float32 scale (see low_bits.py)."""
 
 Part = Literal["whole", "device", "server"]
 Role = Literal["query", "key", "value", "fused", "output", "up", "down"]
@@ -35,17 +35,17 @@ class Linear(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """Numbers in its weight and bias."""
+        """How many numbers its weight and bias hold."""
         return (self.inputs + self.bias) * self.outputs
 
 
 class Relative(NamedTuple):
     """DeBERTa's relative positions (arXiv 2006.03654).
 
-    rows: of the table of relative positions. to_position, to_content: whether queries look up
-    positions of keys, and keys those of queries. shared: with the layers of queries and keys, not
-    with layers of their own. norm: the table is normalised. conv: numbers in the convolution that
-    stands beside the first block, 0 without one; kernel: its width.
+    rows: of the table of relative positions. to_position: queries look up the positions of keys;
+    to_content: keys look up the positions of queries. shared: the layers of queries and keys also
+    project positions, which otherwise have layers of their own. norm: the table is normalised.
+    conv: numbers in the convolution beside the first block, 0 without one; kernel: its width.
     """
 
     rows: int
@@ -133,7 +133,7 @@ class ModelSpec:
         return self.tokens if self.residual is None else self.map_at(cut).tokens
 
     def width_at(self, cut: int) -> int:
-        """Numbers in each token that reaches `cut`."""
+        """The width of each token that reaches `cut`."""
         return self.width if self.residual is None else self.map_at(cut).channels
 
     def map_at(self, cut: int) -> Map:
@@ -143,7 +143,7 @@ class ModelSpec:
 
     @property
     def end(self) -> int:
-        """The first block after the server's: of the tail; the depth where there is none."""
+        """The first block of the tail, after the server's blocks; the depth without a tail."""
         return self.depth - (self.tail or 0)
 
     def blocks_of(self, part: Part) -> range | tuple[int, ...]:
@@ -155,7 +155,7 @@ class ModelSpec:
         return (*range(self.cut), *range(self.end, self.depth))
 
     def has_head(self, part: Part) -> bool:
-        """Whether a part runs what follows the blocks."""
+        """Whether a part runs the final norm and the head."""
         return part == "whole" or (part == "device") == (self.tail is not None)
 
     @property
@@ -182,7 +182,7 @@ class ModelSpec:
         if self.residual is not None:
             return "is a ResNet, which has no attention to rank the positions of a map by"
         if self.parts.places_in_blocks:
-            return "tells its blocks where each token stands, which no frame carries"
+            return "needs the position of each token in its blocks, which no frame carries"
         return None
 
     def block_name(self, index: int) -> str:
@@ -226,7 +226,7 @@ def match_targets(name: str, targets: str | Sequence[str]) -> bool:
 
 
 def check_train(spec: ModelSpec, train: Train) -> None:
-    """Raise ModelError when the model cannot be trained so: LoRA, or every weight."""
+    """Raise ModelError when the model cannot be trained by `train`: LoRA, or every weight."""
     if train == "lora" and spec.residual is not None:
         raise ModelError(
             f"method.train: 'lora' finds no linear layers in {spec.path}, which is a ResNet: "
@@ -244,8 +244,8 @@ def check_train(spec: ModelSpec, train: Train) -> None:
         )
     if train == "full" and spec.parts.language:
         raise ModelError(
-            f"method.train: 'full' is not there for {spec.path}, a language model, whose table of "
-            "tokens may stand on both sides of the cut: set method.train to lora"
+            f"method.train: 'full' cannot train {spec.path}, a language model, whose table of "
+            "tokens may be on both sides of the cut: set method.train to lora"
         )
     if train == "full" and spec.lora.side != "both":
         raise ModelError(

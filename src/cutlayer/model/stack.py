@@ -1,4 +1,4 @@
-"""Adapters of many devices as one tensor a name, and the runs of a batch that one product takes."""
+"""Adapters of many devices, stacked into one tensor for each name, so that one product does all."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class AdapterStack:
-    """Adapters with the same names, by name [m, ...]; `rows` has each of them for a route.
+    """m adapters with the same names: a tensor [m, ...] for each name; `rows`: each adapter.
 
-    apart: tensors of each adapter that are no part of one product, such as running statistics,
-    which a forward pass moves where they lie.
+    apart: tensors that are not stacked, such as running statistics, which the forward pass changes
+    in place.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class AdapterStack:
         return [*self.tensors, *(name for name in self._single if name not in self.tensors)]
 
     def single(self, name: str) -> Sequence[Tensor]:
-        """A tensor of each adapter, whose gradients gather in the stack's."""
+        """The tensor `name` of each adapter; their gradients go to the stack's tensor."""
         if name not in self._single:
             self._single[name] = self.tensors[name].unbind()
         return self._single[name]
@@ -57,9 +57,9 @@ class StackRow(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Neighbours in a batch with adapters of one shape and equally many samples each.
+    """Neighbouring segments whose adapters have the same shapes and equally many samples.
 
-    size: samples of each of them.
+    size: the number of samples of each adapter.
     """
 
     adapters: Sequence[Mapping[str, Tensor]]
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def samples(self) -> int:
-        """Samples of all of them."""
+        """The number of samples of all its adapters together."""
         return len(self.adapters) * self.size
 
     def has(self, name: str) -> bool:
@@ -87,7 +87,7 @@ class Run:
 
 
 def runs_of(segments: Sequence[tuple[Mapping[str, Tensor], int]]) -> tuple[Run, ...]:
-    """The runs of (adapter, samples) pairs, in their order; neighbours on one adapter are one."""
+    """The runs of (adapter, samples) pairs, in order; neighbours on one adapter are joined."""
     joined: list[tuple[Mapping[str, Tensor], int]] = []
     for adapter, size in segments:
         if joined and joined[-1][0] is adapter:
@@ -104,7 +104,7 @@ def runs_of(segments: Sequence[tuple[Mapping[str, Tensor], int]]) -> tuple[Run, 
 
 
 def split_by_runs(x: Tensor, runs: Sequence[Run]) -> Sequence[Tensor]:
-    """The samples of each run of a batch x [B, ...]; of one run whatever it looks up."""
+    """The samples of each run of a batch x [B, ...]; a single run gets x whole, of any length."""
     return [x] if len(runs) == 1 else torch.split(x, [run.samples for run in runs])
 
 

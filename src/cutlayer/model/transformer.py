@@ -1,4 +1,4 @@
-"""The pieces of a pretrained transformer: embedding, blocks, and what follows them.
+"""The pieces of a pretrained transformer: embedding, blocks, final norm and pooling.
 
 Hugging Face's own modules compute everything; here they are called piece by piece.
 Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width, C classes.
@@ -29,9 +29,10 @@ class Transformer:
         self._blocks: Any = self._base.get_submodule(family.blocks)
         self._neck: Any = module.get_submodule(family.neck) if family.neck else None
         self.checkpoints: AdapterBank | None = None
-        """Whose route blocks are computed with again on the way back; None: they keep all."""
+        """The bank with whose route blocks are computed again in the backward pass; None: no block
+        is, since all keep their activations."""
         self.packs: AdapterBank | None = None
-        """Whose adapters' texts share rows in the blocks; None: each has a row of its own."""
+        """The bank by which texts of one adapter share rows in the blocks; None: none share."""
 
     def embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """hidden [B,T,D] and the padding mask [B,T]."""
@@ -39,7 +40,7 @@ class Transformer:
             return self._looked_up(inputs)
         hidden, mask = self._embedded(inputs)
         for path in self.spec.parts.embeddings[1:]:
-            # A projection is there only where the tables are of another width.
+            # There is a projection only if the tables have another width.
             layer = getattr(self._base, path, None)
             hidden = hidden if layer is None else layer(hidden)
         return hidden, mask
@@ -48,9 +49,9 @@ class Transformer:
         return self._looked_up_from(inputs["input_ids"], 0), inputs["attention_mask"].bool()
 
     def _looked_up_from(self, ids: Tensor, begin: int) -> Tensor:
-        """Rows of the table of tokens, and of that of positions where there is one.
+        """The sum of the token embedding and, if there is one, the position embedding [B,T,D].
 
-        ids [B,T] stand at the places from `begin` on.
+        ids [B,T]: their positions count from `begin` on.
         """
         family = self.spec.parts
         hidden: Tensor = self._base.get_submodule(family.embeddings[0])(ids)
@@ -66,7 +67,7 @@ class Transformer:
         return DynamicCache(config=self._config)
 
     def go_on(self, ids: Tensor, past: Any) -> Tensor:
-        """All blocks for tokens [B,T] that follow those in `past`, which is added to: [B,T,D]."""
+        """All blocks for tokens ids [B,T] after those in `past`: [B,T,D]. Adds them to `past`."""
         hidden = self._looked_up_from(ids, past.get_seq_length())
         batch = block_inputs.Batch(self._base, self._config, self.spec, hidden, None, past)
         arguments = block_inputs.prepare(self.spec.parts.block_inputs, batch)
@@ -135,7 +136,10 @@ class Transformer:
         return run_checkpointed(self.checkpoints, block, hidden, arguments)
 
     def _beside_first(self, given: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """What a family computes with the input and output of the first block."""
+        """The hidden state after the layers that a family has beside its first block.
+
+        given, hidden: the first block's input and output.
+        """
         for path in self.spec.parts.after_first:
             holder, _, leaf = path.rpartition(".")
             layer = getattr(self._base.get_submodule(holder), leaf, None)
@@ -181,7 +185,7 @@ class Transformer:
             )
 
     def pool(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Final norm and pooling, as Hugging Face's models do: [B,in], of every token [B,T,in]."""
+        """Final norm and pooling, as in Hugging Face's models: [B,in], of all tokens [B,T,in]."""
         family = self.spec.parts
         if family.norm is not None:
             hidden = self._base.get_submodule(family.norm)(hidden)

@@ -1,7 +1,7 @@
-"""The frozen backbone's tensors: only those of the wanted part are read from the checkpoint.
+"""Loads the frozen backbone: only the tensors of the wanted part are read from the checkpoint.
 
-The module is Hugging Face's own, built on the meta device (no memory); a part that is not wanted
-stays out, and the tensors of the rest are read one by one from the safetensors file(s).
+The module is Hugging Face's own, built on the meta device (no memory). Layers of other parts are
+taken out, and the tensors of the rest are read one by one from the safetensors file(s).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# transformers makes a name for each label there is said to be, however many.
+# From these, transformers makes a name for each label, however many labels they say.
 _LABELS = ("num_labels", "id2label", "label2id")
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def load_model(
     module = skeleton(spec, seed, dtype)
     bank = AdapterBank()
     attach_norms(module, bank)
-    # What trains is known by the whole model, before the other part goes.
+    # LoRA's layers are found in the whole model, before the other part is taken out.
     layers = find_targets(module, spec) if train == "lora" else {}
     shapes = whole_shapes(module, spec)
     strip(module, spec, part)
@@ -130,14 +130,14 @@ def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
 
 
 def _config(kind: Any, spec: ModelSpec) -> Any:
-    """config.json as transformers has it, with the job's classes in place of its own."""
+    """transformers' config object of config.json, with the job's number of classes."""
     values = read_json(spec.path, "config.json") or {}
     config = kind.from_dict({key: one for key, one in values.items() if key not in _LABELS})
     config.num_labels = spec.num_classes
     if spec.patch_size:
         section = spec.parts.section
         tower = config if section is None else getattr(config, section)
-        # One number a side, which interpolation of positions needs.
+        # A single number, as the interpolation of positions needs it.
         tower.patch_size = spec.patch_size
         if not isinstance(tower.image_size, int):
             tower.image_size = tower.image_size[0]
@@ -156,17 +156,17 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Turn what a checkpoint would hold into `dtype`; tables that are computed stay as they are."""
+    """Turn parameters and other saved tensors into `dtype`; computed tables stay unchanged."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             _place(model, name, value.to(dtype))
 
 
 def strip(model: nn.Module, spec: ModelSpec, part: Part) -> None:
-    """Take out of `model` what `part` does not run; a head that adapters bring goes too.
+    """Take the layers out of `model` that `part` does not run, and a head that adapters bring.
 
-    device: embeddings and the first `spec.cut` blocks; server: the other blocks, and what follows
-    them. With a tail its blocks, and what follows them, are the device's.
+    device: runs embeddings and the first `spec.cut` blocks; server: the other blocks, the final
+    norm and the head. With a tail, the device runs the tail's blocks, the final norm and the head.
     """
     family, held, ends = spec.parts, spec.blocks_of(part), spec.has_head(part)
     absent = [spec.block_name(index) for index in range(spec.depth) if index not in held]
@@ -215,7 +215,7 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
         for place in placed.get(name, [name]):
             _place(model, place, kept)
             if place.removesuffix(".weight") in lowered and place.endswith(".weight"):
-                # One by one, so that the whole part never lies there in float32.
+                # One by one, so that the whole part is never in memory in float32.
                 _lower(model, place.removesuffix(".weight"), spec)
     missing = {name: t for name, t in model.state_dict().items() if t.is_meta}
     neck = spec.parts.neck
@@ -239,7 +239,7 @@ def fill(model: nn.Module, spec: ModelSpec, dtype: torch.dtype, seed: int) -> tu
 
 
 def low_bit_layers(model: nn.Module, spec: ModelSpec) -> frozenset[str]:
-    """The linear layers of the part's blocks, where their weights are to lie in few bits."""
+    """The linear layers of the part's blocks whose weights are to be stored in few bits."""
     if spec.frozen_bits == 32:
         return frozenset()
     held = {name for name, _ in model.named_modules()}
@@ -248,7 +248,7 @@ def low_bit_layers(model: nn.Module, spec: ModelSpec) -> frozenset[str]:
 
 
 def _lower(model: nn.Module, name: str, spec: ModelSpec) -> None:
-    """Put a layer with a weight of few bits in place of a linear one."""
+    """Replace a linear layer by one that stores its weight in few bits."""
     path, _, leaf = name.rpartition(".")
     parent, bits = model.get_submodule(path), spec.frozen_bits
     assert bits in (4, 8)
@@ -257,9 +257,9 @@ def _lower(model: nn.Module, name: str, spec: ModelSpec) -> None:
 
 
 def _tied(spec: ModelSpec) -> tuple[str, str]:
-    """The names of a head's table and of that of the embedding, which checkpoints hold once.
+    """The names of the head's weight and of the embedding's, if they are one table.
 
-    Empty where they are two tables.
+    A checkpoint holds such a table once. Empty names if there are two tables.
     """
     if not spec.tied:
         return "", ""
@@ -268,13 +268,15 @@ def _tied(spec: ModelSpec) -> tuple[str, str]:
 
 
 def without_ties(tensors: dict[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """The tensors of a model as a checkpoint has them: a table that two layers share once."""
+    """The tensors of a model as a checkpoint holds them: a table that two layers share is there
+    once.
+    """
     head, table = _tied(spec)
     return {name: t for name, t in tensors.items() if name != head or table not in tensors}
 
 
 def _check_drawn(spec: ModelSpec, drawn: Sequence[str], layers: Collection[str]) -> None:
-    """Raise ModelError when LoRA is wanted on a layer that was drawn: PEFT saves it whole."""
+    """Raise ModelError if LoRA is wanted on a layer with drawn weights, which PEFT saves whole."""
     if drawn and spec.parts.neck_linear in layers:
         raise ModelError(
             f"model.lora.targets: they take {spec.parts.neck_linear}, which {spec.path} lacks and "
@@ -283,7 +285,7 @@ def _check_drawn(spec: ModelSpec, drawn: Sequence[str], layers: Collection[str])
 
 
 def _draw(name: str, like: Tensor, seed: int) -> Tensor:
-    """A new tensor: of a matrix normal(0, 0.02), of a norm's weight one, of a bias zero."""
+    """A new tensor: a matrix is normal(0, 0.02), a norm's weight is one, a bias is zero."""
     if like.dim() > 1:
         return torch.empty(like.shape).normal_(std=0.02, generator=torch_rng(seed, name))
     return torch.full(like.shape, float(name.endswith(".weight")))
@@ -292,7 +294,8 @@ def _draw(name: str, like: Tensor, seed: int) -> Tensor:
 def _compute_buffers(model: Any) -> None:
     """Give tables that no checkpoint holds (such as rotary frequencies) the model's own values.
 
-    transformers' rules compute them with a module's parameters, which are marked as done.
+    transformers computes them together with a module's parameters, which are marked as done here
+    so that they stay unchanged.
     """
     for module in model.modules():
         empty = {
@@ -361,7 +364,7 @@ def _read(
 
 
 def current_names(keys: Sequence[str], model: CutModel) -> list[str]:
-    """The names that adapter tensors have today; older ones are translated as in `_read`."""
+    """The present names of adapter tensors; older names are translated as in `_read`."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, rename_source_key
 

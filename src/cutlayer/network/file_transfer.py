@@ -1,4 +1,4 @@
-"""Files that a server has for its devices: fetched piece by piece, checked, and kept."""
+"""Fetches files that a server has for its devices, piece by piece, checks them, and keeps them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Fetch, PartFile
 
 OnPiece = Callable[[str, int, int], None]
-"""Told a file's name, the bytes there are of it, and those of the whole."""
+"""Called with a file's name, the bytes of it that are there, and the bytes of the whole file."""
 
 
 def describe_files(paths: list[Path]) -> list[PartFile]:
@@ -23,11 +23,10 @@ def describe_files(paths: list[Path]) -> list[PartFile]:
 async def fetch_files(
     connection: Connection, files: Sequence[PartFile], on_piece: OnPiece, folder: Path | None = None
 ) -> Path:
-    """The folder of a part's files; what is missing is fetched, a broken download continued.
+    """The folder of a part's files; fetches what is missing and continues a broken download.
 
-    folder: None: one of their own, by their hashes.
-    Raises NetworkError when the connection ends or a file comes damaged, RunError when it cannot
-    be written.
+    folder: None: a cache folder named by the files' hashes. Raises NetworkError when the connection
+    ends or a file comes damaged, RunError when a file cannot be written.
     """
     folder = folder or folder_of(files)
     try:
@@ -54,7 +53,7 @@ def _whole(path: Path, file: PartFile) -> bool:
 
 
 async def _fetch(connection: Connection, file: PartFile, folder: Path, on_piece: OnPiece) -> None:
-    # The device's own name is in it: several devices on one machine may fetch the file at once.
+    # The device's name is in the file's name, since several devices on one machine may fetch it.
     partial = folder / f".{file.name}.{connection.name}.part"
     held = partial.stat().st_size if partial.exists() else 0
     if held > file.size:
@@ -67,7 +66,9 @@ async def _fetch(connection: Connection, file: PartFile, folder: Path, on_piece:
                 piece = await connection.receive(Lane.DOWN)
                 held += len(piece)
                 if not piece or held > file.size:
-                    raise NetworkError(f"download: {file.name} came in other pieces than it has")
+                    raise NetworkError(
+                        f"download: {file.name} came in pieces that do not fit its size"
+                    )
                 out.write(piece)
                 on_piece(file.name, held, file.size)
     # Hashing gigabytes takes seconds, in which the connection must go on answering.

@@ -1,4 +1,4 @@
-"""A device's part of the model: which part it is, and the same made on the device itself."""
+"""A device's part of the model: which part it is, and how the device makes it itself."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from cutlayer.network.transport.messages import Task
 
 
 def part_of(job: Job) -> Part:
-    """What of the model a device of the job runs."""
+    """Which part of the model a device of the job runs."""
     return "device" if job.method.split else "whole"
 
 

@@ -1,4 +1,4 @@
-"""Checks that device, model and band allow what an allocator, built in or one's own, decided."""
+"""Checks the decisions of any allocator against what device, model and band allow."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 SLACK = 1e-6
-"""Relative rounding that the sum of bandwidths and a power may have above what there is."""
+"""By how much, relatively, rounding may lift the sum of bandwidths or a power above its limit."""
 
 
 def check_decisions(known: PlanningInput, decided: RoundDecisions) -> None:

@@ -42,11 +42,11 @@ def decide(
 ) -> RoundDecisions:
     """The decisions of a round.
 
-    samples: by device that could take part, its samples in one epoch, in the order in which devices
-    take turns. planning_source: what is known of devices and radio; None without a world.
-    calibration: for allocators that choose by measured quality. labels: what devices shared of
-    their labels, for allocators that choose by them. Raises AllocationError where nobody can take
-    part, or only at limits that it names.
+    samples: the number of samples in one epoch of each device that could take part, in the order
+    in which devices take turns. planning_source: what is known of devices and radio; None without
+    a world. calibration: for allocators that choose by measured quality. labels: the labels that
+    devices shared, for allocators that choose by them. Raises AllocationError if no device can
+    take part; its sentence names the limit in the way.
     """
     if planning_source is None or job.method.pooled:
         return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
@@ -58,7 +58,7 @@ def decide(
             known = replace(known, label_emd=labels.distances(known.devices))
         try:
             decided = solve_round(round, known, planning_source)
-        except _SilentDevicesError as found:  # planned anew, as if they had not been there
+        except _SilentDevicesError as found:  # plan again without these devices
             silent |= dict.fromkeys(found.devices, _SILENT)
             there = {d: count for d, count in there.items() if d not in silent}
         else:
@@ -68,9 +68,9 @@ def decide(
 def solve_round(
     round: int, known: PlanningInput, planning_source: PlanningSource
 ) -> RoundDecisions:
-    """What the job's allocator decides for the known devices, with the seconds it should take.
+    """The decisions of the job's allocator for the known devices, and the seconds of the round.
 
-    Raises AllocationError where nobody can take part, or only at limits that it names, and for
+    Raises AllocationError if no device can take part, naming the limit in the way, and for
     decisions that cannot be carried out.
     """
     decided = allocators.find_allocator(known.job.method.allocation.solver)(known)
@@ -131,14 +131,14 @@ class StatisticsFromDevices:
     def _measured(
         self, devices: Sequence[int], cut: int, scored: bool
     ) -> list[ActivationStatistics]:
-        """Of each device. Raises _SilentDevicesError for those that do not answer as due."""
+        """Statistics of each device. Raises _SilentDevicesError for those that gave none."""
         missing = [device for device in devices if (cut, scored, device) not in self._found]
         if missing:
             found = self.link.measure(self.round, missing, cut, scored)
             self._found |= {(cut, scored, device): one for device, one in found.items()}
         silent = [device for device in devices if (cut, scored, device) not in self._found]
         if len(silent) == len(devices):
-            raise AllocationError("no device answered when asked for what its activations are like")
+            raise AllocationError("no device answered when asked for statistics of its activations")
         if silent:
             raise _SilentDevicesError(silent)
         return [self._found[cut, scored, device] for device in devices]

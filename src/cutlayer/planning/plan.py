@@ -1,4 +1,4 @@
-"""The allocation of a job without training: who takes part with what, and what a round takes.
+"""The allocation of a job without training: decisions for each device, and the cost of a round.
 
 Nothing is loaded and nothing is trained: frames are counted by `wire.frame_bytes`, and what
 allocators measure comes from the job's calibration.
@@ -37,15 +37,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """A round as it would be: decisions, when each stage would happen, and each device's joules.
+    """A round as planned: decisions, the time of each stage, and each device's joules.
 
     A notebook shows it as its sentences and the first rows of its table.
 
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
     that miss the deadline, or leave coverage before they are done. samples: how many samples each
     device has, and where that number comes from. survival: the share of predictions that these
-    decisions leave unchanged, None where that was not calibrated. later_bytes: from all devices at
-    a later visit of the same samples; None where they are sent at each.
+    decisions leave unchanged, None where that was not calibrated. later_bytes: bytes from all
+    devices in a later round with the same samples, which the server then holds; None where samples
+    are sent in every round.
     """
 
     job: Job
@@ -68,7 +69,7 @@ class Plan:
         return shown + paragraphs(self.sentences())
 
     def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
-        """A row for each device, or for each stage of each device: the spans of the Gantt chart.
+        """A data frame with a row for each device, or for each stage of each device.
 
         devices: what `rows` has, by the names of plan_table.COLUMNS. stages: device, stage, and its
         start and end in seconds since the round began. Raises RunError for anything else, and where
@@ -102,9 +103,9 @@ class Plan:
         return sum(traffic.up for traffic in self.shape.traffic.values())
 
     def table(self, *, every: bool = False) -> Table:
-        """For a terminal of 80 columns: a row for each device, or how the figures of many spread.
+        """A table for a terminal of 80 columns: a row for each device; of many devices, the spread.
 
-        every: a row for each, however many devices there are.
+        every: a row for each device, however many there are.
         """
         rows, title = self.rows(), f"Round of {self.job.method.name}"
         if every or len(rows) <= plan_table.MOST_SHOWN:
@@ -142,7 +143,7 @@ class Plan:
         return sorted(rows, key=lambda row: int(row["device"]))
 
     def summary(self) -> dict[str, Any]:
-        """What the round comes to, by name: a row of a sweep (see plan_sweep.COLUMNS)."""
+        """The figures of the round by name, as a row of a sweep (see plan_sweep.COLUMNS)."""
         rows = self.rows()
         return {
             "devices": len(rows) - len(self.late),
@@ -156,7 +157,7 @@ class Plan:
         }
 
     def sentences(self) -> list[str]:
-        """What the plan comes to, for people."""
+        """Sentences for people on what the round takes and who takes part."""
         lines = [self._takes(), f"samples: {self.samples.said}"]
         if self.later_bytes is not None:
             lines.append(
@@ -167,8 +168,8 @@ class Plan:
         solver, reckoned = self.job.method.allocation.solver, self.decided.solver_s
         if reckoned is not None and abs(reckoned - self.round_s) > 0.01 * self.round_s:
             lines.append(
-                f"{solver} reckoned with a round of {reckoned:.4g} s: its formula knows no queue "
-                "at the server, nor that devices compute while they send"
+                f"{solver} expected a round of {reckoned:.4g} s: its formula has no queue at the "
+                "server, nor devices that compute while they send"
             )
         if self.decided.ste is not None:
             bound = self.decided.ste_bound
@@ -180,8 +181,8 @@ class Plan:
             lines.append(self.survival.sentence())
         if solver == "auto":
             lines.append(
-                "what auto goes by is measured by the server before the first round, on samples "
-                "that no device has (data.calibration): no bytes and no seconds of a round"
+                "before the first round the server measures the quality that auto needs, on "
+                "samples that no device has (data.calibration): no bytes and no seconds of a round"
             )
         reasons: dict[str, list[int]] = {}
         for device, why in sorted(self.decided.left_out.items()):
@@ -213,10 +214,11 @@ class Plan:
 
 
 class Planner:
-    """Plans rounds of one job; what all of them share is computed once.
+    """Plans rounds of one job; what all rounds share is computed once.
 
     read: a function that reads labels, which a caller with many jobs on the same data can cache.
-    clock: rounds begin at its second. Raises JobError, ModelError, DataError or WorldError.
+    clock: its virtual second is the start of each round. Raises JobError, ModelError, DataError or
+    WorldError.
     """
 
     def __init__(self, job: Job, read: ReadLabels = read_labels) -> None:
@@ -259,7 +261,7 @@ class Planner:
     def _later_bytes(
         self, round: int, known: PlanningInput, decided: RoundDecisions, shape: RoundShape
     ) -> int | None:
-        """Bytes up of the same round once the server holds its samples."""
+        """Bytes that all devices would send in the same round once the server holds the samples."""
         if not shape.computed:
             return None
         decisions = decided.decisions.items()
@@ -269,7 +271,7 @@ class Planner:
 
 
 def plan(job: Job, *, round: int = 0) -> Plan:
-    """Solve the allocation of one round of `job` without training, as if the run began with it.
+    """Solve the allocation of one round of `job` without training, as if it were the first.
 
     Raises JobError, ModelError, DataError, WorldError or AllocationError, each with one sentence.
     """

@@ -29,8 +29,8 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
 def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Write sweep.csv and the curves of a sweep; returns their paths.
 
-    The CSV has a column for each setting that was swept. Values of several draws are their mean,
-    with the standard deviation in a column beside it that ends in _std.
+    The CSV has a column for each setting that was swept. With several draws, a figure's column has
+    their mean and the column beside it, whose name ends in _std, their standard deviation.
     """
     from cutlayer.drawing import plan_plots
 
@@ -46,7 +46,7 @@ def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
 
 
 def _averaged(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """The row with each list of one value a draw replaced by its mean and standard deviation."""
+    """The row with each list of one value for each draw replaced by its mean and deviation."""
     found: dict[str, Any] = {}
     for key in keys:
         if isinstance(row.get(key), list):

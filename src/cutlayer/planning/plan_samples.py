@@ -12,12 +12,14 @@ from cutlayer.world.units import Indices
 from cutlayer.world.world import World
 
 CLASSES = 256
-"""Where labels are not looked at; this many classes make a label one byte."""
+"""The number of classes taken where labels are not read; a label then takes one byte."""
 
 
 @dataclass(frozen=True)
 class PlannedSamples:
-    """Samples of an epoch by device [M], the number of classes, and where these come from."""
+    """by_device: samples of an epoch of each device [M]. classes: how many. said: a phrase on where
+    these numbers come from.
+    """
 
     by_device: tuple[int, ...]
     classes: int
@@ -35,10 +37,11 @@ def read_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:
 
 
 def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> PlannedSamples:
-    """By the labels of the job's data, divided as in a run; images are not read.
+    """How many samples each device holds, by the labels of the job's data, divided as in a run.
 
-    A job that names no data, or data that is not on this machine, has the sizes of the world's
-    fleet. Nothing is downloaded. Raises DataError for data that cannot be read or dealt out.
+    Images are not read. If the job names no data, or its data is not on this machine, world.fleet
+    gives the numbers. Nothing is downloaded. Raises DataError for data that cannot be read or
+    divided.
     """
     data = job.data_in_use
     if "data" not in job.model_fields_set:
@@ -51,7 +54,7 @@ def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> Planne
 
         labels, classes = read(data, job.seed)
         shares, _ = divide(labels, data.partition, job.devices.count, job.seed)
-        if isinstance(shares, DrawnShares):  # none of a million has to be drawn
+        if isinstance(shares, DrawnShares):  # the sizes are known without drawing a share
             sizes = shares.sizes
         else:
             sizes = tuple(len(share) for share in shares)

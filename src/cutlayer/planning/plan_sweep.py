@@ -38,9 +38,10 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Plans of `job` for each value of `section.field=a,b,c`: rows for COLUMNS.
 
-    setting: one, or several, whose values are then all combined. Commas within brackets belong
-    to a value. draws: with more than one, values are lists of one a draw (see draws_of). A value
-    without a plan has a row that says why. Raises JobError for a setting that is none.
+    setting: one, or several, of which all combinations are planned. Commas within brackets belong
+    to a value. draws: with more than one, a row's figures are lists with a number for each draw
+    (see draws_of). A value without a plan has a row that says why. Raises JobError for a setting
+    that does not exist.
     """
     given = [setting] if isinstance(setting, str) else list(setting)
     axes = [_values(one) for one in given]
@@ -74,6 +75,6 @@ def _values(setting: str) -> tuple[str, list[str]]:
 
 
 def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The rows of a sweep for a terminal; reasons in place of a plan stand in their row."""
+    """The rows of a sweep as a table for a terminal; a row without a plan says why."""
     shown = [{**row, "value": f"{row['value']} {row['why']}".strip()} for row in rows]
     return tables.render(shown, COLUMNS, rows[0]["field"])

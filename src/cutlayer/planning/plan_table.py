@@ -1,4 +1,4 @@
-"""A plan as a table: a row for each device, or of a large fleet how each figure is spread."""
+"""A plan as a table: a row for each device; of a large fleet, the spread of each figure."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _WHAT = Column("device", "of the devices", "text")
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that these rows fill: who is late only where somebody is; bits with decimals
-    where a fitted codec sends fractions of them.
+    """The columns that these rows need: "late" only if a device is late, bits with decimals if a
+    fitted codec sends fractions of a bit.
     """
     late = any(row["late"] for row in rows)
     parts = any(row["bits"] is not None and row["bits"] % 1 for row in rows)
@@ -51,7 +51,7 @@ def device_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 
 def spread_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Of each figure the least, the median, the most, and what a tenth of devices is beyond."""
+    """The least, the median, the most and the outer tenths of each figure, for a terminal."""
     return tables.render(spread_rows(rows), spread_columns(rows), f"{title}: {len(rows):,} devices")
 
 
@@ -61,12 +61,15 @@ def spread_columns(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
 
 
 def spread_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for the least, the tenths, the median and the most of each figure by itself."""
+    """A row for the least, the lower tenth, the median, the upper tenth and the most; each figure
+    is sorted by itself.
+    """
     found: dict[str, dict[str, Any]] = {part: {"device": part} for part in _PARTS}
     for column in spread_columns(rows)[1:]:
         values = [row[column.key] for row in rows if row[column.key] is not None]
         if values:
-            # Of figures that only some devices have (a finish that never comes), still a value.
+            # "nearest" takes one device's value, since no mean is possible where some are
+            # infinite (a finish that never comes).
             spread = np.percentile(
                 np.array(values, dtype=float), [*_PARTS.values()], method="nearest"
             )

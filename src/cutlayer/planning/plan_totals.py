@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_ROUNDS = 20
-"""So many of a job's rounds are planned; those after them are taken to be like their mean."""
+"""At most this many rounds of a job are planned; later rounds count as the mean of these."""
 
 DRAWN = (
     Column("devices", "in time", "number"),
@@ -92,9 +92,9 @@ def sentences(found: Plan) -> list[str]:
 def draws_of(planner: Planner, draws: int, round: int = 0) -> dict[str, Any]:
     """Summaries (see Plan.summary) of `draws` rounds from `round` on, all begun at second 0.
 
-    They differ in fading, in who is drawn, and in places where these are redrawn each round. By
-    name a list with a value a draw; `why` says why draws without a plan have none. Raises
-    AllocationError or WorldError where no draw has one.
+    Draws differ in fading, in who is drawn, and in places if these are redrawn each round. Returns
+    by name a list with a value for each draw; `why` says why some draws have no plan. Raises
+    AllocationError or WorldError if no draw has one.
     """
     found: list[dict[str, Any]] = []
     faults: list[CutlayerError] = []
@@ -123,7 +123,7 @@ def spread_of(values: Sequence[float | None]) -> tuple[float | None, float | Non
 
 
 def upload_instead(found: Plan) -> str | None:
-    """What it would take to send the images themselves once, at equal shares of the band.
+    """A sentence on what it takes to send the images themselves once, at equal shares of the band.
 
     None for texts, whose length is not known before they are read.
     """

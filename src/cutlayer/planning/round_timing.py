@@ -26,7 +26,7 @@ from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
 _NAME = 0.01
-"""What naming a sample takes of what sending it takes: some 5 bytes of some 500."""
+"""Bytes to name a sample, as a share of the bytes to send it: about 5 of about 500."""
 
 
 def planned_shape(
@@ -37,9 +37,10 @@ def planned_shape(
 ) -> RoundShape:
     """The round as expected: no device is lost and frames are as long as computed.
 
-    visited: the devices whose samples the server holds, and the setting it has them at; what it
-    has room for, and the first samples in 4 bits that a basis is fitted to, are not reckoned with.
-    Where a sample has several versions, each visit is taken to send them all.
+    visited: the devices whose samples the server holds, and the setting (cut, tokens, bits) at
+    which it holds them. The plan ignores that the server may lack room for them, and that the first
+    samples, to which a basis is fitted, are sent in 4 bits. If a sample has several versions, every
+    round counts as sending all of its samples.
     """
     alike: dict[Decision, list[int]] = {}
     for device, one in decided.decisions.items():
@@ -82,9 +83,9 @@ def planned_shape(
 
 @dataclass(frozen=True, eq=False)
 class TimedRound:
-    """A round's shape in a world; fleet and state are of the devices in `shape.trained`.
+    """A round's shape in a world; fleet and state are those of the devices in `shape.trained`.
 
-    state: None where one party holds all the data, and no radio takes part.
+    state: None if one party holds all the data, so that there is no radio.
     """
 
     job: Job
@@ -118,7 +119,7 @@ class TimedRound:
         return [device for device, missed in zip(self.shape.trained, late, strict=True) if missed]
 
     def joules(self, timeline: Timeline) -> dict[int, float]:
-        """Of each device, for what the job's world counts."""
+        """Joules of each device, for what the job's world counts."""
         if self.job.method.pooled:
             return {}
         decisions = self._decisions
@@ -161,7 +162,7 @@ class TimedRound:
         return [self.shape.decisions[device] for device in self.shape.trained]
 
     def _durations(self) -> Durations:
-        """Seconds of each step's stages, in proportion to its samples; so are its bytes."""
+        """Seconds of each stage of each step; FLOPs and bytes go in proportion to its samples."""
         decisions, samples = self._decisions, self.shape.batch_table()
         steps = (samples > 0).sum(axis=0)
         job, spec, settings = self.job, self.spec, self.world.settings
@@ -221,15 +222,16 @@ class TimedRound:
         )
 
     def _sent_share(self, samples: Ints, computed: Ints) -> Array:
-        """[S, M] what of a device's activations each step sends, in bytes over those of all."""
+        """The share of a device's activation bytes that each step sends [S, M]; sums to 1."""
         weights = samples if not self.shape.computed else computed + _NAME * samples
         found: Array = weights / weights.sum(axis=0)
         return found
 
     def _frames_s(self, stage: Stage, size_bytes: Array, rate_bps: Array) -> Array:
-        """[S, M] seconds until each of the frames [S, M] of a device is there.
+        """Seconds [S, M] until each frame has arrived.
 
-        0 for nothing to send, infinite over a link of rate 0.
+        size_bytes: of the frame of each step and device [S, M]; one of size 0 takes no time.
+        rate_bps: of each device [M]; a frame over a link of rate 0 never arrives (infinite).
         """
         settings = self.world.settings
         with np.errstate(divide="ignore", invalid="ignore"):

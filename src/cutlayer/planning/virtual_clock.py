@@ -25,7 +25,7 @@ class VirtualClock:
 
     Devices send with the bandwidth and power decided for them; the downlink is split equally, and
     broadcast goes at the rate of the cohort's worst gain (ST-SFLora, arXiv 2605.26120).
-    Activations, gradients and adapters take the bytes of their frames.
+    Activations, gradients and adapters count with the bytes of their frames.
     now_s: virtual seconds since the run began. visited: the devices whose samples the server holds.
     """
 
@@ -38,7 +38,7 @@ class VirtualClock:
         self.world = World(job.world, job.devices.count, job.seed)
 
     def reachable(self, round: int, cohort: Sequence[int]) -> tuple[list[int], dict[int, str]]:
-        """The devices of a cohort that the server reaches at a round's start, and why not others.
+        """The devices that the server reaches at a round's start, and why it misses the others.
 
         A device is out of reach if it is out of coverage, or if its trace has a rate of zero in
         either direction, so that it could not be told what was decided or could not answer. Raises
@@ -86,7 +86,7 @@ class VirtualClock:
     def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
     ) -> PlanningInput:
-        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        """What an allocator needs to know. samples: of each device in one epoch."""
         numbers = np.fromiter(samples, dtype=np.int64)
         state = self._state(round, numbers.tolist(), numbers)
         held = np.fromiter(samples.values(), dtype=np.float64)
@@ -104,18 +104,18 @@ class VirtualClock:
     def planned_shape(
         self, round: int, known: PlanningInput, decided: RoundDecisions
     ) -> RoundShape:
-        """The round as it will be, after those that the clock has seen."""
+        """The round as expected after the rounds that the clock has timed."""
         return planned_shape(round, known, decided, self.visited)
 
     def note(self, shape: RoundShape) -> None:
-        """Take note of a round that happened, or is planned: what the server holds after it."""
+        """Remember which samples the server holds after a round that happened or is planned."""
         for device in shape.computed if holds_all_after_a_visit(self.job) else ():
             setting = setting_of(shape.decisions[device], self.job.method)
             if not serves(self.visited.get(device), setting, self.job.method):
                 self.visited[device] = setting
 
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
-        """Seconds that the round should take as decided, computed as for a round that happened."""
+        """Seconds that the round should take with these decisions, timed like a real round."""
         return self.timeline(self.planned_shape(round, known, decided)).duration_s
 
     def find_late(self, shape: RoundShape, turn: Sequence[int]) -> list[int]:
@@ -141,10 +141,10 @@ class VirtualClock:
         return generated_flops(self.job, self.spec, shape.decisions) / speed if speed else 0.0
 
     def close(self, shape: RoundShape, generated_s: float = 0.0) -> tuple[float, dict[int, float]]:
-        """End a round: its seconds, by which the clock moves on, and each device's joules.
+        """End a round; returns its seconds, by which the clock moves on, and each device's joules.
 
-        generated_s: the server's own work on generated data. It fills its idle time; what is
-        beyond comes on top.
+        generated_s: seconds of the server's own work on generated data. It fills the server's idle
+        time; seconds beyond that make the round longer.
         """
         timed = self.timed(shape)
         timeline = timed.timeline()
@@ -154,7 +154,7 @@ class VirtualClock:
         return duration, timed.joules(timeline)
 
     def timed(self, shape: RoundShape) -> TimedRound:
-        """The round in the world of now."""
+        """The round in the world at the clock's present second."""
         trained = np.array(shape.trained, dtype=np.int64)
         # One party that holds all the data sends nothing, so traces are not read.
         state = None if self.job.method.pooled else self._state(shape.round, shape.cohort, trained)

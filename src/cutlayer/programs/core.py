@@ -19,7 +19,7 @@ from cutlayer.programs.graph import OPSET
 from cutlayer.wire.program_ports import Precision
 
 _SAMPLES, _TOKENS = 2, 7
-"""Of the example that is traced; neither may be 1, which would be taken for a constant."""
+"""Sizes of the example that is traced; neither may be 1, since 1 would become a constant."""
 
 
 class _DevicePart(nn.Module):
@@ -27,7 +27,7 @@ class _DevicePart(nn.Module):
 
     def __init__(self, model: CutModel, cut: int, score: str | None) -> None:
         super().__init__()
-        self.module = model.module  # what the exporter takes the weights from
+        self.module = model.module  # the exporter reads the weights from it
         self._model, self._cut, self._score = model, cut, score
         self._normalise = None
         if model.spec.modality == "image":
@@ -51,8 +51,8 @@ def export_core(
 ) -> onnx.ModelProto:
     """The graph of a device's blocks, whose inputs and outputs `wire.program_ports` names.
 
-    model: a part that holds `cut` blocks, on the CPU, in float16 where precision is. score: what
-    ranks tokens; None: nothing does. Raises ModelError where the family cannot be exported.
+    model: a part that holds `cut` blocks, on the CPU, in float16 if precision is float16. score:
+    ranks tokens; None: none is given. Raises ModelError if the family cannot be exported.
     """
     part = _DevicePart(model, cut, score)
     batch = torch.export.Dim("batch")
@@ -82,7 +82,7 @@ def export_core(
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # the exporter's errors have no base but this
+    except Exception as error:  # the exporter's errors have no other common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"model.path: the blocks of {spec.path} cannot be exported for light devices "
@@ -97,7 +97,7 @@ def export_core(
 
 
 def _forget(model: onnx.ModelProto) -> None:
-    """Take out what nobody runs: where on the server each node comes from, and shapes between."""
+    """Remove what running does not need: the nodes' places in our code, and inner shapes."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -111,7 +111,7 @@ def _forget(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's warnings, which speak of its own insides."""
+    """Switches off the exporter's warnings, which are about its own code."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -124,7 +124,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with matrices of weights in int8; their inputs are quantised as they come."""
+    """The graph with weight matrices in int8; their inputs are quantised while it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with TemporaryDirectory() as folder:

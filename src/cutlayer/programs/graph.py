@@ -1,4 +1,4 @@
-"""Adds nodes to an ONNX graph, one line each; names are made up here."""
+"""Adds nodes to an ONNX graph, one line each, and gives them names."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,21 +38,21 @@ class Graph:
         return cls(helper.make_model(inside, opset_imports=imports, ir_version=_IR))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node with one output, whose name is returned."""
+        """Add a node with one output; returns the output's name."""
         (found,) = self.add_many(operator, 1, *inputs, **attributes)
         return found
 
     def add_many(
         self, operator: str, outputs: int, *inputs: str, **attributes: Any
     ) -> tuple[str, ...]:
-        """A node with several outputs."""
+        """Add a node with several outputs; returns their names."""
         names = tuple(self._name() for _ in range(outputs))
         node = helper.make_node(operator, list(inputs), list(names), **attributes)
         self.model.graph.node.append(node)
         return names
 
     def constant(self, values: Any, dtype: Any) -> str:
-        """A tensor that is part of the graph."""
+        """Add a constant tensor; returns its name."""
         name = self._name()
         array: NDArray[Any] = np.ascontiguousarray(np.asarray(values, dtype))
         self.model.graph.initializer.append(numpy_helper.from_array(array, name))
@@ -63,12 +63,12 @@ class Graph:
         return self.add("Cast", value, to=kind)
 
     def take_input(self, name: str, kind: int, dims: Dims) -> str:
-        """A new input of the graph."""
+        """Add an input to the graph; returns its name."""
         self.model.graph.input.append(helper.make_tensor_value_info(name, kind, list(dims)))
         return name
 
     def give_output(self, name: str, value: str, kind: int, dims: Dims) -> None:
-        """A new output of the graph, called `name`."""
+        """Add an output to the graph, called `name`."""
         node = helper.make_node("Identity", [value], [name])
         self.model.graph.node.append(node)
         self.model.graph.output.append(helper.make_tensor_value_info(name, kind, list(dims)))

@@ -1,4 +1,4 @@
-"""Which programs a light device needs for a round, by what was decided for it."""
+"""Which programs a light device needs for a round, by its decision."""
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
@@ -11,8 +11,8 @@ from cutlayer.wire.program_ports import Coding, ProgramKey
 def round_keys(job: Job, spec: ModelSpec, decision: Decision, plain_steps: int) -> list[ProgramKey]:
     """The programs of a round. plain_steps: see `Opening`.
 
-    How many tokens a text has is only known on the device: where tokens are selected it gets a
-    program for texts that are too short for it, too.
+    Only the device knows how many tokens a text has. So if tokens are selected, it also gets a
+    program without selection, for texts that are too short for it.
     """
     method, tokens = job.method, decision.tokens
     uplink = decision.uplink(method)

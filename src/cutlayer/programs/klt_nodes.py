@@ -1,4 +1,4 @@
-"""The transform of codec `klt` as nodes of a graph: what `wire.codecs.klt` computes in torch.
+"""The transform of codec `klt` as nodes of a graph; `wire.codecs.klt` computes the same in torch.
 
 The basis is an input, so that a device takes a new one without a new program.
 """
@@ -12,7 +12,7 @@ from cutlayer.wire.program_ports import LARGEST_SYMBOL
 
 
 def add_klt(graph: Graph, given: Sequence, prefix: int, width: int) -> None:
-    """The outputs prefix_symbols and other_symbols, and the inputs that a basis brings."""
+    """Add the outputs prefix_symbols and other_symbols, and the inputs for a basis."""
     means = graph.take_input("means", FLOAT, ["positions", width])
     step = graph.take_input("step", FLOAT, [1])
     first, others = split_prefix(graph, given.hidden, prefix)
@@ -29,7 +29,7 @@ def add_klt(graph: Graph, given: Sequence, prefix: int, width: int) -> None:
 
 
 def _places(graph: Graph, given: Sequence, others: str, prefix: int, last: str) -> str:
-    """The means of the tokens behind the prefix, by number."""
+    """The index of the basis's mean for each token behind the prefix."""
     start = graph.constant(prefix, np.int64)
     if given.kept is None:
         count = graph.add("Squeeze", graph.add("Shape", others, start=1, end=2))

@@ -28,18 +28,19 @@ from cutlayer.seeds import derive
 from cutlayer.wire.program_ports import Precision, ProgramKey
 
 Load = Callable[[torch.dtype], CutModel]
-"""Loads the device's part up to the latest cut, on the CPU, in a dtype."""
+"""A function that loads the device's part up to the latest cut, on the CPU, in a dtype."""
 
 WEIGHTS = "weights.bin"
 _EXPORTER = 2
-"""Counts up when what is exported changes, so that nothing older is taken from the cache."""
+"""Version of the export; raised when the export changes, so that old cache files are not used."""
 
 
 class Programs:
     """The programs of one model in one precision, as files of `folder`.
 
-    load: of the part. files: of that part, whose contents the cache goes by. reach: the latest cut
-    there is. score: what ranks tokens. rotation: the seed of a quantiser that rotates.
+    load: loads the device's part. files: of that part; their hashes name entries of the cache.
+    reach: the latest cut that is possible. score: the score that ranks tokens. rotation: the seed
+    of a quantiser that rotates.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Programs:
     def blocks(self, key: ProgramKey) -> Path:
         """The graph of a program's blocks, which names `weights`, in the same folder.
 
-        Raises ModelError where the blocks cannot be exported, OSError where it cannot be written.
+        Raises ModelError if the blocks cannot be exported, OSError if it cannot be written.
         """
         return self._kept(
             ("blocks", key.cut, key.ranks), lambda: self._with_weights(key.cut, key.ranks)
@@ -128,7 +129,7 @@ class Programs:
         return self._weights
 
     def _core(self, cut: int, scored: bool) -> onnx.ModelProto:
-        """The blocks alone: from the cache, or exported and put there."""
+        """The blocks without further nodes: from the cache, or exported and put there."""
         score = self._score if scored else None
         hashes = sorted(f"{path.name} {of_file(path)}" for path in self._files)
         spec = self._spec

@@ -1,4 +1,4 @@
-"""The quantiser as nodes of a graph: what `wire.quantize` and `wire.rotate` compute in torch.
+"""The quantiser as nodes of a graph; `wire.quantize` and `wire.rotate` do the same in torch.
 
 Rows become codes and, for each group, a range in float16 in units of one scale, by the same
 arithmetic in the same order, so that equal activations give equal bytes.
@@ -15,9 +15,9 @@ from cutlayer.wire.rotate import layout, signs
 
 
 def add_quantizer(graph: Graph, rows: str, width: int, coding: Coding, rotation: int) -> None:
-    """The outputs codes, scale, and low and high or rms of rows [n, width].
+    """Add the outputs codes, scale, and low and high or rms, for rows [n, width].
 
-    rotation: the seed, where coding.rotate.
+    rotation: the seed, used if coding.rotate.
     """
     if coding.rotate:
         rows = add_rotation(graph, rows, width, rotation)
@@ -85,10 +85,11 @@ def _near(graph: Graph, values: str, scale: str) -> str:
 
 
 def _relative(graph: Graph, values: str, scale: str, down: bool) -> str:
-    """As `_near`, but the next float16 down, or up, where rounding went the other way.
+    """As `_near`, but rounded down (`down`) or up.
 
-    ONNX has no such neighbour. Half a step of float16 and a little more, away from a value, is
-    rounded to it: a step is between 2^-10 and 2^-11 of the value, and 2^-24 at the least.
+    ONNX has no operator for the next float16. Instead, if rounding went the other way, a little
+    more than half a step is added or subtracted before rounding: a step of float16 is between
+    2^-10 and 2^-11 of the value, and at least 2^-24.
     """
     near = _near(graph, values, scale)
     back = graph.add("Mul", near, scale)
@@ -101,7 +102,7 @@ def _relative(graph: Graph, values: str, scale: str, down: bool) -> str:
 
 
 def _inverse(graph: Graph, values: str) -> str:
-    """1 / values, and 0 where they are too small to divide by."""
+    """1 / values; 0 for values that are too small to divide by."""
     one = graph.constant(1, np.float32)
     fine = graph.add("GreaterOrEqual", values, graph.constant(TINY, np.float32))
     inverse = graph.add("Div", one, graph.add("Where", fine, values, one))

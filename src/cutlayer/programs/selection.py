@@ -1,4 +1,4 @@
-"""Which tokens cross the cut, as nodes of a graph: what `wire.tokens.select` does."""
+"""The selection of tokens as nodes of a graph; `wire.tokens.select` does the same in torch."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,11 @@ from cutlayer.programs.graph import BOOL, FLOAT, Graph
 
 @dataclass(frozen=True)
 class Sequence:
-    """Values of a graph. hidden: [B, T, D]; mask: [B, T] bool, or None; kept: [B, K], None for all;
-    merged: whether the last token stands for those left out."""
+    """Names of a graph's values for a sequence of tokens.
+
+    hidden: [B, T, D]; mask: [B, T] bool, or None; kept: [B, K], None if all are kept; merged:
+    whether the last token stands for those left out.
+    """
 
     hidden: str
     mask: str | None
@@ -32,7 +35,8 @@ def split_prefix(graph: Graph, value: str, prefix: int) -> tuple[str, str]:
 def add_selection(
     graph: Graph, given: Sequence, scores: str, keep: str, prefix: int, merges: bool
 ) -> Sequence:
-    """The `keep` best scored tokens of each sample in their order, and one for the rest.
+    """Add nodes that keep the `keep` best scored tokens of each sample in their order; with
+    `merges`, also nodes that merge the rest into one token.
 
     keep must be below the number of candidates.
     """
@@ -42,7 +46,7 @@ def add_selection(
     if given.mask is not None:
         first_mask, valid = split_prefix(graph, given.mask, prefix)
         ranked = graph.add("Where", valid, scores, graph.constant(-np.inf, np.float32))
-    # Of equal scores the one with the lower index is larger, as in a stable sort.
+    # Of equal scores the one with the lower index counts as larger, as in a stable sort.
     best = graph.add_many("TopK", 2, ranked, keep, axis=1)[1]
     kept = graph.add_many("TopK", 2, best, keep, axis=1, largest=0)[0]
     last = graph.constant([2], np.int64)
@@ -63,7 +67,7 @@ def add_selection(
 
 
 def _rest(graph: Graph, scores: str, kept: str, valid: str | None) -> str:
-    """[B, N] 1 for each candidate that is left out, else 0."""
+    """1 for each candidate that is left out, else 0 [B, N]."""
     zero = graph.constant(0, np.float32)
     ones = graph.add("Expand", graph.constant(1, np.float32), graph.add("Shape", scores))
     zeros = graph.add("Expand", zero, graph.add("Shape", kept))
@@ -72,7 +76,7 @@ def _rest(graph: Graph, scores: str, kept: str, valid: str | None) -> str:
 
 
 def _merged(graph: Graph, patches: str, scores: str, rest: str) -> str:
-    """[B, 1, D]: the mean of the tokens left out, weighted by their scores."""
+    """The mean of the tokens left out, weighted by their scores [B, 1, D]."""
     axis = graph.constant([1], np.int64)
     weights = graph.add("Mul", scores, rest)
     total = graph.add("ReduceSum", weights, axis)

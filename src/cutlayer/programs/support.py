@@ -1,11 +1,11 @@
-"""For which jobs and models there are programs of light devices, and why not for others."""
+"""Which jobs light devices can take part in, and why not in others."""
 
 from cutlayer.job import Job
 from cutlayer.model.spec import ModelSpec
 
 
 def why_not(job: Job, spec: ModelSpec) -> str | None:
-    """What of a job a device without torch cannot do, as a sentence; None where it can do all."""
+    """Why a device without torch cannot take part in a job, as a sentence; None if it can."""
     method = job.method
     if not method.split:
         return f"method.name: {method.name} trains the whole model on the device, which needs torch"
@@ -29,13 +29,13 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
             "take 32, and --precision on the devices"
         )
     if job.training.image_augmentation:
-        return "training.image_augmentation: it changes images by torch"
+        return "training.image_augmentation: it needs torch to change images"
     if method.uplink.codec == "quantize" and method.uplink.rounding != "nearest":
         return (
-            f"method.uplink.rounding: {method.uplink.rounding} draws its numbers by torch: take "
-            "nearest"
+            f"method.uplink.rounding: {method.uplink.rounding} needs torch to draw random numbers: "
+            "take nearest"
         )
     for field in ("activation_noise", "label_noise"):
         if getattr(job.privacy, field):
-            return f"privacy.{field}: devices draw this noise by torch: leave it out"
+            return f"privacy.{field}: devices need torch to draw this noise: leave it out"
     return None

@@ -1,4 +1,4 @@
-"""Large tensors of graphs, kept once in a file beside them, whatever number of graphs have them.
+"""Large tensors of graphs, kept once in a file beside the graphs, however many use them.
 
 ONNX calls this external data: a graph names the file, an offset and a length. Cuts of one model
 share their tensors, so that a device fetches them once.
@@ -15,7 +15,7 @@ _ALIGNED = 64
 
 
 class WeightsFile:
-    """The file `path`, which is written anew."""
+    """The file `path`; an existing one is replaced."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class WeightsFile:
                 self._size += len(content)
 
     def take_from(self, model: onnx.ModelProto) -> None:
-        """Let a graph read from the file what the file has; the rest stays in the graph."""
+        """Let a graph read the tensors that the file holds from it; the rest stays in the graph."""
         for tensor in model.graph.initializer:
             content = numpy_helper.to_array(tensor).tobytes()
             if len(content) < _LEAST_BYTES:

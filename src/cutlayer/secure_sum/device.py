@@ -33,10 +33,10 @@ from cutlayer.secure_sum.messages import (
 class SumDevice:
     """One device in one sum.
 
-    number, round: the device's and the round's, which the server must name. values [n]: what it
-    adds. Its secrets are drawn anew for each sum: a key pair for seals, one for masks with each
-    other device, and the seed of a mask of its own, which keeps its numbers hidden where the server
-    takes a device for lost whose numbers then arrive.
+    number, round: of the device and the round; the server must name the same. values [n]: the
+    numbers it adds to the sum. Its secrets are new for each sum: a key pair for seals, one for
+    masks with each other device, and the seed of its own mask. That mask keeps its numbers hidden
+    if they arrive after the server has taken the device for lost.
     """
 
     def __init__(self, number: int, round: int, values: Floats) -> None:
@@ -56,15 +56,15 @@ class SumDevice:
     def answer(self, frame: bytes) -> bytes:
         """The answer to a question.
 
-        Raises FrameError for a question that is not due, or whose answer would give the device's
-        numbers away; RunError for numbers that are too large.
+        Raises FrameError for a question out of order or one whose answer would reveal the device's
+        numbers; RunError for numbers that are too large.
         """
         request = read_request(frame)
         if type(request) is not self._due:
             due = "nothing" if self._due is None else self._due.__name__
             raise FrameError(
-                f"secure sum: the server asked {type(request).__name__} where {due} was due: run "
-                "the same cutlayer on both sides"
+                f"secure sum: the server asked {type(request).__name__} instead of {due}: run the "
+                "same cutlayer on both sides"
             )
         match request:
             case Begin():
@@ -80,18 +80,18 @@ class SumDevice:
         return encode(answer)
 
     def _advertise(self, asked: Begin) -> Keys:
-        # With no more than half of them a server could have the secrets of one device restored by
-        # some and taken off by others.
+        # With a threshold of half or less, a server could let some devices restore one secret of a
+        # device and others its other secret, and so read its numbers.
         if asked.threshold > asked.devices or 2 * asked.threshold <= asked.devices:
-            raise _unsafe(f"{asked.threshold} of {asked.devices} devices restore a secret")
+            raise _unsafe(f"{asked.threshold} of {asked.devices} devices can restore a secret")
         if (asked.round, asked.values) != (self._round, len(self._values)):
             raise FrameError(
                 f"secure sum: the server asked for {asked.values} numbers of round {asked.round}, "
-                f"where this device has {len(self._values)} of round {self._round}: run the same "
+                f"but this device has {len(self._values)} of round {self._round}: run the same "
                 "cutlayer on both sides"
             )
         if asked.weight > asked.most:
-            raise _unsafe(f"this device is to count {asked.weight} of {asked.most}")
+            raise _unsafe(f"this device's weight is {asked.weight} of at most {asked.most}")
         self._begin = asked
         return Keys(public_of(self._channel), public_of(self._mask), digest(self._seed))
 
@@ -102,9 +102,9 @@ class SumDevice:
         if asked.keys.get(self._number) != mine:
             raise _unsafe("this device's own keys are missing")
         if not begin.threshold <= len(asked.keys) <= begin.devices:
-            raise _unsafe(f"{len(asked.keys)} of {begin.devices} devices are there")
+            raise _unsafe(f"the server has keys of {len(asked.keys)} of {begin.devices} devices")
         if len({one.mask for one in asked.keys.values()}) < len(asked.keys):
-            raise _unsafe("two devices have one key")
+            raise _unsafe("two devices have the same key")
         points = [number + 1 for number in asked.keys]
         masks = shamir.share(self._mask, points, begin.threshold)
         seeds = shamir.share(self._seed, points, begin.threshold)
@@ -115,12 +115,12 @@ class SumDevice:
     def _add(self, asked: Delivery) -> Masked:
         begin, others = self._sum, self._keys.keys() - {self._number}
         if not asked.sealed.keys() <= others or len(asked.sealed) + 1 < begin.threshold:
-            raise _unsafe(f"the shares of {len(asked.sealed) + 1} devices are there")
+            raise _unsafe(f"only {len(asked.sealed) + 1} devices shared their secrets")
         self._shares = {
             n: unseal(self._seal_key(n, sent=False), one) for n, one in asked.sealed.items()
         }
         if any(len(one) != 2 * shamir.SHARE_BYTES for one in self._shares.values()):
-            raise _unsafe("a share has another length")
+            raise _unsafe("a share has a wrong length")
         self._shares[self._number] = self._own
         total = to_words(self._values * (begin.weight / begin.most), begin.devices)
         total = total + stream(self._seed, len(total))
@@ -133,7 +133,7 @@ class SumDevice:
     def _unmask(self, asked: Survivors) -> Unmask:
         alive = set(asked.devices)
         if not alive <= self._shares.keys() or len(alive) < self._sum.threshold:
-            raise _unsafe(f"the numbers of {len(alive)} devices are there")
+            raise _unsafe(f"only {len(alive)} devices sent their numbers")
         size = shamir.SHARE_BYTES
         return Unmask(
             {n: one[size:] for n, one in self._shares.items() if n in alive},
@@ -146,7 +146,7 @@ class SumDevice:
         return self._begin
 
     def _seal_key(self, other: int, sent: bool) -> bytes:
-        """The key of shares that go to another device, or come from it."""
+        """The key that seals shares sent to another device (`sent`) or received from it."""
         way = (self._number, other) if sent else (other, self._number)
         public = self._keys[other].channel
         return agreed_key(self._channel, public, "shares", self._sum.session.hex(), *way)
@@ -155,8 +155,8 @@ class SumDevice:
 def pair_mask(
     session: bytes, private: bytes, number: int, other: int, public: bytes, count: int
 ) -> Words:
-    """What device `number` adds for a pair; what the other one adds is the same with its sign
-    turned, so that their sum is 0.
+    """The mask that device `number` adds for a pair of devices; the other device adds its negative,
+    so that the two masks cancel.
     """
     first, second = sorted((number, other))
     key = agreed_key(private, public, "mask", session.hex(), first, second)
@@ -166,5 +166,5 @@ def pair_mask(
 
 def _unsafe(what: str) -> FrameError:
     return FrameError(
-        f"secure sum: {what}, and this device's numbers would not be hidden: it takes no part"
+        f"secure sum: {what}, so this device's numbers would not be hidden: it takes no part"
     )

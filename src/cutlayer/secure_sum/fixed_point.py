@@ -9,13 +9,13 @@ Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint32]
 
 RANGE = 8.0
-"""No number may be larger than this: far beyond what training changes a weight of an adapter by."""
+"""The largest magnitude of a number: far above any change that training makes to a weight."""
 
 
 def scale_of(devices: int) -> float:
-    """Steps to the unit at which so many numbers within RANGE add up without an overflow.
+    """Steps per unit with which numbers of `devices` devices within RANGE add up without overflow.
 
-    Of eight devices a step is 3e-8: float32 has no finer one at 0.5.
+    For eight devices a step is 3e-8, as fine as float32 is at 0.5.
     """
     return (2**31 - 1) // devices / RANGE
 
@@ -32,5 +32,5 @@ def to_words(values: Floats, devices: int) -> Words:
 
 
 def to_values(total: Words, devices: int) -> Floats:
-    """The sum [n] of what `to_words` gave for at most so many devices."""
+    """The sum [n] as floats, of the words of at most `devices` devices."""
     return total.view(np.int32).astype(np.float64) / scale_of(devices)

@@ -1,4 +1,4 @@
-"""Keys of two devices with each other, and the random numbers and seals that follow from them."""
+"""Keys that two devices agree on, and random numbers and seals made with them."""
 
 import hashlib
 
@@ -15,8 +15,8 @@ from cutlayer.errors import FrameError
 from cutlayer.secure_sum.fixed_point import Words
 
 KEY_BYTES = 32
-_NONCE = bytes(12)  # each key seals one message
-_START = bytes(16)  # and gives one stream
+_NONCE = bytes(12)  # constant, since each key seals only one message
+_START = bytes(16)  # constant, since each key gives only one stream
 
 
 def public_of(private: bytes) -> bytes:
@@ -27,7 +27,7 @@ def public_of(private: bytes) -> bytes:
 def agreed_key(private: bytes, public: bytes, *purpose: object) -> bytes:
     """The key of two devices for one purpose, from one's private and the other's public key.
 
-    Raises FrameError for a public key with which nothing secret can be agreed on.
+    Raises FrameError for a public key that would give a known secret.
     """
     try:
         secret = X25519PrivateKey.from_private_bytes(private).exchange(
@@ -46,12 +46,12 @@ def stream(key: bytes, count: int) -> Words:
 
 
 def seal(key: bytes, plain: bytes) -> bytes:
-    """`plain`, for nobody but who has the key, which must not seal anything else."""
+    """`plain`, encrypted and authenticated; the key must not seal anything else."""
     return ChaCha20Poly1305(key).encrypt(_NONCE, plain, None)
 
 
 def unseal(key: bytes, sealed: bytes) -> bytes:
-    """What was sealed. Raises FrameError for anything but that."""
+    """The plain bytes of `sealed`. Raises FrameError for bytes that this key did not seal."""
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, None)
     except InvalidTag:
@@ -61,5 +61,5 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
 
 
 def digest(seed: bytes) -> bytes:
-    """What a device says of its seed beforehand, so that a false share of it is found out."""
+    """A hash of a device's seed, sent beforehand so that a false share of the seed is detected."""
     return hashlib.sha256(b"cutlayer secure sum seed" + seed).digest()

@@ -1,9 +1,9 @@
 """What the server asks and a device answers in a secure sum: four questions and their answers.
 
-    Begin      -> Keys       who sums up, with which threshold; the device's public keys
+    Begin      -> Keys       the sum's size and threshold; the device's public keys
     Roster     -> Shares     all devices' keys; a sealed share of the device's secrets for each
     Delivery   -> Masked     the shares for this device; its numbers under their masks
-    Survivors  -> Unmask     whose numbers came; shares that take the masks off the sum
+    Survivors  -> Unmask     whose numbers came; shares that remove the masks from the sum
 
 Frames are msgpack maps with a key "type", bounded and checked as they are read.
 """
@@ -35,9 +35,10 @@ class _Message(msgspec.Struct, tag_field="type", forbid_unknown_fields=True):
 
 
 class Begin(_Message, tag="begin"):
-    """A sum of `values` numbers of each of `devices`, restored by `threshold` of them.
+    """Begins a sum of `values` numbers from each of `devices` devices.
 
-    session: a number of this sum alone. weight, most: the device's numbers count weight / most.
+    threshold: how many devices must be left to unmask the sum. session: a number that no other sum
+    has. weight, most: the device's numbers count weight / most.
     """
 
     session: Session
@@ -88,7 +89,7 @@ class Survivors(_Message, tag="survivors"):
 
 
 class Unmask(_Message, tag="unmask"):
-    """Shares of the seeds of survivors, and of the mask keys of the others: never both of one."""
+    """Shares of the survivors' seeds and of the others' mask keys, never both of one device."""
 
     seeds: Annotated[dict[Number, Share], _Some]
     keys: Annotated[dict[Number, Share], _Some]
@@ -109,7 +110,7 @@ def encode(message: Request | Answer) -> bytes:
 
 
 def read_request(frame: bytes) -> Request:
-    """What a server asks. Raises FrameError for anything else."""
+    """The server's question in a frame. Raises FrameError if it is not a valid one."""
     try:
         found: Request = _REQUESTS.decode(frame)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -119,7 +120,7 @@ def read_request(frame: bytes) -> Request:
 
 
 def read_answer(frame: bytes, device: int, kind: type[Kind]) -> Kind:
-    """What a device answers, of the kind that is due. Raises FrameError for anything else."""
+    """A device's answer in a frame. Raises FrameError if it is not a valid one of `kind`."""
     try:
         found = _ANSWERS.decode(frame)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -129,7 +130,7 @@ def read_answer(frame: bytes, device: int, kind: type[Kind]) -> Kind:
         ) from None
     if not isinstance(found, kind):
         raise FrameError(
-            f"secure sum: device {device} answered {type(found).__name__} where "
-            f"{kind.__name__} was due: run the same cutlayer on both sides"
+            f"secure sum: device {device} answered {type(found).__name__} instead of "
+            f"{kind.__name__}: run the same cutlayer on both sides"
         )
     return found

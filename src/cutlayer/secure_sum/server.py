@@ -1,4 +1,4 @@
-"""The server's side of a secure sum: it passes on what it cannot read, and learns the sum."""
+"""The server's side of a secure sum: it passes sealed shares on, and learns only the sum."""
 
 import math
 import secrets
@@ -26,23 +26,23 @@ from cutlayer.secure_sum.messages import (
 )
 
 LEAST_DEVICES = 3
-"""Of two devices each learns the other's numbers from the sum."""
+"""The fewest devices of a sum: with two, each would learn the other's numbers from the sum."""
 
 Frames = dict[int, bytes]
 
 
 def threshold_of(devices: int, quorum: float) -> int:
-    """How many devices must be left at the end: a share of them, and always more than half."""
+    """How many devices must be left at the end: the share `quorum`, and always more than half."""
     return max(devices // 2 + 1, math.ceil(quorum * devices - 1e-9))
 
 
 class SumServer:
     """One sum over devices with integer weights.
 
-    Ask devices the frames of `begin`, `roster`, `delivery` and `ask_survivors` in turn, and give
-    each of these the answers to the one before; `total` ends it. A device without an answer is
-    lost; `faults` names those whose answers were not sound. Each raises FrameError where too few
-    devices are left. session: a number of this sum alone, that every device knows.
+    Call `begin`, `roster`, `delivery`, `ask_survivors` and `total` in turn. Each takes the answers
+    to the frames before, and all but `total` return the next frames for devices. A device without
+    an answer is lost; `faults` has the errors of devices whose answers were not sound. Each raises
+    FrameError if too few devices are left. session: a number that no other sum has.
     """
 
     def __init__(self, round: int, weights: Mapping[int, int], values: int, quorum: float) -> None:
@@ -64,8 +64,8 @@ class SumServer:
         """The first question, to all devices."""
         if len(self.weights) < LEAST_DEVICES:
             raise FrameError(
-                f"secure sum: round {self._round + 1} has {len(self.weights)} devices, and a sum "
-                f"hides the numbers of {LEAST_DEVICES} or more: draw more devices a round"
+                f"secure sum: round {self._round + 1} has {len(self.weights)} devices, but only a "
+                f"sum of {LEAST_DEVICES} or more hides their numbers: draw more devices a round"
             )
         most = max(self.weights.values())
         return {
@@ -116,8 +116,8 @@ class SumServer:
             if len(masked.words) == 4 * self._values:
                 return ""
             return (
-                f"sent {len(masked.words)} bytes for {self._values} numbers of 4: run the same job "
-                "on both sides"
+                f"sent {len(masked.words)} bytes for {self._values} numbers of 4 bytes: run the "
+                "same job on both sides"
             )
 
         self._masked = {
@@ -151,7 +151,7 @@ class SumServer:
             if public_of(key) != self._keys[device].mask:
                 raise self._false(device)
             for other in self._masked:
-                # What the lost device would have added for the pair, and now takes off nobody.
+                # Adds the mask of the lost device, which cancels the survivor's mask of the pair.
                 total += pair_mask(
                     self.session, key, device, other, self._keys[other].mask, self._values
                 )
@@ -171,8 +171,8 @@ class SumServer:
 
     def _false(self, device: int) -> FrameError:
         return FrameError(
-            f"secure sum: the shares of device {device} do not give its secret: one of the devices "
-            f"of round {self._round + 1} sent a false one, and the round is lost"
+            f"secure sum: the shares of device {device} do not give its secret: a device of round "
+            f"{self._round + 1} sent a false share, and the round is lost"
         )
 
     def _sound(
@@ -181,10 +181,10 @@ class SumServer:
         kind: type[Kind],
         wrong: Callable[[int, Kind], str] = lambda device, found: "",
     ) -> dict[int, Kind]:
-        """The answers of the kind that is due; why others are not is in `faults`.
+        """The sound answers of a kind; the errors of the others go to `faults`.
 
-        wrong: what is not sound in a device's answer, as the rest of a sentence; "" for nothing.
-        Raises FrameError where too few are left.
+        wrong: returns what is wrong with a device's answer, as the end of a sentence, or "". Raises
+        FrameError if too few devices are left.
         """
         left: dict[int, Kind] = {}
         for device, frame in answers.items():
@@ -198,7 +198,7 @@ class SumServer:
         if len(left) < self.threshold:
             raise FrameError(
                 f"secure sum: {len(left)} of {len(self.weights)} devices are left in round "
-                f"{self._round + 1}, and {self.threshold} are needed (privacy.secure_quorum): the "
+                f"{self._round + 1}, but {self.threshold} are needed (privacy.secure_quorum): the "
                 "round is lost"
             )
         return left

@@ -13,7 +13,7 @@ The adapters of devices of one cut train as rows of one stack (trained_stack.py)
 and schedule.py move. On its way into the next global adapter an adapter passes adapter_upload.py
 (clipping), upload_checks.py (is it sound?), `_weight` in round.py and aggregate.py (samples become
 a weight), and server_optimizer.py. task.py has targets, loss and metric; evaluate.py runs a model
-on test data and accuracy.py has the figures that come of it. check.py refuses jobs that cannot
+on test data and accuracy.py computes the figures. check.py refuses jobs that cannot
 run, and settings without effect (unread.py, by the table of settings_read.py and the conditions of
 read_conditions.py); parts.py loads what a run needs.
 """

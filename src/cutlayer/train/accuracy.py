@@ -1,5 +1,5 @@
-"""What a test says of a model: accuracy, class by class too, F1, and which classes are confused;
-of a language model its perplexity.
+"""Figures of a model on test data: accuracy (also by class), F1, which classes are confused, and
+the perplexity of a language model.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from cutlayer.data.dataset import Indices
 
 _LARGEST_EXPONENT = 700
-"""exp of more is beyond the range of a float."""
+"""The exp of a larger number is beyond the range of a float."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +44,8 @@ class Evaluation:
 
     @property
     def by_class(self) -> list[float | None]:
-        """Of the samples of each class the share that was predicted [C] (its recall); None where
-        the test set has none of the class.
+        """The share of the samples of each class that was predicted right [C] (recall); None for a
+        class that the test set lacks.
         """
         count, right = self._count(self.labels), self._count(self._right)
         return [float(hits / n) if n else None for hits, n in zip(right, count, strict=True)]
@@ -93,9 +93,9 @@ class Evaluation:
 class TokenEvaluation:
     """A language model tested on n samples.
 
-    losses, right, count: of each sample [n], the cross-entropy of its tokens together, how many
-    were told, and how many were to be told. labels: the class of each sample [n], of `classes`
-    that the data may have.
+    losses: the sum of the cross-entropies of each sample's tokens [n]. right: how many tokens of
+    each sample were predicted [n]. count: how many were to be predicted [n]. labels: the class of
+    each sample [n]; classes: how many classes the data have.
     """
 
     losses: np.ndarray
@@ -121,7 +121,7 @@ class TokenEvaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of the tokens that were told."""
+        """Share of the tokens that were predicted."""
         return float(self.right.sum() / max(1, self.count.sum()))
 
     @property
@@ -133,12 +133,12 @@ class TokenEvaluation:
 
     @property
     def macro_f1(self) -> None:
-        """There is none: tokens are no classes."""
+        """None: a language model predicts tokens, not classes."""
         return None
 
     @property
     def confusion(self) -> list[list[int]]:
-        """None of the classes is told, so none is taken for another."""
+        """Empty: a language model predicts no classes."""
         return []
 
     def on_mix(self, counts: np.ndarray) -> float:
@@ -156,7 +156,7 @@ Tested = Evaluation | TokenEvaluation
 
 
 def joined(several: Sequence[Tested]) -> Tested:
-    """Evaluations of several models on one test set as one of all that they said."""
+    """Evaluations of several models on one test set, joined into one over all their predictions."""
     labels = np.concatenate([one.labels for one in several])
     classes = several[0].classes
     tokens = [one for one in several if isinstance(one, TokenEvaluation)]

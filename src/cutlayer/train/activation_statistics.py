@@ -17,8 +17,8 @@ def measure(
 ) -> list[ActivationStatistics]:
     """Run each device's first batch of `round` through its first `cut` blocks.
 
-    The weights are those that the run started from: frozen parts keep them, and the small effect of
-    adapters on the statistics is left out. scored: whether to rank tokens.
+    The blocks have the weights that the run started from: frozen parts keep them, and the small
+    effect of adapters on the statistics is ignored. scored: whether to rank tokens.
     """
     found = []
     for device in devices:

@@ -1,4 +1,4 @@
-"""What activations are like, in a few numbers: of arrays, without torch."""
+"""A few statistics that describe activations, from arrays, without torch."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ Floats = npt.NDArray[np.float64]
 class ActivationStatistics:
     """Statistics of a device's first batch of a round.
 
-    importance: [N + 1], f(K) of one sample: each sample's scores in descending order, the mean
-    over samples, cumulative (ST-SFLora's rank-wise importance over B, arXiv 2605.26120); None
-    where there is no block to score with. spread: the largest value of the activations less the
-    smallest. mean_square: of their values.
+    importance: [N + 1], f(K) of one sample: the scores of each sample in descending order, averaged
+    over samples and summed up to K (ST-SFLora's rank-wise importance over B, arXiv 2605.26120);
+    None if there is no block to score with. spread: the largest value of the activations minus the
+    smallest. mean_square: the mean of their squares.
     """
 
     importance: Floats | None

@@ -1,4 +1,4 @@
-"""What is done to a trained adapter between the device and the server's average: clipping.
+"""Changes a trained adapter between the device and the server's average: clipping.
 
 Each such step is a pair of functions: one on the device, before it sends, and one on the server,
 which repeats it on what arrived because a device may not have done it.
@@ -15,7 +15,7 @@ from cutlayer.settings.training import Training
 
 
 class UploadStep(Protocol):
-    """One such pair. start: the adapter that the device, or the server, began the round with."""
+    """A pair of functions. start: the adapter with which device, or server, began the round."""
 
     def on_device(self, start: Adapter, trained: Adapter) -> Adapter:
         """What the device sends instead of what it trained."""
@@ -23,7 +23,7 @@ class UploadStep(Protocol):
 
     def on_server(self, start: Adapter, arrived: Adapter) -> tuple[Adapter, float]:
         """What the server averages instead of what arrived, and how many times larger than its
-        bound that was: 1 where it stays as it is.
+        bound the change was; 1 if it is within its bound.
         """
         ...
 
@@ -32,9 +32,8 @@ class UploadStep(Protocol):
 class ClipUpdate:
     """Bounds the L2 norm of the change that a device makes: w0 + (w - w0) min(1, bound / norm).
 
-    On the server the norm also counts the adapter after the cut, where the server trains one for
-    each device.
-    moves: which tensors are trained by a gradient; the others are left as they are.
+    If the server trains an adapter after the cut for each device, the norm on the server counts
+    that too. moves: whether a tensor is trained by a gradient; others stay unchanged.
     """
 
     bound: float
@@ -59,7 +58,7 @@ class ClipUpdate:
         if factor == 1.0:
             return trained, 1.0
         clipped = {name: start[name] + factor * change for name, change in changes.items()}
-        # An update that its device has clipped arrives at the bound, but for rounding.
+        # The norm of an update that its device has clipped is at the bound, up to rounding.
         times = norm.item() / self.bound
         return trained | clipped, times if times > 1 + 1e-4 else 1.0
 

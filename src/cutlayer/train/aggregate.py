@@ -1,6 +1,6 @@
 """Averages of adapters, each weighted by the samples that its device trained on.
 
-How many samples count for a device is decided before: `_weight` in round.py.
+`_weight` in round.py decides how many samples count for a device.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ _TOGETHER = 2**22
 
 
 def average_by_samples(adapters: Sequence[Adapter], samples: Sequence[int]) -> Adapter:
-    """FedAvg (arXiv 1602.05629): each device's adapter weighs as many samples as it trained on."""
+    """FedAvg (arXiv 1602.05629): an adapter's weight is the number of samples it was trained on."""
     return weighted_average(adapters, [float(count) for count in samples])
 
 
@@ -39,9 +39,9 @@ def weighted_average(adapters: Sequence[Adapter], weights: Sequence[float]) -> A
 
 
 def _held_alike(adapters: Sequence[Adapter]) -> list[tuple[list[str], list[int]]]:
-    """Names of tensors that the same adapters hold, in one kind of numbers, and which these are.
+    """Groups of tensors that the same adapters hold with one dtype: their names, and the adapters.
 
-    Not so many at once that their sums in float64 would take much memory.
+    A group is small enough that its sums in float64 take little memory.
     """
     alike: dict[tuple[object, ...], list[str]] = defaultdict(list)
     values = 0
@@ -57,5 +57,5 @@ def _held_alike(adapters: Sequence[Adapter]) -> list[tuple[list[str], list[int]]
 
 
 def _flat(adapter: Adapter, names: Sequence[str]) -> torch.Tensor:
-    """Tensors of an adapter as one: a few operations for all of them rather than for each."""
+    """Tensors of an adapter joined into one, so that a few operations do for all of them."""
     return torch.cat([adapter[name].detach().reshape(-1) for name in names])

@@ -1,9 +1,10 @@
-"""Which blocks carry no adapter where devices are frozen: all that any device runs.
+"""Which blocks carry no adapter if devices are frozen: all blocks that any device runs.
 
-A frozen device runs its blocks as they were pretrained. A block that one device runs and the server
-runs for another would carry an adapter for the second only, and the exported model, which has one
-adapter for all, would be what nobody trained. So no block before the latest cut that any device has
-had so far carries an adapter: what devices and server train together is what is exported.
+A frozen device runs its blocks as they were pretrained. Suppose one device runs a block itself, and
+the server runs it for another: the block would have an adapter only for the second, and the
+exported model, which has one adapter for all, would be a model that was never trained. So no block
+before the latest cut of any device so far carries an adapter, and the exported model is the one
+that devices and server trained together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from cutlayer.seeds import derive
 
 
 def bare_blocks(job: Job, rounds: Iterable[Mapping[int, Decision]]) -> int:
-    """How many of the first blocks carry no adapter after these rounds; 0 where devices train.
+    """How many of the first blocks carry no adapter after these rounds; 0 if devices train.
 
     rounds: the decisions of every round so far, by device.
     """
@@ -26,9 +27,9 @@ def bare_blocks(job: Job, rounds: Iterable[Mapping[int, Decision]]) -> int:
 
 
 def with_bare_blocks(job: Job, model: CutModel, adapter: Adapter, blocks: int) -> Adapter:
-    """`adapter` with its tensors before block `blocks` as they were before any training.
+    """`adapter` with the tensors before block `blocks` reset to those before any training.
 
-    A cut that is later than in the rounds before undoes the training of the blocks before it.
+    So a cut that is later than in earlier rounds undoes the training of the blocks before it.
     """
     names = [name for name in model.names_before(blocks) if name in adapter]
     if not names:

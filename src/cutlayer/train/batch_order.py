@@ -20,8 +20,9 @@ def draw_batches(
 ) -> Iterator[NDArray[np.int64]]:
     """The samples of each batch, by number: in every epoch all of them in a new order.
 
-    samples: that the device has. most: of them in an epoch; None: all. variants: of each sample, of
-    which one is drawn at each visit; it is then number sample * variants + variant. 0: none.
+    samples: how many the device has. most: how many of them an epoch uses at most; None: all.
+    variants: versions of each sample, of which an epoch draws one; the number is then
+    sample * variants + version. 0: samples have no versions.
     """
     for epoch in range(epochs):
         order = numpy_rng(seed, device, round, "batches", epoch)

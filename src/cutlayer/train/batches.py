@@ -1,4 +1,4 @@
-"""Messages of activations taken apart by sample, and put together again."""
+"""Splits messages of activations into one for each sample, and joins them again."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +9,7 @@ from cutlayer.wire.messages import ActivationsMessage
 
 
 def one_by_one(message: ActivationsMessage) -> list[ActivationsMessage]:
-    """A message for each sample, the padding behind its last token left out."""
+    """A message for each sample, without the padding behind its last token."""
     found = []
     for place in range(len(message.hidden)):
         one = slice(place, place + 1)
@@ -29,7 +29,7 @@ def one_by_one(message: ActivationsMessage) -> list[ActivationsMessage]:
 
 
 def joined(messages: Sequence[ActivationsMessage], due: tuple[int, int, int]) -> ActivationsMessage:
-    """One message of several, padded to the longest; due: its device, round and step."""
+    """Several messages as one, padded to the longest; due: its device, round and step."""
     longest = max(message.hidden.shape[1] for message in messages)
     hidden = torch.cat([_padded(message.hidden, longest) for message in messages])
     masks = [_padded(message.mask, longest) for message in messages if message.mask is not None]

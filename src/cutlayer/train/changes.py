@@ -1,4 +1,4 @@
-"""What training changed of an adapter as one row of numbers, and back."""
+"""Turns the change that training made to an adapter into one row of numbers, and back."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def change_values(start: Adapter, trained: Adapter) -> "Floats":
-    """What training changed, all tensors one after another in the order of their names [n]."""
+    """The change of all tensors as numbers [n], tensor after tensor in the order of their names."""
     return np.concatenate(
         [
             (float64(trained[name]) - float64(start[name])).flatten().cpu().numpy()
@@ -23,7 +23,7 @@ def change_values(start: Adapter, trained: Adapter) -> "Floats":
 
 
 def adapter_of(values: "Floats", like: Adapter) -> Adapter:
-    """The change that `change_values` wrote, with the names and shapes of `like`."""
+    """The numbers of `change_values` as an adapter with the names and shapes of `like`."""
     found, at = {}, 0
     for name in sorted(like):
         size = like[name].numel()

@@ -16,16 +16,16 @@ from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting that model, method or world do not follow or read.
+    """Raise JobError for the first setting that cannot work or has no effect in this job.
 
-    Code of one's own is loaded anew where its file changed.
+    A user's code is loaded again if its file changed.
     """
     refresh(job.own_code)
     check_train(spec, job.method.train)
     if job.method.aggregate == "none" and job.method.split:
         raise JobError(
-            "method.aggregate: none leaves nobody to keep the server's part of a split model: take "
-            "fedavg, or method.split false"
+            "method.aggregate: none averages nothing, so the server's part of a split model would "
+            "be lost: take fedavg, or method.split false"
         )
     if job.training.image_augmentation and spec.modality != "image":
         raise JobError(
@@ -33,17 +33,17 @@ def check(job: Job, spec: ModelSpec) -> None:
         )
     if job.training.checkpointing and job.method.train == "full":
         raise JobError(
-            "training.checkpointing: with method.train full each pass brings weights of its own, "
-            "which are gone on the way back: leave it out, or take method.train lora"
+            "training.checkpointing: with method.train full each pass has its own weights, which "
+            "are no longer there in the backward pass: leave it out, or take method.train lora"
         )
     _check_compiled(job)
     if job.training.packing and not spec.parts.language:
         raise JobError(
-            f"training.packing: is for language models, and {job.model.path} is none: leave it out"
+            f"training.packing: is for language models, but {job.model.path} is none: leave it out"
         )
     if job.training.loss_on != "answers" and not spec.parts.language:
         raise JobError(
-            f"training.loss_on: {job.training.loss_on!r} is for language models, and "
+            f"training.loss_on: {job.training.loss_on!r} is for language models, but "
             f"{job.model.path} is none: leave it out"
         )
     if job.has_tail:
@@ -61,7 +61,7 @@ def check(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_compiled(job: Job) -> None:
-    """Raise JobError for what goes on around blocks that a compiled pass does not know of."""
+    """Raise JobError for a setting that changes how blocks run and cannot be compiled."""
     not_compiled = {
         "model.tail": job.has_tail,
         "model.frozen_bits": job.model.frozen_bits < 32,
@@ -77,28 +77,28 @@ def _check_compiled(job: Job) -> None:
 
 
 def _check_server_trains(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError where a language model leaves nothing after the cut that is trained."""
+    """Raise JobError if nothing of a language model after the cut is trained."""
     if job.model.lora.side == "device":
         raise JobError(
             f"model.lora.side: 'device' leaves the server nothing to train, since the head of "
-            f"{spec.path} stays as it is: take both or server"
+            f"{spec.path} is frozen: take both or server"
         )
     for field, cuts in {"model.cut": [job.cut], "method.allocation.cuts": _cuts(job)}.items():
         if spec.depth in cuts:
             raise JobError(
                 f"{field}: {spec.depth} leaves the server nothing to train, since the head of "
-                f"{spec.path} stays as it is: take 0 to {spec.depth - 1}"
+                f"{spec.path} is frozen: take 0 to {spec.depth - 1}"
             )
 
 
 def _cuts(job: Job) -> Sequence[int]:
-    """The cuts an allocator may choose, where it chooses."""
+    """The cuts that the allocator may choose; none if it chooses no cut."""
     return job.method.allocation.cuts if job.method.allocation.solver != "equal" else ()
 
 
 def _check_tokens(job: Job, spec: ModelSpec) -> None:
     if ":" in job.method.tokens.score:
-        from cutlayer.model import attention  # torch, which planning otherwise goes without
+        from cutlayer.model import attention  # imports torch, which planning otherwise avoids
 
         attention.find_score(job.method.tokens.score)
     for name, side in (("uplink", job.method.uplink), ("downlink", job.method.downlink)):
@@ -134,8 +134,8 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
     for field in ("reuse", "variants", "change"):
         if getattr(job.method.downlink, field):
             raise JobError(
-                f"method.downlink.{field}: gradients are never the same again: leave it out, or "
-                f"set method.uplink.{field}"
+                f"method.downlink.{field}: gradients differ in every round: leave it out, or set "
+                f"method.uplink.{field}"
             )
     reason = why_not(job)
     if job.method.uplink.reuse and reason is not None:
@@ -169,7 +169,7 @@ def _check_cuts(job: Job, spec: ModelSpec) -> None:
     moves = job.cut != job.model.cut or job.method.allocation.solver in ("asfl", "asfv", "auto")
     if moves and job.model.lora.side != "both":
         raise JobError(
-            f"model.lora.side: {job.model.lora.side!r} is settled by model.cut, but method "
+            f"model.lora.side: {job.model.lora.side!r} goes by model.cut, but method "
             f"{job.method.name} cuts elsewhere: take side both, or method.device frozen"
         )
 
@@ -190,21 +190,22 @@ def _check_allocation(job: Job) -> None:
         )
     if job.world.max_bps_per_hz is not None and solver != "asfl":
         raise JobError(
-            f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that {solver!r} does "
-            "not know: leave it out, or take method.allocation.solver equal"
+            f"world.max_bps_per_hz: {job.world.max_bps_per_hz:g} is a cap that solver {solver!r} "
+            "ignores: leave it out, or take method.allocation.solver equal"
         )
 
 
 def _check_average(job: Job) -> None:
-    """Raise JobError where a round has too few devices to bear the hostile ones."""
+    """Raise JobError if a round has too few devices for the number of hostile ones."""
     average, hostile, cohort = job.trust.average, job.trust.hostile, job.devices.cohort
     if job.method.pooled or job.method.aggregate == "none" or job.method.order == "sequential":
         return
     needed = {"trimmed-mean": 2 * hostile + 1, "krum": 2 * hostile + 3}.get(average, 1)
     if cohort < needed:
         raise JobError(
-            f"trust.hostile: {average} bears {hostile} hostile devices in rounds of {needed} or "
-            f"more, and this job's have {cohort}: take more devices a round, or fewer hostile ones"
+            f"trust.hostile: {average} needs rounds of {needed} devices or more to withstand "
+            f"{hostile} hostile ones, and this job's have {cohort}: take more devices a round, or "
+            "fewer hostile ones"
         )
     if average == "krum" and job.method.allocation.solver in ("asfl", "asfv", "auto"):
         raise JobError(
@@ -224,8 +225,8 @@ def _check_generated(job: Job, spec: ModelSpec) -> None:
         )
     if method.generated and job.generated_in_use is None:
         raise JobError(
-            f"method.generated: method {method.name} averages nothing that generated data could "
-            "join: take method.generated false"
+            f"method.generated: method {method.name} has no average that training on generated "
+            "data could join: take method.generated false"
         )
     if job.generated_in_use and spec.modality != "image":
         raise JobError(

@@ -1,4 +1,4 @@
-"""Whether the privacy that a job asks for holds with its other settings."""
+"""Checks that the privacy a job asks for holds with its other settings."""
 
 from cutlayer.errors import JobError
 from cutlayer.job import Job
@@ -8,7 +8,7 @@ from cutlayer.train.read_conditions import adapters_travel
 from cutlayer.train.ways import WAYS
 
 _BLIND = ("equal", "asfl", "asfv")
-"""Allocators that do not look at samples or their activations."""
+"""Allocators that read neither samples nor their activations."""
 
 
 def check_privacy(job: Job, spec: ModelSpec) -> None:
@@ -27,8 +27,8 @@ def check_privacy(job: Job, spec: ModelSpec) -> None:
         )
     if job.generated_in_use is not None:
         raise JobError(
-            f"{unit} does not cover the labels that generated data go by: leave the generated "
-            "section out, or take method.generated false"
+            f"{unit} does not cover the labels that devices share for generated data: leave the "
+            "generated section out, or take method.generated false"
         )
     fitted = ["uplink"] if method.split and method.uplink.codec == "klt" else []
     fitted += [way.setting for way in WAYS if way.is_fitted(job)]
@@ -39,8 +39,8 @@ def check_privacy(job: Job, spec: ModelSpec) -> None:
         )
     if not method.pooled and method.allocation.solver not in _BLIND:
         raise JobError(
-            f"{unit} does not cover what allocation.solver {method.allocation.solver!r} reads of "
-            f"the devices' samples: take one of {', '.join(_BLIND)}"
+            f"{unit} does not cover the statistics of samples that allocation.solver "
+            f"{method.allocation.solver!r} reads: take one of {', '.join(_BLIND)}"
         )
     if privacy.unit == "device":
         _check_device(job)
@@ -69,8 +69,8 @@ def _check_device(job: Job) -> None:
         )
     if trust.average != "mean" or trust.clip_to_median is not None:
         raise JobError(
-            f"{unit} needs a sum in which a device counts by itself alone: leave trust.average and "
-            "trust.clip_to_median out; privacy.clip_norm bounds updates"
+            f"{unit} needs a sum in which no device changes how another counts: leave "
+            "trust.average and trust.clip_to_median out; privacy.clip_norm bounds updates"
         )
     if job.training.clip_update_norm is not None:
         raise JobError(
@@ -87,12 +87,12 @@ def _check_sample(job: Job, spec: ModelSpec) -> None:
         )
     if job.has_tail:
         raise JobError(
-            f"{unit} bounds what a sample changes on the server and before the cut, not in last "
-            "blocks on devices: leave model.tail out, or take unit device"
+            f"{unit} bounds what a sample changes on the server and before the cut, but not in the "
+            "last blocks on devices: leave model.tail out, or take unit device"
         )
     if job.training.class_weights:
         raise JobError(
-            f"{unit} needs a loss in which each sample counts by itself: leave "
+            f"{unit} needs a loss in which no sample changes how another counts: leave "
             "training.class_weights out"
         )
     for name, side in (("uplink", method.uplink), ("downlink", method.downlink)):
@@ -103,7 +103,7 @@ def _check_sample(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_secure_sum(job: Job) -> None:
-    """Raise JobError where the server has to read a single adapter, or nothing hides it."""
+    """Raise JobError if the server has to read a single adapter, or if nothing hides it."""
     method, trust, field = job.method, job.trust, "privacy.secure_sum"
     if method.order == "sequential":
         raise JobError(
@@ -112,8 +112,8 @@ def _check_secure_sum(job: Job) -> None:
         )
     if job.devices.cohort < 3:
         raise JobError(
-            f"{field}: a round has {job.devices.cohort} devices, and of two each learns the "
-            "other's adapter: take three or more a round"
+            f"{field}: a round has {job.devices.cohort} devices, but in a sum of two each learns "
+            "the other's adapter: take three or more a round"
         )
     if method.train == "full":
         raise JobError(f"{field}: it sums up LoRA adapters, and method.train is full: take lora")
@@ -126,8 +126,8 @@ def _check_secure_sum(job: Job) -> None:
     for setting, needs in reads.items():
         if needs:
             raise JobError(
-                f"{field}: {setting} needs the server to read each adapter, of which it learns the "
-                "sum alone: leave one of them out"
+                f"{field}: {setting} needs the server to read each adapter, but it learns only "
+                "their sum: leave one of them out"
             )
     if method.allocation.solver in ("asfl", "asfv", "auto") or ":" in method.allocation.solver:
         raise JobError(
@@ -136,8 +136,8 @@ def _check_secure_sum(job: Job) -> None:
         )
     if job.world is not None:
         raise JobError(
-            f"{field}: in a world devices may come too late, and nobody can be taken out of a sum: "
-            "leave the world section out"
+            f"{field}: in a world a device may be late, but it cannot be taken out of a sum: leave "
+            "the world section out"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether a job can run whose last blocks are on devices (model.tail)."""
+"""Checks a job whose last blocks are on devices (model.tail)."""
 
 from cutlayer.errors import JobError
 from cutlayer.job import Job
@@ -9,7 +9,7 @@ from cutlayer.wire.headers import MAX_WIDTH
 
 
 def check_tail(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError for the first setting that does not go with a tail on devices."""
+    """Raise JobError for the first setting that cannot be combined with a tail on devices."""
     method, tail = job.method, job.model.tail
     assert tail is not None
     if job.cut + tail >= spec.depth:
@@ -19,17 +19,17 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
         )
     if method.allocation.solver != "equal":
         raise JobError(
-            f"model.tail: method.allocation.solver {method.allocation.solver!r} reckons with "
-            "devices that hold no last blocks: take solver equal, or leave model.tail out"
+            f"model.tail: method.allocation.solver {method.allocation.solver!r} assumes that "
+            "devices hold no last blocks: take solver equal, or leave model.tail out"
         )
     if job.generated_in_use is not None:
         raise JobError(
-            "model.tail: generated data goes by the labels that devices share, and with a tail "
-            "these stay on devices: leave one of the two out, or take method.generated false"
+            "model.tail: generated data needs the labels that devices share, but with a tail "
+            "labels stay on devices: leave one of the two out, or take method.generated false"
         )
     if method.uplink.reuse and spec.modality == "text" and method.tokens.keep is not None:
         raise JobError(
-            "model.tail: with method.uplink.reuse a device runs just its tail of a text that the "
+            "model.tail: with method.uplink.reuse a device runs only its tail for a text that the "
             "server holds, and does not know which tokens were kept: set method.tokens.keep to null"
         )
     for name, given in (
@@ -55,11 +55,11 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
 
 
 def _check_trains(job: Job, spec: ModelSpec) -> None:
-    """Raise JobError where nothing would be trained: a head of its own stays as it is."""
+    """Raise JobError if nothing would be trained, since the head of the model is frozen."""
     side = job.model.lora.side
     on_device = job.model.tail or (job.cut and job.method.device == "trained")
     if spec.parts.language and side == "device" and not on_device:
         raise JobError(
-            "model.lora.side: 'device' leaves nothing to train, since the device has no block that "
-            f"may be, and the head of {spec.path} stays as it is: take both or server"
+            "model.lora.side: 'device' leaves nothing to train, since the device has no block to "
+            f"train, and the head of {spec.path} is frozen: take both or server"
         )

@@ -1,8 +1,8 @@
 """A device's side of the uplink's codec: a plain quantiser, or a basis that its server has fitted.
 
-Until the server has a basis, devices send a round's first steps in 4 bits, from which it fits one.
-It then comes down as a frame, and stays with the device from round to round. Where samples are
-reused, the device only names those that the server holds.
+Until the server has a basis, devices send a round's first steps in 4 bits, and the server fits a
+basis to them. The basis then comes down as a frame, and the device keeps it from round to round. If
+samples are reused, the device only names those that the server holds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ from cutlayer.wire.visit import Visit, encode_visit
 Indices = NDArray[np.int64]
 
 FITTING = Quantizer(bits=4, levels="gaussian", rotate=True)
-"""How activations travel that a basis is fitted to: 4 bits lose next to nothing of them."""
+"""How activations are sent to which a basis is fitted: 4 bits lose almost nothing of them."""
 
 
 @lru_cache(maxsize=32)
 def codec_of(basis: bytes, share: float = 1.0) -> KltCodec:
     """The codec of a basis's frame; devices in one process share it. Raises FrameError.
 
-    share: of the bits a value that the basis was fitted for (see `KltCodec.coarser`).
+    share: how many of the bits a value that the basis was fitted for (see `KltCodec.coarser`).
     """
     if share < 1:
         return codec_of(basis).coarser(share)
@@ -40,7 +40,7 @@ def codec_of(basis: bytes, share: float = 1.0) -> KltCodec:
 
 
 def rate_share(method: Method, decision: Decision) -> float:
-    """The share of the bits a value, of those a basis is fitted for, that a device is to send."""
+    """The bits a value that a device is to send, as a share of those the basis is fitted for."""
     if decision.rate_bits is None:
         return min(1.0, method.uplink.rate_bits / method.finest_rate_bits)
     return min(1.0, decision.rate_bits / method.finest_rate_bits)
@@ -86,7 +86,7 @@ class DeviceCoding:
 
     @property
     def fingerprint(self) -> int | None:
-        """Of the basis that the device has; None without one."""
+        """The fingerprint of the basis that the device has; None without one."""
         return None if self.codec is None else self.codec.basis.fingerprint
 
     def has(self, basis: int) -> bool:
@@ -95,7 +95,7 @@ class DeviceCoding:
         return any(one is not None and one.basis.fingerprint == basis for one in found)
 
     def to_send(self, samples: Indices) -> Indices:
-        """Those of some samples, by number, that the server does not hold."""
+        """The numbers out of `samples` that the server does not hold."""
         return self._held.to_send(samples)
 
     def visit(self, due: tuple[int, int, int], samples: Indices, encoded: Sequence[bytes]) -> bytes:
@@ -136,7 +136,7 @@ class DeviceCoding:
         return self.change_codec
 
     def codec_at(self, step: int, method: Method, decision: Decision, rotation_seed: int) -> Codec:
-        """What to encode the activations of a step with. Raises RunError where a basis is due."""
+        """The codec for the activations of a step. Raises RunError if a needed basis is missing."""
         if method.uplink.codec == "quantize":
             return QuantizedCodec(decision.uplink(method), rotation_seed)
         if step < self.plain_steps:

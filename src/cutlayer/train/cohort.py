@@ -8,8 +8,7 @@ from cutlayer.job import Job
 from cutlayer.seeds import numpy_rng
 
 POOL = 4
-"""Devices in a pass where a job does not say and memory is not a GPU's: a CPU gains nothing by
-more."""
+"""How many devices share a pass on a CPU if the job does not say: more would not be faster."""
 
 
 def draw_cohort(job: Job, round: int) -> list[int]:
@@ -27,23 +26,23 @@ def draw_cohort(job: Job, round: int) -> list[int]:
 
 
 def pool_of(job: Job) -> int:
-    """Devices in a pass as a job says it, whatever computes.
+    """How many devices share a pass by the job's settings, on any torch device.
 
-    Where the server's one adapter moves device after device and the last blocks are on devices, a
-    pass is of one: what the next is sent must come from the moved adapter.
+    One device if the last blocks are on devices and the server's one adapter moves after every
+    device: the features for the next device must come from the moved adapter.
     """
     return 1 if is_one_by_one(job) else job.training.pool or POOL
 
 
 def is_one_by_one(job: Job) -> bool:
-    """Whether each device's pass must wait for what the server made of the one before."""
+    """Whether a device's pass must wait until the server has trained with the device before."""
     return job.has_tail and job.method.server_adapter == "in-turn"
 
 
 def make_pools(
     decisions: Mapping[int, Decision], devices: Sequence[int], size: int
 ) -> list[list[int]]:
-    """Devices that share a pass through the backbone: of one cut, `size` at most."""
+    """Groups of devices that share a pass through the backbone: all of one cut, at most `size`."""
     by_cut = defaultdict(list)
     for device in devices:
         by_cut[decisions[device].cut].append(device)

@@ -8,9 +8,9 @@ from cutlayer.settings.compute import Precision
 
 
 def find_compute(name: str, field: str = "training.compute") -> torch.device:
-    """The torch device of a setting; `auto` is a GPU of CUDA where there is one, else the CPU.
+    """The torch device that a setting names; `auto`: a CUDA GPU if there is one, else the CPU.
 
-    Raises JobError when it is not there.
+    Raises JobError if this machine does not have it.
     """
     if name == "cpu":
         return torch.device("cpu")
@@ -38,10 +38,10 @@ def find_compute(name: str, field: str = "training.compute") -> torch.device:
 
 
 def set_precision(precision: Precision, device: torch.device) -> None:
-    """Let torch multiply matrices on `device` in these numbers, as far as torch holds that.
+    """Let torch multiply matrices on `device` with this precision.
 
-    tf32 is a switch of torch's; bfloat16 is the model's (see `CutModel.use`). Raises JobError
-    where the hardware has no such numbers.
+    Only tf32 is switched here; `CutModel.use` sets bfloat16. Raises JobError if the hardware lacks
+    the precision.
     """
     if precision == "tf32" and (
         device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)
@@ -57,7 +57,7 @@ def set_precision(precision: Precision, device: torch.device) -> None:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a product in bfloat16 can be made; a CPU without it computes it more slowly."""
+    """Whether the torch device multiplies in bfloat16; every CPU does, some slowly."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -69,6 +69,6 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def float64(tensor: Tensor) -> Tensor:
-    """A tensor in float64: on the CPU where the torch device has no such numbers (Apple's GPU)."""
+    """A tensor in float64; on the CPU if its torch device has no float64 (Apple's GPU)."""
     detached = tensor.detach()
     return (detached.cpu() if detached.device.type == "mps" else detached).double()

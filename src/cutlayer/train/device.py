@@ -35,14 +35,15 @@ if TYPE_CHECKING:
     from cutlayer.secure_sum.fixed_point import Floats
 
 GENERATED_DATA = -1
-"""The number in a device's place where the server itself trains, on generated data: devices of a
-fleet count from 0."""
+"""The number that stands for the server where it trains on generated data; devices count from 0."""
 
 
 @dataclass(frozen=True)
 class ToEncode:
-    """Messages of a device's step. rng: what draws where the codec rounds at random; None: it does
-    not."""
+    """The messages of a device's step and the codec to encode them with.
+
+    rng: random generator for a codec that rounds at random; None: it does not.
+    """
 
     codec: Codec
     messages: Sequence[ActivationsMessage]
@@ -55,12 +56,12 @@ class Device:
 
     pool.py runs the model for it, together with the other devices of its cut.
 
-    id: its number in the fleet, which its random draws belong to.
+    id: its number in the fleet, which seeds its random draws.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
-    method does not split; none where the device is frozen. samples_a_round bounds the samples of
-    an epoch (None: all it has). decision: the round's. coding: what it encodes activations with. A
-    round lasts from `begin` to `end`, which drops the adapter. From `stack_adapters` on the adapter
-    is row `row` of `stack`, which other devices may share; None where nothing trains.
+    method does not split; empty if the device is frozen. samples_a_round: most samples of an epoch
+    (None: all it has). decision: the round's. coding: encodes its activations. A round lasts from
+    `begin` to `end`, which drops the adapter. From `stack_adapters` on the adapter is row `row` of
+    `stack`, which other devices may share; stack is None if nothing trains.
     """
 
     id: int
@@ -129,7 +130,8 @@ class Device:
     def to_encode(self, step: int, message: ActivationsMessage | None) -> "list[ToEncode]":
         """What of a step is to be encoded, and with what; `frame` takes the frames of it.
 
-        message: activations of the samples `to_compute`; None where there are none.
+        message: activations of the samples `to_compute`; None if there are none. Pass the encoded
+        frames to `frame`.
         """
         seed = self.job.seed
         codec = self._codec(step)
@@ -185,7 +187,10 @@ class Device:
         return self.coding.to_send(batch) if self._visits(step) else batch
 
     def _visits(self, step: int) -> bool:
-        """Whether samples that the server holds are only named; not where a basis is fitted."""
+        """Whether samples that the server holds are only named in a step.
+
+        Not in the steps to which a basis is fitted.
+        """
         return self.reuses and step >= self.coding.plain_steps
 
     def _changes(self, step: int) -> bool:
@@ -193,7 +198,7 @@ class Device:
         return self.job.method.uplink.change and step >= self.coding.plain_steps
 
     def batch(self, step: int) -> Dataset:
-        """The samples `to_compute` of one step; those of the next are decoded meanwhile."""
+        """The samples `to_compute` of one step; the next step's begin to be decoded meanwhile."""
         indices = self.to_compute(step)
         self.data.expect(indices)
         if step + 1 < len(self._batches):
@@ -201,7 +206,7 @@ class Device:
         return self._of_step(step, indices)
 
     def whole_batch(self, step: int) -> Dataset:
-        """All samples of one step, those that the server holds too."""
+        """All samples of one step, including those that the server holds."""
         return self._of_step(step, self._batches[step])
 
     def _of_step(self, step: int, indices: np.ndarray) -> Dataset:
@@ -210,9 +215,9 @@ class Device:
 
     @property
     def _variants(self) -> int:
-        """Versions of a sample that the device draws from, where they are bounded; 0 elsewhere.
+        """How many versions of a sample image augmentation makes; 0 if every visit makes a new one.
 
-        Samples are then numbered by version: version v of sample n is n times so many, plus v.
+        With a fixed number of versions, version v of sample n has the number n * versions + v.
         """
         uplink = self.job.method.uplink
         return uplink.variants or 0 if self.job.training.image_augmentation else 0
@@ -230,7 +235,7 @@ class Device:
         return Dataset(augment(images, kinds, rngs), batch.labels, batch.classes)
 
     def to_upload(self) -> AdapterMessage:
-        """What the server is to average."""
+        """The adapter that the server is to average, as a message."""
         sent = self.adapter
         if self.stack is not None:
             start = self.stack.start(self.row)
@@ -239,7 +244,7 @@ class Device:
         return AdapterMessage(self.id, self.round, self.samples, sent)
 
     def upload(self) -> bytes:
-        """The frame of what the server is to average."""
+        """The frame of the adapter that the server is to average."""
         return encode_adapter(self.to_upload(), self.job.method.adapter_bits)
 
     def change(self) -> "Floats":
@@ -254,7 +259,10 @@ class Device:
         self._sum = SumDevice(self.id, round, change)
 
     def answer(self, question: bytes) -> bytes:
-        """What it answers in a secure sum of what devices changed. Raises FrameError, RunError."""
+        """Its answer to a question of a secure sum of the changes of adapters.
+
+        Raises FrameError, RunError.
+        """
         if self._sum is None:
             self.begin_sum(self.round, self.change())
         assert self._sum is not None
@@ -262,7 +270,8 @@ class Device:
 
 
 def stack_adapters(devices: Sequence[Device]) -> None:
-    """Join the adapters of devices that have begun a round: one stack a cut, a row a device."""
+    """Join the adapters of devices that have begun a round: a stack for each cut, a row for each
+    device."""
     alike: dict[int, list[Device]] = {}
     for device in devices:
         if device.adapter:

@@ -1,4 +1,4 @@
-"""Sums over the samples of each of many devices, in one batch."""
+"""Sums over the samples of each device in a batch of many devices."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def device_sums(each: Tensor, sizes: Sequence[int]) -> Tensor:
-    """[M]: the sum of each device's numbers, which lie one after another.
+    """The sum of each device's numbers [M]; `each` [n] holds them device after device.
 
-    sizes: how many each has; neighbours with as many are one sum, in a fixed order.
+    sizes: how many numbers each device has; neighbours with equally many are summed at once, in a
+    fixed order.
     """
     runs = [(size, len(list(run))) for size, run in groupby(sizes)]
     parts = torch.split(each, [size * count for size, count in runs])

@@ -1,4 +1,4 @@
-"""The logits of a trained model on a data set, unsplit or through the cut, and what they score."""
+"""The logits of a trained model on a data set, unsplit or through the cut, and their scores."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,18 +29,18 @@ from cutlayer.wire.tail import FeaturesMessage, decode_features, encode_features
 
 
 class Outputs(NamedTuple):
-    """Logits of a part of a data set, and the inputs that they are of."""
+    """Logits of a part of a data set, and the inputs for which they were computed."""
 
     logits: torch.Tensor
     inputs: dict[str, torch.Tensor]
 
 
 LogitsOf = Callable[[Dataset, int], Outputs]
-"""Of a part of a data set, and the place of the part's first sample in it."""
+"""Computes the outputs of a part of a data set, given the index of the part's first sample."""
 
 
 def unsplit(model: CutModel, preprocess: Preprocessor, adapter: Adapter) -> LogitsOf:
-    """The unsplit model with `adapter`, as an exported adapter would serve."""
+    """Logits of the unsplit model with `adapter`, as after an export."""
 
     def logits_of(part: Dataset, start: int) -> Outputs:
         inputs = _inputs(model, preprocess, part)
@@ -58,7 +58,7 @@ def through_cut(
     adapter: Adapter,
     coding: ServerCoding,
 ) -> LogitsOf:
-    """A device and a server together, with one decision's cut, tokens and bits.
+    """Logits of a device and a server together, with one decision's cut, tokens and bits.
 
     coding: the run's, whose codecs may be fitted.
     """

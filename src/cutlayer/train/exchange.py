@@ -1,7 +1,7 @@
-"""What crosses between a device and the server in one training step, in the order it crosses.
+"""The messages between a device and the server in one training step, in their order.
 
-The server, devices in this process, devices over a network and both links walk the one list that
-`step_exchanges` gives; a step of another kind is another list.
+The server, devices in this process, devices over a network and both links all follow the list that
+`step_exchanges` gives; another kind of step has another list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cutlayer.settings.method import Method
 
 Payload = bytes | float
-"""What an exchange carries: a frame, or a loss, which is a number and no frame."""
+"""An exchange carries a frame, or a loss, which is a plain number."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def step_exchanges(
 ) -> tuple[Exchange, ...]:
     """The exchanges of a step of a device that holds the first `cut` blocks.
 
-    A device that runs the whole model tells its loss; one that trains nothing sends one way. One
-    that holds the model's tail gets the server's hidden states, and answers with their gradient.
-    fits: the server fits the uplink's codec right before this step.
+    A device that runs the whole model sends its loss. One that trains nothing only sends
+    activations. One that holds the model's tail gets the server's hidden states and answers with
+    their gradient. fits: whether the server fits the uplink's codec right before this step.
     """
     if not method.split:
         return (LOSS,)

@@ -20,7 +20,7 @@ def finite_rows(tensors: Sequence[torch.Tensor], count: int) -> list[bool]:
 def not_finite(
     thing: str, value: object, device: int, round: int, step: int | None = None
 ) -> RunError:
-    """The error for a device's loss, gradient or adapter (`thing`) and what it is (`value`)."""
+    """The error for a device's loss, gradient or adapter (`thing`) that is `value`."""
     who = "the generated data" if device == GENERATED_DATA else f"device {device}"
     when = f"round {round}" if step is None else f"round {round}, step {step}"
     return RunError(

@@ -1,8 +1,8 @@
 """The basis of the devices of one cut: fitted to what they send first, and watched from then on.
 
-Where the blocks on the devices are trained, what they send drifts away from it: once frames are a
-quarter longer or shorter than the basis lets expect, the next round begins in 4 bits again, and a
-new version follows.
+If the blocks on the devices train, their activations drift away from the basis: once frames are a
+quarter longer or shorter than the basis predicts, the next round begins in 4 bits again, and a new
+version is fitted.
 """
 
 import math
@@ -21,10 +21,10 @@ from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.frame import Bytes, body_length
 
 LEAST_SAMPLES = 64
-"""Samples that a basis is fitted to, of all devices of a round together, where there are as many:
-a few dozen suffice."""
+"""How many samples of all devices together a basis is fitted to, if there are as many: a few dozen
+suffice."""
 MOST_SAMPLES = 256
-"""No more are kept: the fit takes time and memory by them."""
+"""The most samples that are kept for a fit, whose time and memory grow with them."""
 _MOST_OF_MEDIAN = 10.0
 """A device whose values are so many times as large as its cohort's has no say in the basis."""
 
@@ -40,9 +40,9 @@ def bases_of(saved: Mapping[str, Tensor], way: str = "") -> dict[int, bytes]:
 
 
 def saved_bases(frames: Mapping[int, bytes], way: str = "") -> dict[str, Tensor]:
-    """The bases of one way through the cut, as tensors of a run's state.
+    """The bases of one direction (activations or gradients), as tensors of a run's state.
 
-    way: what the names begin with; nothing for activations.
+    way: prefix of the names; "" for activations.
     """
     return {
         f"{way}basis.{cut}": torch.frombuffer(bytearray(frame), dtype=torch.uint8)
@@ -67,8 +67,8 @@ def like_others(seen: Mapping[int, Sequence[Rows]]) -> set[int]:
 class FittedBasis:
     """One cut's basis, over all rounds of a run.
 
-    frame: None before the first fit. plain_steps: the first steps of this round, in 4 bits, before
-    the basis goes down.
+    frame: of the basis; None before a fit. plain_steps: how many first steps of this round devices
+    send in 4 bits, before the basis goes down.
     """
 
     def __init__(self) -> None:
@@ -82,11 +82,11 @@ class FittedBasis:
 
     @property
     def codec(self) -> KltCodec | None:
-        """Of the basis, at the step it was fitted for; None before the first fit."""
+        """The codec of the basis, at the step size it was fitted for; None before a fit."""
         return None if self.frame is None else codec_of(self.frame)
 
     def begin(self, devices: int, batch_size: int) -> None:
-        """Start a round, or a turn of it, with so many devices of the cut."""
+        """Start a round, or a turn of it. devices: how many have this cut."""
         self.plain_steps = 0
         if self.stale:
             self.frame, self.stale = None, False
@@ -95,9 +95,9 @@ class FittedBasis:
             self._share = math.ceil(MOST_SAMPLES / devices)
 
     def note(self, device: int, samples: int, rows: Rows, frame: Bytes, share: float) -> None:
-        """Take note of what a device sent: to fit to, or to see whether the basis suits it.
+        """Note what a device sent: to fit a basis to it or, if there is one, to watch if it suits.
 
-        rows: of so many samples. share: see `codec_of`.
+        rows: of `samples` samples. share: see `codec_of`.
         """
         if self.frame is not None:
             codec = codec_of(self.frame) if share >= 1 else codec_of(self.frame, share)
@@ -109,12 +109,13 @@ class FittedBasis:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to fit a basis to, and none yet."""
+        """Whether there are rows to fit a basis to, and no basis yet."""
         return self.frame is None and bool(self._seen)
 
     def fit(self, settings: KltSettings, version: int, rows: Rows | None = None) -> None:
-        """Fit the basis to what came, which is forgotten then; or to rows of the server's own, so
-        that no steps are due in 4 bits.
+        """Fit the basis to the rows that devices sent, and forget these rows.
+
+        rows: of the server's own samples, to fit to instead; then no steps are sent in 4 bits.
         """
         samples = [rows] if rows is not None else []
         if rows is None:
@@ -127,6 +128,6 @@ class FittedBasis:
         self._samples.clear()
 
     def end(self, trained: bool) -> None:
-        """End a round; trained: the blocks on the devices are, and what they send may drift."""
+        """End a round. trained: whether blocks on devices train, so that activations may drift."""
         self.stale = self.stale or (trained and self._watch.due)
         self._watch = RateWatch()

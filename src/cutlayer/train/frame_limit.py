@@ -1,4 +1,4 @@
-"""The largest frame that a job needs: both sides accept no larger one."""
+"""The size of the largest frame that a job needs: both sides refuse larger ones."""
 
 import math
 
@@ -13,7 +13,7 @@ def frame_limit(model: CutModel, batch: int) -> int:
     spec = model.spec
     adapter = sum(math.prod(shape) for shape in model.shapes().values())
     rows = max(spec.tokens_at(cut) * spec.width_at(cut) for cut in range(spec.depth + 1))
-    # Float32 values at most; the rest (one mask bit a token, labels) is small, and so are headers
-    # but where each sample has one.
+    # Values take at most a float32 each. The rest (a mask bit for each token, labels) is small, and
+    # so are headers, unless each sample has one.
     values = max(adapter, batch * (rows + spec.width + spec.tokens))
     return 4 * values + 256 * batch + 2**17

@@ -1,10 +1,10 @@
 """Training on generated images: the server takes part in a round as one more device.
 
-From the round's global adapter it trains device part and server part together on generated
-images, with nothing to send, and its adapter joins the devices' average:
+Starting from the round's global adapter, it trains device part and server part together on
+generated images, and sends nothing. Its adapter joins the devices' average:
 w = k1 sum rho_n w_n + k2 w_a, k1 + k2 = 1 (GenFL and GenFV, arXiv 2503.20166 and 2503.19676).
-Here the first term is whatever the round's method made of its devices: an average of adapters, or
-the one adapter that they moved together or in turn.
+Here the first term is the result of the round's method: an average of adapters, or the one adapter
+that the devices trained together or in turn.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ class Participants:
     """What a weight policy is given: m devices whose training counts, and the generated set.
 
     distances: [m] earth mover's distance EMD_n between a device's labels and those of the whole
-    fleet. samples: [m] of each device. generated: how many images.
+    fleet. samples: [m] how many each device has. generated: how many images were generated.
     """
 
     distances: npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ Policy = Callable[[Participants], float]
 
 
 def by_emd(now: Participants) -> float:
-    """Half the mean EMD: larger the more the devices' labels differ from the fleet's; inferred by
+    """Half the mean EMD, so larger if the devices' labels differ more from the fleet's; inferred by
     us.
     """
     return float(now.distances.mean()) / 2
@@ -62,7 +62,8 @@ _POLICIES: Mapping[str, Policy] = {"emd": by_emd, "samples": by_samples}
 def find_policy(name: str) -> Policy:
     """The policy called `name`, or the function at `package.module:FUNCTION`.
 
-    What it gives is checked: JobError for a weight outside [0, 1], as for no such function.
+    The policy returned raises JobError for a weight outside [0, 1]. Raises JobError if there is no
+    such function.
     """
     if name in _POLICIES:
         return _POLICIES[name]
@@ -85,10 +86,10 @@ def train_generated(
     decisions: Mapping[int, Decision],
     preprocess: Preprocessor,
 ) -> tuple[Adapter, float]:
-    """Train on the generated set as a device would; the adapter and the mean loss.
+    """Train on the generated set as a device would; returns the adapter and the mean loss.
 
-    start: the round's global adapter, which is left as it is. Where devices are frozen, so is
-    here what lies before the earliest of the round's cuts, and every block without an adapter.
+    start: the round's global adapter, which is not changed. If devices are frozen, so are the
+    blocks before the earliest of the round's cuts, and every block without an adapter.
     """
     names = tuple(start)
     if server.job.method.split and server.job.method.device == "frozen":

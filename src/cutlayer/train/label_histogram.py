@@ -9,12 +9,12 @@ Floats = npt.NDArray[np.float64]
 
 
 def histogram(counts: npt.ArrayLike, epsilon: float | None, seed: int, device: int) -> Floats:
-    """What a device shares of its counts [C]: themselves, or with Laplace noise of 1/epsilon.
+    """The counts [C] that a device shares: exact (epsilon None) or with Laplace noise of 1/epsilon.
 
-    epsilon-differentially private for data sets that differ by one sample more or less: one count
-    then moves by 1, the sensitivity. (For one sample exchanged for another it is 2 epsilon.)
-    Clipping at 0 afterwards costs no privacy. On a real network the noise of a device's own data
-    is drawn on the device from a seed that stays there; each start of the device spends epsilon.
+    epsilon-differentially private for data sets of which one has one sample more: then one count
+    differs by 1, the sensitivity. (If a sample is exchanged for another, it is 2 epsilon.)
+    Clipping at 0 afterwards costs no privacy. On a real network a device draws the noise itself,
+    from a seed that never leaves it; each start of the device spends epsilon.
     """
     exact = np.asarray(counts, dtype=np.float64)
     if epsilon is None:

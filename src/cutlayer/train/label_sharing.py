@@ -1,8 +1,8 @@
 """Label sharing: devices send how many samples of each class they hold, with noise if the job asks.
 
-GenFL and GenFV (arXiv 2503.20166, 2503.19676) share labels before anything is generated; how many
-images of which class are drawn was inferred by us. A histogram is sent once in a run; like other
-control messages, tens of bytes each, it is not counted as traffic.
+In GenFL and GenFV (arXiv 2503.20166, 2503.19676) devices share labels before images are generated;
+how many images of each class are drawn was inferred by us. A device sends its histogram once in a
+run; like other control messages of some tens of bytes it is not counted as traffic.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from cutlayer.train.label_histogram import histogram
 Floats = npt.NDArray[np.float64]
 
 _CHUNK = 4096
-"""Devices whose histograms are added up at a time."""
+"""How many devices' histograms are added up at a time."""
 
 
 class SharedLabels:
@@ -44,7 +44,7 @@ class SharedLabels:
         return found
 
     def tell(self, device: int, labels: npt.ArrayLike) -> None:
-        """Take it that a device shared `labels` [C]."""
+        """Record that a device shared the histogram `labels` [C]."""
         self._told[device] = np.asarray(labels, dtype=np.float64)
         self.__dict__.pop("total", None)
 
@@ -66,9 +66,9 @@ class SharedLabels:
     def wanted(self, devices: Sequence[int], kind: Mix) -> Floats:
         """The shares [C] in which a round of `devices` needs generated images.
 
-        missing: b_y in proportion to max(0, p_g(y) - p_sel(y)), what the round's devices hold too
-        little of, which was inferred by us; whole: p_g, the mix of the whole fleet. A round that
-        holds the fleet's own mix misses nothing, and gets that mix.
+        missing: b_y in proportion to max(0, p_g(y) - p_sel(y)), the classes of which the round's
+        devices hold too little; inferred by us. whole: p_g, the mix of the whole fleet. If the
+        round's devices hold just that mix, missing gives it too.
         """
         whole = mix(self.total)
         if kind == "whole":

@@ -21,7 +21,7 @@ from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.transfer import to_device
 
 NONE = -100
-"""The target of a token after which nothing is to be said."""
+"""The target of a token after which no token is to be predicted."""
 
 _HELD_LOGITS = 2**26
 
@@ -40,11 +40,11 @@ class Language:
 
     @property
     def test_batch(self) -> int:
-        """As many samples as a quarter of a gigabyte of logits takes."""
+        """As many samples as a quarter of a gigabyte of logits holds."""
         return max(1, min(128, _HELD_LOGITS // (self.max_tokens * self.vocabulary)))
 
     def targets(self, batch: Dataset, inputs: Mapping[str, Tensor]) -> Tensor:
-        """The token that follows each, int64 [B,T]; NONE where it is not to be said."""
+        """The token after each token, int64 [B,T]; NONE where it is not to be predicted."""
         wanted = inputs["answers" if self.loss_on == "answers" else "attention_mask"].cpu()
         following = inputs["input_ids"].cpu()[:, 1:].masked_fill(wanted[:, 1:] == 0, NONE)
         return F.pad(following, (0, 1), value=NONE)
@@ -52,7 +52,7 @@ class Language:
     def message(
         self, device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None, goal: Tensor
     ) -> ActivationsMessage:
-        """A target takes as many bits as tell the vocabulary, and none at all, apart."""
+        """See Task. A target has enough bits for any token of the vocabulary, or for none."""
         sent = torch.where(goal == NONE, self.vocabulary, goal)
         return ActivationsMessage(device, round, step, hidden, mask, sent, self.vocabulary + 1)
 
@@ -79,7 +79,7 @@ class Language:
         return device_sums(each, counts) / means
 
     def weight(self, targets: Tensor) -> int:
-        """The tokens that were to be said."""
+        """The number of tokens that were to be predicted."""
         return int((targets != NONE).sum())
 
     def evaluation(
@@ -109,5 +109,5 @@ class Language:
     def export(
         self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
     ) -> None:
-        """In PEFT's format; classes name what devices may differ by."""
+        """See Task. In PEFT's format; classes: of the data, by which devices may differ."""
         save_adapter(adapter, model, folder, classes)

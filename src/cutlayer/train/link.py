@@ -27,45 +27,45 @@ class Started:
 class Link(Protocol):
     """The devices of a round, by number.
 
-    A device that fails is left out of the answer; the round goes on without it. believed: whether
-    the devices are of this process, so that what they send needs no check against the others'.
+    A device that fails is missing in the answer, and the round goes on without it. believed:
+    whether the devices are in this process, so that their adapters need no check against others.
     """
 
     @property
     def believed(self) -> bool:
-        """Whether all devices are our own."""
+        """Whether all devices are in this process."""
         ...
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
     ) -> dict[int, ActivationStatistics]:
-        """What the devices' activations are like, before the round is decided."""
+        """Statistics of the devices' activations, before the round is decided."""
         ...
 
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
-        """Those of the devices that have the basis with this fingerprint."""
+        """The devices that have the basis with this fingerprint."""
         ...
 
     def changed(self, devices: Sequence[int]) -> set[int]:
-        """Those of the devices whose data may be others than in the rounds before."""
+        """The devices whose data may have changed since earlier rounds."""
         ...
 
     def begin(
         self, round: int, decisions: Mapping[int, Decision], openings: Mapping[int, Opening]
     ) -> dict[int, Started]:
-        """Start a round with what each device is to begin with."""
+        """Start a round. openings: the frames with which each device begins."""
         ...
 
     def receive(
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
     ) -> Mapping[int, Payload]:
-        """What each device sends up in an exchange of a step; the devices have one cut."""
+        """What each device sends up in an exchange of a step; all of them have one cut."""
         ...
 
     def send(
         self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
     ) -> None:
-        """Frames of an exchange down to devices that sent up before in the step."""
+        """Send frames of an exchange down to devices that have sent something up in the step."""
         ...
 
     def upload(self, devices: Sequence[int]) -> dict[int, bytes]:
@@ -73,7 +73,7 @@ class Link(Protocol):
         ...
 
     def ask(self, frames: Mapping[int, bytes]) -> dict[int, bytes]:
-        """What each device answers to a question of a secure sum (secure_sum/messages.py)."""
+        """Each device's answer to a question of a secure sum (secure_sum/messages.py)."""
         ...
 
     def reject(self, device: int, fault: CutlayerError) -> None:
@@ -115,7 +115,7 @@ class LocalLink:
             device.coding.begin(opening)
             device.begin(round, decision, opening.adapter)
             started[number] = Started(device.steps, device.samples)
-        # As the loop takes them: those with batches left are then neighbours in a stack.
+        # In the loop's order, so that devices with batches left are neighbours in a stack.
         stack_adapters(
             sorted((self.devices[d] for d in decisions), key=lambda device: -device.samples)
         )

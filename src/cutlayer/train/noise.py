@@ -1,4 +1,4 @@
-"""Noise that hides samples: where it comes from, on labels, activations, gradients and averages.
+"""Noise that hides samples, on labels, activations, gradients and averages, and its seed.
 
 Unless a job asks for noise that can be repeated, it comes from a secret of this process, or of rank
 0 of torchrun: the seed of a job is known to whoever has the run folder. PyTorch's generator is not
@@ -46,7 +46,7 @@ def with_label_noise(data: Dataset, job: Job, device: int) -> Dataset:
     if not share:
         return data
     rng = numpy_rng(noise_seed(job), device, "label-noise")
-    # A label that is drawn may be the one that was there.
+    # The new label may be the same as the old one.
     replaced = rng.random(len(data)) < share
     drawn = rng.integers(len(data.classes), size=len(data))
     return replace(data, labels=np.where(replaced, drawn, data.labels))
@@ -72,12 +72,12 @@ def noisy_sums(
     privacy: Privacy,
     rngs: Sequence[torch.Generator],
 ) -> dict[str, Tensor]:
-    """Gradients [m, ...] of m batches from those of their samples [n, ...]: DP-SGD's.
+    """Noisy gradients [m, ...] of m batches from the gradients of their samples [n, ...]: DP-SGD.
 
-    gradients: of each batch's mean loss, a row a sample: a share 1 / b of the sample's own. sizes:
-    b of each batch. Each sample's gradient is scaled down to privacy.clip_norm over all tensors,
-    noise is added to a batch's sum (from its generator of `rngs`), and the sum divided by b (Abadi
-    et al. 2016, arXiv 1607.00133, algorithm 1).
+    gradients: a row for each sample: its share in the gradient of the batch's mean loss, 1 / b of
+    the sample's own gradient. sizes: b of each batch. Each sample's gradient is scaled down to
+    privacy.clip_norm over all tensors, noise from the batch's generator in `rngs` is added to the
+    batch's sum, and the sum is divided by b (Abadi et al. 2016, arXiv 1607.00133, algorithm 1).
     """
     counts = torch.tensor(sizes)
     names = sorted(gradients)
@@ -88,7 +88,7 @@ def noisy_sums(
         [torch.linalg.vector_norm(gradients[name].flatten(1), dim=1) for name in names]
     )
     whole = torch.linalg.vector_norm(norms, dim=0) * share
-    # A share of a batch's mean, as the gradients are.
+    # The gradients are shares of a batch's mean, and so is this norm.
     factor = torch.clamp(privacy.clip_norm / (whole + 1e-6), max=1.0)
     found = {}
     for name in names:
@@ -114,9 +114,9 @@ def noisy_average(
     """start + (the sum of the devices' bounded changes + noise) / devices of a round: DP-FedAvg.
 
     McMahan et al. 2018, arXiv 1710.06963, algorithm 1 with a fixed denominator, so that a device
-    that comes or stays away moves the sum by clip_norm at most. changed: the adapters of the
-    devices; a tensor that nobody trained stays. Also returns how many times larger than clip_norm
-    each change was that was scaled down.
+    that takes part changes the sum by at most clip_norm. changed: the adapters of the devices; a
+    tensor that no device trained stays the same. Also returns, for each change that was scaled
+    down, how many times larger than clip_norm it was.
     """
     privacy, devices = job.privacy, job.devices.cohort
     names = sorted({name for one in changed.values() for name in one if moves(name)})

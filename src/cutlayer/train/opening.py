@@ -1,4 +1,4 @@
-"""What a round begins with on a device: the frames that its server sends, and what it holds."""
+"""The start of a round on a device: frames from its server, and the samples the server holds."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,16 +40,16 @@ class HeldSamples:
     """Which of a device's samples the server holds, as far as the device knows."""
 
     def __init__(self, frame: bytes | None = None) -> None:
-        """frame: what came down at the round's start; None: nothing is held. Raises FrameError."""
+        """frame: `Opening.held`; None: the server holds no sample. Raises FrameError."""
         held = Held(frozenset(), 0) if frame is None else decode_held(frame)
         self._held, self._room = set(held.samples), held.room_bytes
 
     def to_send(self, samples: Indices) -> Indices:
-        """Those of some samples, by number, that the server does not hold."""
+        """The numbers out of `samples` that the server does not hold."""
         return samples[[int(one) not in self._held for one in samples]]
 
     def sent(self, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Note samples that were sent: the server keeps what finds room, as it said."""
+        """Note samples that were sent: the server keeps those that fit into its free room."""
         for one, frame in frames:
             if len(frame) <= self._room:
                 self._room -= len(frame)

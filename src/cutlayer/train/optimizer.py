@@ -1,4 +1,4 @@
-"""What moves adapters during one round: optimiser, schedule, FedProx, gradient clipping."""
+"""Moves adapters during one round: optimiser, schedule, FedProx, gradient clipping."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ _MOMENTS = {"adamw": ("mean", "square"), "sgd": ("momentum",)}
 class StackOptimizer:
     """Moves rows of stacked adapters by their gradients, for one round.
 
-    Each row moves as an optimiser of its own would move it: moments, steps done and learning rate
-    are the row's. It is made anew each round: old momentum refers to weights that averaging has
-    overwritten. stack: what a gradient moves, by name [M, ...]. start: the same at the round's
-    start, for FedProx; None without. steps: of each row in the round.
+    Each row moves as if it had its own optimiser: it has its own moments, steps done and learning
+    rate. The optimiser is new each round, since old momentum refers to weights that averaging has
+    overwritten. stack: the tensors that gradients move, by name [M, ...]. start: these tensors at
+    the round's start, for FedProx; None without it. steps: of each row in the round.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class StackOptimizer:
     def step(self, rows: Sequence[int], gradients: Mapping[str, Tensor], step: int) -> None:
         """Apply the gradients [m, ...] of m rows in the round's step `step`.
 
-        Tensors without a gradient stay. The gradients are used up.
+        Tensors without a gradient stay. The gradients may be overwritten.
         """
-        # By name, so that sums over tensors do not depend on the order an adapter came in.
+        # Sorted by name, so that sums over tensors do not depend on an adapter's own order.
         found = {name: gradients[name] for name in sorted(gradients)}
         if not found:
             return
@@ -119,7 +119,7 @@ class StackOptimizer:
                 self._put(rows, self._kept(kind, names), moved)
 
     def _kept(self, kind: str, names: Sequence[str]) -> list[Tensor]:
-        """The moments of one kind, [M, ...] a tensor; zeros at first."""
+        """The moments of one kind, [M, ...] for each tensor; zeros at first."""
         kept = self._moments.setdefault(kind, {})
         for name in names:
             if name not in kept:
@@ -142,12 +142,12 @@ def _clip(gradients: Sequence[Tensor], bound: float) -> None:
 
 
 def is_range(rows: Sequence[int]) -> bool:
-    """Whether rows are neighbours, which a view can hold."""
+    """Whether rows are consecutive, so that a view can hold them."""
     return list(rows) == list(range(rows[0], rows[0] + len(rows)))
 
 
 def picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Rows of a tensor: a view where they are neighbours, a copy else."""
+    """Rows of a tensor: a view if they are consecutive, else a copy."""
     if is_range(rows):
         return tensor if len(rows) == len(tensor) else tensor.narrow(0, rows[0], len(rows))
     return tensor.index_select(0, to_device(torch.tensor(rows), tensor.device))

@@ -33,10 +33,10 @@ from cutlayer.train.task import task_of
 
 @dataclass(frozen=True)
 class Parts:
-    """What all methods of a comparison share: the frozen model, the data, and who holds which.
+    """What all methods of a comparison share: frozen model, data, and each device's samples.
 
-    shares: indices of the samples of `train` that each device trains on [M], and held_out: that it
-    is tested on [M]. counts: samples to train on, by device and class.
+    shares: indices of the samples of `train` that each device trains on [M]; held_out: of those
+    that it is tested on [M]. counts: number of samples to train on, by device and class.
     """
 
     model: CutModel
@@ -51,7 +51,7 @@ class Parts:
 def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """Check the job against its model's config, then load data and model.
 
-    say: told in one line what data were loaded. Raises JobError, DataError or ModelError.
+    say: takes one line on what data were loaded. Raises JobError, DataError or ModelError.
     """
     spec = describe(job.model)
     check(job, spec)
@@ -71,7 +71,7 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
 
 
 def parts_for(job: Job, parts: Parts) -> Parts:
-    """`parts` for another method of the same job: its model where the method trains otherwise."""
+    """`parts` for another method of the same job; a new model if the method trains differently."""
     if parts.model.train == job.method.train:
         place_model(job, parts.model)
         return parts
@@ -97,7 +97,7 @@ def place_model(job: Job, model: CutModel) -> CutModel:
 def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = None) -> Adapter:
     """The adapter every device starts from: a new one, or that of model.adapter.
 
-    classes: the data's, which must be the adapter's where it names its own. Raises ModelError.
+    classes: of the data; an adapter that names classes must name the same. Raises ModelError.
     """
     if job.model.adapter is None:
         return model.new_adapter(derive(job.seed, "adapter"))
@@ -107,9 +107,9 @@ def first_adapter(job: Job, model: CutModel, classes: Sequence[str] | None = Non
 
 
 def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
-    """Raise ModelError where frozen devices would run blocks without what the adapter has there.
+    """Raise ModelError if the adapter has trained blocks that frozen devices run without adapters.
 
-    Looks at blocks that every device runs, whatever cut it gets.
+    Checks only the blocks that every device runs, whatever cut it gets.
     """
     if not job.method.split or job.method.device != "frozen":
         return
@@ -127,9 +127,9 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
 def make_server(
     job: Job, parts: Parts, adapter: Adapter, bare: int = 0, coding: ServerCoding | None = None
 ) -> Server:
-    """The server with its global adapter, whose first `bare` blocks carry none.
+    """The server with its global adapter; its first `bare` blocks carry no adapter.
 
-    coding: how activations come to it, over all rounds; None: as in a first one.
+    coding: the codec of activations over all rounds; None: a new one, as in a first round.
     """
     return Server(job, parts.model, adapter, bare, coding)
 
@@ -147,7 +147,7 @@ def make_device(job: Job, parts: Parts, index: int) -> Device:
 
 
 def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:
-    """Samples a pooled party trains on: those a cohort of this round would hold."""
+    """How many samples one party with all the data trains on: those that a cohort would hold."""
     if not job.method.pooled:
         return None
     split = job.model_copy(update={"method": job.method.model_copy(update={"pooled": False})})

@@ -47,7 +47,7 @@ from cutlayer.wire.transfer import to_host
 class Pool:
     """The devices' side of each exchange of a step (see exchange.py).
 
-    devices: they have begun a round, and either share a stack or have none yet.
+    devices: they have begun a round, and share one stack or have none yet.
     """
 
     def __init__(self, devices: Sequence[Device]) -> None:
@@ -80,7 +80,7 @@ class Pool:
     def receive(
         self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch
     ) -> None:
-        """Take what the server sent down, by device; those without a frame do not step.
+        """Take what the server sent down, by device; a device without a frame makes no step.
 
         Raises FrameError, or RunError for a gradient that is not finite.
         """
@@ -103,7 +103,7 @@ class Pool:
         batches = [device.batch(step) for device in self.devices]
         messages: list[ActivationsMessage | None] = [None] * len(batches)
         self._sent, self._rows, sizes = [], None, [len(batch) for batch in batches]
-        # Where the server holds all of their samples there is nothing to compute.
+        # Nothing has to be computed if the server holds all samples of the step.
         if not any(sizes):
             return messages
         inputs = batch_inputs(first, batches)
@@ -127,7 +127,8 @@ class Pool:
         return messages
 
     def _keep_whole(self, step: int, tail: PoolTail) -> None:
-        """Keep the targets of whole batches: features come of named samples, too."""
+        """Keep the targets of whole batches, since features come also for samples that were only
+        named."""
         batches = [device.whole_batch(step) for device in self.devices]
         masks: Sequence[torch.Tensor | None] = [None] * len(batches)
         inputs: Mapping[str, torch.Tensor] = {}
@@ -140,7 +141,7 @@ class Pool:
             tail.keep(device, goal, own)
 
     def _run_tail(self, step: int, frames: Mapping[int, bytes], watch: Stopwatch) -> None:
-        """The server's features through the last blocks; a step, if nothing else is to come."""
+        """Run the server's features through the last blocks; make the step if nothing follows."""
         assert self._tail is not None
         first = self.devices[0]
         if self._rows is None and first.stack is not None:
@@ -210,7 +211,7 @@ class Pool:
         return found
 
     def _backward(self, step: int, gradients: Mapping[int, torch.Tensor]) -> None:
-        """Gradients back through the devices' blocks, and a step of each optimiser."""
+        """Run gradients back through the devices' blocks, and make a step of each optimiser."""
         given = []
         for group in self._sent:
             parts = torch.split(group.sent.hidden.detach(), group.sizes)

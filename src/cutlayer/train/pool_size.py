@@ -13,7 +13,8 @@ from cutlayer.model.spec import ModelSpec
 from cutlayer.train.cohort import is_one_by_one, pool_of
 
 _SHARE = 0.7
-"""Of a GPU's free memory that pools may fill: estimates are rough, and products need room."""
+"""Share of a GPU's free memory that pools may fill: estimates are rough, and matrix products need
+memory too."""
 
 
 def pool_size(job: Job, model: CutModel) -> int:
@@ -24,14 +25,14 @@ def pool_size(job: Job, model: CutModel) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that nobody uses, what torch keeps for itself included."""
+    """Bytes of a GPU's memory that are not in use; memory that torch keeps in its cache is free."""
     free, _ = torch.cuda.mem_get_info(device)
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free + kept
 
 
 def devices_that_fit(job: Job, spec: ModelSpec, free: int) -> int:
-    """How many devices' batches fit into so many bytes beside the model; one at least."""
+    """How many devices' batches fit into `free` bytes beside the model; at least one."""
     cost = whole_cost(spec, job.method.train)
     own = memory_bytes(cost, spec, job.training.batch_size) - cost.parameter_bytes
     return max(1, int(_SHARE * free / own))
@@ -61,5 +62,5 @@ def naming_what_fits(job: Job, model: CutModel, devices: int) -> Iterator[None]:
 
 
 def _is_out_of_memory(fault: RuntimeError) -> bool:
-    """A GPU has an error of its own for it; the allocator of a CPU says it in words."""
+    """Whether a fault means that memory is used up; a CPU's allocator says so only in its text."""
     return isinstance(fault, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(fault)

@@ -1,4 +1,4 @@
-"""The last blocks of a model on devices that compute together: features in, their gradient out."""
+"""The last blocks of a model on devices that compute together: takes features, gives gradients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from cutlayer.wire.transfer import to_device
 
 @dataclass
 class PoolTail:
-    """What devices keep of a step between its exchanges, so that labels need not travel.
+    """What devices keep of a step between its exchanges, so that labels need not be sent.
 
     goals, masks: the targets and the padding masks of each one's batch. losses: of its batch.
     gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D], of
@@ -84,10 +84,10 @@ class PoolTail:
         rows: OpenRows | None,
         adapters: Sequence[Mapping[str, torch.Tensor]],
     ) -> None:
-        """Forward from the features of devices to their losses, and back to the gradients.
+        """Run forward from the devices' features to their losses, and back to the gradients.
 
-        parts: each one's, [B,T,D]. rows, adapters: the leaves of the step's pass, and each device's
-        own. Raises RunError for a loss that is not finite.
+        parts: each device's features [B,T,D]. rows: the leaves of the step's pass; adapters: each
+        device's own. Raises RunError for a loss that is not finite.
         """
         first = devices[0]
         model = first.model
@@ -159,7 +159,7 @@ def _check_due(opened: OpenedRows, device: Device, step: int) -> None:
     number, round, at = opened.due
     if opened.due != (device.id, device.round, step):
         raise FrameError(
-            f"frame: device {device.id} got what the server made for device {number}, round "
-            f"{round}, step {at} when that of round {device.round}, step {step} was due: run the "
-            "same cutlayer on both sides"
+            f"frame: device {device.id} got the features for device {number}, round {round}, step "
+            f"{at} instead of those for round {device.round}, step {step}: run the same cutlayer "
+            "on both sides"
         )

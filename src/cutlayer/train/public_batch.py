@@ -1,5 +1,5 @@
-"""Samples that the server has itself and no device trains on: a basis can be fitted to them before
-anything is sent.
+"""Samples that the server itself has and that no device trains on: a basis can be fitted to them
+before devices send anything.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.places import find_places
 
 MOST = 64
-"""Samples that are taken, in the order of the data: a few dozen suffice."""
+"""How many samples are taken, from the first on: a few dozen suffice."""
 
 
 class PublicBatch:
     """Samples of the job's `data.calibration`, as devices of any cut would send them.
 
-    adapter: gives the global adapter of now, which the blocks on devices begin their round with.
+    adapter: returns the present global adapter, with which devices begin their round.
     """
 
     def __init__(self, job: Job, parts: Parts, adapter: Callable[[], Adapter]) -> None:
@@ -40,7 +40,7 @@ class PublicBatch:
         """All tokens of the samples after the first `cut` blocks, padding left out."""
         model, data = self._parts.model, self._data
         inputs = self._parts.preprocess(data.inputs)
-        # Blocks of frozen devices run as they were pretrained.
+        # Frozen devices run their blocks as they were pretrained.
         adapter = {} if self._job.method.device == "frozen" else self._adapter()
         with torch.no_grad():
             given = model.device_forward(

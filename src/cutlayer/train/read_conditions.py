@@ -1,4 +1,4 @@
-"""Conditions under which a job reads a setting, and the sentence where it does not.
+"""Conditions under which a job reads a setting, and what is said if it does not.
 
 Used by the table of settings_read.py.
 """
@@ -16,10 +16,10 @@ CHOOSES_BITS = ("sflam", "auto")
 
 @dataclass(frozen=True)
 class Condition:
-    """When settings are read. otherwise: why not, as the end of a sentence, with the remedy.
+    """When a setting is read. otherwise: why it is not, as the end of a sentence, with the remedy.
 
-    said_only: reported and not refused, since another method, or the same job in a world, reads
-    them.
+    said_only: the setting is reported and not refused, since another method, or the same job in a
+    world, reads it.
     """
 
     holds: Callable[[Job], bool]
@@ -28,17 +28,17 @@ class Condition:
 
 
 def _solver(job: Job) -> str:
-    """What allocates in this job: without a world, or with the data in one place, nothing does."""
+    """The solver that allocates in this job; none without a world or with all data in one place."""
     return "equal" if job.method.pooled else job.method.allocation.solver
 
 
 def _is_own(job: Job) -> bool:
-    """Whether the allocator is one's own, which may read and choose anything."""
+    """Whether the allocator is a user's own, which may read and choose anything."""
     return ":" in _solver(job)
 
 
 def chosen(job: Job, solvers: tuple[str, ...]) -> bool:
-    """Whether one of these allocates in this job."""
+    """Whether one of these solvers allocates in this job."""
     return _solver(job) in solvers
 
 
@@ -65,8 +65,8 @@ def _quantised(job: Job, side: str) -> bool:
 
 SPLIT = Condition(
     lambda job: job.method.split,
-    "the method does not split the model, and nothing crosses a cut: leave it out, or take a "
-    "method that splits",
+    "the method does not split the model, so nothing crosses a cut: leave it out, or take a method "
+    "that splits",
 )
 SPLIT_HERE = Condition(SPLIT.holds, SPLIT.otherwise, said_only=True)
 RETURNS_OR_TAIL = Condition(
@@ -85,7 +85,7 @@ RADIO = Condition(
 
 
 def of_solvers(*solvers: str) -> tuple[Condition, ...]:
-    """Read by these allocators, and by one's own."""
+    """Conditions for a setting that only these allocators and a user's own read."""
     names = " or ".join(solvers)
     read = Condition(
         lambda job: chosen(job, solvers) or _is_own(job),
@@ -95,17 +95,17 @@ def of_solvers(*solvers: str) -> tuple[Condition, ...]:
 
 
 def where(holds: Callable[[Job], bool], needed: str) -> tuple[Condition, ...]:
-    """Read with other settings of the same kind."""
+    """A condition that other settings decide. needed: which they must be, for the sentence."""
     return (Condition(holds, f"it needs {needed}: leave it out, or set that"),)
 
 
 def uplink_is(codec: str) -> tuple[Condition, ...]:
-    """Read where activations go up through this codec."""
+    """The condition that activations go up through this codec."""
     return where(lambda job: job.method.uplink.codec == codec, f"method.uplink.codec {codec}")
 
 
 def not_chosen(what: str, solvers: tuple[str, ...]) -> Condition:
-    """Read unless one of these allocators, which choose it, allocates."""
+    """The condition that none of these allocators, which choose it themselves, allocates."""
     return Condition(
         lambda job: not chosen(job, solvers),
         f"the method's allocation.solver chooses {what} of each device: leave it out, or take "
@@ -114,13 +114,13 @@ def not_chosen(what: str, solvers: tuple[str, ...]) -> Condition:
 
 
 def ranked(job: Job) -> bool:
-    """Whether devices may leave tokens out, and so rank them."""
+    """Whether devices may leave tokens out, so that they rank them."""
     allocated = chosen(job, CHOOSES_TOKENS) or _is_own(job)
     return allocated or job.method.tokens.keep is not None
 
 
 def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
-    """The settings of one way through the cut."""
+    """The settings of one direction through the cut, and when each is read."""
 
     def codec(job: Job) -> str:
         named: str = getattr(job.method, side).codec
@@ -145,7 +145,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     )
     few = Condition(
         lambda job: _quantised(job, side),
-        f"16 and 32 bits are sent as they are: leave it out, or take method.{side}.bits of 1 to 8",
+        f"16 and 32 bits are sent unquantised: leave it out, or take method.{side}.bits of 1 to 8",
     )
     own = CHOOSES_BITS if side == "uplink" else ("sflam",)
     bits = not_chosen("the bits", own)
@@ -173,7 +173,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
 
 
 def of_kind(section: str, field: str, *values: str) -> tuple[Condition, ...]:
-    """Read where `field` of the section is one of some values."""
+    """The condition that `field` of the section is one of `values`."""
     path = [*section.split("."), field]
 
     def holds(job: Job) -> bool:
@@ -186,10 +186,10 @@ def of_kind(section: str, field: str, *values: str) -> tuple[Condition, ...]:
 
 
 def of_world(holds: Callable[[Any], bool], needed: str) -> tuple[Condition, ...]:
-    """Read where the job's world is such."""
+    """The condition that the job has a world for which `holds` is true."""
     return where(lambda job: holds(job.world), needed)
 
 
 def placed(world: Any) -> bool:
-    """Whether devices are placed around the server, and not by a file or on a road."""
+    """Whether devices are placed around the server, not by a file or on a road."""
     return world.fleet.path is None and world.mobility.kind in ("static", "redraw")

@@ -13,9 +13,9 @@ from cutlayer.train.stopwatch import Stopwatch
 class Generated:
     """What the server did with generated data in one round.
 
-    counts: images by class [C]. weight: k2, the share in the average of the model trained on
-    them. seconds: of the server, for drawing (image_s an image) and training on them. loss: mean
-    over their batches, None where there was no time for any.
+    counts: images by class [C]. weight: k2, the weight of the model trained on them in the average.
+    seconds: that the server took to draw them and train on them; image_s: to draw one image. loss:
+    the mean over their batches, None if there was no time for any image.
     """
 
     counts: tuple[int, ...]
@@ -27,10 +27,10 @@ class Generated:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the training of one device came to.
+    """The result of training with one device.
 
-    weight: in the average. upload: the adapter that it trained and sent up. after_cut: the adapter
-    that the server trained for it.
+    weight: in the average. upload: the adapter that the device trained and sent up. after_cut: the
+    adapter that the server trained for the device.
     """
 
     weight: int
@@ -43,13 +43,13 @@ class RoundResult:
     """What one round did: losses by device and step, traffic, and time.
 
     decisions: of the devices that took part, in the order they take turns. batches: the size of
-    each batch that a device was to train on; computed: how many samples of it were sent, where it
-    only named the others. late: devices whose training came too late for the average; lost: those
-    that stopped answering, or whose messages were refused. clipped: how many times larger than its
-    bound the update of a device was that the server scaled down; clipped_tokens: how many of its
-    tokens were. overhead_bytes: what a network took beyond the frames, up and down; None without
-    one. generated: None without generated data. watch holds wall-clock seconds by stage;
-    cpu_seconds is processor time of the whole round.
+    each batch that a device was to train on; computed: how many samples of each batch were sent,
+    if the device only named the others. late: devices whose training came too late for the average;
+    lost: devices that stopped answering, or whose messages were refused. clipped: for each update
+    that the server scaled down, how many times larger than its bound it was; clipped_tokens: how
+    many tokens of a device were scaled down. overhead_bytes: bytes of the network beyond the
+    frames, up and down; None without a network. generated: None without generated data. watch:
+    wall-clock seconds by stage. cpu_seconds: processor time of the whole round.
     """
 
     round: int
@@ -74,7 +74,7 @@ class RoundResult:
 
     @property
     def shape(self) -> RoundShape:
-        """The round as it happened so far: a step is one that gave a loss."""
+        """The round as it happened so far; only steps that gave a loss count."""
         done = {device: len(self.losses.get(device, ())) for device in self.batches}
         made = {device: sizes[: done[device]] for device, sizes in self.batches.items()}
         computed = {device: tuple(sizes) for device, sizes in self.computed.items()}

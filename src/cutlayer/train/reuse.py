@@ -1,4 +1,4 @@
-"""Whether devices name the samples that the server holds already, instead of sending them again."""
+"""Whether devices only name the samples that the server already holds, and never resend them."""
 
 from typing import Literal
 
@@ -6,12 +6,12 @@ from cutlayer.job import Job
 
 
 def reuses(job: Job, modality: Literal["image", "text"]) -> bool:
-    """Whether the job's devices do: as `uplink.reuse` says, by itself where it is exact.
+    """Whether the job's devices reuse samples: as `uplink.reuse` says; by default if it is exact.
 
-    It is not quite exact for texts, which come out in the last bits by the longest one of their
-    batch, nor in 1 to 8 bits a value, where all values of a frame share a scale: a sample that is
-    to be kept is quantised alone; nor with an allocator that chooses, where what was sent finer may
-    serve. Allocators but for `equal` and `auto` reckon with whole uploads.
+    It is not quite exact for texts, whose last bits depend on the longest text of the batch; nor
+    with 1 to 8 bits a value, where all values of a frame share a scale and a sample that is kept
+    must be quantised alone; nor with an allocator that chooses bits, since a sample that was sent
+    with more bits may be used. Allocators other than `equal` and `auto` assume whole uploads.
     """
     method, uplink = job.method, job.method.uplink
     if uplink.reuse is not None:
@@ -22,12 +22,12 @@ def reuses(job: Job, modality: Literal["image", "text"]) -> bool:
 
 
 def holds_all_after_a_visit(job: Job) -> bool:
-    """Whether later visits of a sample send nothing new: not so of several versions of it."""
+    """Whether a sample is never sent again after the first visit: false if it has versions."""
     return (job.method.uplink.variants or 1) == 1
 
 
 def why_not(job: Job) -> str | None:
-    """What makes a sample's activations others at each visit; None where nothing does."""
+    """Why a sample's activations change from visit to visit; None if they do not."""
     method, uplink = job.method, job.method.uplink
     if method.device != "frozen":
         return "the blocks on the devices are trained: take method.device frozen"
@@ -37,5 +37,5 @@ def why_not(job: Job) -> str | None:
             "method.uplink.variants to so many versions of each"
         )
     if uplink.codec == "quantize" and uplink.rounding != "nearest":
-        return "uplink.rounding is at random: take nearest"
+        return "uplink.rounding is random: take nearest"
     return None

@@ -1,7 +1,7 @@
-"""Averages that a few devices cannot steer, and updates scaled down to what their round's are.
+"""Averages that a few devices cannot steer, and updates scaled down to the size usual in a round.
 
-Every device counts alike: a weight by samples would give a device that lies about them its share
-back. All sums run in float64.
+Every device has the same weight: a weight by samples would let a device gain influence by a lie
+about their number. All sums run in float64.
 """
 
 import statistics
@@ -19,8 +19,8 @@ from cutlayer.train.compute import float64
 def combined(adapters: Mapping[int, Adapter], samples: Mapping[int, int], trust: Trust) -> Adapter:
     """One adapter from those of a round's devices, as `trust.average` says.
 
-    Each tensor is combined over the adapters that hold it. samples: by device, of which only the
-    mean takes notice.
+    Each tensor is combined over the adapters that hold it. samples: by device; only the mean uses
+    them.
     """
     devices = sorted(adapters)
     ordered = [adapters[device] for device in devices]
@@ -39,9 +39,10 @@ def combined(adapters: Mapping[int, Adapter], samples: Mapping[int, int], trust:
 
 
 def _trimmed_mean(values: Tensor, trimmed: int) -> Tensor:
-    """The mean of each number of [n, ...] without its `trimmed` largest and smallest values (Yin et
-    al. 2018, arXiv 1803.01498, definition 2); where so many would leave none, without as many as
-    leave one or two, which is the median (definition 1).
+    """The mean over n of values [n, ...] without the `trimmed` largest and smallest ones.
+
+    Yin et al. 2018, arXiv 1803.01498, definition 2. If that would leave none, one or two are left,
+    which gives the median (definition 1).
     """
     trimmed = min(trimmed, (len(values) - 1) // 2)
     kept = values.sort(0).values[trimmed : len(values) - trimmed]
@@ -49,17 +50,18 @@ def _trimmed_mean(values: Tensor, trimmed: int) -> Tensor:
 
 
 def krum(adapters: Sequence[Adapter], hostile: int) -> int:
-    """Which of n adapters has the least sum of squared distances to its n - hostile - 2 nearest.
+    """The index of the adapter with the least sum of squared distances to its nearest others.
 
-    Blanchard et al. 2017, arXiv 1703.02757, section 4. Of a round that lost devices at least one
-    neighbour counts. The adapters hold the same tensors; of equals the first is taken.
+    Of n adapters the n - hostile - 2 nearest count, and at least one if the round lost devices
+    (Blanchard et al. 2017, arXiv 1703.02757, section 4). The adapters hold the same tensors; of
+    equal sums the first is taken.
     """
     if len(adapters) == 1:
         return 0
     flat = torch.stack(
         [torch.cat([float64(one[name]).flatten() for name in sorted(one)]) for one in adapters]
     )
-    # Not by matrix products, whose rounding would drown near distances beside far ones.
+    # Matrix products are not used: their rounding would hide small distances beside large ones.
     squared = torch.stack([(flat - row).square().sum(1) for row in flat])
     squared.fill_diagonal_(torch.inf)
     nearest = max(1, len(adapters) - hostile - 2)
@@ -74,8 +76,8 @@ def scaled_to_median(
 ) -> tuple[dict[int, Adapter], dict[int, float]]:
     """Adapters whose change since `start` is at most `most` times the round's median change.
 
-    Changes are measured in their L2 norm over the tensors that a gradient trains (`moves`). Also
-    returns how many times larger the bound each of the changes was that were scaled down.
+    Changes are measured by their L2 norm over the tensors that a gradient trains (`moves`). Also
+    returns, for each change that was scaled down, how many times larger than the bound it was.
     """
     changes = {
         device: {

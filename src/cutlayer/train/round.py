@@ -1,7 +1,7 @@
 """One round of training: the only training loop, for every method, simulated or networked.
 
-A device is lost for the round (`RoundResult.lost`) where the link has no answer from it, or where
-what it sent is refused: then `Link.reject` lets go of it.
+A device is lost for the round (`RoundResult.lost`) if the link has no answer from it, or if what it
+sent is refused; `Link.reject` then disconnects it.
 """
 
 import time
@@ -30,17 +30,17 @@ from cutlayer.train.server import Server
 from cutlayer.train.server_part import PoolStep
 
 OnStep = Callable[[RoundResult, int, int], None]
-"""Called after each step with the round so far, the steps done and the steps there are."""
+"""Called after each step with the round so far, the steps done and the number of steps."""
 
 FindLate = Callable[[RoundShape, Sequence[int]], Sequence[int]]
-"""Which devices of a turn came too late, from the round so far, their uploads included."""
+"""Returns the devices of a turn that came too late, given the round with their uploads."""
 
 TrainTurn = Callable[["Turn"], dict[int, Trained]]
-"""Trains the devices of a turn and adds to its result; returns those that came through."""
+"""Trains the devices of a turn, adds to its result, and returns the devices that were not lost."""
 
 
 def train_devices(turn: "Turn") -> dict[int, Trained]:
-    """All steps of a turn, here: the server's part in this process, the devices over the link."""
+    """Make all steps of a turn: the server's part in this process, the devices over the link."""
     return turn.train()
 
 
@@ -56,8 +56,8 @@ def train_round(
 ) -> RoundResult:
     """Train one round with the devices of `decisions`; the server then has the new adapter.
 
-    train_turn: who makes the steps of a turn. Raises RunError when a loss is not a number, unless
-    the link lets go of such a device.
+    train_turn: makes the steps of a turn. Raises RunError when a loss is not a number, unless the
+    link disconnects such a device.
     """
     result = RoundResult(round, dict(decisions))
     sequential = job.method.order == "sequential"
@@ -71,10 +71,10 @@ def train_round(
 
 @dataclass
 class Turn:
-    """Devices that train side by side: all of a round, or one where they take turns.
+    """Devices that train side by side: all of a round, or one device if they take turns.
 
-    place: the turn's number and how many there are. change: the mean change of the devices'
-    adapters, where a secure sum tells the server nothing but this.
+    place: the turn's number and how many turns there are. change: the mean change of the devices'
+    adapters, if a secure sum tells the server only this.
     """
 
     devices: list[int]
@@ -86,14 +86,14 @@ class Turn:
     change: Adapter | None = field(default=None, init=False)
 
     def run(self, find_late: FindLate | None, train_turn: TrainTurn) -> None:
-        """Train, and average what those in time came to: late ones are not trained on."""
+        """Train, and average the adapters of the devices in time; late devices do not count."""
         method, result = self.server.job.method, self.result
         trained = train_turn(self)
         late = list(find_late(result.shape, list(trained))) if find_late else []
         result.late += late
         in_time = {device: one for device, one in trained.items() if device not in late}
         if late and in_time and method.split and method.server_adapter != "averaged":
-            # What late ones did to the one adapter cannot be taken out: train again without them.
+            # Late devices cannot be taken out of the one shared adapter: train again without them.
             decisions = {device: result.decisions[device] for device in in_time}
             scratch = RoundResult(result.round, decisions)
             again = replace(self, devices=list(in_time), result=scratch, on_step=None)
@@ -134,7 +134,7 @@ class Turn:
         }
 
     def _train(self) -> dict[int, Started]:
-        """All steps of the turn; returns the devices that came through."""
+        """Make all steps of the turn; returns the devices that were not lost."""
         with self.result.watch.timed("adapters"):
             started = self._begin()
         steps = max((one.steps for one in started.values()), default=0)
@@ -142,7 +142,7 @@ class Turn:
         size = pool_size(job, model)
         for step in range(steps):
             at_it = [device for device, one in started.items() if step < one.steps]
-            if not at_it:  # those that were to take the most steps are lost
+            if not at_it:  # the devices with the most steps are lost
                 break
             for pool in make_pools(self.result.decisions, at_it, size):
                 with naming_what_fits(job, model, len(pool)):
@@ -173,7 +173,7 @@ class Turn:
             device: batch_sizes(one.samples, training) for device, one in started.items()
         }
         if not method.split or method.server_adapter == "averaged":
-            # Where the order does not matter, batches of one size become neighbours.
+            # If the order does not matter, batches of equal size are put next to each other.
             started = dict(sorted(started.items(), key=lambda item: -item[1].samples))
         steps = {device: one.steps for device, one in started.items()}
         server.begin(result.round, {device: decisions[device] for device in steps}, steps)
@@ -181,7 +181,7 @@ class Turn:
         return started
 
     def _train_pool(self, step: int, devices: Sequence[int]) -> list[int]:
-        """Walk the exchanges of a step with devices of one cut; returns those that are lost."""
+        """Do the exchanges of a step with devices of one cut; returns the devices that are lost."""
         result, part = self.result, self.server.part
         state, left = PoolStep(step), devices
         carried: list[tuple[Exchange, Mapping[int, Payload]]] = []
@@ -207,14 +207,14 @@ class Turn:
                 result.computed[device].append(state.computed[device])
             for exchange, sent in carried:
                 payload = sent.get(device)
-                if isinstance(payload, bytes):  # a loss is no frame
+                if isinstance(payload, bytes):  # a loss is a number, not a frame
                     _count(result.traffic[device], exchange, payload)
         return [device for device in devices if device not in state.losses]
 
     def _weight(self, device: int, started: Started) -> int:
-        """A device's weight in the average: the samples of an epoch that came through the cut.
+        """A device's weight in the average: how many samples of an epoch came through the cut.
 
-        Where none cross it, those it says it has, as far as the link believes it.
+        If the model is not cut, as many as the device says it has, as far as the link believes it.
         """
         if not self.server.job.method.split:
             return started.samples
@@ -222,7 +222,7 @@ class Turn:
         return max(1, seen // self.server.job.training.local_epochs)
 
     def _refuse_far(self, started: dict[int, Started], trained: dict[int, Adapter]) -> None:
-        """Take out of a round the devices whose training would ruin what the others did."""
+        """Take devices out of a round whose adapters moved too far to be averaged."""
         if self.link.believed or self.server.job.method.aggregate == "none":
             return
         for device, fault in self.server.far_updates(list(started), trained).items():
@@ -230,7 +230,7 @@ class Turn:
             trained.pop(device, None)
 
     def _refuse_not_finite(self, started: dict[int, Started]) -> None:
-        """Take out of a round the devices for which the server trained what is not finite."""
+        """Take devices out of a round whose adapter on the server is not finite."""
         for device, fault in self.server.part.not_finite().items():
             if device in started:
                 self._lose(device, fault, started)
@@ -261,7 +261,7 @@ class Turn:
         return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:
-        """What devices that train something trained; one that fails is taken out of `started`."""
+        """The adapters that devices trained; a device that fails is taken out of `started`."""
         server, result = self.server, self.result
         if server.job.method.aggregate == "none":
             return {}

@@ -1,7 +1,8 @@
-"""What devices have sent, by sample, as the frames it came in: what need not be sent again.
+"""Keeps the frames of samples that devices have sent, so that they need not send them again.
 
 A sample's activations stay valid as long as its device has the same cut, tokens and bits, and the
-codec the same basis. Frames that need no basis, as those a basis was fitted to, outlive it.
+codec has the same basis. Frames that need no basis, such as those a basis was fitted to, stay valid
+under any basis.
 """
 
 from collections import defaultdict
@@ -14,8 +15,9 @@ from cutlayer.fingerprint import of_parts
 
 @dataclass(frozen=True)
 class SentSample:
-    """One sample of a device. setting: what it was sent at; basis: the fingerprint of the basis
-    that decodes it, None for none; rate_bits: bits a value that it was sent at with that basis.
+    """One sample of a device. setting: the number of the setting it was sent with (`setting_of`).
+    basis: the fingerprint of the basis that decodes it, None if it needs none. rate_bits: bits a
+    value with that basis.
     """
 
     device: int
@@ -27,10 +29,10 @@ class SentSample:
 
 
 class SampleCache:
-    """The samples of all devices of a run, each device's apart.
+    """The samples of all devices of a run, by device.
 
-    limit_bytes: of all frames together. Nothing is thrown out for something new: what finds no
-    room is sent each time.
+    limit_bytes: of all frames together. No sample is dropped to make room for a new one: a sample
+    that does not fit is sent each time.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -42,7 +44,7 @@ class SampleCache:
         self._unsaved: set[int] = set()
 
     def __iter__(self) -> Iterator[SentSample]:
-        """All of them, device by device."""
+        """All samples, device by device."""
         for samples in self._held.values():
             yield from samples.values()
 
@@ -52,11 +54,11 @@ class SampleCache:
         basis: Mapping[int, int | None],
         rates: Mapping[int, float],
     ) -> None:
-        """Start a round, or a turn of it: drop what these devices' settings make stale.
+        """Start a round, or a turn of it: drop samples that do not fit these devices' settings.
 
-        basis: of each device's cut, the fingerprint of the basis in use; rates: the bits a value
-        that each is to send, for which finer samples serve too. What room is left is theirs in
-        equal parts.
+        basis: by device, the fingerprint of the basis in use at its cut. rates: by device, the bits
+        a value that it is to send; samples with more bits stay valid. The room that is left is
+        divided equally among the devices.
         """
         for device, decision in devices.items():
             setting = setting_of(decision)
@@ -74,7 +76,7 @@ class SampleCache:
             self._drop(one)
 
     def room_bytes(self, device: int) -> int:
-        """For more samples of a device in this round."""
+        """Bytes of room for further samples of a device in this round."""
         return self._room[device]
 
     def samples(self, device: int) -> frozenset[int]:
@@ -82,12 +84,12 @@ class SampleCache:
         return frozenset(self._held[device])
 
     def find(self, device: int, sample: int) -> bytes | None:
-        """The frame in which a sample came, None where it is not held."""
+        """The frame in which a sample came; None if it is not held."""
         one = self._held[device].get(sample)
         return None if one is None else one.frame
 
     def keep(self, one: SentSample) -> None:
-        """Keep a sample that came, if its device has room left for it and it is not there."""
+        """Keep a sample that came, unless it is held already or its device has no room left."""
         if one.sample in self._held[one.device] or len(one.frame) > self._room[one.device]:
             return
         self._room[one.device] -= len(one.frame)
@@ -95,25 +97,25 @@ class SampleCache:
         self._new.append(one)
 
     def restore(self, one: SentSample) -> None:
-        """Put back a sample that was saved; a later setting of its device takes the place of all
-        that was there."""
+        """Put back a sample that was saved. If it has another setting than the device's samples
+        here, it replaces all of them."""
         if any(held.setting != one.setting for held in self._held[one.device].values()):
             self.forget(one.device)
         self._held[one.device][one.sample] = one
         self.used_bytes += len(one.frame)
 
     def take_new(self) -> list[SentSample]:
-        """What came since this was asked last, in order, is still held, and may be saved."""
+        """Samples that came since the last call, in order, if still held and free to be saved."""
         found = [one for one in self._new if self._held[one.device].get(one.sample) is one]
         self._new = []
         return [one for one in found if one.device not in self._unsaved]
 
     def saved(self) -> list[SentSample]:
-        """All that may be saved."""
+        """All samples that may be saved."""
         return [one for one in self if one.device not in self._unsaved]
 
     def leave_unsaved(self, devices: Iterable[int]) -> None:
-        """Save nothing of devices whose data nobody else knows: a later run could not tell it."""
+        """Never save samples of devices with data of their own: it may differ in a later run."""
         self._unsaved |= set(devices)
 
     def _drop(self, one: SentSample) -> None:
@@ -122,5 +124,5 @@ class SampleCache:
 
 
 def setting_of(decision: Decision) -> int:
-    """A number for what of a decision makes activations what they are, below 2^60."""
+    """A number below 2^60 for the part of a decision that activations depend on."""
     return int(of_parts(decision.cut, decision.tokens, decision.bits_up)[:15], 16)

@@ -9,14 +9,14 @@ from cutlayer.settings.training import Training
 def rate_at(training: Training, round: int, step: int, steps: int) -> float:
     """The learning rate of a step, by its place among the job's steps.
 
-    steps: what the device (or, of a server adapter that devices share, the longest of them) takes
-    in this round; the other rounds are counted as equally long. So the rate follows from (round,
-    step) alone, alike on both sides of a network and after a resumption.
+    steps: how many the device takes in this round; for a server adapter that devices share, how
+    many the device with the most takes. All rounds count as equally long, so the rate depends only
+    on (round, step) and is the same on both sides of a network and after a resumption.
     """
     done, all_steps = round * steps + step, training.rounds * steps
     warmup = training.warmup_steps or training.warmup_share * all_steps
     if done < warmup:
-        # From 1 / warmup on: at a rate of 0 the first step would change nothing.
+        # Starts at 1 / warmup: with a rate of 0 the first step would change nothing.
         return training.lr * min(1.0, (done + 1) / warmup)
     if training.schedule == "constant":
         return training.lr

@@ -1,4 +1,4 @@
-"""Uploads of which the server learns the sum alone: the secure sum, walked over a link."""
+"""Uploads of which the server learns only the sum: the secure sum, done over a link."""
 
 import math
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from cutlayer.train.changes import adapter_of
 from cutlayer.train.link import Link
 
 QUESTIONS = 4
-"""That a device answers in a sum (see secure_sum/messages.py)."""
+"""The questions that a device answers in a sum (see secure_sum/messages.py)."""
 
 
 @dataclass
 class SummedUpload:
-    """The mean change of the devices in a sum, and what it took.
+    """The mean change of the devices in a sum, and its traffic.
 
-    change: None where too few devices were left; why says so then. devices: those in the sum.
-    faults: of those whose answers were not sound; silent: those that gave none. down, up: bytes of
-    frames by device.
+    change: None if too few devices were left; `why` then says so. devices: those in the sum.
+    faults: the errors of devices whose answers were not sound; silent: devices without an answer.
+    down, up: bytes of frames by device.
     """
 
     change: Adapter | None = None
@@ -34,8 +34,8 @@ class SummedUpload:
 def sum_uploads(
     link: Link, round: int, weights: Mapping[int, int], due: Adapter, quorum: float
 ) -> SummedUpload:
-    """Sum up what the devices changed, each by its weight. due: the tensors that they train."""
-    # Of an extra: only jobs that ask for it need the package `cryptography`.
+    """Sum up the devices' changes, each times its weight. due: the tensors that devices train."""
+    # An extra installs the package `cryptography`; only jobs with secure sums need it.
     from cutlayer.secure_sum.server import SumServer
 
     values = sum(math.prod(tensor.shape) for tensor in due.values())

@@ -1,4 +1,4 @@
-"""The edge server: the global adapter of a run, handed out and averaged round by round."""
+"""The edge server: sends out the global adapter of a run and averages adapters, round by round."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,11 +27,12 @@ from cutlayer.wire.messages import AdapterMessage
 
 
 class Server:
-    """Holds the global adapter, hands it out and averages what comes back.
+    """Holds the global adapter, sends it out and averages the adapters that come back.
 
     adapter: the global adapter of the whole model (before the cut, after it, and the head). bare:
-    its first blocks that carry no adapter, where devices are frozen (see bare_blocks.py). part:
-    what it trains in the round that was begun last. coding: how activations come, in all rounds.
+    how many first blocks carry no adapter if devices are frozen (see bare_blocks.py). part: the
+    server's side of the steps of the present round. coding: the codec of activations, over all
+    rounds.
     """
 
     def __init__(
@@ -57,9 +58,9 @@ class Server:
         return tuple(name for name in names if name in self.adapter)
 
     def broadcasts(self, round: int, decisions: Mapping[int, Decision]) -> dict[int, bytes]:
-        """Each device's share of the global adapter as a frame; none for those that train nothing.
+        """Each device's part of the global adapter as a frame; none for devices that train nothing.
 
-        What devices of one cut get is encoded once.
+        It is encoded only once for all devices of one cut.
         """
         shares: dict[tuple[str, ...], Adapter] = {}
         messages = []
@@ -75,7 +76,7 @@ class Server:
     def openings(
         self, round: int, decisions: Mapping[int, Decision], link: Link
     ) -> dict[int, Opening]:
-        """The frames that each device of a round, or of a turn of it, begins with."""
+        """The frames with which each device begins a round, or a turn of it."""
         coding = self.coding
         for device in link.changed(list(decisions)):
             coding.forget(device)
@@ -148,7 +149,7 @@ class Server:
     ) -> dict[int, FrameError]:
         """The devices whose upload or server adapter moved too far to be averaged, and why."""
         trained = {device: self.part.adapters.after_cut(device) for device in devices}
-        # Where devices are hidden, no device's change may decide what becomes of another's.
+        # With unit device, no device's change may decide whether another's is refused.
         apart = self.job.privacy.unit == "device"
         return far_updates(self.adapter, trained, apart) | far_updates(self.adapter, uploads, apart)
 
@@ -159,11 +160,11 @@ class Server:
     def collect(
         self, trained: Mapping[int, Trained], change: Adapter | None = None
     ) -> dict[int, float]:
-        """Average what the devices that count came to into the global adapter.
+        """Average the adapters of the devices that count into the global adapter.
 
-        Sums run in the order of the devices' numbers, wherever each was trained. change: instead of
-        uploads, what the devices changed in the mean, where they summed it up. Returns how many
-        times larger than its bound each update was that was scaled down.
+        Sums run in the order of the devices' numbers, wherever each was trained. change: the mean
+        change of the devices, if a secure sum gave it instead of uploads. Returns, for each update
+        that was scaled down, how many times larger than its bound it was.
         """
         own, shared = {}, {}
         excess: dict[int, float] = {}
@@ -198,9 +199,9 @@ class Server:
         return {device: times for device, times in excess.items() if times > 1}
 
     def blend(self, trained: Adapter, share: float) -> None:
-        """Mix in what the server trained itself: w = (1 - share) w + share trained.
+        """Mix in the adapter that the server trained itself: w = (1 - share) w + share trained.
 
-        Tensors that it did not train stay.
+        Tensors that it did not train stay the same.
         """
         mine = {name: self.adapter[name] for name in trained}
         other = {name: trained[name].to(tensor.device) for name, tensor in mine.items()}

@@ -1,4 +1,4 @@
-"""The adapters that the server trains in a round: one a device, or one that devices share."""
+"""The adapters that the server trains in a round: one for each device, or one that they share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from cutlayer.train.trained_stack import OpenRows, TrainedStack
 
 @dataclass
 class _Held:
-    """Gradients that wait for `update`: of rows of a stack, summed over `batches` of each row."""
+    """Gradients of rows of a stack that wait for `update`, summed over `batches` batches each."""
 
     rows: list[int]
     gradients: dict[str, Tensor]
@@ -38,9 +38,9 @@ class _Trained:
 class ServerPass:
     """The adapters of one forward pass.
 
-    adapters: of each device one, or one for each of its samples. rows: of the stack, which
-    gradients are taken of. sizes: how many samples each device has, where they have gradients of
-    their own.
+    adapters: one for each device, or one for each of its samples. rows: the rows of the stack for
+    which gradients are computed. sizes: how many samples each device has, if each sample has a
+    gradient of its own.
     """
 
     devices: Sequence[int]
@@ -52,8 +52,8 @@ class ServerPass:
 class ServerAdapters:
     """The adapters after the cut, for the devices of a round or of one turn of it.
 
-    start: the global adapter, which is left as it is. decisions, steps: of each device in it.
-    bare: the first blocks that carry no adapter (see bare_blocks.py).
+    start: the global adapter, which is not changed. decisions, steps: of each device of the round.
+    bare: how many first blocks carry no adapter (see bare_blocks.py).
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class ServerAdapters:
         return device in self._places
 
     def after_cut(self, device: int) -> Adapter:
-        """What was trained after a device's own cut; empty where nothing was."""
+        """The adapter that was trained after a device's own cut; empty if nothing was."""
         if device not in self._places:
             return {}
         trained, row = self._places[device]
@@ -102,7 +102,7 @@ class ServerAdapters:
         return {name: held[name] for name in names if name in held}
 
     def open(self, devices: Sequence[int], sizes: Sequence[int]) -> ServerPass:
-        """The adapters of devices of one cut, for one batch of each, of so many samples."""
+        """The adapters for one batch of each of some devices of one cut. sizes: of the batches."""
         trained, _ = self._places[devices[0]]
         if self._job.privacy.unit == "sample":
             opened = trained.stack.open([self._places[device][1] for device in devices], sizes)

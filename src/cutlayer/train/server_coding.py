@@ -1,7 +1,7 @@
-"""The server's side of the uplink's codec: it fits a basis for each cut, and hands it out.
+"""The server's side of the uplink's codec: it fits a basis for each cut, and sends it to devices.
 
-A basis is fitted to what the devices of a round that have its cut send first, in 4 bits (see
-fitted_basis.py). Versions count over all cuts, so that no two bases of a run have the same.
+A basis is fitted to the first activations, in 4 bits, of the devices with its cut (see
+fitted_basis.py). Version numbers count over all cuts, so no two bases of a run have the same.
 """
 
 from collections import Counter, defaultdict
@@ -29,7 +29,7 @@ from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 
 _STALE = "stale."
-"""What the entries of a state begin with that say of a cut whether its basis no longer suits."""
+"""Prefix of the entries of a run's state that say whether a cut's basis no longer suits."""
 
 
 class ServerCoding:
@@ -64,7 +64,7 @@ class ServerCoding:
 
     @property
     def fitted(self) -> bool:
-        """Whether the job's uplink has a codec that is fitted."""
+        """Whether the codec of the job's uplink is a fitted one."""
         return self._job.method.split and self._job.method.uplink.codec == "klt"
 
     def saved(self) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ class ServerCoding:
             self.changes.begin(decisions, settled)
 
     def basis(self, cut: int) -> bytes | None:
-        """The frame of a cut's basis; None before it was fitted, and where the codec needs none."""
+        """The frame of a cut's basis; None before it was fitted, and if the codec needs none."""
         return self._bases[cut].frame if cut in self._bases else None
 
     def codec(self, cut: int) -> KltCodec | None:
@@ -116,11 +116,11 @@ class ServerCoding:
         return codec_of(frame) if share >= 1 else codec_of(frame, share)
 
     def plain_steps(self, cut: int) -> int:
-        """The first steps of this round that devices of a cut send in 4 bits."""
+        """How many first steps of this round devices of a cut send in 4 bits."""
         return self._bases[cut].plain_steps if cut in self._bases else 0
 
     def fingerprint(self, cut: int) -> int | None:
-        """Of a cut's basis; None without one."""
+        """The fingerprint of a cut's basis; None without one."""
         codec = self.codec(cut)
         return None if codec is None else codec.basis.fingerprint
 
@@ -130,7 +130,7 @@ class ServerCoding:
         return found if self.changes is None else (*found, self.changes.fingerprint(cut))
 
     def forget(self, device: int) -> None:
-        """Drop what a device sent: its data may have changed."""
+        """Drop the samples that a device sent, since its data may have changed."""
         if self.cache is not None:
             self.cache.forget(device)
         if self.changes is not None:
@@ -145,7 +145,7 @@ class ServerCoding:
         return encode_held(Held(self.cache.samples(device), self.cache.room_bytes(device)))
 
     def keep(self, decision: Decision, device: int, sample: int, frame: bytes) -> None:
-        """Keep a sample that a device sent, which will only name it then."""
+        """Keep a sample that a device sent, so that the device only names it from then on."""
         if self.cache is not None:
             basis = self.fingerprint(decision.cut) if kind_of(frame).startswith("coded") else None
             rate = decision.value_bits(self._job.method) if basis is not None else 0.0
@@ -153,7 +153,7 @@ class ServerCoding:
             self.cache.keep(SentSample(device, sample, setting, basis, frame, rate))
 
     def end(self) -> None:
-        """End a round: fit where no step came to it; a basis that no longer suits is its last."""
+        """End a round: fit bases that no step has fitted; mark bases that no longer suit."""
         for cut, one in self._bases.items():
             if one.waits:
                 self.fit(cut)
@@ -164,7 +164,7 @@ class ServerCoding:
             way.end()
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
-        """Take note of activations that came: to fit to, or to see whether the basis suits them."""
+        """Note activations that came: to fit a basis to them, or to watch if the basis suits."""
         if self.fitted:
             share = rate_share(self._job.method, decision)
             rows = rows_of(message, self._spec.prefix, decision.tokens)
@@ -172,8 +172,8 @@ class ServerCoding:
             self._bases[decision.cut].note(message.device, samples, rows, frame, share)
 
     def fit(self, cut: int, rows: Rows | None = None) -> bytes:
-        """Fit a cut's basis to what came, or to some rows, where that was not done; returns its
-        frame.
+        """The frame of a cut's basis, which is fitted first, if there is none, to the activations
+        that came or to `rows`.
         """
         one, method = self._bases[cut], self._job.method
         if one.frame is None:
@@ -190,10 +190,10 @@ class ServerCoding:
 
 
 def rows_of(message: ActivationsMessage, prefix: int, tokens: int | None) -> Rows:
-    """The tokens of a message that are no padding, and their positions.
+    """The tokens of a message without padding, and their positions.
 
-    Frames in 4 bits do not say where tokens stood that were kept of several: their mean is that of
-    all, as a merged token's is.
+    Frames in 4 bits do not say which tokens were kept: if some were left out, tokens after the
+    prefix have no position and, like a merged token, the mean of all tokens.
     """
     positions = find_places(message.hidden, message.places).clone()
     if tokens is not None and message.places is None:

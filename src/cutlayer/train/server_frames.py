@@ -1,4 +1,4 @@
-"""The frames of a step as the server reads and writes them."""
+"""Reads and writes the frames of a step on the server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def check_activations(
     most_bytes: int,
     single: bool = False,
 ) -> Opened:
-    """A frame of activations that fits, not decoded yet.
+    """A frame of activations that was checked, but not yet decoded.
 
     due: the device, round and step they must be of. most_bytes: the size of the largest frame
     that the job can need. single: the frame holds one sample. Raises FrameError for a frame of
@@ -47,8 +47,8 @@ def check_activations(
     if opened.due != due:
         raise FrameError(
             f"frame: device {due[0]} sent activations of device {number}, round {round}, step "
-            f"{step} when those of round {due[1]}, step {due[2]} were due: run the same cutlayer "
-            "on both sides"
+            f"{step} instead of those of round {due[1]}, step {due[2]}: run the same cutlayer on "
+            "both sides"
         )
     shape = opened.header.shape
     tokens = spec.tokens_at(decision.cut)
@@ -70,12 +70,12 @@ def check_activations(
 
 
 def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: int) -> Visit:
-    """A visit of the device, round and step that are due. Raises FrameError for any other."""
+    """The visit in a frame. Raises FrameError unless it is of the device, round and step `due`."""
     visit = decode_visit(frame, max_bytes=most_bytes)
     if (visit.device, visit.round, visit.step) != due:
         raise FrameError(
             f"frame: device {due[0]} sent samples of device {visit.device}, round {visit.round}, "
-            f"step {visit.step} when those of round {due[1]}, step {due[2]} were due: run the same "
+            f"step {visit.step} instead of those of round {due[1]}, step {due[2]}: run the same "
             "cutlayer on both sides"
         )
     if len(visit.frames) > job.training.batch_size:
@@ -88,7 +88,7 @@ def read_visit(frame: bytes, due: tuple[int, int, int], job: Job, most_bytes: in
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What goes down for a batch. codec: for its device. gradient: [B, T, D]."""
+    """The gradient [B, T, D] that goes down for a batch of activations, and its device's codec."""
 
     answered: ActivationsMessage
     codec: Codec
@@ -97,10 +97,10 @@ class Answer:
 
 
 def gradient_frames(job: Job, answers: Sequence[Answer]) -> dict[int, bytes | RunError]:
-    """By device, the frame of a gradient; those with one codec are encoded in one call.
+    """The frame of each device's gradient, or the error if the codec cannot carry its values.
 
-    With a fitted codec each is encoded alone, so that its step size does not depend on which
-    devices share a pass. Or what is wrong with one: values that the codec cannot carry.
+    Gradients with one codec are encoded in one call; with a fitted codec each is encoded alone, so
+    that its step size does not depend on which devices share a pass.
     """
     found: dict[int, bytes | RunError] = {}
     alike: dict[Codec, list[Answer]] = {}
@@ -112,7 +112,7 @@ def gradient_frames(job: Job, answers: Sequence[Answer]) -> dict[int, bytes | Ru
             try:
                 frames = _encoded(job, codec, together)
             except RunError:
-                frames = []  # who it is, each alone shows
+                frames = []  # encode each alone to find the faulty one
         if not frames:
             frames = [_encoded_alone(job, codec, answer) for answer in together]
         found |= {

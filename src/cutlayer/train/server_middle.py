@@ -1,7 +1,7 @@
-"""The server's side of the steps of a round where devices run the last blocks too (model.tail).
+"""The server's side of the steps of a round if devices also run the last blocks (model.tail).
 
-It trains the blocks between theirs: forward when activations come, backward when the gradient of
-what it made of them does. It is told no label.
+It trains the blocks in between: forward when activations come, backward when the gradient of its
+features comes. The server learns no labels.
 """
 
 import math
@@ -37,7 +37,7 @@ from cutlayer.wire.tail import (
 class _Pass:
     """Messages that went through the server's blocks together; features [B,T,D] with their graph.
 
-    hidden: what came in, a leaf.
+    hidden: the activations that came in, a leaf of the graph.
     """
 
     messages: Sequence[ActivationsMessage]
@@ -53,14 +53,14 @@ class _Pass:
 
 @dataclass(frozen=True, eq=False)
 class _Answer:
-    """What a device's tail answered: its batch's loss, and the gradient [B,T,D] in its features."""
+    """A device's answer: its batch's loss, and the gradient [B,T,D] of the loss in its features."""
 
     loss: float
     gradient: torch.Tensor
 
 
 class ServerMiddle(ServerPart):
-    """See ServerPart. seen: samples that came through the cut; their labels stay with devices."""
+    """See ServerPart. seen: counts the samples that came through the cut, without their labels."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -84,12 +84,12 @@ class ServerMiddle(ServerPart):
     def _check_targets(self, message: ActivationsMessage) -> None:
         if message.num_classes != UNLABELLED or message.labels.dim() != 1:
             raise FrameError(
-                f"frame: device {message.device} sent labels of {message.num_classes} classes, "
-                "which model.tail keeps on devices: run the same job on both sides"
+                f"frame: device {message.device} sent labels of {message.num_classes} classes, but "
+                "with model.tail labels stay on devices: run the same job on both sides"
             )
 
     def _forward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
-        """Activations through the server's blocks, to a frame of features a device."""
+        """Run activations through the server's blocks, and make each device's frame of features."""
         faults: Faults = {}
         self._passes = []
         for batch in self._batches(self._came(state, frames, faults, watch)):
@@ -108,7 +108,7 @@ class ServerMiddle(ServerPart):
         return _Pass(messages, hidden, opened, features)
 
     def _without_infinite(self, done: _Pass, faults: Faults) -> _Pass:
-        """A pass anew without the devices whose features are not finite."""
+        """The pass, done again without the devices whose features are not finite."""
         left = []
         for message, part in zip(done.messages, done.split(), strict=True):
             if bool(to_rows(part, message.mask).isfinite().all()):
@@ -134,7 +134,7 @@ class ServerMiddle(ServerPart):
         with watch.timed("wire"):
             try:
                 frames = self._encoded(made)
-            except RunError:  # one does not fit into the bits; which it is only that one shows
+            except RunError:  # one does not fit into the bits: encode each alone to find it
                 for one in made:
                     try:
                         (state.replies[one.device],) = self._encoded([one])
@@ -167,7 +167,7 @@ class ServerMiddle(ServerPart):
         self._coding.ways[way].note(decision, one.device, part, one.mask, frame)
 
     def _backward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
-        """The gradients of features back through the server's blocks."""
+        """Run the gradients of features back through the server's blocks."""
         faults: Faults = {}
         state.replies, self._answers = {}, {}
         with watch.timed("wire"):
@@ -222,14 +222,14 @@ class ServerMiddle(ServerPart):
                 self._note(FEATURE_GRADIENTS, message, answer.gradient, frames[device])
 
     def _open_answer(self, device: int, step: int, frame: bytes) -> OpenedRows:
-        """A frame with a gradient of features. Raises FrameError for any but the one due."""
+        """A frame with a gradient of features. Raises FrameError if it is not the expected one."""
         opened = open_feature_gradient(frame, max_bytes=self._most_bytes)
         if opened.due != (device, self._round, step):
             number, round, at = opened.due
             raise FrameError(
                 f"frame: device {device} sent a gradient of device {number}, round {round}, step "
-                f"{at} when that of round {self._round}, step {step} was due: run the same "
-                "cutlayer on both sides"
+                f"{at} instead of that of round {self._round}, step {step}: run the same cutlayer "
+                "on both sides"
             )
         return opened
 
@@ -250,15 +250,15 @@ class ServerMiddle(ServerPart):
     def _finish(
         self, one: _Pass, faults: Faults
     ) -> list[tuple[ActivationsMessage, torch.Tensor | None]]:
-        """Add the gradients of those that answered to their adapters.
+        """Add the gradients of the devices that answered to their adapters.
 
-        Returns each message with its own gradient at the cut, where one is due down.
+        Returns each message with its gradient at the cut, if one is to go down.
         """
         due = [m for m in one.messages if m.device in self._answers and m.device not in faults]
         if not due:
             return []
         if len(due) < len(one.messages):
-            # The pass mixes devices: have it again without those that are lost.
+            # The pass mixes devices: do it again without those that are lost.
             one = self._through(due)
         gradients = self._gradients(one)
         if not math.isfinite(largest_of(gradients)):
@@ -274,7 +274,7 @@ class ServerMiddle(ServerPart):
         return list(zip(due, parts, strict=True))
 
     def _gradients(self, one: _Pass) -> Sequence[torch.Tensor | None]:
-        """In what came in and in the adapters; None where nothing is wanted."""
+        """The gradients in the activations that came in and in the adapters; None if not needed."""
         given = [self._answers[message.device].gradient for message in one.messages]
         wanted = [one.hidden, *one.opened.rows.leaves.values()]
         if not one.features.requires_grad:

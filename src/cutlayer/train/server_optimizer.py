@@ -1,4 +1,4 @@
-"""What the server does with the average of a round: FedAvg, FedAvgM, FedAdam."""
+"""Makes the next global adapter from the average of a round: FedAvg, FedAvgM, FedAdam."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.settings.training import Training
 
 Moments = dict[str, Adapter]
-"""What a server optimiser keeps from round to round, by kind: momentum, variance."""
+"""The tensors that a server optimiser keeps from round to round, by kind: momentum, variance."""
 
 
 def move_global(
@@ -22,9 +22,9 @@ def move_global(
 
     average: takes a. momentum: v = beta v + (a - w), w = w + lr v (FedAvgM, arXiv 1909.06335).
     adam: m = beta m + (1 - beta) (a - w), v = beta2 v + (1 - beta2) (a - w)^2,
-    w = w + lr m / (sqrt v + tau) (arXiv 2003.00295, algorithm 2). A tensor that nobody trained in
-    the round (it is the very one of `start`) stays, and so do its moments; running statistics,
-    which no gradient moves (`trained` is False of them), are averaged only.
+    w = w + lr m / (sqrt v + tau) (arXiv 2003.00295, algorithm 2). A tensor that no device trained
+    in the round (it is the same object as in `start`) stays, and so do its moments. Running
+    statistics, which no gradient moves (`trained` is False for them), are only averaged.
     """
     if training.server_optimizer == "average":
         return average, moments

@@ -1,4 +1,4 @@
-"""The server's side of the steps of a round: it trains what lies after the cut."""
+"""The server's side of the steps of a round: it trains the blocks after the cut and the head."""
 
 import math
 from collections import defaultdict
@@ -39,10 +39,10 @@ from cutlayer.wire.transfer import to_device
 
 @dataclass
 class PoolStep:
-    """What one step of the devices of a pool has given so far.
+    """The results so far of one step of the devices of a pool.
 
-    losses: mean loss of each device's batch. computed: samples of it whose activations came, where
-    the others are only named. replies: the frames to send down.
+    losses: mean loss of each device's batch. computed: how many samples of each batch were sent,
+    if the others were only named. replies: the frames to send down.
     """
 
     step: int
@@ -94,9 +94,9 @@ class ServerPart:
     def take(
         self, exchange: Exchange, state: PoolStep, sent: Mapping[int, Payload], watch: Stopwatch
     ) -> Faults:
-        """Deal with what the devices of a pool sent; returns why some of them fail.
+        """Process what the devices of a pool sent; returns the errors of those that fail.
 
-        What a device sends wrong is its own fault: the others' results are those without it.
+        A device that sends something wrong does not change the results of the others.
         """
         if exchange == LOSS:
             state.losses |= cast(Mapping[int, float], sent)
@@ -112,10 +112,10 @@ class ServerPart:
         return state.replies
 
     def _step(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
-        """Forward and backward of a pool's activations; the devices have one cut.
+        """Run a pool's activations forward and backward; its devices have one cut.
 
-        Adapters move at `update`, so pools of any size give the same step; those trained in turn
-        move after every device.
+        Adapters move at `update`, so pools of any size give the same step; an adapter that is
+        trained in turn moves after every device.
         """
         faults: Faults = {}
         losses: dict[int, float] = {}
@@ -133,7 +133,7 @@ class ServerPart:
     def _came(
         self, state: PoolStep, frames: Mapping[int, bytes], faults: Faults, watch: Stopwatch
     ) -> list[ActivationsMessage]:
-        """The activations that came, bounded, less those that will not do."""
+        """The activations that came and are valid, with their tokens bounded."""
         with watch.timed("wire"):
             return self._reader.read(state.step, frames, faults, state.computed)
 
@@ -144,9 +144,9 @@ class ServerPart:
         faults: Faults,
         watch: Stopwatch,
     ) -> dict[int, float]:
-        """Make the frames with gradients that are due down, those with as many bits in one call.
+        """Make the frames of the gradients that go down; those of equal bits in one call.
 
-        Returns the losses of those whose frame could be made.
+        Returns the losses of the devices whose frame could be made.
         """
         losses = {message.device: loss for message, loss, _ in trained}
         answers = [
@@ -175,7 +175,7 @@ class ServerPart:
     def _batches(
         self, messages: Sequence[ActivationsMessage]
     ) -> Iterator[list[ActivationsMessage]]:
-        """Messages that one pass can take: of one length, and one by one where trained in turn."""
+        """Groups of messages that one pass takes: of one length; single ones if trained in turn."""
         if self._job.method.server_adapter == "in-turn":
             yield from ([message] for message in messages)
             return
@@ -187,15 +187,15 @@ class ServerPart:
     def _train(
         self, messages: Sequence[ActivationsMessage], faults: Faults
     ) -> list[tuple[ActivationsMessage, float, torch.Tensor | None]]:
-        """Add the gradients of those whose loss and gradients are finite to their adapters.
+        """Add gradients to the adapters of the devices whose loss and gradients are finite.
 
-        Returns each of these with its loss and, where a gradient is due down, its own.
+        Returns their messages, each with its loss and, if one is to go down, its gradient.
         """
         hidden, opened, losses = self._losses(messages)
         gradients = self._model.kept(
             gradients_of(losses.sum(), [hidden, *opened.rows.leaves.values()])
         )
-        # One look at the torch device for all: the losses, and the largest gradient.
+        # One copy from the torch device for all: the losses, and the largest gradient.
         looked = torch.cat([losses.detach(), largest_of(gradients).to(losses).view(1)])
         *values, largest = looked.tolist()
         found: Faults = {
@@ -206,7 +206,7 @@ class ServerPart:
         if not found and not math.isfinite(largest):
             found = self._without_finite_gradients(messages)
         if found:
-            # The pass mixes devices, and so may its gradients: have it again without those.
+            # The pass mixes devices, and so may its gradients: do it again without these.
             faults |= found
             left = [message for message in messages if message.device not in found]
             return self._train(left, faults) if left else []
@@ -222,7 +222,7 @@ class ServerPart:
     def _losses(
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, ServerPass, torch.Tensor]:
-        """Forward: the hidden states that came in, as a leaf; adapters; each device's loss [M]."""
+        """Run forward; returns the hidden states as a leaf, the adapters, and the losses [M]."""
         hidden, mask, opened, route = self._opened(messages)
         cut = self.decisions[messages[0].device].cut
         logits = self._model.server_forward(hidden, mask, cut, route)
@@ -232,7 +232,7 @@ class ServerPart:
     def _opened(
         self, messages: Sequence[ActivationsMessage]
     ) -> tuple[torch.Tensor, torch.Tensor | None, ServerPass, list[Segment]]:
-        """What came in, as a leaf, its mask, and the adapters that it goes through."""
+        """The hidden states that came in, as a leaf, their mask, the adapters and the route."""
         hidden = torch.cat([message.hidden for message in messages])
         hidden.requires_grad_(GRADIENT in self.exchanges(messages[0].device, messages[0].step))
         masks = [message.mask for message in messages if message.mask is not None]
@@ -257,7 +257,7 @@ class ServerPart:
         faulty = list(messages)
         if len(messages) > 1:
             alone = [message for message in messages if not self._has_finite_gradients(message)]
-            faulty = alone or faulty  # or all, where just their sum is too large
+            faulty = alone or faulty  # or all, if only their sum is too large
         return {
             m.device: not_finite("gradient", "not finite", m.device, m.round, m.step)
             for m in faulty
@@ -269,7 +269,7 @@ class ServerPart:
         return math.isfinite(largest_of(gradients))
 
     def not_finite(self) -> Faults:
-        """The devices for which something was trained that is not finite, at the round's end."""
+        """The devices whose adapter on the server is not finite at the round's end."""
         return {
             device: not_finite("server part", "not finite", device, self._round)
             for device in self.adapters.not_finite()
@@ -279,9 +279,9 @@ class ServerPart:
 def gradients_of(
     output: torch.Tensor, tensors: Sequence[torch.Tensor], given: torch.Tensor | None = None
 ) -> Sequence[torch.Tensor | None]:
-    """The gradient of an output for each tensor; None for those that have none.
+    """The gradient of an output in each tensor; None for a tensor without one.
 
-    given: the gradient in the output, which else is one number.
+    given: the gradient in the output; not needed if the output is a single number.
     """
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     if not wanted:

@@ -1,8 +1,8 @@
 """Which settings a job reads: a table of the settings that only some jobs read, and when.
 
-A setting that is not in the table is read by every job. Where a method's own settings, or others
-of the same section, say that one is not read, it is refused; where only the method goes without
-it, as `fedlora` without a cut, it is said, since other methods of the same job may read it.
+A setting that is not in the table is read by every job. A setting that is not read because of
+other settings of the method or of its own section is refused. A setting that only this method does
+not need (`fedlora` has no cut) is reported, since other methods of the same job may read it.
 """
 
 from cutlayer.train.read_conditions import (
@@ -73,8 +73,8 @@ _UPLOADS = Condition(
 )
 _SIDE_BY_SIDE = Condition(
     lambda job: job.method.order == "parallel",
-    "the method's devices train one after another, and there is nobody to hold one against: leave "
-    "it out, or take method.order parallel",
+    "the method's devices train one after another, so none can be compared with others: leave it "
+    "out, or take method.order parallel",
     said_only=True,
 )
 _HIDES = Condition(
@@ -95,7 +95,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
             said_only=True,
         ),
         Condition(
-            # auto's calibration has the job's own cut among those it measures.
+            # The calibration for `auto` measures the job's own cut too.
             lambda job: not chosen(job, ("asfl", "asfv")),
             "the method's allocation.solver chooses the cut: set method.allocation.cuts",
             said_only=True,
@@ -261,7 +261,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "generated.generator.guidance": _DRAWN,
     "generated.generator.batch": _DRAWN,
 }  # fmt: skip
-"""When each setting is read that only some jobs read; all of its conditions must hold."""
+"""For each setting that only some jobs read: the conditions, all of which must hold."""
 
 MODALITIES = {
     "model.image_size": "image",

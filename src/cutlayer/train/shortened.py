@@ -1,4 +1,4 @@
-"""What of a batch's activations crosses the cut: for one device, or for many that share a pass."""
+"""Selects the tokens of a batch that cross the cut, for one device or many that share a pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from cutlayer.wire.transfer import to_host
 
 @dataclass(frozen=True, eq=False)
 class Shortened:
-    """What crosses the cut: hidden [b, T', D], with its graph; mask [b, T'] on the CPU, or None;
-    and where the tokens stood (None: all of them are there)."""
+    """The tokens that cross the cut: hidden [b, T', D], with its graph; mask [b, T'] on the CPU, or
+    None; places: which tokens were kept (None: all)."""
 
     hidden: Tensor
     mask: Tensor | None
     places: Places | None
 
     def split(self, sizes: Sequence[int]) -> "list[Shortened]":
-        """The parts of devices with so many samples each, outside the graph."""
+        """The parts of devices with `sizes` samples, detached from the graph."""
         parts = torch.split(self.hidden.detach(), list(sizes))
         masks: Sequence[Tensor | None] = [None] * len(parts)
         if self.mask is not None:
@@ -50,7 +50,7 @@ def shorten(activations: Activations, tokens: Tokens, prefix: int) -> Shortened:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Devices, by their place in a pool, that send as many tokens of each sample."""
+    """Devices, by their place in a pool, that send equally many tokens of each sample."""
 
     places: list[int]
     sizes: list[int]
@@ -60,9 +60,10 @@ class Group:
 def shorten_for_each(
     activations: Activations, sizes: Sequence[int], tokens: Sequence[Tokens], prefix: int
 ) -> list[Group]:
-    """What the devices of a pool send of a batch that mixes them: those alike in one call.
+    """The tokens that the devices of a pool send of a batch that mixes them, by group.
 
-    sizes, tokens: each device's samples, and which of their tokens it sends.
+    sizes: how many samples each device has. tokens: how each device selects tokens; devices that
+    select alike form a group.
     """
     alike: dict[Tokens, list[int]] = {}
     for place, (size, setting) in enumerate(zip(sizes, tokens, strict=True)):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Wall-clock seconds by stage; a stage inside another is taken out of the outer one."""
+    """Wall-clock seconds by stage; the outer stage does not count the seconds of a stage inside."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,8 +1,8 @@
-"""What a model is trained for: its targets, how they travel, its loss, its metric, its export.
+"""What a model is trained for: targets, how they are sent, loss, metric and export.
 
 Classifying images and classifying texts are one task; the modality only changes what the model
-reads. Its head is `model.lora.BankHead`, which an adapter brings. Language (language.py) is another
-task, with the head that the checkpoint has.
+reads. Its head is `model.lora.BankHead`, which is a part of the adapter. Language (language.py) is
+another task, with the checkpoint's own head.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.transfer import to_device
 
 Inputs = Mapping[str, Tensor]
-"""What a batch was made into for the model (see model.inputs.Preprocessor)."""
+"""A batch as the model reads it (see model.inputs.Preprocessor)."""
 
 Outputs = Iterable[tuple[Tensor, Tensor]]
 """Logits and targets of a data set, batch by batch."""
@@ -40,20 +40,20 @@ class Task(Protocol):
 
     @property
     def test_batch(self) -> int:
-        """Samples in a batch of a test, whose outputs are in memory together."""
+        """How many samples a test's batch has; their outputs are in memory together."""
         ...
 
     def targets(self, batch: Dataset, inputs: Inputs) -> Tensor:
-        """What the model should say of each sample, on the CPU: [B, ...].
+        """The targets of each sample, on the CPU: [B, ...].
 
-        inputs: what the batch was made into for the model.
+        inputs: the batch as the model reads it.
         """
         ...
 
     def message(
         self, device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None, goal: Tensor
     ) -> ActivationsMessage:
-        """The message of a batch: its activations, with the targets `goal` beside them."""
+        """The message of a batch: its activations and its targets `goal`."""
         ...
 
     def received(self, message: ActivationsMessage) -> Tensor:
@@ -61,7 +61,7 @@ class Task(Protocol):
         ...
 
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """[M]: the mean loss of each device's rows of a batch that mixes M devices."""
+        """The mean loss of each device [M], for a batch that mixes M devices."""
         ...
 
     def weight(self, targets: Tensor) -> int:
@@ -69,7 +69,7 @@ class Task(Protocol):
         ...
 
     def evaluation(self, outputs: Outputs, data: Dataset) -> Tested:
-        """What outputs score on `data`; settings of the training loss do not count."""
+        """The scores of outputs on `data`, without the settings of the training loss."""
         ...
 
     def export(
@@ -126,11 +126,11 @@ class Classification:
         return device_sums(each, sizes) / device_sums(weight[goal], sizes)
 
     def weight(self, targets: Tensor) -> int:
-        """See Task. Its samples."""
+        """See Task. The number of samples."""
         return len(targets)
 
     def evaluation(self, outputs: Outputs, data: Dataset) -> Evaluation:
-        """See Task. Predicted is the class of the largest logit; no smoothing, no weights."""
+        """See Task. The class of the largest logit is predicted; no smoothing, no weights."""
         loss, predicted = 0.0, []
         for given, targets in outputs:
             logits = given.float().cpu()
@@ -143,7 +143,7 @@ class Classification:
     def export(
         self, adapter: Adapter, model: CutModel, folder: Path, classes: Sequence[str]
     ) -> None:
-        """See Task. In PEFT's format, or as a whole checkpoint where every weight trained."""
+        """See Task. In PEFT's format, or as a whole checkpoint if every weight was trained."""
         save_adapter(adapter, model, folder, classes)
 
 
@@ -155,7 +155,7 @@ def task_of(job: Job, spec: ModelSpec) -> Task:
         if weights:
             raise JobError(
                 f"training.class_weights: {weights} numbers, but {spec.path} is a language model, "
-                "which tells no classes apart: leave them out"
+                "which predicts no classes: leave them out"
             )
         return Language(
             spec.vocabulary, spec.max_tokens, training.loss_on, training.label_smoothing

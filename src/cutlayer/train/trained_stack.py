@@ -1,4 +1,4 @@
-"""The adapters in training of devices with one cut: a stack a tensor, and each device a row."""
+"""The adapters in training of devices with one cut: a stack for each tensor, a row a device."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,8 +14,8 @@ from cutlayer.train.optimizer import StackOptimizer, picked
 class TrainedStack:
     """Adapters with the same names and shapes, from the start of a round to its end.
 
-    adapters: what each row starts from, which is left as it is. moves: whether a gradient trains a
-    tensor of that name. steps: of each row in the round.
+    adapters: from which each row starts; they are not changed. moves: whether a gradient trains the
+    tensor of a name. steps: how many each row makes in the round.
     """
 
     def __init__(
@@ -41,28 +41,28 @@ class TrainedStack:
         return self._count
 
     def adapter(self, row: int) -> Adapter:
-        """The adapter of a row: views, which show what it has become."""
+        """The adapter of a row, as views of the present values."""
         return {name: tensor[row] for name, tensor in self.tensors.items()}
 
     def start(self, row: int) -> Adapter:
-        """What a row started from, where FedProx or clipping go by it; nothing else."""
+        """The tensors from which a row started, kept only for FedProx and clipping; else empty."""
         return {name: tensor[row] for name, tensor in (self._start or {}).items()}
 
     def open(self, rows: Sequence[int], sizes: Sequence[int] | None = None) -> "OpenRows":
-        """Rows for a pass, whose gradients are taken afterwards.
+        """Rows for a pass after which their gradients are computed.
 
-        sizes: where each sample is to have a gradient of its own, how many each row has: there is
-        then a row for each of them.
+        sizes: how many samples each row has, if each sample is to have its own gradient; then there
+        is a row for each sample.
         """
         return OpenRows(self.tensors, self._moving, rows, sizes)
 
     def step(self, rows: Sequence[int], gradients: Mapping[str, Tensor], step: int) -> None:
-        """Move rows by their gradients, [m, ...] a tensor, in the round's step `step`."""
+        """Move rows by their gradients [m, ...] in the round's step `step`."""
         self._optimizer.step(rows, gradients, step)
 
 
 class OpenRows(AdapterStack):
-    """Rows of trained adapters as leaves of a graph: views where they are neighbours."""
+    """Rows of trained adapters as leaves of a graph: views if they are consecutive, else copies."""
 
     def __init__(
         self,

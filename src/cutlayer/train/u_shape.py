@@ -10,19 +10,19 @@ from cutlayer.wire.codecs.seam import MERGED
 from cutlayer.wire.messages import ActivationsMessage
 
 UNLABELLED = 1
-"""The number of classes in a frame of activations whose labels say nothing, and take no bits."""
+"""The number of classes in a frame of activations without labels: they then take no bits."""
 
 
 def unlabelled(
     device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None
 ) -> ActivationsMessage:
-    """Activations alone; arguments as in `ActivationsMessage`."""
+    """A message of activations without labels; arguments as in `ActivationsMessage`."""
     labels = torch.zeros(len(hidden), dtype=torch.int64)
     return ActivationsMessage(device, round, step, hidden, mask, labels, UNLABELLED)
 
 
 def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """hidden [B,T,D] -> [n,D], its tokens in order, less those that mask [B,T] has False for."""
+    """hidden [B,T,D] -> [n,D]: its tokens in order, without those where mask [B,T] is False."""
     return hidden.flatten(0, 1) if mask is None else hidden[mask.to(hidden.device)]
 
 
@@ -44,8 +44,8 @@ def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, wh
     count = B * T if mask is None else int(mask.sum())
     if tuple(rows.shape) != (count, D):
         raise FrameError(
-            f"frame: {what} has {list(rows.shape)} numbers where [{count}, {D}] are due: run the "
-            "same job on both sides"
+            f"frame: {what} has {list(rows.shape)} numbers instead of [{count}, {D}]: run the same "
+            "job on both sides"
         )
     if mask is None:
         return rows.view(shape)

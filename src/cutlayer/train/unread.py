@@ -1,8 +1,8 @@
 """Settings of a job that have no effect: refused, or reported where another method would use them.
 
-Only a setting that differs from its default, or from what the named method has, counts as set. So a
-saved job, in which every default is written out, sets no more than the job it was saved from. What
-reads which setting is the table of settings_read.py.
+Only a setting that differs from its default, or from that of the named method, counts as set.
+So a saved job, in which every default is written out, sets no more than the job it was saved from.
+The table of settings_read.py says which job reads which setting.
 """
 
 from collections.abc import Iterator
@@ -33,14 +33,14 @@ class Unread:
 def unread(job: Job, modality: str | None = None) -> list[Unread]:
     """The job's settings that differ from their defaults and that it does not read.
 
-    The defaults of a method's settings are those of the method that it names. modality: image or
-    text, as the model reads; None: not known, and no setting of it is looked at.
+    The defaults of method settings are those of the named method. modality: what the model reads,
+    image or text; None: not known, and settings that depend on it are not checked.
     """
     return list(_unread(job, modality))
 
 
 def refuse_unread(job: Job, modality: str) -> None:
-    """Raise JobError for the first setting without effect, unless it is the method's alone."""
+    """Raise JobError for the first setting without effect, unless it is only to be reported."""
     for one in unread(job, modality):
         if not one.said_only:
             raise JobError(one.sentence())
@@ -71,7 +71,7 @@ def _value(job: Job, field: str) -> tuple[Any, Any] | None:
     for name in path:
         if value is None:
             return None
-        if first != "method" or default is None:  # a section that the preset does not have
+        if first != "method" or default is None:  # a section that the named method does not have
             default = type(value).model_fields[name].get_default(call_default_factory=True)
         else:
             default = getattr(default, name)

@@ -20,9 +20,9 @@ def read_adapter(
 ) -> Adapter:
     """The adapter of a device's upload, with the names and shapes of `due`.
 
-    Raises FrameError for any but the one due.
+    Raises FrameError for any other adapter.
     """
-    # Float32 values at most; names and shapes are little beside them.
+    # Values take at most a float32 each; names and shapes are small beside them.
     most = 4 * sum(tensor.numel() for tensor in due.values()) + 2**17
     message = decode_adapter(frame, max_bytes=most, device=compute)
     shapes = {name: tensor.shape for name, tensor in message.tensors.items()}
@@ -39,15 +39,15 @@ def read_adapter(
 def far_updates(
     start: Adapter, trained: Mapping[int, Adapter], apart: bool = False
 ) -> dict[int, FrameError]:
-    """The devices whose adapter is not finite, or moved far beyond what its cohort's did.
+    """The devices whose adapter is not finite, or moved far more than the others of the cohort.
 
-    start: what all began with; an adapter may hold some of its tensors. A cohort of one has nobody
-    to be held against. apart: only what is not finite is looked for.
+    start: the adapter that all began with; a device's may hold only some of its tensors. A single
+    device cannot be compared with others. apart: look only for adapters that are not finite.
     """
     moved = {device: _distance(start, adapter) for device, adapter in trained.items()}
     faults = {
         device: FrameError(
-            f"adapter: what device {device} trained is not finite: lower training.lr"
+            f"adapter: the adapter of device {device} is not finite: lower training.lr"
         )
         for device, distance in moved.items()
         if not math.isfinite(distance)
@@ -59,14 +59,14 @@ def far_updates(
     for device, distance in sound.items():
         if distance > MOST_OF_MEDIAN * median > 0:
             faults[device] = FrameError(
-                f"adapter: what device {device} trained moved by {distance:.3g}, more than "
-                f"{MOST_OF_MEDIAN:g} times the {median:.3g} of its cohort's median: it is refused"
+                f"adapter: the adapter of device {device} moved by {distance:.3g}, more than "
+                f"{MOST_OF_MEDIAN:g} times its cohort's median of {median:.3g}: it is refused"
             )
     return faults
 
 
 def _distance(start: Adapter, adapter: Adapter) -> float:
-    """The Euclidean norm of a change, NaN or infinite where a value is."""
+    """The Euclidean norm of a change; NaN or infinite if a value is."""
     squares = 0.0
     for name, tensor in adapter.items():
         moved = float64(tensor) - float64(start[name])

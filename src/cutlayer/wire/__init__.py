@@ -1,6 +1,6 @@
 """What crosses the cut: tokens, bits and frames.
 
-tokens.py chooses the tokens that are sent, places.py says where in a sample they stood. A frame of
+tokens.py chooses the tokens that are sent, places.py says where in a sample they were. A frame of
 the uplink is made by `encode_activations` in codec.py, from the labels, mask and hidden states of a
 message (messages.py); these become packed bytes in codecs/quantized.py, which calls rotate.py,
 quantize.py (with levels.py and bit_stream.py) and entropy.py one after another, for all devices of

@@ -1,6 +1,6 @@
-"""Frames of activations, from what a codec made of them: in numpy alone, for all devices.
+"""Makes frames of activations that a codec has encoded, in numpy alone, so for all devices.
 
-The layout is told in `codec`, whose messages hold tensors; a device without torch has arrays.
+`codec` describes the layout. Its messages hold tensors; here are arrays, for devices without torch.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,13 @@ from cutlayer.wire.packing import pack_flags, pack_labels
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a frame of activations says besides the activations themselves.
+    """What a frame of activations holds besides the activations themselves.
 
-    device, round, step: where it belongs. shape: [B, T, D]. mask: of all B T tokens, False at
-    padding, or None. labels: one for each sample [B], or for each token that is sent [n] where
-    `by_token`. kept: [B, K] of `candidates` tokens, or None where all are there; merged: whether
-    the last token stands for the others. Raises ValueError for labels that are none of the classes.
+    device, round, step: whose batch it is. shape: [B, T, D]. mask: of all B T tokens, False at
+    padding, or None. labels: one for each sample [B], or, if `by_token`, for each token that is
+    sent [n]. kept: [B, K], the indices of the tokens kept of `candidates`, or None if all are sent;
+    merged: whether the last token stands for the others. Raises ValueError for a label that is not
+    below num_classes.
     """
 
     device: int

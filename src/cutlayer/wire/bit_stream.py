@@ -1,6 +1,6 @@
 """Codes of 1 to 8 bits as a little-endian bit stream: code i is in bits [q i, q i + q).
 
-Eight codes fill one 64-bit word whose neighbours are pushed together (see `packing`).
+Eight codes lie in one 64-bit word, where they are moved together (see `packing`).
 """
 
 import torch
@@ -12,7 +12,7 @@ _LANES = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Codes below 2^bits, uint8 [8 n], as uint8 [n bits]; codes may be used up."""
+    """Codes below 2^bits, uint8 [8 n], packed into uint8 [n bits]; `codes` may be overwritten."""
     if bits == 8 or not len(codes):
         return codes
     words = codes.view(torch.int64)

@@ -1,6 +1,6 @@
-"""Reads what stands before the hidden states in a body: labels and the mask of padding, as bits.
+"""Reads the labels and the mask of padding, which stand as bits before a body's hidden states.
 
-packing.py writes it.
+packing.py writes them.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ Bits = NDArray[np.bool_]
 def take_mask(
     shape: tuple[int, int, int], masked: bool, body: memoryview, max_bytes: int
 ) -> tuple[Bits | None, memoryview]:
-    """Which of the B T tokens are in the body (None: all), and what follows the mask."""
+    """Which of the B T tokens are in the body (None: all), and the body after the mask."""
     B, T, D = shape
     check_room(4 * B * T * D, max_bytes)
     if not masked:
@@ -32,7 +32,7 @@ def take_mask(
 def take_labels(
     body: memoryview, count: int, num_classes: int, max_bytes: int
 ) -> tuple[Tensor, memoryview]:
-    """The first `count` labels of a body, and what follows them."""
+    """The first `count` labels of a body, and the body after them."""
     size = -(-count * label_bits(num_classes) // 8)
     if size > len(body):
         raise _too_short()
@@ -47,7 +47,7 @@ def take_token_labels(
     num_classes: int,
     max_bytes: int,
 ) -> tuple[Tensor, memoryview]:
-    """The label of each token [B, T], 0 for padding, and what follows in the body."""
+    """The label of each token [B, T], 0 for padding, and the body after them."""
     B, T, _ = shape
     count = B * T if valid is None else int(valid.sum())
     sent, body = take_labels(body, count, num_classes, max_bytes)

@@ -5,18 +5,18 @@ Bodies, in order (see `frame` for the envelope; all bit streams are little-endia
     activations  labels, ceil(log2(num_classes)) bits each; mask, 1 bit a token, if there is one;
                  with a fitted codec, which tokens were kept, 1 bit a candidate, if not all were;
                  the hidden states
-                 With a label for each token, those of the tokens sent stand behind the mask.
+                 If each token has a label, the labels of the tokens sent stand behind the mask.
     gradient     mask, if there is one; the gradient
     adapter      the tensors, each in row-major order, in the header's order
 
 Hidden states and gradients are rows of D values, which a codec encodes (see `codecs.seam`). Rows
 that a mask marks as padding are not sent and arrive as zeros. The header of a quantised frame holds
-every setting, so the two sides need not share any; that of a fitted codec names the basis.
-Everything it declares is checked, against limits and against the body, before it is allocated.
+every setting, so the two sides need not share any; the header of a fitted codec names the basis.
+All sizes in a header are checked, against limits and against the body, before memory is allocated.
 
 Messages of many devices are encoded, and decoded, in one call: their hidden states stay on the
-torch device that computes, and cross to the CPU or back in one copy for all. Labels, masks and
-places are on the CPU when decoded.
+torch device that computes, and are copied to the CPU or back once for all. Decoded labels, masks
+and places are on the CPU.
 """
 
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def encode_activations_with(
 def _batch_of(
     message: ActivationsMessage, valid: NDArray[np.bool_] | None, places: Places | None
 ) -> Batch:
-    """What a message says besides its activations; valid, places: of it, on the CPU."""
+    """All of a message but its activations; valid, places: its mask and places on the CPU."""
     return Batch(
         message.device,
         message.round,
@@ -115,9 +115,9 @@ def decode_activations(
 ) -> ActivationsMessage:
     """The message of a frame of activations, its hidden states on `device`.
 
-    codec: the fitted one that frames may have been encoded with. max_bytes bounds the frame, and
-    the hidden states it unpacks to as float32; what is allocated on the way is a small multiple of
-    it. Raises FrameError.
+    codec: the fitted codec with which frames may have been encoded. max_bytes bounds the frame, and
+    the hidden states it unpacks to as float32; decoding allocates a small multiple of it. Raises
+    FrameError.
     """
     opened = open_activations(data, max_bytes=max_bytes)
     if opened.change:
@@ -179,7 +179,7 @@ def _shape3(x: Tensor) -> tuple[int, int, int]:
 
 
 def _masks(masks: Sequence[Tensor | None]) -> list[NDArray[np.bool_] | None]:
-    """Masks on the CPU, flat: one copy for all."""
+    """Masks [B T] on the CPU, copied there at once."""
     given = [mask.reshape(-1) for mask in masks if mask is not None]
     if not given:
         return [None] * len(masks)

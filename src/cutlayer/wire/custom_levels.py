@@ -15,8 +15,8 @@ _MOST_BITS = 8
 def own_levels(name: str, bits: int, setting: str = "levels") -> NDArray[np.float32]:
     """The 2^bits levels, ascending, that `package.module:FUNCTION` gives, in units of the RMS.
 
-    setting: of the job, for errors. Raises JobError where there is no such function, or it gives
-    no such levels.
+    setting: the job's setting, for errors. Raises JobError if there is no such function, or it does
+    not give such levels.
     """
     return _levels_of(load_own_function(setting, name), name, bits, setting)
 
@@ -29,7 +29,7 @@ def _levels_of(
         levels = np.asarray(own(bits), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise JobError(
-            f"{setting}: {name!r} gave no numbers ({error}): return 2**bits of them"
+            f"{setting}: {name!r} gave no numbers ({error}): return 2**bits numbers"
         ) from None
     if levels.shape != (2**bits,) or not _rise(levels):
         raise JobError(
@@ -40,21 +40,21 @@ def _levels_of(
 
 
 def known_levels(name: str, setting: str) -> None:
-    """Raise JobError where the levels of a setting cannot be had, before anything is trained."""
+    """Raise JobError, before anything is trained, if a setting's function gives no valid levels."""
     if ":" in name:
         for bits in range(1, _MOST_BITS + 1):
             own_levels(name, bits, setting)
 
 
 def pack_levels(name: str, bits: int) -> str | tuple[float, ...]:
-    """Levels as a frame's header holds them: the name of published ones, the numbers of others."""
+    """Levels as a frame's header holds them: a name if they are built in, else their numbers."""
     if ":" not in name:
         return name
     return tuple(own_levels(name, bits).tolist()) if bits <= _MOST_BITS else "uniform"
 
 
 def unpack_levels(numbers: tuple[float, ...], bits: int) -> NDArray[np.float32]:
-    """The levels of a header. Raises FrameError for any but 2^bits that rise."""
+    """The levels of a header. Raises FrameError unless they are 2^bits rising numbers."""
     with np.errstate(over="ignore"):
         levels = np.array(numbers, dtype=np.float32)
     if len(levels) != 2**bits or not _rise(levels):

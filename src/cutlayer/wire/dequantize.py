@@ -1,4 +1,4 @@
-"""Packed bits back to rows of numbers: what quantize.py made, of many devices in one call."""
+"""Turns the packed bits of quantize.py back into rows of numbers, of many devices in one call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 class Dequantised:
     """Rows of many devices.
 
-    values: [n, D]. faults: by the place of a body that is none. bound: no magnitude of the other
-    values is above it; infinite where that is not known.
+    values: [n, D]. faults: the error of each body that is not valid, by the body's place. bound: no
+    magnitude in the other bodies is above it; infinite if that is not known.
     """
 
     values: Tensor
@@ -56,10 +56,10 @@ def dequantize_all(
 ) -> Dequantised:
     """The float32 rows of bodies that `quantize_all` made with the same settings, on `device`.
 
-    counts: rows of each body. own: the sender's levels, which take the place of the Gaussian ones.
-    The caller checks that each body is as long as `frame_bytes.body_bytes` says. One with ranges or
-    values that are not finite numbers is a fault. Raises FrameError where the levels are neither
-    known nor given.
+    counts: rows of each body. own: the sender's levels, in place of the Gaussian ones. The caller
+    checks that each body is as long as `frame_bytes.body_bytes` says. A body with ranges or values
+    that are not finite numbers is a fault. Raises FrameError if the levels are neither known nor
+    given.
     """
     bits = quantizer.bits
     if sum(counts) * width == 0:
@@ -78,7 +78,7 @@ def dequantize_all(
     groups = counts if quantizer.per == "token" else [min(count, 1) for count in counts]
     ranges = _ranges(bodies, groups, 2 if uniform else 1)
     with np.errstate(over="ignore", invalid="ignore"):
-        # The span too: two finite ends can lie further apart than float32 reaches.
+        # The span is checked too: two finite ends can lie further apart than float32 reaches.
         span = ranges[1] - ranges[0] if uniform else ranges[0] * reach_of(levels)
         fine = np.isfinite(ranges).all(0) & np.isfinite(span) & (ranges[0] <= ranges[-1])
         columns = np.stack([span / np.float32(2**bits - 1), ranges[0]]) if uniform else ranges
@@ -141,7 +141,7 @@ def _codes(
     bits: int,
     device: torch.device,
 ) -> Tensor:
-    """The codes of all rows, uint8 [n, D]: the end of every body."""
+    """The codes of all rows, uint8 [n, D], which are at the end of every body."""
     lengths = [count * width for count in counts]
     streams = [
         body[len(body) - -(-length * bits // 8) :]

@@ -1,11 +1,11 @@
-"""Entropy coding of packed bytes with zstandard, used only where it makes them fewer."""
+"""Entropy coding of packed bytes with zstandard, used only if it makes them shorter."""
 
 import zstandard
 
 from cutlayer.errors import FrameError
 
-# Level 1 finds what there is to find in packed codes (their uneven frequencies); higher levels
-# look for repeats, of which there are none.
+# Level 1 makes use of the uneven frequencies of packed codes; higher levels search for repeats,
+# and there are none.
 _LEVEL = 1
 # The smallest window that zstandard knows.
 _MIN_WINDOW = 1024

@@ -83,7 +83,7 @@ def kind_of(frame: Bytes) -> str:
         raise FrameError(f"{len(frame)} bytes are too few for a frame: have it sent again")
     magic, version, number, _, _ = _PREFIX.unpack_from(frame)
     if magic != MAGIC:
-        raise FrameError("the bytes are no frame of cutlayer: check what the other side sends")
+        raise FrameError("the bytes are not a frame of cutlayer: check what the other side sends")
     if version != VERSION:
         raise FrameError(
             f"the frame has version {version}, not {VERSION}: run the same cutlayer on both sides"
@@ -95,9 +95,9 @@ def kind_of(frame: Bytes) -> str:
 
 
 def take_apart(frame: Bytes) -> tuple[bytes, memoryview]:
-    """What a frame says (its kind and header), and its body; `put_together` makes it again.
+    """A frame's kind and header, as bytes, and its body; `put_together` undoes it.
 
-    For frames of our own: nothing is checked.
+    Only for frames that this process made: nothing is checked.
     """
     number, header_bytes = _PREFIX.unpack_from(frame)[2:4]
     view = memoryview(frame)[HEAD_BYTES:]
@@ -105,7 +105,7 @@ def take_apart(frame: Bytes) -> tuple[bytes, memoryview]:
 
 
 def put_together(said: Bytes, body: Bytes) -> bytes:
-    """The frame that was taken apart; whether it is sound shows when it is unpacked."""
+    """The frame of a kind and header and a body; `unpack` checks whether it is sound."""
     packed = bytes(said[1:])
     prefix = _PREFIX.pack(MAGIC, VERSION, said[0], len(packed), len(body))
     checksum = zlib.crc32(body, zlib.crc32(packed, zlib.crc32(prefix)))
@@ -131,7 +131,7 @@ def unpack(
         )
     found = kind_of(frame)
     if found != kind:
-        raise FrameError(f"a frame of {found} came where one of {kind} was due")
+        raise FrameError(f"a frame of {found} came instead of one of {kind}")
     _, _, _, header_bytes, body_bytes = _PREFIX.unpack_from(frame)
     if header_bytes > MAX_HEADER_BYTES:
         raise FrameError(
@@ -154,6 +154,6 @@ def unpack(
 def _read_header(packed: Bytes, header_type: type[Header]) -> Header:
     try:
         return msgspec.msgpack.decode(packed, type=header_type)
-    # UnicodeDecodeError, RecursionError and the like are as much a bad header as a wrong type.
+    # UnicodeDecodeError, RecursionError and the like mean a bad header, as a wrong type does.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise FrameError(f"the frame's header is not valid: {error}") from None

@@ -1,8 +1,8 @@
-"""How long frames will be, before anything is encoded (and without torch): what planners need.
+"""Computes the lengths of frames for planners, without encoding anything and without torch.
 
-Numbers in a header take 1 to 9 bytes; they are counted at the length of a six-digit one. Bodies
-are exact where zstandard does not shorten them, and a bound where it does; those of a fitted codec
-are taken to have the bits a value that it was fitted for.
+A number in a header takes 1 to 9 bytes; each is counted as if it had six digits. The length of a
+body is exact if zstandard does not shorten it, else an upper bound; a body of a fitted codec is
+counted with the bits a value that the codec was fitted for.
 """
 
 import math
@@ -55,8 +55,10 @@ def activations_bytes(
 
 
 def visit_bytes(samples: int, sent: int, sample_bytes: int, empty_bytes: int) -> int:
-    """Bytes of a visit of so many samples, of which those sent have frames of `sample_bytes` each;
-    empty_bytes: of a frame without tokens, whose beginning travels once.
+    """Bytes of a visit of `samples` samples, of which `sent` are sent and the others only named.
+
+    sample_bytes: of the frame of one sample. empty_bytes: of a frame without tokens; the beginning
+    of frames is sent once.
     """
     header = VisitHeader(_NUMBER, _NUMBER, _NUMBER, (0,), (0,), (), ())
     # A number in a device's data takes 1 to 5 bytes, a length 1 to 5.

@@ -1,4 +1,4 @@
-"""What the header of each frame holds, in order, with the bounds it is checked against."""
+"""The fields of the header of each kind of frame, in order, with the bounds of their values."""
 
 from typing import Annotated, Literal
 
@@ -35,7 +35,8 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, froze
 class TensorHeader(_Header, frozen=True):
     """How the rows of a tensor were encoded.
 
-    levels: numbers are the sender's own, 2^bits that rise. rotation: its seed, or None.
+    levels: a name, or the sender's own levels as 2^bits rising numbers. rotation: the seed of the
+    rotation, or None.
     """
 
     bits: _Bits
@@ -46,7 +47,7 @@ class TensorHeader(_Header, frozen=True):
 
 
 class _StepHeader(_Header, frozen=True):
-    """Whose message of which step it is; steps of a round count from 0."""
+    """The device, round and step that a message belongs to; steps of a round count from 0."""
 
     device: _Count
     round: _Count
@@ -54,7 +55,7 @@ class _StepHeader(_Header, frozen=True):
 
 
 class _BatchHeader(_StepHeader, frozen=True):
-    """Of the rows of one batch. shape: [B, T, D]; masked: the body holds a mask of padding."""
+    """Header of the rows of one batch. shape: [B, T, D]; masked: the body has a mask of padding."""
 
     shape: tuple[_Size, _Size, _Size]
     masked: bool
@@ -82,13 +83,13 @@ class _FeatureRows(_StepHeader, frozen=True):
 
 
 class FeaturesHeader(_FeatureRows, frozen=True):
-    """Of hidden states that go down to the last blocks."""
+    """Header of hidden states that go down to the last blocks on a device."""
 
     tensor: TensorHeader
 
 
 class FeatureGradientHeader(_FeatureRows, frozen=True):
-    """Of their gradient on its way up; loss: of the batch."""
+    """Header of the gradient of such hidden states, on its way up; loss: of the batch."""
 
     tensor: TensorHeader
     loss: _Loss
@@ -122,8 +123,8 @@ class KltHeader(_Header, frozen=True):
 class CodedActivationsHeader(_BatchHeader, frozen=True):
     """As `ActivationsHeader`, for a fitted codec.
 
-    candidates: 0 where all tokens were sent, or the number N of tokens that those kept were chosen
-    from; merged: the last token stands for the others.
+    candidates: 0 if all tokens were sent, else the number N of tokens from which the kept ones were
+    chosen; merged: the last token stands for the others.
     """
 
     candidates: Annotated[int, Meta(ge=0, le=2**20)]
@@ -153,9 +154,9 @@ class CodedFeatureGradientHeader(_FeatureRows, frozen=True):
 
 
 class VisitHeader(_StepHeader, frozen=True):
-    """samples: their numbers in the device's data; says: of each, which of the beginnings of frames
-    in the body is its own, counted from 1, or 0 where it is only named; begins: the lengths of
-    these beginnings; lengths: of the bodies of those that are sent."""
+    """Header of a visit. samples: numbers of the samples in the device's data. says: for each
+    sample, the number of its frame's beginning in the body, from 1 on, or 0 if the sample is only
+    named. begins: lengths of these beginnings. lengths: of the bodies of the samples sent."""
 
     samples: Annotated[tuple[_Sample, ...], Meta(min_length=1, max_length=2**16)]
     says: Annotated[tuple[_Count, ...], Meta(max_length=2**16)]
@@ -164,7 +165,8 @@ class VisitHeader(_StepHeader, frozen=True):
 
 
 class HeldHeader(_Header, frozen=True):
-    """count: of the samples that the server holds; room_bytes: for frames of more of them."""
+    """Header of a list of samples that the server holds. count: how many. room_bytes: the room that
+    the server has for frames of further samples."""
 
     count: Annotated[int, Meta(ge=0, le=2**24)]
     room_bytes: _Count
@@ -180,9 +182,9 @@ class BasisHeader(_Header, frozen=True):
     mean_unit, log2_unit: of the means and vectors. wide: vectors of int16 rather than int8.
     scaled: each token is divided by its size. per_batch: rows are divided by the RMS of their
     batch, and a token's size, in octaves, chooses its laws. size_centres, size_spreads: the law of
-    sizes (see `codecs.token_scale`), for prefix tokens and others. token_bits: what the components
-    of a token took when fitting, of either kind, in bits. dithered: rounding is random and
-    unbiased, without a dead zone.
+    sizes (see `codecs.token_scale`), for prefix tokens and others. token_bits: bits that the
+    components of a token took when fitting, for prefix tokens and others. dithered: rounding is
+    random and unbiased, without a dead zone.
     """
 
     version: _Count

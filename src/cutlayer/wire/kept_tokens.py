@@ -1,4 +1,4 @@
-"""Where the tokens of a shortened sequence stood, in numpy alone: what all devices share."""
+"""The original positions of the tokens of a shortened sequence, in numpy alone, for all devices."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,8 @@ Indices = NDArray[np.int64]
 def positions_of(B: int, T: int, kept: Indices | None, merged: bool) -> Indices:
     """The position [B, T] of every token in its sample, `MERGED` for a merged one.
 
-    kept: [B, K] of the candidates behind the prefix, rising in each row; None: all tokens are
-    there. Raises ValueError where these do not make T tokens.
+    kept: [B, K], indices of the candidates that were kept, counted after the prefix, rising in each
+    row; None: all tokens are there. Raises ValueError if these do not make T tokens.
     """
     if kept is None:
         return np.broadcast_to(np.arange(T), (B, T))

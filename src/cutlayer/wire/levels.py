@@ -13,7 +13,7 @@ from cutlayer.wire.transfer import to_device
 Levels = NDArray[np.float32] | NDArray[np.float64]
 
 CELLS = 4096
-"""Cells of the line in which a code is looked up (see `gaussian_cells`)."""
+"""How many cells the line is cut into, in which codes are looked up (see `gaussian_cells`)."""
 _PIECE = 2**17
 
 
@@ -23,7 +23,7 @@ def reach_of(levels: Levels) -> np.float32:
 
 
 def nearest(z: Tensor, levels: Levels) -> Tensor:
-    """The code of the nearest of some levels for each z: uint8, of its shape."""
+    """The code of the level nearest to each z: uint8, in the shape of z."""
     edges = to_device(torch.from_numpy((levels[1:] + levels[:-1]) / 2), z.device)
     return torch.bucketize(z, edges, right=True).to(torch.uint8)
 
@@ -37,20 +37,20 @@ def nearest_gaussian(z: Tensor, bits: int) -> Tensor:
     first, edge, limit = gaussian_cells(bits, z.device)
     codes = torch.empty(z.shape, dtype=torch.uint8, device=z.device)
     flat, given = codes.view(-1), z.reshape(-1)
-    # On a CPU a piece at a time, whose intermediate results stay in the cache.
+    # A CPU takes a piece at a time, so that intermediate results stay in its cache.
     size = _PIECE if z.device.type == "cpu" else max(1, len(flat))
     for start in range(0, len(flat), size):
         piece, out = given[start : start + size], flat[start : start + size]
         cell = torch.add(piece, limit).mul_(CELLS / (2 * limit)).clamp_(0, CELLS - 1)
-        index = cell.to(torch.int32).clamp_(min=0)  # NaN, which is found elsewhere, is no place
+        index = cell.to(torch.int32).clamp_(min=0)  # NaN (refused elsewhere) must not be an index
         torch.add(first.index_select(0, index), edge.index_select(0, index) <= piece, out=out)
     return codes
 
 
 @cache
 def gaussian_cells(bits: int, device: torch.device) -> tuple[Tensor, Tensor, float]:
-    """Of each of `CELLS` cells between -limit and limit: the code at its left end (uint8), and the
-    boundary within it, infinite where there is none (float32); and the limit."""
+    """For each of `CELLS` cells between -limit and limit: the code at its left end (uint8), and the
+    boundary within it (float32), infinite if it has none. The third result is the limit."""
     levels = gaussian_levels(bits)
     edges = (levels[1:] + levels[:-1]) / 2
     limit = float(edges[-1]) + 0.1
@@ -78,7 +78,7 @@ def gaussian_levels(bits: int) -> NDArray[np.float64]:
         tail = torch.special.ndtr(torch.from_numpy(-edges)).numpy()
         mass = tail[:-1] - tail[1:]
         means = (density[:-1] - density[1:]) / mass
-        # d mean / d edge, and each inner edge moves by half of either neighbour's move.
+        # d mean / d edge; an inner edge moves by half of the move of each neighbouring level.
         reach = np.where(np.isinf(edges), 0.0, edges)
         by_left = density[:-1] * (means - reach[:-1]) / mass / 2
         by_right = density[1:] * (reach[1:] - means) / mass / 2

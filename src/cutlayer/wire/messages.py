@@ -12,9 +12,9 @@ class ActivationsMessage:
     """What a device sends up for one batch.
 
     hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels int64 below
-    num_classes, one for each sample [B] or for each token [B, T] (those of padding are not sent and
-    arrive as 0); device, round and step say where it belongs. places: which tokens of a sample
-    these are, None for all from the first on; only a fitted codec sends them.
+    num_classes, one for each sample [B] or for each token [B, T] (labels of padding are not sent
+    and arrive as 0); device, round, step: whose batch it is. places: which tokens of a sample were
+    kept, None for all; only a fitted codec sends them.
     """
 
     device: int
@@ -29,9 +29,9 @@ class ActivationsMessage:
 
 @dataclass(frozen=True, eq=False)
 class GradientMessage:
-    """What the server sends back: the loss's gradient [B, T, D] in the received hidden states.
+    """What the server sends back: the gradient [B, T, D] of the loss in the hidden states it got.
 
-    loss: the batch's mean loss. mask: as the activations had it; padding is then not sent.
+    loss: the batch's mean loss. mask: that of the activations; padding is not sent.
     """
 
     device: int

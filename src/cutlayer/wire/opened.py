@@ -1,6 +1,6 @@
-"""Frames that came: opened and checked one by one, then decoded in one call for many devices.
+"""Opens and checks received frames one by one, then decodes those of many devices in one call.
 
-What a frame declares is checked, against limits and against its body, before it is allocated.
+The sizes in a header are checked, against limits and against the body, before memory is allocated.
 """
 
 from collections import defaultdict
@@ -47,7 +47,7 @@ class Opened:
 
     @property
     def due(self) -> tuple[int, int, int]:
-        """The device, round and step that it says it is of."""
+        """The device, round and step that its header names."""
         return self.header.device, self.header.round, self.header.step
 
 
@@ -80,9 +80,9 @@ def open_activations(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Open
 def activations_of(
     frames: Sequence[Opened], codec: Codec | None = None, device: torch.device = CPU
 ) -> list[ActivationsMessage | FrameError]:
-    """The messages of frames of activations, decoded in one call, or what is wrong with one.
+    """The messages of frames of activations, decoded in one call, or the error of a faulty one.
 
-    Their hidden states are on `device`, and parts of one tensor where the frames are alike.
+    Their hidden states are on `device`, as views of one tensor if the frames have equal settings.
     """
     found: list[ActivationsMessage | FrameError] = []
     for one, hidden in zip(frames, _decode(frames, codec, device), strict=True):
@@ -111,7 +111,7 @@ def open_gradient(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Opened:
 def gradients_of(
     frames: Sequence[Opened], codec: Codec | None = None, device: torch.device = CPU
 ) -> list[GradientMessage | FrameError]:
-    """The messages of frames of gradients, as `activations_of` those of activations."""
+    """The messages of frames of gradients; see `activations_of`."""
     found: list[GradientMessage | FrameError] = []
     for one, gradient in zip(frames, _decode(frames, codec, device), strict=True):
         assert isinstance(one.header, GradientHeader | CodedGradientHeader)
@@ -170,10 +170,10 @@ def _decode_fitted(one: Opened, codec: Codec | None, device: torch.device) -> Te
     B, T, D = header.shape
     if codec is None or not codec.positional:
         return FrameError(
-            f"the frame needs version {header.coding.version} of a basis, and none was received: "
+            f"the frame needs version {header.coding.version} of a basis, but none was received: "
             "send the basis first"
         )
-    # Whatever a positional codec allocates for positions is within what hidden states take.
+    # A positional codec allocates less for positions than the hidden states take.
     positions = find_places(torch.empty(B, T, 0), one.places).reshape(-1)
     if one.valid is not None:
         positions = positions[torch.from_numpy(one.valid)]

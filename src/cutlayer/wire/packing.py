@@ -1,4 +1,4 @@
-"""Whole numbers below 2^bits and floats as bytes, in numpy alone: what all devices share.
+"""Packs whole numbers below 2^bits and floats into bytes, in numpy alone, so for all devices.
 
 The bit streams are little-endian: code i lies in bits [q i, q i + q).
 """
@@ -50,7 +50,7 @@ def pack_bits(codes: NDArray[np.uint8], bits: int) -> bytes:
 
 
 def pack_floats(values: NDArray[np.float32], bits: int) -> bytes:
-    """Float32 values as they are (32 bits), or rounded to bfloat16, the nearest and even one (16).
+    """Float32 values unchanged (32 bits) or rounded to the nearest bfloat16, ties to even (16).
 
     The caller makes sure that they are finite; the largest may round to infinity in 16 bits.
     """
@@ -62,7 +62,7 @@ def pack_floats(values: NDArray[np.float32], bits: int) -> bytes:
 
 
 def pack_ranges(scale: np.float32, *relative: NDArray[np.float16]) -> bytes:
-    """What stands before the codes: one scale, then each group's range in units of it."""
+    """The bytes before the codes: one scale, then each group's range in units of that scale."""
     parts = [np.float32(scale).astype("<f4"), *(one.astype("<f2") for one in relative)]
     return b"".join(part.tobytes() for part in parts)
 
@@ -79,5 +79,5 @@ def pack_labels(labels: NDArray[np.int64], num_classes: int) -> bytes:
 
 
 def pack_flags(flags: NDArray[np.generic]) -> bytes:
-    """Zeros and ones, or truths, in row-major order: one bit each."""
+    """Flags (bool, or 0 and 1) in row-major order, one bit each."""
     return np.packbits(flags.reshape(-1).astype(np.uint8), bitorder="little").tobytes()

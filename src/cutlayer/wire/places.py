@@ -1,4 +1,4 @@
-"""Where the tokens of a shortened sequence stood: told in one bit for each that could be kept."""
+"""Which tokens of a sequence were kept: sent as one bit for each token that could be kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,9 +52,9 @@ def find_places(hidden: Tensor, places: Places | None) -> Tensor:
 def unpack_kept(
     body: memoryview, B: int, T: int, candidates: int, merged: bool
 ) -> tuple[Places, memoryview]:
-    """Undo `kept_tokens.kept_bits`, and what follows in the body. Raises FrameError.
+    """Undo `kept_tokens.kept_bits`; also returns the rest of the body. Raises FrameError.
 
-    The caller bounds B * candidates. Every sample must keep as many tokens, and fewer than T.
+    The caller bounds B * candidates. All samples must keep equally many tokens, fewer than T.
     """
     size = -(-B * candidates // 8)
     if size > len(body):

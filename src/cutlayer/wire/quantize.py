@@ -1,18 +1,18 @@
-"""Rows of numbers to packed bits: 1 to 8 bits a value, bfloat16 (16) or float32 (32).
+"""Packs rows of numbers into bits: 1 to 8 bits a value, bfloat16 (16) or float32 (32).
 
 A quantised body is: one float32 scale; for every group (a row, or the whole tensor) its float16
-range in units of that scale, which keeps gradients of 1e-6 within float16's reach; then the codes
-(see bit_stream.py). The range is `lo` and `hi` for uniform levels, the RMS for Gaussian ones and
-one's own: all `lo`, then all `hi`. The encoder rounds the ranges first and quantises with the
-rounded values, those the decoder will read; `lo` and `hi` are rounded outwards, so that every value
-lies between them. dequantize.py reads it.
+range in units of that scale, so that gradients of 1e-6 are within float16's reach; then the codes
+(see bit_stream.py). The range is `lo` and `hi` for uniform levels (all `lo`, then all `hi`), and
+the RMS for Gaussian levels and a user's own. The encoder rounds the ranges first and quantises with
+the rounded values, which the decoder will read; `lo` and `hi` are rounded outwards, so that every
+value lies between them. dequantize.py reads bodies.
 
 Rows of many devices are quantised in one call, on the torch device where they are, and come to the
-CPU in one copy; each device's body is what it would be alone.
+CPU in one copy; each device's body is the same as if it were quantised alone.
 
-All this is outside the autograd graph: what is decoded is a plain tensor, and a caller who treats
-it as the value that was encoded (`decoded.requires_grad_()` on one side, `backward(decoded)` on
-the other) has the straight-through gradient.
+Nothing here is in the autograd graph: a decoded value is a plain tensor. A caller who treats it as
+the value that was encoded (`decoded.requires_grad_()` on one side, `backward(decoded)` on the
+other) gets the straight-through gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ from cutlayer.wire.levels import Levels, gaussian_levels, nearest, nearest_gauss
 from cutlayer.wire.transfer import Octets, bytes_of, to_device, to_host
 
 TINY = float(np.finfo(np.float32).tiny)
-"""No group's range below this is divided by."""
+"""A group whose range is below this is not divided by it."""
 
 
 def quantize(
@@ -49,11 +49,11 @@ def quantize_all(
     rngs: Sequence[torch.Generator] | None,
     whats: Sequence[str],
 ) -> list[bytes]:
-    """Quantise the float32 rows x [n, D] of many devices, the first `counts[0]` of them and so on.
+    """Quantise the float32 rows x [n, D] of many devices: `counts[0]` rows of the first, and so on.
 
-    `quantizer.rotate` and `.entropy` are not read here. rngs: a CPU generator a device, needed for
-    stochastic rounding at 1-8 bits. whats: names of the devices' tensors in errors. Raises RunError
-    where one holds NaN or infinity (or values whose range float32 cannot hold).
+    `quantizer.rotate` and `.entropy` have no effect here. rngs: a CPU generator for each device,
+    needed for stochastic rounding at 1-8 bits. whats: names of the devices' tensors in errors.
+    Raises RunError if one holds NaN or infinity, or values whose range float32 cannot hold.
     """
     if x.numel() == 0:
         return [b""] * len(counts)
@@ -84,7 +84,7 @@ def _quantized(
 
 
 def _whole(values: Tensor, counts: Sequence[int], whats: Sequence[str]) -> list[bytes]:
-    """Each device's values [n, D] as they are."""
+    """Each device's values [n, D] as whole floats."""
     fine = values.amin().isfinite() & values.amax().isfinite()
     raw, all_fine = bytes_of([values, fine])
     width = len(raw) // len(values)
@@ -98,7 +98,7 @@ def _whole(values: Tensor, counts: Sequence[int], whats: Sequence[str]) -> list[
 
 
 def finite(x: Tensor, what: str) -> Tensor:
-    """x, a tensor to encode that is not empty, or RunError where it holds NaN or infinity."""
+    """x, a tensor to encode, which must not be empty; RunError if it holds NaN or infinity."""
     if not (x.min().isfinite() and x.max().isfinite()):
         raise _not_finite(what)
     return x
@@ -112,9 +112,9 @@ def _not_finite(what: str) -> RunError:
 
 
 class _Rows:
-    """The rows of many devices, in groups that have a range each: every row, or every device's.
+    """The rows x [n, D] of many devices, in groups with a range each: a row, or all of a device's.
 
-    x: [n, D]. counts: of each device, which has one row or more.
+    counts: how many rows each device has, one or more.
     """
 
     def __init__(self, x: Tensor, counts: Sequence[int], whats: Sequence[str], by_row: bool):
@@ -123,16 +123,16 @@ class _Rows:
         self._owners = to_device(torch.from_numpy(owners), x.device)
 
     def most(self, of_rows: Tensor) -> Tensor:
-        """The largest for each device of numbers for each row: [M]."""
+        """The largest number of each device [M], of numbers for each row [n]."""
         zeros = of_rows.new_zeros(len(self.counts))
         return zeros.scatter_reduce_(0, self._owners, of_rows, "amax", include_self=False)
 
     def of_groups(self, of_devices: Tensor) -> Tensor:
-        """A number for each device, for each group."""
+        """Spread numbers for each device [M] over groups [G]."""
         return of_devices[self._owners] if self.by_row else of_devices
 
     def column(self, of_groups: Tensor) -> Tensor:
-        """A number for each group, for each row: [n, 1]."""
+        """Spread numbers for each group [G] over rows [n, 1]."""
         return (of_groups if self.by_row else of_groups[self._owners]).unsqueeze(1)
 
     def mean_norms(self) -> Tensor:
@@ -155,12 +155,12 @@ class _Rows:
     ) -> list[bytes]:
         """Each device's body.
 
-        fine: whether each group's numbers are. scale: of devices. ranges: of groups, in float16.
-        codes: [n, D] uint8, which may be used up.
+        fine: whether the numbers of each group are finite [G]. scale: of each device [M]. ranges:
+        of each group [G], in float16. codes: [n, D] uint8, which may be overwritten.
         """
         lengths = [count * codes.shape[1] for count in self.counts]
         flat = codes.view(-1)
-        if any(length % 8 for length in lengths):  # each device's codes begin with a byte
+        if any(length % 8 for length in lengths):  # each device's codes begin at a whole byte
             parts = torch.split(flat, lengths)
             flat = torch.cat([F.pad(part, (0, -len(part) % 8)) for part in parts])
         sound, scales, *edges, packed = bytes_of([fine, scale, *ranges, pack_bits(flat, bits)])
@@ -176,7 +176,7 @@ class _Rows:
         return bodies
 
     def _check(self, fine: Octets) -> None:
-        """Raise RunError for the first device with a group that is not fine."""
+        """Raise RunError for the first device with a group of numbers that are not finite."""
         if not fine.all():
             counts = self.counts if self.by_row else [1] * len(self.counts)
             place = np.searchsorted(np.cumsum(counts), fine.argmin(), side="right")
@@ -221,7 +221,7 @@ def _inverse(sizes: Tensor) -> Tensor:
 
 
 def _relative(values: Tensor, scale: Tensor, up: bool) -> Tensor:
-    """`values` / scale in float16, moved one step up or down where rounding fell short of it."""
+    """`values` / scale in float16, rounded up (`up`) or down."""
     near = (values / _divisor(scale)).to(torch.float16)
     back = near.float() * scale
     return torch.where(back < values if up else back > values, _next(near, up), near)

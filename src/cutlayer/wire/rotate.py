@@ -27,8 +27,8 @@ _PIECE = 2**17
 def rotate(x: Tensor, seed: int, counts: Sequence[int] | None = None) -> Tensor:
     """Rotate the last dimension of the float tensor x [..., D]; the inverse is `unrotate`.
 
-    counts: the rows of each of many devices, which come out as they would alone, to the last bit
-    where a CPU computes. None: all are one's.
+    counts: how many rows each of many devices has; on a CPU each device's result is the same as if
+    it were rotated alone, to the last bit. None: all rows are of one device.
     """
     width = x.shape[-1]
     block, overlap = layout(width)
@@ -87,9 +87,9 @@ def _factor(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def _hadamard_(x: Tensor, block: int, counts: Sequence[int] | None) -> Tensor:
     """Multiply runs of `block` channels by the (symmetric) Hadamard matrix, in place in x [n, m].
 
-    A GPU takes all rows at once, and multiplies in float32 whatever the model is multiplied in. A
-    CPU, whose last bits may depend on how many rows it takes, takes those of one device, and a
-    piece of them at a time, whose results stay in its cache.
+    A GPU takes all rows at once, and multiplies in float32 whatever the model's precision is. A
+    CPU takes the rows of one device at a time, since its last bits may depend on the number of
+    rows, and of these a piece at a time, so that results stay in its cache.
     """
     if x.device.type == "cpu":
         for rows in torch.split(x, [len(x)] if counts is None else list(counts)):
@@ -105,8 +105,8 @@ def _hadamard_(x: Tensor, block: int, counts: Sequence[int] | None) -> Tensor:
 
 
 def _products_(x: Tensor, block: int) -> Tensor:
-    """As `_hadamard_`: two or three small dense products, which are several times faster on a CPU
-    than log2(block) butterflies or one dense product."""
+    """As `_hadamard_`, by two or three small dense products; on a CPU these are several times
+    faster than log2(block) butterflies or one dense product."""
     log2 = block.bit_length() - 1
     steps = -(-log2 // _MAX_FACTOR_LOG2)
     y = x.contiguous().view(-1, block)

@@ -1,4 +1,4 @@
-"""The frames between the server and the last blocks of a model, where devices run these.
+"""The frames between the server and devices that run the last blocks of the model.
 
 Down go features, the server's hidden states; up comes the gradient of the loss in them, with the
 loss. Both are rows of D values, one for each token of the batch that is no padding, sample after
@@ -115,7 +115,7 @@ class OpenedRows:
 
     @property
     def due(self) -> tuple[int, int, int]:
-        """The device, round and step that it says it is of."""
+        """The device, round and step that its header names."""
         return self.header.device, self.header.round, self.header.step
 
     @property

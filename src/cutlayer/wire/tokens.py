@@ -1,4 +1,4 @@
-"""Which tokens of a sequence cross the cut: the best scored, and what becomes of the others."""
+"""Selects the tokens that cross the cut: the best scored are kept, the others dropped or merged."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Selected:
     """The shortened sequence.
 
     hidden: [B, T', D], in the order prefix, kept, merged; the graph to the input is attached.
-    mask: [B, T'] bool, True where a token counts; None where all do.
-    kept: [B, K] int64, each kept token's column among the scored tokens (the prefix not counted).
+    mask: [B, T'] bool, False where there is no token; None if all places hold tokens.
+    kept: [B, K] int64, the index of each kept token, counted after the prefix.
     """
 
     hidden: Tensor
@@ -33,11 +33,11 @@ def select(
     keeps them all, and its surplus places are masked off.
 
     With `tokens.rest == "merge"` the tokens left over become one last token,
-    sum(score_n x_n) / sum(score_n), masked off where nothing was left over, and their plain mean
-    where their scores sum to 0. The ranking is piecewise constant; gradients are exact for all
-    else, including those through the merge weights into `scores`.
+    sum(score_n x_n) / sum(score_n); it is their plain mean if their scores sum to 0, and masked off
+    if no token was left over. Gradients do not flow through the ranking, which is piecewise
+    constant; all others are exact, including those through the merge weights into `scores`.
 
-    With `tokens.keep` None, or not below T - prefix, the input is returned as it is.
+    With `tokens.keep` None, or not below T - prefix, the input is returned unchanged.
     Source: TSFLora, arXiv 2605.23988; ST-SFLora's token rule.
     """
     count = scores.shape[1]
@@ -79,7 +79,7 @@ def _merge(patches: Tensor, scores: Tensor, rest: Tensor) -> Tensor:
     """One token [B, 1, D]: the mean of the `rest` tokens, weighted by their scores."""
     weights = scores.to(patches.dtype).masked_fill(~rest, 0.0)
     total = weights.sum(dim=1, keepdim=True)
-    # Attention so small that it sums to 0 still has tokens behind it: weigh those alike.
+    # Tokens with so little attention that it sums to 0 are weighed alike.
     flat = total <= 0
     weights = torch.where(flat, rest.to(patches.dtype), weights)
     total = torch.where(flat, rest.sum(dim=1, keepdim=True).clamp(min=1).to(total.dtype), total)

@@ -1,7 +1,7 @@
-"""Between the torch device that computes and the bytes of frames: one copy each way, for all.
+"""Copies between the torch device that computes and the bytes of frames: one copy for all devices.
 
-Onto a GPU and from it, copies go through page-locked memory; a copy down is the one place where the
-processor waits for the GPU. Tensors lie in memory little-endian, as they do on x86, ARM and GPUs.
+Copies to and from a GPU go through page-locked memory; the CPU waits for the GPU only in a copy to
+the CPU. Tensors are little-endian in memory, as on x86, ARM and GPUs.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ _WORTH_A_THREAD = 2**20
 
 
 def wire_device(device: torch.device) -> torch.device:
-    """Where frames of tensors on `device` are made and read: there, but for Apple's GPU, which has
-    no float64."""
+    """The torch device that makes and reads frames of tensors on `device`: the same one, except
+    that the CPU does it for Apple's GPU, which has no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
@@ -40,7 +40,7 @@ def as_sent(x: Tensor) -> Tensor:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """x on `device`; nothing waits for the copy."""
+    """x on `device`; returns before the copy is done."""
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
@@ -66,7 +66,7 @@ def rows_on_cpu(batch: Sequence[Rows]) -> list[Rows]:
 
 
 def bytes_of(parts: Sequence[Tensor]) -> list[Octets]:
-    """The bytes of each of some tensors of one torch device, on the CPU: one copy for all."""
+    """The bytes of some tensors of one torch device, on the CPU; one copy for all of them."""
     flat = [part.contiguous().view(-1).view(torch.uint8) for part in parts]
     if all(part.device.type == "cpu" for part in flat):
         return [part.numpy() for part in flat]
@@ -77,7 +77,7 @@ def bytes_of(parts: Sequence[Tensor]) -> list[Octets]:
 def from_bytes(
     parts: Sequence[bytes | memoryview | Octets], sizes: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Bytes on `device` one after another, each part with zeros behind it up to its size."""
+    """The parts on `device`, one after another, each filled up with zeros to its size in bytes."""
     host = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
     room, start = host.numpy(), 0
     for part, size in zip(parts, sizes, strict=True):
@@ -91,9 +91,10 @@ def from_bytes(
 def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item], total_bytes: int
 ) -> list[Result]:
-    """What `work` gives for each item, in their order: in as many threads as torch has.
+    """The results of `work` for each item, in their order, by as many threads as torch has.
 
-    total_bytes: that all items hold; where they are few, threads would cost more than they save.
+    total_bytes: that all items hold together; for few bytes no threads are used, since they would
+    cost more than they save.
     """
     threads = min(torch.get_num_threads(), len(items))
     if threads < 2 or total_bytes < _WORTH_A_THREAD:

@@ -1,11 +1,11 @@
-"""Frames for samples that the server may hold already: what a device names, and what it sends.
+"""Frames for samples that the server may already hold: a device names these and sends the others.
 
-A visit is the activations of one batch, sample by sample: for every sample that the server does
-not hold, a frame of activations of that one sample, which it will keep. What such frames say before
-their bodies is alike but for few, and travels once. Body: these beginnings (the kind in one byte,
-and the header), then the bodies of the samples that are sent, in order. A frame of kind
-`held` tells a device which of its samples the server holds: the differences between their numbers,
-rising, as little-endian uint32, compressed by zstandard where that is shorter.
+A visit holds the activations of one batch, sample by sample: for every sample that the server does
+not hold, a frame of activations of that one sample, which the server will keep. Most of these
+frames begin alike, so each different beginning (the kind in one byte, and the header) is sent once.
+Body: the beginnings, then the bodies of the samples that are sent, in order. A frame of kind `held`
+tells a device which of its samples the server holds: the differences between their rising numbers
+as little-endian uint32, compressed by zstandard if that is shorter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class Visit:
     """One batch of a device.
 
     frames: by the sample's number in the device's data, in the order of the batch; None for a
-    sample that is only named.
+    sample that is only named, since the server holds it.
     """
 
     device: int
@@ -36,7 +36,8 @@ class Visit:
 
 @dataclass(frozen=True)
 class Held:
-    """samples: those of a device that the server holds. room_bytes: for more of them this round."""
+    """samples: the numbers of a device's samples that the server holds. room_bytes: the room that
+    the server has for frames of further samples in this round."""
 
     samples: frozenset[int]
     room_bytes: int
@@ -66,7 +67,7 @@ def encode_visit(visit: Visit) -> bytes:
 
 
 def decode_visit(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Visit:
-    """The visit of a frame; its frames are not looked into. Raises FrameError."""
+    """The visit of a frame; the frames of its samples are not checked. Raises FrameError."""
     header, body = frame.unpack(data, "visit", VisitHeader, max_bytes)
     count, sent = len(header.samples), [place for place in header.says if place]
     declared = sum(header.begins) + sum(header.lengths)
@@ -82,7 +83,7 @@ def decode_visit(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Visit:
             f"the frame names {count} samples, of which it declares {declared} bytes, but its body "
             f"has {len(body)}, or it names one twice: have it sent again"
         )
-    # Every frame is made whole again: a long beginning that is named often takes room each time.
+    # Every frame is made whole again, so a beginning takes room for each frame that names it.
     whole = sum(header.begins[place - 1] for place in sent) + sum(header.lengths)
     if whole > max_bytes:
         raise FrameError(
@@ -102,7 +103,7 @@ def decode_visit(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Visit:
 
 
 def encode_held(held: Held) -> bytes:
-    """The frame that tells a device what the server holds of it."""
+    """The frame that tells a device which of its samples the server holds."""
     steps = _differences(sorted(held.samples))
     packed = entropy.compress(steps)
     header = HeldHeader(len(held.samples), held.room_bytes, packed is not None)
@@ -110,7 +111,7 @@ def encode_held(held: Held) -> bytes:
 
 
 def decode_held(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Held:
-    """What `encode_held` told. Raises FrameError."""
+    """The samples and room of a frame that `encode_held` made. Raises FrameError."""
     header, body = frame.unpack(data, "held", HeldHeader, max_bytes)
     size = 4 * header.count
     plain: bytes | memoryview = entropy.decompress(body, size) if header.compressed else body

@@ -21,7 +21,7 @@ def rayleigh(rng: np.random.Generator, devices: int) -> Array:
 
 
 def rician(rng: np.random.Generator, devices: int, k_db: float) -> Array:
-    """Power of Rician block fading [M], mean 1; k_db: steady over scattered power.
+    """Power of Rician block fading [M], mean 1; k_db: ratio of steady to scattered power, in dB.
 
     |sqrt(K / (K + 1)) + CN(0, 1 / (K + 1))|^2.
     """
@@ -33,7 +33,10 @@ def rician(rng: np.random.Generator, devices: int, k_db: float) -> Array:
 def power_gain(
     loss_db: npt.ArrayLike, antennas_dbi: float = 0.0, fading: npt.ArrayLike = 1.0
 ) -> Array:
-    """h = 10^((antenna gains - path loss - shadowing) / 10) * fading, received over sent power."""
+    """h = 10^((antenna gains - loss) / 10) * fading: received over sent power, shape of `loss_db`.
+
+    loss_db: path loss and shadowing together.
+    """
     return ratio(antennas_dbi - array(loss_db)) * array(fading)
 
 
@@ -68,10 +71,10 @@ class Radio:
     def gain_for(
         self, rate_bps: npt.ArrayLike, bandwidth_hz: float, power_w: npt.ArrayLike
     ) -> Array:
-        """The gain h at which a bandwidth and power carry a rate: `rate_bps` turned round."""
+        """The gain h at which a bandwidth and power carry a rate: the inverse of `rate_bps`."""
         snr = np.expm1(array(rate_bps) / bandwidth_hz * np.log(2))
         return array(snr * self.snr_gap * self.noise_w_per_hz * bandwidth_hz / array(power_w))
 
     def broadcast_bps(self, bandwidth_hz: float, power_w: float, gain: Array) -> float:
-        """Bit/s of one message for all of `gain` [M]: that of the worst (ST-SFLora's R_DL)."""
+        """Bit/s of one message to M devices: the rate of the worst gain [M] (ST-SFLora's R_DL)."""
         return float(self.rate_bps(bandwidth_hz, power_w, gain.min()))

@@ -3,7 +3,8 @@
 Pure functions from durations to a `Timeline`; time 0 is the start of the round. A device computes,
 sends and waits in order. Where gradients come back, a step's forward pass waits for the backward
 pass before it. One-way devices wait for nothing: the next forward pass overlaps the sending of the
-last, and the server takes each device's steps in order. Rounds with a tail: tail_clock.py.
+last, and the server takes each device's steps in order. tail_clock.py times rounds whose last
+blocks are on devices.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ def parallel(
 ) -> Timeline:
     """A round of devices side by side.
 
-    server: fifo: one batch at a time, in order of arrival, ties by step and device. pooled: the
-    batches of a step in one pass a pool, which starts when the last of its devices' has arrived
-    and takes the sum of their times; devices that could not make the deadline even alone are not
-    waited for.
-    unlimited: every batch at once on arrival, as in formulas that add T_srv per device.
-    pools: the devices of each pool, by position, in the order in which a step takes them; None:
-    one of all.
+    server: how the server takes batches. fifo: one batch at a time, in order of arrival, ties by
+    step and device. pooled: one pass for all batches of a pool in a step; it starts when the last
+    of them has arrived and takes the sum of their times. The server does not wait for devices that
+    would miss the deadline even alone. unlimited: every batch as soon as it arrives, as in
+    formulas that add T_srv per device.
+    pools: the positions of the devices in each pool, in the order in which a step takes the pools;
+    None: one pool of all devices.
     """
     grid = _alone(times)
     alone = grid.finish_s()
@@ -51,8 +52,8 @@ def parallel(
 def sequential(times: Durations, deadline_s: float | None = None) -> Timeline:
     """A round of devices one after another, in the order given, as in split learning.
 
-    Each starts with its broadcast when the one before has finished. A device that can never
-    finish is passed over.
+    A device starts, with its broadcast, when the one before it has finished. A device that can
+    never finish is skipped.
     """
     grid = _alone(times)
     finish = grid.finish_s()
@@ -77,7 +78,7 @@ class Grid:
         self.end[stage][step, who] = end[who]
 
     def add(self, stage: Stage, step: int, who: Flags, start: Array, takes: Array) -> Array:
-        """As `put`, from a start and how long it takes; returns the ends."""
+        """As `put`, from the start and the seconds that the stage takes; returns the ends."""
         end = start + takes
         self.put(stage, step, who, start, end)
         return end
@@ -172,7 +173,7 @@ def _pooled(times: Durations, hopeful: Flags, pools: Sequence[Sequence[int]]) ->
 
 
 def _fifo(times: Durations, reachable: Flags, alone: Grid) -> Grid:
-    """The server takes batches one at a time; `alone` already holds for all who never wait."""
+    """The server takes batches one at a time; for devices that never wait, `alone` is right."""
     if not times.server_s.any() and not times.server_backward_s.any():
         return alone
     if times.has_tail:
@@ -194,7 +195,7 @@ def _fifo(times: Durations, reachable: Flags, alone: Grid) -> Grid:
 
 
 def _fifo_rounds(times: Durations, reachable: Flags, alone: Grid) -> Grid:
-    """The queue event by event, since when a device's next batch comes depends on its last one."""
+    """The queue event by event: a device's next batch comes at a time set by its last one."""
     grid = Grid(times)
     everyone = np.ones(len(reachable), dtype=bool)
     begin = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)

@@ -1,4 +1,4 @@
-"""Random numbers of some devices of a fleet: those that a draw for all of them would give."""
+"""Random numbers for some devices of a fleet, the same that a draw for the whole fleet gives."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,17 @@ import numpy as np
 from cutlayer.world.units import Array, Indices
 
 CHUNK = 2**16
-"""Devices drawn at a time: what is held does not grow with the fleet."""
+"""Devices drawn at a time, so that memory does not grow with the fleet."""
 
 Draw = Callable[[np.random.Generator, int], Array]
-"""Numbers of so many devices, a row each, that go on where the generator stands."""
+"""Draws a row of numbers for each of so many devices, from where the generator stands."""
 
 
 def drawn_for(devices: Indices, rng: np.random.Generator, draw: Draw) -> Array:
-    """The rows of `devices` [m] in what `draw` gives for a fleet, in their order.
+    """The rows [m, ...] of `devices` [m], in their order, out of what `draw` gives for a fleet.
 
-    The numbers of devices before them are drawn and passed over, which takes milliseconds a
-    million.
+    The numbers of devices before them are drawn and skipped, which takes milliseconds for a
+    million devices.
     """
     if not len(devices):
         return draw(rng, 0)
@@ -33,5 +33,5 @@ def drawn_for(devices: Indices, rng: np.random.Generator, draw: Draw) -> Array:
 
 
 def uniform(rng: np.random.Generator, count: int) -> Array:
-    """Numbers in [0, 1), one a device."""
+    """A number in [0, 1) for each of `count` devices."""
     return rng.random(count)

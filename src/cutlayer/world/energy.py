@@ -41,9 +41,10 @@ def round_j(
     forward_flops: npt.ArrayLike,
     backward_flops: npt.ArrayLike = 0.0,
 ) -> Array:
-    """Joules of each device [M] for what `energy` counts.
+    """Joules of each device [M] in a round, for what the settings `energy` count.
 
-    power_w, sending_s: of the uplink, adapters included. *_flops: of the device, all its steps.
+    power_w, sending_s: of the uplink, adapters included. forward_flops, backward_flops: FLOPs of
+    all steps of the device.
     """
     total = np.zeros(fleet.devices)
     if energy.transmit:

@@ -36,7 +36,7 @@ from cutlayer.world.tables import read_table
 from cutlayer.world.units import Array, Flags, Indices, array
 
 DATA_SIZE = 500
-"""Samples a device of a preset holds until the run's partition says otherwise; inferred by us from
+"""Number of samples of a preset's device until the run's data says otherwise; inferred by us from
 SFLAM's public code, which has 400 to 500."""
 
 
@@ -121,10 +121,10 @@ FIELDS = tuple(field.name for field in fields(Fleet))
 def make_fleet(
     settings: FleetSettings, devices: int, seed: int, only: Indices | None = None
 ) -> Fleet:
-    """The fleet of so many devices that a job's settings ask for.
+    """The fleet of `devices` devices that a job's settings ask for.
 
-    only: the numbers of those that are wanted, in their order; None: all. Raises WorldError if the
-    CSV has other rows.
+    only: the numbers of the devices to return, in their order; None: all. Raises WorldError if the
+    CSV has another number of rows.
     """
     wanted = np.arange(devices) if only is None else only
     if settings.path is not None:
@@ -180,7 +180,7 @@ def read_fleet(path: str | Path) -> Fleet:
 def place(
     settings: FleetSettings, devices: Indices, seed: int, *purpose: int | str
 ) -> tuple[Array, Array]:
-    """Places around the server of some devices, by settings.placement: x_m, y_m [m]."""
+    """Places of some devices around the server, by settings.placement: x_m, y_m, [m] each."""
     near, far = settings.min_distance_m, settings.max_distance_m
     part = drawn_for(devices, numpy_rng(seed, *purpose, "distance"), uniform)
     if settings.placement == "area":

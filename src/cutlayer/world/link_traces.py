@@ -14,15 +14,15 @@ RATE_COLUMNS = ("time_s", "device", "uplink_bps", "downlink_bps")
 GAIN_COLUMNS = ("time_s", "device", "uplink_db", "downlink_db")
 
 MOST_LOSS_DB = 400.0
-"""Beyond what any receiver hears: rates stay numbers above 0."""
+"""No receiver hears a signal weaker than this loss in dB; the bound keeps rates above 0."""
 
 
 @dataclass(frozen=True)
 class LinkTrace:
-    """A number for each direction of the links of M devices.
+    """A recorded number, a rate or a gain, for each direction of the links of M devices.
 
-    Each row holds until the device's next, and its last row ends it. what: rates or gains, for
-    messages.
+    A row holds until the device's next row; the device's last row ends its trace. what: "rates" or
+    "gains", for messages.
     """
 
     where: str
@@ -32,7 +32,7 @@ class LinkTrace:
     down: Array
 
     def at(self, time_s: float) -> tuple[Array, Array]:
-        """Up and down, [M] each. Raises WorldError before or after a device's rows."""
+        """The numbers up and down, [M] each. Raises WorldError outside the time of a trace."""
         track = self.track
         index = track.last_until(time_s)
         begin, end = track.time_s[track.first], track.time_s[track.first + track.count - 1]
@@ -63,13 +63,13 @@ def read_rates(path: str | Path, devices: int) -> LinkTrace:
 def read_gains(path: str | Path, devices: int) -> LinkTrace:
     """Channel gains in dB from a CSV with columns time_s, device, uplink_db, downlink_db.
 
-    A gain is received over sent power, with path loss, shadowing, antennas and fading in it, and
-    so below 0 dB. device: 0..M-1. Raises WorldError for what cannot be used.
+    A gain is the ratio of received to sent power, so it is below 0 dB; path loss, shadowing,
+    antennas and fading are in it. device: 0..M-1. Raises WorldError for what cannot be used.
     """
     table = read_table(path, GAIN_COLUMNS, "world.gains_path")
     for name in GAIN_COLUMNS[2:]:
         gain = table.columns[name]
-        remedy = "give received over sent power, which is below 0 dB (a loss has the other sign)"
+        remedy = "give received over sent power, below 0 dB (a loss has the other sign)"
         table.refuse(name, gain >= 0, remedy)
         table.refuse(name, gain < -MOST_LOSS_DB, f"no link loses more than {MOST_LOSS_DB:g} dB")
     track, order = csv_track(table, devices)

@@ -20,7 +20,7 @@ from cutlayer.world.units import Array, Flags, Indices, array
 class Motion:
     """Where M devices are and how they move, at one time; arrays [M].
 
-    present: False for a vehicle that has not entered, or has left, a trace.
+    present: False for a vehicle that has not yet entered the trace or has left it.
     """
 
     x_m: Array
@@ -40,7 +40,7 @@ class Motion:
 
 
 def standing(fleet: Fleet) -> Motion:
-    """The fleet's places; speeds as in the fleet, without a direction."""
+    """The fleet at rest in its places; its speeds are kept, without a direction."""
     still = np.zeros(fleet.devices)
     return Motion(fleet.x_m, fleet.y_m, still, still, fleet.speed_mps, _all(fleet.devices))
 
@@ -78,8 +78,9 @@ class Highway:
 
 
 def make_highway(mobility: MobilitySettings, devices: Indices, seed: int) -> Highway:
-    """Some of the vehicles that are uniform over the road and its lanes; the first half of the
-    lanes drives to +x.
+    """The vehicles `devices` of a fleet that is spread uniformly over the road and its lanes.
+
+    Vehicles on the first half of the lanes drive towards +x, the others towards -x.
     """
     lane = drawn_for(
         devices,
@@ -111,8 +112,8 @@ def draw_speeds(
 
 @lru_cache(maxsize=8)
 def _speeds(mean: float, std: float, low: float, high: float) -> tuple[Array, Array]:
-    """The distribution of speeds: the share that is slower, and how fast that is."""
-    # Beyond nine deviations lies less than one draw in 1e18: it would only coarsen the grid.
+    """The distribution of speeds on a grid: the share of vehicles below a speed, and that speed."""
+    # Less than one draw in 1e18 lies beyond nine deviations: a wider grid would only be coarser.
     grid = np.linspace(max(low, mean - 9 * std), min(high, mean + 9 * std), 8193)
     below = np.array([math.erf((v - mean) / (std * math.sqrt(2))) for v in grid])
     return (below - below[0]) / (below[-1] - below[0]), grid

@@ -11,10 +11,10 @@ from cutlayer.own_code import load_own_function
 from cutlayer.world.units import Array, array
 
 OwnLoss = Callable[[Array, float], object]
-"""From distances [M] in metres, on the ground, and the carrier in Hz to losses [M] in dB."""
+"""Takes distances on the ground in metres [M] and the carrier in Hz; returns losses in dB [M]."""
 
 OwnFading = Callable[[np.random.Generator, int], object]
-"""From a generator and M devices to powers [M], 0 or more, of mean 1 over many draws."""
+"""Takes a random generator and M; returns powers [M] of 0 or more whose mean over draws is 1."""
 
 
 def own_loss_db(name: str, distance_m: Array, carrier_hz: float) -> Array:
@@ -23,7 +23,7 @@ def own_loss_db(name: str, distance_m: Array, carrier_hz: float) -> Array:
     found = _numbers("world.path_loss", name, own(distance_m, carrier_hz), len(distance_m))
     if (found < 0).any():
         raise JobError(
-            f"world.path_loss: {name!r} gave {found.min():g} dB, and a link gains nothing: return "
+            f"world.path_loss: {name!r} gave {found.min():g} dB, but no link amplifies: return "
             "sent over received power, 0 dB or more"
         )
     return found
@@ -42,7 +42,7 @@ def own_fading(name: str, rng: np.random.Generator, devices: int) -> Array:
 
 
 def _numbers(setting: str, name: str, given: object, devices: int) -> Array:
-    """What a function gave, if it is one finite number a device."""
+    """What a function returned, if that is one finite number for each device."""
     try:
         found = array(given)  # type: ignore[arg-type]  # what is no number is refused here
     except (TypeError, ValueError):

@@ -14,7 +14,7 @@ PACKET_BYTES = 1448
 """Payload of a TCP segment with time stamps in an Ethernet frame."""
 
 TIMEOUT_S = 0.2
-"""The least that Linux waits beyond a round trip before it sends again unasked."""
+"""Seconds that Linux waits at least, beyond a round trip, before it sends again unasked."""
 
 # BBR's least window.
 _UNPACED = 4
@@ -28,16 +28,16 @@ def lateness_s(
     loss: float,
     round_trip_s: float,
 ) -> Array:
-    """[frames]: seconds by which loss delays frames of a size on a link.
+    """Seconds [frames] by which packet loss delays each of `frames` frames of `size_bytes` bytes.
 
-    Every try of a packet is lost with probability `loss`, on its own. The sender learns of it a
-    round trip later, from what came after; of the last packet by a probe, another round trip later
-    (RACK-TLP, RFC 8985); and of one that is lost again when nothing comes after by a time-out,
-    TIMEOUT_S more. Packets after it travel on meanwhile, so that a loss early in a long frame costs
-    nothing.
+    Every sending of a packet is lost with probability `loss`, independently. The sender learns of a
+    lost packet one round trip later, from the answers to later packets. If the last packet is lost,
+    a probe tells another round trip later (RACK-TLP, RFC 8985); if that is lost again, a time-out
+    does, TIMEOUT_S later. Packets behind a lost one travel on meanwhile, so a loss early in a long
+    frame costs nothing.
 
-    A sender that sees losses paces itself by the delivery it has seen, which is what a frame
-    brought in a round trip: a short frame takes a round trip to send, whatever the link's rate.
+    A sender that sees losses sends no faster than what was delivered to the receiver, here one
+    frame a round trip: a short frame takes a round trip to send, whatever the link's rate.
     """
     packets = int(np.ceil(size_bytes / PACKET_BYTES))
     if not (packets and loss) or not rate_bps > 0:

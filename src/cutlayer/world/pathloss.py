@@ -16,7 +16,7 @@ from cutlayer.settings.world import Scenario
 from cutlayer.world.units import LIGHT_MPS, Array, Flags, array
 
 MIN_DISTANCE_M = 10.0
-"""TR 38.901 holds from 10 m on; nearer devices are taken to be there."""
+"""TR 38.901 holds from 10 m on; a nearer device counts as 10 m away."""
 
 _STANDARD_LIGHT_MPS = 3.0e8  # note 1 of table 7.4.1-1
 _ENVIRONMENT_M = 1.0  # h_E

@@ -15,8 +15,8 @@ from cutlayer.world.units import Array
 class Stays:
     """Stay times in seconds of vehicles seen in coverage, arrays [n].
 
-    seen_s: until the vehicle was first out of coverage. radial_s: (L - l) / v of ST-SFLora (arXiv
-    2605.26120). straight_s: if it kept its heading and speed.
+    seen_s: until the vehicle really left coverage. radial_s: by ST-SFLora's (L - l) / v (arXiv
+    2605.26120). straight_s: if the vehicle kept its heading and speed.
     """
 
     seen_s: Array
@@ -31,9 +31,9 @@ def compare_stays(
     server_x_m: float = 0.0,
     server_y_m: float = 0.0,
 ) -> Stays:
-    """Stay times at every `every_s` of the trace, of the vehicles in coverage then.
+    """Stay times of the vehicles in coverage, looked at every `every_s` seconds of the trace.
 
-    Vehicles still in coverage when the trace, or their own part of it, ends are left out.
+    Left out are vehicles at rest and those in coverage until their part of the trace ends.
     """
     begin, end = float(trace.track.time_s.min()), float(trace.track.time_s.max())
     times = np.arange(begin, end, every_s)

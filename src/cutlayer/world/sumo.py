@@ -26,7 +26,7 @@ from cutlayer.world.traces import POSITION_COLUMNS
 
 SCENARIOS = {"highway": "2 km of three lanes each way past a road-side unit at (0, 0), as a ring"}
 DENSITIES = {"low": 4.0, "medium": 12.0, "high": 30.0}
-"""Vehicles a kilometre and lane: free flow, dense, and near a jam."""
+"""Number of vehicles on a kilometre of a lane: free flow, dense, and near a jam."""
 
 _ROADS = {"eastbound": 2000.0, "east-loop": 430.0, "westbound": 2000.0, "west-loop": 430.0}
 _LANES = 3
@@ -44,11 +44,11 @@ def export(
     vehicles: int = 20,
     seed: int = 0,
 ) -> int:
-    """Drive `scenario` and write the trace of some vehicles; returns how many there were in all.
+    """Drive `scenario` and write the trace of some vehicles; returns how many vehicles drove.
 
     out: CSV (time_s, device, x_m, y_m, speed_mps) with the road-side unit at (0, 0), for
-    world.mobility.path. every_s: between rows, which are replayed along straight lines. vehicles:
-    written, drawn from all that drive; all drive round the ring, so that they come back.
+    world.mobility.path. every_s: seconds between rows; replay joins rows by straight lines.
+    vehicles: how many are written, drawn from all that drive; the road is a ring, so they return.
     Raises WorldError for an unknown scenario or density, and where SUMO is not installed or fails.
     """
     for name, value, known in (

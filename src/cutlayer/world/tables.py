@@ -18,7 +18,7 @@ from cutlayer.world.units import Array, Flags
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of finite numbers [rows] and the line of the file each row came from."""
+    """Columns of finite numbers, [rows] each, and the line of the file that each row came from."""
 
     where: str
     columns: dict[str, Array]
@@ -35,7 +35,7 @@ class Table:
 
 
 def read_table(path: str | Path, wanted: Sequence[str], field: str) -> Table:
-    """The `wanted` columns of a CSV file with a header line; others are ignored.
+    """The `wanted` columns of a CSV file with a header line; other columns are ignored.
 
     field: the job's field that names the file, for messages. Raises WorldError for a file that
     cannot be read, a missing column, no rows, or a value that is not a finite number.

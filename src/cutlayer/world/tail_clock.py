@@ -1,9 +1,9 @@
 """The virtual clock of a round whose last blocks are on devices: a step comes to the server twice.
 
-Activations go up and hidden states come down; the device runs its tail forward and back, sends up
-the gradient of those hidden states, and the server goes back through its blocks. Where no gradient
-returns from there, the next forward pass begins once the device has sent. A device's batches are
-served one after another.
+Activations go up and hidden states come down; the device runs its last blocks (the tail) forward
+and back, sends up the gradient of those hidden states, and the server goes back through its blocks.
+Where the server returns no gradient, the device's next forward pass begins once it has sent its
+own. The server takes a device's batches one after another.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def fill_alone(times: Durations, grid: Grid) -> None:
 
 
 def fill_pooled(times: Durations, grid: Grid, masks: Flags, hopeful: Flags) -> None:
-    """Each of the server's two passes of a step begins when the last device of its pool is there.
+    """Each of the server's two passes of a step begins when all devices of a pool have sent.
 
-    masks: [P, M] the devices of each pool; the `hopeful` alone are waited for.
+    masks: [P, M] the devices of each pool. The server waits for the `hopeful` devices only.
     """
     everyone = np.ones(len(times.steps), dtype=bool)
     ready = grid.add("broadcast", 0, everyone, np.zeros(len(everyone)), times.broadcast_s)
@@ -51,7 +51,7 @@ def fill_pooled(times: Durations, grid: Grid, masks: Flags, hopeful: Flags) -> N
             pool = mask & who
             if not pool.any():
                 continue
-            # The pool is walked through all of a step's exchanges before the next one's.
+            # All exchanges of a step with one pool come before those with the next pool.
             begin, takes = max(free, float(arrived[pool].max())), times.server_s[step]
             ends = _together(grid, "server", step, pool, begin, takes)
             sent = _run_tail(times, grid, step, pool, ends)
@@ -98,7 +98,7 @@ def _send_up(times: Durations, grid: Grid, step: int, who: Flags, ready: Array) 
 
 
 def _run_tail(times: Durations, grid: Grid, step: int, who: Flags, served: Array) -> Array:
-    """When the gradient of the features has arrived at the server."""
+    """Seconds at which the gradient of the hidden states has arrived at the server, by device."""
     received = grid.add("tail_downlink", step, who, served, times.tail_downlink_s[step])
     computed = grid.add("tail", step, who, received, times.tail_s[step])
     return grid.add("tail_uplink", step, who, computed, times.tail_uplink_s[step])

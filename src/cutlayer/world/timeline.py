@@ -27,12 +27,12 @@ STEP_STAGES: tuple[Stage, ...] = (
 class Durations:
     """What each stage takes on each of M devices, arrays [M] in seconds.
 
-    forward_s to backward_s are [S, M], of every step (S: most steps of any device), as the last
-    batch of an epoch is smaller; upload_s is the adapter's. steps: int [M], 1 or more.
-    tail_downlink_s to server_backward_s: of the last blocks, where these are on devices
-    (has_tail): hidden states down, forward and back, gradient up, and the server's way back, which
-    is else within server_s.
-    one_way: no gradient returns, and downlink and backward do not take place.
+    forward_s to backward_s are [S, M], one row a step (S: most steps of any device), since the last
+    batch of an epoch is smaller. upload_s: of the adapter. steps: of each device, int [M], 1 or
+    more. tail_downlink_s to server_backward_s: only where the last blocks are on devices
+    (has_tail): hidden states down, forward and backward pass there, gradient up, and the server's
+    backward pass, which is otherwise in server_s.
+    one_way: no gradient returns, so downlink and backward do not take place.
     Infinity: the stage never ends (a rate of 0). Build it with `durations`.
     """
 
@@ -68,10 +68,10 @@ class Timeline:
 
     start_s, end_s: by stage, [S, M] for the stages of a step (S: most steps of any device)
     and [1, M] for broadcast, upload and aggregation; NaN where a stage did not take place.
-    finish_s: [M] when all of a device's part had arrived and was computed; infinite for never.
-    late: [M] finished after the deadline, or never: not part of the aggregate.
-    duration_s: of the round, aggregation included. The server waits for the last device; with
-    late ones, until the deadline (without a deadline: for ever).
+    finish_s: [M] when the last stage of a device ended; infinite if it never did.
+    late: [M] whether a device finished after the deadline or never, so that it is not averaged.
+    duration_s: of the round, aggregation included. The server waits for the last device; if
+    devices are late, until the deadline (without a deadline: for ever).
     """
 
     start_s: dict[Stage, Array]
@@ -117,9 +117,9 @@ def durations(
     one_way: bool = False,
     has_tail: bool = False,
 ) -> Durations:
-    """Durations of M devices from arrays [M] or one number for all; left out: takes no time.
+    """Durations of M devices from arrays [M] or one number for all; a stage left out takes no time.
 
-    Those of a step (all but broadcast, upload and aggregation) may be arrays [S, M], where steps
+    Stages of a step (all but broadcast, upload and aggregation) may be arrays [S, M], where steps
     differ.
     Raises WorldError for a negative or undefined duration, and for a device without a step.
     """

@@ -1,4 +1,4 @@
-"""Files of recorded positions and rates: plain or compressed, bounded, and said if unfinished."""
+"""Reads files of recorded positions and rates: plain or compressed; refuses large or unfinished."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from cutlayer.errors import WorldError
 
 MAX_FILE_BYTES = 512 * 2**20
-"""Larger traces are refused, also when they are unpacked: they are read into memory whole."""
+"""Most bytes of a trace, also of what it unpacks to: a trace is read into memory whole."""
 
 _PACKED: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,

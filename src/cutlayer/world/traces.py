@@ -18,7 +18,8 @@ from cutlayer.world.trace_files import read_file
 from cutlayer.world.units import Array, Indices
 
 POSITION_COLUMNS = ("time_s", "device", "x_m", "y_m", "speed_mps")
-# A degree is 111 km and less; positions in metres follow the speed within a few per cent.
+# A degree is up to 111 km, so degrees change far less than the speed says; metres differ from it by
+# a few per cent.
 _SMALLER = 1000
 _CUT_OFF = (
     expat.errors.codes[expat.errors.XML_ERROR_NO_ELEMENTS],
@@ -39,7 +40,7 @@ class Track:
     count: Indices
 
     def last_until(self, time_s: float) -> Indices:
-        """Index of each device's last sample at or before `time_s` [M]; first - 1 where none."""
+        """Index of each device's last sample at or before `time_s` [M]; first - 1 for no sample."""
         low, high = self.first.copy(), self.first + self.count
         while (open_ := low < high).any():
             middle = (low + high) // 2
@@ -51,7 +52,8 @@ class Track:
 
 @dataclass(frozen=True)
 class PositionTrace:
-    """Positions of M devices, linear between samples; a device is there from first to last."""
+    """Positions of M devices, linear between samples; a device is present from its first to its
+    last sample."""
 
     where: str
     track: Track
@@ -110,7 +112,7 @@ def read_positions(path: str | Path, devices: int) -> PositionTrace:
 
 
 def csv_track(table: Table, devices: int) -> tuple[Track, Indices]:
-    """The track of a table with columns time_s and device, and the order of its rows in it."""
+    """The track of a table with columns time_s and device, and the indices of its rows [n]."""
     number = table.columns["device"]
     table.refuse("device", number != np.floor(number), "number devices 0, 1, 2, ...")
     owner = number.astype(np.int64)
@@ -192,7 +194,7 @@ def _read_fcd(file: Path, devices: int) -> PositionTrace:
 
 
 def _refuse_degrees(where: str, track: Track, x: Array, y: Array, speed_mps: Array) -> None:
-    """Raise WorldError where coordinates are degrees: far too small for the way at that speed."""
+    """Raise WorldError where coordinates are degrees: they change far too little for the speed."""
     if (np.abs(x) > 180).any() or (np.abs(y) > 90).any():
         return
     seconds = np.diff(track.time_s)

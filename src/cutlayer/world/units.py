@@ -12,10 +12,10 @@ LIGHT_MPS = 299_792_458.0
 
 
 def array(values: npt.ArrayLike) -> Array:
-    """The values as a float64 array; not copied where they are one already."""
+    """The values as a float64 array; a float64 array is not copied."""
     return np.asarray(values, dtype=np.float64)
 
 
 def ratio(decibels: npt.ArrayLike) -> Array:
-    """10^(dB/10)."""
+    """The plain ratio of a figure in decibels: 10^(dB/10)."""
     return array(10.0 ** (array(decibels) / 10.0))

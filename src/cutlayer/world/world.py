@@ -23,12 +23,12 @@ from cutlayer.world.units import Array, Flags, Indices, array, ratio
 class WorldState:
     """M devices in one round; arrays [M].
 
-    x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: time left in coverage,
-    infinite at rest, 0 outside. line_of_sight: always set but for umi and uma. path_loss_db:
-    without shadowing; with a trace of gains all that the uplink loses. gain_up, gain_down: h,
-    received over sent power: path loss, shadowing, antennas and fading. uplink_bps, downlink_bps:
-    at power_max_w and server_power_w if the bandwidth is split equally, or the trace's; gain_up is
-    then the one that gives the trace's rate.
+    x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: seconds left in
+    coverage, infinite at rest, 0 outside. line_of_sight: always True except in the scenarios umi
+    and uma. path_loss_db: without shadowing; with a trace of gains, the whole loss of the uplink.
+    gain_up, gain_down: h, received over sent power, with path loss, shadowing, antennas and fading
+    in it. uplink_bps, downlink_bps: at power_max_w and server_power_w with the bandwidth split
+    equally; with a trace of rates, the trace's, and gain_up is the gain that gives that rate.
     """
 
     x_m: Array
@@ -53,9 +53,9 @@ class WorldState:
 class World:
     """The world of a run: fleet, movement and radio, drawn from `seed`.
 
-    devices: M. The same settings, devices, seed, round and time give the same state, in any
-    order of asking, of whichever devices. What is held goes by the devices that are asked for.
-    Files are read here; raises WorldError for what cannot be used.
+    devices: M. The same settings, devices, seed, round and time give a device the same state, in
+    whatever order and for whichever devices `state` is called. Memory grows with the devices asked
+    for, not with M. Files are read here; raises WorldError for what cannot be used.
     """
 
     def __init__(self, settings: WorldSettings, devices: int, seed: int) -> None:
@@ -63,7 +63,7 @@ class World:
         self.seed = seed
         self.devices = devices
         if settings.fleet.path is not None:
-            _ = self.fleet  # read now, so that a fault of the file is told now
+            _ = self.fleet  # read now, so that a faulty file is refused now
         self.radio = channel.Radio(
             noise_w_per_hz=channel.noise_w_per_hz(
                 settings.noise_dbm_per_hz, settings.noise_figure_db
@@ -98,11 +98,11 @@ class World:
     ) -> WorldState:
         """The world in `round`, which starts at `time_s` of virtual time.
 
-        sharing: devices that split the bandwidth equally; None: those in coverage, of all that are
-        asked for. devices: the numbers of those that are asked for, in their order; None: all.
-        Fading belongs to the round; shadowing and line of sight to settings.shadowing_rounds
-        rounds; places to the time. Raises WorldError when a trace does not reach that time, and
-        JobError for a function of one's own that gives what cannot be used.
+        devices: the numbers of the devices to return, in their order; None: all. sharing: how many
+        devices split the bandwidth equally; None: as many of the returned ones as are in coverage.
+        Fading is drawn for each round, shadowing and line of sight once for
+        settings.shadowing_rounds rounds; places follow the time. Raises WorldError when a trace
+        does not reach that time, and JobError if a user's function returns what cannot be used.
         """
         settings, numbers = self.settings, self._numbers(devices)
         fleet = self.fleet_of(numbers)
@@ -151,10 +151,10 @@ class World:
         return self.radio.rate_bps(bandwidth_hz, power_w, state.gain_up)
 
     def broadcast_bps(self, state: WorldState) -> Array:
-        """The rates [M] at which the devices of `state` get a message for all of them.
+        """The rates [M] in bit/s at which the devices of `state` get a message for all of them.
 
-        That of the worst gain (ST-SFLora's R_DL); over links whose rates are a trace's, each its
-        own.
+        It is the rate of the worst gain for all (ST-SFLora's R_DL); with a trace of rates, each
+        device has its own.
         """
         if self._rates is not None:
             return state.downlink_bps
@@ -195,7 +195,8 @@ class World:
             return np.ones(len(distance), dtype=bool)
         if settings.line_of_sight == "never":
             return np.zeros(len(distance), dtype=bool)
-        # One number a device and block: who comes nearer can only gain its line of sight.
+        # One number for each device and block of rounds: a device that comes nearer can only gain
+        # its line of sight.
         rng = numpy_rng(self.seed, self._block(round), "line of sight")
         part = drawn_for(devices, rng, uniform)
         return part < pathloss.line_of_sight_probability(settings.urban, distance)

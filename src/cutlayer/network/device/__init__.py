@@ -1,6 +1,6 @@
 """A device of a network run.
 
-join.py connects and takes part, with a participant.py of one of two kinds: torch_participant.py,
-for which device_requests.py does what the server asks, or light_participant.py, which runs programs
-without torch. machine.py says what the device can compute.
+join.py connects and takes part, as one of two kinds of participant (participant.py):
+torch_participant.py, which trains by device_requests.py, or light_participant.py, which runs
+programs without torch. machine.py describes the processor, memory and speed of the device.
 """

@@ -88,20 +88,20 @@ def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
         message.rate_bits,
     )
     if opening.adapter is None:
-        device.adapter = {}  # what an earlier round trained is not trained in this one
+        device.adapter = {}  # this round does not train the tensors of an earlier round
     device.samples_a_round = message.samples
     device.coding.begin(opening)
     device.begin(message.round, decision, opening.adapter)
     if device.steps != message.steps:
         raise RunError(
-            f"training: the server counts {message.steps} steps a round and this device "
+            f"training: the server counts {message.steps} steps a round but this device "
             f"{device.steps}: run the same cutlayer on both sides"
         )
 
 
 def upload(device: Device) -> bytes:
-    """What the device trained in the round, as a frame."""
-    if device.job.method.aggregate == "none":  # kept for the device as it is
+    """The frame of the adapter that the device trained in the round."""
+    if device.job.method.aggregate == "none":  # the server keeps it for the device unchanged
         return encode_adapter(AdapterMessage(device.id, device.round, 0, device.adapter), 32)
     return device.upload()
 

@@ -1,4 +1,4 @@
-"""A device of a network: joins a server, fetches its part of the model, trains as it is told.
+"""A device of a network: joins a server, fetches its part of the model, and takes part in rounds.
 
 An event loop handles the network and a separate thread computes, so that the device answers the
 server even while it computes for long.
@@ -56,39 +56,39 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """Where a device joins, as whom, and with what."""
+    """The server that a device joins, its identity, and its own data and model."""
 
     address: str
     """HOST:PORT of the server."""
 
     identity: Identity | None = None
-    """The device's key and certificate; None: it joins without, by its name."""
+    """The device's key and certificate; None: it joins without them, by its name."""
 
     name: str | None = None
-    """The device's name; needed where there is no identity, which has one."""
+    """The device's name; needed only without an identity, since that has a name."""
 
     number: int | None = None
     """The number in the job that it asks for, from 0; None: the server chooses."""
 
     data: str | Path | None = None
-    """A file or folder with its own samples; None: the part of the job's data that a device of its
-    number has in a simulation.
+    """A file or folder with its own samples; None: the part of the job's data that a device with
+    this number has in a simulation.
     """
 
     model: str | Path | None = None
-    """A checkpoint on this machine, of which it takes its part; None: the server sends the part."""
+    """A checkpoint on this machine that holds its part of the model; None: the server sends it."""
 
     backoff: Backoff = Backoff()  # noqa: RUF009 - frozen
     """How long it waits before it connects again."""
 
     light: bool | None = None
-    """Whether it runs programs that the server makes, by onnxruntime and without torch, on samples
-    of its own; None: where torch is not installed.
+    """Whether it runs the server's programs by onnxruntime, without torch, on samples of its own;
+    None: it does if torch is not installed.
     """
 
     provider: str = "cpu"
-    """What computes on a light device: cpu, cuda, tensorrt, coreml, qnn or openvino, where the
-    installed onnxruntime has it.
+    """The hardware that computes on a light device: cpu, cuda, tensorrt, coreml, qnn or openvino;
+    the installed onnxruntime must support it.
     """
 
     precision: Precision = "float32"
@@ -106,10 +106,10 @@ class JoinOptions:
 def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
     """Take part until the job is finished; connects again by itself when the connection is lost.
 
-    say: called with each sentence about what goes on. log: a file that gets one JSON object an
-    event, or - for standard error. Returns when the job is done, in a notebook too.
-    Raises RefusedError where the server will not have the device, and DataError, ModelError or
-    RunError where it cannot take part.
+    say: called with each sentence about what happens. log: a file that gets a JSON object for each
+    event, or "-" for standard error. Returns when the job is done, in a notebook too.
+    Raises RefusedError if the server refuses the device, and DataError, ModelError or RunError if
+    the device cannot take part.
     """
     if options.data is not None:
         check_there(Path(options.data))
@@ -135,7 +135,7 @@ def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = Non
 
 
 def _preparation(options: JoinOptions) -> Preparation:
-    """What prepares such a device: only what it needs is imported."""
+    """The function that prepares a device of this kind; imports only what that kind needs."""
     if not options.is_light:
         if (options.provider, options.precision) != ("cpu", "float32"):
             raise RunError(
@@ -152,7 +152,7 @@ def _preparation(options: JoinOptions) -> Preparation:
         )
     if options.model is not None:
         raise RunError(
-            f"--model: a light device runs the server's programs, and reads no {options.model}: "
+            f"--model: a light device runs the server's programs and cannot read {options.model}: "
             "leave it out"
         )
     from cutlayer.light.graph import Compute
@@ -177,11 +177,11 @@ class _Stop:
 
     @contextmanager
     def of_this_task(self) -> Iterator[None]:
-        """Cancel the running task on SIGTERM and SIGINT, where signals come to this thread."""
+        """Cancel the running task on SIGTERM and SIGINT, if this thread gets signals."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         self._stop = partial(loop.call_soon_threadsafe, task.cancel)
-        # Not an exception from a signal handler: it could strike anywhere in the event loop.
+        # A signal handler must not raise: the exception could occur anywhere in the event loop.
         with suppress(NotImplementedError):  # Windows: asyncio.run cancels the task on SIGINT
             if threading.current_thread() is threading.main_thread():
                 for number in (signal.SIGTERM, signal.SIGINT):
@@ -189,8 +189,8 @@ class _Stop:
         yield
 
     def now(self) -> None:
-        """Cancel it from another thread."""
-        with suppress(RuntimeError):  # it has just ended by itself
+        """Cancel the task, from another thread."""
+        with suppress(RuntimeError):  # the event loop has just ended by itself
             self._stop()
 
 
@@ -259,9 +259,9 @@ class _DeviceSession:
         self._log.write("wait", seconds=round(seconds, 3), reason=str(error))
 
     async def _take_part(self, connection: Connection) -> bool:
-        """Serve one connection; whether the job is done. Raises NetworkError when it is lost."""
+        """Serve one connection; returns whether the job is done. NetworkError when it breaks."""
         task = await connection.hear()
-        if isinstance(task, Done):  # it was done while this device was away
+        if isinstance(task, Done):  # the job was done while this device was away
             return await self._leave(connection)
         if not isinstance(task, Task | LightTask):
             raise RefusedError("task: another message came first: run the same cutlayer")
@@ -271,7 +271,7 @@ class _DeviceSession:
         device = self._prepared.device
         if self._options.probe:
             self._say(await device.measured(site))
-            await connection.close("it only measured itself")
+            await connection.close("the device only measured itself")
             return True
         await connection.tell(self._ready(task, device))
         report = device.report
@@ -299,7 +299,7 @@ class _DeviceSession:
                 case Done():
                     return await self._leave(connection)
                 case message:
-                    raise NetworkError(f"message: {type(message).__name__} was not due")
+                    raise NetworkError(f"message: {type(message).__name__} was not expected")
 
     async def _leave(self, connection: Connection) -> bool:
         await connection.close("the job is done")
@@ -328,7 +328,7 @@ class _DeviceSession:
 
     def _ready(self, task: Task | LightTask, device: Participant) -> Ready:
         own = self._options.data is not None
-        # The server knows the job's seed: it could compute noise of that seed and subtract it.
+        # The server knows the job's seed: it could compute that seed's noise and subtract it.
         labels = device.labels(self._secret if own else device.job_seed)
         data = self._secret if own else None
         return Ready(task.digest, device.samples, own, labels, device.basis, data)
@@ -362,7 +362,7 @@ class _DeviceSession:
         device.end()
 
     async def _walk_steps(self, connection: Connection, device: Participant, round: int) -> None:
-        """All exchanges of all steps. While a frame is sent up, the next is already computed."""
+        """Do all exchanges of all steps. While a frame is sent up, the next is already computed."""
         sending: asyncio.Task[None] | None = None
         try:
             for step in range(device.steps):
@@ -383,7 +383,7 @@ class _DeviceSession:
 
 
 async def _send(connection: Connection, round: int, step: int, payload: Payload) -> None:
-    """A frame, or a loss as a message."""
+    """Send a frame, or a loss as a message."""
     if isinstance(payload, bytes):
         await connection.send(Lane.UP, payload)
     else:

@@ -32,19 +32,19 @@ from cutlayer.train.opening import Opening
 from cutlayer.wire.program_ports import Ports, ProgramKey
 
 _KEPT = 6
-"""Graphs that stay ready; of more, those that were needed last."""
+"""How many graphs stay loaded: those that were used last."""
 
 
 @dataclass(frozen=True)
 class LightPreparation:
-    """Prepares a light device that computes by `compute`."""
+    """Prepares a light device; compute: what runs its programs."""
 
     compute: Compute
 
     async def __call__(self, site: Site, task: Task | LightTask) -> Participant:
         """The device of a task. Raises RefusedError, DataError, ModelError, RunError."""
         if not isinstance(task, LightTask):
-            raise RefusedError("task: it is not a light device's: run the same cutlayer on both")
+            raise RefusedError("task: it is not for a light device: run the same cutlayer on both")
         task.job.check()
         check_provider(self.compute.provider)
         assert site.data is not None  # see JoinOptions.light
@@ -65,7 +65,7 @@ def _make_device(task: LightTask, folder: Path, data: Path) -> LightDevice:
 
 
 class LightParticipant:
-    """See Participant. folder: holds the programs of a task, beside the file of their weights."""
+    """See Participant. folder: of a task's programs and the file of their weights."""
 
     def __init__(
         self, device: LightDevice, task: LightTask, folder: Path, compute: Compute
@@ -177,7 +177,7 @@ class LightParticipant:
         )
         if device.steps != message.steps:
             raise RunError(
-                f"training: the server counts {message.steps} steps a round and this device "
+                f"training: the server counts {message.steps} steps a round but this device "
                 f"{device.steps}: run the same cutlayer on both sides"
             )
 
@@ -195,7 +195,7 @@ class LightParticipant:
 
     @property
     def questions(self) -> int:
-        """See Participant. What trains nothing has no part in a sum."""
+        """See Participant. A light device trains nothing and has no part in a sum."""
         return 0
 
     def answer(self, question: bytes) -> bytes:
@@ -203,8 +203,8 @@ class LightParticipant:
         raise RunError("a light device trains nothing to sum up: run the same cutlayer on both")
 
     def upload(self) -> bytes | None:
-        """See Participant. It trains nothing."""
+        """See Participant. None: a light device trains nothing."""
         return None
 
     def end(self) -> None:
-        """See Participant. The next round begins anew."""
+        """See Participant. Nothing is kept for the next round."""

@@ -1,4 +1,4 @@
-"""What a device is and can do, as it tells the server when it joins: Linux, macOS and Windows."""
+"""Describes the machine of a device to the server when it joins, on Linux, macOS and Windows."""
 
 import platform
 import time
@@ -14,7 +14,7 @@ _MEASURE_S = 0.2
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor by name, the cores this process may use, memory, and a measured FLOP/s."""
+    """The processor's name, the cores that this process may use, memory, and measured FLOP/s."""
 
     processor: str
     cores: int
@@ -23,13 +23,13 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """This machine; takes a fifth of a second."""
+    """Describe this machine; takes a fifth of a second."""
     memory = psutil.virtual_memory().total
     return Machine(_processor()[:200], usable_cores(), memory, _flops_per_s())
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; all of the machine where the system does not say (macOS)."""
+    """How many cores this process may use; all cores if the system does not say (macOS)."""
     process = psutil.Process()
     if hasattr(process, "cpu_affinity"):
         return len(process.cpu_affinity() or [0])
@@ -37,7 +37,7 @@ def usable_cores() -> int:
 
 
 def _flops_per_s() -> float:
-    """Of multiplying float32 matrices: the best of as many tries as fit in a short time."""
+    """FLOP/s of multiplying float32 matrices: the best of as many tries as fit in a short time."""
     a = np.random.default_rng(0).random((_SIDE, _SIDE), np.float32)
     found = np.empty_like(a)
     best_s, end = float("inf"), time.perf_counter() + _MEASURE_S
@@ -48,7 +48,7 @@ def _flops_per_s() -> float:
 
 
 def _processor() -> str:
-    """Linux tells the name in a file; elsewhere Python knows it."""
+    """The processor's name: from a file on Linux, elsewhere from Python."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")

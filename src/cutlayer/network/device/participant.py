@@ -1,4 +1,4 @@
-"""What a device does in the rounds of a network run, however it computes."""
+"""What a device does in the rounds of a network run, with torch or without."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Compute(Protocol):
 class Site:
     """What a device prepares itself with.
 
-    data: samples of its own; None: those that its number has in a simulation. model: a checkpoint
-    on this machine; None: the server sends the part.
+    data: its own samples; None: those that a device of its number has in a simulation. model: a
+    checkpoint on this machine; None: the server sends the part. on_piece: called during downloads.
     """
 
     connection: Connection
@@ -45,19 +45,19 @@ class Site:
 
 
 class Participant(Protocol):
-    """A device that has a task. All but `fetch` computes, in a thread of its own."""
+    """A device that has a task. All methods but `fetch` and `measured` run in a separate thread."""
 
     @property
     def number(self) -> int:
-        """The device's, in the job."""
+        """The device's number in the job."""
 
     @property
     def samples(self) -> int:
-        """How many it has."""
+        """How many samples it has."""
 
     @property
     def report(self) -> LoadReport | None:
-        """What was loaded from where."""
+        """What data was loaded, from where."""
 
     @property
     def basis(self) -> int | None:
@@ -65,18 +65,18 @@ class Participant(Protocol):
 
     @property
     def steps(self) -> int:
-        """Batches of the round that has begun."""
+        """How many batches the present round has."""
 
     @property
     def job_seed(self) -> int:
-        """The job's, which its server knows."""
+        """The seed of the job, which the server knows too."""
 
     def labels(self, seed: int) -> list[float] | None:
-        """Samples of each class, with noise from `seed` where the job asks for it; None where the
-        job shares none."""
+        """How many samples it has of each class, with noise from `seed` if the job asks for it;
+        None if devices of the job share no labels."""
 
     async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
-        """Have the programs that a message names. Raises NetworkError and RefusedError."""
+        """Fetch the programs that a message names. Raises NetworkError and RefusedError."""
 
     async def measured(self, site: Site) -> str:
         """What a batch takes on this device, in one line. The device is of no use afterwards."""
@@ -88,31 +88,31 @@ class Participant(Protocol):
         """Start a round as the server decided it."""
 
     def exchanges(self, step: int) -> Sequence[Exchange]:
-        """What crosses in a step, in order."""
+        """The exchanges of a step, in order."""
 
     def send(self, exchange: Exchange, step: int) -> Payload:
-        """What goes up in an exchange."""
+        """The frame or loss that goes up in an exchange."""
 
     def receive(self, exchange: Exchange, step: int, frame: bytes) -> None:
-        """Take what came down in an exchange."""
+        """Take a frame that came down in an exchange."""
 
     @property
     def questions(self) -> int:
-        """Of a secure sum that end the round, each of which it answers; 0: there is none."""
+        """How many questions of a secure sum it answers at the round's end; 0 without a sum."""
 
     def answer(self, question: bytes) -> bytes:
-        """What it answers in a secure sum. Raises FrameError, RunError."""
+        """Its answer to a question of a secure sum. Raises FrameError, RunError."""
 
     def upload(self) -> bytes | None:
-        """The frame of what it trained in the round; None where it trains nothing, or its part of a
-        secure sum has gone up."""
+        """The frame of the adapter that it trained in the round; None if it trains nothing, or if a
+        secure sum takes the place of uploads."""
 
     def end(self) -> None:
         """End the round."""
 
 
 class Preparation(Protocol):
-    """Makes a device of one kind ready."""
+    """Prepares a device of one kind."""
 
     def __call__(self, site: Site, task: Task | LightTask) -> Awaitable[Participant]:
         """The device of a task. Raises RefusedError, DataError, ModelError, RunError."""

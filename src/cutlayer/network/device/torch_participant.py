@@ -32,7 +32,7 @@ from cutlayer.train.stopwatch import Stopwatch
 async def prepare(site: Site, task: Task | LightTask) -> Participant:
     """The device that a task describes. Raises RefusedError, DataError, ModelError, RunError."""
     if not isinstance(task, Task):
-        raise RefusedError("task: it is a light device's: run the same cutlayer on both sides")
+        raise RefusedError("task: it is for a light device: run the same cutlayer on both sides")
     job = device_requests.read_job(task.job)
     if site.model is None:
         folder: Path = await fetch_files(site.connection, task.files, site.on_piece)
@@ -43,7 +43,7 @@ async def prepare(site: Site, task: Task | LightTask) -> Participant:
 
 
 class TorchParticipant:
-    """See Participant; of `train.device.Device`. classes: how many the labels have."""
+    """A Participant around `train.device.Device`. classes: how many there are."""
 
     def __init__(self, device: Device, classes: int) -> None:
         self._device, self._classes = device, classes
@@ -89,7 +89,7 @@ class TorchParticipant:
         return found
 
     async def fetch(self, site: Site, programs: Sequence[DeviceProgram]) -> None:
-        """See Participant. It runs no programs."""
+        """See Participant. A device with torch runs no programs."""
         if programs:
             raise RefusedError("program: this device runs none: run the same cutlayer on both")
 

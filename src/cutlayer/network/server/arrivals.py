@@ -1,4 +1,4 @@
-"""Waits for the devices that a round begins with, and says who is missing and who is gone."""
+"""Waits for the devices of a round before it begins, and says which are missing or gone."""
 
 import math
 import time
@@ -12,15 +12,15 @@ from cutlayer.network.server.timeouts import Timeouts
 from cutlayer.rounds.progress import Progress
 from cutlayer.settings.devices import Devices
 
-# At most so many of the missing devices are named in a sentence.
+# A sentence names at most this many missing devices.
 _NAMED = 8
 
 
 class Arrivals:
-    """The devices that come, before every round.
+    """Waits for devices before every round.
 
-    devices: how many the job has and draws. progress: is told who is waited for, and who left.
-    light: makes what light devices wait for; None: there are none.
+    devices: how many the job has and draws. progress: takes sentences on which devices are missing
+    and which left. light: makes the programs of light devices; None: light devices are refused.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Arrivals:
         self._given_up: set[int] = set()
 
     def wait(self, drawn: Sequence[int], told: Collection[int]) -> dict[int, ConnectedDevice]:
-        """The devices there are, once they are enough to begin a round.
+        """The devices that are there, once they are enough to begin a round.
 
-        drawn: those that the round is for; one of them is waited for without end. told: see
-        `tell_departures`.
+        drawn: the devices of the round; it waits without limit until one of them is there. told:
+        see `tell_departures`.
         """
         present = self._enough(drawn, told)
         self._begun = True
         return present
 
     def tell_departures(self, told: Collection[int]) -> None:
-        """Say which devices are gone and why, except for those that are told of elsewhere."""
+        """Say which devices are gone and why, except for `told`, which are reported elsewhere."""
         for gone in self._connected_devices.presence.departures():
             if gone.number not in told:
                 self._progress.say(f"device {gone.number} ({gone.name}) is gone: {gone.reason}")
@@ -56,7 +56,7 @@ class Arrivals:
         presence = self._connected_devices.presence
         needed = self._timeouts.devices or self._devices.cohort
         patience_s = self._timeouts.return_s if self._begun else self._timeouts.begin_s
-        # The wait for the rest begins once there is somebody to begin with.
+        # The wait for further devices begins once the first device is there.
         until = time.monotonic() + patience_s if self._begun else math.inf
         said: set[int] | None = None
         while True:
@@ -79,7 +79,7 @@ class Arrivals:
             presence.wait(0.5)
 
     def _make_light(self) -> None:
-        """Make what the light devices that have just come wait for."""
+        """Make the programs for which light devices that have just joined wait."""
         for precision, wanted in self._connected_devices.handout.light_wanted().items():
             assert self._light is not None
             self._progress.say(f"making the programs of light devices, in {precision}")
@@ -102,6 +102,4 @@ class Arrivals:
         ]
         shown = ", ".join(missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         limit = f" for {left_s:.0f} s more" if math.isfinite(left_s) else ""
-        return (
-            f"waiting for devices{limit}: {len(present)} of {needed} are there, not there: {shown}"
-        )
+        return f"waiting for devices{limit}: {len(present)} of {needed} are there, missing: {shown}"

@@ -1,9 +1,9 @@
 """Checks what devices say of themselves, against the job and against the other devices.
 
-A number from a device is believed only as far as the server can check it. Samples of the job's own
-data are counted here too; samples of a device's own data count as far as their activations arrive.
-What cannot be checked is bounded by what the other devices of the round say, so that a lie costs
-only the liar its place.
+The server believes a number from a device only as far as it can check it. It counts samples of the
+job's own data itself; samples of a device's own data count as far as their activations arrive. A
+number that cannot be checked is bounded by the numbers of the other devices in the round, so that a
+lie costs only the liar its place.
 """
 
 import math
@@ -20,8 +20,8 @@ from cutlayer.train.parts import Parts
 
 # A device with data of its own trains on at most this many times the median samples of its round.
 _MOST_OF_MEDIAN = 10
-# Without a split no activations arrive to be counted: then it trains on at most this many times the
-# median samples, which also bounds its weight in the average.
+# Without a split no activations arrive that could be counted: then a device trains on at most this
+# many times the median samples, which also bounds its weight in the average.
 _MOST_UNSEEN = 2
 # Laplace noise is larger than this many times its scale once in 10^17 draws.
 _NOISE_SCALES = 40.0
@@ -41,13 +41,13 @@ class Claims:
         self._classes = len(parts.train.classes)
 
     def check_ready(self, number: int, ready: Ready) -> None:
-        """Raise RefusedError where device `number` counts its samples or labels wrongly."""
+        """Raise RefusedError if device `number` says a wrong number of samples or labels."""
         if not ready.own:
-            # The server makes the labels that such a device shares itself.
+            # The server counts the labels of such a device itself.
             if ready.samples != self._shares[number]:
                 raise RefusedError(
                     f"samples: device {number} says it has {ready.samples} of the job's own data, "
-                    f"where the server counts {self._shares[number]}: use the same data on both"
+                    f"but the server counts {self._shares[number]}: use the same data on both"
                 )
             return
         if self._job.generated is None or ready.labels is None:
@@ -66,7 +66,7 @@ class Claims:
             )
 
     def samples(self, ready: Mapping[int, Ready]) -> dict[int, int]:
-        """The samples of an epoch on which each device of a round trains at most."""
+        """The most samples of an epoch on which each device of a round trains."""
         if not ready:
             return {}
         median = statistics.median_low(one.samples for one in ready.values())
@@ -77,20 +77,20 @@ class Claims:
         }
 
     def statistics(self, number: int, answer: Probed, asked: Sequence[int]) -> ActivationStatistics:
-        """A device's answer to a probe. Raises NetworkError for one that no device can measure.
+        """A device's answer to a probe. Raises NetworkError for impossible values.
 
-        asked: the round, the cut, and 1 where tokens were to be ranked.
+        asked: the round, the cut, and 1 if tokens were to be ranked.
         """
         round, cut, scored = asked
         due = (answer.round, answer.cut) == (round, cut)
         if not due or bool(scored) != (answer.importance is not None):
             raise NetworkError(
-                f"probe: device {number} told of round {answer.round}, cut {answer.cut}, when "
+                f"probe: device {number} answered for round {answer.round}, cut {answer.cut}, but "
                 f"round {round}, cut {cut} was asked for: run the same cutlayer on both sides"
             )
         if not (
             _LEAST_SQUARE <= answer.mean_square <= _MOST_SQUARE
-            # max - min is no less than the standard deviation, and both may be of one sign.
+            # max - min is at least the standard deviation; min and max may have the same sign.
             and math.sqrt(_LEAST_SQUARE) <= answer.spread <= math.sqrt(_MOST_SQUARE)
         ):
             raise NetworkError(
@@ -109,7 +109,7 @@ class Claims:
         if fits:
             gains = np.diff(curve)
             ends = abs(curve[0]) <= _SUM_ERROR and abs(curve[-1] - 1.0) <= _SUM_ERROR
-            # The best token first: each adds no more than the one before.
+            # The best token comes first, so each adds no more than the one before.
             fits = bool(ends and (gains >= 0).all() and (np.diff(gains) <= _SUM_ERROR).all())
         if not fits:
             raise NetworkError(
@@ -119,10 +119,10 @@ class Claims:
 
 
 def far_off(found: Mapping[int, ActivationStatistics]) -> dict[int, NetworkError]:
-    """The devices whose activations spread unlike all others', and what to tell them.
+    """The devices whose activations spread far more or less than the others', and the error.
 
-    Of two devices that differ, nothing shows which one lies; the median is then the smaller, since
-    a larger spread asks for more bits.
+    If only two devices differ, nothing shows which one lies; the smaller spread then counts as the
+    median, since a larger spread asks for more bits.
     """
     faults: dict[int, NetworkError] = {}
     for what, of in (
@@ -133,7 +133,7 @@ def far_off(found: Mapping[int, ActivationStatistics]) -> dict[int, NetworkError
         for number, value in of.items():
             if not median / _MOST_SPREAD <= value <= median * _MOST_SPREAD:
                 faults[number] = NetworkError(
-                    f"probe: the {what} of the activations of device {number} is {value:g} where "
+                    f"probe: the {what} of the activations of device {number} is {value:g}, but "
                     f"the median of the round is {median:g}: run the same job on both sides"
                 )
     return faults

@@ -11,14 +11,14 @@ from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
-# A device that has sent so many answers which nobody has read yet breaks the protocol (for the
-# losses of a round RemoteLink allows as many as there are steps).
+# A device with more unread answers than this breaks the protocol (RemoteLink allows as many losses
+# as a round has steps).
 ANSWERS = 4
 
 
 @dataclass(eq=False)
 class ConnectedDevice:
-    """A device that is connected; ready once it has said so.
+    """A device that is connected; ready: its Ready message, None before it came.
 
     rates: as the server measured them. basis: the fingerprint of the one that it has; change_basis,
     and by name (see train/ways.py) ways: the same, of those that it was sent since it connected.
@@ -41,13 +41,13 @@ class ConnectedDevice:
 
     @property
     def hello(self) -> Hello:
-        """What the device said of itself."""
+        """The device's first message, which describes it."""
         assert self.connection.hello is not None
         return self.connection.hello
 
     async def next(self, answers: asyncio.Queue[Answer]) -> Answer:
         """The next answer of one kind. Raises NetworkError when the connection is over first."""
-        if not answers.empty():  # at once, even where the time for it is over
+        if not answers.empty():  # an answer that is here counts, even if its time is over
             return answers.get_nowait()
         got = asyncio.ensure_future(answers.get())
         over = asyncio.ensure_future(self.connection.wait_closed())

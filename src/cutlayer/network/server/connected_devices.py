@@ -1,6 +1,6 @@
-"""Tracks connected devices, and drops any that time out or send what is not allowed.
+"""Tracks connected devices, and drops any that time out or send something that is not allowed.
 
-The network has a thread and an event loop of its own here; training, in the main thread, asks
+The network runs in its own thread and event loop; training, in the main thread, asks devices
 through `ConnectedDevices.each`. A device that fails is disconnected: it connects again by itself
 and takes part from the next round, with nothing left over from the last.
 """
@@ -66,8 +66,8 @@ class ConnectedDevices:
     def close(self, reason: str, done: bool = False, farewell_s: float = 0.0) -> None:
         """End every connection, telling the devices why.
 
-        done: the job is finished. farewell_s: how long those that are away then may take to come
-        back and learn it.
+        done: whether the job is finished. farewell_s: how long to wait for devices that are away,
+        so that they come back and learn it.
         """
         with suppress(NetworkError, KeyboardInterrupt):
             self._call(self._stop(reason, done, farewell_s))
@@ -86,7 +86,7 @@ class ConnectedDevices:
         act: Callable[[ConnectedDevice], Awaitable[Answer]],
         patience_s: float,
     ) -> dict[int, Answer]:
-        """What `act` returns for each device; the devices are asked at the same time.
+        """What `act` returns for each device; all devices are asked at the same time.
 
         A device that fails, or takes longer than patience_s, is lost: disconnected and left out.
         """
@@ -110,7 +110,7 @@ class ConnectedDevices:
         """Disconnect a device; it may come back."""
         self._loop.call_soon_threadsafe(self._drop, device, reason)
 
-    # Inside, in the network's thread
+    # Below: runs in the network's thread
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -152,7 +152,7 @@ class ConnectedDevices:
             async with asyncio.timeout(_FAREWELL_S):
                 await device.connection.tell(Done())
                 self._told_done.add(device.connection.name)
-                await device.connection.wait_closed()  # the device leaves when it has heard
+                await device.connection.wait_closed()  # the device leaves once it knows
 
     def _revoked(self) -> set[str]:
         """The names of devices whose keys were revoked; none without keys."""
@@ -167,11 +167,11 @@ class ConnectedDevices:
     def _admit(self, name: str, hello: Hello) -> None:
         check_hello(self._offer, name, hello)
         connected = self.listener.connections
-        # Asked only where no number is free, since it reads every certificate ever signed.
+        # Called only if no number is free, since it reads every certificate ever signed.
         revoked = functools.cache(self._revoked)
 
         def replaceable(owner: str) -> bool:
-            # Without keys anybody can take any name, so a device that is away cannot keep its
+            # Without keys anybody can take any name, so a device that is away does not keep its
             # number.
             return self._identity is None and owner not in connected
 
@@ -205,7 +205,7 @@ class ConnectedDevices:
             self._part_from(device)
 
     def _part_from(self, device: ConnectedDevice) -> None:
-        """Note that a device is gone; where it was never ready, the number that it held is free."""
+        """Note that a device is gone; if it was never ready, the number it held is free again."""
         connection, number = device.connection, device.number
         # Asked only of one that may not come back, since it reads every certificate ever signed.
         revoked = connection.final and connection.name in self._revoked()

@@ -1,4 +1,4 @@
-"""What devices are told and sent when they join: their task, and the files that they may fetch."""
+"""Sends devices that join their task, and the files that they may fetch."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from cutlayer.wire.program_ports import Precision
 PIECE_BYTES = 2**20
 
 CheckReady = Callable[[int, Ready], None]
-"""Checks what a device (by number) says when it is ready; raises RefusedError to refuse it.
+"""Checks the Ready message of a device (by number); raises RefusedError to refuse the device.
 """
 
 
@@ -28,8 +28,8 @@ CheckReady = Callable[[int, Ready], None]
 class JobOffer:
     """What every device is told when it joins, except for its number.
 
-    task: the message. folder: holds the files of the model's part. check: checks what a device says
-    when it is ready. no_light: why light devices are refused; None where they are taken.
+    task: the message. folder: of the files of the model's part. check: checks the Ready message of
+    a device. no_light: why light devices are refused; None if they are accepted.
     """
 
     task: Task
@@ -39,10 +39,10 @@ class JobOffer:
 
 
 class Handout:
-    """Hands devices their tasks and files, in the network's thread.
+    """Sends devices their tasks and files, in the network's thread.
 
-    What light devices are handed is made in the thread that trains: `light_wanted` tells it what
-    they wait for, and stir is called when they begin to.
+    The training thread makes the tasks and files of light devices: `light_wanted` says for which
+    they wait, and stir is called when a light device begins to wait.
     """
 
     def __init__(self, offer: JobOffer, stir: Callable[[], None]) -> None:
@@ -53,20 +53,20 @@ class Handout:
         self._lock = threading.Lock()
 
     def light_wanted(self) -> dict[Precision, Future[LightOffer]]:
-        """The offers that light devices wait for: to be fulfilled by who makes programs."""
+        """The offers for which light devices wait, until the training thread makes the programs."""
         with self._lock:
             return {one: offer for one, offer in self._light.items() if not offer.done()}
 
     def add(self, precision: Precision, files: Iterable[Path]) -> None:
-        """Let light devices of one kind of numbers fetch more files."""
+        """Let light devices of one precision fetch more files."""
         with self._lock:
             there = self._files.setdefault(precision, {})
             self._files[precision] = there | {file.name: file for file in files}
 
     async def task_of(self, device: ConnectedDevice) -> Task | LightTask:
-        """What a device is told; a light one waits until its programs are made.
+        """The task for a device; a light device waits until its programs are made.
 
-        Raises RefusedError where they cannot be, NetworkError when the connection ends before.
+        Raises RefusedError if they cannot be made, NetworkError when the connection ends before.
         """
         if device.light is None:
             return msgspec.structs.replace(self._offer.task, number=device.number)
@@ -85,7 +85,7 @@ class Handout:
             over.cancel()
 
     async def send_file(self, device: ConnectedDevice, wanted: Fetch) -> None:
-        """Send a file of the part, or a program, from an offset on, piece by piece."""
+        """Send a file of the part or of a program, from an offset on, piece by piece."""
         path = self._files.get(device.light, {}).get(wanted.file)
         size = -1 if path is None else path.stat().st_size
         if path is None or not 0 <= wanted.offset < size:

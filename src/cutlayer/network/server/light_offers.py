@@ -1,6 +1,6 @@
-"""What light devices are told and sent: their job in plain values, and the programs they run.
+"""Tasks and programs for light devices: their job in plain values, and the programs they run.
 
-Programs are made in the thread that trains, between rounds, when a device first asks for them.
+The training thread makes programs between rounds, when a device first needs them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from cutlayer.programs.make import Programs
 
 Made = list[tuple[DeviceProgram, list[Path]]]
-"""Programs as devices are told of them, and the files of their graphs."""
+"""Programs as messages describe them, and the files of their graphs."""
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def why_none(job: Job, parts: Parts) -> str | None:
-    """Why this server takes no light devices, as a sentence; None where it does."""
+    """Why this server accepts no light devices, as a sentence; None if it does."""
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         return (
@@ -47,16 +47,16 @@ def why_none(job: Job, parts: Parts) -> str | None:
 
 @dataclass(frozen=True)
 class LightOffer:
-    """What a light device is told when it joins, and the files that it may fetch."""
+    """The task for a light device when it joins, and the files that it may fetch."""
 
     task: LightTask
     files: list[Path]
 
 
 class LightOffers:
-    """The offers of one run, by the numbers in which devices compute.
+    """The offers of one run, one for each precision in which devices compute.
 
-    task: of the other devices. folder: holds their part; programs are kept below it.
+    task: of devices with torch. folder: of their part of the model; programs are kept below it.
     """
 
     def __init__(self, job: Job, parts: Parts, task: Task, folder: Path) -> None:
@@ -64,8 +64,8 @@ class LightOffers:
         self._programs: dict[Precision, Programs] = {}
 
     def offer(self, precision: Precision) -> LightOffer:
-        """Raises ModelError where the model cannot be exported, OSError where nothing can be
-        written."""
+        """The offer for one precision. Raises ModelError if the model cannot be exported, OSError
+        if the files cannot be written."""
         programs, task = self._of(precision), self._task
         weights = programs.weights
         files = [weights, *self._tokenizer(weights.parent)]
@@ -79,7 +79,7 @@ class LightOffers:
     def of_round(self, precision: Precision, decision: Decision, plain_steps: int) -> Made:
         """The programs that a device needs for a decision. plain_steps: see `Opening`.
 
-        Raises ModelError where the model cannot be exported.
+        Raises ModelError if the model cannot be exported.
         """
         keys = round_keys(self._job, self._parts.model.spec, decision, plain_steps)
         return [self._made(precision, key) for key in keys]
@@ -106,7 +106,7 @@ class LightOffers:
         return self._programs[precision]
 
     def _tokenizer(self, folder: Path) -> list[Path]:
-        """The file of the tokenizer of a model of texts, which fills texts up to the longest."""
+        """The tokenizer's file, set to pad texts to the longest; none for a model of images."""
         own = self._parts.preprocess.tokenizer
         if own is None:
             return []

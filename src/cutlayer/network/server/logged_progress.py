@@ -1,4 +1,4 @@
-"""Progress of a served run, passed on to a log for machines and to metrics as well."""
+"""Passes the progress of a served run on to another progress, a log for machines and metrics."""
 
 import time
 from collections.abc import Callable, Collection
@@ -14,7 +14,7 @@ from cutlayer.train.result import RoundResult
 
 
 class LoggedProgress:
-    """Tells another progress, a log and metrics what a run tells it (see Progress)."""
+    """A Progress that passes every call on to another progress, a log and metrics."""
 
     def __init__(self, other: Progress, log: EventLog) -> None:
         self._other, self._log = other, log
@@ -25,7 +25,7 @@ class LoggedProgress:
     def measure(
         self, listener: Listener, address: str | None, places: Callable[[], Collection[str]]
     ) -> None:
-        """Answer Prometheus at HOST:PORT, if there is one (places: see Metrics).
+        """Answer Prometheus at HOST:PORT if an address is given (places: see Metrics).
 
         Raises NetworkError.
         """
@@ -35,7 +35,7 @@ class LoggedProgress:
             self._log.write("metrics", port=port)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering Prometheus."""
         if self._metrics is not None:
             self._metrics.close()
 

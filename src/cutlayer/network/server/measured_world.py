@@ -1,9 +1,9 @@
-"""What allocators go by on a real network: devices and links as they were measured.
+"""The input of allocators on a real network: devices and links as they were measured.
 
-From the job's world come the budgets: bandwidth, powers, the cap on joules of sending, the server's
-speed. Positions and fading are not drawn: as a device joins, it measures its FLOP/s and memory, and
-the server the rate of its link each way. That rate is taken for what the device gets with an equal
-share of the bandwidth among all devices of a round, as the rates of a trace are.
+The job's world gives the budgets: bandwidth, powers, the cap on joules of sending, the server's
+speed. Positions and fading are not drawn: when a device joins, it measures its FLOP/s and memory,
+and the server measures the rates of its link up and down. Each rate counts as the one that the
+device gets with an equal share of the bandwidth among all devices of a round, as in a trace.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cutlayer.settings.places import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
 
-# Rates are cut off here: a cable's would need a channel gain too large for a number.
+# Rates are capped here: the rate of a cable would need a channel gain too large for a float.
 _MOST_BPS_PER_HZ = 30.0
-# Taken for a device that does not say how fast it is: so slow that it is chosen last.
+# FLOP/s assumed of a device that does not say its own: so few that it is chosen last.
 _UNKNOWN_FLOPS = 1e3
 
 
 @dataclass(frozen=True)
 class KnownDevice:
-    """What one device can do: as it says itself, but for the rates, which the server measured."""
+    """What one device can do, as it says itself; the server measured its rates."""
 
     flops_per_s: float | None
     memory_bytes: int
@@ -39,7 +39,7 @@ class KnownDevice:
 
 
 class MeasuredWorld:
-    """Plans from what was measured of devices (see PlanningSource)."""
+    """A PlanningSource that knows what was measured of devices."""
 
     def __init__(self, job: Job, spec: ModelSpec) -> None:
         assert job.world is not None
@@ -55,7 +55,7 @@ class MeasuredWorld:
     def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
     ) -> PlanningInput:
-        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        """What an allocator needs to know. samples: of each device in one epoch."""
         numbers = np.fromiter(samples, dtype=np.int64)
         held = np.fromiter(samples.values(), dtype=np.float64)
         known = [self._known[number] for number in samples]
@@ -84,7 +84,7 @@ class MeasuredWorld:
         )
 
     def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
-        """Seconds of the round as decided, over the links as measured."""
+        """Seconds of the round with these decisions, over the measured links."""
         shape = planned_shape(round, known, decided)
         place = [known.place[device] for device in shape.trained]
         fleet, state = known.fleet.take(place), known.state.take(place)

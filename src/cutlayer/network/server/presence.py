@@ -1,4 +1,4 @@
-"""Who is ready, who left and who was turned away.
+"""Which devices are ready, which left and which were turned away.
 
 Written in the network's thread, read in the thread that trains.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cutlayer.network.server.connected_device import ConnectedDevice
 
-# So many departures are kept, the newest, until somebody asks for them.
+# At most this many departures, the newest, are kept until they are asked for.
 _NEWS = 256
 
 
@@ -38,9 +38,7 @@ class Presence:
             return dict(self._ready)
 
     def turned_away(self) -> set[int]:
-        """The numbers of devices that were refused for what they said, or whose keys were revoked;
-        nobody waits for them.
-        """
+        """Devices that were refused or whose keys were revoked; the run never waits for them."""
         with self._changed:
             return set(self._turned_away)
 
@@ -57,7 +55,7 @@ class Presence:
             self._changed.wait(timeout_s)
 
     def stir(self) -> None:
-        """Wake up whoever waits."""
+        """Wake up the threads that wait."""
         with self._changed:
             self._changed.notify_all()
 
@@ -69,7 +67,7 @@ class Presence:
             self._changed.notify_all()
 
     def turn_away(self, device: ConnectedDevice, reason: str) -> None:
-        """Note that nobody need wait for a device; reported once, however often it tries again."""
+        """Note that the run need not wait for a device; reported once, however often it retries."""
         with self._changed:
             if device.number not in self._turned_away:
                 self._turned_away.add(device.number)
@@ -79,14 +77,15 @@ class Presence:
     def leave(self, device: ConnectedDevice, done: bool, revoked: bool) -> None:
         """Note that a device is gone.
 
-        done: as it should, because the job is. revoked: for good, as its keys were.
+        done: whether it left because the job is done. revoked: whether its keys were revoked, so
+        that it cannot come back.
         """
         connection, number = device.connection, device.number
         with self._changed:
             was_ready = self._ready.get(number) is device
             if was_ready:
                 del self._ready[number]
-            # One that leaves before it is ready is told of once, however often it tries.
+            # A device that leaves before it is ready is reported once, however often it retries.
             new = connection.name not in self._left_unready
             if not was_ready and new and len(self._left_unready) < _NEWS:
                 self._left_unready.add(connection.name)

@@ -1,4 +1,4 @@
-"""Receives devices: checks what they say of themselves, and hears them once they are let in."""
+"""Receives devices: checks what they say of themselves, and handles their messages."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ def check_hello(offer: JobOffer, name: str, hello: Hello) -> None:
 
 
 class Reception:
-    """Hears what devices say, from the moment that they are told their task."""
+    """Handles the messages of devices, once they have got their task."""
 
     def __init__(
         self,
@@ -51,14 +51,12 @@ class Reception:
                 case Probed():
                     device.probes.put_nowait(message)
                 case _:
-                    raise NetworkError(f"message: {type(message).__name__} was not due")
+                    raise NetworkError(f"message: {type(message).__name__} was not expected")
         except asyncio.QueueFull:
-            raise NetworkError(
-                f"message: {type(message).__name__} came that nobody asked for"
-            ) from None
+            raise NetworkError(f"message: {type(message).__name__} came unasked") from None
 
     async def _welcome(self, device: ConnectedDevice, ready: Ready) -> None:
-        """Count a device as ready: check what it says, measure its link, write down its number."""
+        """Count a device as ready: check its message, measure its link, write down its number."""
         self._offer.check(device.number, ready)
         device.ready, device.basis = ready, ready.basis
         try:

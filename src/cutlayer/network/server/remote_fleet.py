@@ -31,16 +31,16 @@ from cutlayer.train.upload_checks import read_adapter
 from cutlayer.wire.adapter_frames import encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 
-# After so many rounds in a row in which every device failed, the run gives up.
+# After this many rounds in a row in which every device failed, the run ends with an error.
 _HOPELESS = 3
 
 
 class RemoteFleet:
     """Devices that have joined over the network (see `Fleet` in rounds/loop.py).
 
-    folder: the run folder, in which names, samples and labels that devices tell are written down.
+    folder: the run folder, where the names, samples and labels that devices report are written.
     real: False to allocate and time rounds by the job's world, as a simulation does. light: makes
-    what light devices are sent; None: there are none.
+    the programs of light devices; None: light devices are refused.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class RemoteFleet:
         self._data: dict[int, int | None] = {}
 
     def gather(self, round: int, drawn: Sequence[int], state: RunState) -> dict[int, int]:
-        """See Fleet. Waits for devices: without end for the first round's, and for one at all."""
+        """See Fleet. Waits for devices; without limit for the first round, or if none is there."""
         present = self._arrivals.wait(drawn, self.link.faults)
         connected = {number: present[number] for number in drawn if number in present}
         own = {}
@@ -103,9 +103,9 @@ class RemoteFleet:
         return dict(self.link.samples)
 
     def _know_data(self, connected: Mapping[int, ConnectedDevice]) -> set[int]:
-        """Note what data the devices have; returns those whose data may be others than before."""
+        """Note what data the devices have; returns the devices whose data may have changed."""
         now = {number: one.ready.data for number, one in connected.items() if one.ready}
-        # Nobody knows what a device of earlier servers had: the job's own data it had then, too.
+        # A new server does not know which data its devices had under an earlier server.
         changed = {number for number, data in now.items() if data != self._data.get(number)}
         self._data |= now
         return changed
@@ -119,7 +119,7 @@ class RemoteFleet:
         return train_devices(turn)
 
     def release(self, result: RoundResult, state: RunState, coding: ServerCoding) -> None:
-        """See Fleet. Raises RunError where nobody has come through a round for some time."""
+        """See Fleet. Raises RunError if every device failed in several rounds in a row."""
         state.coding = coding.saved()
         if coding.cache is not None:
             coding.cache.leave_unsaved(n for n, data in self._data.items() if data is not None)
@@ -138,14 +138,14 @@ class RemoteFleet:
         if self._in_vain == _HOPELESS:
             device, reason = next(iter(self.link.faults.items()))
             raise RunError(
-                f"training: every device failed in {_HOPELESS} rounds on end, device {device} "
+                f"training: every device failed in {_HOPELESS} rounds in a row, device {device} "
                 f"because of this: {reason}"
             )
 
     def _keep(
         self, result: RoundResult, devices: Sequence[int], state: RunState
     ) -> dict[int, Adapter]:
-        """The adapters that devices keep for themselves; a device whose upload fits not is lost."""
+        """The adapters that devices keep for themselves; one with an invalid upload is lost."""
         kept = {}
         frames, compute = self.link.upload(devices), self.parts.model.compute
         for device in devices:
@@ -161,7 +161,7 @@ class RemoteFleet:
         return kept
 
     def _know(self, connected: Iterable[ConnectedDevice]) -> None:
-        """Note what devices share of their labels, and write down what they told of themselves.
+        """Note the labels that devices share, and write down what they reported of themselves.
 
         The accuracy of a device with data of its own (Row.label_mix_accuracy) is weighted by the
         labels that it shared, or by those of the test data where it shared none.
@@ -172,7 +172,7 @@ class RemoteFleet:
             if device.ready is None:
                 continue
             name, samples = device.connection.name, device.ready.samples
-            if not device.ready.own:  # whose labels the server makes itself
+            if not device.ready.own:  # the server knows the labels of such a device itself
                 made = counts.of([device.number])[0].tolist()
                 told[device.number] = ToldDevice(name, samples, made)
                 continue

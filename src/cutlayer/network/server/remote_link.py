@@ -26,17 +26,17 @@ from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
-# Seconds beyond the round's deadline in which adapters that were sent in time may still arrive, and
+# Seconds after the round's deadline in which adapters that were sent in time may still arrive, and
 # in which devices are told that the round is over.
 _GRACE_S = 5.0
 
 
 class RemoteLink:
-    """The devices of one round (see Link); a connection that is lost does not come back into it.
+    """The devices of one round (see Link); a device that loses its connection is out of the round.
 
-    samples: by device, how many it trains on in an epoch. own: by device, the frame with the
-    adapter that it keeps for itself, which it is sent where there is no broadcast. changed: devices
-    whose data may be others now. light: makes the programs of light devices.
+    samples: by device, how many it trains on in an epoch. own: by device, the frame with its own
+    adapter, which it is sent if there is no broadcast. changed: devices whose data may have
+    changed. light: makes the programs of light devices.
     """
 
     believed = False
@@ -86,7 +86,7 @@ class RemoteLink:
         return found
 
     def having(self, devices: Sequence[int], basis: int) -> set[int]:
-        """See Link. A device that joins says which it has; what it is sent then is known here."""
+        """See Link. A device says which basis it has when it joins; later ones it was sent here."""
         there = {number: self.connected[number] for number in devices}
         return {
             n
@@ -95,7 +95,7 @@ class RemoteLink:
         }
 
     def changed(self, devices: Sequence[int]) -> set[int]:
-        """See Link. Data of a device's own may be others once it was started again."""
+        """See Link. A device's own data may have changed if it was started again."""
         return {number for number in devices if number in self._changed}
 
     def begin(
@@ -114,7 +114,7 @@ class RemoteLink:
             opening = openings[device.number]
             adapter = opening.adapter or self._own.get(device.number)
             started = self._started(device.number)
-            if not self.job.method.split:  # it runs ahead of slower ones, and tells of each step
+            if not self.job.method.split:  # it may run ahead of slower ones, and reports each step
                 device.losses = asyncio.Queue(max(ANSWERS, started.steps))
             fewer = device.ready is not None and started.samples < device.ready.samples
             await device.connection.tell(
@@ -153,9 +153,9 @@ class RemoteLink:
     def _programs(
         self, devices: Sequence[int], make: Callable[[LightOffers, Precision, int], Made]
     ) -> dict[int, list[DeviceProgram]]:
-        """The programs that each device is to run, none where it has torch.
+        """The programs that each device is to run; none if it has torch.
 
-        A device whose program cannot be made is let go of, and left out.
+        A device whose program cannot be made is disconnected, and left out.
         """
         found: dict[int, list[DeviceProgram]] = {}
         for number in devices:
@@ -176,7 +176,7 @@ class RemoteLink:
     def receive(
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
     ) -> Mapping[int, Payload]:
-        """See Link. The devices compute unasked; this takes what they sent."""
+        """See Link. Devices compute without being asked; this takes what they sent."""
 
         async def take(device: ConnectedDevice) -> Payload:
             steps = self._started(device.number).steps
@@ -192,9 +192,8 @@ class RemoteLink:
         due = (done.round, done.step) == (self._round, step)
         if not due or done.loss is None or not math.isfinite(done.loss):
             raise NetworkError(
-                f"message: device {device.number} told of a loss of {done.loss} in round "
-                f"{done.round}, step {done.step}, when one of round {self._round}, step {step} "
-                "was due"
+                f"message: device {device.number} sent a loss of {done.loss} of round "
+                f"{done.round}, step {done.step} instead of one of round {self._round}, step {step}"
             )
         return done.loss
 
@@ -230,7 +229,7 @@ class RemoteLink:
         self._connected_devices.let_go(self.connected[device], str(fault))
 
     def end(self, round: int, late: Sequence[int]) -> None:
-        """Tell the devices that are left that the round is over."""
+        """Tell the remaining devices that the round is over."""
 
         async def tell(device: ConnectedDevice) -> None:
             await device.connection.tell(RoundEnd(round, device.number in late))
@@ -248,9 +247,9 @@ class RemoteLink:
         act: Callable[[ConnectedDevice], Awaitable[Answer]],
         grace_s: float = 0.0,
     ) -> dict[int, Answer]:
-        """What `act` returns for each device that does it in time: until the round's deadline.
+        """What `act` returns for each device that does it before the round's deadline.
 
-        grace_s: or for so long, where the deadline is past.
+        grace_s: seconds that devices have if the deadline has passed.
         """
         patience_s = self._deadline.patience_s(grace_s)
         found = self._connected_devices.each([self.connected[n] for n in devices], act, patience_s)

@@ -1,4 +1,4 @@
-"""Which device has which number in a network run: names and numbers, kept in the run folder."""
+"""Gives devices of a network run their numbers: a file in the run folder keeps them by name."""
 
 import json
 import re
@@ -16,15 +16,15 @@ _GETTING_READY_S = 1800.0
 _MAX_BYTES = 2**27
 
 Gone = Callable[[str], bool]
-"""Whether the device of that name has lost its place."""
+"""Whether the device of that name has lost its number."""
 
 
 class Roster:
     """Numbers 0 ... devices - 1 by device name; a name keeps its number, and so its seeds.
 
-    A new name gets the number that it asks for, else the one it ends with (cam-0003), else the
-    lowest free one, else that of a device which is gone for good. While the device gets ready the
-    number is reserved for it; once it is ready the number is its own (`numbers`, written to disk).
+    A new name gets the number that it asks for, else the number at the end of the name (cam-0003),
+    else the lowest free number, else that of a device that is gone for good. While the device gets
+    ready the number is reserved; once it is ready the number is its own (`numbers`, on disk).
     """
 
     def __init__(self, path: Path, devices: int) -> None:
@@ -51,7 +51,7 @@ class Roster:
         gone: Gone = lambda name: False,
         replaceable: Gone = lambda name: False,
     ) -> int:
-        """Reserve a number for a device that gets ready. Raises RefusedError where none is free.
+        """Reserve a number for a device that gets ready. Raises RefusedError if none is free.
 
         connected: names of the devices connected now. gone: whether a device's number may go to any
         other. replaceable: whether it may go to a device that asks for it.
@@ -76,7 +76,7 @@ class Roster:
     def take(self, name: str) -> None:
         """Make the reserved number the device's own, since it is ready.
 
-        Raises OSError, or RefusedError where it took so long that the number was given away.
+        Raises OSError, or RefusedError if it took so long that another device got the number.
         """
         if name in self.numbers:
             return
@@ -96,7 +96,7 @@ class Roster:
         del self._held[name]
 
     def let_go(self, name: str) -> None:
-        """Free the number that is reserved for a device which did not get ready."""
+        """Free the number that was reserved for a device that did not get ready."""
         self._held.pop(name, None)
 
     def _free(self, name: str, wanted: int | None, gone: Gone, replaceable: Gone) -> int:
@@ -108,7 +108,7 @@ class Roster:
             if replaces and (gone(str(owner)) or replaceable(str(owner))):
                 return wanted
             if owner is not None or wanted >= self._devices:
-                why = f"is device {owner}" if owner is not None else "is none of its numbers"
+                why = f"is device {owner}" if owner is not None else "is not a number of the job"
                 raise RefusedError(
                     f"number: {wanted} {why} (the job has {self._devices} devices): take another, "
                     "leave --number out, or revoke the keys of a device that this one replaces"

@@ -41,7 +41,7 @@ PART_FOLDER = "part"
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where and how a server receives devices."""
+    """The address at which a server receives devices, its keys and its timeouts."""
 
     address: str = "127.0.0.1:7311"
     """HOST:PORT to listen at; port 0 takes any free one."""
@@ -52,20 +52,20 @@ class ServeOptions:
     """
 
     insecure: bool = False
-    """Without an identity, take devices at any address, and not only at a loopback one."""
+    """Whether a server without an identity may listen at any address, not only a loopback one."""
 
     timeouts: Timeouts = field(default_factory=Timeouts)
     """How long the run waits for its devices."""
 
     metrics: str | None = None
-    """HOST:PORT at which Prometheus finds the server's figures; None: nowhere."""
+    """HOST:PORT at which Prometheus finds the server's figures; None: they are not served."""
 
     log: str | Path | None = None
-    """A file that gets one JSON object an event, or "-" for standard error; None: no log."""
+    """A file that gets a JSON object for each event, or "-" for standard error; None: no log."""
 
     virtual: bool = False
-    """Whether rounds are allocated and timed by the job's world, as a simulation does, and not by
-    what devices and server measure.
+    """Whether rounds are allocated and timed by the job's world, as in a simulation, instead of by
+    the measurements of devices and server.
     """
 
 
@@ -128,7 +128,7 @@ def _check(job: Job, options: ServeOptions) -> None:
     """Refuse what cannot be served, before a folder is made. Raises JobError and NetworkError."""
     if job.method.pooled:
         raise JobError(
-            f"method.name: {job.method.name} trains in one place, where no device takes part: run "
+            f"method.name: {job.method.name} trains in one place, so no device takes part: run "
             "cutlayer simulate"
         )
     for setting, value in job.method.code_on_devices.items():
@@ -137,12 +137,12 @@ def _check(job: Job, options: ServeOptions) -> None:
             "the built-in ones, or run cutlayer simulate"
         )
     if options.virtual and job.world is None:
-        raise JobError("--virtual: the job has no world to go by: add a world section")
+        raise JobError("--virtual: the job has no world: add a world section")
     counted = job.world is not None and (job.world.energy.forward or job.world.energy.backward)
     if counted and not options.virtual:
         raise JobError(
-            "world.energy: what a real device spends on computing is not measured: leave forward "
-            "and backward out, or go by the job's world with --virtual"
+            "world.energy: the energy that a real device spends on computing is not measured: "
+            "leave forward and backward out, or use the job's world with --virtual"
         )
     if job.data.partition.held_out:
         raise JobError(
@@ -155,7 +155,7 @@ def _check(job: Job, options: ServeOptions) -> None:
 
 
 def _check_drawn(job: Job, parts: Parts) -> None:
-    """Raise JobError where devices would draw anew what came with the adapter of model.adapter."""
+    """Raise JobError if devices would draw modules anew that model.adapter's folder brings."""
     if job.model.adapter is not None and parts.model.drawn and not job.method.split:
         raise JobError(
             f"model.adapter: {job.model.path} lacks {parts.model.drawn[0]}, which the devices of "
@@ -174,7 +174,7 @@ def _open(
     progress: Progress | None,
     on_port: Callable[[int], None] | None,
 ) -> Result:
-    """Receive devices and run the rounds that are left."""
+    """Receive devices and run the remaining rounds."""
     log = EventLog(options.log)
     with writing(folder):
         roster = Roster(folder / ROSTER_FILE, job.devices.count)
@@ -220,7 +220,7 @@ def _open(
 
 
 def _offer(folder: Path, job: Job, parts: Parts) -> JobOffer:
-    """What devices are told, and the files of their part of the model in `folder`."""
+    """The task of devices, with the files of their part of the model, written to `folder`."""
     reach = latest_cut(job, parts.model.spec.depth)
     model = job.model.model_copy(update={"cut": reach})
     files = describe_files(write_part(folder, model, job.seed, part_of(job)))
@@ -242,7 +242,7 @@ def latest_cut(job: Job, depth: int) -> int:
 
 
 def limits_of(job: Job, parts: Parts) -> Limits:
-    """Limits of connections, with no larger frame than the job has use for."""
+    """Limits of connections; the largest frame is the largest that the job can need."""
     largest = frame_limit(parts.model, job.training.batch_size)
     spec = parts.model.spec
     fitted = [job.cut] if job.method.split and job.method.uplink.codec == "klt" else []

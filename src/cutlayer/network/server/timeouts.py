@@ -21,23 +21,23 @@ class Timeouts:
     """How many devices a round waits for before it begins; None: as many as train in one round."""
 
     begin_s: float = math.inf
-    """Wait before the first round: counted from when one device is there. After it the run begins
-    with those that are there.
+    """Seconds to wait before the first round, counted from the first device's arrival; then the run
+    begins with the devices that are there.
     """
 
     answer_s: float = 120.0
-    """Time that a device has for one answer; one that takes longer is lost for the round."""
+    """Seconds that a device has for one answer; one that takes longer is lost for the round."""
 
     return_s: float = 30.0
-    """Wait before each later round for devices that were lost to come back."""
+    """Seconds to wait, before each later round, for lost devices to come back."""
 
     round_s: float = math.inf
-    """Time of a whole round; a device that is not done by then, or is so far behind that it cannot
-    be, is lost for the round.
+    """Seconds for a whole round; a device that is not done by then, or is too far behind to be done
+    by then, is lost for the round.
     """
 
     farewell_s: float = 60.0
-    """Wait at the end for devices that are away to come back and learn that the job is done."""
+    """Seconds to wait at the end for devices that are away, so that they learn of the end."""
 
 
 class Deadline:
@@ -50,16 +50,15 @@ class Deadline:
     def patience_s(self, grace_s: float = 0.0) -> float:
         """Seconds to wait for an answer: until the round's deadline.
 
-        grace_s: or for so long, where the deadline is past.
+        grace_s: the seconds to wait if the deadline has passed.
         """
         return min(self._timeouts.answer_s, max(grace_s, self._until - time.monotonic()))
 
     @asynccontextmanager
     async def of_step(self, step: int, steps: int) -> AsyncIterator[None]:
-        """Fails where a device is too far behind at a step to be done by the round's deadline.
+        """Raises NetworkError if a device is too far behind to be done by the round's deadline.
 
-        The others wait for it at every step: held up until the deadline, none would be done.
-        Raises NetworkError.
+        The others wait for that device at every step, so none of them would be done in time.
         """
         round_s = self._timeouts.round_s
         if not math.isfinite(round_s):

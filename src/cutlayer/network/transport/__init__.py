@@ -1,4 +1,4 @@
-"""The real network below the training: who is who, and frames of bytes between them.
+"""The real network below the training: authenticated connections that carry frames of bytes.
 
 A connection (connection.py) has a lane for messages and one for frames each way (lane.py, cut into
 pieces by chunks.py), within limits.py. messages.py are the messages. listener.py is the server's
@@ -10,11 +10,11 @@ link_rates.py measures a link, metrics.py counts for Prometheus, event_log.py wr
 
 import os
 
-# gRPC reads these once, when it is first imported. Its Python API cannot ask for TLS 1.3; but with
-# only RSA suites left for TLS 1.2, our ECDSA certificates have none to agree on below TLS 1.3.
+# gRPC reads these once, when it is first imported. Its Python API cannot require TLS 1.3. But if
+# only RSA suites are allowed for TLS 1.2, our ECDSA certificates can only agree on TLS 1.3.
 os.environ.setdefault(
     "GRPC_SSL_CIPHER_SUITES",
     "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-RSA-CHACHA20-POLY1305",
 )
-# One line on standard error for each handshake that fails would be anybody's to write.
+# Otherwise gRPC writes a line to standard error for each failed handshake, which anybody can cause.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -1,4 +1,4 @@
-"""HOST:PORT, as a server listens there and a device finds it."""
+"""HOST:PORT, at which a server listens and devices reach it."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from cutlayer.errors import NetworkError
 
 
 def split_address(address: str, field: str, *, any_port: bool = True) -> tuple[str, int]:
-    """The host and port of HOST:PORT or [IPV6]:PORT; any_port: 0 is one, for any that is free.
+    """The host and port of HOST:PORT or [IPV6]:PORT; any_port: port 0, any free one, is allowed.
 
     Raises NetworkError, naming `field`.
     """
@@ -54,7 +54,7 @@ def listen_at(address: str, field: str) -> socket.socket:
 
 
 def check_free(address: str, field: str) -> None:
-    """See that one could listen at an address now. Raises NetworkError."""
+    """Raise NetworkError unless this process could listen at the address now."""
     listen_at(address, field).close()
 
 

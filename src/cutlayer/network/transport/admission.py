@@ -1,4 +1,4 @@
-"""Who is let in: what a server checks of a device before it accepts a connection, and during it."""
+"""Checks that a server makes of a device before it accepts a connection, and during it."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -9,11 +9,12 @@ from cutlayer.network.transport.identity import Identity, Peer, peer_of
 from cutlayer.network.transport.messages import OLDEST_PROTOCOL, PROTOCOL, Hello, Message
 
 Admit = Callable[[str, Hello], None]
-"""Raises RefusedError, or NetworkError if it may try again, for a device (by name) to turn away."""
+"""Called with a device's name. To refuse the device it raises RefusedError, or NetworkError if the
+device may try again."""
 
 
 def identify(identity: Identity | None, properties: Mapping[str, Iterable[bytes]]) -> Peer | None:
-    """Who is there, by certificate; None where the server has none. Raises CutlayerError."""
+    """The device by its certificate; None if the server has no identity. Raises CutlayerError."""
     if identity is None:
         return None
     peer = peer_of(properties)
@@ -30,7 +31,7 @@ def still_good(identity: Identity | None, peer: Peer | None) -> Callable[[], Non
 
 
 def check_hello(message: Message, peer: Peer | None) -> Hello:
-    """A device's first message as a hello that can be answered. Raises RefusedError."""
+    """A device's first message, if it is a valid hello. Raises RefusedError."""
     if not isinstance(message, Hello):
         raise RefusedError("hello: another message came first: run the same cutlayer on both sides")
     if message.protocol < OLDEST_PROTOCOL:
@@ -47,15 +48,15 @@ def check_hello(message: Message, peer: Peer | None) -> Hello:
         )
     if peer is not None and message.device not in (None, peer.name):
         raise RefusedError(
-            f"hello: it names device {message.device}, but the certificate is that of "
-            f"{peer.name}: give that device its own keys"
+            f"hello: it names device {message.device}, but the certificate names {peer.name}: give "
+            "each device its own keys"
         )
     return message
 
 
 def name_of(hello: Hello, peer: Peer | None) -> str:
-    """The device's name. Raises RefusedError where neither certificate nor hello gives one."""
+    """The device's name. Raises RefusedError if neither certificate nor hello has one."""
     name = peer.name if peer is not None else hello.device
     if name is None:
-        raise RefusedError("hello: it names no device, and there are no certificates: name one")
+        raise RefusedError("hello: it has no device name, and there is no certificate: name one")
     return name

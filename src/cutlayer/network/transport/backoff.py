@@ -1,4 +1,4 @@
-"""Connecting again and again: waits that double up to a limit, with jitter."""
+"""Waits between attempts to connect: they double up to a limit, with jitter."""
 
 import asyncio
 import random
@@ -10,7 +10,7 @@ from cutlayer.errors import NetworkError, RefusedError
 from cutlayer.network.transport.connection import Connection
 
 OnWait = Callable[[NetworkError, float], None]
-"""Told why a connection failed and in how many seconds it is tried again."""
+"""Called with why a connection failed, and in how many seconds it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Backoff:
     """
 
     first_s: float = 0.5
-    """Seconds of the first wait, at most; each wait may be twice the one before."""
+    """The most seconds of the first wait; each later wait may be twice the one before."""
 
     longest_s: float = 60.0
-    """Seconds of any wait, at most."""
+    """The most seconds of any wait."""
 
     steady_s: float = 30.0
-    """A connection that held for so many seconds starts the count anew."""
+    """After a connection that held for this many seconds, the waits begin again with the first."""
 
     def waits(self, rng: random.Random | None = None) -> Iterator[float]:
-        """The waits, without end."""
+        """The waits in seconds, without end."""
         rng = rng or random.Random()
         wait = self.first_s
         while True:
@@ -44,10 +44,10 @@ async def reconnecting(
     backoff: Backoff | None = None,
     on_wait: OnWait | None = None,
 ) -> AsyncGenerator[Connection, None]:
-    """A live connection each time the one before is over, until the loop is left.
+    """Yields a new connection each time the one before is over, until the loop is left.
 
-    The body of the loop may be left by `continue` as soon as it meets a NetworkError. Raises
-    RefusedError when the server does not want the device back.
+    The loop's body may `continue` as soon as it gets a NetworkError. Raises RefusedError when the
+    server refuses the device for good.
     """
     backoff = backoff or Backoff()
     waits = backoff.waits()

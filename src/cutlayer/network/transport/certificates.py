@@ -1,4 +1,4 @@
-"""Certificates and revocation lists of a fleet: made, signed and read; no file is touched here."""
+"""Makes, signs and reads certificates and revocation lists of a fleet, without touching files."""
 
 import ipaddress
 import re
@@ -15,7 +15,7 @@ from cutlayer.errors import KeysError
 
 AUTHORITY_DAYS = 3650
 DAYS = 730
-# A board without a battery for its clock goes on from where it was switched off.
+# The clock of a board without a battery may be behind, so certificates are valid this much earlier.
 _SKEW = timedelta(days=2)
 _DEVICE_URI = "urn:cutlayer:device:"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -47,10 +47,10 @@ class Pair:
 
 
 def check_name(name: str) -> str:
-    """A device's name as it is. Raises KeysError when it has other than safe characters."""
+    """A device's name, unchanged. Raises KeysError if it has characters that are not safe."""
     if not _NAME.fullmatch(name):
         raise KeysError(
-            f"device name: {name!r} will not do: take 1 to 63 letters, digits, '.', '_' or '-', "
+            f"device name: {name!r} is not allowed: take 1 to 63 letters, digits, '.', '_' or '-', "
             "the first a letter or digit"
         )
     return name
@@ -59,7 +59,7 @@ def check_name(name: str) -> str:
 def make_authority(days: int = AUTHORITY_DAYS) -> Pair:
     """A new certificate authority, which signs every certificate of one fleet."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # The name holds a part of the key: two fleets' authorities are never mistaken for each other.
+    # The name holds a part of the key, so that authorities of two fleets have different names.
     mark = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:12]
     name = _common_name(f"cutlayer fleet {mark}")
     builder = (
@@ -79,12 +79,12 @@ def make_server(authority: Pair, hosts: Sequence[str], days: int = DAYS) -> Pair
         except ValueError:
             if not _HOST.fullmatch(host):
                 raise KeysError(
-                    f"server: {host!r} is neither a host name nor an IP address: give what "
+                    f"server: {host!r} is neither a host name nor an IP address: give the one that "
                     "devices will join, as in edge.local or 192.168.1.10"
                 ) from None
             names.append(x509.DNSName(host))
     if not names:
-        raise KeysError("server: no host was given: name what devices will join, as in edge.local")
+        raise KeysError("server: no host was given: name the one devices join, as in edge.local")
     return _leaf(authority, "cutlayer server", names, ExtendedKeyUsageOID.SERVER_AUTH, days)
 
 
@@ -107,7 +107,7 @@ def make_device(authority: Pair, name: str, days: int = DAYS) -> Pair:
 
 
 def device_name(certificate: x509.Certificate) -> str:
-    """The name a device's certificate gives it. Raises KeysError for any other certificate."""
+    """The device's name in its certificate. Raises KeysError for any other certificate."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = found.get_values_for_type(x509.UniformResourceIdentifier)
@@ -138,7 +138,9 @@ def make_revocations(authority: Pair, revoked: Mapping[int, datetime]) -> bytes:
 
 
 def read_revocations(pem: bytes, authority: x509.Certificate) -> dict[int, datetime]:
-    """Serial numbers of a revocation list and when. Raises KeysError unless `authority` signed."""
+    """Serial numbers of a revocation list and when each was revoked. Raises KeysError unless
+    `authority` signed the list.
+    """
     try:
         found = x509.load_pem_x509_crl(pem)
         public = authority.public_key()
@@ -185,7 +187,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        # An end before the start cannot be signed; one that is past is wanted in tests.
+        # An end before the start cannot be signed, but tests need certificates that have expired.
         .not_valid_before(min(datetime.now(UTC), until) - _SKEW)
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)

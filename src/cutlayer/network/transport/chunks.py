@@ -1,4 +1,4 @@
-"""How a frame of any length becomes small messages of a stream, and a frame again.
+"""Cuts a frame of any length into small messages of a stream, and joins them again.
 
 Each message starts with one byte, all numbers little-endian:
 
@@ -36,9 +36,9 @@ def grant(credit: int) -> bytes:
 
 
 class Assembly:
-    """Puts frames together. allowed: how many may still begin.
+    """Joins messages into frames. allowed: how many frames may still begin.
 
-    Raises NetworkError for messages that no honest sender makes; nothing after one counts.
+    Raises NetworkError for messages that no honest sender makes; do not feed it any more after one.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -50,11 +50,11 @@ class Assembly:
 
     @property
     def stalled_for_s(self) -> float:
-        """How long a frame that has begun has not gone on; 0 where none has begun."""
+        """Seconds since the last piece of a frame that has begun; 0 if none has begun."""
         return 0.0 if self._partial is None else time.monotonic() - self._moved
 
     def feed(self, message: bytes) -> bytes | int | None:
-        """Take in one message: the frame it completes, the credit it grants, or None."""
+        """Take one message; returns the frame it completes, the credit it grants, or None."""
         kind = message[0] if message else None
         if kind == _NEXT and self._partial is not None and 1 < len(message) <= self._missing + 1:
             self._partial += memoryview(message)[1:]

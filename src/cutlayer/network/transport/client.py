@@ -16,7 +16,7 @@ from cutlayer.network.transport.messages import Hello, Welcome
 
 Call = grpc.aio.StreamStreamCall[bytes, bytes]
 _FINAL = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
-# Seconds that a lane which broke waits for another to say why.
+# Seconds for which a broken lane waits until another lane tells the reason.
 _OTHER_LANES_S = 2.0
 
 
@@ -25,8 +25,8 @@ async def connect(
 ) -> Connection:
     """Connect to the server at HOST:PORT; returns when all lanes are open.
 
-    hello: must name the device where there is no identity. Raises RefusedError when trying again
-    is of no use, and NetworkError otherwise.
+    hello: must name the device if there is no identity. Raises RefusedError if trying again is of
+    no use, else NetworkError.
     """
     limits = limits or Limits()
     try:
@@ -42,7 +42,7 @@ async def connect(
         client.connection.end(f"{address} did not answer within {limits.hello_s:g} s")
         raise client.connection.error from None
     except BaseException:
-        client.connection.end("it was not made")
+        client.connection.end("the connection was not completed")
         raise
     return client.connection
 
@@ -106,13 +106,13 @@ class _Client:
             pass  # its code and details are read below
         code, details = await call.code(), harmless(await call.details() or "")
         if code is grpc.StatusCode.INTERNAL:
-            # gRPC's own word for a write that met the end of the stream, in place of the server's:
-            # that comes on a lane where nothing was being written, and ends this task.
+            # gRPC reports a write at the end of a stream by its own text, not the server's. The
+            # server's text comes on a lane where nothing is written, and ends this task.
             await asyncio.sleep(_OTHER_LANES_S)
         self.connection.end(_why(self._address, code, details), code in _FINAL)
 
     async def _heartbeat(self) -> None:
-        """Ping now and then, so that either side knows the other is alive and not just open."""
+        """Ping now and then, so that each side knows that the other is alive."""
         while not self.connection.over:
             await asyncio.sleep(self._limits.heartbeat_s)
             try:
@@ -130,13 +130,13 @@ class _Client:
             if task is not current:
                 task.cancel()
         for lane in self.connection.counters:
-            # A write that waits for gRPC to open the stream would wait on when it is closed first.
+            # A write that waits for gRPC to open the stream never ends if it is closed first.
             self.connection.lane(lane).abandon()
         self._closing = asyncio.ensure_future(self._channel.close())
 
 
 def _why(address: str, code: grpc.StatusCode, details: str) -> str:
-    """What a stream's end means for whoever reads it."""
+    """What the end of a stream means, as a phrase for people."""
     if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
         return details
     if code is grpc.StatusCode.INTERNAL:
@@ -150,8 +150,8 @@ def _why(address: str, code: grpc.StatusCode, details: str) -> str:
         detail = details.rpartition(": ")[2]
         why = "" if detail == "OK" else f" ({detail})"
         return (
-            f"the certificate of {address} will not do{why}: join by a name it was made for, with "
-            "keys of the same fleet, and see that the clock of this machine is right"
+            f"the certificate of {address} is not valid here{why}: join by a name it was made for, "
+            "with keys of the same fleet, and see that the clock of this machine is right"
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         detail = details.rpartition(": ")[2].rstrip("]")

@@ -21,12 +21,12 @@ _FAREWELL_S = 2.0
 
 
 class Connection:
-    """What both sides use: frames by lane, messages, and a reason when it is over.
+    """One end of a connection: sends and receives frames and messages, and says why it is over.
 
-    name: the device's, from its certificate where there are certificates. hello: what the device
-    said of itself. check: called at every message, it raises where the device is no longer trusted
-    (RefusedError: for good). at_fault: whether the connection ended because of what the other side
-    sent.
+    name: the device's, from its certificate if there are certificates. hello: the device's first
+    message. check: called at every message; raises if the device is no longer trusted
+    (RefusedError: for good). at_fault: whether the connection ended because the other side sent
+    something that is not allowed.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class Connection:
         self._began = self._heard = time.monotonic()
         self._over = asyncio.Event()
         self._at_end: list[Callable[[], object]] = []
-        # Not from 0: who guesses the next number could answer before it was asked.
+        # Does not start at 0: a peer that guesses the next number could answer before it is asked.
         self._numbers = itertools.count(secrets.randbits(48))
         self._pings: dict[int, tuple[asyncio.Future[bool], int]] = {}
 
-    # What the training uses
+    # Used by the training
 
     async def send(self, lane: Lane, frame: Frame) -> None:
         """Send a frame; returns when all of it is on its way. Raises NetworkError.
 
-        Waits while the other side has frames of this lane that it has not received. Cancelling is
-        safe: a frame that has begun is still sent whole.
+        Waits while the other side still has unread frames of this lane. Cancelling is safe: a frame
+        that has begun is still sent whole.
         """
         self._believe()
         await self._frames(lane).send(frame)
@@ -77,7 +77,7 @@ class Connection:
         return await self._messages().receive()
 
     async def ping(self, payload_bytes: int = 0, answer_bytes: int = 0) -> float:
-        """Seconds until the other side has answered so many bytes with so many."""
+        """Seconds until `payload_bytes` bytes are answered with `answer_bytes` bytes."""
         number = next(self._numbers)
         answered = asyncio.get_running_loop().create_future()
         self._pings[number] = (answered, answer_bytes)
@@ -91,8 +91,8 @@ class Connection:
         return time.perf_counter() - start
 
     async def close(self, reason: str, final: bool = False) -> None:
-        """End the connection; the other side is told why. final: a device is not to come back."""
-        reason = harmless(reason)  # which may name a file in bytes that are no text
+        """End the connection and tell the other side why. final: the device must not come back."""
+        reason = harmless(reason)  # it may name a file whose name is not valid text
         if not self._by_server and not self.over:
             try:
                 async with asyncio.timeout(_FAREWELL_S):
@@ -114,21 +114,21 @@ class Connection:
 
     @property
     def error(self) -> NetworkError:
-        """The error for whoever still uses a connection that is over."""
+        """The error that is raised when a connection that is over is still used."""
         kind = RefusedError if self.final else NetworkError
         return kind(f"connection{f' of device {self.name}' if self.name else ''}: {self.reason}")
 
     def lane(self, lane: Lane) -> LaneStream[Any]:
-        """A lane's counters and queues, to look at."""
+        """A lane, for its counters and queues."""
         return self._lanes[lane]
 
     @property
     def counters(self) -> dict[Lane, Counters]:
-        """What has passed, by lane."""
-        # A copy: the metrics look on from a thread of their own.
+        """Counts of frames and bytes so far, by lane."""
+        # Iterates over a copy, since the metrics call it from another thread.
         return {lane: stream.counters for lane, stream in dict(self._lanes).items()}
 
-    # What the listener and the client use
+    # Used by the listener and the client
 
     @property
     def whole(self) -> bool:
@@ -137,7 +137,7 @@ class Connection:
 
     @property
     def age_s(self) -> float:
-        """How long ago the connection began."""
+        """Seconds since the connection began."""
         return time.monotonic() - self._began
 
     def attach(self, lane: Lane, write: Write) -> None:
@@ -163,7 +163,7 @@ class Connection:
             self._lanes[lane] = LaneStream(write, _as_it_is, fail, stall_s=stall_s, **common)
 
     def feed(self, lane: Lane, message: bytes) -> None:
-        """Take in what came on a lane's stream; what is not allowed ends the connection."""
+        """Take a message of a lane's stream; one that is not allowed ends the connection."""
         if self.over:
             return
         self._heard = time.monotonic()
@@ -175,7 +175,7 @@ class Connection:
             self.end(str(error), final=isinstance(error, RefusedError))
 
     def look_after(self) -> None:
-        """End the connection when it is silent, stalled or no longer to be believed."""
+        """End the connection if it is silent, stalled or no longer trusted."""
         try:
             self._believe()
         except NetworkError:
@@ -184,7 +184,7 @@ class Connection:
             self.end(f"nothing came for {self._limits.idle_s:g} s")
         for lane, stream in self._lanes.items():
             if stream.stalled_for_s > self._limits.stall_s:
-                self._fail(lane, "a frame began and did not go on")
+                self._fail(lane, "a frame began but was not continued")
 
     def at_end(self, callback: Callable[[], object]) -> None:
         """Have something called once when the connection is over."""
@@ -193,8 +193,8 @@ class Connection:
     def end(self, reason: str, final: bool = False, how: How = "drop") -> None:
         """End the connection here and now; only the first reason counts.
 
-        final: the device is not to come back. how: whether the other side left, this side closed
-        it, or neither meant it.
+        final: the device must not come back. how: whether the other side left, this side closed the
+        connection, or it broke.
         """
         if self.over:
             return
@@ -205,11 +205,11 @@ class Connection:
         for answered, _ in self._pings.values():
             if not answered.done():
                 answered.set_result(False)
-        callbacks, self._at_end = self._at_end, []  # which hold those that are called
+        callbacks, self._at_end = self._at_end, []  # callbacks keep the objects they call alive
         for callback in callbacks:
             callback()
 
-    # Inside
+    # Internal
 
     def _believe(self) -> None:
         if not self.over:
@@ -235,7 +235,7 @@ class Connection:
         self.end(f"lane {lane}: {reason}")
 
     def _message(self, frame: bytes) -> Message | None:
-        """What `hear` returns; None for what is answered here."""
+        """The message that `hear` returns; None for a message that is answered here."""
         message = messages.decode(frame)
         if isinstance(message, Ping):
             if self._messages().waiting >= self._limits.messages_in_flight:

@@ -1,16 +1,16 @@
-"""How many connections a process can hold and still open files: each takes a descriptor."""
+"""How many connections a process can have and still open files: each takes a file descriptor."""
 
 from contextlib import suppress
 
-# Left for the run's own files, libraries and pipes.
+# Descriptors left for the run's own files, libraries and pipes.
 _FILES = 256
 
 
 def connections_at_hand(wanted: int) -> int:
-    """As many connections as wanted, or as the system lets this process have beside its files.
+    """`wanted` connections, or fewer if the system does not let this process have as many.
 
-    The process's own limit is raised first, as far as the system allows. Whoever opens connections
-    without end then finds no more of them, and the run goes on writing.
+    The process's own limit is raised first, as far as the system allows. An attacker who opens
+    connections without end can then not keep the run from opening its files.
     """
     try:
         import resource
@@ -22,7 +22,7 @@ def connections_at_hand(wanted: int) -> int:
     needed = wanted + _FILES
     if soft < needed:
         most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
-        with suppress(ValueError, OSError):  # macOS has a limit below the one that it tells
+        with suppress(ValueError, OSError):  # macOS has a lower limit than the one it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(wanted, max(soft - _FILES, soft // 2))

@@ -14,7 +14,7 @@ class EventLog:
     """Writes events as they happen, from any thread; without a path nothing is written.
 
     path: a file to append to, or "-" for standard error. A line has `time` (seconds since 1970),
-    `event`, and what else there is to say. Raises RunError when the file cannot be opened.
+    `event`, and the event's own fields. Raises RunError when the file cannot be opened.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -32,7 +32,7 @@ class EventLog:
                 ) from None
 
     def write(self, event: str, **fields: object) -> None:
-        """Write one line. The run goes on where the log cannot be written."""
+        """Write one line. If the log cannot be written, the run goes on."""
         if self._file is None:
             return
         line = to_line({"time": round(time.time(), 3), "event": event, **fields})

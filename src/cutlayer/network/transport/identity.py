@@ -1,4 +1,4 @@
-"""Identities: one side's key and certificate, and who the other side of a connection is."""
+"""Identities: one side's key and certificate, and the checks of the other side's certificate."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ from cutlayer.network.transport.keys import (
 
 @dataclass(frozen=True)
 class Peer:
-    """A device as its certificate names it; without certificates only a name it gave itself."""
+    """A device as its certificate names it; without certificates, the name that it says itself."""
 
     name: str
     serial: int | None = None
@@ -35,7 +35,8 @@ class Peer:
 class Revocations:
     """The revocation list of a folder, read again whenever the file changes.
 
-    A list that is missing, damaged or signed by another authority lets nobody in (KeysError).
+    With a list that is missing, damaged or signed by another authority, every device is refused
+    (KeysError).
     """
 
     def __init__(self, path: Path, authority: x509.Certificate) -> None:
@@ -53,7 +54,7 @@ class Revocations:
         self._refresh()
         if peer.serial in self._revoked:
             raise RefusedError(
-                f"certificate: that of device {peer.name} was revoked: have a new one made with "
+                f"certificate: the one of device {peer.name} was revoked: make a new one with "
                 "cutlayer keys device"
             )
         if peer.expires is not None and peer.expires <= datetime.now(UTC):
@@ -63,11 +64,11 @@ class Revocations:
             )
 
     def names(self) -> set[str]:
-        """The devices all of whose certificates were revoked, by those that lie beside the list."""
+        """The devices whose certificates were all revoked, by the copies beside the list."""
         try:
             known = list_issued(self._path.parent)
         except (KeysError, OSError):
-            return set()  # the server has no copies: it cannot tell whose the revoked ones are
+            return set()  # without copies of certificates it cannot know whose were revoked
         good = {one.device for one in known if one.revoked is None}
         return {one.device for one in known if one.device is not None} - good
 
@@ -116,7 +117,8 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Identity:
-    """One side's key and certificate (PEM), and the authority (PEM) that the other side's needs.
+    """One side's key and certificate (PEM), and the authority (PEM) that must have signed the other
+    side's certificate.
 
     name: a device's name; None for the server, which alone has `revocations`. renewal: follows the
     files that it was loaded from; None: it stays as it is.
@@ -181,10 +183,10 @@ def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line
 
 
 def peer_of(properties: Mapping[str, Iterable[bytes]]) -> Peer:
-    """The device behind a TLS connection, from what gRPC knows of it (its auth context).
+    """The device behind a TLS connection, from gRPC's auth context.
 
-    The handshake has shown that our authority signed the certificate and that it is a client's.
-    Raises RefusedError unless TLS 1.3 was agreed on, KeysError unless a device is named.
+    The handshake has already checked that our authority signed the certificate and that it is a
+    client's. Raises RefusedError unless TLS 1.3 is used, KeysError if no device is named.
     """
     version = b"".join(properties.get("ssl_tls_version", ()))
     if version != b"TLSv1.3":
@@ -224,7 +226,7 @@ def _load(folder: Path, name: str) -> tuple[x509.Certificate, bytes, tuple[bytes
     pair = load_pair(folder, name)
     try:
         pair.certificate.verify_directly_issued_by(authority)
-    except Exception:  # the signature's error has no common base with a wrong issuer's
+    except Exception:  # errors of the signature and of the issuer have no common base
         raise KeysError(
             f"keys: {path} was not signed by the authority.crt beside it: take both from one fleet"
         ) from None

@@ -1,7 +1,7 @@
 """The folder of a fleet's keys: an authority, the server's and each device's certificate.
 
-    authority.crt, authority.key    signs; the key is needed only to add and to revoke
-    server.crt, server.key          the edge server's
+    authority.crt, authority.key    sign certificates; the key is needed only to add and to revoke
+    server.crt, server.key          of the edge server
     revoked.crl                     the signed list of revoked certificates, read by the server
     issued/SERIAL.crt               every certificate ever signed, so that it can be revoked
     devices/NAME/                   authority.crt, device.crt, device.key: what one device gets
@@ -44,7 +44,7 @@ class Issued:
 
     @property
     def valid(self) -> bool:
-        """Whether a server lets it in now."""
+        """Whether a server accepts it now."""
         return self.revoked is None and datetime.now(UTC) < self.expires
 
 
@@ -209,8 +209,8 @@ def _authority(folder: Path) -> Pair:
         )
     if not (folder / f"{AUTHORITY}.key").exists():
         raise KeysError(
-            f"keys: {folder} holds no {AUTHORITY}.key, which makes and revokes keys: go where "
-            "it is kept, and copy what is made back here"
+            f"keys: {folder} holds no {AUTHORITY}.key, which makes and revokes keys: run this "
+            "where that file is kept, and copy the new files here"
         )
     authority = load_pair(folder, AUTHORITY)
     until = authority.certificate.not_valid_after_utc
@@ -227,7 +227,7 @@ def _revoked(folder: Path, authority: x509.Certificate) -> dict[int, datetime]:
 
 
 def _record(folder: Path, pair: Pair) -> None:
-    """Keep a copy before the certificate is anywhere else: what was signed can be revoked."""
+    """Write a copy before the certificate is written anywhere else, so that it can be revoked."""
     (folder / _ISSUED).mkdir(mode=0o700, exist_ok=True)
     name = f"{pair.certificate.serial_number:x}.crt"
     write_atomically(folder / _ISSUED / name, pair.certificate_pem)

@@ -1,4 +1,4 @@
-"""One lane: frames of bytes over one stream, both ways; credits bound the frames under way."""
+"""One lane: frames of bytes over one stream, both ways; credits bound how many are on their way."""
 
 import asyncio
 from collections import deque
@@ -20,10 +20,10 @@ _MAX_CREDIT = 2**20
 
 @dataclass
 class Counters:
-    """What passed over a lane: frames, their bytes, and the bytes that carrying them took.
+    """Counts of a lane: frames, their bytes, and overhead bytes.
 
-    Overhead is that of this layer (chunk headers, credits) and gRPC's message prefixes; what
-    HTTP/2, TLS and TCP add cannot be counted here.
+    Overhead is that of this layer (chunk headers, credits) and gRPC's message prefixes; the bytes
+    that HTTP/2, TLS and TCP add cannot be counted here.
     """
 
     frames_sent: int = 0
@@ -41,8 +41,11 @@ class Counters:
 
 @dataclass(eq=False)
 class _Outgoing:
-    """sent: whether all of the frame is on its way. No error: who waits for it would then be held
-    by the error's traceback, and the error by what waits."""
+    """A frame that is being sent. sent: whether all of it is on its way.
+
+    The future holds a flag and never an error: the error's traceback would keep the waiting code
+    alive, and that code the error.
+    """
 
     frame: memoryview
     sent: asyncio.Future[bool]
@@ -53,11 +56,12 @@ class _Outgoing:
 
 
 class LaneStream(Generic[Item]):
-    """Frames out and in over one stream.
+    """Sends and receives frames over one stream.
 
     write: puts one message on the stream. accept: turns each whole frame into what `receive`
-    returns, or into None once it is dealt with. fail: called with a reason when writing fails.
-    window: frames taken in before the other side must wait for `receive` (0: none at all).
+    returns, or returns None if the frame needs no `receive`. fail: called with a reason when
+    writing fails. window: how many frames may come before the other side must wait for `receive`
+    (0: none).
     """
 
     def __init__(
@@ -88,17 +92,17 @@ class LaneStream(Generic[Item]):
 
     @property
     def waiting(self) -> int:
-        """Frames that wait for credit or for their turn."""
+        """How many frames wait for credit or for their turn."""
         return len(self._outgoing)
 
     @property
     def credit(self) -> int:
-        """Frames that may be begun now."""
+        """How many frames may be begun now."""
         return self._credit
 
     @property
     def unread(self) -> int:
-        """Frames that have come and were not taken."""
+        """How many frames have come and were not yet received."""
         return len(self._items)
 
     @property
@@ -109,7 +113,8 @@ class LaneStream(Generic[Item]):
     async def send(self, frame: Frame) -> None:
         """Send a frame; returns when all of it is on its way. Raises NetworkError.
 
-        Waits for credit. Cancelling takes back a frame that has not begun; one that has goes on.
+        Waits for credit. Cancelling takes back a frame that has not begun; one that has begun is
+        still sent whole.
         """
         entry = self._post(frame)
         try:
@@ -148,13 +153,13 @@ class LaneStream(Generic[Item]):
         return item
 
     def feed(self, message: bytes) -> None:
-        """Take in one message of the stream. Raises NetworkError for one that is not allowed."""
+        """Take one message of the stream. Raises NetworkError if it is not allowed."""
         self.counters.received_overhead_bytes += len(message) + _PREFIX_BYTES
         came = self._incoming.feed(message)
         if isinstance(came, int):
             self._credit += came
             if self._credit > _MAX_CREDIT:
-                raise NetworkError("stream: more credit came than can be meant")
+                raise NetworkError("stream: more credit came than is plausible")
             self._kick()
         elif came is not None:
             self.counters.frames_received += 1
@@ -168,7 +173,7 @@ class LaneStream(Generic[Item]):
                 self._arrived.set()
 
     def end(self, error: NetworkError) -> None:
-        """Let everyone who waits on the lane know that it is over."""
+        """End the lane: everything that waits on it gets the error."""
         if self._ended:
             return
         self._ended = error
@@ -178,8 +183,8 @@ class LaneStream(Generic[Item]):
                 entry.settle(sent=False)
         self._outgoing.clear()
         self._arrived.set()
-        # They lead back to the connection and to gRPC's call, and with it to the socket: whoever
-        # still holds the lane is not to keep those open.
+        # These refer to the connection and to gRPC's call, and so to the socket: an object that
+        # still holds the lane must not keep those open.
         self._write, self._accept, self._fail = _is_over, _takes_nothing, _takes_nothing
 
     async def finish(self, timeout_s: float) -> None:
@@ -188,13 +193,13 @@ class LaneStream(Generic[Item]):
             await asyncio.wait({self._writer}, timeout=timeout_s)
 
     def abandon(self) -> None:
-        """Give up what is being written: for a stream that will never take it."""
+        """Stop writing, for a stream that will never take the rest."""
         if self._writer not in (None, asyncio.current_task()):
             self._writer.cancel()
 
     def _check_open(self) -> None:
         if self._ended:
-            # Anew each time: an error that is kept keeps the frames that it was raised through.
+            # A new error each time: a kept one would keep the stack frames alive that raised it.
             raise type(self._ended)(*self._ended.args)
 
     def _give_way(self) -> None:
@@ -207,7 +212,7 @@ class LaneStream(Generic[Item]):
             self._writer = asyncio.get_running_loop().create_task(self._write_all())
 
     def _owes(self) -> bool:
-        # One message for half a window of credits, not one for each.
+        # One message grants half a window of credits, instead of one message for each credit.
         return self._owed > 0 and self._owed >= self._window // 2
 
     def _has_work(self) -> bool:
@@ -222,7 +227,7 @@ class LaneStream(Generic[Item]):
                     await self._write_frame()
         except TimeoutError:
             self._fail("it took nothing in for too long")
-        # A stream that gRPC has ended raises either, whether or not anyone cancelled this task.
+        # gRPC raises either at the end of a stream, even if nothing cancelled this task.
         except (Exception, asyncio.CancelledError):
             self._fail("the stream broke")
         finally:
@@ -245,7 +250,7 @@ class LaneStream(Generic[Item]):
 
     async def _grant(self) -> None:
         credit, self._owed = self._owed, 0
-        # Before it is written: the frame it allows may be here before the write returns.
+        # Counted before it is written, since a frame may come before the write returns.
         self._incoming.allowed += credit
         await self._put(grant(credit))
 
@@ -256,9 +261,9 @@ class LaneStream(Generic[Item]):
 
 
 async def _is_over(message: bytes) -> None:
-    """Stands for the stream of a lane that has ended."""
+    """The write function of a lane that has ended."""
     raise NetworkError("stream: the lane is over")
 
 
 def _takes_nothing(_: object) -> None:
-    """Stands for who was told of what came on a lane that has ended."""
+    """The accept and fail functions of a lane that has ended."""

@@ -1,4 +1,4 @@
-"""What a connection may cost: sizes, times and counts, and the gRPC settings that follow."""
+"""Limits of a connection: sizes, times and counts, and the gRPC settings that follow."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,25 +23,25 @@ class Lane(StrEnum):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that both sides keep and that each holds the other to."""
+    """Limits that both sides keep, and that each side enforces on the other."""
 
     max_frame_bytes: int = 2**28
-    """Bytes of one frame at most."""
+    """The most bytes of one frame."""
 
     frames_in_flight: int = 2
-    """Frames of one lane that may be on their way before the other side has taken one of them."""
+    """How many frames of a lane may be on their way before the other side has read one of them."""
 
     max_message_bytes: int = 2**20 + 2**12
-    """Bytes of one control message at most."""
+    """The most bytes of one control message."""
 
     messages_in_flight: int = 32
-    """Control messages that may be on their way before the other side has taken one of them."""
+    """How many control messages may be on their way before the other side has read one of them."""
 
     chunk_bytes: int = 2**17
-    """A frame travels in pieces of this size."""
+    """A frame is sent in pieces of this many bytes."""
 
     hello_s: float = 15.0
-    """Seconds from connecting until all lanes of a connection are open, at most."""
+    """The most seconds from connecting until all lanes of a connection are open."""
 
     stall_s: float = 60.0
     """Seconds without progress after which a frame that has begun ends the connection."""
@@ -53,15 +53,18 @@ class Limits:
     """Seconds of silence after which the other side counts as gone."""
 
     max_connections: int = 4096
-    """Devices on one server at most."""
+    """The most devices on one server."""
 
     sessions_per_device: int = 4
-    """Connections of one device at a time, those still being opened included; the oldest gives way
-    to a new one.
+    """The most connections of one device at a time, including those that are still being opened; a
+    new one ends the oldest.
     """
 
     def window(self, lane: Lane, by_server: bool) -> int:
-        """How many frames one side takes on a lane before it gives way again."""
+        """How many frames may come on a lane to one side before it reads one of them.
+
+        by_server: whether that side is the server.
+        """
         if lane is Lane.CONTROL:
             return self.messages_in_flight
         return self.frames_in_flight if (lane is Lane.UP) == by_server else 0
@@ -78,17 +81,17 @@ def server_options(limits: Limits) -> Options:
     """Settings of a gRPC server."""
     return [
         *_common(limits),
-        # A second server on the port is an error, not a partner.
+        # A second server on the same port is an error.
         ("grpc.so_reuseport", 0),
         ("grpc.max_concurrent_streams", len(Lane) + 1),
-        # Connections that replace one another, and those still in their handshake, come on top.
+        # More than max_connections: some replace others, and some are still in their handshake.
         (
             "grpc.max_allowed_incoming_connections",
             connections_at_hand(2 * limits.max_connections + 64),
         ),
         ("grpc.server_handshake_timeout_ms", _milliseconds(limits.hello_s)),
         ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_s)),
-        # Devices ping as often as `client_options` says; a little more is no attack.
+        # Devices ping as often as `client_options` says; pings a little more often are allowed.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _milliseconds(limits.idle_s / 6)),
     ]
 
@@ -97,7 +100,7 @@ def client_options(limits: Limits) -> Options:
     """Settings of a gRPC channel."""
     return [
         *_common(limits),
-        # Otherwise channels of one process share a connection, and its waiting after a failure.
+        # Otherwise the channels of a process share one connection, and its wait after a failure.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_retries", 0),
         ("grpc.enable_http_proxy", 0),

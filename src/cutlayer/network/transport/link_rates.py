@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.messages import MAX_PING_BYTES
 
-# Shorter times say more of the machines than of the link.
+# Shorter times depend more on the machines than on the link.
 _LONG_ENOUGH_S = 0.25
-# Of so many long pings the fastest counts: during the first, TCP finds out how fast the link is.
+# The fastest of this many long pings counts: in the first, TCP finds out how fast the link is.
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class LinkRates:
-    """What was measured of a link: the round trip of an empty message in seconds, and payload bits
-    per second sent and received.
+    """The measured rates of a link: the round trip of an empty message in seconds, and the payload
+    bits per second sent and received.
     """
 
     round_trip_s: float
@@ -24,11 +24,11 @@ class LinkRates:
 
 
 async def measure_link(connection: Connection, tries: int = 5) -> LinkRates:
-    """Measure the link of a connection that carries nothing else meanwhile.
+    """Measure the link of a connection on which nothing else is sent meanwhile.
 
-    A rate is the bits of a ping over the time it takes beyond an empty one's: pings grow from
-    16 KiB until that is a quarter of a second, or they are MAX_PING_BYTES, and the fastest of three
-    of that size counts. Raises NetworkError.
+    A rate is the bits of a ping divided by the time that it takes longer than an empty one. Pings
+    grow from 16 KiB until that time is a quarter of a second, or until they have MAX_PING_BYTES;
+    the fastest of three of that size counts. Raises NetworkError.
     """
     round_trip_s = min([await connection.ping() for _ in range(tries)])
     sent = await _rate(lambda size: connection.ping(payload_bytes=size), round_trip_s)

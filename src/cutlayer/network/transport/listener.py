@@ -1,4 +1,4 @@
-"""The server's side: takes connections of devices, knows who they are, and keeps the live ones."""
+"""The server's side: accepts connections of devices, identifies them, and keeps the live ones."""
 
 import asyncio
 import secrets
@@ -18,18 +18,18 @@ from cutlayer.network.transport.lane import Counters
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, server_options
 from cutlayer.network.transport.messages import Welcome, encode
 
-# Seconds for which the end of a stream waits for a device that reads nothing.
+# Seconds that the server waits at the end of a stream for a device that reads nothing.
 _FINISH_S = 2.0
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class Listener:
-    """Devices that are connected. Make one with `listen`.
+    """Accepts devices and holds their connections. Make one with `listen`.
 
-    port: where it listens. connections: the live ones by device name; a device that connects again
-    takes the place of its old connection. events: how often a device joined, came again
-    (reconnect), left, had its connection closed by the server, was lost (drop), or was refused.
+    port: where it listens. connections: the live ones by device name; if a device connects again,
+    the new connection replaces the old one. events: how often devices joined, came again
+    (reconnect), left, had their connection closed by the server, were lost (drop), or were refused.
     """
 
     def __init__(self, admit: Admit, identity: Identity | None, limits: Limits) -> None:
@@ -57,7 +57,7 @@ class Listener:
         self._janitor: asyncio.Task[None] | None = None
 
     async def accept(self) -> Connection:
-        """The next device that joins, or joins again, once all its lanes are there."""
+        """The connection of the next device that joins, or joins again, once all lanes are open."""
         while not self._fresh:
             self._joined.clear()
             await self._joined.wait()
@@ -65,7 +65,7 @@ class Listener:
 
     @property
     def traffic(self) -> dict[Lane, Counters]:
-        """What has passed over all connections, those that are over included."""
+        """The counts over all connections, including those that are over."""
         total = {lane: Counters() for lane in Lane}
         for lane, counters in self._passed.items():
             total[lane].add(counters)
@@ -77,7 +77,7 @@ class Listener:
     async def close(self, reason: str = "the server stops", final: bool = False) -> None:
         """End every connection, telling the devices why, and stop listening.
 
-        final: they are not to come back.
+        final: they must not come back.
         """
         if self._janitor is not None:
             self._janitor.cancel()
@@ -86,7 +86,7 @@ class Listener:
         await self._server.stop(grace=1.0)
 
     async def start(self, address: str) -> None:
-        """Begin to listen. Raises NetworkError when the address cannot be had."""
+        """Begin to listen. Raises NetworkError if that address cannot be used."""
         check_free(address, "address")
         try:
             if self._identity is None:
@@ -102,7 +102,7 @@ class Listener:
         self._janitor = asyncio.create_task(self._look_after())
 
     async def _serve(self, lane: Lane, _: object, context: Context) -> None:
-        """One stream of a device, from its first message to the status that ends it."""
+        """Serve one stream of a device, from its first message to the status that ends it."""
         try:
             peer = identify(self._identity, context.auth_context())
             if lane is Lane.CONTROL:
@@ -146,12 +146,12 @@ class Listener:
         session = secrets.token_hex(16)
         self._sessions[session] = (connection, peer)
         connection.at_end(partial(self._forget, session))
-        # Not `tell`: nobody reads the stream, where the credit for it comes, until `_pump` does.
+        # `tell` would wait for credit, which comes on the stream that only `_pump` reads, later.
         connection.lane(Lane.CONTROL).post(encode(Welcome(session)))
         return connection
 
     def _make_room(self, name: str) -> None:
-        """End the oldest sessions of a device that has as many as it may."""
+        """End the oldest connections of a device that has as many as it may."""
         own = [one for one, _ in self._sessions.values() if one.name == name]
         for connection in own[: len(own) + 1 - self._limits.sessions_per_device]:
             connection.end("the device opened more connections than it may have", final=True)
@@ -178,7 +178,7 @@ class Listener:
         return connection
 
     def _find(self, peer: Peer | None, context: Context) -> Connection:
-        """The connection whose session a further stream names, if it is the same device's."""
+        """The connection whose session a further stream names, if it is of the same device."""
         given = dict(context.invocation_metadata() or ()).get(SESSION_KEY)
         connection, owner = self._sessions.get(str(given), (None, None))
         if connection is None or owner != peer:
@@ -191,7 +191,7 @@ class Listener:
         self.connections[name] = self._fresh[name] = connection
         self._joined.set()
         if older is not None:
-            older.end("the device connected anew and that connection took its place", final=True)
+            older.end("the device connected again, and the new connection replaced it", final=True)
         self.events["reconnect" if name in self._known else "join"] += 1
         self._known.add(name)
 
@@ -244,12 +244,12 @@ async def listen(
 ) -> Listener:
     """Listen for devices on HOST:PORT (port 0: any free one; see Listener.port).
 
-    Without an identity anyone who reaches the address can join under any name: only loopback
-    addresses are taken then, unless `insecure`. Raises NetworkError.
+    Without an identity, anybody who reaches the address can join under any name, so only loopback
+    addresses are accepted, unless `insecure`. Raises NetworkError.
     """
     if identity is None and not insecure and not is_loopback(address):
         raise NetworkError(
-            f"address: {address} can be reached by others, and there are no keys: make some with "
+            f"address: {address} can be reached by others, but there are no keys: make some with "
             "cutlayer keys, listen on 127.0.0.1, or say --insecure"
         )
     listener = Listener(admit, identity, limits or Limits())
@@ -262,8 +262,8 @@ async def _abort(context: Context, reason: str, final: bool) -> None:
     try:
         await context.abort(code, reason[:500])
     except grpc.aio.AbortError as error:
-        # gRPC keeps the error with the call and raises it again: its traceback would keep the
-        # connection, and that the call with its socket, until the garbage is collected.
+        # gRPC keeps the error with the call and raises it again. Its traceback would keep the
+        # connection, and so the call and its socket, until the garbage is collected.
         error.__traceback__ = None
     except (Exception, asyncio.CancelledError):
         pass  # a device that is gone, or reads nothing, cannot be told

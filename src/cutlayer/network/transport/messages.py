@@ -85,8 +85,8 @@ class PartFile(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 class Task(_Message, tag="task"):
     """What a device needs to know and to have before it can take part.
 
-    number: the device's, in the job. job: as YAML, and its digest. classes: the names of the
-    labels. cut: the latest cut there may be. files: of the model's part before it.
+    number: of the device in the job. job: as YAML; digest: of the job. classes: the names of the
+    classes. cut: the latest cut that is possible. files: of the model's part before that cut.
     """
 
     number: Number
@@ -114,9 +114,9 @@ Programs = Annotated[list[DeviceProgram], Meta(max_length=8)]
 
 
 class LightTask(_Message, tag="light-task"):
-    """A `Task` for a light device. job: what it needs to know of it. files: the large tensors of
-    all its programs, called `weights`, and of texts the tokenizer. sample: a program to measure
-    the device with: the job's cut, and nothing behind it.
+    """A `Task` for a light device. job: the part of the job it needs to know. weights: the name of
+    the file with the large tensors of all its programs. files: that file and, for texts, the
+    tokenizer. sample: a program to measure the device with: the blocks before the job's cut only.
     """
 
     number: Number
@@ -129,9 +129,9 @@ class LightTask(_Message, tag="light-task"):
 
 
 class Fetch(_Message, tag="fetch"):
-    """Asks for a file of the part, or a graph of a program, from `offset` on.
+    """Asks for a file of the part, or the graph of a program, from byte `offset` on.
 
-    It comes on the lane down, in pieces.
+    The file comes on the lane DOWN, in pieces.
     """
 
     file: Name
@@ -141,9 +141,10 @@ class Fetch(_Message, tag="fetch"):
 class Ready(_Message, tag="ready"):
     """The device can take part. job: the digest of the task it is ready for.
 
-    own: it trains on data that the server does not know of. labels: samples of each class, with
-    noise where the job asks for it; None where the job shares none. basis: which it has. data: a
-    number of its own data for as long as the device runs; None: its part of the job's.
+    own: whether it trains on data of its own, which the server does not know. labels: number of
+    samples of each class, with noise if the job asks for it; None if the job's devices share none.
+    basis: the fingerprint of the basis that it has. data: a random number that stands for its own
+    data as long as the device runs; None: it has its part of the job's data.
     """
 
     job: Digest
@@ -190,7 +191,7 @@ class RoundBegin(_Message, tag="round-begin"):
 
 
 class StepDone(_Message, tag="step-done"):
-    """The device has finished one step. loss: of its batch, where it knows one."""
+    """The device has finished one step. loss: of its batch, if the device computes it."""
 
     round: Count
     step: Count
@@ -198,16 +199,16 @@ class StepDone(_Message, tag="step-done"):
 
 
 class RoundEnd(_Message, tag="round-end"):
-    """The round is over for the device. late: what it trained was not taken."""
+    """The round is over for the device. late: its training was not used."""
 
     round: Count
     late: bool = False
 
 
 class Probe(_Message, tag="probe"):
-    """Asks what the activations of a round's first batch are like. scored: rank its tokens too.
+    """Asks for statistics of the activations of a round's first batch. scored: rank tokens too.
 
-    programs: the one that a light device runs for it.
+    programs: the one that a light device runs to answer.
     """
 
     round: Count
@@ -227,11 +228,11 @@ class Probed(_Message, tag="probed"):
 
 
 class Done(_Message, tag="done"):
-    """The job is finished: the device may go."""
+    """The job is finished: the device may leave."""
 
 
 class Ping(_Message, tag="ping"):
-    """Asks for `answer_bytes` bytes back; `payload` only fills the way there."""
+    """Asks for `answer_bytes` bytes back; `payload` only makes the ping longer."""
 
     number: Count
     payload: Annotated[bytes, Meta(max_length=MAX_PING_BYTES)] = b""
@@ -269,7 +270,7 @@ def decode(frame: bytes) -> Message:
     """The message in `frame`. Raises NetworkError for anything else."""
     try:
         message: Message = _DECODER.decode(frame)
-    # UnicodeDecodeError, RecursionError and the like are as bad as a wrong type.
+    # UnicodeDecodeError, RecursionError and the like mean a bad message, as a wrong type does.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise NetworkError(
             f"message: it is not valid ({error}): upgrade the side with the older cutlayer"

@@ -1,4 +1,4 @@
-"""Figures of a server for Prometheus, read off its listener when they are asked for."""
+"""Figures of a server for Prometheus, read from its listener when they are asked for."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class _Stoppable(Protocol):
 
 @dataclass
 class RunFigures:
-    """How far a run is; what is None is not known yet, and not served."""
+    """How far a run is; a figure that is None is not known yet, and not served."""
 
     rounds: int | None = None
     """Rounds that the job has."""
 
     rounds_done: int | None = None
-    """Rounds that are finished, those before a `--resume` included."""
+    """Rounds that are finished, including those before a `--resume`."""
 
     loss: float | None = None
-    """Mean training loss of the last round; NaN where nobody trained in it."""
+    """Mean training loss of the last round; NaN if no device trained in it."""
 
     accuracy: float | None = None
     """Accuracy of the last round that was tested, from 0 to 1."""
@@ -40,10 +40,10 @@ class RunFigures:
 class Metrics:
     """Counters of one server in a registry of their own.
 
-    batches, round_seconds, run: for the training to move. places: tells the names of the devices
-    that have a place in the run; called from another thread. The rest is the listener's: bytes and
-    frames by lane and direction, overhead apart, frames waiting to be sent or to be taken, credits,
-    who is connected, and what became of connections.
+    batches, round_seconds, run: updated by the training. places: returns the names of the devices
+    that have a number in the run; called from another thread. The listener gives the rest: bytes
+    and frames by lane and direction, overhead bytes, frames waiting to be sent or received,
+    credits, connected devices, and events of connections.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Metrics:
         host, port = split_address(address, "--metrics")
         try:
             server, _ = start_http_server(port, host, self.registry)
-        except OSError as error:  # somebody else took it just now
+        except OSError as error:  # another program took the address just now
             raise NetworkError(
                 f"--metrics: cannot listen on {address} ({error.strerror})"
             ) from None
@@ -75,7 +75,7 @@ class Metrics:
         return int(server.server_port)
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -134,7 +134,7 @@ class _OfListener(Collector):
     def _queues(self) -> Iterator[Metric]:
         live = list(self._listener.connections.values())
         yield GaugeMetricFamily("cutlayer_devices", "Devices connected now.", value=len(live))
-        # Only devices that were let in and got ready have a place: as many as the job has at most.
+        # Only devices that were accepted and got ready have a number, at most as many as the job.
         connected = GaugeMetricFamily(
             "cutlayer_device_connected",
             "Of a device with a place in the run: 1 where it is connected, 0 where it is away.",

@@ -1,7 +1,8 @@
-"""Allocators, one file each: each turns what is known into a solver's problem, and back.
+"""Allocators, one file each: an allocator makes a solver's problem of what is known of a round, and
+decisions of the solution.
 
 An allocator is a function `solve(known: PlanningInput) -> RoundDecisions`; `find_allocator` finds
-it by its file's name (`exact` stands with st-sflora, whose problem it solves).
+it by its file's name (`exact` is in the file of st-sflora, whose problem it solves).
 """
 
 import importlib

@@ -7,7 +7,7 @@ from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
-    """Each device's cut by its rate at an equal share and full power."""
+    """Chooses each device's cut by its uplink rate at an equal share of the band and full power."""
     settings = known.allocation
     speed = known.uplink_bps(known.bandwidth_hz / len(known.devices), known.fleet.power_max_w)
     cuts = settings.cuts or paper_cuts(known.loads.spec.depth)

@@ -38,11 +38,11 @@ def solve(known: PlanningInput) -> RoundDecisions:
             decisions[device] = Decision(cut, tokens, up, down, share, power)
         else:
             left_out[device] = (
-                "at no cut would it finish while it is in coverage and within its energy"
+                "it would finish at no cut while it is in coverage and within its energy"
             )
     return RoundDecisions(decisions, left_out, plan.round_time_s)
 
 
 def spread_cuts(depth: int) -> tuple[int, ...]:
-    """Every quarter of the depth, and the first block."""
+    """The cuts to choose from: after the first block, and at every quarter of the depth."""
     return tuple(sorted({1, *(max(1, round(depth * part / 4)) for part in (1, 2, 3))}))

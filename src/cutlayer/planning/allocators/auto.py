@@ -20,9 +20,9 @@ def solve(known: PlanningInput) -> RoundDecisions:
     """The cheapest setting of each device among those of enough measured quality, and of little
     enough measured leakage where the job limits it.
 
-    Quality is that of activations; gradients keep at least the method's own bits. With a fitted
-    codec, rates between those measured are there to choose too. What the server holds of a device
-    at a setting costs it next to nothing.
+    Quality depends on the cut, tokens and bits of activations; gradients keep at least the method's
+    own bits. With a fitted codec, rates between the measured ones may be chosen too. Samples that
+    the server already holds at a setting cost the device next to nothing there.
     """
     settings, method = known.allocation, known.job.method
     fitted = method.uplink.codec == "klt"
@@ -78,9 +78,9 @@ def solve(known: PlanningInput) -> RoundDecisions:
 
 
 def between_rates(table: Calibration, rates: Sequence[float]) -> Calibration:
-    """The calibration at rates from the least to the largest of some, in steps of a sixth or less.
+    """The calibration at rates from the least to the largest of `rates`, in steps of at most 1/6.
 
-    Between two measured rates quality is taken to go in a straight line by the logarithm.
+    Quality between two measured rates is interpolated linearly in the logarithm of the rate.
     """
     low, high = min(rates), max(rates)
     measured = [rate for rate in table.bits if rate < 32]
@@ -110,7 +110,7 @@ def between_rates(table: Calibration, rates: Sequence[float]) -> Calibration:
 
 
 def _axis(name: str, measured: tuple[float, ...], wanted: tuple[int, ...]) -> Ints:
-    """Indices into the calibration's axis of the values that the job allows; all where it names
+    """Indices into the calibration's axis of the values that the job allows; all if it names
     none.
     """
     missing = [value for value in wanted if value not in measured]
@@ -195,6 +195,6 @@ def _problem(
 
 
 def _named_bits(known: PlanningInput) -> float:
-    """Bits of a sample that is only named, whatever the setting that it is held at."""
+    """Bits that a device sends for a sample that the server already holds: only its name."""
     named = known.loads.visit_bits(known.job.cut, None, 1, first=False)
     return float((named / known.loads.samples_trained).max())

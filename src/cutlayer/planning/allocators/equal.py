@@ -9,12 +9,12 @@ from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
-    """The same for every device; which devices are too late shows in the round."""
+    """The same decision for every device; a device may be too late in the round."""
     return in_equal_parts(known, np.full(len(known.devices), known.job.cut))
 
 
 def in_equal_parts(known: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDecisions:
-    """Equal bandwidth for devices with these cuts [m]; without the energy for it, none."""
+    """Equal bandwidth for devices with these cuts [m]; a device without the energy is left out."""
     method = known.job.method
     tokens, up, down = method.tokens.keep, method.uplink.bits, method.downlink.bits
     value_bits = method.uplink.value_bits

@@ -1,4 +1,7 @@
-"""GenFV's vehicles, bandwidth and power (arXiv 2503.19676); the amount: see rounds/generated.py."""
+"""GenFV's vehicles, bandwidth and power (arXiv 2503.19676).
+
+rounds/generated.py decides how many images are generated.
+"""
 
 import numpy as np
 
@@ -10,9 +13,11 @@ from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, 
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
-    """Vehicles near enough in labels that can be in time together, all done at once."""
+    """Chooses vehicles whose labels are near enough and that can be in time together; all of them
+    finish at the same second.
+    """
     reached, chosen = _chosen(known)
-    # The part of a reason before its colon is its kind, for pictures.
+    # Pictures show only the part of a reason before its colon.
     left_out = {
         device: _reason(known, reached, place)
         for place, device in enumerate(known.devices)
@@ -34,11 +39,10 @@ def solve(known: PlanningInput) -> RoundDecisions:
 
 
 def _chosen(known: PlanningInput) -> tuple[Ints, Ints]:
-    """Places of the vehicles that the broadcast is made for, and of those that take part.
+    """Places of the vehicles that the broadcast reaches, and of those that take part.
 
-    The broadcast's rate is that of the worst gain, so that waiting for one vehicle in a deep fade
-    may cost all others their time in coverage. The worst is left out for as long as more vehicles
-    can then take part.
+    The worst gain decides the broadcast's rate, so one vehicle in a deep fade may cost all others
+    their time in coverage. The vehicles of worst gain are left out if more can then take part.
     """
     by_gain = np.argsort(-known.state.gain_down, kind="stable")
     reached, chosen = by_gain[:0], by_gain[:0]
@@ -66,11 +70,11 @@ def _reason(known: PlanningInput, reached: Ints, place: int) -> str:
     index = int(np.flatnonzero(reached == place)[0])
     least_j = uploads.payload_bits[index] * LN2 / uploads.gain_over_noise[index]
     if uploads.energy_max_j[index] <= least_j:
-        return "energy: its cap does not send the model at any power"
+        return "energy: its cap is too small to send the model at any power"
     limit = f"{known.limit_s[place]:.3g} s"
     if np.isinf(uploads.needed_hz(np.inf)[index]):
         return f"stay time: it has {limit}, too few to compute and send at any bandwidth"
-    return f"band: what the others leave of it does not let it send within {limit}"
+    return f"band: the others leave too little of it to send within {limit}"
 
 
 def _distance(known: PlanningInput) -> Floats:
@@ -79,7 +83,9 @@ def _distance(known: PlanningInput) -> Floats:
 
 
 def _uploads(known: PlanningInput) -> Uploads:
-    """A thousandth of the time is kept as a margin: frame headers may be longer than computed."""
+    """The vehicles' uploads; 1/1000 of the time is kept as a margin, as frame headers may be
+    longer than computed.
+    """
     method, cut = known.job.method, known.job.cut
     tokens = method.tokens.keep
     return Uploads(

@@ -8,14 +8,14 @@ from cutlayer.errors import AllocationError
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 
 BITS = (2, 4, 8, 16, 32)
-"""What there is to choose from where the job names no bits."""
+"""The numbers of bits to choose from if the job names none."""
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
-    """Bits of each device under the budget on the relative squared error, mean over devices.
+    """Chooses bits, bandwidth and power under a budget on the mean relative squared error.
 
-    The downlink's time is reckoned at the most bits there are to choose from. Devices that an
-    equal share and the fewest bits would not bring in on time are left out.
+    The downlink is timed with the most bits that may be chosen. A device that would be late with
+    an equal share of the band and the fewest bits is left out.
     """
     method, settings, cut = known.job.method, known.allocation, known.job.cut
     tokens, choices = method.tokens.keep, _choices(known)

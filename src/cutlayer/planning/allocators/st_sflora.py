@@ -23,7 +23,7 @@ def solve_as_published(known: PlanningInput) -> RoundDecisions:
 
 
 def solve_exactly(known: PlanningInput) -> RoundDecisions:
-    """The same problem by pricing the bandwidth, with a bound on the best there is."""
+    """Solves the same problem by a price on bandwidth, with a bound on the best plan there is."""
     known, problem, left_out = _who_takes_part(known)
     found = exact.solve(problem)
     note = f"the efficiency is at most {100 * found.gap:.2g} % below the best there is"
@@ -31,7 +31,7 @@ def solve_exactly(known: PlanningInput) -> RoundDecisions:
 
 
 def _how_it_ended(ended: st_sflora.Alternation, problem: TokenProblem) -> str:
-    """What became of the published algorithm, and what to try where it found little."""
+    """A sentence on how the published algorithm ended, and what to try if it found little."""
     passes = f"{ended.loops} {'pass' if ended.loops == 1 else 'passes'}"
     if ended.status == "stalled":
         return (
@@ -72,7 +72,10 @@ def token_problem(known: PlanningInput) -> TokenProblem:
 
 
 def _who_takes_part(known: PlanningInput) -> tuple[PlanningInput, TokenProblem, dict[int, str]]:
-    """Those that equal bandwidth and K_min tokens would let finish within their standing time."""
+    """The devices that finish within their standing time with equal bandwidth and K_min tokens.
+
+    Returned as a PlanningInput and a problem for them alone, and the reasons of the others.
+    """
     problem = token_problem(known)
     able = equal.takes_part(problem)
     if not able.any():

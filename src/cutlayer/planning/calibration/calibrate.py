@@ -44,7 +44,7 @@ HEAD_SAMPLES, HEAD_SAMPLES_A_CLASS = 256, 8
 Number = TypeVar("Number", int, float)
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, and how many of how many steps of it are."""
+"""Takes the name of the present stage, its steps that are done, and the number of its steps."""
 
 
 def calibrate(
@@ -63,11 +63,11 @@ def calibrate(
     samples: None for 128, or half of what there is. The calibration data (`data.calibration`) are
     neither trained nor tested on.
 
-    cuts, tokens (None among them: all), bits: the grid, see `choose_grid`; with a fitted codec bits
-    are rates, and the codec is fitted to others of these samples. adapter: the folder of
-    a trained adapter, measured in place of the pretrained model; without one, a linear head is
-    fitted to others of these samples, so that there are predictions to compare. say: told in one
-    line what was loaded.
+    cuts, tokens (None among them: all), bits: the grid, see `choose_grid`; with a fitted codec,
+    bits are rates, and the codec is fitted to other samples of the calibration data. adapter: the
+    folder of a trained adapter, measured in place of the pretrained model; without one, a linear
+    head is fitted to other samples of the calibration data, so that there are predictions to
+    compare. say: takes one line on what was loaded.
     Raises JobError, DataError, ModelError or RunError, each with one sentence.
     """
     progress = progress or (lambda what, done, steps: None)
@@ -76,7 +76,7 @@ def calibrate(
     if fits:
         bits = bits or job.method.allocation.rates or RATES
     grid = choose_grid(spec, cuts, tokens, bits, fits)
-    # Neither what is tested on nor what devices have.
+    # These samples are neither tested on nor held by devices.
     train = load_calibration(job.data, job.seed, fit_for(spec))
     if say is not None and train.report is not None:
         say(train.report.line)
@@ -131,8 +131,8 @@ def choose_grid(
 
     By default: the job's own cut, cuts after the embedding, blocks 1 and 2 and each quarter of the
     depth, short of the whole model; six numbers of tokens in equal ratios from a twelfth of N to
-    N; 2, 4, 8 and 32 bits. rates: bits are those of a fitted codec. Raises JobError for what the
-    model has not, or what cannot be sent.
+    N; 2, 4, 8 and 32 bits. rates: `bits` are rates of a fitted codec. Raises JobError for a cut or
+    a number of tokens that the model does not have, and for bits that cannot be sent.
     """
     if spec.why_all_tokens is not None:
         raise JobError(
@@ -173,10 +173,10 @@ def _ascending(numbers: Iterable[Number]) -> tuple[Number, ...]:
 def _draw(
     train: Dataset, samples: int, spared: int, wanted: int, seed: int
 ) -> tuple[Dataset, Dataset]:
-    """Samples to measure on, and as many others as are wanted to fit head and codec on; classes in
-    proportion.
+    """`samples` samples to measure on, and up to `wanted` others to fit the head and the codec to.
 
-    spared: the fewest of these. Raises JobError when there are too few.
+    Classes are in proportion. spared: the fewest others that are needed. Raises JobError when there
+    are too few.
     """
     most = len(train) - spared
     if not 1 <= samples <= most:

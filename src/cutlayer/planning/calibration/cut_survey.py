@@ -38,9 +38,9 @@ def fit(
     seed: int,
     progress: Callable[[str, int, int], None],
 ) -> Adapter:
-    """An adapter of a head alone, fitted to `data` on what the pretrained model gives heads.
+    """An adapter that holds only a head, fitted to `data` on the pretrained model's features.
 
-    seed: draws a hidden layer that the family's head begins with.
+    seed: draws the hidden layer of the head, if the model's family has one.
     """
     fresh = fresh_head(model.spec, derive(seed, "head"))
     head = {key: value.to(model.compute, model.dtype) for key, value in fresh.items()}
@@ -57,11 +57,12 @@ def fit(
 class CutSurvey:
     """A model with an adapter, a grid, the samples, and what was measured so far.
 
-    spare: other samples, which a codec is fitted to where the job's needs that.
-    plain [n, C] and logits [*grid, n, C]: uncompressed, and through each cell. sent [*grid]: bytes
-    of all frames. Both are NaN at cut 0 with fewer than all tokens, which nothing there ranks.
-    scores {cut: [n, N]}: each sample's, falling. squares, low, high {cut: [n]}: mean square, least
-    and largest of a sample's activations.
+    spare: other samples, to which a codec is fitted if the job's codec is a fitted one.
+    plain [n, C]: logits without compression; logits [*grid, n, C]: with the settings of each cell
+    of the grid. sent [*grid]: bytes of all frames. logits and sent are NaN at cut 0 with fewer than
+    all tokens, since no block ranks tokens there.
+    scores {cut: [n, N]}: the scores of each sample's tokens, in falling order. squares, low, high
+    {cut: [n]}: mean square, least and largest value of a sample's activations.
     """
 
     def __init__(
@@ -222,7 +223,10 @@ def _log_softmax(logits: Floats) -> Floats:
 
 
 def _cumulative(scores: Floats) -> Floats:
-    """Shares [n, N + 1] of each sample's scores [n, N], falling, that its best 0 ... N hold."""
+    """The shares [n, N + 1] of a sample's scores that its best 0 ... N tokens hold.
+
+    scores: of n samples, in falling order, [n, N].
+    """
     sums = np.concatenate([np.zeros((len(scores), 1)), scores.cumsum(axis=1)], axis=1)
     shares: Floats = sums / sums[:, -1:]
     return shares

@@ -10,16 +10,15 @@ PENALTIES = np.logspace(-6, 1, 22)
 """Ridge penalties tried, in units of the largest squared singular value."""
 
 SHARPNESS = np.logspace(-0.5, 2.5, 61)
-"""Factors tried between the regression's outputs, which lie near 0 and 1, and the logits."""
+"""Factors tried to make logits of the regression's outputs, which lie near 0 and 1."""
 
 
 def fit_head(features: Floats, labels: NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
     """weight [C, F] and bias [C] of logits, from features [n, F] and labels [n].
 
-    Ridge regression on one-hot targets. Its penalty is the one with the least squared error on
-    each sample when left out of the fit; for a ridge that error is had without fitting again,
-    residual / (1 - leverage). Softmax needs logits, not shares: they are the outputs times the
-    factor with the least cross-entropy on those left out.
+    Ridge regression on one-hot targets. The penalty is the one with the least squared
+    leave-one-out error, which for a ridge needs no second fit: residual / (1 - leverage). The
+    logits are the outputs times the factor with the least leave-one-out cross-entropy.
     """
     n = len(labels)
     targets = np.eye(classes)[labels]

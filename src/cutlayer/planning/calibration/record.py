@@ -1,4 +1,4 @@
-"""The record of what survives the cut: its fields, its file, and how it is found again.
+"""The record of a calibration: its fields, its file, and how it is found again.
 
 Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
 """
@@ -26,7 +26,7 @@ NAME = "calibration"
 
 @dataclass(frozen=True)
 class Subject:
-    """What was measured: records of equal subjects can stand for each other.
+    """The model, data and settings that a calibration measured; equal subjects share a record.
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
     inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
@@ -58,8 +58,9 @@ class Subject:
 class Calibration(SurveyResult):
     """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
-    batch_size: samples in a frame. head_samples: on which the head was fitted, 0 where `adapter`,
-    the hash of a trained adapter's weights, brought its own. version: of cutlayer.
+    batch_size: samples in a frame. head_samples: how many samples the head was fitted to, 0 where
+    a trained adapter brought its own head. adapter: the hash of that adapter's weights, or None.
+    version: of cutlayer.
     Raises ValueError where the tables do not fit together, or for a record of another format.
     """
 
@@ -116,9 +117,9 @@ def subject_of(job: Job) -> Subject | None:
 def calibration_for(job: Job, *, exact: bool = True) -> Calibration | None:
     """The record of the job's model and data: from the cache, else the bundled one, else None.
 
-    exact: with the job's own quantiser settings and fate of the tokens left over. Without it, the
-    newest record of any will do where there is none of its own: importance and the statistics of
-    activations do not depend on them. Nothing is downloaded.
+    exact: only a record with the job's own quantiser settings and method.tokens.rest. Otherwise,
+    where there is no such record, the newest one with any of these: importance and the statistics
+    of activations do not depend on them. Nothing is downloaded.
     Raises ModelError, or RunError for a damaged record.
     """
     subject = subject_of(job)

@@ -1,4 +1,5 @@
-"""What a calibration says of a plan: its allocator's statistics, and what survives its settings."""
+"""What a calibration says of a plan: statistics for its allocator, and how many predictions survive
+its cuts, tokens and bits."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ Floats = npt.NDArray[np.float64]
 class Survival:
     """How much of the predictions survives the cut, as the mean over a round's devices.
 
-    agreement: share of predictions that stay what they are without compression; least: of the
-    device with the smallest. accuracy: on the labels; whole: without compression. between: some
-    numbers of tokens or rates lie between measured ones. samples: that were measured on.
+    agreement: share of predictions that are the same as without compression; least: that share on
+    the device where it is smallest. accuracy: share that is correct; whole: the same without
+    compression. between: whether some numbers of tokens or rates lie between measured ones.
+    samples: how many were measured on.
     """
 
     agreement: float
@@ -43,7 +45,7 @@ class Survival:
 
 
 class StatisticsFromCalibration:
-    """Measures as the job's calibration has them, alike for every device (see Measures)."""
+    """Statistics from the job's calibration, the same for every device (see Measures)."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -65,7 +67,7 @@ class StatisticsFromCalibration:
         return self._record(exact=True)
 
     def survival(self, decisions: Iterable[Decision], patches: int) -> Survival | None:
-        """What was measured of these decisions; None where it was not, or nothing is cut."""
+        """How many predictions survive these decisions; None if that was not measured."""
         record = self._find(exact=True) if self.job.method.split else None
         if record is None:
             return None
@@ -76,9 +78,9 @@ class StatisticsFromCalibration:
         found = self._find(exact)
         if found is None:
             raise AllocationError(
-                f"method.allocation.solver: {self.job.method.allocation.solver!r} goes by what "
-                "was measured, and this model and data never were: run cutlayer calibrate with "
-                "this job first"
+                f"method.allocation.solver: {self.job.method.allocation.solver!r} needs a "
+                "calibration, and this model and data were never calibrated: run cutlayer "
+                "calibrate with this job first"
             )
         return found
 
@@ -100,9 +102,10 @@ class StatisticsFromCalibration:
 def _survival(
     record: Calibration, decisions: Iterable[tuple[Decision, float]], patches: int, rates: bool
 ) -> Survival | None:
-    """See StatisticsFromCalibration.survival: between two numbers of tokens by a straight line.
+    """See StatisticsFromCalibration.survival. Between numbers of tokens it interpolates linearly.
 
-    decisions: each with its bits a value; rates: between two of these by their logarithm.
+    decisions: each with its bits a value. rates: whether these may lie between measured ones;
+    then it interpolates linearly in their logarithm.
     """
     found, between = [], False
     for one, bits in decisions:

@@ -19,10 +19,10 @@ from cutlayer.wire.codecs.seam import Codec
 from cutlayer.wire.messages import ActivationsMessage
 
 FIT_SAMPLES = 64
-"""Samples that a basis is fitted to: as many as a run fits one to, at least."""
+"""How many samples a basis is fitted to: at least as many as in a run."""
 
 Fitted = Mapping[int, KltCodec]
-"""By cut."""
+"""The fitted codec of each cut."""
 
 
 def fit_codecs(
@@ -34,8 +34,9 @@ def fit_codecs(
     finest: float,
     data: Dataset,
 ) -> Fitted:
-    """A codec for each cut, fitted to all tokens of some samples at `finest` bits a value; none
-    where the job's uplink needs no fitting.
+    """A codec for each cut, fitted to all tokens of the samples `data` at `finest` bits a value.
+
+    Empty if the codec of the job's uplink is not a fitted one.
     """
     if job.method.uplink.codec != "klt":
         return {}
@@ -53,7 +54,7 @@ def fit_codecs(
 
 
 def codec_at(job: Job, fitted: Fitted, cut: int, bits: float, finest: float) -> Codec:
-    """What encodes at a cut and so many bits a value; 32 sends whole floats."""
+    """The codec for a cut and a number of bits a value; 32 bits send whole floats."""
     if cut in fitted and bits < 32:
         return fitted[cut].coarser(bits / finest)
     plain = job.method.uplink.model_copy(update={"codec": "quantize", "bits": int(bits)})

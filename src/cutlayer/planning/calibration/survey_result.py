@@ -64,7 +64,7 @@ class SurveyResult(Grid):
     arXiv 2605.26120, over the batch size), the 10th and the 90th percentile.
     mean_square, range_16: of the activations, by cut from 0 on: the mean of their squares, and
     max - min over 16 samples, as the mean over such batches (SFLAM's delta, arXiv 2504.09114).
-    Raises ValueError where these do not fit together.
+    Raises ValueError if the tables do not fit together.
     """
 
     agreement: Floats
@@ -90,10 +90,10 @@ class SurveyResult(Grid):
             _check_cuts(name, getattr(self, name), {0, *self.cuts})
 
     def quality(self, measure: Measure = "agreement") -> Floats:
-        """How much survives, [C, K, Q] from 0 to 1, where 1 is all; 0 for what cannot be.
+        """How much of the predictions survives, [C, K, Q] from 0 (also where NaN) to 1 (all).
 
-        agreement: as measured; divergence: exp(-KL); accuracy: over that of the uncompressed
-        model, 1 at most.
+        agreement: as measured. divergence: exp(-KL). accuracy: divided by the accuracy of the
+        uncompressed model, at most 1.
         """
         if measure == "agreement":
             return np.nan_to_num(self.agreement)

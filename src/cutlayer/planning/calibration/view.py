@@ -57,7 +57,7 @@ def _number(option: str, word: str) -> int:
 
 @contextmanager
 def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A live bar in a terminal, nothing elsewhere; what it yields moves it."""
+    """A live bar, in a terminal only; yields the function that moves it."""
     from cutlayer.drawing.progress_bar import make_bar
 
     with make_bar(console) as shown:
@@ -66,7 +66,7 @@ def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
         def move(what: str, done: int, steps: int) -> None:
             nonlocal task, now
-            if what != now:  # another stage takes its own time
+            if what != now:  # the time left is of this stage only
                 shown.remove_task(task)
                 task, now = shown.add_task(what, total=steps), what
             shown.update(task, completed=done)
@@ -75,7 +75,7 @@ def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def table(found: Calibration) -> Table:
-    """The agreement, a row for each cut and number of tokens."""
+    """The agreement as a table: a row for each cut and number of tokens, a column for each bits."""
     bits = [
         Column(f"{width}", f"{width:g} bit" + "s" * (width != 1), "percent") for width in found.bits
     ]
@@ -101,7 +101,7 @@ def table(found: Calibration) -> Table:
 
 
 def sentences(found: Calibration) -> list[str]:
-    """What was measured on what."""
+    """Sentences on what was measured, and on which samples."""
     head = "with the trained head"
     if found.adapter is None:
         head = f"with a linear head fitted to {found.head_samples} others"

@@ -24,7 +24,7 @@ from cutlayer.settings.training import Training
 def device_part(job: Job, spec: ModelSpec, cut: int) -> Cost:
     """What runs on a device: the blocks before the cut, or the whole model without a split.
 
-    Not what it runs of the model's last blocks, where the job has a tail: see `tail_part`.
+    If the job has a tail, the device's last blocks are not counted here but in `tail_part`.
     """
     return _as_trained(job, _device_part(job, spec, cut))
 
@@ -45,8 +45,9 @@ def _as_trained(job: Job, part: Cost) -> Cost:
 
 @lru_cache(maxsize=1024)
 def server_part(job: Job, spec: ModelSpec, cut: int, tokens: int | None) -> Cost | None:
-    """What runs on the server for a device that keeps `tokens` (None: all); None where nothing
-    does.
+    """What runs on the server for a device that keeps `tokens` tokens (None: all).
+
+    None if nothing runs on the server.
     """
     method = job.method
     if method.pooled:
@@ -92,7 +93,8 @@ def flops(cost: Cost | None) -> int:
 def generated_flops(job: Job, spec: ModelSpec, decisions: Mapping[int, Decision]) -> int:
     """FLOPs of the server's training on one generated sample, all epochs of a round together.
 
-    Both parts of the model, at the earliest of the round's cuts; drawing it is not counted.
+    Counts both parts of the model, cut at the earliest of the round's cuts, but not the drawing of
+    the sample.
     """
     cut = min(one.cut for one in decisions.values())
     parts = [
@@ -111,7 +113,10 @@ def device_memory_bytes(job: Job, spec: ModelSpec, cut: int) -> int:
 
 @dataclass(frozen=True)
 class RoundCosts:
-    """Memory of a device at its peak, and FLOPs in a mean round (None: there is no such party)."""
+    """Memory of a device at its peak, and FLOPs in a mean round.
+
+    None for a party that the method does not have.
+    """
 
     device_memory_bytes: int | None
     device_flops: float | None
@@ -119,9 +124,9 @@ class RoundCosts:
 
 
 def round_costs(job: Job, spec: ModelSpec, rows: Sequence[Row]) -> RoundCosts:
-    """Costs of one device, the mean of a cohort, and of the server for all of a cohort.
+    """FLOPs of one device (mean over the cohort) and of the server (for the whole cohort).
 
-    Memory is that of the device that holds most. Raises ValueError without rows.
+    Memory is that of the device that needs most. Raises ValueError without rows.
     """
     memory = 0
     on_device, on_server, devices = [], [], 0

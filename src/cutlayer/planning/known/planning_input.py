@@ -46,8 +46,9 @@ class PlanningInput:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
     world: its settings and radio. label_emd: [m] earth mover's distance between the labels that a
-    device shared and those of the whole fleet; None where nobody shared any. visited: devices whose
-    samples the server holds, where they need not be sent again, and at which setting.
+    device shared and those of the whole fleet; None if no device shared any. visited: the devices
+    whose samples the server holds, so that they need not be sent again, and the setting (cut,
+    tokens, bits) at which it holds them.
     """
 
     job: Job
@@ -87,11 +88,11 @@ class PlanningInput:
 
     @cached_property
     def place(self) -> dict[int, int]:
-        """Of each device, its place in `devices` and in every array [m]."""
+        """By device: its place in `devices` and in every array [m]."""
         return {device: at for at, device in enumerate(self.devices)}
 
     def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
-        """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed by."""
+        """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed with."""
         return self.world.uplink_bps(self.state, bandwidth_hz, power_w)
 
     @property
@@ -123,7 +124,7 @@ class PlanningInput:
         return energy.compute_j(float(counted.forward or counted.backward), self.fleet)
 
     def upload_energy_j(self, cut: int) -> Floats:
-        """Joules [m] left for the upload after computing; nearly 0 where none are left."""
+        """Joules [m] left for the upload after computing; nearly 0 if computing takes all."""
         return np.maximum(self.energy_cap_j - self.compute_j(cut), 1e-30)
 
     def compute_j(self, cut: int) -> Floats:
@@ -149,7 +150,7 @@ class PlanningInput:
         return self.broadcast_s(cut) + self.following_s(cut, tokens, bits)
 
     def following_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """Seconds [m] after the broadcast, without the upload's own: computing on both sides, the
+        """Seconds [m] after the broadcast, without sending the upload: computing on both sides, the
         downlink, and the latency of every frame.
         """
         loads = self.loads
@@ -177,7 +178,7 @@ class PlanningInput:
         return sent + self.loads.adapter_bits(cut)
 
     def take(self, indices: Iterable[int]) -> "PlanningInput":
-        """The same with some of the devices, by their place in `devices`."""
+        """What is known of some of the devices only, given by their places in `devices`."""
         index = np.asarray(list(indices), dtype=np.int64)
         return replace(
             self,
@@ -190,16 +191,16 @@ class PlanningInput:
 
 
 class PlanningSource(Protocol):
-    """What is known of devices and radio: of the job's world, or as measured on a network."""
+    """Knows devices and radio: from the job's world, or from measurements on a network."""
 
     def planning_input(
         self, round: int, samples: Mapping[int, int], classes: int, measures: Measures
     ) -> PlanningInput:
-        """What an allocator needs to know of the devices in `samples` (of an epoch, each)."""
+        """What an allocator needs to know. samples: of each device in one epoch."""
         ...
 
     def planned_s(self, round: int, known: PlanningInput, decided: "RoundDecisions") -> float:
-        """Seconds that the round should take as decided, computed as for a round that happened."""
+        """Seconds that the round should take with these decisions, timed like a real round."""
         ...
 
 
@@ -207,10 +208,10 @@ class PlanningSource(Protocol):
 class RoundDecisions:
     """A round's decisions by device, and why other devices have none.
 
-    solver_s: the round's duration by the solver's own formula, where it has one. ste, ste_bound:
-    of the plan, where the solver knows them. note: one sentence on how the solver ended, or "".
-    planned_s: the duration that the virtual clock expects of these decisions; an allocator leaves
-    it to `decide`.
+    left_out: by device, the reason why it does not take part. solver_s: the round's seconds by the
+    solver's own formula, if it has one. ste, ste_bound: the plan's STE and the largest possible,
+    if the solver knows them. note: one sentence on how the solver ended, or "". planned_s: the
+    seconds that the virtual clock expects; `decide` sets it, not the allocator.
     """
 
     decisions: dict[int, Decision]

@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Loads:
-    """Loads of m devices in one round: [m], or one number for all.
+    """What m devices send, compute and hold in one round: [m], or one number for all.
 
     samples_per_epoch: [m]. classes: how many the data has. Bits are those of whole frames, headers
     included.
@@ -47,7 +47,7 @@ class Loads:
 
     @cached_property
     def batches(self) -> dict[int, Ints]:
-        """[m] batches of a round, by their number of samples."""
+        """By size of a batch in samples: how many of them each device has in the round [m]."""
         return batch_counts(self.samples_per_epoch, self.job.training)
 
     @property
@@ -61,7 +61,7 @@ class Loads:
         return np.asarray(sum(self.batches.values()), dtype=np.float64)
 
     def activations_bits(self, cut: int, tokens: int | None, bits: float) -> Floats:
-        """[m] bits of activations sent up through the cut, at so many bits a value."""
+        """Bits of the activations that each device sends up [m], at `bits` bits a value."""
         return self._frames(lambda batch: self._activations_bytes(batch, cut, tokens, bits))
 
     def _activations_bytes(self, batch: int, cut: int, tokens: int | None, bits: float) -> int:
@@ -76,9 +76,9 @@ class Loads:
         return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
 
     def visit_bits(self, cut: int, tokens: int | None, bits: float, first: bool) -> Floats:
-        """[m] sent up where samples that the server holds are only named; first: it holds none.
+        """Bits sent up [m] where samples that the server holds are not sent again but named.
 
-        Of several epochs the first sends them all.
+        first: the server holds none of them yet; then the first of several epochs sends them all.
         """
         each = self._activations_bytes(1, cut, tokens, bits)
         empty = self._activations_bytes(0, cut, tokens, bits)
@@ -124,7 +124,7 @@ class Loads:
         shapes: list[tuple[str, tuple[int, ...]]] = []
         if method.train == "lora":
             shapes += block_shapes(self.spec, self._trained_blocks(cut)).items()
-        # What is left is all but a head; beside whole models names weigh nothing.
+        # The rest are all trained numbers but the head's; the bytes of their names are negligible.
         rest = trained - sum(prod(shape) for _, shape in shapes)
         if rest:
             shapes.append(("classifier.weight", (rest,)))

@@ -2,19 +2,20 @@
 
 seam.py says what a codec is (`Codec`). quantized.py is the quantiser: wire/rotate.py,
 wire/quantize.py and wire/entropy.py, one after another. klt.py is a fitted transform with an
-entropy coder: klt_fit.py fits it, basis.py sends what was fitted, klt_laws.py, laws.py and
-symbols.py code whole numbers, token_scale.py the size of a token, drift.py says when it must be
-fitted again. quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
+entropy coder: klt_fit.py fits it, basis.py makes the frame of a fitted basis, klt_laws.py, laws.py
+and symbols.py code whole numbers, token_scale.py codes the size of a token, drift.py says when the
+basis must be fitted again. quantized_body.py and klt_body.py make bodies of whole numbers, without
+torch.
 
 To change the quantiser: its arithmetic is in wire/quantize.py, wire/levels.py and
 wire/dequantize.py, and once more, as nodes of a graph for light devices, in programs/quantizer.py
 (its settings there: `Coding` in wire/program_ports.py and `_coding` in programs/keys.py; its body:
 `coded_levels` in light/encoded.py, by wire/packing.py). Its settings are `Quantizer` and `LEVELS`
-in settings/method.py (which of them have an effect when: train/read_conditions.py), its header is
-`TensorHeader` in wire/headers.py, its bytes are counted in wire/frame_bytes.py. What light devices
-do not do is refused in `why_not` (programs/support.py). New named levels change all of these files,
-and get a row in docs/wire-format.md and docs/extend.md. Levels of one's own are a function that a
-job names, and need no change.
+in settings/method.py (train/read_conditions.py says when each has an effect), its header is
+`TensorHeader` in wire/headers.py, its bytes are counted in wire/frame_bytes.py. `why_not`
+(programs/support.py) refuses what light devices cannot do. New named levels change all of these
+files, and get a row in docs/wire-format.md and docs/extend.md. Levels given by a function that a
+job names need no change.
 
 To add a codec: a file here with a class that does what `Codec` asks; its header in wire/headers.py;
 its name in `Quantizer.codec` (settings/method.py; `value_bits` there asks for klt) and which

@@ -1,4 +1,4 @@
-"""The side information of the `klt` codec: what both ends must share, and the frame it travels in.
+"""The side information of the `klt` codec, which both ends must share, and its frame.
 
 Body of the frame, little-endian, as one zstandard frame where that is shorter:
 
@@ -7,7 +7,7 @@ Body of the frame, little-endian, as one zstandard frame where that is shorter:
     then for the prefix tokens and for the others, L components each:
     shifts     [L] bytes, at most MAX_SHIFT
     scales     [L] bytes: the Laplace scale (see `laws`), in units of the step
-    reaches    [L] bytes: the largest magnitude met when fitting, likewise
+    reaches    [L] bytes: the largest magnitude met when fitting, coded like the scales
     vectors    [L, D] int8 or int16: component i adds vector 2^(log2_unit - shift) times its value
 
 The vectors are whole numbers and reconstruction is exact arithmetic (see `klt`), so that the two
@@ -41,7 +41,7 @@ class Components:
 
     @property
     def count(self) -> int:
-        """L."""
+        """L, the number of components."""
         return len(self.scales)
 
     @cached_property
@@ -88,14 +88,14 @@ class Basis:
 
     @cached_property
     def fingerprint(self) -> int:
-        """63 bits that tell this basis from any other of the same version."""
+        """A hash of 63 bits that differs from that of any other basis."""
         return int.from_bytes(hashlib.sha256(self.frame).digest()[:8], "little") >> 1
 
 
 def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
     """The basis of a frame; max_bytes bounds the frame, and what it unpacks to.
 
-    Raises FrameError for anything but a sound one.
+    Raises FrameError for a frame that holds no sound basis.
     """
     head, body = frame.unpack(data, "basis", BasisHeader, max_bytes)
     D, P = head.width, head.positions
@@ -106,7 +106,7 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
         )
     value = 2 if head.wide else 1
     size = 4 * (P + 1) * D + sum(L * (3 + value * D) for L in lengths)
-    # Eight bytes a number in use.
+    # Each number takes eight bytes in use.
     room = 8 * ((P + 1) * D + sum(lengths) * D)
     if room > max_bytes:
         raise FrameError(

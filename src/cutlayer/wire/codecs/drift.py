@@ -1,8 +1,8 @@
-"""When a fitted codec no longer suits its data: the measured rate leaves the one it was fitted to.
+"""Finds out when a fitted codec no longer suits its data: by bytes measured against expected ones.
 
-A trained device part or other data change what the codec sees. Rows then take more bytes than the
-laws expect (or fewer: a coarser or smaller basis would do). The watch only says so; the server
-decides, fits again, and sends the new version before anyone encodes with it.
+A trained device part, or other data, changes what the codec encodes. Rows then take more bytes
+than the laws expect (or fewer: a coarser or smaller basis would do). The watch only says so; the
+server decides, fits again, and sends the new version before any device encodes with it.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class RateWatch:
     """Compares the lengths of coded bodies with those expected (`Codec.expected_bytes`).
 
-    tolerance: how far their ratio may lie from 1 before a new fit is due. patience: bodies between
-    the first and the first verdict. memory: how many bodies the running mean looks back on.
+    tolerance: how far their ratio may lie from 1 before a new fit is due. patience: how many bodies
+    are needed before a fit can be due. memory: over how many bodies the running mean goes.
     """
 
     tolerance: float = 0.25
@@ -24,7 +24,7 @@ class RateWatch:
     _expected: float = 0.0
 
     def add(self, measured_bytes: float, expected_bytes: float) -> bool:
-        """Take note of one body; True where a new fit is due."""
+        """Count one body; returns whether a new fit is due."""
         keep = 1 - 1 / min(self.seen + 1, self.memory)
         self._measured = keep * self._measured + (1 - keep) * measured_bytes
         self._expected = keep * self._expected + (1 - keep) * expected_bytes
@@ -33,7 +33,7 @@ class RateWatch:
 
     @property
     def ratio(self) -> float:
-        """Measured over expected bytes, of late; 1 before anything was seen."""
+        """Measured over expected bytes, as a running mean; 1 before the first body."""
         return self._measured / self._expected if self._expected else 1.0
 
     @property

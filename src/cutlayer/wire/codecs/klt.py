@@ -1,12 +1,12 @@
 """The `klt` codec: a fitted transform of the channels, one step size, and an entropy coder.
 
-A row x of a token at position p becomes whole numbers q, a component each:
+A row x of a token at position p becomes whole numbers q, one for each component:
 
     y = analysis (x / size - mean[p]),   q = sign(y) floor(|y| / step + 0.5 - 0.12)
 
-and comes back as size (mean[p] + sum of vector_i (q_i - 0.05 sign(q_i)) step). `size` is 1, or the
-token's RMS, or the batch's. With a dither q = floor(y / step + u), u uniform in [0, 1), and nothing
-is moved towards 0, so that what comes back is right on average.
+and is decoded as size (mean[p] + sum of vector_i (q_i - 0.05 sign(q_i)) step). `size` is 1, the RMS
+of the token or the RMS of the batch. With a dither, q = floor(y / step + u), u uniform in [0, 1),
+and nothing is moved towards 0, so that decoded values are right on average.
 
 Reconstruction multiplies whole numbers: 20 q - sign(q) is below 2^21, a vector's entries below
 2^19, and up to 2^12 components are added, so that every sum is exact in float64. Both ends
@@ -36,15 +36,15 @@ from cutlayer.wire.headers import KltHeader
 from cutlayer.wire.transfer import rows_on_cpu
 
 _PARTS = round(1 / laws.SHIFT)
-"""Reconstructed values are whole multiples of this part of a step."""
+"""Reconstructed values are whole multiples of this fraction of a step."""
 
 
 @dataclass(frozen=True, eq=False)
 class KltCodec:
     """A codec with a fitted basis.
 
-    settings, metric: what `fit` fits to. step: the step size to encode at, not below the basis's;
-    None: that one. coder: what to encode with; any can be decoded.
+    settings, metric: what `fit` fits with. step: the step size to encode at, not below the basis's;
+    None: the basis's. coder: the entropy coder to encode with; frames of any coder are decoded.
     """
 
     basis: Basis
@@ -62,11 +62,11 @@ class KltCodec:
 
     @property
     def positional(self) -> bool:
-        """Means belong to positions, and prefix tokens have components of their own."""
+        """True: means depend on the position, and prefix tokens have components of their own."""
         return True
 
     def fit(self, samples: Sequence[Rows]) -> "KltCodec":
-        """The codec fitted to other samples, one version on."""
+        """The codec fitted anew to these samples, with the next version number."""
         version = self.basis.head.version + 1
         basis = fit_basis(samples, self.settings, version, self.metric)
         return KltCodec(basis, self.settings, self.metric, coder=self.coder)
@@ -78,7 +78,7 @@ class KltCodec:
     def coarser(self, share: float) -> "KltCodec":
         """The same basis at the step size that takes this share of the bits it was fitted for.
 
-        A share of 1 or more is the basis's own step: nothing finer was fitted.
+        A share of 1 or more gives the basis's own step, the finest that was fitted.
         """
         if share >= 1:
             return self
@@ -87,9 +87,9 @@ class KltCodec:
     def encode(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Coded]:
-        """See `Codec.encode`; generators are needed by an unbiased basis only.
+        """See `Codec.encode`; only an unbiased basis needs generators.
 
-        A device's rows become what they would alone, to the last bit, but for the batch's gain.
+        A device's rows are encoded as they would be alone, to the last bit, except for the gain.
         """
         batch = rows_on_cpu(batch)
         gain = self._gain(batch)
@@ -103,7 +103,7 @@ class KltCodec:
     def reconstruct(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None = None
     ) -> list[Tensor]:
-        """What the other side will decode, to the last bit, without the bytes."""
+        """What the other side will decode, to the last bit, without encoding bytes."""
         batch = rows_on_cpu(batch)
         gain = self._gain(batch)
         found = self._quantise(batch, gain, rngs)
@@ -127,7 +127,7 @@ class KltCodec:
                 f"the frame's tensor has {width} channels, the basis {head.width}: fit the "
                 "basis to this cut"
             )
-        # Written so that NaN, which a header's bounds let pass, is refused too.
+        # Written so that NaN, which passes a header's bounds, is refused too.
         if not (header.step >= head.step and header.gain > 0):
             raise FrameError(
                 f"the frame has step size {header.step} and gain {header.gain}; the basis was "
@@ -235,7 +235,7 @@ class KltCodec:
         )
 
     def _rebuild(self, found: Quantised, positions: Tensor, step: float, gain: float) -> Tensor:
-        """The rows [n, D] of whole numbers, all in float64 and, up to the mean, exact."""
+        """The rows [n, D] of whole numbers, in float64; exact before the mean is added."""
         head = self.basis.head
         unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS
         rows = np.empty((len(positions), head.width))

@@ -1,4 +1,4 @@
-"""The body of rows that `klt` made whole numbers of, and its header: in numpy alone.
+"""Makes the body and header of rows that `klt` turned into whole numbers, in numpy alone.
 
 Devices that quantise with torch and those that run a graph both end here.
 """
@@ -18,8 +18,8 @@ from cutlayer.wire.headers import KltHeader
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: of the rows, [n],
-    rising; values: [L, n] of the components in use."""
+    """n rows that share their laws. kind: 0 for prefix tokens, 1 for others; index: the numbers of
+    the rows [n], rising; values: whole numbers [L, n] of the L components in use."""
 
     kind: int
     index: np.ndarray
@@ -29,14 +29,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
-    """Rows of many devices as whole numbers. codes: sizes of tokens [n], or None."""
+    """Rows of many devices as whole numbers. codes: the coded size of each token [n], or None."""
 
     cells: list[Cell]
     codes: NDArray[np.uint8] | None
 
 
 def analyses(basis: Basis) -> list[NDArray[np.float32]]:
-    """[D, L] for each kind of tokens: the inverse of the vectors that travelled."""
+    """The analysis [D, L] for each kind of token: the inverse of the basis's vectors."""
     scale = 2.0 ** (basis.head.log2_unit - MAX_SHIFT)
     return [
         np.linalg.pinv(group.whole * scale).astype(np.float32)
@@ -45,7 +45,7 @@ def analyses(basis: Basis) -> list[NDArray[np.float32]]:
 
 
 def mean_index(basis: Basis, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of the basis's means is that of a token at each position."""
+    """The index of the basis's mean for a token at each position."""
     last = basis.head.positions
     return np.where((positions < 0) | (positions > last), last, positions)
 
@@ -53,7 +53,7 @@ def mean_index(basis: Basis, positions: NDArray[np.int64]) -> NDArray[np.int64]:
 def coded(
     found: Quantised, book: LawBook, rows: slice, step: float, gain: float, coder: Coder
 ) -> Coded:
-    """Some rows, neighbours of each other, as a header and a body; step, gain: see `KltHeader`.
+    """Some consecutive rows as a header and a body; step, gain: see `KltHeader`.
 
     Raises RunError for a symbol that is too large.
     """
@@ -67,7 +67,7 @@ def coded(
 def _parts(
     found: Quantised, book: LawBook, start: int, stop: int
 ) -> tuple[list[Symbols], list[Run]]:
-    """The symbols of the rows from start to stop, run by run, as they are coded."""
+    """The symbols of the rows from start to stop, and their runs, in the order of coding."""
     parts: list[Symbols] = []
     runs: list[Run] = []
     if found.codes is not None:

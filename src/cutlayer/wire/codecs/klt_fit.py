@@ -23,32 +23,32 @@ from cutlayer.wire.headers import MAX_WIDTH, BasisHeader
 from cutlayer.wire.quantize import finite
 
 _SHRINK = 4
-"""A position's own mean counts as much as the mean of all once this many samples have it."""
+"""With this many samples, a position's own mean weighs as much as the mean of all positions."""
 _MEAN_UNIT = 1 / 16
-"""Means are rounded to this many steps: a hundredth of what rounding the rows themselves costs."""
+"""Means are rounded to this many steps, which costs a hundredth of what rounding the rows costs."""
 _PRIOR = 0.1
-"""Share of the other tokens' covariance that prefix tokens' is mixed with."""
+"""Share of the other tokens' covariance that is mixed into the prefix tokens' covariance."""
 _FOLDS = 4
 _RIDGE = 0.01
-"""Share of a metric's mean that every direction keeps."""
+"""Share of a metric's mean that is added in every direction."""
 _FINEST, _COARSEST = 2.0**-12, 2.0**6
 """Step sizes tried for a rate, in units of the RMS of the centred rows."""
 _HALVINGS = 24
-"""Halvings of the interval between them: to a thousandth of a per cent."""
+"""Halvings of the interval of step sizes: to a thousandth of a per cent."""
 _MAX_POSITIONS = 2**16
 
 
 @dataclass(frozen=True)
 class KltSettings:
-    """What a basis is fitted for.
+    """Settings of a fit.
 
-    prefix: the first tokens of a sample (CLS, registers, the attention sink of a language model),
-    which get means and components of their own. step: the step size; None: the one that takes
-    `rate_bits` bits a value under the fitted laws. basis_bits: 8 or 16 a number of the basis.
-    scaled: divide each token by its RMS, which travels in a byte (language models).
-    per_batch: divide by the RMS of the whole batch (gradients, whose size falls as training goes
-    on); there are no means by position then. unbiased: round with a uniform dither instead of a
-    dead zone, and keep every component, so that errors average out.
+    prefix: number of first tokens of a sample (CLS, registers, the attention sink of a language
+    model) that get means and components of their own. step: the step size; None: the one that
+    takes `rate_bits` bits a value under the fitted laws. basis_bits: 8 or 16 bits for each number
+    of the basis. scaled: divide each token by its RMS, which is sent in a byte (language models).
+    per_batch: divide by the RMS of the whole batch (gradients, whose size falls during training);
+    then there are no means by position. unbiased: round with a uniform dither instead of a dead
+    zone, and keep every component, so that errors average out.
     """
 
     prefix: int = 0
@@ -63,11 +63,11 @@ class KltSettings:
 def fit_basis(
     samples: Sequence[Rows], settings: KltSettings, version: int = 1, metric: Tensor | None = None
 ) -> Basis:
-    """Fit a basis to rows like those to come; a few dozen samples of the domain are enough.
+    """Fit a basis to rows like those that will be sent; a few dozen samples are enough.
 
     metric: [D, D] positive semidefinite, E[J^T J] of the model's part after the cut, which weighs
-    errors by what they change there. Raises RunError for rows that are empty, not finite, or
-    wider than 4,096 channels.
+    errors by how much they change its output. Raises RunError for rows that are empty, not finite,
+    or wider than 4,096 channels.
     """
     rows, positions = _joined(samples)
     D = rows.shape[1]
@@ -90,7 +90,7 @@ def fit_basis(
     value_bits = 7 if settings.basis_bits == 8 else 15
     log2_unit = int(np.ceil(np.log2(largest))) - value_bits
     groups, token_bits = [], []
-    # Large tokens of a gradient are coded as if at a finer step: all components may matter.
+    # Large tokens of a gradient are coded as if at a finer step, where all components may matter.
     every = settings.unbiased or settings.per_batch or metric is not None
     for kind, (_, synthesis) in zip(coefficients, transforms, strict=True):
         reach = _reach(kind, settings)
@@ -129,7 +129,7 @@ def _size_laws(
     codes: NDArray[np.uint8], prefix: NDArray[np.bool_]
 ) -> tuple[tuple[int, int], tuple[float, float]]:
     """Centre and spread of the sizes of prefix tokens and of others."""
-    # The same laws for a kind of token of which there was none.
+    # A kind without any token gets the laws of the other kind.
     kinds = [codes[kind] if kind.any() else codes for kind in (prefix, ~prefix)]
     centres = [int(np.median(kind)) for kind in kinds]
     spreads = [
@@ -142,7 +142,7 @@ def _size_laws(
 def _joined(samples: Sequence[Rows]) -> tuple[Tensor, Tensor]:
     rows = torch.cat([sample.values for sample in samples]) if samples else torch.zeros(0, 1)
     if rows.numel() == 0:
-        raise RunError("the codec cannot be fitted to no samples: give it a few dozen")
+        raise RunError("the codec cannot be fitted without samples: give it a few dozen")
     if rows.shape[1] > MAX_WIDTH:
         raise RunError(
             f"codec klt takes activations of up to {MAX_WIDTH} channels, not {rows.shape[1]}: set "
@@ -154,7 +154,7 @@ def _joined(samples: Sequence[Rows]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class _Tokens:
-    """rows [n, D], their positions [n], and which of them are prefix tokens [n]."""
+    """rows [n, D], their positions [n], and flags of the prefix tokens [n]."""
 
     rows: Tensor
     positions: Tensor
@@ -167,8 +167,8 @@ class _Tokens:
 def _held_out(tokens: _Tokens, settings: KltSettings, metric: Tensor | None) -> list[Array]:
     """Components of each kind of tokens, by bases fitted to other samples.
 
-    A basis flatters the rows it was fitted to: with few of them, laws fitted to those would take
-    the components of new rows for smaller than they are. A quarter at a time is left out.
+    A basis fits its own rows too well: with few rows, laws fitted to them would expect components
+    of new rows to be smaller than they are. So a quarter of the samples is left out at a time.
     """
     number = torch.arange(len(tokens.rows)) * _FOLDS // max(1, len(tokens.rows))
     found: list[list[Array]] = [[], []]
@@ -196,7 +196,7 @@ def _fitted(
 
     own = kinds(tokens)
     covariances = [rows.T @ rows / max(1, len(rows)) for rows in own]
-    # Of prefix tokens there are few: where theirs say nothing, the others' directions do.
+    # There are few prefix tokens: directions that they leave open come from the other tokens.
     traces = [float(covariance.trace()) for covariance in covariances]
     if traces[1] > 0:
         covariances[0] = covariances[0] + _PRIOR * traces[0] / traces[1] * covariances[1]
@@ -209,7 +209,10 @@ def _fitted(
 
 
 def _means(tokens: _Tokens, settings: KltSettings) -> Tensor:
-    """[P + 1, D]: the mean at each position, drawn to that of all where few samples have it."""
+    """The mean at each position and that of all others [P + 1, D].
+
+    The mean of a position that few samples have is drawn towards the mean of all.
+    """
     rows, positions, prefix = tokens.rows, tokens.positions, tokens.prefix
     D = rows.shape[1]
     if settings.per_batch:
@@ -220,7 +223,7 @@ def _means(tokens: _Tokens, settings: KltSettings) -> Tensor:
     known = (positions >= 0) & (positions < P)
     counts = torch.bincount(positions[known], minlength=P).double()[:, None]
     sums = torch.zeros(P, D, dtype=rows.dtype).index_add_(0, positions[known], rows[known])
-    # Tokens of the prefix are unlike the others: theirs is not drawn anywhere.
+    # Prefix tokens are unlike the others, so their means are not drawn towards the mean of all.
     weight = torch.full((P, 1), float(_SHRINK), dtype=rows.dtype)
     weight[: settings.prefix] = 1e-9
     return torch.cat([(sums + weight * overall) / (counts + weight), overall[None]])
@@ -252,7 +255,7 @@ def _step_for(coefficients: Sequence[Array], settings: KltSettings) -> float:
     values = sum(kind.size for kind in coefficients)
     energy = sum(float(np.square(kind).sum()) for kind in coefficients)
     rms = (energy / values) ** 0.5 or 1.0
-    # The size of a token travels beside it, in about half a byte.
+    # The size of each token is sent too, in about half a byte.
     sized = settings.scaled or settings.per_batch
     target = settings.rate_bits * values - (4.0 * rows if sized else 0.0)
     low, high = rms * _FINEST, rms * _COARSEST
@@ -290,7 +293,7 @@ def _reach(coefficients: Array, settings: KltSettings) -> Array:
 def _whole_vectors(
     vectors: Array, log2_unit: int, value_bits: int
 ) -> tuple[laws.Codes, NDArray[np.int16]]:
-    """Shifts [L] and vectors [L, D] as whole numbers, shifted up as far as the largest allows."""
+    """Shifts [L] and vectors [L, D] as whole numbers, each shifted up as far as it has room."""
     top = np.abs(vectors).max(1, initial=0.0)
     limit = 2.0**value_bits - 1
     with np.errstate(divide="ignore"):

@@ -1,8 +1,8 @@
 """Which rows of the `klt` codec share their laws, and what those laws are at a step size.
 
-Laws are found for each kind of token (0: of the prefix, 1: all others); in a gradient also for each
-size of token, since one twice as large has components twice as large: it is coded as if at half
-the step.
+There are laws for each kind of token (0: of the prefix, 1: all others). In a gradient there are
+also laws for each size of token: a token twice as large has components twice as large, and is coded
+as if at half the step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ _MOST_OCTAVES, _HALVINGS = 16.0, 16
 class Plan:
     """One kind of tokens at one step size.
 
-    live: indices of the components in use. runs: their laws. bits: what a token takes on average.
+    live: indices of the components in use. runs: their laws. bits: of a token on average.
     """
 
     live: Index
@@ -43,7 +43,7 @@ class LawBook:
 
     @property
     def sized(self) -> bool:
-        """Whether the size of each token travels."""
+        """Whether the size of each token is sent."""
         return self.basis.head.scaled or self.basis.head.per_batch
 
     @cached_property
@@ -64,7 +64,10 @@ class LawBook:
     def alike(
         self, kinds: Sequence[Index], codes: NDArray[np.uint8] | None, step: float
     ) -> Iterator[tuple[int, Index, Plan]]:
-        """The kind and indices of rows that share their laws, and the laws; codes: of sizes."""
+        """Groups of rows that share their laws: the kind, the indices of the rows, and the laws.
+
+        codes: the coded size of each token, or None.
+        """
         for number, kind in enumerate(kinds):
             if codes is None or not self.basis.head.per_batch:
                 yield number, kind, self.plan(number, step)
@@ -74,7 +77,7 @@ class LawBook:
                 yield number, kind[codes[kind] == code], self.plan(number, step / size)
 
     def expected_bits(self, positions: Index, step: float) -> float:
-        """What rows at these positions take on average."""
+        """The average bits of rows at these positions, all together."""
         kinds = self.kinds(positions)
         bits = sum(self.plan(number, step).bits * len(kind) for number, kind in enumerate(kinds))
         if self.sized:
@@ -86,12 +89,12 @@ class LawBook:
     def step_at(self, share: float) -> float:
         """The step size that takes this share of the bits that the basis was fitted for.
 
-        Of 1 or more it is the basis's own: nothing finer was fitted.
+        A share of 1 or more gives the basis's own step, the finest that was fitted.
         """
         head = self.basis.head
         if share >= 1:
             return head.step
-        # A sample of as many tokens as have means, and at least one that is no prefix token.
+        # A sample with as many tokens as there are means, and at least one after the prefix.
         positions = np.arange(max(head.positions, head.prefix + 1))
         whole = self.expected_bits(positions, head.step)
         low, high = 0.0, _MOST_OCTAVES
@@ -104,7 +107,7 @@ class LawBook:
     @cached_property
     def plan(self) -> Callable[[int, float], Plan]:
         """The plan of a kind of token at a step size; the last few are kept."""
-        # A few step sizes, or sizes of tokens; a peer that makes up more only makes us work.
+        # There are few step sizes and sizes of tokens; a peer that invents more costs only time.
         return lru_cache(maxsize=64)(self._make_plan)
 
     def _make_plan(self, kind: int, step: float) -> Plan:
@@ -115,7 +118,7 @@ class LawBook:
         if not head.dithered:
             live = np.flatnonzero(group.reach_steps >= laws.FIRST * ratio)
         scales = group.scale_steps[live] / ratio
-        # The laws say how the rate changes with the step; what it was at one was measured.
+        # The rate at the fitted step was measured; the laws say how it changes with the step.
         bits = float(laws.entropy_bits(scales, head.dithered).sum())
         fitted = float(laws.entropy_bits(group.scale_steps, head.dithered).sum())
         bits *= head.token_bits[kind] / fitted if fitted else 0.0

@@ -1,11 +1,11 @@
-"""Laplace laws of quantised coefficients, computed alike to the last bit on every machine.
+"""Laplace laws of quantised coefficients, equal to the last bit on every machine.
 
 A coefficient of scale b, quantised in steps of s, is 0 with probability p0 and k or -k with
-probability (1 - p0) / 2 * (1 - r) * r^(k - 1), where r = exp(-s / b). With a dead zone (half a
-step is rounded up less 0.12: a magnitude of 0.62 steps is the first that is not 0)
-p0 = 1 - exp(-0.62 s / b); with a uniform dither p0 = 1 - (1 - r) b / s, and the same ratio r.
+probability (1 - p0) / 2 * (1 - r) * r^(k - 1), where r = exp(-s / b). With a dead zone (magnitudes
+below 0.62 steps are rounded to 0) p0 = 1 - exp(-0.62 s / b); with a uniform dither
+p0 = 1 - (1 - r) b / s, and the same ratio r.
 
-Scales travel as one byte, eighths of an octave around the fitted step. Only additions,
+A scale is sent as one byte, in eighths of an octave around the fitted step. Only additions,
 multiplications and divisions of float64 are used, which IEEE 754 defines exactly; `exp` of a
 mathematics library may differ in the last bit, and two ends of an entropy coder must not.
 """
@@ -22,7 +22,7 @@ DEAD_ZONE = 0.12
 FIRST = 0.5 + DEAD_ZONE
 """The smallest magnitude, in steps, that is not rounded to 0."""
 SHIFT = 0.05
-"""How far a reconstructed magnitude lies towards 0, in steps: where its cell's mean is."""
+"""By how many steps a reconstructed magnitude is moved towards 0, to the mean of its cell."""
 
 _EIGHTHS = np.array(
     [
@@ -50,7 +50,7 @@ def to_codes(values: Array, unit: float, up: bool = False) -> Codes:
 
 
 def from_codes(codes: Codes) -> Array:
-    """What bytes of `to_codes` stand for, in their unit: 2^((code - 128) / 8)."""
+    """The values of bytes of `to_codes`, in their unit: 2^((code - 128) / 8)."""
     eighths = codes.astype(np.int64) - _MIDDLE
     values: Array = np.ldexp(_EIGHTHS[eighths % 8], eighths // 8)
     return values
@@ -90,12 +90,12 @@ def entropy_bits(scales: Array, dithered: bool) -> Array:
 def fit_scales(
     groups: Sequence[tuple[float, Array]], step: float, dithered: bool
 ) -> tuple[Codes, float]:
-    """The scale of each component [L] under which coding it takes fewest bits, and those bits.
+    """The scale of each component [L] with which coding takes the fewest bits, and those bits.
 
-    groups: sizes, and the coefficients [n, L] of the tokens of that size, whose scales are so many
-    times larger (one group of size 1 where all tokens share their laws). All scales within two
-    octaves of the mean magnitude are tried: not the law of a Laplace variable, but the best for
-    what is left of the coefficients at this step size.
+    groups: of tokens of one size: the size, by which the scales are multiplied, and the tokens'
+    coefficients [n, L]; one group of size 1 if all tokens share their laws. All scales within two
+    octaves of the mean magnitude are tried, since the best scale for quantised coefficients is not
+    that of a Laplace variable.
     """
     counts = sum(size * len(some) for size, some in groups)
     mean = sum(np.abs(some).sum(0) for _, some in groups) / counts

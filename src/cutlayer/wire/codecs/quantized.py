@@ -27,9 +27,9 @@ _LARGEST = float(torch.finfo(torch.float32).max)
 
 @dataclass(frozen=True)
 class QuantizedCodec:
-    """Today's 1 to 32 bits a value; nothing is fitted, and every setting is in the header.
+    """A quantiser of 1 to 32 bits a value; nothing is fitted, and every setting is in the header.
 
-    rotation_seed: 0 to 2^63 - 1, sent along; only used where the quantizer rotates.
+    rotation_seed: 0 to 2^63 - 1, in the header too; only used if the quantizer rotates.
     """
 
     quantizer: Quantizer
@@ -37,15 +37,15 @@ class QuantizedCodec:
 
     @property
     def positional(self) -> bool:
-        """Each token is decoded by itself, wherever it stood."""
+        """False: each token is decoded without knowing its position."""
         return False
 
     def fit(self, samples: Sequence[Rows]) -> Self:
-        """There is nothing to fit."""
+        """The same codec: there is nothing to fit."""
         return self
 
     def side_information(self) -> bytes:
-        """The header of a frame says it all."""
+        """Empty: the header of each frame holds every setting."""
         return b""
 
     def encode(
@@ -85,7 +85,7 @@ class QuantizedCodec:
         return decode_quantized(header, body, len(positions), width)
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
-        """The exact length where zstandard does not shorten it."""
+        """The length in bytes, exact if zstandard does not shorten the body."""
         return body_bytes(len(positions), width, self.quantizer)
 
 
@@ -104,9 +104,9 @@ def decode_quantized_all(
     width: int,
     device: torch.device = CPU,
 ) -> list[Tensor | FrameError]:
-    """The rows [count, width] of many quantised bodies on `device`, or what is wrong with one.
+    """The rows [count, width] of many quantised bodies on `device`, or the error of a faulty one.
 
-    Their headers say all; bodies with the same settings are decoded in one call.
+    Their headers hold all settings; bodies with equal settings are decoded in one call.
     """
     found: dict[int, Tensor | FrameError] = {}
     alike: dict[TensorHeader, list[int]] = {}
@@ -143,7 +143,7 @@ def _decode_alike(
     if header.rotation is not None and len(values):
         values = rotate.unrotate(values, header.rotation, counts)
         if not rows.bound * width < _LARGEST:
-            # Sums of values near float32's end, which only a forged frame holds, overflow.
+            # Undoing a rotation sums values, which overflow if a forged frame has huge ones.
             faults = unsound(values, counts) | faults
     parts = iter(enumerate(torch.split(values, counts)))
     found: list[Tensor | FrameError] = []
@@ -157,16 +157,16 @@ def _decode_alike(
 
 
 def _settings(header: TensorHeader) -> tuple[Quantizer, Float32 | None]:
-    """What a body was quantised with, and the levels where they are the sender's own."""
+    """The settings with which a body was quantised, and the sender's own levels if it has any."""
     if not isinstance(header.levels, tuple):
         return Quantizer(bits=header.bits, levels=header.levels, per=header.per), None
-    # In the body such levels lie as Gaussian ones do.
+    # A body with the sender's own levels has the layout of one with Gaussian levels.
     own = unpack_levels(header.levels, header.bits)
     return Quantizer(bits=header.bits, levels="gaussian", per=header.per), own
 
 
 def _plain(body: memoryview, size: int, compressed: bool) -> bytes | memoryview | FrameError:
-    """A body of the size that its header declares, or what is wrong with it."""
+    """The unpacked body if it has the size that its header declares, else the error."""
     if compressed:
         try:
             return entropy.decompress(body, size)

@@ -8,8 +8,8 @@ from cutlayer.wire.headers import TensorHeader
 
 
 def coded(packed: bytes, header: TensorHeader, compress: bool) -> Coded:
-    """Packed rows and their header, which says that they are not compressed; compress: by
-    zstandard, where it makes them fewer bytes."""
+    """Packed rows and their header as a codec returns them. header: says "not compressed";
+    compress: try zstandard, and use it if it makes the rows shorter."""
     shorter = entropy.compress(packed) if compress else None
     if shorter is None:
         return Coded(header, packed)

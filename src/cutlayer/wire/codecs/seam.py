@@ -1,7 +1,7 @@
-"""The codec seam: what every codec of activations or gradients does, and what it is given.
+"""The protocol of a codec of activations or gradients, and the rows that it is given.
 
-A codec sees rows, one for each token that is sent. Messages, masks, labels and frames are the
-business of `wire.codec`; a codec turns rows into a header and a body, and back.
+A codec turns rows, one for each token that is sent, into a header and a body, and back. Messages,
+masks, labels and frames are made in `wire.codec`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Rows:
     """The tokens that one device sends for one batch, n of them.
 
     values: [n, D] float32, on the torch device that computes. positions: [n] int64 on the CPU, the
-    place of each token in its sample, from 0; `MERGED` for the token that stands for all those left
-    out; empty where the codec is not positional. what: names them in errors.
+    position of each token in its sample, from 0; `MERGED` for the token merged from those left
+    out; empty if the codec is not positional. what: names the rows in errors.
     """
 
     values: Tensor
@@ -51,13 +51,14 @@ class Codec(Protocol):
         """Whether the other side must know each token's position to decode it."""
 
     def fit(self, samples: Sequence[Rows]) -> Self:
-        """The codec fitted anew to rows like those to come; itself where there is nothing to fit.
+        """The codec fitted anew to `samples`; the same codec if there is nothing to fit.
 
-        A fitted codec has the next version, and its side information must travel before it is used.
+        A newly fitted codec has the next version number, and its side information must reach the
+        other side before it is used.
         """
 
     def side_information(self) -> bytes:
-        """A frame with all that the other side needs besides the job; empty where that is nothing.
+        """A frame with all that the other side needs besides the job; empty if it needs nothing.
 
         Its bytes count as traffic.
         """
@@ -80,7 +81,7 @@ class Codec(Protocol):
         """
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
-        """How long the body of such rows will be, in bytes, without encoding any.
+        """The length in bytes that the body of such rows will have, without encoding any.
 
-        Exact for a quantiser without compression; the mean under the fitted model else.
+        Exact for a quantiser without compression; otherwise the mean under the fitted laws.
         """

@@ -1,9 +1,9 @@
-"""Whole numbers with known laws to bytes and back: a range coder, or zstandard without one.
+"""Turns whole numbers with known laws into bytes and back, by a range coder or zstandard.
 
 The range coder is the package `constriction`. Symbols are coded law by law, each with one static
-table: 0 to 2K are the values -K to K, and 2K + 1 says that a value beyond them follows in a list
-of escapes. Where the package is missing the sender lets zstandard compress the plain symbols,
-which takes about 1.4 times the bytes; the frame says which of the two it holds.
+table: entries 0 to 2K are the values -K to K, and entry 2K + 1 says that a larger value follows in
+a list of escapes. Without the package the sender lets zstandard compress the plain symbols, which
+takes about 1.4 times the bytes; the frame says which of the two it holds.
 """
 
 import importlib.util
@@ -23,13 +23,13 @@ Symbols = NDArray[np.int32]
 Coder = Literal["range", "zstd", "plain"]
 
 LARGEST = 2**16 - 1
-"""The largest magnitude of a symbol; beyond it a codec no longer fits its data."""
+"""The largest magnitude of a symbol; a larger one means that the codec no longer fits its data."""
 
 _TAIL = 2.0**-18
 _MOST = 2047
 _LEAST = 2.0**-24
 _RARE = 1e-3
-"""The least weight of a token's size: one far from those fitted takes some ten bits."""
+"""The least weight of a token's size: a size far from the fitted ones takes about ten bits."""
 _DAMAGED = "the frame's coded symbols do not fit its header: have it sent again"
 
 
@@ -40,9 +40,10 @@ def coder_here() -> Coder:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Symbols that share one law: `rows` of them beside each other, so many tokens each.
+    """The law that some neighbouring components share.
 
-    table: probabilities of 0..2K+1; K: the largest magnitude in the table.
+    rows: how many components. table: probabilities of the entries 0 ... 2K + 1. K: the largest
+    magnitude in the table.
     """
 
     rows: int
@@ -51,7 +52,7 @@ class Run:
 
     @cached_property
     def model(self) -> Any:
-        """The table as the range coder wants it."""
+        """The table as the range coder's model."""
         import constriction
 
         return constriction.stream.model.Categorical(self.table, perfect=False)
@@ -65,7 +66,7 @@ class Run:
 
 
 def runs_of(scales: Array, dithered: bool) -> list[Run]:
-    """The runs of neighbouring equal laws; scales [L]: b of each component, in steps."""
+    """The runs of neighbouring components with equal laws; scales [L]: b of each, in steps."""
     if len(scales) == 0:
         return []
     starts = np.flatnonzero(np.append(True, scales[1:] != scales[:-1]))
@@ -87,7 +88,7 @@ def _run(rows: int, p0: float, r: float) -> Run:
 
 
 def centred_run(centre: int, spread: float, count: int) -> Run:
-    """One row of numbers below `count` that lie around `centre`: Laplace's law, of that spread."""
+    """The law of whole numbers below `count`: Laplace's, around `centre`, with this spread."""
     r = float(exp_minus(np.array(1.0 / spread)))
     powers = np.cumprod(np.append(1.0, np.full(count - 1, r)))
     table = np.maximum(powers[np.abs(np.arange(count) - min(centre, count - 1))], _RARE)
@@ -97,7 +98,7 @@ def centred_run(centre: int, spread: float, count: int) -> Run:
 def encode(
     symbols: Sequence[Symbols], runs: Sequence[Run], coder: Coder
 ) -> tuple[Coder, int, bytes]:
-    """The coder used (`plain` where zstandard gains nothing), the number of escapes, and bytes.
+    """The coder used (`plain` if zstandard gains nothing), the number of escapes, and the bytes.
 
     symbols: for each run an array [rows, n]. Raises RunError for a magnitude above `LARGEST`.
     """
@@ -128,10 +129,10 @@ def encode(
 
 
 class Reader:
-    """Undoes `encode`, run by run, for what comes later depends on what came before.
+    """Undoes `encode`, run by run, since the laws of a later run may depend on earlier symbols.
 
-    most: how many symbols there may be. Every method raises FrameError for bytes that no encoder
-    wrote for these runs.
+    most: the largest number of symbols allowed. Every method raises FrameError for bytes that no
+    encoder wrote for these runs.
     """
 
     def __init__(self, body: memoryview, coder: Coder, escapes: int, most: int) -> None:
@@ -168,7 +169,7 @@ class Reader:
             return np.zeros((run.rows, count), np.int32)
         try:
             flat = self._decoder.decode(run.model, size)
-        # What the coder raises for words that no encoder wrote.
+        # The coder raises these for words that no encoder wrote.
         except (AssertionError, ValueError) as error:
             raise FrameError(f"{_DAMAGED} ({error})") from None
         if run.K >= 0:
@@ -184,7 +185,7 @@ class Reader:
         return np.asarray(flat.reshape(run.rows, count))
 
     def finish(self) -> None:
-        """Check that nothing is left over."""
+        """Raise FrameError if bytes are left over."""
         if self._plain is not None:
             whole = self._taken == len(self._plain)
         else:

@@ -1,9 +1,9 @@
-"""The size of each token as a small number that travels with it.
+"""The size of each token as a small number that is sent with it.
 
-Tokens of a language model differ in size by orders of magnitude, and are divided by theirs before
-they are rounded: the number c stands for 2^((c - 128) / 8), within 4.5 % of the token's RMS. Tokens
-of a gradient differ as much, but are rounded alike: there the number, in whole octaves, only
-chooses the laws by which a token's components are coded.
+Tokens of a language model differ in size by orders of magnitude. Each is divided by its size before
+it is rounded: the number c stands for 2^((c - 128) / 8), within 4.5 % of the token's RMS. Tokens of
+a gradient differ as much but are all rounded at one step: there the number, in whole octaves, only
+chooses the laws with which a token's components are coded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def size_codes(rows: Tensor, octaves: bool) -> NDArray[np.uint8]:
-    """The number of each row of [n, D]: 0 to 255, or 0 to 31 where in octaves."""
-    import torch  # those that only read sizes need no tensors
+    """The number of each row of [n, D]: 0 to 255, or 0 to 31 in octaves."""
+    import torch  # code that only reads sizes needs no tensors
 
     rms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).numpy() / rows.shape[1] ** 0.5
     codes = to_codes(rms, 1.0)
@@ -29,5 +29,5 @@ def size_codes(rows: Tensor, octaves: bool) -> NDArray[np.uint8]:
 
 
 def sizes_of(codes: NDArray[np.uint8], octaves: bool) -> Array:
-    """What the numbers stand for [n]; an octave's is in its middle."""
+    """The sizes [n] that the numbers stand for; for an octave, its middle."""
     return from_codes((codes << np.uint8(3)) + np.uint8(4) if octaves else codes)
