@@ -1,8 +1,13 @@
 """The rounds of a run, wherever its devices are: decided, trained, measured and committed.
 
-The loop knows devices as a `Fleet` only: `LocalFleet` in a simulation (simulation/local_fleet.py),
-`ShardedFleet` in one over ranks (simulation/sharded_fleet.py), `RemoteFleet` over a network
-(network/server/remote_fleet.py).
+What differs between a simulation and a network is the `Fleet` alone: `LocalFleet`
+(simulation/local_fleet.py), `ShardedFleet` over ranks (simulation/sharded_fleet.py) or
+`RemoteFleet` (network/server/remote_fleet.py). A fleet says which of the devices drawn are there
+(`gather`: all, or those that are connected), how frames reach them (`link`: `LocalLink` of
+train/link.py hands them over in this process; `RemoteLink` of network/server/remote_link.py sends
+them, waits with deadlines, and takes devices for lost), what is known of their labels and speeds,
+and whether seconds are those of a wall clock (`real`) or of the job's world. A device of a network
+walks the same exchanges (train/exchange.py) in network/device/join.py.
 """
 
 import os

@@ -71,6 +71,9 @@ def resume(
 ) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
+    `saved_run` (rounds/run_folder.py) reads back the job, its last sound state and the rows of its
+    finished rounds; `run_rounds` (rounds/loop.py) goes on with the round after those. The command
+    line's `--resume` (commands/training.py) calls this.
     rounds: of the whole run, where it is to have other than its job says; refused where a schedule
     went by the job's rounds. ranks: as of `simulate`; they need not be as many as before. It ends
     with the adapter that an uninterrupted run of so many rounds would have reached. Raises as
