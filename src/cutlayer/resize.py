@@ -1,13 +1,14 @@
-"""Images of any size to the size that is wanted: where all that models read is resized.
+"""Resizes all images that a model reads.
 
-By torch: `decoded` in data/images.py (images that are read), `resized` in data/image_generator.py
-(generated images), data/own_bytes.py (the bytes that images themselves take), `Preprocessor` in
-model/inputs.py (what the model reads, at the size that model/framing.py says) and `seen` in
-privacy/attacks.py (what of that an audit compares). By Pillow in floats, on a light device:
-`stack_arrays` in data/images.py and light/images.py, to the same levels but for the last bits of a
-float.
-Elsewhere: only what a page shows is made smaller, by Pillow (reports/views/patches.py), and
-augmentation zooms, turns and shears at the size that is (`_warp` in data/image_augmentation.py).
+Its callers, by torch: `decoded` in data/images.py (images from files), `resized` in
+data/image_generator.py (generated images), data/own_bytes.py (images whose size as JPEG and WebP is
+measured), `Preprocessor` in model/inputs.py (images to the size that the model reads, which
+model/framing.py says) and `seen` in privacy/attacks.py (images that an audit compares). By Pillow
+in floats, on light devices: `stack_arrays` in data/images.py and light/images.py; they differ from
+torch's in the last bits of a float.
+Not by this file: pictures on a page are made smaller by Pillow (reports/views/patches.py), and
+augmentation zooms, turns and shears without changing the size (`_warp` in
+data/image_augmentation.py).
 """
 
 from __future__ import annotations

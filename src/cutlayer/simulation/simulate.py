@@ -74,10 +74,11 @@ def resume(
     `saved_run` (rounds/run_folder.py) reads back the job, its last sound state and the rows of its
     finished rounds; `run_rounds` (rounds/loop.py) goes on with the round after those. The command
     line's `--resume` (commands/training.py) calls this.
-    rounds: of the whole run, where it is to have other than its job says; refused where a schedule
-    went by the job's rounds. ranks: as of `simulate`; they need not be as many as before. It ends
-    with the adapter that an uninterrupted run of so many rounds would have reached. Raises as
-    `simulate`.
+
+    rounds: how many the whole run is to have, if not as many as its job says; refused if the
+    learning rate follows a schedule, which goes by the job's rounds. ranks: as of `simulate`; they
+    need not be as many as before. The run ends with the adapter that an uninterrupted run of so
+    many rounds would have reached. Raises as `simulate`.
     """
     folder = Path(folder)
     if (folder / ROSTER_FILE).exists():

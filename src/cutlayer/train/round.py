@@ -214,7 +214,8 @@ class Turn:
     def _weight(self, device: int, started: Started) -> int:
         """A device's weight in the average: how many samples of an epoch came through the cut.
 
-        If the model is not cut, as many as the device says it has, as far as the link believes it.
+        If the model is not cut, it is the samples that the device says it has; a network link has
+        bounded that number.
         """
         if not self.server.job.method.split:
             return started.samples

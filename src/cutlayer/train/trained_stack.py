@@ -14,8 +14,8 @@ from cutlayer.train.optimizer import StackOptimizer, picked
 class TrainedStack:
     """Adapters with the same names and shapes, from the start of a round to its end.
 
-    adapters: from which each row starts; they are not changed. moves: whether a gradient trains the
-    tensor of a name. steps: how many each row makes in the round.
+    adapters: from which each row starts; they are not changed. moves: says of a tensor's name
+    whether gradients train it. steps: how many each row makes in the round.
     """
 
     def __init__(
