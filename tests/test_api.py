@@ -74,7 +74,7 @@ def test_jobs_by_label_are_compared_each_with_its_own_data(tmp_path: Path) -> No
         ({"one": few()}, ["sflora"], "give a dict of jobs by label alone"),
         (few(), [], "names no methods to compare"),
         (few(), "sflora", "'sflora' names no methods to compare: give a list"),
-        ({"a b": few(), "a-b": few()}, [], "the folder of 'a b' is another's too"),
+        ({"a b": few(), "a-b": few()}, [], "'a b' would share a run folder with another line"),
         ({"..": few()}, [], "'..' is no label"),
         ({"": few()}, [], "'' is no label"),
     ],

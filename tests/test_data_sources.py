@@ -324,7 +324,7 @@ def test_table_refusals_name_file_row_and_columns(tmp_path):
     assert "line 1, is not a JSON object" in say("b.jsonl", "[1]\n")
     assert "data.label_column='label'" in say("c.jsonl", '{"text": "x"}\n')
     assert "line 1, has no label (None)" in say("d.jsonl", '{"text": "x", "label": null}\n')
-    assert "holds 5, which is no text" in say(
+    assert "holds 5 where a text is due" in say(
         "e.jsonl",
         '{"text": 5, "label": 1}\n{"text": "x", "label": 0}\n',
         test_path=str(tmp_path / "e.jsonl"),

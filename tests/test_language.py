@@ -114,7 +114,7 @@ def test_labels_of_passages_say_by_what_devices_differ(tmp_path: Path) -> None:
     [
         ({"prompt": "a", "completion": " "}, "line 1, has an empty completion"),
         ({"prompt": "a", "completion": None}, "has an empty completion"),
-        ({"prompt": 3, "completion": "b"}, "holds 3, which is no text"),
+        ({"prompt": 3, "completion": "b"}, "holds 3 where a text is due"),
         ({"messages": "a"}, "holds no conversation"),
         ({"messages": [{"role": "user", "content": "a"}]}, "ends without words of the assistant"),
         ({"messages": []}, "holds no conversation"),
@@ -445,8 +445,8 @@ def test_a_text_without_a_token_to_be_said_is_refused(model: Path, tmp_path: Pat
 
 
 METHODS = {
-    "tsflora": r"method\.tokens\.keep: .* tells its blocks where each token stands",
-    "st-sflora": r"method\.tokens\.keep: .* tells its blocks where each token stands",
+    "tsflora": r"method\.tokens\.keep: .* needs the position of each token in its blocks",
+    "st-sflora": r"method\.tokens\.keep: .* needs the position of each token in its blocks",
     "genfv": r"generators draw images|generated",
 } | dict.fromkeys(
     ("split-lora", "fedlora", "sflora", "lean", "st-sflora-full", "local-lora", "centralized",

@@ -367,5 +367,5 @@ def test_an_update_far_beyond_its_cohort_is_named(
     found = run(job_of("fedlora", 3), tmp_path / "run", (0, 1, 2), heard)
     assert found.rows[0].lost == [2]
     (said,) = [line for line in heard.said if "was lost" in line]
-    assert "what device 2 trained moved by" in said
-    assert "1000 times the" in said
+    assert "the adapter of device 2 moved by" in said
+    assert "1000 times its cohort's median" in said

@@ -45,7 +45,7 @@ def test_a_place_is_taken_when_a_device_is_ready_and_free_when_it_never_was(
     places = roster(tmp_path)
     assert places.hold("a", None) == 0
     assert places.hold("b", None) == 1
-    with pytest.raises(RefusedError, match="all 2 numbers"):
+    with pytest.raises(RefusedError, match="all 2 devices of the job are taken"):
         places.hold("c", None)
     places.take("a")
     places.let_go("b")

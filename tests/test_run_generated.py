@@ -229,8 +229,8 @@ def test_a_job_with_generated_data_is_the_same_read_back(tmp_path: Path) -> None
             r"gave 1\.5: let it give 0",
         ),
         ("genfl", None, [], "the job has no generated section: add one"),
-        ("local-lora", GENERATED, ["method.generated=true"], "averages nothing"),
-        ("centralized", GENERATED, ["method.generated=true"], "averages nothing"),
+        ("local-lora", GENERATED, ["method.generated=true"], "has no average"),
+        ("centralized", GENERATED, ["method.generated=true"], "has no average"),
     ],
 )
 def test_what_cannot_be_generated_for_is_one_sentence(

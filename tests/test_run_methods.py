@@ -163,7 +163,7 @@ def test_a_resumed_run_decides_as_an_uninterrupted_one(
         (["method.allocation.solver=nearest"], {}, "no solver is called 'nearest'"),
         (["method.allocation.solver=no.such:f"], {}, "cannot import 'no.such:f'"),
         (["method.order=sequential"], {}, "side by side"),
-        ([], {"max_bps_per_hz": 5.0}, "is a cap that 'st-sflora' does not know"),
+        ([], {"max_bps_per_hz": 5.0}, "is a cap that solver 'st-sflora' ignores"),
         ([], {"energy": {"cap_j": 1e-9}}, "energy_max_j of device"),
         (["method.cut=0"], {}, "leaves no block on the device"),
     ],

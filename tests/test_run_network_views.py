@@ -63,7 +63,7 @@ def test_devices_with_data_of_their_own_show_no_labels_of_the_servers_folder(
     recomputed = again(read_run(tmp_path / "net", print), 0, 1)
     (shown,) = [view for view in views_of(recomputed) if view["id"] == "labels"]
     assert shown["kind"] == "missing"
-    assert "the devices keep data of their own" in shown["text"]
+    assert "the devices have data of their own" in shown["text"]
 
 
 @pytest.mark.parametrize(

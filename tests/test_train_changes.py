@@ -121,9 +121,9 @@ def test_a_resumed_run_sends_samples_whole_once_more_and_says_so(tmp_path: Path)
         (["method.tokens.keep=8"], "tokens of a sample"),
         (["training.image_augmentation=[flip]"], "another at each visit"),
         (["method.uplink={bits: 32, change: true}"], "as they are"),
-        (["method.uplink={bits: 4, rounding: stochastic, change: true}"], "at random"),
+        (["method.uplink={bits: 4, rounding: stochastic, change: true}"], "rounding is random"),
         (["method.allocation.solver=auto", "world={}"], "take equal"),
-        (["method.downlink.change=true"], "gradients are never the same again"),
+        (["method.downlink.change=true"], "gradients differ in every round"),
     ],
 )
 def test_where_there_can_be_no_changes_a_job_says_why(

@@ -74,7 +74,7 @@ def test_a_basis_of_the_servers_own_samples_goes_down_before_anything_is_sent(
     assert {t[4] for t in first.traffic.values()} == {len(basis)}
     # No first steps in 4 bits: the first round takes hardly more than the second.
     assert first.up_bytes < 1.3 * second.up_bytes
-    with pytest.raises(JobError, match="gradients' codec to gradients"):
+    with pytest.raises(JobError, match="fits it to what crosses this way"):
         simulate(klt_job("method.downlink={codec: klt, fit: calibration}"), out=tmp_path / "no")
 
 

@@ -132,7 +132,7 @@ def test_a_cache_too_small_for_all_samples_changes_bytes_alone(
     [
         (["method.device=trained"], "blocks on the devices are trained"),
         (["training.image_augmentation=[flip]"], "changes images"),
-        (["method.uplink={codec: quantize, rounding: stochastic}"], "at random"),
+        (["method.uplink={codec: quantize, rounding: stochastic}"], "rounding is random"),
         (["method.downlink.reuse=true"], "gradients differ in every round"),
         (["method.downlink.variants=2"], "gradients differ in every round"),
     ],

@@ -151,8 +151,8 @@ def test_a_long_token_is_scaled_to_its_bound_before_the_server_trains_on_it() ->
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("trust.average=krum devices.count=4", "rounds of 5 or more"),
-        ("trust.average=trimmed-mean trust.hostile=2", "rounds of 5 or more"),
+        ("trust.average=krum devices.count=4", "rounds of 5 devices or more"),
+        ("trust.average=trimmed-mean trust.hostile=2", "rounds of 5 devices or more"),
         ("trust.average=krum devices.count=9 method=asfl world={}", "different cuts"),
     ],
 )

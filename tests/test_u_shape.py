@@ -483,7 +483,7 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
         (("model.tail=4",), "sflora", JobError, r"model\.tail: 4 blocks .* leave the server none"),
         (("model.tail=1", "world={}"), "st-sflora", JobError, "assumes that devices hold no"),
         (("model.tail=1", "generated={generator: {source: demo}}"), "sflora", JobError,
-         "goes by the labels that devices share"),
+         "needs the labels that devices share"),
         (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
          r"method\.tail_uplink\.reuse: .* never the same again"),
         (("model.tail=1", "method.tail_downlink={variants: 2}"), "sflora", JobError,

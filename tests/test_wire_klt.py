@@ -232,7 +232,7 @@ def test_what_a_codec_cannot_carry_is_one_clear_error() -> None:
     x[0, 0, 0] = torch.nan
     with pytest.raises(RunError, match="NaN"):
         FIXED.encode([rows(x)])
-    with pytest.raises(RunError, match="no samples"):
+    with pytest.raises(RunError, match="without samples"):
         fit_basis([], KltSettings())
     with pytest.raises(RunError, match="4096 channels"):
         fit_basis([rows(torch.ones(1, 2, 5000))], KltSettings())

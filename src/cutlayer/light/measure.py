@@ -4,14 +4,14 @@ import time
 
 import numpy as np
 
+from cutlayer.light.batch_cost import BatchCost, peak_bytes
 from cutlayer.light.device import LightDevice
-from cutlayer.light.measured import Measured, peak_bytes
 from cutlayer.light.program import Program
 
 _BATCHES = 5
 
 
-def measure(device: LightDevice, program: Program) -> Measured:
+def measure(device: LightDevice, program: Program) -> BatchCost:
     """Run a batch of the device's own samples through a program that gives activations."""
     count = min(device.job.batch_size, len(device.samples.labels))
     given = device.ready(np.arange(count))
@@ -20,4 +20,4 @@ def measure(device: LightDevice, program: Program) -> Measured:
         start = time.perf_counter()
         program.run(given)
         best_s = min(best_s, time.perf_counter() - start)
-    return Measured(best_s, count, peak_bytes())
+    return BatchCost(best_s, count, peak_bytes())

@@ -6,7 +6,7 @@ from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
-from cutlayer.train import change_coding
+from cutlayer.train.check_changes import why_no_changes
 from cutlayer.train.check_privacy import check_privacy
 from cutlayer.train.check_tail import check_tail
 from cutlayer.train.reuse import why_not
@@ -140,7 +140,7 @@ def _check_codecs(job: Job, spec: ModelSpec) -> None:
     reason = why_not(job)
     if job.method.uplink.reuse and reason is not None:
         raise JobError(f"method.uplink.reuse: a sample's activations change: {reason}")
-    reason = change_coding.why_not(job, spec.modality)
+    reason = why_no_changes(job, spec.modality)
     if job.method.split and job.method.uplink.change and reason is not None:
         raise JobError(f"method.uplink.change: {reason}")
     width = spec.width_at(job.cut)

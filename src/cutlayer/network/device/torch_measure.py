@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from cutlayer.allocate.decision import base_decision
-from cutlayer.light.measured import Measured, peak_bytes
+from cutlayer.light.batch_cost import BatchCost, peak_bytes
 from cutlayer.seeds import derive
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.device import Device
@@ -30,7 +30,7 @@ _BATCHES = 5
 _PLAIN = Quantizer(bits=32)
 
 
-def measure(device: Device) -> Measured:
+def measure(device: Device) -> BatchCost:
     """Train on some batches of the device's own samples, as in a round of its job.
 
     Cut, tokens and bits are those of the job; what an allocator would choose is not known yet. The
@@ -49,7 +49,7 @@ def measure(device: Device) -> Measured:
     size = min(job.training.batch_size, device.samples)
     on_gpu = model.compute.type == "cuda"
     gpu_bytes = torch.cuda.max_memory_reserved(model.compute) if on_gpu else None
-    return Measured(min(steps), size, peak_bytes(), gpu_bytes)
+    return BatchCost(min(steps), size, peak_bytes(), gpu_bytes)
 
 
 def _walk(pool: Pool, exchanges: Sequence[Exchange], step: int) -> float:

@@ -8,7 +8,7 @@ import psutil
 
 
 @dataclass(frozen=True)
-class Measured:
+class BatchCost:
     """Seconds of the fastest batch, its samples, and the process's memory at its peak.
 
     gpu_bytes: the most of a GPU's memory that was taken; None where none computed.
