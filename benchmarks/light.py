@@ -57,7 +57,7 @@ from pathlib import Path
 import numpy as np
 from cutlayer.light.graph import Compute, ReadyGraph
 from cutlayer.light.job import Images, LightJob, Uplink
-from cutlayer.light.measured import peak_bytes
+from cutlayer.light.batch_cost import peak_bytes
 from cutlayer.light.program import Program
 from cutlayer.wire.program_ports import Coding, ProgramKey
 
@@ -85,7 +85,7 @@ print(json.dumps({"batch_s": best, "peak_bytes": peak_bytes()}))
 TORCH = """
 import json, sys, time
 import numpy as np
-from cutlayer.light.measured import peak_bytes
+from cutlayer.light.batch_cost import peak_bytes
 from cutlayer.model.bank import Segment
 from cutlayer.model.inputs import normalisation
 from cutlayer.model.weights import load_model
