@@ -15,9 +15,9 @@ from statistics import median
 
 import torch
 
-from cutlayer.allocate.decision import base_decision
 from cutlayer.drawing import tables
 from cutlayer.job import Job, change_job, make_job
+from cutlayer.planning.decide import base_decision
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import (
