@@ -122,6 +122,14 @@ def served(
     return serve(job, options=options, out=out, progress=progress, on_port=bring)
 
 
+def served_to_all(job: Job, out: Path, devices: int) -> Result:
+    """Serve a job to so many devices of this process, none of which fails."""
+    with crowd() as found:
+        result = served(job, out, lambda port: [found.join(port, n) for n in range(devices)])
+    assert found.errors == {}
+    return result
+
+
 def process(port: int, number: int, *words: str) -> subprocess.Popen[bytes]:
     """A device as a process of its own."""
     command = [sys.executable, "-m", "cutlayer", "join", f"127.0.0.1:{port}", "--share"]

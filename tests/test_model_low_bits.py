@@ -101,16 +101,12 @@ def test_a_run_trains_on_few_bits_and_exports_the_checkpoints_own_weights(tmp_pa
 
 def test_a_network_trains_on_few_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("grpc")
-    from fleet_helpers import crowd, served
+    from fleet_helpers import served_to_all
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     job = small_job("model.frozen_bits=8", "training.rounds=1", devices={"count": 2})
     alone = cutlayer.simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(2)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 2)
     assert alone.adapter.keys() == together.adapter.keys()
     assert all(torch.equal(alone.adapter[n], together.adapter[n]) for n in alone.adapter)
 

@@ -7,7 +7,7 @@ import pytest
 
 from cutlayer import simulate
 from cutlayer.network.transport.link_rates import LinkRates
-from fleet_helpers import crowd, events, process, served
+from fleet_helpers import crowd, events, process, served, served_to_all
 from helpers import equal, largest_difference, small_job
 
 
@@ -23,11 +23,7 @@ def test_noisy_labels_are_those_of_the_simulator_where_the_data_are_the_jobs(
         "generated={generator: {source: demo}, amount: 12, share_epsilon: 0.5}", method="genfl"
     )
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 4)
     assert equal(alone.adapter, together.adapter)
     assert [row.generated for row in alone.rows] == [row.generated for row in together.rows]
 
@@ -43,11 +39,7 @@ def test_allocators_go_by_what_was_measured(
     monkeypatch.setattr("cutlayer.network.server.reception.measure_link", measured)
     cuts = "method.allocation={cuts: [4, 3, 2, 1], rates_bps: [0, 10e6, 20e6, 40e6]}"
     job = small_job(cuts, "training.rounds=1", method="asfl", world={})
-    with crowd() as devices:
-        found = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    found = served_to_all(job, tmp_path / "net", 4)
     (row,) = found.rows
     wanted = {1e6: 4, 15e6: 3, 30e6: 2, 90e6: 1}
     for event in events(tmp_path / "net.log", "ready"):
@@ -67,11 +59,7 @@ def test_every_method_that_the_simulator_runs_runs_over_a_network(
     generated = "generated={generator: {source: demo}, amount: 8}"
     settings = [generated] if method.startswith("gen") else []
     job = small_job(*settings, "training.rounds=1", method=method, world={})
-    with crowd() as devices:
-        found = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    found = served_to_all(job, tmp_path / "net", 4)
     assert found.rows[0].loss > 0
     assert not found.rows[0].lost
 
@@ -80,11 +68,7 @@ def test_every_method_that_the_simulator_runs_runs_over_a_network(
 def test_a_network_ends_where_the_simulator_does(tmp_path: Path, method: str) -> None:
     job = small_job("method.allocation.solver=equal", method=method)
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 4)
     assert equal(alone.adapter, together.adapter)
     for one, other in zip(alone.rows, together.rows, strict=True):
         assert one.traffic == other.traffic
@@ -141,11 +125,7 @@ def test_bases_over_a_network_are_those_of_the_simulator(tmp_path: Path) -> None
     more = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
     job = small_job("method.uplink.codec=klt", "method.downlink.codec=klt", *more)
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 4)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
     assert alone.rows[0].traffic[0][4] > 0

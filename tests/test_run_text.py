@@ -44,15 +44,11 @@ def test_texts_train_over_a_network_as_in_a_simulation(
     job_values: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("grpc")
-    from fleet_helpers import crowd, served
+    from fleet_helpers import served_to_all
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     job = make_job({**job_values, "method": {"name": "tsflora", "tokens": {"keep": 2}}})
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(2)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 2)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]

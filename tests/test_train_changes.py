@@ -35,7 +35,7 @@ from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.visit import Visit, decode_visit, encode_visit
-from fleet_helpers import crowd, served
+from fleet_helpers import served_to_all
 from helpers import equal, small_job
 from test_run_simulate import Heard, StopAfter
 
@@ -88,11 +88,7 @@ def test_a_sample_as_a_change_is_close_to_the_sample_sent_whole(tmp_path: Path) 
 def test_changes_over_a_network_are_those_of_the_simulator(tmp_path: Path) -> None:
     job = changing(*FITTED)
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(4)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 4)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
 

@@ -228,16 +228,12 @@ def test_a_network_ends_where_the_simulator_does_with_every_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("grpc")
-    from fleet_helpers import crowd, served
+    from fleet_helpers import served_to_all
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     job = small_job(*EVERYTHING, "training.server_optimizer=momentum", method="tsflora")
     alone = simulate(job, out=tmp_path / "alone")
-    with crowd() as devices:
-        together = served(
-            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(3)]
-        )
-    assert devices.errors == {}
+    together = served_to_all(job, tmp_path / "net", 3)
     assert equal(alone.adapter, together.adapter)
     assert [row.device_loss for row in alone.rows] == [row.device_loss for row in together.rows]
 
