@@ -23,36 +23,22 @@ from bare_loop import bare_loop
 from cutlayer.drawing import tables
 from cutlayer.errors import JobError, RunError
 from cutlayer.job import Job, change_job, make_job
-from cutlayer.planning.decide import base_decision
-from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import (
     Parts,
-    first_adapter,
     load_parts,
-    make_device,
-    make_server,
     parts_for,
-    samples_a_round,
 )
 from cutlayer.train.pool_size import pool_size
 from cutlayer.train.result import Trained
 from cutlayer.train.round import Turn, train_devices, train_round
 from cutlayer.train.stopwatch import Stopwatch
+from engine import BARE, VARIANTS
 from environment import describe
-from speed import ROTATED_4
+from speed import prepared
 
 REPORTS = Path(__file__).parent / "reports"
-BARE = "transformers + PEFT alone"
-METHODS = {
-    "centralized": ["method=centralized"],
-    "fedlora": ["method=fedlora"],
-    "sflora": ["method=sflora"],
-    "tsflora, 8 bits": ["method=tsflora", "method.tokens.keep=null"],
-    "tsflora, 4 bits, rotated": ["method=tsflora", "method.tokens.keep=null", *ROTATED_4],
-    "tsflora, 24 tokens": ["method=tsflora", "method.tokens.keep=24", *ROTATED_4],
-    "st-sflora, all tokens (in turn)": ["method=st-sflora-full"],
-}
+METHODS = {label: words for label, words in VARIANTS.items() if label != "split-lora (in turn)"}
 IN_TURN = "st-sflora, all tokens (in turn)"
 GOALS: tuple[tuple[str, str, str, str, float], ...] = (
     ("sflora", "64 x 8", "any", "bare", 0.8),
@@ -93,13 +79,7 @@ def one_round(
     job: Job, parts: Parts, round: int, train_turn: Callable[[Turn], dict[int, Trained]]
 ) -> tuple[float, float, int]:
     """Seconds of a round, the wire's share of its stages, and its samples."""
-    server = make_server(job, parts, first_adapter(job, parts.model))
-    devices = [make_device(job, parts, index) for index in draw_cohort(job, round)]
-    for device in devices:
-        device.samples_a_round = samples_a_round(job, parts, round)
-        if job.method.aggregate == "none":
-            device.adapter = first_adapter(job, parts.model)
-    decisions = {device.id: base_decision(job) for device in devices}
+    server, devices, decisions = prepared(job, parts, round)
     synchronized()
     start = time.perf_counter()
     result = train_round(job, round, decisions, LocalLink(devices), server, train_turn=train_turn)

@@ -15,10 +15,12 @@ from statistics import median
 
 import torch
 
+from cutlayer.allocate.decision import Decision
 from cutlayer.drawing import tables
 from cutlayer.job import Job, change_job, make_job
 from cutlayer.planning.decide import base_decision
 from cutlayer.train.cohort import draw_cohort
+from cutlayer.train.device import Device
 from cutlayer.train.link import LocalLink
 from cutlayer.train.parts import (
     Parts,
@@ -29,6 +31,7 @@ from cutlayer.train.parts import (
     samples_a_round,
 )
 from cutlayer.train.round import train_round
+from cutlayer.train.server import Server
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
@@ -59,15 +62,22 @@ class Timing:
     wire: float
 
 
-def one_round(job: Job, parts: Parts, round: int) -> Timing:
-    """Train a round, evaluation left out."""
+def prepared(
+    job: Job, parts: Parts, round: int
+) -> tuple[Server, list[Device], dict[int, Decision]]:
+    """A server, the devices of a round, and their decisions, before anything is trained."""
     server = make_server(job, parts, first_adapter(job, parts.model))
     devices = [make_device(job, parts, index) for index in draw_cohort(job, round)]
     for device in devices:
         device.samples_a_round = samples_a_round(job, parts, round)
         if job.method.aggregate == "none":
             device.adapter = first_adapter(job, parts.model)
-    decisions = {device.id: base_decision(job) for device in devices}
+    return server, devices, {device.id: base_decision(job) for device in devices}
+
+
+def one_round(job: Job, parts: Parts, round: int) -> Timing:
+    """Train a round, evaluation left out."""
+    server, devices, decisions = prepared(job, parts, round)
     result = train_round(job, round, decisions, LocalLink(devices), server)
     seconds = sum(result.watch.seconds.values())
     return Timing(
