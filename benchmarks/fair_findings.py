@@ -1,0 +1,215 @@
+"""The sentences of benchmarks/reports/fair.md, computed from its figures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, median
+from typing import Any
+
+from cutlayer.reports.views.statistics import paired_interval
+from fair_lines import Line
+
+Cell = tuple[str, str]
+Runs = dict[Cell, dict[int, Line]]
+"""The runs of each allocation and rule, by seed."""
+RULES = {"averaged": "averaged", "shared": "shared", "in-turn": "in turn"}
+
+
+def findings(found: Runs, rates: Sequence[float]) -> Iterator[str]:
+    """What the whole table says beyond `headline`."""
+    yield from of_central(found)
+    yield from of_serving(found)
+    yield from of_rates(found, rates)
+
+
+def headline(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
+    """What the short table says."""
+    yield from of_rules(found)
+    yield from of_allocations(found)
+    yield from of_both(found)
+    yield from of_probe(found, probes)
+
+
+def accuracy(runs: Mapping[int, Line]) -> dict[int, float]:
+    return {seed: line["accuracy"] for seed, line in runs.items()}
+
+
+def ratios(found: Runs, cell: Cell) -> dict[int, float]:
+    """Virtual seconds over those of equal shares with the same rule, by seed."""
+    equal = found.get(("equal", cell[1]), {}) if cell[1] else {}
+    ours = found.get(cell, {})
+    return {s: ours[s]["seconds"] / equal[s]["seconds"] for s in sorted(ours.keys() & equal.keys())}
+
+
+def compared(found: Runs) -> Iterator[tuple[str, str, Cell, Cell]]:
+    """Pairs of lines that differ in one thing: what it is, what stays, ours and theirs."""
+    for rule, title in list(RULES.items())[1:]:
+        for cell in found:
+            other = (cell[0], rule)
+            if cell[1] == "averaged" and other in found:
+                yield f"{title} for averaged", f"`{cell[0]}`", other, cell
+    for allocation in dict.fromkeys(cell[0] for cell in found if cell[1]):
+        for rule, title in RULES.items():
+            if allocation != "equal" and {(allocation, rule), ("equal", rule)} <= found.keys():
+                yield f"`{allocation}` for `equal`", title, (allocation, rule), ("equal", rule)
+
+
+def difference(found: Runs, ours: Cell, theirs: Cell) -> tuple[float, tuple[float, float] | None]:
+    """Points of accuracy (mean over the seeds of both), and the interval; nan without a seed."""
+    one, two = accuracy(found[ours]), accuracy(found[theirs])
+    both = one.keys() & two.keys()
+    points = 100 * mean(one[s] - two[s] for s in both) if both else float("nan")
+    interval = paired_interval(one, two)
+    return points, interval and (100 * interval[1], 100 * interval[2])
+
+
+def is_sure(interval: tuple[float, float] | None) -> bool:
+    """Whether a difference is told from 0."""
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
+
+
+def differences(found: Runs) -> Iterator[dict[str, Any]]:
+    """A line for each pair that differs in one thing."""
+    for what, where, ours, theirs in compared(found):
+        points, interval = difference(found, ours, theirs)
+        span = "one seed" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}"
+        told = "" if is_sure(interval) else " (not told from 0)"
+        yield {"what": what, "where": where, "points": f"{points:+.1f}", "interval": span + told}
+
+
+def of_rules(found: Runs) -> Iterator[str]:
+    """What a rule gives, with the allocation as it is."""
+    for rule, title in list(RULES.items())[1:]:
+        pairs = [p for p in compared(found) if p[2][1] == rule and p[0].startswith(title)]
+        if pairs:
+            yield (
+                f"What the rule gives: with the same allocation, {title} against averaged makes "
+                f"{spread(found, pairs, lambda pair: pair[1])}."
+            )
+
+
+def of_allocations(found: Runs) -> Iterator[str]:
+    """What an allocation gives, with the rule as it is."""
+    pairs = [pair for pair in compared(found) if pair[3][0] == "equal" and pair[2][0] != "equal"]
+    if not pairs:
+        return
+    yield (
+        "What the allocation gives: with the same rule, against equal shares it makes "
+        f"{spread(found, pairs, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}."
+    )
+    times: dict[str, list[float]] = {}
+    for cell in found:
+        if cell[1] and cell[0] != "equal":
+            times.setdefault(cell[0], []).extend(ratios(found, cell).values())
+    parts = [
+        f"`{name}` {median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+        for name, values in sorted(times.items(), key=lambda item: median(item[1]))
+    ]
+    yield (
+        "Virtual seconds over those of equal shares, median and range over seeds and rules: "
+        f"{', '.join(parts)}."
+    )
+
+
+def spread(found: Runs, pairs: Sequence[tuple[str, str, Cell, Cell]], name: Any) -> str:
+    """From the least to the largest difference, and how many are told from 0."""
+    told = [
+        (difference(found, ours, theirs), pair) for pair in pairs for *_, ours, theirs in [pair]
+    ]
+    least = min(told, key=lambda one: one[0][0])
+    most = max(told, key=lambda one: one[0][0])
+    up = sum(is_sure(one[1]) and one[0] > 0 for one, _ in told)
+    down = sum(is_sure(one[1]) and one[0] < 0 for one, _ in told)
+    return (
+        f"{least[0][0]:+.1f} ({name(least[1])}) to {most[0][0]:+.1f} points of accuracy "
+        f"({name(most[1])}); of {len(told)} differences {up} are surely above 0 and {down} "
+        "surely below"
+    )
+
+
+def of_both(found: Runs) -> Iterator[str]:
+    """Which of the two moves accuracy more, in the mean over the other."""
+    whole = {cell: mean(accuracy(runs).values()) for cell, runs in found.items() if cell[1]}
+    allocations, rules = (list(dict.fromkeys(cell[at] for cell in whole)) for at in (0, 1))
+    if len(whole) < len(allocations) * len(rules) or min(len(allocations), len(rules)) < 2:
+        return
+    by_rule = {r: mean(whole[a, r] for a in allocations) for r in rules}
+    by_allocation = {a: mean(whole[a, r] for r in rules) for a in allocations}
+    rule_points = 100 * (max(by_rule.values()) - min(by_rule.values()))
+    allocation_points = 100 * (max(by_allocation.values()) - min(by_allocation.values()))
+    more = "rule of the server's adapter" if rule_points > allocation_points else "allocation"
+    yield (
+        f"In the mean over allocations the rules stand {rule_points:.1f} points apart (best: "
+        f"{RULES[top(by_rule)]}); in the mean over rules the allocations stand "
+        f"{allocation_points:.1f} points apart (best: `{top(by_allocation)}`): accuracy is decided "
+        f"more by the {more}."
+    )
+
+
+def top(values: Mapping[str, float]) -> str:
+    return max(values, key=lambda name: values[name])
+
+
+def of_probe(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
+    """What training adds to what it starts from."""
+    inside = {cell: accuracy(runs) for cell, runs in found.items() if cell[1]}
+    start = {seed: line["accuracy"] for seed, line in probes.items()}
+    gains = {
+        cell: mean(100 * (values[seed] - start[seed]) for seed in values.keys() & start.keys())
+        for cell, values in inside.items()
+        if values.keys() & start.keys()
+    }
+    if gains:
+        best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
+        above = sum(gain > 0 for gain in gains.values())
+        yield (
+            f"All lines start from a linear probe, for which nothing is sent: "
+            f"{100 * mean(start.values()):.1f} %. Training adds {gains[worst]:+.1f} "
+            f"({named(worst)}) to {gains[best]:+.1f} points ({named(best)}); {above} of "
+            f"{len(gains)} lines end above their start."
+        )
+
+
+def of_central(found: Runs) -> Iterator[str]:
+    """How far the best line is from each central model."""
+    inside = {cell: mean(accuracy(runs).values()) for cell, runs in found.items() if cell[1]}
+    for cell, runs in found.items():
+        if inside and not cell[1]:
+            best, central = max(inside, key=inside.__getitem__), mean(accuracy(runs).values())
+            side = "below" if inside[best] < central else "above"
+            yield (
+                f"The best line ({named(best)}: {100 * inside[best]:.1f} %) is "
+                f"{100 * abs(inside[best] - central):.1f} points {side} training in one place "
+                f"({cell[0]}: {100 * central:.1f} %)."
+            )
+
+
+def named(cell: Cell) -> str:
+    return f"`{cell[0]}`, {RULES[cell[1]]}"
+
+
+def of_serving(found: Runs) -> Iterator[str]:
+    """Where what is served is worse than what is exported."""
+    lost = {
+        cell: mean(line["accuracy"] - line["served"] for line in runs.values())
+        for cell, runs in found.items()
+        if cell[1]
+    }
+    if lost:
+        worst = max(lost, key=lambda cell: lost[cell])
+        few = sum(value <= 0.01 for value in lost.values())
+        yield (
+            f"Served through the cut, {few} of {len(lost)} lines lose at most a point of what the "
+            f"exported adapter has; the most is {100 * lost[worst]:.1f} points ({named(worst)})."
+        )
+
+
+def of_rates(found: Runs, rates: Sequence[float]) -> Iterator[str]:
+    """Whether the best learning rates lie within those that were tried."""
+    chosen = [next(iter(runs.values()))["lr"] for runs in found.values()]
+    low, high = chosen.count(min(rates)), chosen.count(max(rates))
+    yield (
+        f"Of {len(chosen)} lines {low} do best with the smallest learning rate tried "
+        f"({min(rates):g}) and {high} with the largest ({max(rates):g}): their best may lie beyond."
+        if low or high
+        else f"All {len(chosen)} lines do best with a learning rate between the smallest and the "
+        "largest tried."
+    )
