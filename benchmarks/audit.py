@@ -314,7 +314,7 @@ def findings(rows: list[dict[str, Any]], leak: Leakage) -> list[str]:
     quiet = [r for r in rows if "noise" not in r["line"]]
     said.append(
         f"- Matched without noise: {100 * min(r['matched'] for r in quiet):.0f} % at least, over "
-        f"{len(quiet)} settings; whoever has the candidate images needs no decoder."
+        f"{len(quiet)} settings."
     )
     for name in dict.fromkeys(r["line"] for r in rows if "noise" in r["line"]):
         own = [r for r in rows if r["line"] == name and r["bits"] != 32]

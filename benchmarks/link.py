@@ -368,7 +368,7 @@ training (record, checkpoint) is added as measured over loopback.
 
 {table}
 off by: the simulator's round against the measured one. `tsflora`'s round takes {saving:.2f} of
-`sflora`'s time. Medians and means differ by rounds in which a packet was lost more than once.
+`sflora`'s time.
 
     python benchmarks/link.py --devices {devices} --rounds {rounds} --write
 """

@@ -383,14 +383,14 @@ the cut and a trained head (method `lean` but for its codec), computed in {preci
 *accuracy*: the exported adapter in the unsplit model; *through the cut*: device and server
 together, coded as in training. *bytes a sample and visit*: what came up in the last round, frames
 with all headers. *less than float32*: points of accuracy, with the same seeds. *fewer*: against
-float32 both ways, as `sflora` sends it (zstandard shortens it a little), at the same cut; *fewer in
-total* counts all that went up and down, the basis and the first samples in 4 bits among it; *fewer
-over ten visits* is reckoned, each further visit at the bytes of the last. *over JPEG*: the total
-against the training images themselves at quality 75 and the model's size. *training*: processor
-seconds; *wire*: encoding and decoding, of the time of the last round. The number behind *klt* is
-its rate in bits a value; *sent once*: a sample is named, not sent, at later visits
-(`uplink.reuse`). *rotated*: Gaussian levels; *4 bits* and *8 bits*: least to largest of each token.
-*tokens*: so many are kept, and the others merged into one.
+float32 both ways, as `sflora` sends it, at the same cut; *fewer in total* counts all that went up
+and down, the basis and the first samples in 4 bits among it; *fewer over ten visits* is reckoned,
+each further visit at the bytes of the last. *over JPEG*: the total against the training images
+themselves at quality 75 and the model's size. *training*: processor seconds; *wire*: encoding and
+decoding, of the time of the last round. The number behind *klt* is its rate in bits a value; *sent
+once*: a sample is named, not sent, at later visits (`uplink.reuse`). *rotated*: Gaussian levels; *4
+bits* and *8 bits*: least to largest of each token. *tokens*: so many are kept, and the others
+merged into one.
 
 {tables}
 ![Accuracy against bytes](rate.png)
