@@ -1,0 +1,178 @@
+"""What a report says it found is computed: from contrary figures it states the contrary."""
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "benchmarks"
+TYPED = re.compile(
+    r"\d (?:points|times)\b|\b(?:faster|slower|better|worse|hurts|hardly|far less|far more)\b"
+)
+"""What a template cannot know before the figures are there."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _benchmarks_on_the_path() -> Iterator[None]:
+    sys.path[:0] = [str(ROOT), str(FOLDER)]
+    yield
+    for folder in (ROOT, FOLDER):
+        sys.path.remove(str(folder))
+
+
+def benchmark(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER))
+)
+def test_no_template_of_a_report_states_a_finding(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "{" in node.value:
+            said = re.sub(r"\{[^{}]*\}", "", node.value)
+            assert not TYPED.search(" ".join(said.split())), said
+
+
+def line(accuracy: float, **more: Any) -> dict[str, Any]:
+    figures = {"served": accuracy, "lr": 1e-3, "seconds": 10.0, "bytes": 1e6, "visits": 100}
+    return {"accuracy": accuracy, **figures, **more}
+
+
+def runs(accuracies: dict[tuple[str, str], float], **more: Any) -> dict[Any, Any]:
+    """Two seeds each, a tenth of a point apart, so that every difference is told from 0."""
+    return {
+        cell: {seed: line(value + seed / 1000, **more) for seed in (0, 1)}
+        for cell, value in accuracies.items()
+    }
+
+
+def fair_says(accuracies: dict[tuple[str, str], float], **more: Any) -> str:
+    probes = {seed: {"accuracy": 0.6, "samples": 10} for seed in (0, 1)}
+    module, found = benchmark("fair_findings"), runs(accuracies, **more)
+    said = [*module.headline(found, probes), *module.findings(found, [1e-4, 1e-3, 1e-2])]
+    return "\n".join(said)
+
+
+CENTRAL = ("central, all blocks", "")
+BY_RULE = {
+    ("equal", "averaged"): 0.5,
+    ("auto", "averaged"): 0.51,
+    ("equal", "in-turn"): 0.7,
+    ("auto", "in-turn"): 0.71,
+    CENTRAL: 0.8,
+}
+BY_ALLOCATION = {
+    ("equal", "averaged"): 0.7,
+    ("auto", "averaged"): 0.5,
+    ("equal", "in-turn"): 0.69,
+    ("auto", "in-turn"): 0.49,
+    CENTRAL: 0.6,
+}
+
+
+def test_the_fair_table_says_which_of_rule_and_allocation_decides() -> None:
+    rule, allocation = fair_says(BY_RULE), fair_says(BY_ALLOCATION)
+    assert "decided more by the rule of the server's adapter" in rule
+    assert "decided more by the allocation" in allocation
+    assert "of 2 differences 2 are surely above 0 and 0 surely below" in rule
+    assert "of 2 differences 0 are surely above 0 and 2 surely below" in allocation
+    assert "2 of 4 lines end above their start" in rule
+    assert "0 of 4 lines end above their start" in fair_says(dict.fromkeys(BY_RULE, 0.3))
+    assert "points above training in one place" in allocation
+    assert "points below training in one place" in rule
+
+
+def test_the_fair_table_says_where_rates_end_and_what_serving_loses() -> None:
+    assert "between the smallest and the largest tried" in fair_says(BY_RULE)
+    assert "5 with the largest" in fair_says(BY_RULE, lr=1e-2)
+    assert "4 of 4 lines lose at most a point" in fair_says(BY_RULE)
+    assert "0 of 4 lines lose at most a point" in fair_says(BY_RULE, served=0.3)
+
+
+def world_says(auto: dict[str, Any], sflora: dict[str, Any]) -> str:
+    whole = {"method": "auto, trained and averaged", **sflora}
+    rows = [{"method": "sflora", **sflora}, {"method": "auto", **auto}, whole]
+    return "\n".join(benchmark("world").findings(rows))
+
+
+def test_the_wireless_world_says_who_is_first_and_who_spends_least() -> None:
+    good = {"accuracy": [0.7], "seconds": [10.0], "to_target": [1.0], "joules": [5.0]}
+    bad = {"accuracy": [0.4], "seconds": [40.0], "to_target": [9.0], "joules": [50.0]}
+    first, last = world_says(good, bad), world_says(bad, good)
+    assert "In every seed `auto` reaches the target in less" in first
+    assert "`auto` is +30.0 points" in first
+    assert "spent by `auto` (5.0 J)" in first
+    assert "`auto` is not the first everywhere: in seed 0 sflora takes 1 s, auto 9 s" in last
+    assert "`auto` is -30.0 points" in last
+    assert "spent by `sflora` (5.0 J)" in last
+
+
+def test_generated_data_is_said_to_gain_or_not() -> None:
+    def says(whole: float, some: float) -> str:
+        rows = [
+            {"line": "genfv, none generated", "gain": [], "seconds": [10.0]},
+            {"line": "genfv", "gain": [some], "seconds": [10.0]},
+            {"line": "genfv, mix whole", "gain": [whole], "seconds": [12.0 + whole / 10]},
+        ]
+        return "\n".join(benchmark("generated_findings").findings("here", rows))
+
+    assert "1 of 2 lines gain" in says(20.0, -8.0)
+    assert "gains 28.0 points more" in says(20.0, -8.0)
+    assert "0 of 2 lines gain" in says(-9.0, -8.0)
+    assert "gains 1.0 points less" in says(-9.0, -8.0)
+    assert "by 4 s at most" in says(20.0, -8.0)
+
+
+def levers_say(power: float, half: float, bandwidth: float, tokens: float) -> str:
+    levers = benchmark("benchmarks.fidelity.levers")
+    kept = f"tokens: K = {benchmark('benchmarks.fidelity.setting').TOKENS_MIN}"
+    losses = {
+        "power: p_max": power, "power: p_max / 2": half, "bandwidth: equal shares": bandwidth,
+        levers.BEST_COMMON: tokens, kept: tokens,
+    }  # fmt: skip
+    found = {
+        solver: {name: np.array([loss, loss, np.nan]) for name, loss in losses.items()}
+        for solver in ("exact", "published")
+    }
+    return "\n".join(claim.measured for claim in levers.claims_of(found, found))
+
+
+def test_the_order_of_the_levers_holds_or_does_not() -> None:
+    in_order = levers_say(0.0, 0.01, 0.1, 0.3)
+    assert in_order.startswith("holds for `exact`")
+    assert "\nholds: at p_max / 2" in in_order
+    assert "less than by equal shares" in in_order
+    assert "infeasible in 1 of 3 draws" in in_order
+    other = levers_say(0.2, 0.4, 0.1, 0.3)
+    assert other.startswith("does not hold for `exact`")
+    assert "\ndoes not hold: at p_max / 2" in other
+    assert "more than by equal shares" in other
+
+
+def test_the_levers_are_frozen_one_by_one_on_a_small_problem() -> None:
+    levers, module = (benchmark(f"benchmarks.fidelity.{name}") for name in ("levers", "setting"))
+    rows = np.cumsum(np.sort(np.random.default_rng(0).random((4, 197)))[:, ::-1], axis=1)
+    problem, _ = module.problem(0, rows)
+    free = levers.at_tokens(problem, problem.tokens_min)
+    assert 0 < levers.best_at_equal_shares(free) <= levers.best_at_equal_shares(problem)
+    assert 0 < levers.alternate_at_equal_shares(problem) <= levers.best_at_equal_shares(problem)
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"), [(30.0, "holds"), (16.0, "does not hold"), (4.0, "holds in 0 of 2 draws")]
+)
+def test_tokens_are_said_to_grow_if_they_do(last: float, verdict: str) -> None:
+    budgets = benchmark("benchmarks.fidelity.budgets")
+    tokens = np.array([[16.0, 16.0], [(16 + last) / 2] * 2, [last, last]])
+    found = {name: (tokens, np.ones((3, 2))) for name in budgets.SOLVERS}
+    for claim in budgets.claims_of(found, found):
+        assert claim.measured.startswith(verdict)
