@@ -52,9 +52,9 @@ def section(figure: Path) -> Section:
         Claim(
             "latency is traded against energy",
             "a trade-off, solved by block coordinate descent",
-            f"with the weight of latency the round {'falls' if falls else 'mostly falls'} and the "
-            f"energy {'rises' if rises else 'mostly rises'}; the curve is convex in {convex} of "
-            f"{len(every)} draws and budgets{dents}",
+            f"with the weight of latency the round {'falls' if falls else 'does not always fall'} "
+            f"and the energy {'rises' if rises else 'does not always rise'}; the curve is convex "
+            f"in {convex} of {len(every)} draws and budgets{dents}",
             "for given bits the problem is a geometric program, whose trade-off is convex; a "
             "change of bits along the curve may dent it",
         ),

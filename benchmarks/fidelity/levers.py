@@ -15,6 +15,8 @@ from cutlayer.allocate.token_problem import TokenPlan, TokenProblem, plan_with_c
 from cutlayer.errors import AllocationError
 
 Solve = Callable[[TokenProblem], float]
+Losses = dict[str, dict[str, Floats]]
+"""By solver and reading: the share of STE lost in each draw, NaN where nothing is feasible."""
 TIGHT_J = 0.1
 BEST_COMMON = "tokens: the best one K for all"
 TITLES = {
@@ -27,42 +29,6 @@ TITLES = {
 def section(rows: Floats) -> Section:
     """Every reading of "frozen" beside the others: the paper does not say which it took."""
     loose, tight = (losses(rows, cap) for cap in (setting.ENERGY_MAX_J, TIGHT_J))
-    power, band = loose["exact"]["power: p_max"], loose["exact"]["bandwidth: equal shares"]
-    half, best = loose["exact"]["power: p_max / 2"], loose["exact"][BEST_COMMON]
-    few = loose["exact"][f"tokens: K = {setting.TOKENS_MIN}"]
-    published = loose["published"]["bandwidth: equal shares"]
-    capped = tight["exact"]["bandwidth: equal shares"], tight["exact"][BEST_COMMON]
-    claims = (
-        Claim(
-            "power matters least, bandwidth more, tokens most",
-            "in this order",
-            f"holds for `exact` with power frozen at p_max: {_percent(power)}, {_percent(band)} "
-            f"and {_percent(best)} lost (the last with the best K that all can share)",
-            "where the energy cap does not bind, p_max is the best power, so freezing it there "
-            "costs nothing; no common K suits near and far devices alike",
-        ),
-        Claim(
-            "the same, power frozen lower",
-            "-",
-            f"does not hold: at p_max / 2 {_percent(half)} are lost, more than by equal shares",
-            "the paper does not say where it froze the power; a random power lies below p_max too",
-        ),
-        Claim(
-            "the same, under a cap that binds",
-            "-",
-            f"at E_max = {TIGHT_J:g} J equal shares cost `exact` {_percent(capped[0])}, tokens "
-            f"{_percent(capped[1])}; p_max itself is infeasible in most draws",
-            "energy, not air time, is then what far devices lack, and bandwidth is what saves it",
-        ),
-        Claim(
-            "the same, with the paper's own solver",
-            "in this order",
-            f"tokens frozen at K_min = {setting.TOKENS_MIN}: 0.0 % lost (`exact`: "
-            f"{_percent(few)}); equal shares: {_percent(published)}",
-            "its tokens never leave their start, so freezing them changes nothing; without the "
-            "bandwidth step its token step has slack to use, and the STE is higher",
-        ),
-    )
     return Section(
         "What each lever is worth",
         "The share of STE lost when one lever is frozen and the others are solved again, against "
@@ -71,12 +37,67 @@ def section(rows: Floats) -> Section:
         "*equal shares*: W_tot / M each; *K*: all devices keep that many. Mean and standard "
         "deviation over the draws in which it is feasible, their number in brackets; a negative "
         "loss is a gain.",
-        claims,
+        claims_of(loose, tight),
         "\n".join(
             f"E_max = {cap:g} J:\n\n{_table(found)}"
             for cap, found in ((setting.ENERGY_MAX_J, loose), (TIGHT_J, tight))
         ),
     )
+
+
+def claims_of(loose: Losses, tight: Losses) -> tuple[Claim, ...]:
+    """What the losses under a loose and a tight energy cap say of the paper's order."""
+    power, band = loose["exact"]["power: p_max"], loose["exact"]["bandwidth: equal shares"]
+    half, best = loose["exact"]["power: p_max / 2"], loose["exact"][BEST_COMMON]
+    few = loose["exact"][f"tokens: K = {setting.TOKENS_MIN}"]
+    published = loose["published"]["bandwidth: equal shares"]
+    kept = loose["published"][f"tokens: K = {setting.TOKENS_MIN}"]
+    capped_power = tight["exact"]["power: p_max"]
+    infeasible = int((~np.isfinite(capped_power)).sum())
+    capped = tight["exact"]["bandwidth: equal shares"], tight["exact"][BEST_COMMON]
+    return (
+        Claim(
+            "power matters least, bandwidth more, tokens most",
+            "in this order",
+            f"{_holds(power, band, best)} for `exact` with power frozen at p_max: "
+            f"{_percent(power)}, {_percent(band)} and {_percent(best)} lost (the last with the "
+            "best K that all can share)",
+            "where the energy cap does not bind, p_max is the best power, so freezing it there "
+            "costs nothing; no common K suits near and far devices alike",
+        ),
+        Claim(
+            "the same, power frozen lower",
+            "-",
+            f"{_holds(half, band, best)}: at p_max / 2 {_percent(half)} are lost, "
+            f"{'more' if _mean(half) > _mean(band) else 'less'} than by equal shares",
+            "the paper does not say where it froze the power; a random power lies below p_max too",
+        ),
+        Claim(
+            "the same, under a cap that binds",
+            "-",
+            f"at E_max = {TIGHT_J:g} J equal shares cost `exact` {_percent(capped[0])}, tokens "
+            f"{_percent(capped[1])}; p_max itself is infeasible in {infeasible} of "
+            f"{len(capped_power)} draws",
+            "energy, not air time, is then what far devices lack",
+        ),
+        Claim(
+            "the same, with the paper's own solver",
+            "in this order",
+            f"tokens frozen at K_min = {setting.TOKENS_MIN}: {_percent(kept)} lost (`exact`: "
+            f"{_percent(few)}); equal shares: {_percent(published)}",
+            "its bandwidth step leaves a device just the rate that its present tokens need; "
+            "without that step its token step has slack to use",
+        ),
+    )
+
+
+def _mean(loss: Floats) -> float:
+    return float(loss[np.isfinite(loss)].mean())
+
+
+def _holds(power: Floats, bandwidth: Floats, tokens: Floats) -> str:
+    """Whether the means are in the paper's order."""
+    return "holds" if _mean(power) < _mean(bandwidth) < _mean(tokens) else "does not hold"
 
 
 def _percent(loss: Floats) -> str:
@@ -119,10 +140,10 @@ def equal_shares(problem: TokenProblem, tokens: Ints) -> tuple[Floats, Floats]:
     """Seconds and watts [..., M] of uploads at W_tot / M and the largest power; inf if never."""
     share = problem.bandwidth_total_hz / problem.devices
     payload = problem.payload_bits(tokens)
-    cap = power_under_energy(payload, share, problem.energy_max_j, problem.link)
+    cap = power_under_energy(payload, share, problem.energy_max_j, problem.gain_over_noise)
     power = np.minimum(problem.power_max_w, cap)
     with np.errstate(divide="ignore"):
-        time = payload / rate(share, power, problem.link)
+        time = payload / rate(share, power, problem.gain_over_noise)
     return np.where(time <= problem.upload_max_s, time, np.inf), power
 
 
@@ -155,7 +176,7 @@ def alternate_at_equal_shares(problem: TokenProblem) -> float:
         if not np.isfinite(times).all():
             break
         plan = plan_with_costs(problem, tokens, share, power)
-        speed = rate(share, power, problem.link)
+        speed = rate(share, power, problem.gain_over_noise)
         seconds = np.minimum(problem.energy_max_j / power, problem.upload_max_s)
         seconds = np.minimum(seconds, plan.round_time_s) * (1 + 1e-9)
         room = np.floor(seconds * speed / problem.bits_per_token) - problem.extra_tokens
@@ -208,8 +229,8 @@ SOLVERS: dict[str, tuple[Solve, Solve]] = {
 }
 
 
-def losses(rows: Floats, energy_max_j: float) -> dict[str, dict[str, Floats]]:
-    """By solver and reading: the share of STE lost in each draw, NaN where nothing is feasible."""
+def losses(rows: Floats, energy_max_j: float) -> Losses:
+    """The losses of every solver and reading under an energy cap."""
     found: dict[str, dict[str, list[float]]] = {name: {} for name in SOLVERS}
     for seed in setting.SEEDS:
         problem, _ = setting.problem(seed, rows, energy_max_j=energy_max_j)

@@ -15,6 +15,8 @@ from cutlayer.wire.tokens import select
 MIB = 2.0**20
 RANK = 16
 CLASSES = 100
+WHOLE_MB = 335.3
+"""Of the paper's whole model."""
 PLAIN = Quantizer(bits=32, entropy="none")
 
 
@@ -52,9 +54,10 @@ def section() -> Section:
         ),
         Claim(
             "whole model",
-            "335.3 MB",
+            f"{WHOLE_MB} MB",
             f"{bare:.2f} MiB without a head, {headed:.2f} with one of {CLASSES} classes",
-            "the paper's number lies between the two and is neither; its head is not described",
+            f"the paper's number {'lies between' if bare < WHOLE_MB < headed else 'is neither of'} "
+            "the two; its head is not described",
         ),
     )
     return Section(

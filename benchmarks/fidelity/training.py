@@ -62,13 +62,13 @@ def section() -> Section:
                 "1.4 points below",
                 f"{abs(gap):.1f} points {'below' if gap > 0 else 'above'}",
                 "split-lora moves one adapter after every batch and ends each round on the last "
-                "device's labels, sflora averages ten that moved apart; by seed they swap places",
+                "device's labels, sflora averages ten that moved apart",
             ),
             Claim(
                 "one-way training on frozen devices costs nothing",
                 "0.0 points",
                 f"{full:+.1f} points against sflora",
-                "the server's one adapter moves after every batch, as in split-lora",
+                "the server's one adapter moves after every batch",
             ),
             Claim(
                 "fewer tokens cost some accuracy",

@@ -70,7 +70,7 @@ def section() -> Section:
         Claim(
             "ASFL: adapting the cut pays",
             "best in accuracy on non-IID data",
-            f"in time it does not: the fixed cut 4 is faster than ASFL's cuts in "
+            f"in time, the fixed cut 4 is faster than ASFL's cuts in "
             f"{_how_often(slow, 'ASFL', 'SFL, cut 4')} of the draws (slow processors) and "
             f"{_how_often(fast, 'ASFL', 'SFL, cut 4')} (fast)",
             "the sum of activations and model part is least in the middle of this network; "
@@ -82,7 +82,7 @@ def section() -> Section:
             f"equal shares and a fixed cut take {middle(fixed[best], 2)} times as long with the "
             f"best cut there is for all ({best}), {middle(fixed['each'], 2)} with each "
             "vehicle's own best cut",
-            "bandwidth that makes all end together does most; no number is given to compare with",
+            "no number is given to compare with",
         ),
         Claim(
             "ASFV: vehicles are selected",
