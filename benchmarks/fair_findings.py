@@ -15,7 +15,6 @@ RULES = {"averaged": "averaged", "shared": "shared", "in-turn": "in turn"}
 
 def findings(found: Runs, rates: Sequence[float]) -> Iterator[str]:
     """What the whole table says beyond `headline`."""
-    yield from of_central(found)
     yield from of_serving(found)
     yield from of_rates(found, rates)
 
@@ -26,6 +25,7 @@ def headline(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
     yield from of_allocations(found)
     yield from of_both(found)
     yield from of_probe(found, probes)
+    yield from of_central(found)
 
 
 def accuracy(runs: Mapping[int, Line]) -> dict[int, float]:
@@ -120,8 +120,8 @@ def spread(found: Runs, pairs: Sequence[tuple[str, str, Cell, Cell]], name: Any)
     down = sum(is_sure(one[1]) and one[0] < 0 for one, _ in told)
     return (
         f"{least[0][0]:+.1f} ({name(least[1])}) to {most[0][0]:+.1f} points of accuracy "
-        f"({name(most[1])}); of {len(told)} differences {up} are surely above 0 and {down} "
-        "surely below"
+        f"({name(most[1])}); of {len(told)} differences {up} are above 0 with 95 % confidence and "
+        f"{down} below"
     )
 
 
@@ -136,11 +136,16 @@ def of_both(found: Runs) -> Iterator[str]:
     rule_points = 100 * (max(by_rule.values()) - min(by_rule.values()))
     allocation_points = 100 * (max(by_allocation.values()) - min(by_allocation.values()))
     more = "rule of the server's adapter" if rule_points > allocation_points else "allocation"
+    sure = sum(is_sure(difference(found, ours, theirs)[1]) for *_, ours, theirs in compared(found))
+    verdict = (
+        f"accuracy is decided more by the {more}"
+        if sure
+        else "no difference of either kind is told from 0"
+    )
     yield (
         f"In the mean over allocations the rules stand {rule_points:.1f} points apart (best: "
         f"{RULES[top(by_rule)]}); in the mean over rules the allocations stand "
-        f"{allocation_points:.1f} points apart (best: `{top(by_allocation)}`): accuracy is decided "
-        f"more by the {more}."
+        f"{allocation_points:.1f} points apart (best: `{top(by_allocation)}`): {verdict}."
     )
 
 
