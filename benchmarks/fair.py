@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--central", nargs="*", choices=CENTRAL, default=[*CENTRAL])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3, 1e-2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3, 3e-3])
     parser.add_argument("--train", type=int, default=20000)
     parser.add_argument("--held-out", type=float, default=0.1)
     parser.add_argument("--test", type=int, default=4000)
