@@ -2,6 +2,6 @@
 
 core.py exports the blocks; selection.py, quantizer.py and klt_nodes.py add the nodes after them,
 with graph.py. weights_file.py keeps large tensors in one file beside the graphs, which all cuts
-share. keys.py says which programs a round needs, make.py makes them when they are needed,
-support.py says for which jobs there are none.
+share. keys.py says which programs a round needs, make.py makes them when they are needed. For which
+jobs there are none: train/check_light.py.
 """

@@ -16,7 +16,7 @@ from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import normalisation
 from cutlayer.programs.graph import OPSET
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
 
 _SAMPLES, _TOKENS = 2, 7
 """Sizes of the example that is traced; neither may be 1, since 1 would become a constant."""

@@ -25,7 +25,8 @@ from cutlayer.programs.klt_nodes import add_klt
 from cutlayer.programs.quantizer import add_quantizer
 from cutlayer.programs.weights_file import WeightsFile
 from cutlayer.seeds import derive
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.settings.precision import Precision
+from cutlayer.wire.program_ports import ProgramKey
 
 Load = Callable[[torch.dtype], CutModel]
 """A function that loads the device's part up to the latest cut, on the CPU, in a dtype."""

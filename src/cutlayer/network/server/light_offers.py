@@ -20,10 +20,11 @@ from cutlayer.model.inputs import tokenizer_file
 from cutlayer.network.file_transfer import describe_files
 from cutlayer.network.transport.messages import DeviceProgram, LightTask, Task
 from cutlayer.programs.keys import probe_key, round_keys
-from cutlayer.programs.support import why_not
+from cutlayer.settings.precision import Precision
+from cutlayer.train.check_light import why_not
 from cutlayer.train.parts import Parts
 from cutlayer.train.reuse import reuses
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.wire.program_ports import ProgramKey
 
 if TYPE_CHECKING:
     from cutlayer.programs.make import Programs

@@ -16,13 +16,13 @@ from cutlayer.network.server.light_offers import LightOffers, Made
 from cutlayer.network.server.timeouts import Deadline, Timeouts
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import DeviceProgram, Probe, RoundBegin, RoundEnd
+from cutlayer.settings.precision import Precision
 from cutlayer.train.activation_summary import ActivationStatistics
 from cutlayer.train.coding import codec_of
 from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.link import Started
 from cutlayer.train.opening import Opening
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 

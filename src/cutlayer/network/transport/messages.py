@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from cutlayer.errors import NetworkError
 from cutlayer.light.job import LightJob
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.settings.precision import Precision
+from cutlayer.wire.program_ports import ProgramKey
 
 PROTOCOL = 4
 OLDEST_PROTOCOL = 4
