@@ -64,6 +64,11 @@ class RemoteLink:
         self._deadline = Deadline(timeouts)
         self._round = -1
 
+    @property
+    def in_float32(self) -> set[int]:
+        """See Link."""
+        return {number for number, device in self.connected.items() if device.light is None}
+
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
     ) -> dict[int, ActivationStatistics]:
@@ -168,7 +173,7 @@ class RemoteLink:
                     self.reject(number, fault)
                     continue
                 self._connected_devices.handout.add(
-                    precision, [path for _, graphs in made for path in graphs]
+                    precision, [path for _, files in made for path in files]
                 )
             found[number] = [program for program, _ in made]
         return found
