@@ -94,7 +94,8 @@ def main() -> None:
             Bench(options, lines, Path(folder)).run_all()
     if options.write:
         words = shlex.join(["python", "benchmarks/fair.py", *shown(sys.argv[1:])])
-        write(lines, options, [(c.allocation, c.rule) for c in cells(options)], words)
+        every = [*ALLOCATIONS, *CENTRAL]
+        write(lines, options, [(c.allocation, c.rule) for c in cells(options)], every, words)
 
 
 def parse() -> argparse.Namespace:

@@ -38,9 +38,13 @@ DIFFERENCES = (
 
 
 def write(
-    lines: Lines, options: argparse.Namespace, cells: Sequence[tuple[str, str]], command: str
+    lines: Lines,
+    options: argparse.Namespace,
+    cells: Sequence[tuple[str, str]],
+    every: Sequence[str],
+    command: str,
 ) -> None:
-    """Write the report, and what README.md shows of it."""
+    """Write the report, and what README.md shows of it. every: all allocations that there are."""
     found: Runs = {}
     for cell in cells:
         rate = lines.tuned(*cell, options.rates)
@@ -48,7 +52,7 @@ def write(
         if there := {seed: line for seed, line in runs.items() if line}:
             found[cell] = there
     probes = {s: line for s in options.seeds if (line := lines.find(PROBE, "", s))}
-    text = page(found, probes, options, command)
+    text = page(found, probes, options, missing(found, every), command)
     REPORT.write_text(text)
     README.write_text(between(README.read_text(), shown(text)))
 
@@ -63,7 +67,13 @@ def between(text: str, new: str) -> str:
     return text.replace(BEGIN + shown(text) + END, BEGIN + new + END)
 
 
-def page(found: Runs, probes: Mapping[int, Line], options: argparse.Namespace, command: str) -> str:
+def page(
+    found: Runs,
+    probes: Mapping[int, Line],
+    options: argparse.Namespace,
+    missing: str,
+    command: str,
+) -> str:
     """The report."""
     rows = [line_of(cell, found) for cell in found]
     samples = {line["samples"] for line in probes.values()}
@@ -76,6 +86,7 @@ def page(found: Runs, probes: Mapping[int, Line], options: argparse.Namespace, c
         short=short(found),
         headline=listed(headline(found, probes)),
         findings=listed(findings(found, options.rates)),
+        missing=missing,
         table=tables.markdown(rows, COLUMNS),
         differences=tables.markdown(list(differences(found)), DIFFERENCES),
         rates=", ".join(f"{rate:g}" for rate in options.rates),
@@ -87,6 +98,18 @@ def page(found: Runs, probes: Mapping[int, Line], options: argparse.Namespace, c
         command=command,
         begin=BEGIN,
         end=END,
+    )
+
+
+def missing(found: Runs, every: Sequence[str]) -> str:
+    """One sentence on what the table has no line of."""
+    there = {allocation for allocation, _ in found}
+    names = [f"`{name}`" for name in every if name not in there]
+    if not names:
+        return "Every allocation has its lines."
+    return (
+        f"Not trained yet: {', '.join(names)}. The command below adds them if `--allocations` and "
+        "`--central` are left out."
     )
 
 
@@ -174,17 +197,19 @@ TEXT = """\
 {end}
 {findings}
 
+{missing}
+
 Every line trains frozen devices from the same start, a head fitted in closed form to {probed}
 images that no device has: {precision} products, AdamW, LoRA of rank 8 in the blocks after the cut,
-and the head. All are cut after block {cut}, save that `asfv` and `auto` {choice}. Each allocation
-brings the coding of what crosses that its paper has (`equal`, `st-sflora`, `exact` and `asfv`
-float32, `sflam` and `auto` the bits that they choose, `lean` half a bit a value); all but `lean`
-send a sample at every visit. World: 50 MHz, 0.2 W, path-loss exponent 2.5, 62 dB of loss at 1 m,
-Rayleigh fading, 5 to 500 m; the server's computing takes no time.
+and the head. All are cut after block {cut}, save that `asfv` and `auto` {choice}. Each
+allocation brings the coding of what crosses that its paper has (`equal`, `st-sflora`, `exact` and
+`asfv` float32, `sflam` and `auto` the bits that they choose, `lean` half a bit a value); all but
+`lean` send a sample at every visit. World: 50 MHz, 0.2 W, path-loss exponent 2.5, 62 dB of loss at
+1 m, Rayleigh fading, 5 to 500 m; the server's computing takes no time.
 
-The learning rate of each line is that of {rates} with the highest accuracy on the {held_out:.0f} %
-of their samples that devices hold out, in one run with a seed that is not in the table; no device
-trains on those in any run, and no test image is looked at.
+The learning rate of each line is that of {rates} with the highest accuracy on
+the {held_out:.0f} % of their samples that devices hold out, in one run with a seed that is not in
+the table; no device trains on those in any run, and no test image is looked at.
 
 ## Every line
 
