@@ -108,7 +108,7 @@ def calibrate_in(
 ) -> dict[Precision, Calibration]:
     """As `calibrate`, in some of the precisions that the job allows: the record of each.
 
-    like: a record whose grid and number of samples are taken, so that the two can be compared.
+    like: a record whose grid and samples are taken, so that the two can be compared.
     Raises JobError if it was measured with a trained adapter.
     """
     progress = progress or (lambda what, done, steps: None)
@@ -119,6 +119,7 @@ def calibrate_in(
                 f"{' and '.join(precisions)} not: run cutlayer calibrate --adapter with this job"
             )
         samples, cuts, tokens, bits = like.samples, like.cuts, like.tokens, like.bits
+        job = job.model_copy(update={"seed": like.seed})  # which draws the samples
     spec = describe(job.model)
     check_precisions(job, spec)
     fits = job.method.split and job.method.uplink.codec == "klt"
