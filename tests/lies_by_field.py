@@ -6,7 +6,7 @@ A field that is added later is lied about as well. Names tell what is said: `Rea
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -18,6 +18,8 @@ from cutlayer.wire.headers import (
     ActivationsHeader,
     AdapterHeader,
     CodedActivationsHeader,
+    CodedFeatureGradientHeader,
+    FeatureGradientHeader,
     VisitHeader,
 )
 from cutlayer.wire.visit import Visit, decode_visit, encode_visit
@@ -31,6 +33,12 @@ SAID: tuple[type[Message], ...] = (Hello, Ready, StepDone, Probed)
 HEADERS: dict[str, type[msgspec.Struct]] = {
     "activations": ActivationsHeader,
     "coded activations": CodedActivationsHeader,
+    "token activations": ActivationsHeader,
+    "coded token activations": CodedActivationsHeader,
+    "change": ActivationsHeader,
+    "coded change": CodedActivationsHeader,
+    "feature gradient": FeatureGradientHeader,
+    "coded feature gradient": CodedFeatureGradientHeader,
     "adapter": AdapterHeader,
     "visit": VisitHeader,
 }
@@ -39,11 +47,13 @@ HEADERS: dict[str, type[msgspec.Struct]] = {
 
 @dataclass(frozen=True)
 class FieldLie:
-    """outside: no server takes it for what it says it is."""
+    """outside: no server takes it for what it says it is. told: the kind of each message and frame
+    that it has changed so far."""
 
     name: str
     lie: Lie
     outside: bool
+    told: list[str] = field(default_factory=list)
 
 
 def edits_of(kind: inspect.Type) -> Iterator[tuple[str, Edit, bool]]:
@@ -102,26 +112,32 @@ def about_messages(kinds: tuple[type[Message], ...] = SAID) -> Iterator[FieldLie
     for kind in kinds:
         info = inspect.type_info(kind)
         assert isinstance(info, inspect.StructType)
-        for field in info.fields:
-            for said, edit, outside in edits_of(field.type):
-                name = f"{kind.__name__}.{field.name}: {said}"
-                yield FieldLie(name, Lie(message=_of(kind, field.name, edit)), outside)
+        for one in info.fields:
+            for said, edit, outside in edits_of(one.type):
+                name = f"{kind.__name__}.{one.name}: {said}"
+                yield _of_messages(name, kind, _field_edit(one.name, edit), outside)
         if kind is not Hello:
-            yield FieldLie(f"{kind.__name__} as a greeting", Lie(_instead(kind)), True)
-    yield FieldLie("every message twice", Lie(repeat=2), False)
+            name = f"{kind.__name__} as a greeting"
+            yield _of_messages(name, kind, lambda _: Hello(version="1"), True)
+    yield FieldLie("every message twice", Lie(repeat=2), False, ["every message"])
 
 
-def _of(kind: type[Message], field: str, edit: Edit) -> Callable[[Message], Message]:
+def _of_messages(
+    name: str, kind: type[Message], edit: Callable[[Message], Message], outside: bool
+) -> FieldLie:
+    told: list[str] = []
+
     def edited(one: Message) -> Message:
         if not isinstance(one, kind):
             return one
-        return msgspec.structs.replace(one, **{field: edit(getattr(one, field))})
+        told.append(kind.__name__)
+        return edit(one)
 
-    return edited
+    return FieldLie(name, Lie(message=edited), outside, told)
 
 
-def _instead(kind: type[Message]) -> Callable[[Message], Message]:
-    return lambda one: Hello(version="1") if isinstance(one, kind) else one
+def _field_edit(name: str, edit: Edit) -> Callable[[Message], Message]:
+    return lambda one: msgspec.structs.replace(one, **{name: edit(getattr(one, name))})
 
 
 def about_frames(kinds: set[str]) -> Iterator[FieldLie]:
@@ -129,9 +145,9 @@ def about_frames(kinds: set[str]) -> Iterator[FieldLie]:
     for kind in sorted(kinds):
         for path, said, edit, outside in _paths(HEADERS[kind]):
             name = f"{kind} {'.'.join(path)}: {said}"
-            yield FieldLie(name, _lie(kind, _header_edit(kind, path, edit)), outside)
+            yield _of_frames(name, kind, _header_edit(kind, path, edit), outside)
         for said, cut in _DAMAGE.items():
-            yield FieldLie(f"{kind} {said}", _lie(kind, _whole(kind, cut)), True)
+            yield _of_frames(f"{kind} {said}", kind, cut, True)
 
 
 def _paths(
@@ -139,24 +155,22 @@ def _paths(
 ) -> Iterator[tuple[tuple[str, ...], str, Edit, bool]]:
     info = inspect.type_info(header)
     assert isinstance(info, inspect.StructType)
-    for field in info.fields:
-        path = (*above, field.name)
-        if isinstance(field.type, inspect.StructType):
-            yield from _paths(field.type.cls, path)
+    for one in info.fields:
+        path = (*above, one.name)
+        if isinstance(one.type, inspect.StructType):
+            yield from _paths(one.type.cls, path)
         else:
-            for said, edit, outside in edits_of(field.type):
+            for said, edit, outside in edits_of(one.type):
                 yield path, said, edit, outside
 
 
-def _lie(kind: str, edit: Callable[[bytes], bytes]) -> Lie:
-    return Lie(adapter=edit) if kind == "adapter" else Lie(activations=edit)
-
-
-def _whole(kind: str, edit: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-    """`edit` of frames of a kind, those inside visits included."""
+def _of_frames(name: str, kind: str, edit: Callable[[bytes], bytes], outside: bool) -> FieldLie:
+    """A lie about frames of a kind, those inside visits included."""
+    told: list[str] = []
 
     def edited(frame: bytes) -> bytes:
         if kind_of(frame) == kind:
+            told.append(kind)
             return edit(frame)
         if kind_of(frame) == "visit":
             visit = decode_visit(frame)
@@ -166,7 +180,8 @@ def _whole(kind: str, edit: Callable[[bytes], bytes]) -> Callable[[bytes], bytes
             return encode_visit(Visit(visit.device, visit.round, visit.step, inner))
         return frame
 
-    return edited
+    lie = Lie(adapter=edited) if kind == "adapter" else Lie(activations=edited)
+    return FieldLie(name, lie, outside, told)
 
 
 def _header_edit(kind: str, path: tuple[str, ...], edit: Edit) -> Callable[[bytes], bytes]:
@@ -189,7 +204,7 @@ def _header_edit(kind: str, path: tuple[str, ...], edit: Edit) -> Callable[[byte
         prefix = frame[:6] + struct.pack("<IQ", len(packed), len(body))
         return mended(prefix + bytes(4) + packed + body)
 
-    return _whole(kind, edited)
+    return edited
 
 
 def _cut(frame: bytes, body: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -236,14 +237,14 @@ class CutModel:
 
     def names_before(self, cut: int) -> tuple[str, ...]:
         """The adapter's keys before block `cut`."""
-        return tuple(key for key in self.shapes() if self.spec.position(key) < cut)
+        return tuple(key for key, block in self._block_of.items() if block < cut)
 
     @property
     def tail_names(self) -> tuple[str, ...]:
         """The adapter's keys in the tail that the device holds, with those of the head."""
         if self.spec.tail is None:
             return ()
-        return tuple(key for key in self.shapes() if self.spec.position(key) >= self.spec.end)
+        return tuple(key for key, block in self._block_of.items() if block >= self.spec.end)
 
     def device_names(self, cut: int) -> tuple[str, ...]:
         """The adapter's keys that the device holds: before block `cut`, and in its tail."""
@@ -252,7 +253,12 @@ class CutModel:
     def server_names(self, cut: int) -> tuple[str, ...]:
         """The adapter's keys that the server holds, with the head's unless there is a tail."""
         device = set(self.device_names(cut))
-        return tuple(key for key in self.shapes() if key not in device)
+        return tuple(key for key in self._block_of if key not in device)
+
+    @cached_property
+    def _block_of(self) -> dict[str, int]:
+        """The block that each of the adapter's keys is in; every step asks for them."""
+        return {key: self.spec.position(key) for key in self.shapes()}
 
     def device_forward(
         self, inputs: dict[str, Tensor], cut: int, route: Route, score: str | None = None

@@ -39,8 +39,10 @@ def in_own_unit(field: str, value: Any) -> Any:
     """
     if isinstance(value, list | tuple):
         return [in_own_unit(field, one) for one in value]
+    if not isinstance(value, str):
+        return value
     units = next((units for end, units in UNITS.items() if field.endswith(end)), None)
-    found = _QUANTITY.fullmatch(value) if units and isinstance(value, str) else None
+    found = _QUANTITY.fullmatch(value) if units else None
     if units is None or found is None:
         return value
     number, unit = found.groups()

@@ -60,24 +60,21 @@ class StackOptimizer:
             done = int(max(self._done[name][row] for name in found))
             alike[rate_at(training, self._round, step, self._steps[row]), done].append(at)
         for (rate, _), places in alike.items():
-            own = {name: picked(gradient, places) for name, gradient in found.items()}
+            own = picked_by_name(found, places)
             self._move([rows[at] for at in places], own, rate)
 
     def _pull(self, rows: Sequence[int], gradients: Mapping[str, Tensor], mu: float) -> None:
         """The gradient of FedProx's mu / 2 ||w - w_start||^2 (arXiv 1812.06127, equation 2)."""
         assert self._start is not None
         for name, gradient in gradients.items():
-            now, start = picked(self._stack[name], rows), picked(self._start[name], rows)
+            now, start = picked([self._stack[name], self._start[name]], rows)
             gradient.add_(now - start, alpha=mu)
 
     def _move(self, rows: Sequence[int], gradients: Mapping[str, Tensor], rate: float) -> None:
         """Move rows that have one learning rate and have made equally many steps."""
         training, names = self._training, list(gradients)
-        moving = [picked(self._stack[name], rows) for name in names]
-        moments = [
-            [picked(tensor, rows) for tensor in self._kept(kind, names)]
-            for kind in _MOMENTS[training.optimizer]
-        ]
+        moving = picked([self._stack[name] for name in names], rows)
+        moments = [picked(self._kept(kind, names), rows) for kind in _MOMENTS[training.optimizer]]
         given = [gradients[name].contiguous() for name in names]
         if training.optimizer == "sgd":
             sgd(
@@ -146,8 +143,17 @@ def is_range(rows: Sequence[int]) -> bool:
     return list(rows) == list(range(rows[0], rows[0] + len(rows)))
 
 
-def picked(tensor: Tensor, rows: Sequence[int]) -> Tensor:
-    """Rows of a tensor: a view if they are consecutive, else a copy."""
+def picked(tensors: Sequence[Tensor], rows: Sequence[int]) -> list[Tensor]:
+    """Rows of tensors of one torch device: views if they are consecutive, else copies."""
+    if not tensors:
+        return []
     if is_range(rows):
-        return tensor if len(rows) == len(tensor) else tensor.narrow(0, rows[0], len(rows))
-    return tensor.index_select(0, to_device(torch.tensor(rows), tensor.device))
+        first, count = rows[0], len(rows)
+        return [one if count == len(one) else one.narrow(0, first, count) for one in tensors]
+    index = to_device(torch.tensor(rows), tensors[0].device)
+    return [one.index_select(0, index) for one in tensors]
+
+
+def picked_by_name(tensors: Mapping[str, Tensor], rows: Sequence[int]) -> dict[str, Tensor]:
+    """As `picked`, of tensors by name."""
+    return dict(zip(tensors, picked(list(tensors.values()), rows), strict=True))

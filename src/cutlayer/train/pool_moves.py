@@ -8,7 +8,7 @@ from cutlayer.seeds import torch_rng
 from cutlayer.train.device import Device
 from cutlayer.train.finite import finite_rows, not_finite
 from cutlayer.train.noise import noise_seed, noisy_sums
-from cutlayer.train.optimizer import picked
+from cutlayer.train.optimizer import picked_by_name
 
 
 def noisy(
@@ -35,7 +35,7 @@ def move(
     stack = devices[0].stack
     assert stack is not None
     places = [devices.index(device) for device in moving]
-    own = {name: picked(gradient, places) for name, gradient in gradients.items()}
+    own = picked_by_name(gradients, places)
     fine = finite_rows(list(own.values()), len(moving))
     for device, is_fine in zip(moving, fine, strict=True):
         if not is_fine:

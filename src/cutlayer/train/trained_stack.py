@@ -8,7 +8,7 @@ from torch import Tensor
 from cutlayer.model.lora import Adapter
 from cutlayer.model.stack import AdapterStack
 from cutlayer.settings.training import Training
-from cutlayer.train.optimizer import StackOptimizer, picked
+from cutlayer.train.optimizer import StackOptimizer, picked_by_name
 
 
 class TrainedStack:
@@ -71,7 +71,8 @@ class OpenRows(AdapterStack):
         rows: Sequence[int],
         sizes: Sequence[int] | None = None,
     ) -> None:
-        values = {name: picked(tensor, rows).detach() for name, tensor in moving.items()}
+        picked = picked_by_name(moving, rows)
+        values = {name: tensor.detach() for name, tensor in picked.items()}
         if sizes is not None:
             counts = torch.tensor(sizes)
             values = {

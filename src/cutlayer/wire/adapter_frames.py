@@ -20,6 +20,8 @@ from cutlayer.wire.headers import AdapterHeader
 from cutlayer.wire.messages import AdapterMessage
 from cutlayer.wire.transfer import ToPack, as_sent, pack_all
 
+_WHOLE = {16: Quantizer(bits=16), 32: Quantizer(bits=32)}
+
 
 def encode_adapter(message: AdapterMessage, bits: Literal[16, 32]) -> bytes:
     """One frame with the adapter's tensors in float32, or rounded to bfloat16.
@@ -42,10 +44,10 @@ def encode_adapters(messages: Sequence[AdapterMessage], bits: Literal[16, 32]) -
     ]
     rest: Iterator[bytes] = iter(())
     if named:
-        flat = torch.cat([as_sent(tensor).reshape(-1) for _, tensor in named]).view(-1, 1)
+        flat = as_sent(torch.cat([tensor.reshape(-1) for _, tensor in named])).view(-1, 1)
         counts = [tensor.numel() for _, tensor in named]
         whats = [what for what, _ in named]
-        rest = iter(quantize.quantize_all(flat, counts, Quantizer(bits=bits), None, whats))
+        rest = iter(quantize.quantize_all(flat, counts, _WHOLE[bits], None, whats))
     bodies = {key: tuple(islice(rest, len(one.tensors))) for key, one in unlike.items()}
     frames: list[ToPack] = []
     for message in messages:
@@ -74,8 +76,7 @@ def decode_adapter(
     for name in names:
         if names.count(name) > 1:
             raise FrameError(f"the adapter's frame names {name!r} twice: have it sent again")
-    quantizer = Quantizer(bits=header.bits)
-    found = dequantize_all([body], [sum(sizes)], 1, quantizer, device=device)
+    found = dequantize_all([body], [sum(sizes)], 1, _WHOLE[header.bits], device=device)
     for fault in found.faults.values():
         raise fault
     parts = zip(header.tensors, torch.split(found.values.view(-1), sizes), strict=True)

@@ -13,7 +13,7 @@ from cutlayer.errors import FrameError
 from cutlayer.settings.method import LEVELS, Quantizer
 from cutlayer.wire.bit_stream import unpack_bits
 from cutlayer.wire.levels import gaussian_levels, reach_of
-from cutlayer.wire.transfer import from_bytes, to_device, to_host
+from cutlayer.wire.transfer import from_bytes, is_finite, to_device, to_host
 
 Float32 = NDArray[np.float32]
 CPU = torch.device("cpu")
@@ -98,7 +98,7 @@ def dequantize_all(
 
 def unsound(values: Tensor, counts: Sequence[int]) -> dict[int, FrameError]:
     """The bodies whose decoded values [n, D] hold NaN or infinity, by place."""
-    if values.amin().isfinite() & values.amax().isfinite():
+    if is_finite(values):
         return {}
     return {
         place: _not_finite()
@@ -109,7 +109,7 @@ def unsound(values: Tensor, counts: Sequence[int]) -> dict[int, FrameError]:
 
 def sound(x: Tensor) -> Tensor:
     """x, a decoded tensor that is not empty, or FrameError where it holds NaN or infinity."""
-    if not (x.min().isfinite() and x.max().isfinite()):
+    if not is_finite(x):
         raise _not_finite()
     return x
 

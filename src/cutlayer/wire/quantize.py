@@ -29,7 +29,7 @@ from cutlayer.settings.method import Quantizer
 from cutlayer.wire.bit_stream import pack_bits
 from cutlayer.wire.custom_levels import own_levels
 from cutlayer.wire.levels import Levels, gaussian_levels, nearest, nearest_gaussian, reach_of
-from cutlayer.wire.transfer import Octets, bytes_of, to_device, to_host
+from cutlayer.wire.transfer import Octets, bytes_of, ends, is_finite, to_device, to_host
 
 TINY = float(np.finfo(np.float32).tiny)
 """A group whose range is below this is not divided by it."""
@@ -85,12 +85,11 @@ def _quantized(
 
 def _whole(values: Tensor, counts: Sequence[int], whats: Sequence[str]) -> list[bytes]:
     """Each device's values [n, D] as whole floats."""
-    fine = values.amin().isfinite() & values.amax().isfinite()
-    raw, all_fine = bytes_of([values, fine])
+    smallest_largest, raw = bytes_of([ends(values).float(), values])
     width = len(raw) // len(values)
     stops = [width * count for count in accumulate(counts, initial=0)]
     bodies = [raw[start:stop].tobytes() for start, stop in pairwise(stops)]
-    if not all_fine.all():
+    if not np.isfinite(smallest_largest.view(np.float32)).all():
         for part, what in zip(torch.split(to_host(values), list(counts)), whats, strict=True):
             if not part.isfinite().all():
                 raise _not_finite(what)
@@ -99,7 +98,7 @@ def _whole(values: Tensor, counts: Sequence[int], whats: Sequence[str]) -> list[
 
 def finite(x: Tensor, what: str) -> Tensor:
     """x, a tensor to encode, which must not be empty; RunError if it holds NaN or infinity."""
-    if not (x.min().isfinite() and x.max().isfinite()):
+    if not is_finite(x):
         raise _not_finite(what)
     return x
 

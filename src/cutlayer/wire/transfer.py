@@ -4,6 +4,7 @@ Copies to and from a GPU go through page-locked memory; the CPU waits for the GP
 the CPU. Tensors are little-endian in memory, as on x86, ARM and GPUs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -54,6 +55,17 @@ def to_host(x: Tensor) -> Tensor:
     host.copy_(x, non_blocking=True)
     torch.cuda.current_stream(x.device).synchronize()
     return host
+
+
+def ends(x: Tensor) -> Tensor:
+    """The smallest and the largest value of x [2], not finite where any value is not; x holds one
+    value or more."""
+    return torch.stack(torch.aminmax(x))
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether x, which holds one value or more, has neither NaN nor infinity."""
+    return all(map(math.isfinite, ends(x).tolist()))
 
 
 def rows_on_cpu(batch: Sequence[Rows]) -> list[Rows]:

@@ -5,6 +5,7 @@ Rows of many devices are encoded and decoded in one call, on the torch device th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import msgspec
@@ -156,6 +157,7 @@ def _decode_alike(
     return found
 
 
+@lru_cache(maxsize=64)
 def _settings(header: TensorHeader) -> tuple[Quantizer, Float32 | None]:
     """The settings with which a body was quantised, and the sender's own levels if it has any."""
     if not isinstance(header.levels, tuple):
