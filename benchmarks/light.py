@@ -34,7 +34,8 @@ from cutlayer.job import Job, make_job
 from cutlayer.model.families import describe as describe_model
 from cutlayer.model.part import write_part
 from cutlayer.programs.make import programs_of
-from cutlayer.wire.program_ports import PRECISIONS, Coding, ProgramKey
+from cutlayer.settings.precision import PRECISIONS
+from cutlayer.wire.program_ports import Coding, ProgramKey
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"

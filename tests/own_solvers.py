@@ -59,6 +59,7 @@ FAULTS: dict[str, tuple[Callable[[PlanningInput], Any], str]] = {
     "odd_bits": (_with(bits_up=12), "bits_up 12: take 1 to 8, 16 or 32"),
     "no_bits_down": (_with(bits_down=0), "bits_down 0: take 1 to 8, 16 or 32"),
     "a_rate": (_with(rate_bits=0.5), "rate_bits 0.5, which only codec klt sends at"),
+    "int8": (_with(precision="int8"), "precision 'int8': take float32, or name it in"),
     "deep_cut": (_with(cut=99), "cut 99: the model has"),
     "half_cut": (_with(cut=1.5), "cut 1.5: the model has"),
     "many_tokens": (_with(tokens=1000), "1000 tokens: take 1 to the model's 49"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from allocate_cases import NOISE, gains, limits
 from cutlayer.allocate.auto import AutoPlan, solve
-from cutlayer.allocate.options import OptionProblem
+from cutlayer.allocate.options import OPTION_COSTS, OptionProblem
 from cutlayer.allocate.radio_math import rate
 from cutlayer.allocate.uploads import Uploads, cheapest
 from cutlayer.errors import AllocationError
@@ -242,3 +242,49 @@ def test_a_crowded_band_drops_those_that_need_most() -> None:
     assert 0 < plan.takes_part.sum() < 6
     with pytest.raises(AllocationError, match=r"bandwidth_total_hz is 300000: within"):
         solve(problem)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    limited=st.booleans(),
+    speed=st.sampled_from([0.5, 1.0, 3.0]),
+    lost=st.sampled_from([0.0, 0.01]),
+    weights=st.sampled_from([(1.0, 0.0, 0.0), (1.0, 5.0, 1e-8)]),
+)
+def test_a_second_precision_never_costs_more_and_is_given_to_no_device_that_lacks_it(
+    seed: int, limited: bool, speed: float, lost: float, weights: tuple[float, float, float]
+) -> None:
+    plain = option_problem(seed, 4, limited)
+    barred = np.zeros((4, 2 * SHAPE[0]), dtype=np.bool_)
+    barred[:, SHAPE[0] :] = np.random.default_rng(seed).uniform(size=(4, 1)) < 0.5
+
+    def twice(values: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.concatenate([values, other])
+
+    both = replace(
+        plain,
+        quality=twice(plain.quality, plain.quality - lost),
+        device_flops=twice(plain.device_flops, plain.device_flops / speed),
+        barred=barred,
+        held=False,
+        **{
+            name: twice(getattr(plain, name), getattr(plain, name))
+            for name in OPTION_COSTS
+            if name != "device_flops"
+        },
+    )
+    time_weight, energy_weight, bits_weight = weights
+    costs = {
+        "time_weight": time_weight, "energy_weight": energy_weight, "bits_weight": bits_weight,
+    }  # fmt: skip
+    try:
+        first = solve(plain, **costs)
+    except AllocationError:
+        return
+    plan = solve(both, **costs)
+    check(both, plan)
+    assert not barred[np.arange(4), plan.cut].any()
+    assert plan.objective <= first.objective * (1 + 2e-3)
+    if speed < 1:  # what is slower and no better is not taken at all
+        assert (plan.cut < SHAPE[0]).all()

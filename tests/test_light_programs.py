@@ -30,16 +30,17 @@ from cutlayer.job import Job
 from cutlayer.light.graph import Compute, ReadyGraph, check_provider
 from cutlayer.light.graph_check import check_graph, check_size
 from cutlayer.light.job import Images, LightJob, Uplink
-from cutlayer.light.program import PASS_TOKENS, Program
+from cutlayer.light.passes import PASS_TOKENS
+from cutlayer.light.program import Program
 from cutlayer.model.families import describe
 from cutlayer.model.part import write_part
 from cutlayer.programs.graph import FLOAT, Graph
 from cutlayer.programs.make import programs_of
 from cutlayer.programs.quantizer import add_quantizer
 from cutlayer.programs.selection import Sequence, add_selection
-from cutlayer.programs.support import why_not
 from cutlayer.resize import Fit
 from cutlayer.settings.method import Quantizer, Tokens
+from cutlayer.train.check_light import why_not
 from cutlayer.wire import rotate
 from cutlayer.wire.packing import pack_bits, pack_ranges
 from cutlayer.wire.program_ports import Coding, Ports, ProgramKey

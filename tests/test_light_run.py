@@ -12,7 +12,7 @@ pytest.importorskip("onnxscript")
 from PIL import Image
 
 import tiny_models
-from cutlayer import JoinOptions, change_job, join, make_job
+from cutlayer import JoinOptions, calibrate, change_job, join, make_job
 from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.rounds.result import Result
@@ -24,10 +24,11 @@ SAMPLES = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exporting takes seconds: one cache for all tests of this module."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CUTLAYER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    folder = tmp_path_factory.mktemp("cache")
+    pytest.MonkeyPatch().setenv("CUTLAYER_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,37 @@ def test_a_basis_and_named_samples_reach_light_devices_and_outlive_a_resumption(
         assert other.loss == pytest.approx(one.loss, rel=1e-3)
         sent = [sum(map(sum, row.traffic.values())) for row in (one, other)]
         assert sent[1] == pytest.approx(sent[0], rel=0.02)
+
+
+def test_auto_gives_light_devices_the_programs_of_the_precision_that_it_chose(
+    tmp_path: Path, folders: list[Path], cache: Path
+) -> None:
+    """Torch devices compute in float32, and what a light device said as it joined is overruled."""
+    job = small_job(
+        "training.rounds=2",
+        "devices.count=3",
+        "model.cut=1",
+        "method.allocation={precisions: [float32, int8], cuts: [1], tokens: [8], bits: [8]}",
+        "method.allocation.quality_min=0.01",
+        method="auto",
+        world={"fleet": {"int8_speed": 3}},
+    )
+    calibrate(job, samples=16, cuts=[1], tokens=[8], bits=[8])
+    with crowd() as devices:
+
+        def bring(port: int) -> None:
+            devices.join(port, 0, data=folders[0], light=False)
+            devices.join(port, 1, data=folders[1], light=True)
+            devices.join(port, 2, data=folders[2], light=True, precision="float16")
+
+        found = served(job, tmp_path / "run", bring, virtual=True)
+    assert devices.errors == {}
+    for row in found.rows:
+        chosen = {device: one.precision for device, one in row.decisions.items()}
+        assert chosen == {0: "float32", 1: "int8", 2: "int8"}
+        assert not row.lost
+    held = {path.name for path in (cache / "parts").glob("*/*.bin")}
+    assert held >= {"int8.bin", "float16.bin", "float32.bin"}
 
 
 def test_texts_are_read_by_light_devices_as_by_torch(tmp_path: Path) -> None:

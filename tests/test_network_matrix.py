@@ -49,7 +49,12 @@ class Way:
 
 WAYS = {name: Way(name) for name in NAMES if name != "centralized"} | {
     "changes": Way("sflora", ("method.uplink={bits: 4, change: true}",)),
-    "coded changes": Way("sflora", ("method.uplink={codec: klt, change: true}",), rounds=4),
+    # All samples of a device in one step, so that each goes up in each of the ways there are.
+    "coded changes": Way(
+        "sflora",
+        ("method.uplink={codec: klt, change: true}", "training.batch_size=8"),
+        rounds=4,
+    ),
     "tail": Way("sflora", ("model.tail=1",)),
     "coded tail": Way("sflora", ("model.tail=1", "method.uplink.codec=klt")),
     "texts": Way("sflora", texts=True),

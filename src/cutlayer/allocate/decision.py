@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cutlayer.settings.method import Method, Quantizer, Tokens
+from cutlayer.settings.precision import Precision
 
 if TYPE_CHECKING:
     from cutlayer.job import Job
@@ -19,7 +20,7 @@ class Decision:
     prefix (CLS, registers) not counted; None keeps all. bits_up: bits of each activation value sent
     up. bits_down: bits of each gradient value sent down. bandwidth_hz, power_w: of the uplink; None
     where no radio is modelled. rate_bits: average bits of each value sent up by a fitted codec;
-    None: the method's own.
+    None: the method's own. precision: numbers in which the device computes its frozen blocks.
     """
 
     cut: int
@@ -29,6 +30,7 @@ class Decision:
     bandwidth_hz: float | None = None
     power_w: float | None = None
     rate_bits: float | None = None
+    precision: Precision = "float32"
 
     def uplink(self, method: Method) -> Quantizer:
         """How activations become bits: as the method says, at the bits decided.
@@ -70,13 +72,20 @@ def base_decision(job: Job) -> Decision:
     return Decision(job.cut, method.tokens.keep, method.uplink.bits, method.downlink.bits)
 
 
-Setting = tuple[int, int | None, float]
-"""Cut, tokens kept (None: all) and bits of each value, with which a sample is sent up."""
+class Setting(NamedTuple):
+    """Cut, tokens kept (None: all) and bits of each value, with which a sample is sent up, and the
+    numbers in which the device computed it.
+    """
+
+    cut: int
+    tokens: int | None
+    bits: float
+    precision: Precision = "float32"
 
 
 def setting_of(one: Decision, method: Method) -> Setting:
     """The part of a decision that a sample's activations, as sent, depend on."""
-    return one.cut, one.tokens, one.value_bits(method)
+    return Setting(one.cut, one.tokens, one.value_bits(method), one.precision)
 
 
 def serves(held: Setting | None, wanted: Setting, method: Method) -> bool:
@@ -84,9 +93,9 @@ def serves(held: Setting | None, wanted: Setting, method: Method) -> bool:
 
     held: None where the server holds none. Those of a fitted codec also do for fewer bits.
     """
-    if held is None or held[:2] != wanted[:2]:
+    if held is None or held._replace(bits=0) != wanted._replace(bits=0):
         return False
-    return held[2] >= wanted[2] if method.uplink.codec == "klt" else held[2] == wanted[2]
+    return held.bits >= wanted.bits if method.uplink.codec == "klt" else held.bits == wanted.bits
 
 
 def tokens_of(keep: int, patches: int) -> int | None:

@@ -1,4 +1,8 @@
-"""What `auto` chooses from: cuts, tokens and bits with their measured quality and their costs."""
+"""What `auto` chooses from: cuts, tokens and bits with their measured quality and their costs.
+
+Where devices may compute in several precisions, each stands for cuts of its own: the axis of cuts
+has every cut once for each.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -29,6 +33,7 @@ class OptionProblem:
     and memory_bytes on the device.
     held [M, C, K, Q]: whether the server already has the device's samples of that option. The
     device then computes nothing and sends only the samples' names, named_bits a sample.
+    barred [M, C]: whether the device can compute nothing at that cut, in that precision.
     quality_min: the least quality allowed. bandwidth_total_hz, noise_w_per_hz: of the uplink.
     numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...
     """
@@ -54,6 +59,7 @@ class OptionProblem:
     samples: Floats | float = 1.0
     adapter_bits: Floats | float = 0.0
     held: Bools | bool = False
+    barred: Bools | None = None
     named_bits: float = 0.0
     numbers: Ints = field(default_factory=no_numbers)
 
@@ -116,7 +122,7 @@ class Options:
     index [O]: place of the option in the flattened quality table.
     gain_over_noise, limit_s, power_max_w, energy_max_j, numbers: [m].
     payload_bits, fixed_s, compute_energy_j: [m, O], for a whole round.
-    able: [m, O] whether the device's memory suffices.
+    able: [m, O] whether the device's memory suffices and it can compute so.
     """
 
     index: Ints
@@ -184,7 +190,7 @@ def options_of(problem: OptionProblem, *, drop: bool) -> tuple[Options, Ints]:
         + samples * flat["downlink_bits"] / problem.downlink_bps[:, None]
         + samples * flat["server_time_s"],
         compute_energy_j=samples * computed * problem.joules_per_flop[:, None],
-        able=flat["memory_bytes"] <= problem.memory_max_bytes[:, None],
+        able=(flat["memory_bytes"] <= problem.memory_max_bytes[:, None]) & ~_barred(problem, index),
         band_hz=problem.bandwidth_total_hz,
         numbers=problem.numbers,
     )
@@ -230,10 +236,24 @@ def _worth_trying(problem: OptionProblem) -> Ints:
     costs = np.stack([getattr(problem, name).ravel()[enough] for name in OPTION_COSTS], axis=1)
     held = np.any(np.asarray(problem.held).reshape(len(problem.gain), -1)[:, enough], axis=0)
     kept: list[int] = []
+    barred = _barred(problem, enough)
+    some = bool(barred.any())
     for i in np.lexsort((np.arange(len(costs)), costs.sum(axis=1))):
-        if bool(held[i]) or not (costs[kept] <= costs[i]).all(axis=1).any():
+        beaten = (costs[kept] <= costs[i]).all(axis=1)
+        if some and beaten.any():  # by what is open to all devices to which this one is
+            beaten &= (barred[:, kept] <= barred[:, [i]]).all(axis=0)
+        if bool(held[i]) or not beaten.any():
             kept.append(int(i))
     return np.sort(enough[kept])
+
+
+def _barred(problem: OptionProblem, index: Ints) -> Bools:
+    """Which devices cannot take the options at flat indices [O]: [M, O]; [1, O] where all can."""
+    if problem.barred is None:
+        return np.zeros((1, len(index)), dtype=np.bool_)
+    cuts, *_ = np.unravel_index(index, problem.quality.shape)
+    found: Bools = problem.barred[:, cuts]
+    return found
 
 
 def _only(options: Options, members: Ints) -> Options:

@@ -202,7 +202,10 @@ def join(
         Provider, typer.Option(help="What computes on a light device, where onnxruntime has it.")
     ] = Provider.CPU,
     precision: Annotated[
-        Precision, typer.Option(help="Numbers in which a light device computes.")
+        Precision,
+        typer.Option(
+            help="Numbers in which a light device computes, where the job does not choose them."
+        ),
     ] = Precision.FLOAT32,
     probe: Annotated[
         bool,

@@ -34,7 +34,11 @@ def calibrate(
     """Measure how much of a model's output survives each cut, number of tokens and bits."""
     from cutlayer.job import load_job
     from cutlayer.planning.calibration import view
-    from cutlayer.planning.calibration.record import cache_file, write_calibration
+    from cutlayer.planning.calibration.record import (
+        cache_file,
+        calibration_for,
+        write_calibration,
+    )
 
     chosen = load_job(job, settings or [])
     grid = (view.numbers("--cuts", cuts), view.token_numbers("--tokens", tokens))
@@ -59,6 +63,11 @@ def calibrate(
     for line in view.sentences(found):
         say(line)
     say(f"record   {cache_file(found.subject)}")
+    for precision in chosen.method.allocation.precisions:
+        other = None if precision == "float32" else calibration_for(chosen, precision=precision)
+        if other is not None:
+            console.print(view.table(other))
+            say(f"record   {cache_file(other.subject)}")
     if out:
         say(f"record   {write_calibration(found, out)}")
     if figure:

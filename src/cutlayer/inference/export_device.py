@@ -15,9 +15,9 @@ from cutlayer.model.inputs import Preprocessor, tokenizer_file
 from cutlayer.model.part import write_part
 from cutlayer.programs.keys import round_keys
 from cutlayer.programs.make import programs_of
-from cutlayer.programs.support import why_not
 from cutlayer.record.folder import JOB_FILE
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
+from cutlayer.train.check_light import why_not
 
 GRAPH, EXAMPLE = "device.onnx", "run.py"
 

@@ -12,6 +12,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from cutlayer.own_code import refresh
+from cutlayer.programs.packages import blocks_for
 from cutlayer.record.checkpoint import load_state
 from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE, device_folder
 from cutlayer.record.row_lines import read_rows
@@ -63,9 +64,9 @@ class Trained:
         coding = ServerCoding(self.job, self.model.spec, saved)
         if fitted and coding.codec_for(decision) is None:
             raise RunError(f"--through-cut: {self.folder} has no basis for its codec: leave it out")
-        return through_cut(
-            self.job, self.task, decision, self.model, self.preprocess, self.adapter, coding
-        )
+        blocks = blocks_for(self.job, self.model)
+        given = self.model, self.preprocess, self.adapter, coding, blocks
+        return through_cut(self.job, self.task, decision, *given)
 
 
 def load_trained(

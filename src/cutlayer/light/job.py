@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from cutlayer.errors import RefusedError
 from cutlayer.resize import Fit
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
 
 _Count = Annotated[int, Meta(ge=1, le=2**20)]
 _Text = Annotated[str, Meta(max_length=512)]

@@ -1,24 +1,16 @@
 """Runs a program: its blocks on a few samples at a time, its ending on the whole batch."""
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutlayer.errors import RefusedError, RunError
-from cutlayer.light.encoded import check_shape
 from cutlayer.light.graph import Arrays, ReadyGraph
 from cutlayer.light.job import LightJob
+from cutlayer.light.passes import run_blocks
 from cutlayer.wire.program_ports import ProgramKey
-
-PASS_TOKENS = 256
-"""The most tokens in one pass through the blocks on a CPU; one sample may have more.
-
-What is between the operators then stays in the CPU's cache, and takes little memory; matrices of
-256 rows are multiplied at nearly full speed (benchmarks/light.py).
-"""
 
 
 class Program:
@@ -53,24 +45,4 @@ class Program:
         """Activations, and scores where there are any, of all samples."""
         job = self._job
         tokens = samples["ids"].shape[1] if job.is_text else job.prefix + job.candidates
-        passes = []
-        for part in self._parts(len(next(iter(samples.values()))), tokens):
-            found = self._blocks.run({name: value[part] for name, value in samples.items()})
-            count = part.stop - part.start
-            check_shape("activations", found["activations"].shape, (count, tokens, job.width))
-            if "scores" in found:
-                check_shape("scores", found["scores"].shape, (count, tokens - job.prefix))
-            passes.append(found)
-        if len(passes) == 1:
-            return passes[0]
-        # No sample depends on another, except that int8 quantises by the largest of a pass.
-        return {name: np.concatenate([one[name] for one in passes]) for name in passes[0]}
-
-    def _parts(self, count: int, tokens: int) -> Iterator[slice]:
-        """The slice of samples of each pass, as equal as can be; tokens: in each sample."""
-        most = max(1, PASS_TOKENS // max(1, tokens))
-        if self._blocks.compute.provider != "cpu":
-            most = count
-        passes = -(-count // most)
-        ends = [count * done // passes for done in range(passes + 1)]
-        return (slice(start, end) for start, end in pairwise(ends))
+        return run_blocks(self._blocks, samples, tokens, job.prefix, job.width)

@@ -39,7 +39,11 @@ def _faults(known: PlanningInput, decided: Any) -> Iterator[str]:
         if not isinstance(one, Decision):
             yield f"gave device {device} a {type(one).__name__}: let it give a Decision"
             return
-        for wrong in (*_cut_faults(known, one), *_radio_faults(known, device, one)):
+        for wrong in (
+            *_cut_faults(known, one),
+            *_precision_faults(known, device, one),
+            *_radio_faults(known, device, one),
+        ):
             yield f"gave device {device} {wrong}"
     shared = [one.bandwidth_hz or 0.0 for one in decided.decisions.values()]
     used = max(shared, default=0.0) if known.turns else sum(shared)
@@ -82,6 +86,17 @@ def _rate_faults(known: PlanningInput, rate_bits: object) -> Iterator[str]:
         )
     elif not isinstance(rate_bits, int | float) or not 0.01 <= rate_bits <= most:
         yield (f"rate_bits {rate_bits!r}: take 0.01 to {most:g}, or raise method.uplink.rate_bits")
+
+
+def _precision_faults(known: PlanningInput, device: int, one: Decision) -> Iterator[str]:
+    allowed = known.allocation.precisions
+    if one.precision not in allowed:
+        yield (
+            f"precision {one.precision!r}: take {' or '.join(allowed)}, or name it in "
+            "method.allocation.precisions"
+        )
+    elif one.precision != "float32" and device in known.in_float32:
+        yield f"precision {one.precision!r}, but it runs torch: take float32"
 
 
 def _radio_faults(known: PlanningInput, device: int, one: Decision) -> Iterator[str]:

@@ -20,6 +20,7 @@ from cutlayer.planning.known.planning_input import (
     PlanningSource,
     RoundDecisions,
 )
+from cutlayer.settings.precision import Precision
 
 if TYPE_CHECKING:
     from cutlayer.train.activation_summary import ActivationStatistics
@@ -37,25 +38,27 @@ def decide(
     classes: int,
     link: Link,
     planning_source: PlanningSource | None,
-    calibration: Calibration | None = None,
+    calibrations: Mapping[Precision, Calibration] | None = None,
     labels: SharedLabels | None = None,
 ) -> RoundDecisions:
     """The decisions of a round.
 
     samples: the number of samples in one epoch of each device that could take part, in the order
     in which devices take turns. planning_source: what is known of devices and radio; None without
-    a world. calibration: for allocators that choose by measured quality. labels: the labels that
-    devices shared, for allocators that choose by them. Raises AllocationError if no device can
-    take part; its sentence names the limit in the way.
+    a world. calibrations: for allocators that choose by measured quality, by the precision of the
+    devices. labels: the labels that devices shared, for allocators that choose by them. Raises
+    AllocationError if no device can take part; its sentence names the limit in the way.
     """
     if planning_source is None or job.method.pooled:
         return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
-    measures = StatisticsFromDevices(job, round, link, calibration)
+    measures = StatisticsFromDevices(job, round, link, calibrations or {})
     there, silent = dict(samples), dict[int, str]()
     while True:
         known = planning_source.planning_input(round, there, classes, measures)
         if labels is not None:
             known = replace(known, label_emd=labels.distances(known.devices))
+        if len(job.method.allocation.precisions) > 1:
+            known = replace(known, in_float32=link.in_float32)
         try:
             decided = solve_round(round, known, planning_source)
         except _SilentDevicesError as found:  # plan again without these devices
@@ -97,11 +100,13 @@ class _SilentDevicesError(Exception):
 class StatisticsFromDevices:
     """Statistics measured on the devices of a round, when first asked for (see Measures)."""
 
-    def __init__(self, job: Job, round: int, link: Link, calibration: Calibration | None) -> None:
+    def __init__(
+        self, job: Job, round: int, link: Link, calibrations: Mapping[Precision, Calibration]
+    ) -> None:
         self.job = job
         self.round = round
         self.link = link
-        self._calibration = calibration
+        self._calibrations = calibrations
         self._found: dict[tuple[int, bool, int], ActivationStatistics] = {}
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
@@ -119,14 +124,14 @@ class StatisticsFromDevices:
         found = self._measured(devices, cut, scored=False)
         return np.array([m.spread for m in found]), np.array([m.mean_square for m in found])
 
-    def calibration(self) -> Calibration:
+    def calibration(self, precision: Precision = "float32") -> Calibration:
         """See Measures."""
-        if self._calibration is None:
+        if precision not in self._calibrations:
             raise AllocationError(
                 "method.allocation: nothing was calibrated for this model and data: run "
                 "cutlayer calibrate with this job first"
             )
-        return self._calibration
+        return self._calibrations[precision]
 
     def _measured(
         self, devices: Sequence[int], cut: int, scored: bool

@@ -6,6 +6,7 @@ allocators measure comes from the job's calibration.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,6 +115,7 @@ class Plan:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each device that takes part, for `drawing.tables` (see plan_table.COLUMNS)."""
+        several = len(self.job.method.allocation.precisions) > 1
         most, split, late = self.known.loads.spec.patches, self.job.method.split, set(self.late)
         decided = self.decided.decisions
         here = np.array([self.known.place[device] for device in decided], dtype=np.int64)
@@ -131,6 +133,7 @@ class Plan:
                     "cut": one.cut if split else None,
                     "tokens": one.keep(most) if split else None,
                     "bits": one.value_bits(self.job.method) if split else None,
+                    **({"precision": one.precision} if several else {}),
                     "bandwidth_mhz": (one.bandwidth_hz or 0.0) / 1e6,
                     "power_mw": (one.power_w or 0.0) * 1e3,
                     "megabit_s": float(rates[at]) / 1e6,
@@ -163,6 +166,13 @@ class Plan:
             lines.append(
                 f"a sample is sent once: {self.sent_bytes / 1e6:.4g} MB up in this round, "
                 f"{self.later_bytes / 1e6:.4g} MB in one whose samples the server holds"
+            )
+        if len(self.job.method.allocation.precisions) > 1:
+            counts = Counter(one.precision for one in self.decided.decisions.values())
+            lines.append(
+                "devices compute "
+                + " and ".join(f"in {name} ({count})" for name, count in counts.most_common())
+                + ", if all of them are light (without torch)"
             )
         lines += [setting.sentence() for setting in unread(self.job)]
         solver, reckoned = self.job.method.allocation.solver, self.decided.solver_s

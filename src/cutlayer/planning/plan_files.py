@@ -20,7 +20,9 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
 
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_csv(found.rows(), [column.key for column in COLUMNS], folder / "plan.csv")
+        several = len(found.job.method.allocation.precisions) > 1
+        names = [one.key for one in COLUMNS if several or one.key != "precision"]
+        _write_csv(found.rows(), names, folder / "plan.csv")
         plan_plots.gantt(found.timeline, list(found.decided.decisions), folder / "round.png")
         plan_plots.shares(found.rows(), folder / "shares.png")
     return [folder / name for name in ("plan.csv", "round.png", "shares.png")]

@@ -20,6 +20,7 @@ COLUMNS = (
     Column("cut", "cut", "count"),
     Column("tokens", "tokens", "count"),
     Column("bits", "bits", "count"),
+    Column("precision", "computes in", "text"),
     Column("bandwidth_mhz", "MHz"),
     Column("power_mw", "mW", "count"),
     Column("megabit_s", "Mbit/s"),
@@ -36,12 +37,14 @@ _WHAT = Column("device", "of the devices", "text")
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that these rows need: "late" only if a device is late, bits with decimals if a
-    fitted codec sends fractions of a bit.
+    """The columns that these rows need: "late" only if a device is late, the precision only if
+    devices may have several, bits with decimals if a fitted codec sends fractions of a bit.
     """
     late = any(row["late"] for row in rows)
     parts = any(row["bits"] is not None and row["bits"] % 1 for row in rows)
-    columns = [column for column in COLUMNS if column.key != "late" or late]
+    several = any("precision" in row for row in rows)
+    shown = {"late": late, "precision": several}
+    columns = [column for column in COLUMNS if shown.get(column.key, True)]
     return [replace(c, kind="number") if c.key == "bits" and parts else c for c in columns]
 
 

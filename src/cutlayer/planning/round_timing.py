@@ -4,7 +4,7 @@ The planner uses it for a planned round, the virtual clock for one that happened
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,14 +37,14 @@ def planned_shape(
 ) -> RoundShape:
     """The round as expected: no device is lost and frames are as long as computed.
 
-    visited: the devices whose samples the server holds, and the setting (cut, tokens, bits) at
-    which it holds them. The plan ignores that the server may lack room for them, and that the first
-    samples, to which a basis is fitted, are sent in 4 bits. If a sample has several versions, every
-    round counts as sending all of its samples.
+    visited: the devices whose samples the server holds, and the setting at which it holds them. The
+    plan ignores that the server may lack room for them, and that the first samples, to which a
+    basis is fitted, are sent in 4 bits. If a sample has several versions, every round counts as
+    sending all of its samples.
     """
     alike: dict[Decision, list[int]] = {}
     for device, one in decided.decisions.items():
-        same = Decision(one.cut, one.tokens, one.bits_up, one.bits_down, rate_bits=one.rate_bits)
+        same = replace(one, bandwidth_hz=None, power_w=None)
         alike.setdefault(same, []).append(device)
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
@@ -56,22 +56,23 @@ def planned_shape(
         features, answers = (bits / 8 for bits in loads.features_bits(one.cut, one.tokens))
         if known.job.method.split:
             setting = setting_of(one, known.job.method)
-            up = loads.activations_bits(*setting) / 8
+            sent = setting.cut, setting.tokens, setting.bits
+            up = loads.activations_bits(*sent) / 8
             if names:
                 there = [(visited or {}).get(device) for device in devices]
                 held = np.array([serves(one, setting, known.job.method) for one in there])
                 up = (
                     np.where(
                         held,
-                        loads.visit_bits(*setting, first=False),
-                        loads.visit_bits(*setting, first=True),
+                        loads.visit_bits(*sent, first=False),
+                        loads.visit_bits(*sent, first=True),
                     )
                     / 8
                 )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
         for at, device in enumerate(devices):
-            sent = (int(up[at]), int(back[at]), adapter, adapter, 0)
-            traffic[device] = Traffic(*sent, int(features[at]), int(answers[at]))
+            frames = (int(up[at]), int(back[at]), adapter, adapter, 0)
+            traffic[device] = Traffic(*frames, int(features[at]), int(answers[at]))
             samples = int(loads.samples_per_epoch[at])
             batches[device] = batch_sizes(samples, training)
             if names:
@@ -125,7 +126,7 @@ class TimedRound:
         decisions = self._decisions
         samples = self.shape.computed_table().sum(axis=0)
         parts = self._device_parts(decisions)
-        forward = samples * np.array([part.forward_flops for part in parts])
+        forward = samples * self._forward_flops(decisions, parts)
         backward = samples * np.array([part.backward_flops for part in parts])
         if self.job.has_tail:  # it runs all samples, those that the server held too
             every, tails = self.shape.batch_table().sum(axis=0), self._tails(decisions)
@@ -156,6 +157,17 @@ class TimedRound:
         cuts = dict.fromkeys(one.cut for one in decisions)
         parts = {cut: device_part(self.job, self.spec, cut) for cut in cuts}
         return [parts[one.cut] for one in decisions]
+
+    def _forward_flops(self, decisions: Sequence[Decision], parts: Sequence[Cost]) -> Array:
+        """FLOPs [M] of a sample in float32 that take each device as long as its blocks do in the
+        precision decided for it."""
+        speed, whole = self.world.settings.fleet.speed, [part.forward_flops for part in parts]
+        return np.array(
+            [
+                flops if one.precision == "float32" else flops / speed(one.precision, one.cut)
+                for one, flops in zip(decisions, whole, strict=True)
+            ]
+        )
 
     @property
     def _decisions(self) -> list[Decision]:
@@ -197,7 +209,7 @@ class TimedRound:
         features = share * np.array([float(t.features) for t in traffic])
         answers = share * np.array([float(t.feature_gradients) for t in traffic])
         one_way = job.method.split and not returned.any()
-        forward = np.array([part.forward_flops for part in parts])
+        forward = self._forward_flops(decisions, parts)
         backward = np.array([0 if one_way else part.backward_flops for part in parts])
         broadcast = np.full(
             (1, len(traffic)), float(max(t.adapter_down + t.coding_down for t in traffic))

@@ -16,7 +16,7 @@ from cutlayer.errors import ModelError
 from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import normalisation
 from cutlayer.programs.graph import OPSET
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
 
 _SAMPLES, _TOKENS = 2, 7
 """Sizes of the example that is traced; neither may be 1, since 1 would become a constant."""
@@ -111,16 +111,15 @@ def _forget(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Switches off the exporter's warnings, which are about its own code."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Switches off the warnings of exporter and quantiser, which are about their own code."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(before)
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:

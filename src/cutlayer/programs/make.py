@@ -25,7 +25,8 @@ from cutlayer.programs.klt_nodes import add_klt
 from cutlayer.programs.quantizer import add_quantizer
 from cutlayer.programs.weights_file import WeightsFile
 from cutlayer.seeds import derive
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.settings.precision import Precision
+from cutlayer.wire.program_ports import ProgramKey
 
 Load = Callable[[torch.dtype], CutModel]
 """A function that loads the device's part up to the latest cut, on the CPU, in a dtype."""
@@ -40,7 +41,7 @@ class Programs:
 
     load: loads the device's part. files: of that part; their hashes name entries of the cache.
     reach: the latest cut that is possible. score: the score that ranks tokens. rotation: the seed
-    of a quantiser that rotates.
+    of a quantiser that rotates. weights_name: of the file of large tensors.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Programs:
         score: str,
         precision: Precision,
         rotation: int,
+        weights_name: str = WEIGHTS,
     ) -> None:
         self.folder, self.precision = folder, precision
         self._spec, self._load, self._files = spec, load, files
         self._reach, self._score, self._rotation = reach, score, rotation
+        self._weights_name = weights_name
         self._model: CutModel | None = None
         self._made: dict[object, Path] = {}
         self._weights: WeightsFile | None = None
@@ -123,7 +126,7 @@ class Programs:
     def _weights_file(self) -> WeightsFile:
         if self._weights is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            weights = WeightsFile(self.folder / WEIGHTS)
+            weights = WeightsFile(self.folder / self._weights_name)
             weights.fill(self._core(self._reach, False))
             self._weights = weights
         return self._weights
@@ -179,10 +182,16 @@ class Programs:
 
 
 def programs_of(
-    job: Job, spec: ModelSpec, part: Path, reach: int, folder: Path, precision: Precision
+    job: Job,
+    spec: ModelSpec,
+    part: Path,
+    reach: int,
+    folder: Path,
+    precision: Precision,
+    weights_name: str = WEIGHTS,
 ) -> Programs:
     """The programs of a job's devices. part: the folder of their part up to the cut `reach`;
-    folder: where programs are written."""
+    folder: where programs are written, weights_name: their file of large tensors."""
     model = job.model.model_copy(update={"path": str(part), "weights": "pretrained", "cut": reach})
 
     def load(dtype: torch.dtype) -> CutModel:
@@ -191,4 +200,4 @@ def programs_of(
     files = sorted(path for path in part.iterdir() if path.is_file())
     rotation = derive(job.seed, "rotation")
     score = job.method.tokens.score
-    return Programs(folder, spec, load, files, reach, score, precision, rotation)
+    return Programs(folder, spec, load, files, reach, score, precision, rotation, weights_name)

@@ -20,6 +20,7 @@ from cutlayer.errors import RunError
 from cutlayer.files import open_plain
 from cutlayer.record.plain_json import to_line
 from cutlayer.record.rows import Row
+from cutlayer.settings.precision import Precision
 
 FILE = "rounds.jsonl"
 # A round of 100,000 devices takes some 15 MB.
@@ -41,6 +42,7 @@ class _Decided(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     bandwidth_hz: float | None = None
     power_w: float | None = None
     rate_bits: Annotated[float, Meta(gt=0, le=32)] | None = None
+    precision: Precision = "float32"
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,8 +98,14 @@ def line_of(row: Row) -> str:
     """The line of a row in the record's file, without its end."""
     values = asdict(row)
     values["samples"] = values.pop("samples_trained")
-    values["decisions"] = {device: astuple(one) for device, one in row.decisions.items()}
+    values["decisions"] = {device: _decided(one) for device, one in row.decisions.items()}
     return to_line(values)
+
+
+def _decided(one: Decision) -> tuple[Any, ...]:
+    """The fields of a decision; float32 is left out, as earlier versions know no other."""
+    found = astuple(one)
+    return found[:-1] if one.precision == "float32" else found
 
 
 def row_of(line: str | bytes, devices: int = MOST_DEVICES) -> Row:

@@ -47,9 +47,11 @@ def by_device(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """A row for each turn of a device: what was decided for it, and what it then did.
 
     became: trained, late, lost, or left out, for which `why` is the reason. Bits are of a value,
-    bandwidth in Hz, power in W. None: not decided or not measured.
+    bandwidth in Hz, power in W. None: not decided or not measured. precision: the numbers in which
+    the device computed, in a run where these are not float32 throughout.
     """
     found = []
+    others = any(one.precision != "float32" for row in rows for one in row.decisions.values())
     for row in rows:
         for device, one in row.decisions.items():
             traffic = row.traffic.get(device, [])
@@ -67,6 +69,7 @@ def by_device(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "bandwidth_hz": one.bandwidth_hz,
                     "power_w": one.power_w,
                     "rate_bits": one.rate_bits,
+                    **({"precision": one.precision} if others else {}),
                     "samples": row.samples_trained.get(device),
                     "steps": row.steps.get(device),
                     "loss": row.device_loss.get(device),

@@ -11,7 +11,7 @@ walks the same exchanges (train/exchange.py) in network/device/join.py.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -38,6 +38,7 @@ from cutlayer.rounds.measure_round import measure_round
 from cutlayer.rounds.progress import Progress, Silent
 from cutlayer.rounds.result import Result
 from cutlayer.rounds.sent_samples import append_sent, read_sent
+from cutlayer.settings.precision import Precision
 from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
@@ -111,7 +112,7 @@ def run_rounds(
         clock = VirtualClock(job, parts.model.spec, sum(row.virtual_s or 0.0 for row in rows))
         for row in rows:
             clock.note(row.shape(job.training))
-    calibration = calibration_of(job, progress)
+    calibrations = calibrations_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
     own_rows = None
     if job.method.uplink.fit == "calibration":
@@ -127,7 +128,16 @@ def run_rounds(
         )
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
-            job, parts, fleet, state, coding, rows, clock, calibration, generated_training, progress
+            job,
+            parts,
+            fleet,
+            state,
+            coding,
+            rows,
+            clock,
+            calibrations,
+            generated_training,
+            progress,
         )
         row = measure_round(job, parts, state, result, decided, clock, rows, coding)
         rows.append(row)
@@ -157,17 +167,23 @@ def _accuracy(rows: Sequence[Row]) -> dict[int, float | None]:
     return {row.round + 1: row.accuracy for row in rows}
 
 
-def calibration_of(job: Job, progress: Progress) -> Calibration | None:
-    """The calibration that the job's allocator needs, measured now if there is none; else None."""
+def calibrations_of(job: Job, progress: Progress) -> dict[Precision, Calibration]:
+    """The calibrations that the job's allocator needs, by precision; none if it needs none.
+
+    What there is none of is measured now, on the grid of those that there are.
+    """
     if job.method.allocation.solver != "auto":
-        return None
-    found = calibration_for(job)
-    if found is None:
-        from cutlayer.planning.calibration.calibrate import calibrate
+        return {}
+    wanted = job.method.allocation.precisions
+    found = {one: calibration_for(job, precision=one) for one in wanted}
+    missing = [one for one in wanted if found[one] is None]
+    if missing:
+        from cutlayer.planning.calibration.calibrate import calibrate_in
 
         progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
-        found = calibrate(job, say=progress.say)
-    return found
+        there = next((one for one in found.values() if one is not None), None)
+        found |= calibrate_in(missing, job, like=there, say=progress.say)
+    return {one: record for one, record in found.items() if record is not None}
 
 
 def _train(
@@ -178,7 +194,7 @@ def _train(
     coding: ServerCoding,
     rows: Sequence[Row],
     clock: VirtualClock | None,
-    calibration: Calibration | None,
+    calibrations: Mapping[Precision, Calibration],
     generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
@@ -190,7 +206,9 @@ def _train(
     labels = fleet.labels()
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
-    decided = decide(job, round, samples, classes, fleet.link, planning_source, calibration, labels)
+    decided = decide(
+        job, round, samples, classes, fleet.link, planning_source, calibrations, labels
+    )
     away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
     bare = bare_blocks(job, [*(row.decisions for row in rows), decided.decisions])

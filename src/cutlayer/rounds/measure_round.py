@@ -114,10 +114,10 @@ def _test(
         one = typical(result.decisions.values(), job.method)
         coding = coding or ServerCoding(job, parts.model.spec)
         down = job.method.features_down.value_bits if job.has_tail else 32
-        if one.tokens or min(one.bits_up, down) < 32 or coding.codec_for(one):
-            served = through_cut(
-                job, task, one, parts.model, parts.preprocess, state.adapter, coding
-            )
+        changed = one.tokens or min(one.bits_up, down) < 32 or one.precision != "float32"
+        if changed or coding.codec_for(one):
+            given = parts.model, parts.preprocess, state.adapter, coding, parts.blocks
+            served = through_cut(job, task, one, *given)
             found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
     return found
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from cutlayer.settings.precision import PRECISIONS, Precision
 from cutlayer.settings.section import Bits, Section
 
 SOLVERS = ("equal", "asfl", "st-sflora", "exact", "sflam", "asfv", "auto", "genfv")
@@ -41,6 +42,12 @@ class Allocation(Section):
     rates: tuple[Annotated[float, Field(ge=0.01, le=8)], ...] = ()
     """Of auto with uplink.codec klt: bits a value, of which the least and the largest bound what it
     chooses, and all are calibrated; empty: 0.06, 0.12, 0.25, 0.5 and 1.
+    """
+
+    precisions: tuple[Precision, ...] = ("float32",)
+    """Of auto: numbers in which a device may compute its frozen blocks, float32 among them. float16
+    and int8 run as programs of light devices (`pip install cutlayer[onnx]`); `cutlayer calibrate`
+    measures what they change, and `world.fleet` says how much faster they are.
     """
 
     latency_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -89,6 +96,15 @@ class Allocation(Section):
                 f"{list(bits)} has bits that no frame can hold: choose from 1 to 8, 16 and 32"
             )
         return tuple(sorted(set(bits)))
+
+    @field_validator("precisions")
+    @classmethod
+    def _with_float32(cls, precisions: tuple[Precision, ...]) -> tuple[Precision, ...]:
+        if "float32" not in precisions:
+            raise ValueError(
+                f"{list(precisions)} lacks float32, in which devices with torch compute: add it"
+            )
+        return tuple(one for one in PRECISIONS if one in precisions)
 
     @field_validator("rates")
     @classmethod

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from cutlayer.settings.precision import Precision
 from cutlayer.settings.section import Count, NotNegative, Positive, Section
 
 Preset = Literal[
@@ -32,6 +33,28 @@ class FleetSettings(Section):
 
     max_distance_m: Positive = 500.0
     """Of presets: largest distance from the server, in metres."""
+
+    float16_speed: Positive | None = None
+    """How many times as fast as in float32 devices run their blocks in float16, as measured by
+    `cutlayer join --light --probe` in both; divides seconds and joules of computing. null: not
+    known, so that method.allocation.precisions may not name it.
+    """
+
+    int8_speed: Positive | None = None
+    """How many times as fast as in float32 devices run their blocks in int8, likewise."""
+
+    def speed(self, precision: Precision, cut: int) -> float:
+        """How many times as fast as in float32 a device computes `cut` blocks in `precision`.
+
+        Without a block there is nothing to compute faster. Raises ValueError if it is not set;
+        train/check_light.py refuses such jobs.
+        """
+        if cut == 0:
+            return 1.0
+        found = {"float32": 1.0, "float16": self.float16_speed, "int8": self.int8_speed}[precision]
+        if found is None:
+            raise ValueError(f"world.fleet.{precision}_speed is not set")
+        return found
 
     @model_validator(mode="after")
     def _ring_is_not_empty(self) -> Self:

@@ -6,6 +6,7 @@ adapter to all ranks once, and gets back what each device came to, once.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from cutlayer.errors import JobError, RunError
 from cutlayer.job import Job, make_job
 from cutlayer.model.families import describe
 from cutlayer.model.lora import Adapter
+from cutlayer.programs.packages import blocks_for
 from cutlayer.record.checkpoint import RunState
 from cutlayer.simulation.local_fleet import LocalFleet
 from cutlayer.simulation.parcel import Parcel
@@ -144,7 +146,9 @@ class RankWorker:
             job = make_job(request.values["job"])
             take_noise_secret(request.values["noise"])
             kind = self._ranks.use(job)
-            self._fleet = LocalFleet(job, load_parts(job))
+            parts = load_parts(job)
+            parts = replace(parts, blocks=blocks_for(job, parts.model))
+            self._fleet = LocalFleet(job, parts)
             return Parcel({"computes_on": kind})
         if self._fleet is None:
             raise RunError("torchrun: rank 0 sent a round before a job: run one cutlayer on all")

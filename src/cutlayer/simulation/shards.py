@@ -15,6 +15,7 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.model.lora import Adapter
 from cutlayer.planning.known.method_costs import device_part, flops, server_part
 from cutlayer.simulation.parcel import Parcel
+from cutlayer.train.cohort import computed_alike
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.reuse import reuses
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, GRADIENTS
@@ -64,7 +65,7 @@ def shard(
     order = sorted(decisions, key=lambda device: -samples[device])
     alike = defaultdict(list)
     for device in order:
-        alike[decisions[device].cut].append(device)
+        alike[computed_alike(decisions[device])].append(device)
     pools = [
         devices[start : start + most]
         for devices in alike.values()

@@ -1,11 +1,13 @@
 """A job whose devices are all simulated, in one process or over ranks, resumable after any stop."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cutlayer.errors import RunError
 from cutlayer.job import Job, load_job
+from cutlayer.programs.packages import blocks_for
 from cutlayer.record.checkpoint import states_of
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.row_lines import read_rows
@@ -43,6 +45,7 @@ def simulate(
         )
     progress = watched(progress)
     parts = parts_for(job, parts) if parts and ranks is None else _loading(ranks)(job, progress.say)
+    parts = replace(parts, blocks=blocks_for(job, parts.model))
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts)
     return run_rounds(folder, job, parts, _fleet(job, parts, ranks), state, [], progress)
@@ -88,6 +91,7 @@ def resume(
         )
     progress = watched(progress)
     job, parts, state, rows = saved_run(folder, progress.say, rounds, _loading(ranks))
+    parts = replace(parts, blocks=blocks_for(job, parts.model))
     return run_rounds(folder, job, parts, _fleet(job, parts, ranks), state, rows, progress)
 
 

@@ -7,6 +7,7 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec, check_train
 from cutlayer.own_code import refresh
 from cutlayer.train.check_changes import why_no_changes
+from cutlayer.train.check_light import check_precisions, check_speeds
 from cutlayer.train.check_privacy import check_privacy
 from cutlayer.train.check_tail import check_tail
 from cutlayer.train.reuse import why_not
@@ -58,6 +59,8 @@ def check(job: Job, spec: ModelSpec) -> None:
     check_privacy(job, spec)
     _check_generated(job, spec)
     refuse_unread(job, spec.modality)
+    check_precisions(job, spec)
+    check_speeds(job)
 
 
 def _check_compiled(job: Job) -> None:

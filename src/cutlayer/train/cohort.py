@@ -39,15 +39,20 @@ def is_one_by_one(job: Job) -> bool:
     return job.has_tail and job.method.server_adapter == "in-turn"
 
 
+def computed_alike(decision: Decision) -> tuple[int, str]:
+    """Cut and precision: devices with the same ones can compute in one pass."""
+    return decision.cut, decision.precision
+
+
 def make_pools(
     decisions: Mapping[int, Decision], devices: Sequence[int], size: int
 ) -> list[list[int]]:
-    """Groups of devices that share a pass through the backbone: all of one cut, at most `size`."""
-    by_cut = defaultdict(list)
+    """Groups of at most `size` devices that share a pass through the backbone: `computed_alike`."""
+    together = defaultdict(list)
     for device in devices:
-        by_cut[decisions[device].cut].append(device)
+        together[computed_alike(decisions[device])].append(device)
     return [
         alike[start : start + size]
-        for alike in by_cut.values()
+        for alike in together.values()
         for start in range(0, len(alike), size)
     ]

@@ -22,6 +22,7 @@ from cutlayer.train.batch_order import draw_batches
 from cutlayer.train.batches import one_by_one
 from cutlayer.train.changes import change_values
 from cutlayer.train.coding import DeviceCoding
+from cutlayer.train.device_blocks import DeviceBlocks
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.reuse import reuses
 from cutlayer.train.task import task_of
@@ -59,7 +60,8 @@ class Device:
     id: its number in the fleet, which seeds its random draws.
     adapter: the tensors it trains this round: those before the cut, or the whole model's when the
     method does not split; empty if the device is frozen. samples_a_round: most samples of an epoch
-    (None: all it has). decision: the round's. coding: encodes its activations. A round lasts from
+    (None: all it has). decision: the round's. coding: encodes its activations. blocks: run its
+    blocks in other numbers than float32 (None: it has no programs for that). A round lasts from
     `begin` to `end`, which drops the adapter. From `stack_adapters` on the adapter is row `row` of
     `stack`, which other devices may share; stack is None if nothing trains.
     """
@@ -76,6 +78,7 @@ class Device:
     stack: TrainedStack | None = None
     row: int = 0
     coding: DeviceCoding = field(default_factory=DeviceCoding)
+    blocks: DeviceBlocks | None = None
     _batches: list[np.ndarray] = field(default_factory=list)
     _start: Adapter = field(default_factory=dict)
     _sum: "SumDevice | None" = None

@@ -16,6 +16,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive, torch_rng
 from cutlayer.train.accuracy import Tested
+from cutlayer.train.device_blocks import DeviceBlocks, run_in
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.shortened import shorten
@@ -57,10 +58,12 @@ def through_cut(
     preprocess: Preprocessor,
     adapter: Adapter,
     coding: ServerCoding,
+    blocks: DeviceBlocks | None = None,
 ) -> LogitsOf:
-    """Logits of a device and a server together, with one decision's cut, tokens and bits.
+    """Logits of a device and a server together, by one decision's cut, tokens, bits and precision.
 
-    coding: the run's, whose codecs may be fitted.
+    coding: the run's, whose codecs may be fitted. blocks: run the device's in other numbers than
+    float32.
     """
     cut = decision.cut
     tokens = decision.selection(job.method)
@@ -73,7 +76,11 @@ def through_cut(
         route = [Segment(adapter, len(part))]
         score = tokens.score if decision.tokens is not None else None
         inputs = _inputs(model, preprocess, part)
-        activations = model.device_forward(inputs, cut, route, score=score)
+        if decision.precision == "float32":
+            activations = model.device_forward(inputs, cut, route, score=score)
+        else:
+            given = decision.precision, blocks, cut, score is not None
+            activations = run_in(*given, inputs, [len(part)])
         sent = shorten(activations, tokens, model.spec.prefix)
         goal = task.targets(part, inputs)
         message = task.message(0, 0, 0, sent.hidden, sent.mask, goal)

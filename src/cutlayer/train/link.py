@@ -1,6 +1,6 @@
 """How the server reaches the devices of a round: here in its own process, else over a network."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,11 @@ class Link(Protocol):
     @property
     def believed(self) -> bool:
         """Whether all devices are in this process."""
+        ...
+
+    @property
+    def in_float32(self) -> Collection[int]:
+        """The devices that can compute in no other numbers, since they run torch."""
         ...
 
     def measure(
@@ -85,6 +90,7 @@ class LocalLink:
     """Devices in this process; they share the backbone and passes through it."""
 
     believed = True
+    in_float32: Collection[int] = ()
 
     def __init__(self, devices: Iterable[Device]) -> None:
         self.devices = {device.id: device for device in devices}

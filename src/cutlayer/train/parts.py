@@ -24,6 +24,7 @@ from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.compute import find_compute, set_precision
 from cutlayer.train.device import Device
+from cutlayer.train.device_blocks import DeviceBlocks
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.noise import with_label_noise
 from cutlayer.train.server import Server
@@ -37,6 +38,7 @@ class Parts:
 
     shares: indices of the samples of `train` that each device trains on [M]; held_out: of those
     that it is tested on [M]. counts: number of samples to train on, by device and class.
+    blocks: run devices' blocks in other numbers than float32; None where nobody made programs.
     """
 
     model: CutModel
@@ -46,6 +48,7 @@ class Parts:
     shares: Sequence[np.ndarray]
     held_out: Sequence[np.ndarray]
     counts: LabelCounts
+    blocks: DeviceBlocks | None = None
 
 
 def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
@@ -143,7 +146,7 @@ def make_device(job: Job, parts: Parts, index: int) -> Device:
     else:
         data = parts.train
     data = with_label_noise(data, job, index)
-    return Device(index, data, job, parts.model, parts.preprocess)
+    return Device(index, data, job, parts.model, parts.preprocess, blocks=parts.blocks)
 
 
 def samples_a_round(job: Job, parts: Parts, round: int) -> int | None:

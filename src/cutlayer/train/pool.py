@@ -15,6 +15,7 @@ from cutlayer.errors import FrameError
 from cutlayer.model.bank import Segment
 from cutlayer.model.cut import Activations
 from cutlayer.train.device import Device, stack_adapters
+from cutlayer.train.device_blocks import run_in
 from cutlayer.train.exchange import (
     ACTIVATIONS,
     BASIS,
@@ -183,9 +184,13 @@ class Pool:
         """The activations at the cut of one batch of each device; `inputs` are those batches."""
         first = self.devices[0]
         selecting = any(device.decision.tokens is not None for device in self.devices)
+        cut, precision = first.decision.cut, first.decision.precision
+        if precision != "float32":
+            sizes = [len(batch) for batch in batches]
+            return run_in(precision, first.blocks, cut, selecting, inputs, sizes)
         return first.model.device_forward(
             inputs,
-            first.decision.cut,
+            cut,
             self._open(step, batches),
             score=first.job.method.tokens.score if selecting else None,
         )

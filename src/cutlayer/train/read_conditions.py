@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutlayer.job import Job
+from cutlayer.settings.precision import Precision
 
 CHOOSES_CUTS = ("asfl", "asfv", "auto")
 CHOOSES_TOKENS = ("st-sflora", "exact", "auto")
@@ -188,6 +189,18 @@ def of_kind(section: str, field: str, *values: str) -> tuple[Condition, ...]:
 def of_world(holds: Callable[[Any], bool], needed: str) -> tuple[Condition, ...]:
     """The condition that the job has a world for which `holds` is true."""
     return where(lambda job: holds(job.world), needed)
+
+
+def computes_in(precision: Precision) -> tuple[Condition, ...]:
+    """The condition that devices may compute in this precision."""
+    return (
+        Condition(
+            lambda job: precision in job.method.allocation.precisions,
+            f"the method's devices compute in no {precision}: leave it out, or add {precision} to "
+            "method.allocation.precisions",
+            said_only=True,
+        ),
+    )
 
 
 def placed(world: Any) -> bool:

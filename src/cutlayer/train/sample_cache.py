@@ -125,4 +125,6 @@ class SampleCache:
 
 def setting_of(decision: Decision) -> int:
     """A number below 2^60 for the part of a decision that activations depend on."""
-    return int(of_parts(decision.cut, decision.tokens, decision.bits_up)[:15], 16)
+    # float32 adds nothing, so that samples that were kept before there were others stay valid.
+    other = () if decision.precision == "float32" else (decision.precision,)
+    return int(of_parts(decision.cut, decision.tokens, decision.bits_up, *other)[:15], 16)

@@ -15,6 +15,7 @@ from cutlayer.train.read_conditions import (
     Condition,
     adapters_travel,
     chosen,
+    computes_in,
     not_chosen,
     of_kind,
     of_quantizer,
@@ -147,6 +148,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "method.allocation.tokens": of_solvers("auto"),
     "method.allocation.bits": (*of_solvers("sflam", "auto"), *uplink_is("quantize")),
     "method.allocation.rates": (*of_solvers("auto"), *uplink_is("klt")),
+    "method.allocation.precisions": of_solvers("auto"),
     "method.allocation.latency_weight": of_solvers("sflam"),
     "method.allocation.error_budget": of_solvers("sflam"),
     **dict.fromkeys(
@@ -233,6 +235,8 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "world.fleet.placement": _PLACED,
     "world.fleet.min_distance_m": _PLACED,
     "world.fleet.max_distance_m": _PLACED,
+    "world.fleet.float16_speed": computes_in("float16"),
+    "world.fleet.int8_speed": computes_in("int8"),
     **dict.fromkeys(
         [f"world.mobility.speed_{name}_mps" for name in ("mean", "std", "min", "max")], _MOVING
     ),

@@ -33,10 +33,6 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-Precision = Literal["float32", "float16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
-"""Numbers in which the device's part computes; int8: weights and the inputs of matrix products."""
-
 OUTPUTS = (
     "energy", "hidden", "scores", "kept", "mask", "codes", "scale", "low", "high", "rms",
     "prefix_symbols", "other_symbols",

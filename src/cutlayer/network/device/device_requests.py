@@ -78,6 +78,11 @@ def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
     """Start a round as the server decided it. Raises RunError where device and server disagree on
     the number of steps.
     """
+    if message.precision != "float32":
+        raise RefusedError(
+            f"round: the server asks for {message.precision}, but a device with torch computes in "
+            "float32: run the same cutlayer on both sides"
+        )
     decision = Decision(
         message.cut,
         message.tokens,

@@ -46,9 +46,9 @@ from cutlayer.network.transport.messages import (
     StepDone,
     Task,
 )
+from cutlayer.settings.precision import Precision
 from cutlayer.train.exchange import Payload
 from cutlayer.train.opening import Opening
-from cutlayer.wire.program_ports import Precision
 
 Value = TypeVar("Value")
 Say = Callable[[str], None]

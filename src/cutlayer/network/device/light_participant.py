@@ -74,6 +74,7 @@ class LightParticipant:
         self._sample, self._compute = task.sample, compute
         self._ready: dict[str, ReadyGraph] = {}
         self._now: dict[ProgramKey, Program] = {}
+        self._fetched: set[str] = set()
 
     @property
     def number(self) -> int:
@@ -123,23 +124,29 @@ class LightParticipant:
         graphs = {graph.sha256: graph for one in programs for graph in one.graphs}
         for graph in graphs.values():
             check_size(graph.size)
-        await fetch_files(site.connection, list(graphs.values()), site.on_piece, self._folder)
+        weights = {one.weights.sha256: one.weights for one in programs if one.weights is not None}
+        due = [file for sha256, file in weights.items() if sha256 not in self._fetched]
+        files = [*due, *graphs.values()]
+        await fetch_files(site.connection, files, site.on_piece, self._folder)
+        self._fetched |= set(weights)
         self._now = {}
         job = self._job
         for one in programs:
-            blocks = await self._graph(site, one.blocks, one.key.blocks_ports(job.is_text))
+            tensors = self._weights if one.weights is None else self._folder / one.weights.name
+            ports = one.key.blocks_ports(job.is_text)
+            blocks = await self._graph(site, one.blocks, ports, tensors)
             ports = one.key.ending_ports(job.is_text, job.prefix)
-            ending = await self._graph(site, one.ending, ports)
+            ending = await self._graph(site, one.ending, ports, tensors)
             self._now[one.key] = Program(one.key, blocks, ending, job)
         for old in list(self._ready)[: -max(_KEPT, len(graphs))]:
             del self._ready[old]
 
-    async def _graph(self, site: Site, file: PartFile, ports: Ports) -> ReadyGraph:
-        """A graph that was fetched, ready to run."""
+    async def _graph(self, site: Site, file: PartFile, ports: Ports, weights: Path) -> ReadyGraph:
+        """A graph that was fetched, ready to run; weights: the file of its large tensors."""
         graph = self._ready.pop(file.sha256, None)
         if graph is None or graph.ports != ports:
             path = self._folder / file.name
-            graph = await site.compute(ReadyGraph, path, self._weights, ports, self._compute)
+            graph = await site.compute(ReadyGraph, path, weights, ports, self._compute)
         self._ready[file.sha256] = graph
         return graph
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.link_rates import LinkRates
 from cutlayer.network.transport.messages import Hello, Probed, Ready, StepDone
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
 
 Answer = TypeVar("Answer")
 

@@ -15,7 +15,7 @@ from cutlayer.network.server.connected_device import ConnectedDevice
 from cutlayer.network.server.light_offers import LightOffer
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import Fetch, LightTask, Ready, Task
-from cutlayer.wire.program_ports import Precision
+from cutlayer.settings.precision import Precision
 
 PIECE_BYTES = 2**20
 

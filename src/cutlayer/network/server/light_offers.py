@@ -6,9 +6,10 @@ The training thread makes programs between rounds, when a device first needs the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from cutlayer.allocate.decision import Decision
 from cutlayer.files import write_atomically
@@ -18,28 +19,28 @@ from cutlayer.light.texts import TOKENIZER
 from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import tokenizer_file
 from cutlayer.network.file_transfer import describe_files
-from cutlayer.network.transport.messages import DeviceProgram, LightTask, Task
+from cutlayer.network.transport.messages import DeviceProgram, LightTask, PartFile, Task
 from cutlayer.programs.keys import probe_key, round_keys
-from cutlayer.programs.support import why_not
+from cutlayer.programs.packages import missing_package
+from cutlayer.settings.precision import Precision
+from cutlayer.train.check_light import why_not
 from cutlayer.train.parts import Parts
 from cutlayer.train.reuse import reuses
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.wire.program_ports import ProgramKey
 
 if TYPE_CHECKING:
     from cutlayer.programs.make import Programs
 
 Made = list[tuple[DeviceProgram, list[Path]]]
-"""Programs as messages describe them, and the files of their graphs."""
-
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""Programs as messages describe them, and the files that a device fetches for them."""
 
 
 def why_none(job: Job, parts: Parts) -> str | None:
     """Why this server accepts no light devices, as a sentence; None if it does."""
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
-    if missing:
+    missing = missing_package()
+    if missing is not None:
         return (
-            f"light: the server lacks {missing[0]}, with which programs of light devices are made: "
+            f"light: the server lacks {missing}, with which programs of light devices are made: "
             "pip install 'cutlayer[onnx]' there"
         )
     return why_not(job, parts.model.spec)
@@ -56,12 +57,16 @@ class LightOffer:
 class LightOffers:
     """The offers of one run, one for each precision in which devices compute.
 
-    task: of devices with torch. folder: of their part of the model; programs are kept below it.
+    A device computes in the precision that it says as it joins, unless the job chooses one for each
+    device and round. task: of devices with torch. folder: of their part of the model; programs are
+    kept below it.
     """
 
     def __init__(self, job: Job, parts: Parts, task: Task, folder: Path) -> None:
         self._job, self._parts, self._task, self._folder = job, parts, task, folder
         self._programs: dict[Precision, Programs] = {}
+        self._weights: dict[Precision, PartFile] = {}
+        self._chooses = len(job.method.allocation.precisions) > 1
 
     def offer(self, precision: Precision) -> LightOffer:
         """The offer for one precision. Raises ModelError if the model cannot be exported, OSError
@@ -79,10 +84,19 @@ class LightOffers:
     def of_round(self, precision: Precision, decision: Decision, plain_steps: int) -> Made:
         """The programs that a device needs for a decision. plain_steps: see `Opening`.
 
-        Raises ModelError if the model cannot be exported.
+        precision: that the device said. Raises ModelError if the model cannot be exported.
         """
         keys = round_keys(self._job, self._parts.model.spec, decision, plain_steps)
-        return [self._made(precision, key) for key in keys]
+        if not self._chooses:
+            return [self._made(precision, key) for key in keys]
+        chosen = decision.precision
+        weights = self._of(chosen).weights
+        if chosen not in self._weights:
+            (self._weights[chosen],) = describe_files([weights])
+        return [
+            (msgspec.structs.replace(program, weights=self._weights[chosen]), [weights, *graphs])
+            for program, graphs in (self._made(chosen, key) for key in keys)
+        ]
 
     def of_probe(self, precision: Precision, cut: int, scored: bool) -> Made:
         """The program that measures activations. Raises ModelError."""
@@ -95,13 +109,16 @@ class LightOffers:
         return DeviceProgram(blocks, ending, key), paths
 
     def _of(self, precision: Precision) -> Programs:
-        from cutlayer.programs.make import programs_of  # needs packages that few servers have
+        # Needs packages that few servers have.
+        from cutlayer.programs.make import WEIGHTS, programs_of
 
         if precision not in self._programs:
             spec, reach = self._parts.model.spec, self._task.cut
             folder = self._folder / precision
+            # A device may hold the files of several precisions in one folder.
+            name = f"{precision}.bin" if self._chooses else WEIGHTS
             self._programs[precision] = programs_of(
-                self._job, spec, self._folder, reach, folder, precision
+                self._job, spec, self._folder, reach, folder, precision, name
             )
         return self._programs[precision]
 

@@ -16,13 +16,13 @@ from cutlayer.network.server.light_offers import LightOffers, Made
 from cutlayer.network.server.timeouts import Deadline, Timeouts
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import DeviceProgram, Probe, RoundBegin, RoundEnd
+from cutlayer.settings.precision import Precision
 from cutlayer.train.activation_summary import ActivationStatistics
 from cutlayer.train.coding import codec_of
 from cutlayer.train.exchange import BASIS, LOSS, Exchange, Payload
 from cutlayer.train.link import Started
 from cutlayer.train.opening import Opening
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.wire.program_ports import Precision
 
 Answer = TypeVar("Answer")
 
@@ -63,6 +63,11 @@ class RemoteLink:
         self._own, self._changed, self._light = own or {}, changed, light
         self._deadline = Deadline(timeouts)
         self._round = -1
+
+    @property
+    def in_float32(self) -> set[int]:
+        """See Link."""
+        return {number for number, device in self.connected.items() if device.light is None}
 
     def measure(
         self, round: int, devices: Sequence[int], cut: int, scored: bool
@@ -168,7 +173,7 @@ class RemoteLink:
                     self.reject(number, fault)
                     continue
                 self._connected_devices.handout.add(
-                    precision, [path for _, graphs in made for path in graphs]
+                    precision, [path for _, files in made for path in files]
                 )
             found[number] = [program for program, _ in made]
         return found

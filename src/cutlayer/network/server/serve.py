@@ -24,6 +24,7 @@ from cutlayer.network.transport.event_log import EventLog
 from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.limits import Limits
 from cutlayer.network.transport.messages import PROTOCOL, Task
+from cutlayer.programs.packages import blocks_for
 from cutlayer.record.checkpoint import RunState
 from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 from cutlayer.record.rows import Row
@@ -92,6 +93,7 @@ def serve(
             f"with cutlayer serve --resume {out}"
         )
     parts = load_parts(job, progress.say if progress else None)
+    parts = replace(parts, blocks=blocks_for(job, parts.model))
     _check_drawn(job, parts)
     folder = Path(out) if out is not None else new_folder(job.method.name)
     state = begin_run(folder, job, parts, elsewhere=True)
@@ -121,6 +123,7 @@ def resume_serving(
     say = (progress or Silent()).say
     job, parts, state, rows = saved_run(Path(folder), say, rounds, devices=devices)
     _check(job, options)
+    parts = replace(parts, blocks=blocks_for(job, parts.model))
     return _open(Path(folder), job, parts, state, rows, options, progress, on_port)
 
 

@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from cutlayer.errors import NetworkError
 from cutlayer.light.job import LightJob
-from cutlayer.wire.program_ports import Precision, ProgramKey
+from cutlayer.settings.precision import Precision
+from cutlayer.wire.program_ports import ProgramKey
 
 PROTOCOL = 4
 OLDEST_PROTOCOL = 4
@@ -98,11 +99,16 @@ class Task(_Message, tag="task"):
 
 
 class DeviceProgram(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A program that a light device runs in a round: its two graphs, and what they do."""
+    """A program that a light device runs in a round: its two graphs, and what they do.
+
+    weights: the file of its large tensors (None: the task's), in a job that chooses the precision
+    of each device.
+    """
 
     blocks: PartFile
     ending: PartFile
     key: ProgramKey
+    weights: PartFile | None = None
 
     @property
     def graphs(self) -> tuple[PartFile, PartFile]:
@@ -166,7 +172,8 @@ class RoundBegin(_Message, tag="round-begin"):
     basis, where there is none yet. change_basis: one that changes are encoded with follows; ways:
     bases of what else crosses come last, in this order. change_steps, held_digest: see
     `train.opening`.
-    programs: that a light device runs; it fetches those it lacks.
+    programs: that a light device runs; it fetches those it lacks. precision: in which these
+    compute, where the job chooses it for each device.
     """
 
     round: Count
@@ -188,6 +195,7 @@ class RoundBegin(_Message, tag="round-begin"):
     held_digest: Fingerprint | None = None
     ways: Annotated[list[Way], Meta(max_length=3)] = []
     programs: Programs = []
+    precision: Precision = "float32"
 
 
 class StepDone(_Message, tag="step-done"):

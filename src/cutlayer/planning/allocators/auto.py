@@ -1,7 +1,7 @@
-"""Ours: cut, tokens, bits, bandwidth and power together, at a measured quality."""
+"""Ours: cut, tokens, bits, precision, bandwidth and power together, at a measured quality."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,21 +14,25 @@ from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, RoundDecisions
 from cutlayer.planning.leakage.floor import little_enough, reidentified_at
 from cutlayer.settings.allocation import RATES
+from cutlayer.settings.precision import Precision
 
 
 def solve(known: PlanningInput) -> RoundDecisions:
     """The cheapest setting of each device among those of enough measured quality, and of little
     enough measured leakage where the job limits it.
 
-    Quality depends on the cut, tokens and bits of activations; gradients keep at least the method's
-    own bits. With a fitted codec, rates between the measured ones may be chosen too. Samples that
-    the server already holds at a setting cost the device next to nothing there.
+    Quality depends on the cut, tokens and bits of activations, and on the precision of the device's
+    blocks, where the job allows several; gradients keep at least the method's own bits. With a
+    fitted codec, rates between the measured ones may be chosen too. Samples that the server already
+    holds at a setting cost the device next to nothing there.
     """
     settings, method = known.allocation, known.job.method
     fitted = method.uplink.codec == "klt"
-    table = known.measures.calibration()
+    tables = _tables(known)
     if fitted:
-        table = between_rates(table, settings.rates or RATES)
+        rates = settings.rates or RATES
+        tables = {one: between_rates(table, rates) for one, table in tables.items()}
+    table = tables["float32"]
     cuts = _axis("cuts", table.cuts, settings.cuts)
     tokens = _axis("tokens", table.tokens, tuple(t or max(table.tokens) for t in settings.tokens))
     bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
@@ -36,7 +40,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
     if settings.leakage_max is not None:
         shares = reidentified_at(table)
     plan = auto.solve(
-        _problem(known, table, cuts, tokens, bits, shares),
+        _problem(known, tables, cuts, tokens, bits, shares),
         time_weight=settings.time_weight,
         energy_weight=settings.energy_weight,
         bits_weight=settings.bytes_weight / 8,
@@ -50,7 +54,8 @@ def solve(known: PlanningInput) -> RoundDecisions:
                 "no setting of enough quality fits its memory, time and energy, or the band"
             )
             continue
-        setting = (cuts[plan.cut[place]], tokens[plan.tokens[place]], bits[plan.bits[place]])
+        number, cut = divmod(int(plan.cut[place]), len(cuts))  # precision by precision
+        setting = (cuts[cut], tokens[plan.tokens[place]], bits[plan.bits[place]])
         kept = int(table.tokens[setting[1]])
         chosen = table.bits[setting[2]]
         if shares is not None:
@@ -64,6 +69,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
             float(plan.bandwidth_hz[place]),
             float(plan.power_w[place]),
             float(chosen) if fitted else None,
+            list(tables)[number],
         )
     note = (
         f"what the round costs, by the weights of method.allocation, is at most "
@@ -75,6 +81,24 @@ def solve(known: PlanningInput) -> RoundDecisions:
             "settings (method.allocation.leakage_max)"
         )
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
+
+
+def _tables(known: PlanningInput) -> dict[Precision, Calibration]:
+    """What was measured in each precision that some device can compute in, float32 first.
+
+    Raises AllocationError where they were measured on different grids.
+    """
+    allowed = known.allocation.precisions
+    if all(device in known.in_float32 for device in known.devices):
+        allowed = ("float32",)
+    tables = {one: known.measures.calibration(one) for one in allowed}
+    grids = {(one.cuts, one.tokens, one.bits) for one in tables.values()}
+    if len(grids) > 1:
+        raise AllocationError(
+            f"method.allocation.precisions: {' and '.join(allowed)} were calibrated at different "
+            "cuts, tokens or bits: run cutlayer calibrate with this job"
+        )
+    return tables
 
 
 def between_rates(table: Calibration, rates: Sequence[float]) -> Calibration:
@@ -125,17 +149,23 @@ def _axis(name: str, measured: tuple[float, ...], wanted: tuple[int, ...]) -> In
 
 def _problem(
     known: PlanningInput,
-    table: Calibration,
+    tables: Mapping[Precision, Calibration],
     cuts: Ints,
     tokens: Ints,
     bits: Ints,
     shares: Floats | None,
 ) -> OptionProblem:
     """Costs per sample are those of the round divided by its samples; where devices differ, the
-    largest. shares: re-identified at each setting of the table, where that is limited.
+    largest. tables: by precision; the problem has their cuts one after another. shares:
+    re-identified at each setting, where that is limited (then there is float32 alone).
     """
-    settings = known.allocation
-    quality = table.quality()[np.ix_(cuts, tokens, bits)]
+    settings, table = known.allocation, tables["float32"]
+    quality = np.concatenate([one.quality()[np.ix_(cuts, tokens, bits)] for one in tables.values()])
+    ways = [(one, int(table.cuts[i])) for one in tables for i in cuts]
+    barred = None
+    if len(tables) > 1:
+        whole = np.array([device in known.in_float32 for device in known.devices])
+        barred = whole[:, None] & np.array([one != "float32" for one, _ in ways])
     if shares is not None and settings.leakage_max is not None:
         here = shares[np.ix_(cuts, tokens, bits)]
         allowed = little_enough(here, quality, settings.leakage_max, settings.quality_min)
@@ -143,7 +173,7 @@ def _problem(
     samples, method = known.loads.samples_trained, known.job.method
     fitted, least = method.uplink.codec == "klt", method.downlink.bits
     most = known.loads.spec.patches
-    shape = (len(cuts), len(tokens), len(bits))
+    shape = (len(ways), len(tokens), len(bits))
     up, down, served = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     held = np.zeros((len(known.devices), *shape), dtype=np.bool_)
     visited: dict[Setting, list[int]] = {}
@@ -152,8 +182,10 @@ def _problem(
             visited.setdefault(known.visited[device], []).append(place)
     flops, adapter, memory = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     broadcast = np.zeros(len(known.devices))
-    for c, cut in enumerate(int(table.cuts[i]) for i in cuts):
+    for c, (precision, cut) in enumerate(ways):
         work = known.loads.forward_flops(cut) + known.loads.backward_flops(cut)
+        if precision != "float32":
+            work = work / known.world.settings.fleet.speed(precision, cut)
         flops[c] = (work / samples)[0]
         adapter[c], memory[c] = known.loads.adapter_bits(cut), known.loads.memory_bytes(cut)
         broadcast = np.maximum(broadcast, known.broadcast_s(cut))
@@ -165,8 +197,9 @@ def _problem(
                 returned = least if fitted else max(int(width), least)
                 back = known.loads.gradient_bits(cut, keep, returned)
                 down[c, k, q] = (back / samples).max()
+                wanted = Setting(cut, keep, width, precision)
                 for setting, places in visited.items():
-                    held[places, c, k, q] = serves(setting, (cut, keep, width), method)
+                    held[places, c, k, q] = serves(setting, wanted, method)
     return OptionProblem(
         gain=known.gain,
         power_max_w=known.fleet.power_max_w,
@@ -190,6 +223,7 @@ def _problem(
         samples=samples,
         adapter_bits=adapter,
         held=held,
+        barred=barred,
         named_bits=_named_bits(known) if held.any() else 0.0,
     )
 

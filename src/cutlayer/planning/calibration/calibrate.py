@@ -33,8 +33,11 @@ from cutlayer.planning.calibration.record import (
 from cutlayer.planning.calibration.record_file import make_folder
 from cutlayer.planning.calibration.survey_codecs import FIT_SAMPLES
 from cutlayer.planning.calibration.survey_result import Grid
+from cutlayer.programs.packages import blocks_for
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.allocation import RATES
+from cutlayer.settings.precision import Precision
+from cutlayer.train.check_light import check_precisions
 from cutlayer.train.compute import find_compute
 
 BITS = (2, 4, 8, 32)
@@ -60,6 +63,9 @@ def calibrate(
 ) -> Calibration:
     """Measure the job's model on `samples` samples of its calibration data; cache the record.
 
+    Returns the record of devices that compute in float32; for each other precision that the job
+    allows (method.allocation.precisions) another record is cached.
+
     samples: None for 128, or half of what there is. The calibration data (`data.calibration`) are
     neither trained nor tested on.
 
@@ -70,8 +76,42 @@ def calibrate(
     compare. say: takes one line on what was loaded.
     Raises JobError, DataError, ModelError or RunError, each with one sentence.
     """
+    found = calibrate_in(
+        job.method.allocation.precisions,
+        job,
+        samples=samples,
+        cuts=cuts,
+        tokens=tokens,
+        bits=bits,
+        adapter=adapter,
+        progress=progress,
+        say=say,
+    )
+    return found["float32"]
+
+
+def calibrate_in(
+    precisions: Sequence[Precision],
+    job: Job,
+    *,
+    like: Calibration | None = None,
+    samples: int | None = None,
+    cuts: Sequence[int] | None = None,
+    tokens: Sequence[int | None] | None = None,
+    bits: Sequence[float] | None = None,
+    adapter: str | Path | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[Precision, Calibration]:
+    """As `calibrate`, in some of the precisions that the job allows: the record of each.
+
+    like: a record whose grid is measured, in place of cuts, tokens and bits.
+    """
     progress = progress or (lambda what, done, steps: None)
+    if like is not None:
+        cuts, tokens, bits = like.cuts, like.tokens, like.bits
     spec = describe(job.model)
+    check_precisions(job, spec)
     fits = job.method.split and job.method.uplink.codec == "klt"
     if fits:
         bits = bits or job.method.allocation.rates or RATES
@@ -94,30 +134,35 @@ def calibrate(
     model = load_model(job.model, len(train.classes), job.seed, train=job.method.train)
     model.to(find_compute(job.training.compute))
     preprocess = Preprocessor(model.spec, model.compute)
-    subject = subject_of(job)
-    assert subject is not None  # model and data were just read
-    place = cache_file(subject)
-    make_folder(place, NAME)  # what is in the way shows before the work, not after
+    blocks, records = blocks_for(job, model), {}
+    subjects = {one: subject_of(job, one) for one in precisions}
+    for subject in subjects.values():
+        assert subject is not None  # model and data were just read
+        make_folder(cache_file(subject), NAME)  # what is in the way shows before the work
     with torch.inference_mode():
         if adapter is None:
             trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
         else:
             trained = load_adapter(adapter, model)
-        found = cut_survey.CutSurvey(job, model, trained, grid, measured, fitted).run(
-            preprocess, progress
+    for precision, subject in subjects.items():
+        assert subject is not None
+        with torch.inference_mode():
+            device = cut_survey.DevicePart(model, precision, blocks)
+            found = cut_survey.CutSurvey(job, device, trained, grid, measured, fitted).run(
+                preprocess, progress
+            )
+        records[precision] = Calibration(
+            **vars(found),
+            subject=subject,
+            samples=samples,
+            head_samples=len(fitted) if adapter is None else 0,
+            batch_size=job.training.batch_size,
+            seed=job.seed,
+            adapter=None if adapter is None else of_file(Path(adapter) / WEIGHTS),
+            version=__version__,
         )
-    calibration = Calibration(
-        **vars(found),
-        subject=subject,
-        samples=samples,
-        head_samples=len(fitted) if adapter is None else 0,
-        batch_size=job.training.batch_size,
-        seed=job.seed,
-        adapter=None if adapter is None else of_file(Path(adapter) / WEIGHTS),
-        version=__version__,
-    )
-    write_calibration(calibration, place)
-    return calibration
+        write_calibration(records[precision], cache_file(subject))
+    return records
 
 
 def choose_grid(

@@ -4,6 +4,7 @@ Shapes: n samples, C classes, N tokens besides the prefix; tables are [cuts, tok
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from cutlayer.planning.calibration.linear_head import fit_head
 from cutlayer.planning.calibration.survey_codecs import codec_at, fit_codecs
 from cutlayer.planning.calibration.survey_result import Floats, Grid, SurveyResult
 from cutlayer.seeds import derive, torch_rng
+from cutlayer.settings.precision import Precision
+from cutlayer.train.device_blocks import DeviceBlocks, run_in
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.noise import with_activation_noise
 from cutlayer.train.shortened import shorten
@@ -54,10 +57,33 @@ def fit(
     return with_outputs(model.spec, head, *fitted)
 
 
+@dataclass(frozen=True)
+class DevicePart:
+    """The model's first blocks as a device computes them: by torch, or by a program.
+
+    blocks: run them in other numbers than float32.
+    """
+
+    model: CutModel
+    precision: Precision = "float32"
+    blocks: DeviceBlocks | None = None
+
+    def forward(
+        self, inputs: dict[str, Tensor], cut: int, adapter: Adapter, score: str | None
+    ) -> Activations:
+        """What one device computes of a batch."""
+        size = len(next(iter(inputs.values())))
+        if self.precision == "float32":
+            return self.model.device_forward(inputs, cut, [Segment(adapter, size)], score)
+        scored = score is not None
+        return run_in(self.precision, self.blocks, cut, scored, inputs, [size])
+
+
 class CutSurvey:
     """A model with an adapter, a grid, the samples, and what was measured so far.
 
-    spare: other samples, to which a codec is fitted if the job's codec is a fitted one.
+    device: computes the first blocks. spare: other samples, to which a codec is fitted if the job's
+    codec is a fitted one.
     plain [n, C]: logits without compression; logits [*grid, n, C]: with the settings of each cell
     of the grid. sent [*grid]: bytes of all frames. logits and sent are NaN at cut 0 with fewer than
     all tokens, since no block ranks tokens there.
@@ -68,18 +94,19 @@ class CutSurvey:
     def __init__(
         self,
         job: Job,
-        model: CutModel,
+        device: DevicePart,
         adapter: Adapter,
         grid: Grid,
         data: Dataset,
         spare: Dataset,
     ) -> None:
+        model = device.model
         n, classes = len(data), len(data.classes)
         shape = (len(grid.cuts), len(grid.tokens), len(grid.bits))
         # Noise that can be repeated, of the size that the job's has.
         private = job.privacy.model_copy(update={"noise_from": "seed"})
         self.job = job.model_copy(update={"privacy": private})
-        self.model, self.adapter = model, adapter
+        self.model, self.device, self.adapter = model, device, adapter
         self.grid, self.data, self.spare = grid, data, spare
         self.finest = max((rate for rate in grid.bits if rate < 32), default=32.0)
         self.cuts = sorted({0, *grid.cuts})
@@ -100,14 +127,18 @@ class CutSurvey:
         )
         batches = list(_batches(self.data, self.job.training.batch_size))
         steps = len(batches) * len(self.cuts)
+        plain = self.device.precision == "float32"
+        stage = "measuring" if plain else f"measuring {self.device.precision}"
         for number, (rows, part) in enumerate(batches):
             inputs = preprocess(part.inputs)
             route = [Segment(self.adapter, len(part))]
             self.plain[rows] = _array(self.model.forward(inputs, route))
             for index, cut in enumerate(self.cuts):
-                progress("measuring", number * len(self.cuts) + index, steps)
+                progress(stage, number * len(self.cuts) + index, steps)
                 score = self.job.method.tokens.score if cut else None
-                given = self.model.device_forward(inputs, cut, route, score)
+                # Cut 0 is only looked at where the grid has it not, and not worth a program.
+                device = self.device if cut in self.grid.cuts else DevicePart(self.model)
+                given = device.forward(inputs, cut, self.adapter, score)
                 self._note(cut, rows, given)
                 if cut in self.grid.cuts:
                     self._cross(cut, rows, given, torch.from_numpy(part.labels))
@@ -151,7 +182,8 @@ class CutSurvey:
                 self.sent[place, k, q] += len(frame)
                 back = decode_activations(frame, codec=self.fitted.get(cut), max_bytes=most)
                 crossed.append(back.hidden)
-            if keep == self.grid.tokens[-1] and not self.job.privacy.activation_noise:
+            whole = keep == self.grid.tokens[-1] and self.device.precision == "float32"
+            if whole and not self.job.privacy.activation_noise:
                 # Whole floats of all tokens arrive as they were: the cut changes nothing.
                 crossed.pop()
                 self.logits[place, k, -1, rows] = self.plain[rows]

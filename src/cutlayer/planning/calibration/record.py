@@ -17,6 +17,7 @@ from cutlayer.model.fingerprint import of_model
 from cutlayer.own_code import with_hash
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import SurveyResult
+from cutlayer.settings.precision import Precision
 
 BUNDLED = "demo-calibration.json"
 FORMAT = 1
@@ -30,7 +31,8 @@ class Subject:
 
     model, data: hashes (see fingerprint.py). image_size, max_tokens: as the model reads its
     inputs, 0 where it has none. score, rest: of the job's tokens. quantizer: settings of the
-    uplink besides its bits, and the noise on activations where there is some.
+    uplink besides its bits, the noise on activations where there is some, and the precision of the
+    device's blocks where it is not float32.
     """
 
     model: str
@@ -45,7 +47,13 @@ class Subject:
     def inputs(self) -> str:
         """A hash of all that importance and the statistics of activations depend on."""
         parts = (self.model, self.data, self.image_size, self.max_tokens, self.score)
-        return of_parts(*parts)[:20]
+        other = () if self.precision == "float32" else (self.precision,)
+        return of_parts(*parts, *other)[:20]
+
+    @property
+    def precision(self) -> str:
+        """The numbers in which the device's blocks computed."""
+        return str(self.quantizer.get("precision", "float32"))
 
     @property
     def key(self) -> str:
@@ -79,8 +87,10 @@ class Calibration(SurveyResult):
         super().__post_init__()
 
 
-def subject_of(job: Job) -> Subject | None:
+def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:
     """What a calibration of `job` measures; None where its model or data is not on this machine.
+
+    precision: of the device's blocks.
 
     Raises ModelError or RunError for a model or files that cannot be read.
     """
@@ -101,6 +111,8 @@ def subject_of(job: Job) -> Subject | None:
     quantizer = job.method.uplink.model_dump(exclude=apart)
     if job.privacy.activation_noise:
         quantizer["activation_noise"] = job.privacy.activation_noise
+    if precision != "float32":
+        quantizer["precision"] = precision
     if job.method.uplink.codec == "quantize":
         del quantizer["codec"]
     return Subject(
@@ -114,15 +126,19 @@ def subject_of(job: Job) -> Subject | None:
     )
 
 
-def calibration_for(job: Job, *, exact: bool = True) -> Calibration | None:
+def calibration_for(
+    job: Job, *, exact: bool = True, precision: Precision = "float32"
+) -> Calibration | None:
     """The record of the job's model and data: from the cache, else the bundled one, else None.
+
+    precision: of the device's blocks.
 
     exact: only a record with the job's own quantiser settings and method.tokens.rest. Otherwise,
     where there is no such record, the newest one with any of these: importance and the statistics
     of activations do not depend on them. Nothing is downloaded.
     Raises ModelError, or RunError for a damaged record.
     """
-    subject = subject_of(job)
+    subject = subject_of(job, precision)
     if subject is None:
         return None
     own = cache_file(subject)

@@ -12,6 +12,7 @@ from cutlayer.allocate.decision import Decision
 from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
+from cutlayer.settings.precision import Precision
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,7 +50,7 @@ class StatisticsFromCalibration:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self._found: dict[bool, Calibration | None] = {}
+        self._found: dict[tuple[bool, Precision], Calibration | None] = {}
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
         """See Measures. Raises AllocationError for a cut that was not calibrated."""
@@ -62,33 +63,40 @@ class StatisticsFromCalibration:
         spread, square = self._at(record.range_16, cut), self._at(record.mean_square, cut)
         return np.full(len(devices), spread), np.full(len(devices), square)
 
-    def calibration(self) -> Calibration:
+    def calibration(self, precision: Precision = "float32") -> Calibration:
         """See Measures."""
-        return self._record(exact=True)
+        return self._record(exact=True, precision=precision)
 
     def survival(self, decisions: Iterable[Decision], patches: int) -> Survival | None:
         """How many predictions survive these decisions; None if that was not measured."""
-        record = self._find(exact=True) if self.job.method.split else None
-        if record is None:
+        plain = self._find(exact=True) if self.job.method.split else None
+        if plain is None:
             return None
-        bits = [(one, one.value_bits(self.job.method)) for one in decisions]
-        return _survival(record, bits, patches, self.job.method.uplink.codec == "klt")
+        rates, found = self.job.method.uplink.codec == "klt", []
+        for one in decisions:
+            record = self._find(exact=True, precision=one.precision)
+            if record is None:
+                return None
+            found.append((record, one, one.value_bits(self.job.method)))
+        return _survival(plain, found, patches, rates)
 
-    def _record(self, exact: bool) -> Calibration:
-        found = self._find(exact)
+    def _record(self, exact: bool, precision: Precision = "float32") -> Calibration:
+        found = self._find(exact, precision)
         if found is None:
+            kind = "" if precision == "float32" else f" in {precision}"
             raise AllocationError(
                 f"method.allocation.solver: {self.job.method.allocation.solver!r} needs a "
-                "calibration, and this model and data were never calibrated: run cutlayer "
+                f"calibration, and this model and data were never calibrated{kind}: run cutlayer "
                 "calibrate with this job first"
             )
         return found
 
-    def _find(self, exact: bool) -> Calibration | None:
+    def _find(self, exact: bool, precision: Precision = "float32") -> Calibration | None:
         """The job's record, looked for once."""
-        if exact not in self._found:
-            self._found[exact] = calibration_for(self.job, exact=exact)
-        return self._found[exact]
+        if (exact, precision) not in self._found:
+            found = calibration_for(self.job, exact=exact, precision=precision)
+            self._found[exact, precision] = found
+        return self._found[exact, precision]
 
     def _at(self, by_cut: dict[int, Any], cut: int) -> Any:
         if cut not in by_cut:
@@ -100,18 +108,23 @@ class StatisticsFromCalibration:
 
 
 def _survival(
-    record: Calibration, decisions: Iterable[tuple[Decision, float]], patches: int, rates: bool
+    plain: Calibration,
+    decisions: Iterable[tuple[Calibration, Decision, float]],
+    patches: int,
+    rates: bool,
 ) -> Survival | None:
     """See StatisticsFromCalibration.survival. Between numbers of tokens it interpolates linearly.
 
-    decisions: each with its bits a value. rates: whether these may lie between measured ones;
-    then it interpolates linearly in their logarithm.
+    plain: the record of float32. decisions: each with the record of its precision and its bits a
+    value. rates: whether these may lie between measured ones; then it interpolates linearly in
+    their logarithm.
     """
     found, between = [], False
-    for one, bits in decisions:
+    for record, one, bits in decisions:
         keep = min(one.keep(patches), record.tokens[-1])
         there = record.bits[0] <= bits <= record.bits[-1] if rates else bits in record.bits
-        if one.cut not in record.cuts or not there or keep < record.tokens[0]:
+        cuts = {*record.cuts} & {*plain.cuts}
+        if one.cut not in cuts or not there or keep < record.tokens[0]:
             return None
         between = between or keep not in record.tokens or bits not in record.bits
         cut = record.cuts.index(one.cut)
@@ -119,7 +132,9 @@ def _survival(
             float(np.interp(keep, record.tokens, _at_bits(table[cut], record.bits, bits)))
             for table in (record.agreement, record.accuracy)
         )
-        found.append((agreement, accuracy, float(record.accuracy[cut, -1, -1])))
+        found.append(
+            (agreement, accuracy, float(plain.accuracy[plain.cuts.index(one.cut), -1, -1]))
+        )
     agreements, accuracies, whole = np.array(found).T
     if np.isnan(agreements).any():  # fewer than all tokens at cut 0, where nothing ranks them
         return None
@@ -129,7 +144,7 @@ def _survival(
         float(accuracies.mean()),
         float(whole.mean()),
         between,
-        record.samples,
+        plain.samples,
     )
 
 

@@ -75,11 +75,14 @@ def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def table(found: Calibration) -> Table:
-    """The agreement as a table: a row for each cut and number of tokens, a column for each bits."""
+    """The agreement as a table: a row for each cut and number of tokens, a column for each bits.
+
+    Predictions are compared with those of the unsplit model in float32.
+    """
     bits = [
         Column(f"{width}", f"{width:g} bit" + "s" * (width != 1), "percent") for width in found.bits
     ]
-    rows = []
+    rows, kind = [], found.subject.precision
     for c, cut in enumerate(found.cuts):
         possible = [k for k in range(len(found.tokens)) if not np.isnan(found.agreement[c, k, 0])]
         for k in possible:
@@ -96,7 +99,8 @@ def table(found: Calibration) -> Table:
             *bits,
             Column("share", "attention", "percent"),
         ),
-        "Predictions that stay as they are",
+        "Predictions that stay as they are"
+        + ("" if kind == "float32" else f" where devices compute in {kind}"),
     )
 
 

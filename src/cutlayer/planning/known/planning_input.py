@@ -4,7 +4,7 @@ An allocator is a function `known: PlanningInput -> RoundDecisions`; name yours 
 `method.allocation.solver: package.module:FUNCTION`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -17,6 +17,7 @@ from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
 from cutlayer.settings.allocation import Allocation
+from cutlayer.settings.precision import Precision
 from cutlayer.world import energy
 from cutlayer.world.fleet import Fleet
 from cutlayer.world.world import World, WorldState
@@ -36,8 +37,9 @@ class Measures(Protocol):
         """Range of the activations (largest less smallest) and their mean square, [m] each."""
         ...
 
-    def calibration(self) -> Calibration:
-        """The measured share of predictions that survives each cut, number of tokens and bits."""
+    def calibration(self, precision: Precision = "float32") -> Calibration:
+        """The measured share of predictions that survives each cut, number of tokens and bits, of
+        devices that compute in `precision`."""
         ...
 
 
@@ -48,7 +50,8 @@ class PlanningInput:
     world: its settings and radio. label_emd: [m] earth mover's distance between the labels that a
     device shared and those of the whole fleet; None if no device shared any. visited: the devices
     whose samples the server holds, so that they need not be sent again, and the setting (cut,
-    tokens, bits) at which it holds them.
+    tokens, bits) at which it holds them. in_float32: devices that compute in no other numbers,
+    whatever the job allows, since they run torch.
     """
 
     job: Job
@@ -60,6 +63,7 @@ class PlanningInput:
     measures: Measures
     label_emd: Floats | None = None
     visited: Mapping[int, Setting] = field(default_factory=dict)
+    in_float32: Collection[int] = ()
 
     @property
     def allocation(self) -> Allocation:

@@ -13,7 +13,7 @@ wire/dequantize.py, and once more, as nodes of a graph for light devices, in pro
 `coded_levels` in light/encoded.py, by wire/packing.py). Its settings are `Quantizer` and `LEVELS`
 in settings/method.py (train/read_conditions.py says when each has an effect), its header is
 `TensorHeader` in wire/headers.py, its bytes are counted in wire/frame_bytes.py. `why_not`
-(programs/support.py) refuses what light devices cannot do. New named levels change all of these
+(train/check_light.py) refuses what light devices cannot do. New named levels change all of these
 files, and get a row in docs/wire-format.md and docs/extend.md. Levels given by a function that a
 job names need no change.
 
@@ -25,6 +25,6 @@ last blocks on devices), next to those of klt, and in `KINDS` of wire/frame.py w
 its own; its bytes in wire/frame_bytes.py; which codec a device encodes a step with in
 train/coding.py, and, where it is fitted, who fits it and when in train/server_coding.py and
 train/way_coding.py; what a job with it may not do in train/check.py; whether light devices have it
-in `why_not` (programs/support.py), and if so its nodes in programs/ and its body in
+in `why_not` (train/check_light.py), and if so its nodes in programs/ and its body in
 light/encoded.py, next to klt's; its layout in docs/wire-format.md; its tests beside those of klt.
 """

@@ -1,7 +1,9 @@
-"""Which jobs light devices can take part in, and why not in others."""
+"""Which jobs light devices can take part in and in which numbers they compute, and why not."""
 
+from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.spec import ModelSpec
+from cutlayer.settings.precision import Precision
 
 
 def why_not(job: Job, spec: ModelSpec) -> str | None:
@@ -39,3 +41,38 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
         if getattr(job.privacy, field):
             return f"privacy.{field}: devices need torch to draw this noise: leave it out"
     return None
+
+
+def check_precisions(job: Job, spec: ModelSpec) -> None:
+    """Raise JobError if the job allows a precision that none of its devices can compute in."""
+    others = _others(job)
+    if not others:
+        return
+    named = f"method.allocation.precisions: {' and '.join(others)}"
+    reason = why_not(job, spec)
+    if reason is not None:
+        raise JobError(
+            f"{named} are computed by programs of light devices, of which this job has none "
+            f"({reason}): take float32 alone"
+        )
+    if job.method.allocation.leakage_max is not None:
+        raise JobError(
+            f"{named} may leak otherwise than float32, which is what cutlayer audit attacks: take "
+            "float32 alone, or leave method.allocation.leakage_max out"
+        )
+
+
+def check_speeds(job: Job) -> None:
+    """Raise JobError if the job does not say how fast a precision is that it allows."""
+    for one in _others(job):
+        if job.world is not None and getattr(job.world.fleet, f"{one}_speed") is None:
+            raise JobError(
+                f"world.fleet.{one}_speed: null, but method.allocation.precisions has {one}: say "
+                "how many times as fast as in float32 devices compute in it, as cutlayer join "
+                "--light --probe measures"
+            )
+
+
+def _others(job: Job) -> list[Precision]:
+    """The precisions besides float32 that the job allows."""
+    return [one for one in job.method.allocation.precisions if one != "float32"]
