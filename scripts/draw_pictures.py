@@ -32,7 +32,7 @@ SHOWN = {
     "patches.png": "shown-patches.png",
 }
 OPENED = "tsflora-24x4"  # the run that the dashboard is shown with
-COLOURS = 64
+COLOURS = 256
 WIDTH = 1000
 SCREEN = {"width": 1200, "height": 1200}
 LONGEST_MS = 300_000
@@ -116,7 +116,7 @@ def keep(picture: Path, shown: str) -> None:
         small = opened.convert("RGB")
         small.thumbnail((WIDTH, 2 * WIDTH))
         # A thin line keeps its colour, however little of the picture it is.
-        few = small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
         few.save(FIGURES / shown, optimize=True)
     print(f"{FIGURES / shown}: {(FIGURES / shown).stat().st_size / 1e3:.0f} kB")
 
