@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+# A machine that does much else may take long: no test waits for time to pass.
+LONGEST_MS = 300_000
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
 
 
@@ -34,6 +36,7 @@ class Opened:
         ready: str = "html[data-ready]",
     ) -> None:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(LONGEST_MS)
         self.page = context.new_page()
         self.complaints: list[str] = []
         self.asked: list[str] = []
@@ -41,7 +44,7 @@ class Opened:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(url)
-        self.page.wait_for_selector(ready, timeout=60_000)
+        self.page.wait_for_selector(ready)
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):

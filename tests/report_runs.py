@@ -9,6 +9,12 @@ from cutlayer.job import Job, make_job
 from cutlayer.record.rows import Row
 from cutlayer.reports.views.runs import STAGES, Holdings, Patches, Places, Run, Spans
 
+# The views of one run in a world, by the names that the page gives them.
+VIEWS = {
+    "headline", "job", "curves", "classes", "labels", "devices", "gantt", "allocation", "fleet",
+    "patches",
+}  # fmt: skip
+
 
 def made_job(method: str = "tsflora", devices: int = 4, rounds: int = 3, seed: int = 0) -> Job:
     return make_job(

@@ -219,7 +219,11 @@ def test_devices_that_cannot_are_named_or_left_out() -> None:
         ),
         ({"energy_max_j": two([np.inf, 1e-9])}, "energy_max_j of device 1 .* more than"),
         ({"time_max_s": two([np.inf, 0.08])}, "time_max_s of device 1 is 0.08: .* needs"),
-        ({"quality_min": 1.1}, "quality_min is 1.1: the best measured is 0.9"),
+        ({"quality_min": 1.1}, "quality_min is 1.1: the best measured is 0.9.*: lower it, or"),
+        (
+            {"barred": two([[False] * 3, [True] * 3])},
+            "device 1 can compute none of the options of enough quality: lower quality_min,",
+        ),
     ):
         problem = option_problem(0, 2, **changes)
         with pytest.raises(AllocationError, match=words):

@@ -33,13 +33,11 @@ from cutlayer.errors import NetworkError  # noqa: E402
 from cutlayer.job import dump_job  # noqa: E402
 from cutlayer.record.row_lines import line_of  # noqa: E402
 from cutlayer.record.rows import Row  # noqa: E402
+from cutlayer.reports import recompute  # noqa: E402
+from cutlayer.reports.views.runs import Run  # noqa: E402
 from helpers import small_job  # noqa: E402
-from report_runs import made_job, made_rows  # noqa: E402
+from report_runs import VIEWS, made_job, made_rows  # noqa: E402
 
-VIEWS = {
-    "headline", "job", "curves", "classes", "labels", "devices", "gantt", "allocation", "fleet",
-    "patches",
-}  # fmt: skip
 TOKEN = "a token of the test"
 OPEN = Access()
 
@@ -405,8 +403,8 @@ def test_beyond_this_machine_a_token_is_made_up_and_ctrl_c_ends_quietly(tmp_path
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A simulated run in a world, and one over a network."""
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The dashboard of a simulated run in a world, and of one over a network."""
     folder = tmp_path_factory.mktemp("real")
     world = {"reference_loss_db": 75.0, "mobility": {"kind": "redraw"}}
     data = {"train_samples": 60, "test_samples": 20, "partition": {"min_samples": 8}}
@@ -421,34 +419,32 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
             lambda port: [devices.join(port, n) for n in range(4)],
         )
     assert devices.errors == {}
-    return folder
+    with served(folder) as url:
+        yield url
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (1200, "dark"), (340, "dark")])
 @pytest.mark.parametrize("name", ["simulated", "network"])
 def test_every_view_is_shown(
     browser: Any,
-    real: Path,
+    real: str,
     tmp_path: Path,
     name: str,
     width: int,
     scheme: str,
 ) -> None:
-    with served(real) as url:
-        opened = Opened(browser, f"{url}#run={name}", width, scheme)
-        shown = opened.page
-        assert set(
-            shown.eval_on_selector_all("#views section", "all => all.map(one => one.id)")
-        ) == {f"view-{view}" for view in VIEWS}
-        kinds = shown.eval_on_selector_all(
-            "#views section", "all => all.map(one => one.dataset.kind)"
-        )
-        # No world, no clock and no map: a network has but its own.
-        assert kinds.count("missing") == (0 if name == "simulated" else 2)
-        assert shown.evaluate("document.documentElement.scrollWidth") <= width
-        shown.screenshot(path=tmp_path / "dashboard.png", full_page=True)
-        assert opened.quiet(url)
-        opened.page.context.close()
+    opened = Opened(browser, f"{real}#run={name}", width, scheme)
+    shown = opened.page
+    assert set(shown.eval_on_selector_all("#views section", "all => all.map(one => one.id)")) == {
+        f"view-{view}" for view in VIEWS
+    }
+    kinds = shown.eval_on_selector_all("#views section", "all => all.map(one => one.dataset.kind)")
+    # No world, no clock and no map: a network has but its own.
+    assert kinds.count("missing") == (0 if name == "simulated" else 2)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    shown.screenshot(path=tmp_path / "dashboard.png", full_page=True)
+    assert opened.quiet(real)
+    opened.page.context.close()
 
 
 def test_a_run_is_followed_as_it_goes_on(browser: Any, tmp_path: Path) -> None:
@@ -463,6 +459,35 @@ def test_a_run_is_followed_as_it_goes_on(browser: Any, tmp_path: Path) -> None:
             shown.wait_for_selector(f"#view-headline:has-text('After {number + 1} rounds')")
             shown.wait_for_selector(f"tr[data-id='a'] >> text={number + 1} / 5")
         shown.wait_for_selector("tr[data-id='a'] .state.finished")
+        assert opened.quiet(url)
+        opened.page.context.close()
+
+
+def test_nothing_waits_for_views_that_are_still_computed(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = made_rows(made_job(rounds=5))
+    for name in ("a", "b"):
+        begin(tmp_path / name, rows[:2], rounds=5)
+    go_on, compute = threading.Event(), recompute.again
+
+    def held(*asked: Any) -> Run:
+        assert go_on.wait(300)
+        return compute(*asked)
+
+    monkeypatch.setattr(recompute, "again", held)
+    with served(tmp_path) as url, contextlib.ExitStack() as at_last:
+        at_last.callback(go_on.set)
+        opened = Opened(browser, f"{url}#run=a", ready="#view-headline")
+        shown = opened.page
+        append(tmp_path / "a", rows[2])
+        shown.wait_for_selector("#view-headline:has-text('After 3 rounds')")
+        shown.click("tr[data-id='b'] a")
+        shown.wait_for_selector("#shown-title:has-text('b:')")
+        shown.wait_for_selector("#view-headline:has-text('After 2 rounds')")
+        assert shown.locator("#view-fleet[data-kind='missing']").count() == 1
+        go_on.set()
+        shown.wait_for_selector("#view-fleet[data-kind='fleet']")
         assert opened.quiet(url)
         opened.page.context.close()
 

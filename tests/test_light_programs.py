@@ -1,11 +1,13 @@
 """Programs of light devices: what they compute is what torch computes, and what is refused."""
 
+import asyncio
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,9 @@ from cutlayer.light.passes import PASS_TOKENS
 from cutlayer.light.program import Program
 from cutlayer.model.families import describe
 from cutlayer.model.part import write_part
+from cutlayer.network.device import light_participant
+from cutlayer.network.device.light_participant import LightParticipant
+from cutlayer.network.transport.messages import DeviceProgram, LightTask, PartFile
 from cutlayer.programs.graph import FLOAT, Graph
 from cutlayer.programs.make import programs_of
 from cutlayer.programs.quantizer import add_quantizer
@@ -455,3 +460,30 @@ def test_an_exported_device_runs_by_its_twenty_lines(
         export_device(job, out=tmp_path / "other", cut=99)
     with pytest.raises(CutlayerError, match="klt needs a basis"):
         export_device(small_job(method="lean"), out=tmp_path / "lean")
+
+
+def test_weights_are_fetched_again_only_where_their_name_comes_with_another_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[list[str]] = []
+
+    async def fetch(_: object, files: list[PartFile], on_piece: object, folder: Path) -> Path:
+        fetched.append([file.sha256 for file in files if file.name == "int8.bin"])
+        return folder
+
+    async def compute(make: object, path: Path, weights: Path, ports: Ports, how: object) -> Any:
+        return SimpleNamespace(ports=ports)
+
+    monkeypatch.setattr(light_participant, "fetch_files", fetch)
+    key = ProgramKey(1, Coding("floats"))
+    graphs = PartFile("0.onnx", 7, "01"), PartFile("1.onnx", 7, "02")
+    sample = DeviceProgram(*graphs, key)
+    job = light_job()
+    task = LightTask(0, job, "ab", ["cat"], "weights.bin", [], sample)
+    device: Any = SimpleNamespace(job=job)
+    light = LightParticipant(device, task, tmp_path, Compute())
+    site: Any = SimpleNamespace(connection=None, on_piece=None, compute=compute)
+    for digest in ("aa", "aa", "bb", "aa"):
+        weights = PartFile("int8.bin", 9, digest)
+        asyncio.run(light.fetch(site, [DeviceProgram(*graphs, key, weights)]))
+    assert fetched == [["aa"], [], ["bb"], ["aa"]]

@@ -36,6 +36,7 @@ UPLINK = Uplink("klt", "uniform", "token", False, True, True, 0.5, 0.5)
 LIGHT = LightJob(1, 8, 1, 1, 49, 128, UPLINK, True, "float32")
 GRAPHS = (PartFile("0.onnx", 7, "cd"), PartFile("1.onnx", 8, "ef"))
 PROGRAM = DeviceProgram(*GRAPHS, ProgramKey(2, Coding("basis")))
+PRECISE = DeviceProgram(*GRAPHS, ProgramKey(1, Coding("basis")), PartFile("int8.bin", 7, "ab"))
 HELLO = Hello(
     version="0.1.0",
     job="0f" * 32,
@@ -57,6 +58,7 @@ EXAMPLES: list[Message] = [
     Probed(3, 2, 1.5, 0.25, [0.0, 0.5, 1.0]),
     Done(),
     RoundBegin(3, cut=2, steps=5, tokens=24, bits_up=4, bandwidth_hz=1e6, programs=[PROGRAM]),
+    RoundBegin(4, cut=1, steps=5, programs=[PRECISE], precision="int8"),
     StepDone(3, 4, loss=1.5),
     RoundEnd(3, late=True),
     Ping(1, b"xyz", 7),

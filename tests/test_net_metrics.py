@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import shutil
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,6 +190,16 @@ def test_alerts_and_board_ask_for_what_the_server_serves(name: str) -> None:
             assert label in OF_PROMETHEUS or value in labels[label], expression
         for group in re.findall(r"\b(?:by|on) \(([\w, ]+)\)", expression):
             assert set(group.split(", ")) <= set(labels) | OF_PROMETHEUS, expression
+
+
+def test_prometheus_takes_the_alerts_and_its_settings() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("needs promtool (apt-get install prometheus)")
+    command = [promtool, "check", "config", MONITORING / "prometheus.yaml"]  # and its rule files
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "rules found" in checked.stdout
 
 
 def test_each_alert_is_explained_in_the_docs() -> None:

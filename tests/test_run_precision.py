@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ import tiny_models
 from cutlayer import calibrate, plan, simulate
 from cutlayer.allocate.decision import Decision, Setting, serves
 from cutlayer.errors import AllocationError, JobError, RefusedError, RunError
+from cutlayer.inference.trained import load_trained
 from cutlayer.job import Job, change_job, make_job
 from cutlayer.model.bank import Segment
+from cutlayer.model.export import save_adapter
 from cutlayer.model.weights import load_model
 from cutlayer.network.device.device_requests import begin
 from cutlayer.network.transport.messages import RoundBegin
@@ -277,6 +280,71 @@ def test_what_was_calibrated_apart_is_refused_until_it_is_measured_together(
             plan(job)
     finally:
         write_calibration(other, cache_file(other.subject))
+
+
+def test_what_is_missing_is_measured_on_the_samples_of_the_rest(
+    job: Job, measured: dict[str, Calibration], tmp_path: Path
+) -> None:
+    other = measured["int8"]
+    try:
+        write_calibration(replace(other, samples=12), cache_file(other.subject))
+        with pytest.raises(AllocationError, match="calibrated on different samples"):
+            plan(job)
+        cache_file(other.subject).unlink()
+        simulate(change_job(job, ["seed=1"]), out=tmp_path / "run")
+        found = calibration_for(job, precision="int8")
+        assert found is not None
+        assert (found.samples, found.seed) == (other.samples, 0)
+        assert np.array_equal(found.agreement, other.agreement)
+        cache_file(other.subject).unlink()
+        trained = replace(measured["float32"], adapter="ab")
+        write_calibration(trained, cache_file(trained.subject))
+        with pytest.raises(JobError, match="int8 not: run cutlayer calibrate --adapter"):
+            simulate(job, out=tmp_path / "other")
+    finally:
+        for record in measured.values():
+            write_calibration(record, cache_file(record.subject))
+
+
+def test_an_adapter_of_blocks_that_run_as_programs_is_not_measured(
+    job: Job, tmp_path: Path
+) -> None:
+    model = load_model(job.model, 10, job.seed)
+    save_adapter(tiny_models.random_adapter(model, 3), model, tmp_path / "adapter")
+    grid = {"samples": 8, "tokens": [TOKENS], "bits": [8], "adapter": tmp_path / "adapter"}
+    with pytest.raises(JobError, match=r"has trained .*, but devices that compute in int8 run"):
+        calibrate(job, cuts=[2], **grid)
+
+
+def test_at_cut_0_where_no_block_is_computed_devices_stay_with_float32(
+    job: Job, measured: dict[str, Calibration]
+) -> None:
+    start = change_job(job, ["method.allocation.cuts=[0]", "method.allocation.tokens=[]"])
+    try:
+        for name, quality in (("float32", 0.5), ("int8", 1.0)):
+            tables: dict[str, Any] = {
+                kind: np.full_like(getattr(measured[name], kind), quality)
+                for kind in ("agreement", "divergence", "accuracy", "bytes_per_sample")
+            }
+            for table in list(tables.values()):
+                table[:, :-1] = np.nan  # without a block nothing ranks tokens
+            tables |= {f"importance{end}": {} for end in ("", "_low", "_high")}
+            tables |= {kind: {0: 1.0} for kind in ("mean_square", "range_16")}
+            record = replace(measured[name], cuts=(0,), **tables)
+            write_calibration(record, cache_file(record.subject))
+        found = plan(start).decided.decisions
+    finally:
+        for record in measured.values():
+            write_calibration(record, cache_file(record.subject))
+    assert {(one.cut, one.precision) for one in found.values()} == {(0, "float32")}
+
+
+def test_a_run_that_kept_to_float32_is_tested_without_onnxruntime(
+    job: Job, measured: dict[str, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(change_job(job, ["world.fleet.int8_speed=0.5"]), out=tmp_path / "run")
+    monkeypatch.setattr(packages, "find_spec", lambda name: None)
+    assert load_trained(tmp_path / "run").logits_of(cut=True)
 
 
 def test_without_onnxruntime_a_run_says_what_to_install(

@@ -226,10 +226,9 @@ def _worth_trying(problem: OptionProblem) -> Ints:
     quality = problem.quality.ravel()
     enough = np.flatnonzero(quality >= problem.quality_min)
     if not len(enough):
-        best = tuple(int(i) for i in np.unravel_index(quality.argmax(), problem.quality.shape))
         raise AllocationError(
-            f"quality_min is {problem.quality_min:g}: the best measured is {quality.max():.6g}, "
-            f"at cut, tokens, bits {best}"
+            f"quality_min is {problem.quality_min:g}: the best measured is {quality.max():.6g}: "
+            "lower it, or calibrate other cuts, tokens or bits"
         )
     # Best quality first, so that of two options with equal costs the better one stays.
     enough = enough[np.argsort(-quality[enough], kind="stable")]
@@ -274,6 +273,11 @@ def _only(options: Options, members: Ints) -> Options:
 def _reason(options: Options, m: int, problem: OptionProblem, least_bytes: float) -> str:
     """Why the device at place m can take none of the options, and what would let it."""
     device = f"device {options.numbers[m]}"
+    if problem.barred is not None and _barred(problem, options.index)[m].all():
+        return (
+            f"{device} can compute none of the options of enough quality: lower quality_min, which "
+            f"is {problem.quality_min:g}"
+        )
     if not options.able[m].any():
         return (
             f"memory_max_bytes of {device} is {problem.memory_max_bytes[m]:.6g}: the options of "

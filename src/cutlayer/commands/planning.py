@@ -28,8 +28,12 @@ def calibrate(
     adapter: Annotated[
         Path | None, typer.Option(help="Folder of a trained adapter to measure with.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A JSON file for the record too.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="A PNG file for a figure.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A JSON file for the record in float32 too.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="A PNG file for a figure of what is kept in float32.")
+    ] = None,
 ) -> None:
     """Measure how much of a model's output survives each cut, number of tokens and bits."""
     from cutlayer.job import load_job

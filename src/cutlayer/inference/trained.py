@@ -43,9 +43,9 @@ class Trained:
     def logits_of(self, cut: bool) -> LogitsOf:
         """Computes logits: with the unsplit model, or (cut) with device and server together.
 
-        The latter use the cut, tokens and bits of the middle decision of the last round in which
-        devices took part. Raises JobError if the method does not cut the model, RunError without
-        such a round.
+        The latter use the cut, tokens, bits and precision of the middle decision of the last round
+        in which devices took part. Raises JobError if the method does not cut the model, RunError
+        without such a round.
         """
         if not cut:
             return unsplit(self.model, self.preprocess, self.adapter)
@@ -64,7 +64,8 @@ class Trained:
         coding = ServerCoding(self.job, self.model.spec, saved)
         if fitted and coding.codec_for(decision) is None:
             raise RunError(f"--through-cut: {self.folder} has no basis for its codec: leave it out")
-        blocks = blocks_for(self.job, self.model)
+        plain = decision.precision == "float32"  # then nobody needs the packages of programs
+        blocks = None if plain else blocks_for(self.job, self.model)
         given = self.model, self.preprocess, self.adapter, coding, blocks
         return through_cut(self.job, self.task, decision, *given)
 

@@ -37,7 +37,7 @@ class Program:
         if not np.isfinite(outputs["energy"]).all():
             raise RunError(
                 "program: its activations contain NaN, infinity or values beyond float32: take "
-                "another --precision"
+                "another --precision, or leave it out of method.allocation.precisions"
             )
         return outputs | {"scores": between["scores"]} if self.key.scored else outputs
 

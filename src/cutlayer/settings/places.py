@@ -35,13 +35,14 @@ class FleetSettings(Section):
     """Of presets: largest distance from the server, in metres."""
 
     float16_speed: Positive | None = None
-    """How many times as fast as in float32 devices run their blocks in float16, as measured by
-    `cutlayer join --light --probe` in both; divides seconds and joules of computing. null: not
-    known, so that method.allocation.precisions may not name it.
+    """How many times as fast devices run their blocks in float16 as in float32: milliseconds of
+    `cutlayer join --light --probe` divided by those with `--precision float16`. The seconds and
+    joules of computing are divided by it. null: not known; float16 may then not be among
+    method.allocation.precisions.
     """
 
     int8_speed: Positive | None = None
-    """How many times as fast as in float32 devices run their blocks in int8, likewise."""
+    """How many times as fast devices run their blocks in int8 as in float32: see float16_speed."""
 
     def speed(self, precision: Precision, cut: int) -> float:
         """How many times as fast as in float32 a device computes `cut` blocks in `precision`.

@@ -26,6 +26,16 @@ def bare_blocks(job: Job, rounds: Iterable[Mapping[int, Decision]]) -> int:
     return max((one.cut for decisions in rounds for one in decisions.values()), default=0)
 
 
+def trained_before(model: CutModel, adapter: Adapter, cut: int) -> str | None:
+    """A LoRA tensor before block `cut` that training has changed; None if there is none."""
+    if model.train != "lora":
+        return None
+    for name in model.names_before(cut):
+        if name.endswith(".lora_B.weight") and name in adapter and bool(adapter[name].any()):
+            return name
+    return None
+
+
 def with_bare_blocks(job: Job, model: CutModel, adapter: Adapter, blocks: int) -> Adapter:
     """`adapter` with the tensors before block `blocks` reset to those before any training.
 

@@ -20,6 +20,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.model.low_bits import check_low_bits
 from cutlayer.model.weights import load_model
 from cutlayer.seeds import derive
+from cutlayer.train.bare_blocks import trained_before
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.compute import find_compute, set_precision
@@ -118,13 +119,13 @@ def _check_bare_blocks(job: Job, model: CutModel, adapter: Adapter) -> None:
         return
     chosen = job.method.allocation
     moves = chosen.solver in ("asfl", "asfv", "auto") or ":" in chosen.solver
-    for name in model.names_before(min(chosen.cuts, default=0) if moves else job.cut):
-        if model.train == "lora" and name.endswith(".lora_B.weight") and bool(adapter[name].any()):
-            raise ModelError(
-                f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "
-                f"{job.method.name} run their blocks without adapters: give one trained with "
-                "method.device frozen at the same cut, or take method.device trained"
-            )
+    name = trained_before(model, adapter, min(chosen.cuts, default=0) if moves else job.cut)
+    if name is not None:
+        raise ModelError(
+            f"model.adapter: {job.model.adapter} has trained {name}, but the devices of method "
+            f"{job.method.name} run their blocks without adapters: give one trained with "
+            "method.device frozen at the same cut, or take method.device trained"
+        )
 
 
 def make_server(

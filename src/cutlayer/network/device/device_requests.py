@@ -76,7 +76,7 @@ def make_device(job: Job, task: Task, part: Path, data: Path | None) -> Device:
 
 def begin(device: Device, message: RoundBegin, opening: Opening) -> None:
     """Start a round as the server decided it. Raises RunError where device and server disagree on
-    the number of steps.
+    the number of steps, RefusedError for numbers other than float32.
     """
     if message.precision != "float32":
         raise RefusedError(

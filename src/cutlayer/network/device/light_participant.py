@@ -74,7 +74,7 @@ class LightParticipant:
         self._sample, self._compute = task.sample, compute
         self._ready: dict[str, ReadyGraph] = {}
         self._now: dict[ProgramKey, Program] = {}
-        self._fetched: set[str] = set()
+        self._fetched: dict[str, str] = {}  # hashes of files of weights, by their names
 
     @property
     def number(self) -> int:
@@ -124,11 +124,12 @@ class LightParticipant:
         graphs = {graph.sha256: graph for one in programs for graph in one.graphs}
         for graph in graphs.values():
             check_size(graph.size)
-        weights = {one.weights.sha256: one.weights for one in programs if one.weights is not None}
-        due = [file for sha256, file in weights.items() if sha256 not in self._fetched]
+        weights = {one.weights.name: one.weights for one in programs if one.weights is not None}
+        # Hashing large files again each round would take seconds.
+        due = [file for name, file in weights.items() if self._fetched.get(name) != file.sha256]
         files = [*due, *graphs.values()]
         await fetch_files(site.connection, files, site.on_piece, self._folder)
-        self._fetched |= set(weights)
+        self._fetched |= {name: file.sha256 for name, file in weights.items()}
         self._now = {}
         job = self._job
         for one in programs:

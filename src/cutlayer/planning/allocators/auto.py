@@ -36,11 +36,13 @@ def solve(known: PlanningInput) -> RoundDecisions:
     cuts = _axis("cuts", table.cuts, settings.cuts)
     tokens = _axis("tokens", table.tokens, tuple(t or max(table.tokens) for t in settings.tokens))
     bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
+    # Without a block nothing is computed faster, so that cut 0 is tried in float32 alone.
+    ways = [(one, i) for one in tables for i in cuts if one == "float32" or table.cuts[i] > 0]
     shares = None
     if settings.leakage_max is not None:
         shares = reidentified_at(table)
     plan = auto.solve(
-        _problem(known, tables, cuts, tokens, bits, shares),
+        _problem(known, tables, ways, tokens, bits, shares),
         time_weight=settings.time_weight,
         energy_weight=settings.energy_weight,
         bits_weight=settings.bytes_weight / 8,
@@ -50,12 +52,13 @@ def solve(known: PlanningInput) -> RoundDecisions:
     most = known.loads.spec.patches
     for place, device in enumerate(known.devices):
         if not plan.takes_part[place]:
+            kind = " in float32" if len(tables) > 1 and device in known.in_float32 else ""
             left_out[device] = (
-                "no setting of enough quality fits its memory, time and energy, or the band"
+                f"no setting{kind} of enough quality fits its memory, time and energy, or the band"
             )
             continue
-        number, cut = divmod(int(plan.cut[place]), len(cuts))  # precision by precision
-        setting = (cuts[cut], tokens[plan.tokens[place]], bits[plan.bits[place]])
+        precision, cut = ways[int(plan.cut[place])]
+        setting = (cut, tokens[plan.tokens[place]], bits[plan.bits[place]])
         kept = int(table.tokens[setting[1]])
         chosen = table.bits[setting[2]]
         if shares is not None:
@@ -69,7 +72,7 @@ def solve(known: PlanningInput) -> RoundDecisions:
             float(plan.bandwidth_hz[place]),
             float(plan.power_w[place]),
             float(chosen) if fitted else None,
-            list(tables)[number],
+            precision,
         )
     note = (
         f"what the round costs, by the weights of method.allocation, is at most "
@@ -86,17 +89,22 @@ def solve(known: PlanningInput) -> RoundDecisions:
 def _tables(known: PlanningInput) -> dict[Precision, Calibration]:
     """What was measured in each precision that some device can compute in, float32 first.
 
-    Raises AllocationError where they were measured on different grids.
+    Raises AllocationError where they were measured on different grids or samples, or with another
+    adapter.
     """
     allowed = known.allocation.precisions
     if all(device in known.in_float32 for device in known.devices):
         allowed = ("float32",)
     tables = {one: known.measures.calibration(one) for one in allowed}
-    grids = {(one.cuts, one.tokens, one.bits) for one in tables.values()}
-    if len(grids) > 1:
+    why = None
+    if len({(one.cuts, one.tokens, one.bits) for one in tables.values()}) > 1:
+        why = "at different cuts, tokens or bits"
+    elif len({(one.samples, one.seed, one.adapter) for one in tables.values()}) > 1:
+        why = "on different samples or with another adapter"
+    if why is not None:
         raise AllocationError(
-            f"method.allocation.precisions: {' and '.join(allowed)} were calibrated at different "
-            "cuts, tokens or bits: run cutlayer calibrate with this job"
+            f"method.allocation.precisions: {' and '.join(allowed)} were calibrated {why}: run "
+            "cutlayer calibrate with this job"
         )
     return tables
 
@@ -150,25 +158,26 @@ def _axis(name: str, measured: tuple[float, ...], wanted: tuple[int, ...]) -> In
 def _problem(
     known: PlanningInput,
     tables: Mapping[Precision, Calibration],
-    cuts: Ints,
+    ways: Sequence[tuple[Precision, int]],
     tokens: Ints,
     bits: Ints,
     shares: Floats | None,
 ) -> OptionProblem:
     """Costs per sample are those of the round divided by its samples; where devices differ, the
-    largest. tables: by precision; the problem has their cuts one after another. shares:
-    re-identified at each setting, where that is limited (then there is float32 alone).
+    largest. tables: by precision. ways: precisions with the places of cuts in these tables; each is
+    a cut of the problem. shares: re-identified at each setting, where that is limited (then there
+    is float32 alone).
     """
     settings, table = known.allocation, tables["float32"]
-    quality = np.concatenate([one.quality()[np.ix_(cuts, tokens, bits)] for one in tables.values()])
-    ways = [(one, int(table.cuts[i])) for one in tables for i in cuts]
+    survives, here = {one: found.quality() for one, found in tables.items()}, np.ix_(tokens, bits)
+    quality = np.stack([survives[one][i][here] for one, i in ways])
     barred = None
     if len(tables) > 1:
         whole = np.array([device in known.in_float32 for device in known.devices])
         barred = whole[:, None] & np.array([one != "float32" for one, _ in ways])
     if shares is not None and settings.leakage_max is not None:
-        here = shares[np.ix_(cuts, tokens, bits)]
-        allowed = little_enough(here, quality, settings.leakage_max, settings.quality_min)
+        leaks = np.stack([shares[i][here] for _, i in ways])
+        allowed = little_enough(leaks, quality, settings.leakage_max, settings.quality_min)
         quality = np.where(allowed, quality, 0.0)
     samples, method = known.loads.samples_trained, known.job.method
     fitted, least = method.uplink.codec == "klt", method.downlink.bits
@@ -182,7 +191,8 @@ def _problem(
             visited.setdefault(known.visited[device], []).append(place)
     flops, adapter, memory = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     broadcast = np.zeros(len(known.devices))
-    for c, (precision, cut) in enumerate(ways):
+    for c, (precision, place) in enumerate(ways):
+        cut = int(table.cuts[place])
         work = known.loads.forward_flops(cut) + known.loads.backward_flops(cut)
         if precision != "float32":
             work = work / known.world.settings.fleet.speed(precision, cut)

@@ -17,10 +17,12 @@ from cutlayer.data.sources import load_calibration
 from cutlayer.errors import JobError
 from cutlayer.fingerprint import of_file
 from cutlayer.job import Job
+from cutlayer.model.cut import CutModel
 from cutlayer.model.export import WEIGHTS, load_adapter
 from cutlayer.model.families import ModelSpec, describe
 from cutlayer.model.framing import fit_for
 from cutlayer.model.inputs import Preprocessor
+from cutlayer.model.lora import Adapter
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration import cut_survey
 from cutlayer.planning.calibration.record import (
@@ -37,6 +39,7 @@ from cutlayer.programs.packages import blocks_for
 from cutlayer.seeds import numpy_rng
 from cutlayer.settings.allocation import RATES
 from cutlayer.settings.precision import Precision
+from cutlayer.train.bare_blocks import trained_before
 from cutlayer.train.check_light import check_precisions
 from cutlayer.train.compute import find_compute
 
@@ -105,11 +108,18 @@ def calibrate_in(
 ) -> dict[Precision, Calibration]:
     """As `calibrate`, in some of the precisions that the job allows: the record of each.
 
-    like: a record whose grid is measured, in place of cuts, tokens and bits.
+    like: a record whose grid and samples are taken, so that the two can be compared.
+    Raises JobError if it was measured with a trained adapter.
     """
     progress = progress or (lambda what, done, steps: None)
     if like is not None:
-        cuts, tokens, bits = like.cuts, like.tokens, like.bits
+        if like.adapter is not None:
+            raise JobError(
+                "method.allocation.precisions: one was calibrated with a trained adapter, and "
+                f"{' and '.join(precisions)} not: run cutlayer calibrate --adapter with this job"
+            )
+        samples, cuts, tokens, bits = like.samples, like.cuts, like.tokens, like.bits
+        job = job.model_copy(update={"seed": like.seed})  # which draws the samples
     spec = describe(job.model)
     check_precisions(job, spec)
     fits = job.method.split and job.method.uplink.codec == "klt"
@@ -144,6 +154,7 @@ def calibrate_in(
             trained = cut_survey.fit(model, preprocess, fitted, job.seed, progress)
         else:
             trained = load_adapter(adapter, model)
+            _check_bare(adapter, trained, model, max(grid.cuts), precisions)
     for precision, subject in subjects.items():
         assert subject is not None
         with torch.inference_mode():
@@ -163,6 +174,20 @@ def calibrate_in(
         )
         write_calibration(records[precision], cache_file(subject))
     return records
+
+
+def _check_bare(
+    folder: str | Path, adapter: Adapter, model: CutModel, cut: int, precisions: Sequence[Precision]
+) -> None:
+    """Raise JobError if blocks before `cut` were trained but are to run as programs, without it."""
+    others = [one for one in precisions if one != "float32"]
+    name = trained_before(model, adapter, cut) if others else None
+    if name is not None:
+        raise JobError(
+            f"adapter: {folder} has trained {name}, but devices that compute in "
+            f"{' or '.join(others)} run their blocks without adapters: take earlier cuts, an "
+            "adapter trained with method.device frozen at the same cut, or float32 alone"
+        )
 
 
 def choose_grid(

@@ -6,7 +6,7 @@
   const STATES = {
     running: "running", waiting: "in its first round", finished: "finished", silent: "silent", unreadable: "unreadable",
   };
-  // No run is asked for again sooner than this many times as long as the last answer took.
+  // Nothing is asked for again sooner than this many times as long as its last answer took.
   const REST = 4, SOONEST_MS = 500;
 
   const place = document.getElementById("dashboard");
@@ -155,7 +155,7 @@
 
   // ---- one run, or several side by side ----
   let opened = null, several = [], shown = { views: new Map(), shared: null, at: null };
-  let turn = 0, timer = 0, asking = false, computedFor = -1, rest = SOONEST_MS;
+  let turn = 0, latest = -1, computedFor = -1;  // rounds of the views shown, and of those computed
   const title = html("h2", { id: "shown-title" }, "");
   const links = html("ul", {});
   const views = html("div", { id: "views", tabindex: -1 });
@@ -165,14 +165,17 @@
     if (!answer.ok) throw new Error(await answer.text());
     return answer.json();
   }
-  /** Draws the views that are other than those shown; one that is being read with keys waits. */
+  /** Draws the views that are other than those shown, and says whether it drew all: one that is being
+   * read with keys waits. */
   async function draw(found, mine) {
+    let all = true;
     for (const view of found) {
       const text = JSON.stringify(view), id = `view-${view.id}`;
       if (shown.views.get(id) === text) continue;
       const section = document.getElementById(id);
       if (section && section !== document.activeElement && section.contains(document.activeElement)) {
         section.addEventListener("focusout", () => setTimeout(refresh), { once: true });
+        all = false;
         continue;
       }
       if (section) {
@@ -181,7 +184,7 @@
         await cutlayer.fill(section, view, shown.shared);
         section.style.minHeight = "";
       } else await cutlayer.lay(views, [view], "view-", shown.shared);
-      if (mine !== turn) return;
+      if (mine !== turn) return false;
       shown.views.set(id, text);
     }
     if (shown.at !== null) shown.shared.dispatchEvent(new CustomEvent("round", { detail: { round: shown.at, from: null } }));
@@ -192,8 +195,10 @@
         one.scrollIntoView();
         one.focus({ preventScroll: true });
       } }, one.querySelector("h2").textContent))));
+    return all;
   }
   async function show(mine) {
+    if (!opened && !several.length) return;
     if (several.length) {
       const found = await ask("together", several);
       if (mine === turn) await draw(found.together, mine);
@@ -204,37 +209,45 @@
     title.textContent = `${opened}: ${found.title}`;
     // What is computed stays as it is until it is computed again.
     await draw(found.views.filter((view) => !found.computed.includes(view.id) || !shown.views.has(`view-${view.id}`)), mine);
-    const done = runs.get(opened)?.state !== "running";
-    if (mine === turn && found.rounds !== computedFor && (done || computedFor < 0)) {
-      computedFor = found.rounds;
-      const more = await ask("computed", [opened]);
-      if (mine === turn) await draw(more.views, mine);
-    }
+    if (mine !== turn) return;
+    latest = found.rounds;
+    if (due()) recompute();
   }
-  /** Asks again, but no more often than the server answers with ease. */
-  function refresh() {
-    if (!opened && !several.length) return;
-    if (asking || timer) {
-      asking &&= "again";
-      return;
-    }
-    timer = setTimeout(async () => {
-      const mine = turn, began = performance.now();
-      timer = 0;
-      asking = true;
-      try {
-        await show(mine);
-        note.textContent = "";
-      } catch (error) {
-        if (mine === turn) note.textContent = error.message;
+  /** Whether views are to be computed: those of a run that goes on once, when it is opened. */
+  const due = () => opened && latest !== computedFor && (computedFor < 0 || runs.get(opened)?.state !== "running");
+  /** The views that take the server seconds: the others are followed meanwhile. */
+  async function compute(mine) {
+    if (!due()) return;
+    const more = await ask("computed", [opened]);
+    if (mine === turn && await draw(more.views, mine)) computedFor = more.rounds;
+  }
+  /** A function that has `work` done: once at a time, and with rests that grow with what it takes, but
+   * at once for what was just opened. Its `note` says what went wrong. */
+  function paced(work) {
+    const note = html("p", { class: "note", role: "status" });
+    let timer = 0, busy = false, again = false, rest = 0, rests = turn;
+    const want = () => {
+      if (rests !== turn) {
+        clearTimeout(timer);
+        [timer, rest, rests] = [0, 0, turn];
       }
-      if (mine === turn) document.documentElement.dataset.ready = `${opened ?? several.join(" ")} ${shown.views.size}`;
-      rest = Math.max(SOONEST_MS, REST * (performance.now() - began));
-      const again = asking === "again" || mine !== turn;
-      asking = false;
-      if (again) refresh();
-    }, shown.views.size ? rest : 0);
+      again ||= busy;
+      if (busy || timer) return;
+      timer = setTimeout(async () => {
+        const mine = turn, began = performance.now();
+        [timer, busy, again] = [0, true, false];
+        const problem = await work(mine).then(() => "", (error) => error.message);
+        busy = false;
+        if (mine !== turn) return want();
+        rest = Math.max(SOONEST_MS, REST * (performance.now() - began));
+        note.textContent = problem;
+        if (work === compute || !due()) document.documentElement.dataset.ready = `${opened ?? several.join(" ")} ${shown.views.size}`;
+        if (again) want();
+      }, rest);
+    };
+    return Object.assign(want, { note });
   }
+  const refresh = paced(show), recompute = paced(compute);
   function route() {
     const asked = new URLSearchParams(location.hash.slice(1));
     const run = asked.get("run");
@@ -247,13 +260,14 @@
       if (!detail.from) return;
       mine.at = Number(detail.from.value) === Number(detail.from.max) ? null : detail.round;  // the last: follow
     });
-    computedFor = -1;
+    latest = computedFor = -1;
     views.replaceChildren();
     links.replaceChildren();
     delete document.documentElement.dataset.ready;
     title.textContent = run ?? (several.length ? `${several.length} runs side by side` : "");
     for (const [id, line] of lines) id === run ? line.setAttribute("aria-current", "true") : line.removeAttribute("aria-current");
-    note.textContent = run && runs.size && !runs.has(run) ? `There is no run ${run} now.` : "";
+    recompute.note.textContent = "";
+    refresh.note.textContent = run && runs.size && !runs.has(run) ? `There is no run ${run} now.` : "";
     if (run && runs.size && !runs.has(run)) opened = null;
     if (opened || several.length) {
       refresh();
@@ -261,7 +275,6 @@
     }
   }
 
-  const note = html("p", { class: "note", role: "status" });
   place.append(
     html("a", { class: "skip", href: "#views", onclick: (event) => { event.preventDefault(); views.focus(); } }, "Skip to the views"),
     html("header", {}, html("div", {}, html("h1", {}, "cutlayer dashboard"), html("p", {}, `Runs in ${place.dataset.folder}`)), cutlayer.themes()),
@@ -270,7 +283,7 @@
         html("div", { class: "scroll runs", tabindex: 0, role: "region", "aria-label": "Runs" },
           html("table", {}, html("caption", { class: "hide" }, "Runs. Headers sort."),
             html("thead", {}, html("tr", {}, html("th", { class: "pickbox" }, html("span", { class: "hide" }, "side by side")), heads)), body))),
-      title, note, html("nav", { "aria-label": "Views" }, links), views),
+      title, refresh.note, recompute.note, html("nav", { "aria-label": "Views" }, links), views),
     html("footer", {}, `cutlayer ${place.dataset.version}. Read only: nothing here changes a run.`));
 
   const source = new EventSource("events");

@@ -6,6 +6,7 @@
     colour, explore, extent, html, hush, isDark, number, onWidth, palette, prepare, ramp, sayIn, ticks,
   } = cutlayer.charts;
   /** spec: title, rows, columns, value(r, c), rowName(r), columnName(c), x, y, unit, log, format.
+      columnText(c): what stands below a column where all of them fit; otherwise its number does.
       numbers: write the value in each cell where it fits. Returns {draw, mark(column)}. */
   function heatmap(host, spec) {
     const format = spec.format ?? number;
@@ -87,13 +88,15 @@
       context.textAlign = "center";
       const stride = Math.max(1, ...ticks(0, spec.columns, width / 60, true).slice(1, 2));
       const base = 4 + spec.rows * tall;
+      const texts = spec.columnText ? Array.from({ length: spec.columns }, (_, c) => spec.columnText(c)) : [];
+      const fit = texts.length && texts.every((text) => context.measureText(text).width < plot.wide - 4);
       for (let c = 0; c < spec.columns; c++) {
-        const label = spec.columnLabel?.(c) ?? c;
-        if (label % stride && spec.columns > stride) continue;
+        const label = fit ? texts[c] : spec.columnLabel?.(c) ?? c;
+        if (!fit && label % stride && spec.columns > stride) continue;
         const half = context.measureText(String(label)).width / 2;
         context.fillText(String(label), Math.min(left + (c + 0.5) * plot.wide, width - half), base + 11);
       }
-      context.fillText(spec.x, left + (width - left) / 2, base + 30);
+      context.fillText(texts.length && !fit ? `${spec.x}, in the order of the rows from 0` : spec.x, left + (width - left) / 2, base + 30);
       context.save();
       context.translate(8, 4 + (spec.rows * tall) / 2);
       context.rotate(-Math.PI / 2);

@@ -97,6 +97,7 @@
       heatmap(host, {
         title: "share of the true class", unit: "%", rows: values.rows, columns: values.columns, value: values.at, blank: true,
         rowName: (r) => data.names[r], columnName: (c) => `taken for ${data.names[c]}`,
+        columnText: (c) => data.names[c],
         x: "predicted", y: "true class",
       });
     }
@@ -242,7 +243,7 @@
 
   function pareto(place, data) {
     const host = html("div", { class: "host" });
-    place.append(host);
+    place.append(html("figure", {}, html("figcaption", {}, html("strong", {}, "By megabyte"), ", accuracy (%)"), host));
     scatter(host, { title: "Accuracy against bytes", x: "sent up and down in all (MB), logarithmic", y: "accuracy (%)", unit: "MB", points: data.points });
   }
 
