@@ -2,6 +2,9 @@
 
 import csv
 import re
+import shutil
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -98,6 +101,23 @@ def test_no_label_breaks_the_latex_table(text: str) -> None:
     for mark in "&%$#_":
         assert shown.count(mark) == shown.count(f"\\{mark}") == text.count(mark)
     assert "\n" not in shown
+
+
+def test_pdflatex_sets_the_table(tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.skip("needs pdflatex (apt-get install texlive-latex-recommended)")
+    lines = [replace(line, label=f"{line.label} & 50 % of {{#_1}} ~^") for line in made_lines()]
+    page = (
+        r"\documentclass{article}\usepackage{booktabs}",
+        r"\begin{document}",
+        as_latex(lines),
+        r"\end{document}",
+    )
+    (tmp_path / "page.tex").write_text("\n".join(page))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-1000:]
+    assert (tmp_path / "page.pdf").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("figures")
