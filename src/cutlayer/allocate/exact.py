@@ -98,7 +98,7 @@ def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 6
         nodes = _join(nodes, _evaluate_round_times(problem, crossings[worst], guess))
     near = np.argsort(-nodes.bound, kind="stable")[:6]
     filled = [_fill_bandwidth(problem, nodes.priced.whole[i], 1 / nodes.s[i]) for i in near]
-    plan = max(plan, _best(problem, np.array(filled)), key=lambda p: p.ste)
+    plan = _best(problem, np.array(filled), plan)
     if problem.devices <= NEIGHBOURS:
         plan = _climb(problem, plan)
     upper = max(float(ceilings.max()), plan.ste)
@@ -119,10 +119,17 @@ def _starts(problem: TokenProblem) -> Ints:
     return np.unique(np.array(starts), axis=0)
 
 
-def _best(problem: TokenProblem, tokens: Ints) -> TokenPlan:
-    """The best plan of C token vectors [C, M], each in its own shortest round, by STE."""
+def _best(problem: TokenProblem, tokens: Ints, known: TokenPlan | None = None) -> TokenPlan:
+    """The best by STE of C token vectors [C, M], each in its own shortest round, and of `known`.
+
+    A vector that no round can send (more bandwidth than there is) does not count; without `known`
+    one of them must be sendable.
+    """
     times = least_time(problem, tokens)
-    best = int(np.argmax(problem.value(tokens) / times))
+    ste = problem.value(tokens) / times
+    best = int(np.argmax(ste))
+    if known is not None and (np.isinf(times[best]) or ste[best] <= known.ste):
+        return known
     return plan_for_time(problem, tokens[best], float(times[best]))
 
 
@@ -229,7 +236,7 @@ def _close(
             price = float(np.interp((low + high) / 2, nodes.s, nodes.price))
             tokens, bound = survivors(problem, low, high, price, plan.ste)
             if len(tokens):
-                plan = max(plan, _best(problem, tokens), key=lambda p: p.ste)
+                plan = _best(problem, tokens, plan)
             ceiling = min(ceiling, bound)
             if ceiling <= plan.ste:
                 continue
@@ -249,7 +256,7 @@ def _climb(problem: TokenProblem, plan: TokenPlan) -> TokenPlan:
     steps = np.concatenate([one, -one, both] if problem.devices <= PAIRS else [one, -one])
     for _ in range(64):
         near = np.clip(plan.tokens + steps, problem.tokens_min, problem.tokens_max)
-        better = _best(problem, near)
+        better = _best(problem, near, plan)
         if better.ste <= plan.ste * (1 + 1e-12):
             break
         plan = better
