@@ -5,7 +5,8 @@ than the laws expect (or fewer: a coarser or smaller basis would do). The watch 
 server decides, fits again, and sends the new version before any device encodes with it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass
@@ -22,6 +23,16 @@ class RateWatch:
     seen: int = 0
     _measured: float = 0.0
     _expected: float = 0.0
+
+    @property
+    def state(self) -> tuple[float, float, float]:
+        """What a run that is resumed goes on from (see `restored`)."""
+        return self.seen, self._measured, self._expected
+
+    def restored(self, state: Sequence[float]) -> "RateWatch":
+        """A watch with these settings that has this state."""
+        seen, measured, expected = state
+        return replace(self, seen=int(seen), _measured=measured, _expected=expected)
 
     def add(self, measured_bytes: float, expected_bytes: float) -> bool:
         """Count one body; returns whether a new fit is due."""
