@@ -17,6 +17,7 @@ from cutlayer.train.coding import codec_of
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.wire.codec import encode_activations_with
+from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.messages import ActivationsMessage
 from helpers import equal, small_job
 from test_run_simulate import StopAfter, without_times
@@ -176,3 +177,21 @@ def test_other_data_of_frozen_devices_make_a_new_basis_unless_samples_are_held(r
     drifted_round(coding, steps=30)
     coding.begin({0: Decision(2), 1: Decision(2)})
     assert coding.plain_steps(2) == (0 if reuse else 4)
+
+
+def test_frames_without_the_range_coder_do_not_make_a_new_basis() -> None:
+    coding = fitted_coding("method.uplink.rate_bits=0.25")
+    basis = coding.basis(2)
+    assert basis is not None
+    sender = KltCodec(codec_of(basis).basis, coder="zstd")  # of a device without constriction
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    lengths = []
+    for step in range(30):
+        sent = message(0, step, spread=0.9)
+        (frame,) = encode_activations_with(sender, [sent])
+        lengths.append(len(frame) / len(encode_activations_with(codec_of(basis), [sent])[0]))
+        coding.note(sent, frame, Decision(2))
+    assert min(lengths) > 1.25
+    coding.end()
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    assert coding.plain_steps(2) == 0

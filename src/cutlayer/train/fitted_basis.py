@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.train.coding import codec_of
-from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import Rows
@@ -101,6 +101,8 @@ class FittedBasis:
         rows: of `samples` samples. share: see `codec_of`.
         """
         if self.frame is not None:
+            if not tells_rate(frame):
+                return
             codec = codec_of(self.frame) if share >= 1 else codec_of(self.frame, share)
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
             self.watch.add(body_length(frame), expected)

@@ -24,12 +24,12 @@ from cutlayer.train.coding import FITTING, codec_of
 from cutlayer.train.fitted_basis import MOST_SAMPLES, bases_of, like_others, saved_bases
 from cutlayer.train.u_shape import row_positions, to_rows
 from cutlayer.train.ways import Way
-from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec, Rows
-from cutlayer.wire.frame import Bytes, body_length, kind_of
+from cutlayer.wire.frame import Bytes, body_length
 
 _PATIENCE = 8
 """Frames, of one batch each, before it is judged whether a basis still suits."""
@@ -115,7 +115,7 @@ class WayCoding:
             return
         place = self._place(decision.cut)
         rows = self._rows(decision, values, mask)
-        if kind_of(frame).startswith("coded"):
+        if tells_rate(frame):
             codec = codec_of(self._frames[place])
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
             self._watches[place].add(body_length(frame), expected)

@@ -8,6 +8,36 @@ server decides, fits again, and sends the new version before any device encodes 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cutlayer.wire import frame
+from cutlayer.wire.frame import Bytes
+from cutlayer.wire.headers import (
+    CodedActivationsHeader,
+    CodedFeatureGradientHeader,
+    CodedFeaturesHeader,
+    CodedGradientHeader,
+)
+
+_HEADERS = {
+    "coded activations": CodedActivationsHeader,
+    "coded token activations": CodedActivationsHeader,
+    "coded gradient": CodedGradientHeader,
+    "coded features": CodedFeaturesHeader,
+    "coded feature gradient": CodedFeatureGradientHeader,
+}
+
+
+def tells_rate(data: Bytes) -> bool:
+    """Whether the laws of a fitted codec say how long the body of a frame, read before, should be.
+
+    They do not where zstandard coded it for want of a range coder: such bodies are longer by a
+    share that depends on the data. Nor where it came in 4 bits, before there was a basis.
+    """
+    kind = frame.kind_of(data)
+    if kind not in _HEADERS:
+        return False
+    header, _ = frame.unpack(data, kind, _HEADERS[kind], max_bytes=len(data))
+    return header.coding.coder == "range"
+
 
 @dataclass
 class RateWatch:
