@@ -17,7 +17,10 @@ from cutlayer.wire.headers import (
     CodedGradientHeader,
 )
 
-_HEADERS = {
+_Coded = (
+    CodedActivationsHeader | CodedGradientHeader | CodedFeaturesHeader | CodedFeatureGradientHeader
+)
+_HEADERS: dict[str, type[_Coded]] = {
     "coded activations": CodedActivationsHeader,
     "coded token activations": CodedActivationsHeader,
     "coded gradient": CodedGradientHeader,
