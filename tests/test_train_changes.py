@@ -189,7 +189,7 @@ def test_a_basis_of_changes_is_fitted_again_once_they_outgrow_it() -> None:
             codec = held.codec(cut) if steps == 0 else QuantizedCodec(Quantizer(bits=4))
             assert codec is not None
             (frame,) = encode_activations_with(codec, [message])
-            held.note(cut, message.hidden, frame)
+            held.note(cut, message.hidden, message.hidden, frame)
             held.keep(0, 0, message.hidden[0])
         held.end({cut: whole})
         return steps

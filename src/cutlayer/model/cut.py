@@ -304,6 +304,20 @@ class CutModel:
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
         """
+        return self._to_logits(hidden, mask, cut, route, ("server", cut))
+
+    def answer(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
+        """What the server gives for hidden states: logits, or with a tail the features for it.
+
+        As `server_forward` or `middle_forward`, and never compiled.
+        """
+        if self.spec.tail is not None:
+            return self.middle_forward(hidden, mask, cut, route)
+        return self._to_logits(hidden, mask, cut, route, None)
+
+    def _to_logits(
+        self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route, name: object
+    ) -> Tensor:
         self._check(cut)
 
         def piece(batch: Batch) -> tuple[Tensor]:
@@ -312,7 +326,7 @@ class CutModel:
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
             return (self._head(self._body.pool(blocks, batch["mask"])),)
 
-        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece, ("server", cut))
+        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece, name)
         assert logits is not None
         return logits
 

@@ -47,6 +47,7 @@ from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.public_batch import PublicBatch
 from cutlayer.train.result import RoundResult, Trained
 from cutlayer.train.round import Turn, train_round
+from cutlayer.train.sensitivity import Sensitivity
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
 from cutlayer.train.task import task_of
@@ -114,10 +115,12 @@ def run_rounds(
             clock.note(row.shape(job.training))
     calibrations = calibrations_of(job, progress)
     generated_training = generated_training_for(job, parts, rows)
-    own_rows = None
+    own, weigh = None, None
     if job.method.uplink.fit == "calibration":
-        own_rows = PublicBatch(job, parts, lambda: state.adapter).rows
-    coding = ServerCoding(job, parts.model.spec, state.coding, own_rows)
+        own = PublicBatch(job, parts, lambda: state.adapter).at
+    if job.method.uplink.weighting:
+        weigh = Sensitivity(job, parts.model, lambda: state.adapter)
+    coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh)
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)

@@ -59,6 +59,11 @@ class Quantizer(Section):
     or samples of the server's own (calibration: see `data.calibration`), which no device has.
     """
 
+    weighting: bool = False
+    """Whether klt spends its bits on errors that change what the blocks after the cut make of a
+    sample (uplink alone): the server weights errors by E[J^T J], J the Jacobian of its logits.
+    """
+
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices). null: only in jobs where the trained adapter stays the same: without image

@@ -13,7 +13,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_buffers import ChangeBuffers
 from cutlayer.train.coding import codec_of
+from cutlayer.train.crossed import Crossed
 from cutlayer.train.fitted_basis import LEAST_SAMPLES, bases_of, saved_bases
+from cutlayer.train.sensitivity import Weigh
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
-from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.frame import Bytes, body_length, kind_of
 from cutlayer.wire.visit import Held
 
@@ -36,22 +37,41 @@ _LONGER = 1.25
 """A basis is outgrown once changes take so many times the bytes of its first round."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A change [1, T, D], and what the sample's activations became by it."""
+
+    change: Tensor
+    hidden: Tensor
+
+
+def _crossed(hidden: Tensor) -> Crossed:
+    """A sample at the cut, with all its tokens."""
+    return Crossed(hidden, None, torch.arange(hidden.shape[1])[None])
+
+
 class ChangeCoding:
     """What the server holds of all devices' samples, over all rounds of a run.
 
     No more than `server.cache_bytes` of it. It is not saved: in a run that is resumed, samples go
-    up whole once more.
+    up whole once more. weigh: as of ServerCoding.
     """
 
-    def __init__(self, job: Job, spec: ModelSpec, saved: Mapping[str, Tensor]) -> None:
-        self._job, self._spec = job, spec
+    def __init__(
+        self,
+        job: Job,
+        spec: ModelSpec,
+        saved: Mapping[str, Tensor],
+        weigh: Weigh | None = None,
+    ) -> None:
+        self._job, self._spec, self._weigh = job, spec, weigh
         self._buffers: dict[int, ChangeBuffers] = defaultdict(ChangeBuffers)
         self._frames = bases_of(saved, WAY)
         self._version = int(saved.get(f"{WAY}version", torch.tensor(0)))
         self._steps: dict[int, int | None] = {}
         self._outgrown: set[int] = set()
         self._usual: dict[int, float] = {}
-        self._seen: dict[int, list[Rows]] = defaultdict(list)
+        self._seen: dict[int, list[_Seen]] = defaultdict(list)
         self._lengths: dict[int, list[int]] = defaultdict(list)
 
     def saved(self) -> dict[str, Tensor]:
@@ -119,21 +139,24 @@ class ChangeCoding:
         codec = self.codec(cut)
         return None if codec is None else codec.basis.fingerprint
 
-    def note(self, cut: int, change: Tensor, frame: Bytes) -> None:
-        """Take note of a change [1, T, D]: to fit to, or to see whether the basis suits it."""
+    def note(self, cut: int, change: Tensor, hidden: Tensor, frame: Bytes) -> None:
+        """Take note of a change [1, T, D]: to fit to, or to see whether the basis suits it.
+
+        hidden: what the sample's activations became by it.
+        """
         if self._job.method.uplink.codec != "klt":
             return
         if kind_of(frame).startswith("coded"):
             self._lengths[cut].append(body_length(frame))
         elif self._steps[cut]:
-            self._seen[cut].append(Rows(change[0], torch.arange(change.shape[1])))
+            self._seen[cut].append(_Seen(change, hidden))
 
     def end(self, codecs: Mapping[int, KltCodec | None]) -> None:
         """End a round: fit where changes came in 4 bits; a basis that they outgrow is its last.
 
         codecs: of whole activations, by cut.
         """
-        for cut, rows in self._seen.items():
+        for cut, seen in self._seen.items():
             whole = codecs[cut]
             assert whole is not None
             self._version += 1
@@ -141,8 +164,12 @@ class ChangeCoding:
             # Changes have a mean, that of one round's steps; the next round's is another. Fitted to
             # their negatives as well, beside each so that none is measured by its twin, the basis
             # has none.
+            rows = [_crossed(one.change).rows for one in seen]
             both = [part for one in rows for part in (one, replace(one, values=-one.values))]
-            self._frames[cut] = fit_basis(both, settings, self._version).frame
+            metric = None
+            if self._weigh is not None:
+                metric = self._weigh(cut, [_crossed(one.hidden) for one in seen])
+            self._frames[cut] = fit_basis(both, settings, self._version, metric).frame
             self._outgrown.discard(cut)
             self._usual.pop(cut, None)
             self._lengths.pop(cut, None)

@@ -8,12 +8,13 @@ again, and a new version is fitted.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cutlayer.train.coding import codec_of
+from cutlayer.train.crossed import Crossed
 from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
@@ -77,7 +78,7 @@ class FittedBasis:
         self.plain_steps = 0
         self.stale = False
         self._share = MOST_SAMPLES
-        self._seen: dict[int, list[Rows]] = defaultdict(list)
+        self._seen: dict[int, list[Crossed]] = defaultdict(list)
         self._samples: dict[int, int] = defaultdict(int)
         self.watch = RateWatch()
 
@@ -95,37 +96,48 @@ class FittedBasis:
             self.plain_steps = max(1, math.ceil(LEAST_SAMPLES / (batch_size * devices)))
             self._share = math.ceil(MOST_SAMPLES / devices)
 
-    def note(self, device: int, samples: int, rows: Rows, frame: Bytes, share: float) -> None:
+    def note(self, device: int, sent: Crossed, frame: Bytes, share: float) -> None:
         """Note what a device sent: to fit a basis to it or, if there is one, to watch if it suits.
 
-        rows: of `samples` samples. share: see `codec_of`.
+        share: see `codec_of`.
         """
         if self.frame is not None:
             if not tells_rate(frame):
                 return
             codec = codec_of(self.frame) if share >= 1 else codec_of(self.frame, share)
-            expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
+            expected = codec.expected_bytes(sent.rows.positions, sent.hidden.shape[2])
             self.watch.add(body_length(frame), expected)
         elif self._samples[device] < self._share:
-            self._samples[device] += samples
-            self._seen[device].append(rows)
+            self._samples[device] += len(sent.hidden)
+            self._seen[device].append(sent)
 
     @property
     def waits(self) -> bool:
         """Whether there are rows to fit a basis to, and no basis yet."""
         return self.frame is None and bool(self._seen)
 
-    def fit(self, settings: KltSettings, version: int, rows: Rows | None = None) -> None:
-        """Fit the basis to the rows that devices sent, and forget these rows.
+    def fit(
+        self,
+        settings: KltSettings,
+        version: int,
+        own: Crossed | None = None,
+        weigh: Callable[[Sequence[Crossed]], Tensor] | None = None,
+    ) -> None:
+        """Fit the basis to what devices sent, and forget it.
 
-        rows: of the server's own samples, to fit to instead; then no steps are sent in 4 bits.
+        own: samples of the server's own, to fit to instead; then no steps are sent in 4 bits.
+        weigh: gives the metric of these samples' errors; None: all errors weigh alike.
         """
-        samples = [rows] if rows is not None else []
-        if rows is None:
-            alike = like_others(self._seen)
-            samples = [one for device in sorted(alike) for one in self._seen[device]]
-        self.frame = fit_basis(samples, settings, version).frame
-        if rows is not None:
+        samples = [own] if own is not None else []
+        rows = [one.rows for one in samples]
+        if own is None:
+            seen = {device: [one.rows for one in sent] for device, sent in self._seen.items()}
+            alike = sorted(like_others(seen))
+            samples = [one for device in alike for one in self._seen[device]]
+            rows = [one for device in alike for one in seen[device]]
+        metric = None if weigh is None else weigh(samples)
+        self.frame = fit_basis(rows, settings, version, metric).frame
+        if own is not None:
             self.plain_steps = 0
         self._seen.clear()
         self._samples.clear()

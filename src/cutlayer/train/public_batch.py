@@ -14,8 +14,8 @@ from cutlayer.job import Job
 from cutlayer.model.bank import Segment
 from cutlayer.model.framing import fit_for
 from cutlayer.model.lora import Adapter
+from cutlayer.train.crossed import Crossed
 from cutlayer.train.parts import Parts
-from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.places import find_places
 
 MOST = 64
@@ -36,8 +36,8 @@ class PublicBatch:
         held = load_calibration(self._job.data, self._job.seed, fit_for(self._parts.model.spec))
         return held.subset(np.linspace(0, len(held) - 1, min(MOST, len(held))).round().astype(int))
 
-    def rows(self, cut: int) -> Rows:
-        """All tokens of the samples after the first `cut` blocks, padding left out."""
+    def at(self, cut: int) -> Crossed:
+        """The samples after the first `cut` blocks, with all tokens."""
         model, data = self._parts.model, self._data
         inputs = self._parts.preprocess(data.inputs)
         # Frozen devices run their blocks as they were pretrained.
@@ -50,8 +50,5 @@ class PublicBatch:
                 score=None,
             )
         hidden = given.hidden.float().cpu()
-        values, places = hidden.flatten(0, 1), find_places(hidden, None).flatten()
-        if given.mask is not None:
-            valid = given.mask.cpu().flatten()
-            values, places = values[valid], places[valid]
-        return Rows(values, places)
+        mask = None if given.mask is None else given.mask.cpu()
+        return Crossed(hidden, mask, find_places(hidden, None))

@@ -140,6 +140,11 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         "the server fits it to what crosses this way in the first round: leave it out, or set "
         "method.uplink.fit",
     )
+    weighted = Condition(
+        lambda job: side == "uplink",
+        "only of what comes up through the cut does the server hold the blocks that follow: leave "
+        "it out, or set method.uplink.weighting",
+    )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",
         f"method.{side}.step says how coarse: leave one of them out",
@@ -156,6 +161,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.reuse": (first,),
         f"method.{side}.change": (first,),
         f"method.{side}.fit": (first, fitted, of_devices),
+        f"method.{side}.weighting": (first, fitted, weighted),
         f"method.{side}.variants": (
             first,
             *where(

@@ -44,7 +44,7 @@ def add_changes(
     for part, came, message in zip(parts, messages, whole, strict=True):
         assert part.frame is not None  # no sample is only named
         if part.opened.change:
-            changes.note(decision.cut, came.hidden, part.frame)
+            changes.note(decision.cut, came.hidden, message.hidden, part.frame)
         else:
             coding.note(message, part.frame, decision)
         if part.sample is not None:

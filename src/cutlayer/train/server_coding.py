@@ -6,6 +6,7 @@ fitted_basis.py). Version numbers count over all cuts, so no two bases of a run 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,18 +16,18 @@ from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
+from cutlayer.train.crossed import Crossed, crossed
 from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
+from cutlayer.train.sensitivity import Weigh
 from cutlayer.train.way_coding import WayCoding
 from cutlayer.train.ways import WAYS
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings
-from cutlayer.wire.codecs.seam import MERGED, Rows
 from cutlayer.wire.frame import Bytes, kind_of
 from cutlayer.wire.messages import ActivationsMessage
-from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 
 _STALE, _WATCH = "stale.", "watch."
@@ -39,8 +40,8 @@ class ServerCoding:
 
     cache: the samples that devices only name; None where they send all. changes: what is held of
     samples that come as changes; None where they come whole. ways: how all else crosses, gradients
-    among it. own_rows: gives rows of samples of the server's own by cut, to fit to; None: bases are
-    fitted to what devices send first.
+    among it. own: gives samples of the server's own by cut, to fit to; None: bases are fitted to
+    what devices send first. weigh: weights errors in a fit; None: all weigh alike.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class ServerCoding:
         job: Job,
         spec: ModelSpec,
         saved: Mapping[str, Tensor] | None = None,
-        own_rows: Callable[[int], Rows] | None = None,
+        own: Callable[[int], Crossed] | None = None,
+        weigh: Weigh | None = None,
     ) -> None:
-        self._own_rows = own_rows
+        self._own, self._weigh = own, weigh
         self._job, self._spec = job, spec
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
         changes = job.method.split and job.method.uplink.change
-        self.changes = ChangeCoding(job, spec, saved or {}) if changes else None
+        self.changes = ChangeCoding(job, spec, saved or {}, weigh) if changes else None
         self._version = 0
         self._bases: dict[int, FittedBasis] = defaultdict(FittedBasis)
         if saved and "version" in saved:
@@ -97,8 +99,8 @@ class ServerCoding:
         if self.fitted:
             for cut, devices in Counter(one.cut for one in decisions.values()).items():
                 self._bases[cut].begin(devices, self._job.training.batch_size)
-                if self._own_rows is not None and self.basis(cut) is None:
-                    self.fit(cut, self._own_rows(cut))
+                if self._own is not None and self.basis(cut) is None:
+                    self.fit(cut, self._own(cut))
         if self.cache is not None:
             basis = {device: self.fingerprint(one.cut) for device, one in decisions.items()}
             rates = {d: one.value_bits(self._job.method) for d, one in decisions.items()}
@@ -181,19 +183,18 @@ class ServerCoding:
         """
         if self._job.method.device == "trained":
             return True
-        return self.cache is None and self._own_rows is None
+        return self.cache is None and self._own is None
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
         """Note activations that came: to fit a basis to them, or to watch if the basis suits."""
         if self.fitted:
             share = rate_share(self._job.method, decision)
-            rows = rows_of(message, self._spec.prefix, decision.tokens)
-            samples = len(message.hidden)
-            self._bases[decision.cut].note(message.device, samples, rows, frame, share)
+            sent = crossed(message, self._spec.prefix, decision.tokens)
+            self._bases[decision.cut].note(message.device, sent, frame, share)
 
-    def fit(self, cut: int, rows: Rows | None = None) -> bytes:
+    def fit(self, cut: int, own: Crossed | None = None) -> bytes:
         """The frame of a cut's basis, which is fitted first, if there is none, to the activations
-        that came or to `rows`.
+        that came or to `own`.
         """
         one, method = self._bases[cut], self._job.method
         if one.frame is None:
@@ -204,22 +205,7 @@ class ServerCoding:
                 scaled=self._spec.modality == "text",
             )
             self._version += 1
-            one.fit(settings, self._version, rows)
+            weigh = None if self._weigh is None else partial(self._weigh, cut)
+            one.fit(settings, self._version, own, weigh)
         assert one.frame is not None
         return one.frame
-
-
-def rows_of(message: ActivationsMessage, prefix: int, tokens: int | None) -> Rows:
-    """The tokens of a message without padding, and their positions.
-
-    Frames in 4 bits do not say which tokens were kept: if some were left out, tokens after the
-    prefix have no position and, like a merged token, the mean of all tokens.
-    """
-    positions = find_places(message.hidden, message.places).clone()
-    if tokens is not None and message.places is None:
-        positions[:, prefix:] = MERGED
-    values, places = message.hidden.flatten(0, 1), positions.flatten()
-    if message.mask is not None:
-        valid = message.mask.flatten()
-        values, places = values[valid], places[valid]
-    return Rows(values, places)

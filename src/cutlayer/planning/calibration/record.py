@@ -107,8 +107,10 @@ def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
     # Of a fitted codec all rates are measured; the step is what makes them.
-    apart = {"bits", "fit", "reuse", "variants", "change", "step", "rate_bits"}
+    apart = {"bits", "fit", "weighting", "reuse", "variants", "change", "step", "rate_bits"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
+    if job.method.uplink.weighting:
+        quantizer["weighting"] = True
     if job.privacy.activation_noise:
         quantizer["activation_noise"] = job.privacy.activation_noise
     if precision != "float32":

@@ -11,7 +11,8 @@ from cutlayer.model.cut import CutModel
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive
-from cutlayer.train.server_coding import rows_of
+from cutlayer.train.crossed import crossed
+from cutlayer.train.sensitivity import Sensitivity
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -49,7 +50,10 @@ def fit_codecs(
             0, 0, 0, given.hidden.float(), given.mask, labels, len(data.classes)
         )
         settings = KltSettings(spec.prefix, rate_bits=finest, scaled=spec.modality == "text")
-        found[cut] = KltCodec(fit_basis([rows_of(message, spec.prefix, None)], settings))
+        sent, metric = crossed(message, spec.prefix, None), None
+        if job.method.uplink.weighting:
+            metric = Sensitivity(job, model, lambda: adapter)(cut, [sent])
+        found[cut] = KltCodec(fit_basis([sent.rows], settings, metric=metric))
     return found
 
 
