@@ -257,7 +257,7 @@ def test_a_metric_spends_bits_where_they_matter() -> None:
     weight[0] = 400.0
     wanted = KltSettings(prefix=1, rate_bits=0.6)
     errors = []
-    for metric in (None, torch.diag(weight)):
+    for metric in (None, torch.diag(weight).expand(2, -1, -1)):
         codec = KltCodec(fit_basis([rows(hidden(200))], wanted, metric=metric), wanted, metric)
         lost = (other_end(codec).reconstruct([sent])[0] - sent.values).square().mean(0)
         errors.append(float((lost * weight).sum()))

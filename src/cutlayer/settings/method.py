@@ -60,8 +60,8 @@ class Quantizer(Section):
     """
 
     weighting: bool = False
-    """Whether klt spends its bits on errors that change what the blocks after the cut make of a
-    sample (uplink alone): the server weights errors by E[J^T J], J the Jacobian of its logits.
+    """Whether klt is finer where an error would change the server's output more (uplink alone): a
+    fit weights errors by E[J^T J], J the Jacobian of that output. The basis takes more bytes.
     """
 
     reuse: bool | None = None

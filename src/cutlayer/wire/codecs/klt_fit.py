@@ -2,7 +2,8 @@
 
 The Karhunen-Loeve transform (the eigenvectors of the covariance of the channels) is the linear
 transform that leaves the fewest bits at one step size for all components. With a metric, the
-transform is that of the activations as the part of the model after the cut sees them.
+transform is that of the activations as the part of the model after the cut sees them, and tokens
+that matter more (CLS, where the head reads it) are sent more finely.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,8 @@ _PRIOR = 0.1
 """Share of the other tokens' covariance that is mixed into the prefix tokens' covariance."""
 _FOLDS = 4
 _RIDGE = 0.01
-"""Share of a metric's mean that is added in every direction."""
+"""Share of a metric's mean that is added in every direction; of the mean over all tokens, this
+share again."""
 _FINEST, _COARSEST = 2.0**-12, 2.0**6
 """Step sizes tried for a rate, in units of the RMS of the centred rows."""
 _HALVINGS = 24
@@ -65,9 +67,9 @@ def fit_basis(
 ) -> Basis:
     """Fit a basis to rows like those that will be sent; a few dozen samples are enough.
 
-    metric: [D, D] positive semidefinite, E[J^T J] of the model's part after the cut, which weighs
-    errors by how much they change its output. Raises RunError for rows that are empty, not finite,
-    or wider than 4,096 channels.
+    metric: [2, D, D] positive semidefinite, of prefix tokens and of others: E[J^T J] of the model's
+    part after the cut, which weighs errors by how much they change its output. Raises RunError for
+    rows that are empty, not finite, or wider than 4,096 channels.
     """
     rows, positions = _joined(samples)
     D = rows.shape[1]
@@ -81,8 +83,9 @@ def fit_basis(
     if settings.scaled:
         rows = rows / torch.from_numpy(sizes_of(codes, octaves=False))[:, None]
     tokens = _Tokens(rows, positions, prefix)
-    means, transforms, _ = _fitted(tokens, tokens, settings, metric)
-    coefficients = _held_out(tokens, settings, metric)
+    weights = None if metric is None else _weights(metric, D, float(prefix.double().mean()))
+    means, transforms, _ = _fitted(tokens, tokens, settings, weights)
+    coefficients = _held_out(tokens, settings, weights)
     step = settings.step if settings.step is not None else _step_for(coefficients, settings)
     # Whole frames hold float64; a short number is easier to read and to compare.
     step = float(np.float32(step))
@@ -91,10 +94,12 @@ def fit_basis(
     log2_unit = int(np.ceil(np.log2(largest))) - value_bits
     groups, token_bits = [], []
     # Large tokens of a gradient are coded as if at a finer step, where all components may matter.
-    every = settings.unbiased or settings.per_batch or metric is not None
+    every = settings.unbiased or settings.per_batch
     for kind, (_, synthesis) in zip(coefficients, transforms, strict=True):
         reach = _reach(kind, settings)
-        live = np.ones(D, bool) if every else reach >= laws.FIRST * step
+        # Weighted vectors are not orthogonal: only all of them together can be inverted.
+        whole = every or (weights is not None and len(kind) > 0)
+        live = np.ones(D, bool) if whole else reach >= laws.FIRST * step
         scales, bits = _laws(kind, step, settings)
         order = np.flatnonzero(live)
         order = order[np.argsort(-scales[order].astype(int), kind="stable")]
@@ -121,8 +126,8 @@ def fit_basis(
         per_batch=settings.per_batch,
         dithered=settings.unbiased,
     )
-    whole = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
-    return Basis(head, whole.astype(np.int32), groups[0], groups[1])
+    whole_means = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
+    return Basis(head, whole_means.astype(np.int32), groups[0], groups[1])
 
 
 def _size_laws(
@@ -164,7 +169,7 @@ class _Tokens:
         return _Tokens(self.rows[index], self.positions[index], self.prefix[index])
 
 
-def _held_out(tokens: _Tokens, settings: KltSettings, metric: Tensor | None) -> list[Array]:
+def _held_out(tokens: _Tokens, settings: KltSettings, weights: Tensor | None) -> list[Array]:
     """Components of each kind of tokens, by bases fitted to other samples.
 
     A basis fits its own rows too well: with few rows, laws fitted to them would expect components
@@ -175,15 +180,15 @@ def _held_out(tokens: _Tokens, settings: KltSettings, metric: Tensor | None) -> 
     for fold in range(_FOLDS):
         rest, left = tokens.take(number != fold), tokens.take(number == fold)
         if len(rest.rows) and len(left.rows):
-            for kind, values in zip(found, _fitted(rest, left, settings, metric)[2], strict=True):
+            for kind, values in zip(found, _fitted(rest, left, settings, weights)[2], strict=True):
                 kind.append(values)
     if not found[0]:
-        return _fitted(tokens, tokens, settings, metric)[2]
+        return _fitted(tokens, tokens, settings, weights)[2]
     return [np.concatenate(kind) for kind in found]
 
 
 def _fitted(
-    tokens: _Tokens, others: _Tokens, settings: KltSettings, metric: Tensor | None
+    tokens: _Tokens, others: _Tokens, settings: KltSettings, weights: Tensor | None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[Array]]:
     """Means and transforms of `tokens`, and the components of `others` under them."""
     means = _means(tokens, settings)
@@ -200,7 +205,10 @@ def _fitted(
     traces = [float(covariance.trace()) for covariance in covariances]
     if traces[1] > 0:
         covariances[0] = covariances[0] + _PRIOR * traces[0] / traces[1] * covariances[1]
-    transforms = [_transform(covariance, metric) for covariance in covariances]
+    transforms = [
+        _transform(covariance, None if weights is None else weights[kind])
+        for kind, covariance in enumerate(covariances)
+    ]
     components = [
         (rows @ analysis).numpy()
         for rows, (analysis, _) in zip(kinds(others), transforms, strict=True)
@@ -229,20 +237,33 @@ def _means(tokens: _Tokens, settings: KltSettings) -> Tensor:
     return torch.cat([(sums + weight * overall) / (counts + weight), overall[None]])
 
 
-def _transform(covariance: Tensor, metric: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Analysis [D, D] (rows @ analysis are the components) and synthesis [D, D] (columns)."""
-    D = len(covariance)
-    if metric is None:
+def _weights(metric: Tensor, D: int, prefix_share: float) -> Tensor:
+    """The metric of each kind of tokens [2, D, D], on average over tokens and channels 1.
+
+    prefix_share: of the tokens that are prefix tokens.
+    """
+    given = metric.detach().to("cpu", torch.float64)
+    means = given.diagonal(dim1=-2, dim2=-1).mean(-1)
+    shares = torch.tensor([prefix_share, 1 - prefix_share], dtype=torch.float64)
+    if given.shape != (2, D, D) or not given.isfinite().all() or not (means * shares).sum() > 0:
+        raise ValueError(f"the metric must be [2, {D}, {D}], positive semidefinite and not zero")
+    overall = (means * shares).sum()
+    ridges = _RIDGE * (means + _RIDGE * overall)
+    ridge = ridges[:, None, None] * torch.eye(D, dtype=torch.float64)
+    return ((given + given.mT) / 2 + ridge) / overall
+
+
+def _transform(covariance: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Analysis [D, D] (rows @ analysis are the components) and synthesis [D, D] (columns).
+
+    weight: see `_weights`.
+    """
+    if weight is None:
         vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)
         return vectors, vectors
-    weight = metric.detach().to("cpu", torch.float64)
-    weight = (weight + weight.T) / 2
-    mean = float(weight.diagonal().mean())
-    if weight.shape != (D, D) or not weight.isfinite().all() or mean <= 0:
-        raise ValueError(f"the metric must be [{D}, {D}], positive semidefinite and not zero")
-    weight = weight / mean + _RIDGE * torch.eye(D, dtype=torch.float64)
     values, axes = torch.linalg.eigh(weight)
-    values = values.clamp(min=_RIDGE)
+    # Rounding may leave a value below the ridge, even below 0.
+    values = values.clamp(min=float(values[-1]) * 1e-9)
     root = (axes * values.sqrt()) @ axes.T
     back = (axes / values.sqrt()) @ axes.T
     vectors = torch.linalg.eigh(root @ covariance @ root).eigenvectors.flip(1)
