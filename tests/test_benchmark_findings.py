@@ -222,11 +222,12 @@ def test_photographs_are_said_to_reach_the_goal_or_not(finest: float) -> None:
             "headers": 0.01,
             "error": error,
         }
-        for kind in (module.SMALL_IMAGES, module.PHOTOGRAPHS)
+        for kind in (module.SMALL_IMAGES, module.PHOTOGRAPHS, module.HALF)
         for cut in module.CUTS
         for rate, error in ((0.5, finest), (0.25, 0.4))
     ]
     said = "\n".join(module.findings(lines))
-    assert ("is reached at cut 2" in said) == (finest < module.ERROR)
+    assert ("is reached for photographs, 224 px, cut 2" in said) == (finest < module.ERROR)
+    assert ("is reached for photographs, 224 px, half" in said) == (finest < module.ERROR)
     assert ("no rate measured comes to" in said) == (finest > module.ERROR)
     assert "at most 1.0 % of a photograph's bytes" in said
