@@ -49,6 +49,16 @@ def test_no_drop_out_changes_nothing_and_one_place_loses_nobody(simulated: Simul
     assert equal(plain.adapter, with_it.adapter)
 
 
+def test_a_secure_sum_of_too_few_survivors_loses_the_round(simulated: Simulated) -> None:
+    pytest.importorskip("cryptography")
+    settings = ("devices.drop_out=0.6", "privacy.secure_sum=true", "method.adapter_bits=16")
+    result = simulated(small_job(*settings))
+    survivors = [4 - len(draw_drop_outs(result.job, row.round, row.cohort)) for row in result.rows]
+    assert min(survivors) < 3
+    for row, left in zip(result.rows, survivors, strict=True):
+        assert len(row.lost) == (4 if left < 3 else 4 - left)
+
+
 def test_real_devices_are_not_made_to_drop_out(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"devices\.drop_out: 0\.5 but real devices are lost"):
         cutlayer.serve(small_job(*LOSES), out=tmp_path / "run")
