@@ -70,7 +70,7 @@ class Measured:
             "peak": median(one.peak_bytes for one in self.runs),
             "up": last.up,
             "down": last.down,
-            "loss": last.losses[-1],
+            "loss": f"{last.losses[-1]:.3f}",
         }
 
 
@@ -83,7 +83,7 @@ COLUMNS = (
     tables.Column("peak", "peak memory", "bytes"),
     tables.Column("up", "up a round", "bytes"),
     tables.Column("down", "down a round", "bytes"),
-    tables.Column("loss", "loss of the last round"),
+    tables.Column("loss", "last round's loss", "text"),
 )
 
 
@@ -120,7 +120,7 @@ def findings(title: str, measured: Sequence[Measured]) -> Iterator[str]:
         plain = there["peft"].cpu_rate / there["flower"].cpu_rate
         yield (
             f"{title}: plain PEFT trains {plain:.2f} times the samples a processor second of "
-            f"{NAMES['flower']}; what is beyond that must come from computing with less."
+            f"{NAMES['flower']}; what is beyond that must come from computing the same faster."
         )
     within = "within" if ours.first_s < FIRST_S else "not within"
     processor = "within" if ours.first_cpu_s < FIRST_S else "not within"
