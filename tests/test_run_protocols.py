@@ -68,6 +68,8 @@ def test_each_method_is_run_with_drop_outs_too(tmp_path: Path) -> None:
     assert cells[5].startswith(f"{accuracies[1]:.1f}")
     assert float(cells[6]) == pytest.approx(accuracies[1] - accuracies[0], abs=0.06)
     assert "drop-out" not in found.finding
+    with pytest.raises(JobError, match=r"--budget: seconds and joules are those of a world"):
+        cutlayer.compare(job, methods=methods, budgets={"seconds": 2.0}, out=tmp_path / "again")
     lossy = small_job(*FEW, "devices.drop_out=0.2")
     with pytest.raises(JobError, match=r"devices\.drop_out 0\.2 already"):
         cutlayer.compare(lossy, methods=methods, drop_out=0.6, out=tmp_path / "again")
@@ -103,7 +105,7 @@ def test_budgets_are_read_with_their_units() -> None:
             parse_budgets(texts)
 
 
-@pytest.mark.parametrize("target", [0.0, -0.1, 70.0, math.nan])
+@pytest.mark.parametrize("target", [-0.1, 70.0, math.nan])
 def test_a_target_is_a_fraction(target: float) -> None:
     with pytest.raises(JobError, match="--target: "):
         Protocols(target)

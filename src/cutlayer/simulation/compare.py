@@ -130,6 +130,11 @@ def compare(
         raise JobError(f"--workers: {workers} under torchrun, whose ranks share the runs: leave it")
     protocols = Protocols(target, budgets or {})
     found = _entries_of(jobs, methods)
+    if {"seconds", "joules"} & protocols.budgets.keys() and not any(e.job.world for e in found):
+        raise JobError(
+            "--budget: seconds and joules are those of a world, and the job has none: add a world "
+            "section (--set world={} takes its defaults), or give megabytes alone"
+        )
     if drop_out:
         found = _with_drop_outs(found, drop_out)
     if out is not None and (Path(out) / "comparison.md").exists():

@@ -3,6 +3,7 @@
 Robustness, one of the three protocols of EdgeFlowerTune (arXiv 2605.08636).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,14 +34,13 @@ in points, seed by seed, and where its mean lies with 95 % confidence, by Studen
 
 def drop_out_pairs(lines: Sequence[Line]) -> list[tuple[Line, Line]]:
     """Each line with drop-outs, after the first one that has the same job without them."""
-    steady = [line for line in lines if not line.results[0].job.devices.drop_out]
     found = []
     for line in lines:
-        if line in steady:
-            continue
-        job = _but_for_drop_outs(line.results[0].job)
-        same = [one for one in steady if _but_for_drop_outs(one.results[0].job) == job]
-        found += [(one, line) for one in same[:1]]
+        job = line.results[0].job
+        if job.devices.drop_out:
+            steady = _without_drop_outs(job)
+            same = (one for one in lines if _any_seed(one.results[0].job) == steady)
+            found += [(one, line) for one in itertools.islice(same, 1)]
     return found
 
 
@@ -67,6 +67,10 @@ def drop_out_rows(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return rows
 
 
-def _but_for_drop_outs(job: Job) -> Job:
+def _without_drop_outs(job: Job) -> Job:
     devices = job.devices.model_copy(update={"drop_out": 0.0})
-    return job.model_copy(update={"seed": 0, "devices": devices})
+    return _any_seed(job.model_copy(update={"devices": devices}))
+
+
+def _any_seed(job: Job) -> Job:
+    return job.model_copy(update={"seed": 0})

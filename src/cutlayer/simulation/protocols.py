@@ -49,9 +49,9 @@ class Protocols:
     budgets: Budgets = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.target is not None and not 0 < self.target <= 1:
+        if self.target is not None and not 0 <= self.target <= 1:
             raise JobError(
-                f"--target: {self.target:g} is no accuracy: give a fraction above 0, as in 0.7"
+                f"--target: {self.target:g} is no accuracy: give a fraction from 0 to 1, as in 0.7"
             )
         for amount, value in self.budgets.items():
             if amount not in _UNITS or not 0 < value < math.inf:
@@ -110,11 +110,18 @@ def measure(result: Result, protocols: Protocols) -> dict[str, float | None]:
     assert target is not None
     return {
         **{
-            f"within_{_ENDS[amount]}": curve.best_within(budget, amount)
+            f"within_{_ENDS[amount]}": _best(curve, budget, amount)
             for amount, budget in protocols.budgets.items()
         },
         **{f"to_target_{_ENDS[amount]}": _cost(curve, target, amount) for amount in _UNITS},
     }
+
+
+def _best(curve: Curve, budget: float, amount: Amount) -> float | None:
+    """None also of seconds and joules where the run was in no world; bytes may really be none."""
+    if amount != "megabytes" and not sum(getattr(curve, amount)):
+        return None
+    return curve.best_within(budget, amount)
 
 
 def _cost(curve: Curve, target: float, amount: Amount) -> float | None:
