@@ -268,3 +268,44 @@ def test_the_controls_say_what_devices_add_to_generated_images() -> None:
     assert "end at 65.1 %, not above the best" in take
     assert "told from 0" in add
     assert "not told from 0" in controls_say(0.75, 0.75, 0.7)
+
+
+@pytest.mark.parametrize("fewer", [80.0, 50.0])
+def test_the_goal_both_ways_is_said_to_be_reached_or_not(fewer: float) -> None:
+    module = benchmark("both_ways")
+
+    def case(name: str, accuracy: list[float], ratio: float) -> dict[str, Any]:
+        ratios = {f"{key}_ratio": [ratio] * 3 for key in ("up", "visit", "total")}
+        return {"case": name, "accuracy": accuracy, **ratios}
+
+    whole = case(module.FLOAT32, [0.7, 0.71, 0.72], 1)
+    alike, worse = case("alike", [0.71, 0.7, 0.72], fewer), case("worse", [0.6, 0.61, 0.62], fewer)
+    said = list(module.findings({"The demo: so many images": [whole, alike, worse]}))
+    reached = "is reached" if fewer > module.GOAL else "is not reached"
+    assert all(reached in line for line in said)
+    assert "seeds do not tell it from 0" in said[0]
+    assert "-10.0 points" in said[1]
+    assert "more than that of seeds" in said[1]
+
+
+@pytest.mark.parametrize("finest", [0.08, 0.3])
+def test_photographs_are_said_to_reach_the_goal_or_not(finest: float) -> None:
+    module = benchmark("photographs")
+    lines = [
+        {
+            "kind": kind,
+            "cut": cut,
+            "bits": rate,
+            "bytes": 6000.0,
+            "headers": 0.01,
+            "error": error,
+        }
+        for kind in (module.SMALL_IMAGES, module.PHOTOGRAPHS, module.HALF)
+        for cut in module.CUTS
+        for rate, error in ((0.5, finest), (0.25, 0.4))
+    ]
+    said = "\n".join(module.findings(lines))
+    assert ("is reached for photographs, 224 px, cut 2" in said) == (finest < module.ERROR)
+    assert ("is reached for photographs, 224 px, half" in said) == (finest < module.ERROR)
+    assert ("no rate measured comes to" in said) == (finest > module.ERROR)
+    assert "at most 1.0 % of a photograph's bytes" in said

@@ -12,7 +12,7 @@ from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
 from cutlayer.drawing.tables import Column
 from cutlayer.model.families import describe
 from cutlayer.planning.known.method_costs import round_costs
-from cutlayer.record.data_file import FORMATS, own_bytes_of
+from cutlayer.record.data_file import FORMATS, own_bytes_of, said_of
 from cutlayer.reports.views.finding import finding
 from cutlayer.reports.views.statistics import paired_interval
 from cutlayer.rounds.result import Result
@@ -74,9 +74,9 @@ round.
 through cut: of device and server together, with the method's tokens and bits.
 up, down: bytes of the frames of all devices, mean over rounds; total: both, over the whole run.
 saving: bytes of sflora at 32 bits over this method's, both measured in this comparison.
-over JPEG, WebP, text: total over what all training samples themselves take, sent once: images at
-the model's size at quality 75, texts in UTF-8 together under zstandard. Below 1, the split sends
-less than the data are.
+over JPEG, WebP, text, stored files: total over what all training samples themselves take, sent
+once: images at the model's size at quality 75, texts in UTF-8 together under zstandard, images in
+the files that they came in. Below 1, the split sends less than the data are.
 device memory, FLOPs: from the cost model; FLOPs of a mean device and of the server in a mean round.
 """
 
@@ -99,7 +99,9 @@ class Comparison:
         return f"<Comparison of {', '.join(self.labels)} in {self.folder}>"
 
     def _repr_html_(self) -> str:
-        shown = paragraphs([self.finding] if self.finding else [])
+        own = own_bytes_of(self.results[0].folder)
+        once = f"All training samples themselves, sent once: {said_of(own)}." if own else ""
+        shown = paragraphs([said for said in (self.finding, once) if said])
         shown += table_html(self.rows, self._terminal_columns, f"In {self.folder}")
         return shown + (table_html(self.rows, WORLD_COLUMNS, "In the job's world") * self.in_world)
 
@@ -151,9 +153,8 @@ class Comparison:
     def tables(self) -> list["Table"]:
         """The tables for a terminal of 80 letters; comparison.md has more columns."""
         own = own_bytes_of(self.results[0].folder)
-        once = [f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in own.items()]
         title = f"Accuracy of {tested(self.lines)} test samples"
-        title += f"; all training samples once: {', '.join(once)}" if once else ""
+        title += f"; all training samples once: {said_of(own)}" if own else ""
         shown = [tables.render(self.rows, self._terminal_columns, title)]
         if self.in_world:
             shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
