@@ -25,7 +25,7 @@ STAGE_LOOKS = {
     "upload": (COLOURS[4], ""),
     "aggregation": (COLOURS[6], ""),
 }
-"""Colour and hatch of each stage: hatched is what only rounds whose last blocks are on devices have.
+"""Colour and hatch of each stage; hatched are those of rounds whose last blocks are on devices.
 
 `STAGES` in reports/assets/rounds.js has the same for the page.
 """
