@@ -33,7 +33,6 @@ def test_a_notebook_is_kept_with_what_it_printed_and_names_no_machine(path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nbclient")
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     spec = importlib.util.spec_from_file_location("run", ROOT / "scripts" / "run_notebooks.py")

@@ -29,7 +29,8 @@ STAGE_LOOKS = {
 
 `STAGES` in reports/assets/rounds.js has the same for the page.
 """
-_MOST = 60
+MOST_LINES = 60
+"""More devices than these have no line in a timeline."""
 
 
 class Stages(Protocol):
@@ -47,7 +48,7 @@ class Stages(Protocol):
 
 def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
     """A line a device, a bar a stage; of a large cohort the first sixty."""
-    shown = list(devices)[:_MOST]
+    shown = list(devices)[:MOST_LINES]
     with new_figure(path, height=1.8 + 0.24 * len(shown)) as figure:
         axes = figure.subplots()
         for stage, (colour, hatch) in STAGE_LOOKS.items():
