@@ -15,7 +15,7 @@ from cutlayer.record.writing import writing
 
 
 def write_plan(found: Plan, folder: Path) -> list[Path]:
-    """Write pictures of the round and of who got what, and the numbers of both; returns their paths.
+    """Write pictures of a round and of who got what, and their numbers; returns the paths.
 
     plan.csv has a row for each device, round.csv one for each bar of round.png.
     """

@@ -16,7 +16,7 @@ from cutlayer.planning.plan import Plan, Planner
 from cutlayer.world import energy
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 MOST_ROUNDS = 20
 """At most this many rounds of a job are planned; later rounds count as the mean of these."""
@@ -109,9 +109,9 @@ def draws_of(planner: Planner, draws: int, round: int = 0) -> dict[str, Any]:
     return {key: [one[key] for one in found] for key in found[0]} | {"why": why}
 
 
-def draws_table(summary: dict[str, Any]) -> Table:
+def draws_table(summary: dict[str, Any]) -> tables.Fitted:
     """The mean over draws and, in brackets, the least and the most."""
-    return tables.render([summary], DRAWN, f"Over {len(summary['round_s'])} draws")
+    return tables.Fitted([summary], DRAWN, f"Over {len(summary['round_s'])} draws")
 
 
 def spread_of(values: Sequence[float | None]) -> tuple[float | None, float | None]:

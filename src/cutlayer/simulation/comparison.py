@@ -20,7 +20,6 @@ from cutlayer.rounds.result import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 COLUMNS = (
     Column("method", "method", "text"),
@@ -152,24 +151,24 @@ class Comparison:
         """One sentence: which line is the most accurate, by how much and how surely."""
         return finding([(line.label, line.accuracy) for line in self.lines])
 
-    def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 letters; comparison.md has more columns."""
+    def tables(self) -> list[tables.Fitted]:
+        """The tables for a terminal; comparison.md has more columns."""
         own = own_bytes_of(self.results[0].folder)
         once = [f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in own.items()]
         title = f"Accuracy of {tested(self.lines)} test samples"
         title += f"; all training samples once: {', '.join(once)}" if once else ""
-        shown = [tables.render(self.rows, self._terminal_columns, title)]
+        shown = [tables.Fitted(self.rows, self._terminal_columns, title)]
         if self.in_world:
-            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
+            shown.append(tables.Fitted(self.rows, WORLD_COLUMNS, "In the job's world"))
         differences = differences_of(self.lines)
         if differences:
             title = f"Accuracy against {self.labels[0]}, seed by seed, with 95 % confidence"
-            shown.append(tables.render(differences, DIFFERENCE_COLUMNS, title))
+            shown.append(tables.Fitted(differences, DIFFERENCE_COLUMNS, title))
         return shown
 
     @property
     def _terminal_columns(self) -> list[Column]:
-        """The columns that 80 letters have room for."""
+        """The columns that a terminal and a notebook show."""
         return [c for c in COLUMNS if c.key not in {"through_cut", *FORMATS}]
 
     @property
