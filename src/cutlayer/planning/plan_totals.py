@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     pass
 
 MOST_ROUNDS = 20
-"""At most this many rounds of a job are planned; later rounds count as the mean of these."""
+MOST_TURNS = 20_000
+"""At most so many rounds of a job are planned, with so many turns of devices in them; later rounds
+count as the mean of these."""
 
 DRAWN = (
     Column("devices", "in time", "number"),
@@ -60,7 +62,8 @@ def totals_of(job: Job) -> Totals:
     Raises as `plan` does for the first round that has no plan, naming it.
     """
     planner, plans = Planner(job), []
-    planned = min(job.training.rounds, MOST_ROUNDS)
+    turns = job.devices.per_round or job.devices.count
+    planned = min(job.training.rounds, MOST_ROUNDS, max(1, MOST_TURNS // turns))
     for round in range(planned):
         try:
             plans.append(planner.plan(round))
