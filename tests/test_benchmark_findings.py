@@ -42,6 +42,25 @@ def test_no_template_of_a_report_states_a_finding(path: Path) -> None:
             assert not TYPED.search(" ".join(said.split())), said
 
 
+def figures_on_pages() -> list[tuple[str, str]]:
+    """Pages with a block of figures, and the report that each block is from."""
+    mark = re.compile(r"<!-- figures of (\S+): begin -->")
+    return [
+        (str(page.relative_to(ROOT)), report)
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for report in mark.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "report"), figures_on_pages())
+def test_figures_on_a_page_are_those_of_its_report(page: str, report: str) -> None:
+    block_of = benchmark("shared_blocks").block_of
+    texts = ((ROOT / page), (FOLDER / "reports" / report))
+    there, here = (block_of(report, path.read_text(encoding="utf-8")) for path in texts)
+    assert there == here
+    assert len(here.splitlines()) > 2
+
+
 def line(accuracy: float, **more: Any) -> dict[str, Any]:
     figures = {"served": accuracy, "lr": 1e-3, "seconds": 10.0, "bytes": 1e6, "visits": 100}
     return {"accuracy": accuracy, **figures, **more}

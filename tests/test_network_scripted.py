@@ -20,6 +20,7 @@ from cutlayer.network.transport.client import connect
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.limits import Lane
 from cutlayer.network.transport.messages import (
+    Done,
     Hello,
     Message,
     Probe,
@@ -69,8 +70,7 @@ class Script:
             await connection.tell(Ready(task.digest, self.samples, own=True))
             for message in self.say:
                 await connection.tell(message)
-            while True:
-                asked = await connection.hear()
+            while not isinstance(asked := await connection.hear(), Done):
                 if isinstance(asked, RoundBegin):
                     self.steps = asked.steps
                     await self.play(self, connection, asked)
