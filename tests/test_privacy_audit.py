@@ -18,10 +18,11 @@ from scipy import stats
 import cutlayer
 import tiny_models
 from browsers import Opened
-from cutlayer import Audit, Effort, Job, Leakage, audit, calibrate, plan
+from cutlayer import Audit, Effort, Job, Leakage, audit, calibrate, plan, simulate
 from cutlayer.cli import main
 from cutlayer.data.sources import load_calibration
 from cutlayer.errors import AllocationError, CutlayerError, RunError
+from cutlayer.inference.trained import load_trained
 from cutlayer.job import change_job, make_job
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
@@ -39,7 +40,9 @@ from cutlayer.privacy.fisher import information
 from cutlayer.privacy.gradient_labels import area
 from cutlayer.privacy.inversion import sent_of
 from cutlayer.privacy.likeness import matched, psnr_db, reidentified, structural_similarity
+from cutlayer.privacy.members import tell_members
 from cutlayer.privacy.token_places import rising
+from cutlayer.record.row_lines import line_of, read_rows
 from cutlayer.reports.page import views_of
 from cutlayer.reports.read_runs import read_run
 from helpers import Simulated, small_job
@@ -237,6 +240,18 @@ def test_a_run_is_attacked_as_it_was_trained_and_keeps_its_audit(run_audited: Au
     assert 0 <= table.members.caught <= 1
     assert run_audited.record.name == "audit.json"
     assert run_audited.sheet == run_audited.record.with_name("audit.png")
+
+
+def test_members_are_the_samples_of_devices_that_took_part(tmp_path: Path) -> None:
+    job = small_job("devices.per_round=1", "training.rounds=1", "data.test_samples=64")
+    folder = simulate(job, out=tmp_path / "run").folder
+    found = tell_members(load_trained(folder))
+    assert found is not None
+    (row,) = read_rows(folder)
+    assert found.members == found.others == sum(row.samples_trained.values()) < 64
+    rewritten = line_of(dataclasses.replace(row, lost=list(row.decisions)))
+    (folder / "rounds.jsonl").write_text(rewritten + "\n")
+    assert tell_members(load_trained(folder)) is None
 
 
 @pytest.mark.usefixtures("figures")
