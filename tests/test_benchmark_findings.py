@@ -209,3 +209,103 @@ def test_tokens_are_said_to_grow_if_they_do(last: float, verdict: str) -> None:
     found = {name: (tokens, np.ones((3, 2))) for name in budgets.SOLVERS}
     for claim in budgets.claims_of(found, found):
         assert claim.measured.startswith(verdict)
+
+
+def peers_say(**rounds: tuple[float, float, float]) -> str:
+    """By framework, seconds of a round, of the first round, and the loss it ends at."""
+    report, runs = benchmark("peers_report"), benchmark("peer_runs")
+    measured = []
+    for name, (round_s, first_s, loss) in rounds.items():
+        taken = runs.Taken(first_s, first_s, (round_s,), (round_s,), 1e8, (loss,), 2e6, 1e6)
+        measured.append(report.Measured(name, 100, [taken]))
+    return "\n".join(report.findings("here", measured))
+
+
+def test_the_peers_report_says_which_goals_are_reached() -> None:
+    good = peers_say(flower=(10.0, 40.0, 1.0), pfl=(1.1, 8.0, 1.0), cutlayer=(1.0, 4.0, 2.0))
+    bad = peers_say(flower=(2.0, 6.0, 1.0), pfl=(0.9, 8.0, 1.5), cutlayer=(1.0, 12.0, 2.0))
+    assert "cutlayer trains 10.00 times the samples a second of Flower simulation (Ray)" in good
+    assert "the goal, 5 times, is reached by the clock and reached by processor" in good
+    assert "the goal, 1 times, is reached" in good
+    assert "first round ends 10.0 times as early" in good
+    assert "ends 4.0 s after its process began, within the 10 s" in good
+    assert "they did the same work" in good
+    assert "the goal, 5 times, is not reached" in bad
+    assert "the goal, 1 times, is not reached" in bad
+    assert "ends 12.0 s after its process began, not within the 10 s" in bad
+    assert "they did not do the same work" in bad
+
+
+def test_a_framework_that_fails_is_named_with_the_reason(tmp_path: Path) -> None:
+    report, runs = benchmark("peers_report"), benchmark("peer_runs")
+    missing = report.Measured("pfl", 100, [], "pip said: no")
+    said = list(report.findings("here", [missing]))
+    assert said == ["here: pfl-research is not measured: pip said: no."]
+    assert missing.row == {"framework": "pfl-research"}
+    with pytest.raises(runs.PeerError, match=r"ended with status 1: .*nowhere\.json"):
+        runs.run("cutlayer", sys.executable, tmp_path / "nowhere.json", 60.0)
+    with pytest.raises(runs.PeerError, match="not done after 0 s"):
+        runs.run("cutlayer", sys.executable, tmp_path / "nowhere.json", 0.0)
+
+
+def controls_say(devices: float, both: float, generated: float) -> str:
+    values = {
+        "devices alone": devices,
+        "devices and generated images": both,
+        "generated images alone": generated,
+        "generated images alone, seen once": generated - 0.1,
+    }
+    found = {name: {s: value + s / 1000 for s in range(3)} for name, value in values.items()}
+    found["devices alone"][0] += 0.001
+    return "\n".join(benchmark("controls_findings").findings(found))
+
+
+def test_the_controls_say_what_devices_add_to_generated_images() -> None:
+    add, take = controls_say(0.6, 0.75, 0.7), controls_say(0.6, 0.65, 0.7)
+    assert "trained on in every round: +5.0 points" in add
+    assert "end at 75.1 %, above the best" in add
+    assert "trained on in every round: -5.0 points" in take
+    assert "end at 65.1 %, not above the best" in take
+    assert "told from 0" in add
+    assert "not told from 0" in controls_say(0.75, 0.75, 0.7)
+
+
+@pytest.mark.parametrize("fewer", [80.0, 50.0])
+def test_the_goal_both_ways_is_said_to_be_reached_or_not(fewer: float) -> None:
+    module = benchmark("both_ways")
+
+    def case(name: str, accuracy: list[float], ratio: float) -> dict[str, Any]:
+        ratios = {f"{key}_ratio": [ratio] * 3 for key in ("up", "visit", "total")}
+        return {"case": name, "accuracy": accuracy, **ratios}
+
+    whole = case(module.FLOAT32, [0.7, 0.71, 0.72], 1)
+    alike, worse = case("alike", [0.71, 0.7, 0.72], fewer), case("worse", [0.6, 0.61, 0.62], fewer)
+    said = list(module.findings({"The demo: so many images": [whole, alike, worse]}))
+    reached = "is reached" if fewer > module.GOAL else "is not reached"
+    assert all(reached in line for line in said)
+    assert "seeds do not tell it from 0" in said[0]
+    assert "-10.0 points" in said[1]
+    assert "more than that of seeds" in said[1]
+
+
+@pytest.mark.parametrize("finest", [0.08, 0.3])
+def test_photographs_are_said_to_reach_the_goal_or_not(finest: float) -> None:
+    module = benchmark("photographs")
+    lines = [
+        {
+            "kind": kind,
+            "cut": cut,
+            "bits": rate,
+            "bytes": 6000.0,
+            "headers": 0.01,
+            "error": error,
+        }
+        for kind in (module.SMALL_IMAGES, module.PHOTOGRAPHS, module.HALF)
+        for cut in module.CUTS
+        for rate, error in ((0.5, finest), (0.25, 0.4))
+    ]
+    said = "\n".join(module.findings(lines))
+    assert ("is reached for photographs, 224 px, cut 2" in said) == (finest < module.ERROR)
+    assert ("is reached for photographs, 224 px, half" in said) == (finest < module.ERROR)
+    assert ("no rate measured comes to" in said) == (finest > module.ERROR)
+    assert "at most 1.0 % of a photograph's bytes" in said

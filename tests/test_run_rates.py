@@ -72,6 +72,7 @@ def test_a_plan_shows_the_rate_and_the_bytes_of_a_later_visit(job: Job) -> None:
     assert found.survival is not None
     assert found.survival.agreement >= 0.8
     assert any("whose samples the server holds" in line for line in found.sentences())
+    assert any("some 64 samples in 4 bits" in line for line in found.sentences())
 
 
 def test_rates_that_were_not_calibrated_are_refused(job: Job) -> None:

@@ -82,3 +82,21 @@ def test_a_basis_that_gradients_have_left_is_fitted_anew_at_the_end_of_a_round()
         assert isinstance(codec, KltCodec)
         versions.append(codec.basis.head.version)
     assert versions == [1, 1, 2, 2]
+
+
+def test_rounds_of_few_frames_tell_together_that_gradients_have_left_a_basis() -> None:
+    job, decided, saved = gradients_job(), {0: Decision(2)}, {}
+    for spread in (0.9, 0.97, 0.97, 0.97):  # a round of three frames each, resumed after each
+        coding = WayCoding(job, describe(job.model), GRADIENTS, saved)
+        coding.begin(decided)
+        for step in range(3):
+            given = gradient(step, spread)
+            (frame,) = encode_gradients_with(
+                coding.codec(decided[0]), [GradientMessage(0, 0, step, given, 1.0)]
+            )
+            coding.note(decided[0], 0, given, None, frame)
+        coding.end()
+        saved = coding.saved()
+    codec = coding.codec(decided[0])
+    assert isinstance(codec, KltCodec)
+    assert codec.basis.head.version == 2

@@ -17,6 +17,7 @@ from cutlayer.train.coding import codec_of
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.wire.codec import encode_activations_with
+from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.messages import ActivationsMessage
 from helpers import equal, small_job
 from test_run_simulate import StopAfter, without_times
@@ -126,22 +127,71 @@ def test_a_device_that_sends_values_of_another_size_has_no_say_in_the_basis() ->
     assert bases[0] == bases[1]
 
 
-def test_a_basis_that_no_longer_suits_a_trained_device_is_fitted_again() -> None:
-    coding = coding_of("method.uplink.rate_bits=2")
+def fitted_coding(*settings: str) -> ServerCoding:
+    """After a round in which the basis was fitted."""
+    coding = coding_of("method.uplink.rate_bits=2", *settings)
     coding.begin({0: Decision(2), 1: Decision(2)})
     for device in (0, 1):
         coding.note(message(device, 0, spread=0.9), b"", Decision(2))
     coding.fit(2)
     coding.end()
     assert coding.codec(2) is not None
+    return coding
+
+
+def drifted_round(coding: ServerCoding, steps: int) -> None:
+    """All channels have become as large as the largest."""
     coding.begin({0: Decision(2), 1: Decision(2)})
     assert coding.plain_steps(2) == 0
-    for step in range(30):  # all channels have become as large as the largest
+    for step in range(steps):
         drifted = message(0, step)
         (frame,) = encode_activations_with(coding.codec(2), [drifted])
         coding.note(drifted, frame, Decision(2))
     coding.end()
+
+
+def test_a_basis_that_no_longer_suits_a_trained_device_is_fitted_again() -> None:
+    coding = fitted_coding()
+    drifted_round(coding, steps=30)
     coding.begin({0: Decision(2), 1: Decision(2)})
     assert coding.plain_steps(2) == 4  # 64 samples of two devices in batches of 8
     coding.note(message(0, 0), b"", Decision(2))
     assert codec_of(coding.fit(2)).basis.head.version == 2
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_rounds_of_few_frames_tell_together_that_a_basis_no_longer_suits(resumed: bool) -> None:
+    coding = fitted_coding()
+    for _ in range(3):
+        drifted_round(coding, steps=8)
+        if resumed:
+            job = klt_job("method.uplink.rate_bits=2")
+            coding = ServerCoding(job, describe(job.model), coding.saved())
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    assert coding.plain_steps(2) == 4
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_other_data_of_frozen_devices_make_a_new_basis_unless_samples_are_held(reuse: bool) -> None:
+    coding = fitted_coding("method.device=frozen", f"method.uplink.reuse={reuse}")
+    drifted_round(coding, steps=30)
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    assert coding.plain_steps(2) == (0 if reuse else 4)
+
+
+def test_frames_without_the_range_coder_do_not_make_a_new_basis() -> None:
+    coding = fitted_coding("method.uplink.rate_bits=0.25")
+    basis = coding.basis(2)
+    assert basis is not None
+    sender = KltCodec(codec_of(basis).basis, coder="zstd")  # of a device without constriction
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    lengths = []
+    for step in range(30):
+        sent = message(0, step, spread=0.9)
+        (frame,) = encode_activations_with(sender, [sent])
+        lengths.append(len(frame) / len(encode_activations_with(codec_of(basis), [sent])[0]))
+        coding.note(sent, frame, Decision(2))
+    assert min(lengths) > 1.25
+    coding.end()
+    coding.begin({0: Decision(2), 1: Decision(2)})
+    assert coding.plain_steps(2) == 0

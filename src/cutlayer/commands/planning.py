@@ -182,6 +182,7 @@ def plan(
     from cutlayer.job import load_job
     from cutlayer.planning import plan as plans
     from cutlayer.planning import plan_files, plan_sweep, plan_totals
+    from cutlayer.planning.plan_samples import own_bytes_sentence
 
     asked = plans.in_a_world(load_job(job, settings or []))
     written: list[Path] = []
@@ -194,6 +195,9 @@ def plan(
         console.print(found.table(every=every))
         for sentence in [*found.sentences(), *plan_totals.sentences(found)]:
             say(sentence)
+        own = own_bytes_sentence(asked, found.known.loads.spec)
+        if own is not None:
+            say(own)
         if draws > 1:
             drawn = plan_totals.draws_of(plans.Planner(asked), draws, round)
             console.print(plan_totals.draws_table(drawn))

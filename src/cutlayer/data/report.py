@@ -12,6 +12,7 @@ class LoadReport:
 
     train, test: where the samples came from; train_samples, test_samples: how many were taken.
     order: by what rule the classes are numbered. notes: what was skipped or changed, and why.
+    stored_bytes: of the files that the training images are in; None where these are no such files.
     """
 
     train: str
@@ -21,6 +22,7 @@ class LoadReport:
     test: str | None = None
     test_samples: int = 0
     notes: tuple[str, ...] = ()
+    stored_bytes: int | None = None
 
     @property
     def line(self) -> str:

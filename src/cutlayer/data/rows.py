@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from cutlayer.data.images import Item
+import numpy as np
+
+from cutlayer.data.images import Item, Pixels
 from cutlayer.errors import DataError
 from cutlayer.passage import mended
 
 if TYPE_CHECKING:
     from cutlayer.data.dataset import Indices
+
+_MOST_SPREAD = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,17 @@ class Rows:
         """The images at `indices`, not yet read."""
         return _Items(self, indices)
 
+    def stored_bytes(self, indices: Indices) -> int | None:
+        """Bytes of the files that the images at `indices` are stored in, by those of some of them;
+        None where they are texts, or no files of images."""
+        if self.text or self.passages:
+            return None
+        sizes = [_file_size(self.cell(int(i))) for i in indices[spread(len(indices))]]
+        known = [size for size in sizes if size is not None]
+        if not known or len(known) < len(sizes):
+            return None
+        return round(sum(known) / len(known) * len(indices))
+
     def texts(self, indices: Indices) -> tuple[list[str], int]:
         """The texts at `indices`, and how many of them were mended.
 
@@ -64,6 +80,18 @@ class Rows:
             replaced += whole != text
             found.append(whole)
         return found, replaced
+
+
+def spread(samples: int) -> Indices:
+    """The numbers of those of so many samples that stand for all: at most 64, evenly spread."""
+    return np.linspace(0, samples - 1, min(_MOST_SPREAD, samples)).round().astype(np.int64)
+
+
+def _file_size(pixels: Pixels) -> int | None:
+    """Bytes of an image's file; None for pixels that are in none."""
+    if isinstance(pixels, Path):
+        return pixels.stat().st_size
+    return len(pixels) if isinstance(pixels, bytes) else None
 
 
 class _Items(Sequence[Item]):

@@ -24,7 +24,7 @@ from cutlayer.data.images import Item
 from cutlayer.data.labels import class_names, class_order, numbered
 from cutlayer.data.reading import READERS, held_inputs, read_own
 from cutlayer.data.report import LoadReport
-from cutlayer.data.rows import Rows
+from cutlayer.data.rows import Rows, spread
 from cutlayer.data.stored_images import StoredImages
 from cutlayer.data.viewing import Depths
 from cutlayer.errors import DataError
@@ -73,6 +73,7 @@ def load(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, Datase
         chosen.tested_on,
         len(chosen.test_index),
         tuple(dict.fromkeys((*train.notes, *test.notes, *notes))),
+        train.stored_bytes(chosen.index),
     )
     return (
         Dataset(inputs, chosen.labels, chosen.classes, report=report),
@@ -108,6 +109,27 @@ def _calibration(labels: Indices, index: Indices) -> Indices:
     if len(held) > CALIBRATION_MOST:
         held = held[stratified(labels[index][held], CALIBRATION_MOST, rng)]
     return index[held]
+
+
+def load_some(data: Data, seed: int, fit: Fit | None = None) -> tuple[Dataset, int]:
+    """As many of the training samples of `load` as tell how large they are, and how many there are:
+    all texts, and 64 images. Raises DataError.
+    """
+    chosen = _choose(data, seed)
+    some = np.arange(len(chosen.index))
+    if not (chosen.train.text or chosen.train.passages):
+        some = spread(len(some))
+    index = chosen.index[some]
+    (inputs,), notes = _inputs([(chosen.train, index)], fit, data.memory_bytes)
+    report = LoadReport(
+        chosen.train.origin,
+        len(index),
+        chosen.classes,
+        chosen.order,
+        notes=notes,
+        stored_bytes=chosen.train.stored_bytes(index),
+    )
+    return Dataset(inputs, chosen.labels[some], chosen.classes, report=report), len(chosen.index)
 
 
 def training_labels(data: Data, seed: int) -> tuple[Indices, tuple[str, ...]]:

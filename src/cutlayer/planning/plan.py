@@ -167,6 +167,13 @@ class Plan:
                 f"a sample is sent once: {self.sent_bytes / 1e6:.4g} MB up in this round, "
                 f"{self.later_bytes / 1e6:.4g} MB in one whose samples the server holds"
             )
+        if self.job.method.split and self.job.method.uplink.codec == "klt":
+            first = "some 64 samples in 4 bits, to which the server fits the codec, and "
+            lines.append(
+                "the first round takes more than planned: "
+                + (first if self.job.method.uplink.fit == "devices" else "")
+                + "the basis that each device gets"
+            )
         if len(self.job.method.allocation.precisions) > 1:
             counts = Counter(one.precision for one in self.decided.decisions.values())
             lines.append(

@@ -1,4 +1,5 @@
-"""How many samples each device holds in a plan: by the job's data, or else as its fleet says."""
+"""How many samples each device holds in a plan, by the job's data or else as its fleet says; and
+what the samples themselves would take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.job import Job
+from cutlayer.model.families import ModelSpec
+from cutlayer.record.data_file import said_of
 from cutlayer.settings.data import Data
 from cutlayer.world.units import Indices
 from cutlayer.world.world import World
@@ -43,12 +46,8 @@ def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> Planne
     gives the numbers. Nothing is downloaded. Raises DataError for data that cannot be read or
     divided.
     """
-    data = job.data_in_use
-    if "data" not in job.model_fields_set:
-        why = "the job names no data"
-    elif data.path is not None and not Path(data.path).expanduser().exists():
-        why = f"data.path {data.path} is not on this machine"
-    else:
+    data, why = job.data_in_use, why_not_there(job)
+    if why is None:
         from cutlayer.data.drawn import DrawnShares
         from cutlayer.data.partition import divide
 
@@ -68,6 +67,29 @@ def samples_of(job: Job, world: World, read: ReadLabels = read_labels) -> Planne
     return PlannedSamples(
         sizes, CLASSES, f"assumed {_range(sizes)} a device, as world.fleet has them: {why}"
     )
+
+
+def why_not_there(job: Job) -> str | None:
+    """Why there are no samples to read, in words; None where there are."""
+    path = job.data_in_use.path
+    if "data" not in job.model_fields_set:
+        return "the job names no data"
+    if path is not None and not Path(path).expanduser().exists():
+        return f"data.path {path} is not on this machine"
+    return None
+
+
+def own_bytes_sentence(job: Job, spec: ModelSpec) -> str | None:
+    """What the training samples themselves would take, sent once, for people; None where they are
+    not there to read. Raises DataError.
+    """
+    if why_not_there(job) is not None:
+        return None
+    from cutlayer.data.own_bytes import training_bytes
+    from cutlayer.model.framing import fit_for
+
+    found = training_bytes(job.data_in_use, job.seed, fit_for(spec))
+    return f"the training samples themselves, sent once: {said_of(found)}"
 
 
 def _range(sizes: tuple[int, ...]) -> str:

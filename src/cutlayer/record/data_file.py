@@ -1,14 +1,21 @@
 """What a run folder says of the bytes of its samples themselves, as images or texts."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from cutlayer.files import read_bounded
 from cutlayer.record.folder import DATA_FILE
 
-FORMATS = {"jpeg": "JPEG", "webp": "WebP", "zstd": "text"}
-"""How the samples may have been encoded (see data.own_bytes), and what each is called."""
+FORMATS = {"jpeg": "JPEG", "webp": "WebP", "zstd": "text", "stored": "stored files"}
+"""How the samples may have been encoded (see data.own_bytes), or the files that the images came in,
+and what each is called."""
 _MOST_BYTES = 2**24
+
+
+def said_of(sizes: Mapping[str, float]) -> str:
+    """The bytes of samples by format, for people: `0.24 MB as JPEG, 0.11 MB as WebP`."""
+    return ", ".join(f"{size / 1e6:.3g} MB as {FORMATS[name]}" for name, size in sizes.items())
 
 
 def own_bytes_of(folder: Path) -> dict[str, float]:

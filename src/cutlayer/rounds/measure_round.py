@@ -56,7 +56,7 @@ def measure_round(
         cpu_seconds=round(result.cpu_seconds, 3),
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
         late=result.late,
-        lost=result.lost,
+        lost=sorted(result.lost),
         clipped={device: round(times, 4) for device, times in result.clipped.items()},
         clipped_tokens=result.clipped_tokens,
         virtual_s=virtual_s,

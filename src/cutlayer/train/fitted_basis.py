@@ -1,8 +1,8 @@
 """The basis of the devices of one cut: fitted to what they send first, and watched from then on.
 
-If the blocks on the devices train, their activations drift away from the basis: once frames are a
-quarter longer or shorter than the basis predicts, the next round begins in 4 bits again, and a new
-version is fitted.
+If the blocks on the devices train, or other data come, activations drift away from the basis: once
+frames are a quarter longer or shorter than the basis predicts, the next round begins in 4 bits
+again, and a new version is fitted.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cutlayer.train.coding import codec_of
-from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import Rows
@@ -68,7 +68,8 @@ class FittedBasis:
     """One cut's basis, over all rounds of a run.
 
     frame: of the basis; None before a fit. plain_steps: how many first steps of this round devices
-    send in 4 bits, before the basis goes down.
+    send in 4 bits, before the basis goes down. watch: of the frames encoded with the basis, in all
+    rounds since the fit.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class FittedBasis:
         self._share = MOST_SAMPLES
         self._seen: dict[int, list[Rows]] = defaultdict(list)
         self._samples: dict[int, int] = defaultdict(int)
-        self._watch = RateWatch()
+        self.watch = RateWatch()
 
     @property
     def codec(self) -> KltCodec | None:
@@ -100,9 +101,11 @@ class FittedBasis:
         rows: of `samples` samples. share: see `codec_of`.
         """
         if self.frame is not None:
+            if not tells_rate(frame):
+                return
             codec = codec_of(self.frame) if share >= 1 else codec_of(self.frame, share)
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
-            self._watch.add(body_length(frame), expected)
+            self.watch.add(body_length(frame), expected)
         elif self._samples[device] < self._share:
             self._samples[device] += samples
             self._seen[device].append(rows)
@@ -126,8 +129,8 @@ class FittedBasis:
             self.plain_steps = 0
         self._seen.clear()
         self._samples.clear()
+        self.watch = RateWatch()
 
-    def end(self, trained: bool) -> None:
-        """End a round. trained: whether blocks on devices train, so that activations may drift."""
-        self.stale = self.stale or (trained and self._watch.due)
-        self._watch = RateWatch()
+    def end(self, drifts: bool) -> None:
+        """End a round. drifts: whether another fit would help where activations have drifted."""
+        self.stale = self.stale or (drifts and self.watch.due)

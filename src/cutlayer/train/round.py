@@ -253,8 +253,11 @@ class Turn:
             result.traffic[device].adapter_down += size
         for device, size in summed.up.items():
             result.traffic[device].adapter_up += size
+        # Devices of this process are lost only by devices.drop_out; if too few are left for a sum,
+        # that is the fault of none of them.
+        dropped_out = self.link.believed and bool(self.result.lost)
         for device in [device for device in trained if device not in summed.devices]:
-            fault = summed.faults.get(device, summed.why)
+            fault = summed.faults.get(device, None if dropped_out else summed.why)
             if fault is not None and device not in summed.silent:
                 self.link.reject(device, fault)
             result.lost.append(device)

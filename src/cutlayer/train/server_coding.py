@@ -20,6 +20,7 @@ from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.way_coding import WayCoding
 from cutlayer.train.ways import WAYS
+from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings
 from cutlayer.wire.codecs.seam import MERGED, Rows
@@ -28,8 +29,9 @@ from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.places import find_places
 from cutlayer.wire.visit import Held, encode_held
 
-_STALE = "stale."
-"""Prefix of the entries of a run's state that say whether a cut's basis no longer suits."""
+_STALE, _WATCH = "stale.", "watch."
+"""Prefixes of the entries of a run's state that say whether a cut's basis no longer suits, and how
+long frames have been with it."""
 
 
 class ServerCoding:
@@ -60,6 +62,9 @@ class ServerCoding:
             for cut, frame in bases_of(saved).items():
                 self._bases[cut].frame = frame
                 self._bases[cut].stale = bool(saved[f"{_STALE}{cut}"])
+                if f"{_WATCH}{cut}" in saved:
+                    state = saved[f"{_WATCH}{cut}"].tolist()
+                    self._bases[cut].watch = RateWatch().restored(state)
         self.ways = {way: WayCoding(job, spec, way, saved or {}) for way in WAYS}
 
     @property
@@ -79,6 +84,10 @@ class ServerCoding:
         there = {cut: one for cut, one in self._bases.items() if one.frame is not None}
         found["version"] = torch.tensor(self._version)
         found |= {f"{_STALE}{cut}": torch.tensor(one.stale) for cut, one in there.items()}
+        found |= {
+            f"{_WATCH}{cut}": torch.tensor(one.watch.state, dtype=torch.float64)
+            for cut, one in there.items()
+        }
         return found | saved_bases({cut: one.frame or b"" for cut, one in there.items()})
 
     def begin(self, decisions: Mapping[int, Decision]) -> None:
@@ -157,11 +166,22 @@ class ServerCoding:
         for cut, one in self._bases.items():
             if one.waits:
                 self.fit(cut)
-            one.end(self._job.method.device == "trained")
+            one.end(self._drifts)
         if self.changes is not None:
             self.changes.end({cut: one.codec for cut, one in self._bases.items()})
         for way in self.ways.values():
             way.end()
+
+    @property
+    def _drifts(self) -> bool:
+        """Whether a basis that no longer suits is fitted again.
+
+        Not where samples are sent once: a new basis would have all of them sent again. Nor where
+        the server fits to samples of its own: these are the same as before.
+        """
+        if self._job.method.device == "trained":
+            return True
+        return self.cache is None and self._own_rows is None
 
     def note(self, message: ActivationsMessage, frame: Bytes, decision: Decision) -> None:
         """Note activations that came: to fit a basis to them, or to watch if the basis suits."""

@@ -119,6 +119,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "data.partition.min_samples": of_kind(
         "data.partition", "kind", "iid", "dirichlet", "labels", "powerlaw"
     ),
+    "devices.drop_out": (
+        Condition(
+            lambda job: not job.method.pooled,
+            "the method trains in one place: leave it out, or take a method with devices",
+            said_only=True,
+        ),
+    ),
     "method.cut": (SPLIT, not_chosen("the cut", ("asfl", "asfv", "auto"))),
     "method.device": (SPLIT,),
     "method.order": (RADIO,),

@@ -24,15 +24,17 @@ from cutlayer.train.coding import FITTING, codec_of
 from cutlayer.train.fitted_basis import MOST_SAMPLES, bases_of, like_others, saved_bases
 from cutlayer.train.u_shape import row_positions, to_rows
 from cutlayer.train.ways import Way
-from cutlayer.wire.codecs.drift import RateWatch
+from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec, Rows
-from cutlayer.wire.frame import Bytes, body_length, kind_of
+from cutlayer.wire.frame import Bytes, body_length
 
 _PATIENCE = 8
-"""Frames of a round, of one batch each, before it is judged whether a basis still suits."""
+"""Frames, of one batch each, before it is judged whether a basis still suits."""
+_WATCH = "watch."
+"""Begins the entries of a run's state that say how long frames have been with a basis."""
 
 
 class WayCoding:
@@ -48,6 +50,12 @@ class WayCoding:
         self._frames = bases_of(saved, way.start)
         self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
         self._watches: dict[int, RateWatch] = defaultdict(lambda: RateWatch(patience=_PATIENCE))
+        watch = f"{way.start}{_WATCH}"
+        for place in self._frames:
+            if f"{watch}{place}" in saved:
+                self._watches[place] = self._watches[place].restored(
+                    saved[f"{watch}{place}"].tolist()
+                )
         self._share: dict[int, int] = {}
         self._seen: dict[int, list[tuple[int, Rows]]] = defaultdict(list)
         self._samples: dict[tuple[int, int], int] = defaultdict(int)
@@ -62,7 +70,13 @@ class WayCoding:
         if not self.fitted:
             return {}
         start = self._way.start
-        return {f"{start}version": torch.tensor(self._version)} | saved_bases(self._frames, start)
+        watches = {
+            f"{start}{_WATCH}{place}": torch.tensor(one.state, dtype=torch.float64)
+            for place, one in self._watches.items()
+            if place in self._frames
+        }
+        version = {f"{start}version": torch.tensor(self._version)}
+        return version | watches | saved_bases(self._frames, start)
 
     def begin(self, decisions: Mapping[int, Decision]) -> None:
         """Start a round, or a turn of it."""
@@ -101,7 +115,7 @@ class WayCoding:
             return
         place = self._place(decision.cut)
         rows = self._rows(decision, values, mask)
-        if kind_of(frame).startswith("coded"):
+        if tells_rate(frame):
             codec = codec_of(self._frames[place])
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
             self._watches[place].add(body_length(frame), expected)
@@ -115,9 +129,9 @@ class WayCoding:
             if place not in self._frames or self._watches[place].due:
                 self._version += 1
                 self._frames[place] = self._fit(rows)
+                self._watches.pop(place, None)
         self._seen.clear()
         self._samples.clear()
-        self._watches.clear()  # so that a run that is resumed here goes on alike
 
     def _place(self, cut: int) -> int:
         """The blocks before what crosses."""

@@ -186,8 +186,9 @@ def _notes(lines: Sequence[Line], target: float | None, reference: Line | None) 
         notes.append(f"Accuracies are of {', '.join(f'{n:,}' for n in sizes)} test samples.")
     if any(run.own_bytes for line in lines for run in line.runs):
         notes.append(
-            "Over JPEG, WebP, text: a run's bytes over those of all its training samples, sent "
-            "themselves once (images at the model's size, quality 75; texts under zstandard)."
+            "Over JPEG, WebP, text, stored files: a run's bytes over those of all its training "
+            "samples, sent themselves once (images at the model's size, quality 75; texts under "
+            "zstandard; images in the files that they came in)."
         )
     if reference is not None:
         notes.append(f"Saving: bytes of {reference.label} over a run's.")

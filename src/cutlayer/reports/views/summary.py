@@ -8,6 +8,7 @@ from typing import Any
 
 from cutlayer.drawing.style import digits
 from cutlayer.job import Job, make_job
+from cutlayer.record.data_file import FORMATS
 from cutlayer.reports.views.pack import View
 from cutlayer.reports.views.runs import Run, settings_of
 from cutlayer.train.accounting import label_epsilon
@@ -47,6 +48,16 @@ def headline(run: Run, reference: Run | None = None) -> View:
         figures.append(_amount("time in its world", run.virtual_s, "s", theirs))
         figures.append(
             _amount("energy of devices", run.joules, "J", reference.joules if reference else None)
+        )
+    if run.own_bytes:
+        total = run.up_bytes + run.down_bytes
+        name, size = min(run.own_bytes.items(), key=lambda one: one[1])
+        figures.append(
+            _figure(
+                "the samples themselves",
+                f"{digits(size / 1e6)} MB",
+                f"as {FORMATS[name]}, once; the run took {digits(total / size)} x",
+            )
         )
     beyond = [sum(row.overhead_bytes) for row in run.rows if row.overhead_bytes is not None]
     if beyond:

@@ -5,7 +5,41 @@ than the laws expect (or fewer: a coarser or smaller basis would do). The watch 
 server decides, fits again, and sends the new version before any device encodes with it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cutlayer.wire import frame
+from cutlayer.wire.frame import Bytes
+from cutlayer.wire.headers import (
+    CodedActivationsHeader,
+    CodedFeatureGradientHeader,
+    CodedFeaturesHeader,
+    CodedGradientHeader,
+)
+
+_Coded = (
+    CodedActivationsHeader | CodedGradientHeader | CodedFeaturesHeader | CodedFeatureGradientHeader
+)
+_HEADERS: dict[str, type[_Coded]] = {
+    "coded activations": CodedActivationsHeader,
+    "coded token activations": CodedActivationsHeader,
+    "coded gradient": CodedGradientHeader,
+    "coded features": CodedFeaturesHeader,
+    "coded feature gradient": CodedFeatureGradientHeader,
+}
+
+
+def tells_rate(data: Bytes) -> bool:
+    """Whether the laws of a fitted codec say how long the body of a frame, read before, should be.
+
+    They do not where zstandard coded it for want of a range coder: such bodies are longer by a
+    share that depends on the data. Nor where it came in 4 bits, before there was a basis.
+    """
+    kind = frame.kind_of(data)
+    if kind not in _HEADERS:
+        return False
+    header, _ = frame.unpack(data, kind, _HEADERS[kind], max_bytes=len(data))
+    return header.coding.coder == "range"
 
 
 @dataclass
@@ -22,6 +56,16 @@ class RateWatch:
     seen: int = 0
     _measured: float = 0.0
     _expected: float = 0.0
+
+    @property
+    def state(self) -> tuple[float, float, float]:
+        """What a run that is resumed goes on from (see `restored`)."""
+        return self.seen, self._measured, self._expected
+
+    def restored(self, state: Sequence[float]) -> "RateWatch":
+        """A watch with these settings that has this state."""
+        seen, measured, expected = state
+        return replace(self, seen=int(seen), _measured=measured, _expected=expected)
 
     def add(self, measured_bytes: float, expected_bytes: float) -> bool:
         """Count one body; returns whether a new fit is due."""
