@@ -108,22 +108,41 @@ BY_ALLOCATION = {
 
 def test_the_fair_table_says_which_of_rule_and_allocation_decides() -> None:
     rule, allocation = fair_says(BY_RULE), fair_says(BY_ALLOCATION)
-    assert "decided more by the rule of the server's adapter" in rule
+    assert "decided more by the server adapter" in rule
     assert "decided more by the allocation" in allocation
     assert "no difference of either kind is told from 0" in fair_says(BY_RULE, swing=0.2)
-    assert "of 2 differences 2 are above 0 with 95 % confidence and 0 below" in rule
-    assert "of 2 differences 0 are above 0 with 95 % confidence and 2 below" in allocation
-    assert "2 of 4 lines end above their start" in rule
-    assert "0 of 4 lines end above their start" in fair_says(dict.fromkeys(BY_RULE, 0.3))
+    assert "2 of these 2 differences are gains, and none is a loss" in rule
+    assert "none of these 2 differences is a gain, and 2 are losses" in allocation
+    assert "none of these 2 differences can be told from 0" in fair_says(BY_RULE, swing=0.2)
+    assert "2 of 4 lines end above where it began" in rule
+    assert "none of 4 lines ends above where it began" in fair_says(dict.fromkeys(BY_RULE, 0.3))
     assert "points above training in one place" in allocation
     assert "points below training in one place" in rule
 
 
 def test_the_fair_table_says_where_rates_end_and_what_serving_loses() -> None:
     assert "between the smallest and the largest tried" in fair_says(BY_RULE)
-    assert "5 with the largest" in fair_says(BY_RULE, lr=1e-2)
-    assert "4 of 4 lines lose at most a point" in fair_says(BY_RULE)
-    assert "0 of 4 lines lose at most a point" in fair_says(BY_RULE, served=0.3)
+    assert "with the largest (0.01) 5 of 5 lines do" in fair_says(BY_RULE, lr=1e-2)
+    assert "none of 5 lines does best" in fair_says(BY_RULE, lr=1e-2)
+    assert "4 of 4 lines lose at most one point" in fair_says(BY_RULE)
+    assert "none of 4 lines loses at most one point" in fair_says(BY_RULE, served=0.3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((1, 0, 4), "1 of these 4 differences is a gain, and none is a loss"),
+        ((0, 1, 4), "none of these 4 differences is a gain, and 1 is a loss"),
+        ((1, 0, 1), "this difference is a gain"),
+        ((0, 1, 1), "this difference is a loss"),
+        ((0, 0, 1), "this difference cannot be told from 0"),
+    ],
+)
+def test_the_fair_table_counts_sure_differences_in_plain_english(
+    counts: tuple[int, int, int], sentence: str
+) -> None:
+    said = benchmark("fair_findings").surely(*counts)
+    assert said == f"With 95 % confidence {sentence}."
 
 
 def test_the_readme_shows_what_the_fair_tables_report_has() -> None:

@@ -24,7 +24,6 @@ from cutlayer.simulation.protocols import Protocols, columns_of, measure, protoc
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 COLUMNS = (
     Column("method", "method", "text"),
@@ -150,30 +149,30 @@ class Comparison:
         lines = [line for line in self.lines if line.label not in dropping]
         return finding([(line.label, line.accuracy) for line in lines])
 
-    def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 letters; comparison.md has more columns."""
+    def tables(self) -> list[tables.Fitted]:
+        """The tables for a terminal; comparison.md has more columns."""
         own = own_bytes_of(self.results[0].folder)
         title = f"Accuracy of {tested(self.lines)} test samples"
         title += f"; all training samples once: {said_of(own)}" if own else ""
-        shown = [tables.render(self.rows, self._terminal_columns, title)]
+        shown = [tables.Fitted(self.rows, self._terminal_columns, title)]
         if self.in_world:
-            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
+            shown.append(tables.Fitted(self.rows, WORLD_COLUMNS, "In the job's world"))
         columns = columns_of(self.protocols, self.rows)
         title = "Highest accuracy within a budget, and what an accuracy costs"
-        shown.append(tables.render(protocol_rows(self.rows), columns, title))
+        shown.append(tables.Fitted(protocol_rows(self.rows), columns, title))
         robust = drop_out_rows(self.lines)
         if robust:
             title = "Accuracy without and with devices that drop out"
-            shown.append(tables.render(robust, drop_outs.TERMINAL_COLUMNS, title))
+            shown.append(tables.Fitted(robust, drop_outs.COLUMNS, title))
         differences = differences_of(self.lines)
         if differences:
             title = f"Accuracy against {self.labels[0]}, seed by seed, with 95 % confidence"
-            shown.append(tables.render(differences, DIFFERENCE_COLUMNS, title))
+            shown.append(tables.Fitted(differences, DIFFERENCE_COLUMNS, title))
         return shown
 
     @property
     def _terminal_columns(self) -> list[Column]:
-        """The columns that 80 letters have room for."""
+        """The columns that a terminal and a notebook show."""
         return [c for c in COLUMNS if c.key not in {"through_cut", *FORMATS}]
 
     @property

@@ -22,9 +22,6 @@ COLUMNS = (
     Column("low", "from", "percent"),
     Column("high", "to", "percent"),
 )
-TERMINAL_COLUMNS = [c for c in COLUMNS if c.key not in {"chance", "low", "high"}]
-"""The columns that 80 letters have room for."""
-
 NOTES = """\
 drop-out: the chance that a device which began a round is lost in it (devices.drop_out); lost: the
 share that was. without, with: accuracy after the last round without and with drop-outs. difference:
