@@ -162,9 +162,14 @@ def _generated(result: RoundResult) -> dict[str, Any]:
 
 
 def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, Any]:
-    """The fields of a row on differential privacy; empty where the job asks for none."""
-    rounds = [*(row.decisions for row in earlier), result.decisions]
-    epsilon = epsilon_of(job, rounds)
+    """The fields of a row on differential privacy; empty where the job asks for none.
+
+    A round whose row was damaged counts as one in which every device took part.
+    """
+    known = {row.round: row.decisions for row in earlier}
+    every = range(job.devices.count)
+    rounds: list[Iterable[int]] = [known.get(round, every) for round in range(result.round)]
+    epsilon = epsilon_of(job, [*rounds, result.decisions])
     if epsilon is None:
         return {}
     privacy = job.privacy

@@ -262,6 +262,8 @@ class Turn:
                 self.link.reject(device, fault)
             result.lost.append(device)
             del trained[device]
+        for device in trained.keys() & summed.faults.keys():  # lied after its numbers had come
+            self.link.reject(device, summed.faults[device])
         return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:

@@ -187,9 +187,12 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
-    **dict.fromkeys(["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE)),
+    **dict.fromkeys(
+        ["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE, _UPLOADS)
+    ),
     "trust.hostile": (
         _AVERAGES,
+        _UPLOADS,
         Condition(
             lambda job: job.trust.average in ("trimmed-mean", "krum"),
             "it needs trust.average trimmed-mean or krum: leave it out, or set that",
