@@ -6,7 +6,7 @@
 The demo's job (ten devices, Dirichlet 0.3, `sflora`) with `--train` of its training images: without
 privacy, with bounds alone, and with noise, hiding samples or whole devices. The noise follows from
 the job's seed, so that a run can be repeated. Finished runs are kept. Needs dp-accounting
-(cutlayer[privacy]). `--report` writes benchmarks/reports/dp.md.
+(cutlayer[privacy]). `--report` writes benchmarks/reports/dp.md and what docs/threat.md shows of it.
 """
 
 import argparse
@@ -24,8 +24,10 @@ from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.demo import demo_job
 from cutlayer.simulation.simulate import simulate
 from environment import describe
+from shared_blocks import DOCS, copy_block, marked
 
 REPORT = Path(__file__).parent / "reports" / "dp.md"
+CLASSES = 10
 SAMPLE = ("privacy.unit=sample", "privacy.clip_norm=0.5")
 DEVICE = ("privacy.unit=device", "privacy.clip_norm=0.5")
 LINES: dict[str, tuple[str, ...]] = {
@@ -33,9 +35,12 @@ LINES: dict[str, tuple[str, ...]] = {
     "samples, bounds alone": (*SAMPLE, "privacy.noise_multiplier=0"),
     **{
         f"samples, noise {noise:g}": (*SAMPLE, f"privacy.noise_multiplier={noise}")
-        for noise in (1, 2)
+        for noise in (0.25, 0.5, 1, 2)
     },
-    "devices, noise 1": (*DEVICE, "privacy.noise_multiplier=1"),
+    **{
+        f"devices, noise {noise:g}": (*DEVICE, f"privacy.noise_multiplier={noise}")
+        for noise in (0.25, 1)
+    },
 }
 
 
@@ -89,20 +94,21 @@ def report(runs: Path) -> str:
         Column("seeds", "seeds", "count"),
     ]
     delta = next(one["delta"] for one in found if one["delta"])
+    setting = (
+        f"The demo's job on {found[0]['train']} training images: ten devices, Dirichlet 0.3, four "
+        f"rounds of one epoch; accuracy on {found[0]['tested']:,} test images, where guessing has "
+        f"{100 / CLASSES:.0f} %, mean and range of seeds {', '.join(map(str, seeds))}; epsilon at "
+        f"delta {delta:g} of the device that took part in all rounds, no amplification by sampling "
+        "counted. *noise*: its standard deviation in units of the bound. A dash: nothing is hidden."
+    )
     lines = [
         "# Accuracy against epsilon",
         "",
         describe(),
         "",
-        f"The demo's job on {found[0]['train']} training images: ten devices, Dirichlet 0.3, four "
-        f"rounds of one epoch; accuracy on {found[0]['tested']:,} test images, mean and range of "
-        f"seeds {', '.join(map(str, seeds))}; epsilon at delta {delta:g} of the device that took "
-        "part in all rounds, no amplification by sampling counted. *noise*: its standard "
-        "deviation in units of the bound. A dash: nothing is hidden.",
-        "",
         f"    python benchmarks/dp.py --runs DIR --train {found[0]['train']}",
         "",
-        tables.markdown(table, columns),
+        marked(REPORT.name, f"{setting}\n\n{tables.markdown(table, columns)}"),
         *findings(table),
     ]
     return "\n".join(lines) + "\n"
@@ -131,6 +137,7 @@ def main() -> None:
     if not options.report:
         run_all(options)
     REPORT.write_text(report(options.runs))
+    copy_block(REPORT, DOCS / "threat.md")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Cell = tuple[str, str]
 Runs = dict[Cell, dict[int, Line]]
 """The runs of each allocation and rule, by seed."""
 RULES = {"averaged": "averaged", "shared": "shared", "in-turn": "in turn"}
+ADAPTERS = {"shared": "a shared server adapter", "in-turn": "a server adapter trained in turn"}
 
 
 def findings(found: Runs, rates: Sequence[float]) -> Iterator[str]:
@@ -81,8 +82,8 @@ def of_rules(found: Runs) -> Iterator[str]:
         pairs = [p for p in compared(found) if p[2][1] == rule and p[0].startswith(title)]
         if pairs:
             yield (
-                f"What the rule gives: with the same allocation, {title} against averaged makes "
-                f"{spread(found, pairs, lambda pair: pair[1])}."
+                f"With the same allocation, {ADAPTERS[rule]} in place of an averaged one changes "
+                f"accuracy by {spread(found, pairs, lambda pair: pair[1])}"
             )
 
 
@@ -92,8 +93,8 @@ def of_allocations(found: Runs) -> Iterator[str]:
     if not pairs:
         return
     yield (
-        "What the allocation gives: with the same rule, against equal shares it makes "
-        f"{spread(found, pairs, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}."
+        "With the same server adapter, an allocation in place of equal shares changes accuracy by "
+        f"{spread(found, pairs, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}"
     )
     times: dict[str, list[float]] = {}
     for cell in found:
@@ -104,13 +105,13 @@ def of_allocations(found: Runs) -> Iterator[str]:
         for name, values in sorted(times.items(), key=lambda item: median(item[1]))
     ]
     yield (
-        "Virtual seconds over those of equal shares, median and range over seeds and rules: "
-        f"{', '.join(parts)}."
+        "Virtual seconds of a run as a multiple of those with equal shares (median, and range over "
+        f"seeds and server adapters): {', '.join(parts)}."
     )
 
 
 def spread(found: Runs, pairs: Sequence[tuple[str, str, Cell, Cell]], name: Any) -> str:
-    """From the least to the largest difference, and how many are told from 0."""
+    """From the least to the largest difference, and in a second sentence how many are sure."""
     told = [
         (difference(found, ours, theirs), pair) for pair in pairs for *_, ours, theirs in [pair]
     ]
@@ -119,10 +120,28 @@ def spread(found: Runs, pairs: Sequence[tuple[str, str, Cell, Cell]], name: Any)
     up = sum(is_sure(one[1]) and one[0] > 0 for one, _ in told)
     down = sum(is_sure(one[1]) and one[0] < 0 for one, _ in told)
     return (
-        f"{least[0][0]:+.1f} ({name(least[1])}) to {most[0][0]:+.1f} points of accuracy "
-        f"({name(most[1])}); of {len(told)} differences {up} are above 0 with 95 % confidence and "
-        f"{down} below"
+        f"{least[0][0]:+.1f} points ({name(least[1])}) to {most[0][0]:+.1f} points "
+        f"({name(most[1])}). {surely(up, down, len(told))}"
     )
+
+
+def surely(up: int, down: int, total: int) -> str:
+    """One sentence on how many of some differences are told from 0."""
+    if total == 1:
+        told = f"is a {'gain' if up else 'loss'}" if up or down else "cannot be told from 0"
+        return f"With 95 % confidence this difference {told}."
+    of = f"of these {total} differences"
+    if not up and not down:
+        return f"With 95 % confidence none {of} can be told from 0."
+    gains = {0: f"none {of} is a gain", 1: f"1 {of} is a gain"}.get(up, f"{up} {of} are gains")
+    losses = {0: "none is a loss", 1: "1 is a loss"}.get(down, f"{down} are losses")
+    return f"With 95 % confidence {gains}, and {losses}."
+
+
+def of_lines(count: int, total: int, one: str, many: str) -> str:
+    """How many of all lines do something: the verb for one line, and for several."""
+    lines = "line" if total == 1 else "lines"
+    return f"{count or 'none'} of {total} {lines} {one if count < 2 else many}"
 
 
 def of_both(found: Runs) -> Iterator[str]:
@@ -135,7 +154,7 @@ def of_both(found: Runs) -> Iterator[str]:
     by_allocation = {a: mean(whole[a, r] for r in rules) for a in allocations}
     rule_points = 100 * (max(by_rule.values()) - min(by_rule.values()))
     allocation_points = 100 * (max(by_allocation.values()) - min(by_allocation.values()))
-    more = "rule of the server's adapter" if rule_points > allocation_points else "allocation"
+    more = "server adapter" if rule_points > allocation_points else "allocation"
     sure = sum(is_sure(difference(found, ours, theirs)[1]) for *_, ours, theirs in compared(found))
     verdict = (
         f"accuracy is decided more by the {more}"
@@ -143,9 +162,10 @@ def of_both(found: Runs) -> Iterator[str]:
         else "no difference of either kind is told from 0"
     )
     yield (
-        f"In the mean over allocations the rules stand {rule_points:.1f} points apart (best: "
-        f"{RULES[top(by_rule)]}); in the mean over rules the allocations stand "
-        f"{allocation_points:.1f} points apart (best: `{top(by_allocation)}`): {verdict}."
+        f"In the mean over allocations, the best server adapter ({RULES[top(by_rule)]}) lies "
+        f"{rule_points:.1f} points above the worst; in the mean over server adapters, the best "
+        f"allocation (`{top(by_allocation)}`) lies {allocation_points:.1f} points above the worst: "
+        f"{verdict}."
     )
 
 
@@ -167,9 +187,9 @@ def of_probe(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
         above = sum(gain > 0 for gain in gains.values())
         yield (
             f"All lines start from a linear probe, for which nothing is sent: "
-            f"{100 * mean(start.values()):.1f} %. Training adds {gains[worst]:+.1f} "
-            f"({named(worst)}) to {gains[best]:+.1f} points ({named(best)}); {above} of "
-            f"{len(gains)} lines end above their start."
+            f"{100 * mean(start.values()):.1f} %. Training changes that by "
+            f"{gains[worst]:+.1f} points ({named(worst)}) to {gains[best]:+.1f} points "
+            f"({named(best)}); {of_lines(above, len(gains), 'ends', 'end')} above where it began."
         )
 
 
@@ -202,8 +222,9 @@ def of_serving(found: Runs) -> Iterator[str]:
         worst = max(lost, key=lambda cell: lost[cell])
         few = sum(value <= 0.01 for value in lost.values())
         yield (
-            f"Served through the cut, {few} of {len(lost)} lines lose at most a point of what the "
-            f"exported adapter has; the most is {100 * lost[worst]:.1f} points ({named(worst)})."
+            f"Served through the cut, {of_lines(few, len(lost), 'loses', 'lose')} at most one "
+            "point of the exported adapter's accuracy; the largest loss is "
+            f"{100 * lost[worst]:.1f} points ({named(worst)})."
         )
 
 
@@ -212,8 +233,9 @@ def of_rates(found: Runs, rates: Sequence[float]) -> Iterator[str]:
     chosen = [next(iter(runs.values()))["lr"] for runs in found.values()]
     low, high = chosen.count(min(rates)), chosen.count(max(rates))
     yield (
-        f"Of {len(chosen)} lines {low} do best with the smallest learning rate tried "
-        f"({min(rates):g}) and {high} with the largest ({max(rates):g}): their best may lie beyond."
+        f"With the smallest learning rate tried ({min(rates):g}) "
+        f"{of_lines(low, len(chosen), 'does', 'do')} best, and with the largest ({max(rates):g}) "
+        f"{of_lines(high, len(chosen), 'does', 'do')}: their best rate may lie beyond these."
         if low or high
         else f"All {len(chosen)} lines do best with a learning rate between the smallest and the "
         "largest tried."

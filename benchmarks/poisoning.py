@@ -9,7 +9,8 @@ turned, or a thousand times it, or NaN; or they train on random labels; or they 
 10^12 samples.
 The last lie is told with `fedlora`: where a model is cut, a device weighs as many samples as came
 through the cut, whatever it says.
-Finished runs are kept. `--report` writes benchmarks/reports/poisoning.md.
+Finished runs are kept. `--report` writes benchmarks/reports/poisoning.md and what docs/threat.md
+shows of it.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from cutlayer.train.opening import Opening
 from cutlayer.train.parts import Parts, load_parts
 from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from environment import describe
+from shared_blocks import DOCS, copy_block, marked
 
 REPORT = Path(__file__).parent / "reports" / "poisoning.md"
 PLAIN = "plain mean, nothing checked"
@@ -237,6 +239,7 @@ def report(runs: Path, seeds: Sequence[int]) -> str:
         "",
         f"    python benchmarks/poisoning.py --runs DIR --train {some['train']}",
     ]
+    short: dict[str, dict[tuple[str, str, int], float]] = {}
     for method, attacks in ATTACKS.items():
         columns = [("none", 0), *((attack, k) for attack in attacks for k in (1, 2))]
         header = ["all honest" if k == 0 else f"{attack}, {k}" for attack, k in columns]
@@ -263,7 +266,38 @@ def report(runs: Path, seeds: Sequence[int]) -> str:
         shown = [Column("defence", "how adapters become one", "text")]
         shown += [Column(title, title, "text") for title in header]
         lines += ["", f"## {method}", "", tables.markdown(table, shown), *findings(values)]
-    return "\n".join(lines) + "\n"
+        short[method] = values
+    lines += ["", "## In short", "", marked(REPORT.name, in_short(short, some["train"], named))]
+    return "\n".join(lines)
+
+
+def in_short(found: dict[str, dict[tuple[str, str, int], float]], train: int, named: str) -> str:
+    """Each average with honest devices and at its worst: the block that docs/threat.md has too.
+
+    found: by method, the accuracy in % by defence, attack and number of hostile devices.
+    """
+    columns = [Column("defence", "how adapters become one", "text")]
+    for method in found:
+        columns.append(Column(f"{method}, honest", f"`{method}`, all honest", "text"))
+        columns.append(Column(f"{method}, worst", f"`{method}`, at worst", "text"))
+    table: list[dict[str, str]] = []
+    for defence in DEFENCES:
+        cells = {"defence": defence}
+        for method, values in found.items():
+            under = {key[1:]: v for key, v in values.items() if key[0] == defence}
+            under |= {("none", 0): values[PLAIN, "none", 0]} if defence == "mean, checked" else {}
+            if not under:
+                continue
+            hostile = {key: v for key, v in under.items() if key[1]}
+            attack, k = min(hostile, key=lambda key: hostile[key])
+            cells[f"{method}, honest"] = f"{under['none', 0]:.1f}"
+            cells[f"{method}, worst"] = f"{hostile[attack, k]:.1f} ({k} with {attack})"
+        table.append(cells)
+    return (
+        f"Accuracy in % on the demo with {train} images and ten devices, {named}: with all honest, "
+        "and under the attack tried by one or two devices that costs the most.\n\n"
+        + tables.markdown(table, columns)
+    )
 
 
 def findings(values: dict[tuple[str, str, int], float]) -> list[str]:
@@ -297,6 +331,7 @@ def main() -> None:
     if not options.report:
         run_all(options)
     REPORT.write_text(report(options.runs, options.seeds))
+    copy_block(REPORT, DOCS / "threat.md")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+import cutlayer
 from cutlayer.job import Job
 from cutlayer.settings.explanations import explain
 from cutlayer.settings.generator import GeneratorTraining
@@ -27,6 +28,12 @@ SETTINGS = {
 _EQUATION = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Name the version that the pages are about at the foot of each."""
+    config.copyright = f"cutlayer {cutlayer.__version__}, {config.copyright}"
+    return config
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:

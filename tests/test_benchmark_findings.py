@@ -42,6 +42,25 @@ def test_no_template_of_a_report_states_a_finding(path: Path) -> None:
             assert not TYPED.search(" ".join(said.split())), said
 
 
+def figures_on_pages() -> list[tuple[str, str]]:
+    """Pages with a block of figures, and the report that each block is from."""
+    mark = re.compile(r"<!-- figures of (\S+): begin -->")
+    return [
+        (str(page.relative_to(ROOT)), report)
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for report in mark.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "report"), figures_on_pages())
+def test_figures_on_a_page_are_those_of_its_report(page: str, report: str) -> None:
+    block_of = benchmark("shared_blocks").block_of
+    texts = ((ROOT / page), (FOLDER / "reports" / report))
+    there, here = (block_of(report, path.read_text(encoding="utf-8")) for path in texts)
+    assert there == here
+    assert len(here.splitlines()) > 2
+
+
 def line(accuracy: float, **more: Any) -> dict[str, Any]:
     figures = {"served": accuracy, "lr": 1e-3, "seconds": 10.0, "bytes": 1e6, "visits": 100}
     return {"accuracy": accuracy, **figures, **more}
@@ -89,22 +108,41 @@ BY_ALLOCATION = {
 
 def test_the_fair_table_says_which_of_rule_and_allocation_decides() -> None:
     rule, allocation = fair_says(BY_RULE), fair_says(BY_ALLOCATION)
-    assert "decided more by the rule of the server's adapter" in rule
+    assert "decided more by the server adapter" in rule
     assert "decided more by the allocation" in allocation
     assert "no difference of either kind is told from 0" in fair_says(BY_RULE, swing=0.2)
-    assert "of 2 differences 2 are above 0 with 95 % confidence and 0 below" in rule
-    assert "of 2 differences 0 are above 0 with 95 % confidence and 2 below" in allocation
-    assert "2 of 4 lines end above their start" in rule
-    assert "0 of 4 lines end above their start" in fair_says(dict.fromkeys(BY_RULE, 0.3))
+    assert "2 of these 2 differences are gains, and none is a loss" in rule
+    assert "none of these 2 differences is a gain, and 2 are losses" in allocation
+    assert "none of these 2 differences can be told from 0" in fair_says(BY_RULE, swing=0.2)
+    assert "2 of 4 lines end above where it began" in rule
+    assert "none of 4 lines ends above where it began" in fair_says(dict.fromkeys(BY_RULE, 0.3))
     assert "points above training in one place" in allocation
     assert "points below training in one place" in rule
 
 
 def test_the_fair_table_says_where_rates_end_and_what_serving_loses() -> None:
     assert "between the smallest and the largest tried" in fair_says(BY_RULE)
-    assert "5 with the largest" in fair_says(BY_RULE, lr=1e-2)
-    assert "4 of 4 lines lose at most a point" in fair_says(BY_RULE)
-    assert "0 of 4 lines lose at most a point" in fair_says(BY_RULE, served=0.3)
+    assert "with the largest (0.01) 5 of 5 lines do" in fair_says(BY_RULE, lr=1e-2)
+    assert "none of 5 lines does best" in fair_says(BY_RULE, lr=1e-2)
+    assert "4 of 4 lines lose at most one point" in fair_says(BY_RULE)
+    assert "none of 4 lines loses at most one point" in fair_says(BY_RULE, served=0.3)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ((1, 0, 4), "1 of these 4 differences is a gain, and none is a loss"),
+        ((0, 1, 4), "none of these 4 differences is a gain, and 1 is a loss"),
+        ((1, 0, 1), "this difference is a gain"),
+        ((0, 1, 1), "this difference is a loss"),
+        ((0, 0, 1), "this difference cannot be told from 0"),
+    ],
+)
+def test_the_fair_table_counts_sure_differences_in_plain_english(
+    counts: tuple[int, int, int], sentence: str
+) -> None:
+    said = benchmark("fair_findings").surely(*counts)
+    assert said == f"With 95 % confidence {sentence}."
 
 
 def test_the_readme_shows_what_the_fair_tables_report_has() -> None:
@@ -190,6 +228,65 @@ def test_tokens_are_said_to_grow_if_they_do(last: float, verdict: str) -> None:
     found = {name: (tokens, np.ones((3, 2))) for name in budgets.SOLVERS}
     for claim in budgets.claims_of(found, found):
         assert claim.measured.startswith(verdict)
+
+
+def peers_say(**rounds: tuple[float, float, float]) -> str:
+    """By framework, seconds of a round, of the first round, and the loss it ends at."""
+    report, runs = benchmark("peers_report"), benchmark("peer_runs")
+    measured = []
+    for name, (round_s, first_s, loss) in rounds.items():
+        taken = runs.Taken(first_s, first_s, (round_s,), (round_s,), 1e8, (loss,), 2e6, 1e6)
+        measured.append(report.Measured(name, 100, [taken]))
+    return "\n".join(report.findings("here", measured))
+
+
+def test_the_peers_report_says_which_goals_are_reached() -> None:
+    good = peers_say(flower=(10.0, 40.0, 1.0), pfl=(1.1, 8.0, 1.0), cutlayer=(1.0, 4.0, 2.0))
+    bad = peers_say(flower=(2.0, 6.0, 1.0), pfl=(0.9, 8.0, 1.5), cutlayer=(1.0, 12.0, 2.0))
+    assert "cutlayer trains 10.00 times the samples a second of Flower simulation (Ray)" in good
+    assert "the goal, 5 times, is reached by the clock and reached by processor" in good
+    assert "the goal, 1 times, is reached" in good
+    assert "first round ends 10.0 times as early" in good
+    assert "ends 4.0 s after its process began, within the 10 s" in good
+    assert "they did the same work" in good
+    assert "the goal, 5 times, is not reached" in bad
+    assert "the goal, 1 times, is not reached" in bad
+    assert "ends 12.0 s after its process began, not within the 10 s" in bad
+    assert "they did not do the same work" in bad
+
+
+def test_a_framework_that_fails_is_named_with_the_reason(tmp_path: Path) -> None:
+    report, runs = benchmark("peers_report"), benchmark("peer_runs")
+    missing = report.Measured("pfl", 100, [], "pip said: no")
+    said = list(report.findings("here", [missing]))
+    assert said == ["here: pfl-research is not measured: pip said: no."]
+    assert missing.row == {"framework": "pfl-research"}
+    with pytest.raises(runs.PeerError, match=r"ended with status 1: .*nowhere\.json"):
+        runs.run("cutlayer", sys.executable, tmp_path / "nowhere.json", 60.0)
+    with pytest.raises(runs.PeerError, match="not done after 0 s"):
+        runs.run("cutlayer", sys.executable, tmp_path / "nowhere.json", 0.0)
+
+
+def controls_say(devices: float, both: float, generated: float) -> str:
+    values = {
+        "devices alone": devices,
+        "devices and generated images": both,
+        "generated images alone": generated,
+        "generated images alone, seen once": generated - 0.1,
+    }
+    found = {name: {s: value + s / 1000 for s in range(3)} for name, value in values.items()}
+    found["devices alone"][0] += 0.001
+    return "\n".join(benchmark("controls_findings").findings(found))
+
+
+def test_the_controls_say_what_devices_add_to_generated_images() -> None:
+    add, take = controls_say(0.6, 0.75, 0.7), controls_say(0.6, 0.65, 0.7)
+    assert "trained on in every round: +5.0 points" in add
+    assert "end at 75.1 %, above the best" in add
+    assert "trained on in every round: -5.0 points" in take
+    assert "end at 65.1 %, not above the best" in take
+    assert "told from 0" in add
+    assert "not told from 0" in controls_say(0.75, 0.75, 0.7)
 
 
 @pytest.mark.parametrize("fewer", [80.0, 50.0])

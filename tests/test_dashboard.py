@@ -485,7 +485,7 @@ def test_nothing_waits_for_views_that_are_still_computed(
         shown.click("tr[data-id='b'] a")
         shown.wait_for_selector("#shown-title:has-text('b:')")
         shown.wait_for_selector("#view-headline:has-text('After 2 rounds')")
-        assert shown.locator("#view-fleet[data-kind='missing']").count() == 1
+        shown.wait_for_selector("#view-fleet[data-kind='missing']")
         go_on.set()
         shown.wait_for_selector("#view-fleet[data-kind='fleet']")
         assert opened.quiet(url)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -14,11 +15,12 @@ import grpc
 import pytest
 
 from cutlayer.errors import NetworkError, RefusedError
-from cutlayer.network.transport import certificates, keys
+from cutlayer.network.transport import certificates, key_files, keys, rotation
 from cutlayer.network.transport.client import connect
-from cutlayer.network.transport.identity import Identity, load_server_identity, peer_of
+from cutlayer.network.transport.identity import Identity, load_device_identity, load_server_identity
 from cutlayer.network.transport.limits import Lane, Limits
 from cutlayer.network.transport.messages import RoundBegin
+from cutlayer.network.transport.peers import peer_of
 from net_helpers import Fleet, Site, hello, play, settled, site
 
 
@@ -101,7 +103,9 @@ def test_a_server_of_another_fleet_is_not_joined(fleet: Fleet, tmp_path: Path) -
 
 
 def test_an_expired_certificate_is_refused(fleet: Fleet) -> None:
-    pair = certificates.make_device(keys.load_pair(fleet.folder, "authority"), "cam-1", days=-1)
+    pair = certificates.make_device(
+        key_files.load_pair(fleet.folder, "authority"), "cam-1", days=-1
+    )
     refusal(fleet, identity_of(fleet.folder, pair))
 
 
@@ -133,7 +137,7 @@ def test_certificates_are_renewed_without_a_stop(fleet: Fleet) -> None:
             (_, peer) = list(place.listener._sessions.values())[-1]
             assert peer is not None
             bundle = fleet.folder / "devices" / "cam-2"
-            new = keys.load_certificate(bundle / "device.crt")
+            new = key_files.load_certificate(bundle / "device.crt")
             assert peer.serial == new.serial_number
 
     play(scene())
@@ -142,6 +146,60 @@ def test_certificates_are_renewed_without_a_stop(fleet: Fleet) -> None:
 def certificate_of(port: int) -> str:
     """The certificate (PEM) that a server shows to whoever connects."""
     return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+
+def test_an_authority_is_replaced_without_a_stop(fleet: Fleet) -> None:
+    """Old and new certificates are served side by side until the earlier authority is retired."""
+
+    async def scene() -> None:
+        told: list[str] = []
+        server = load_server_identity(fleet.folder, told.append)
+        bundle, early = fleet.folder / "devices" / "cam-1", fleet.folder.parent / "cam-1"
+        shutil.copytree(bundle, early)  # the device's own folder, which is not the fleet's
+        mine, late = load_device_identity(early), fleet.device("cam-2")
+        async with site(Limits(heartbeat_s=0.05), server) as place:
+            device, at_server = await place.join_with(mine)
+            rotation.rotate(fleet.folder)
+            await device.send(Lane.UP, b"goes on")
+            assert await at_server.receive(Lane.UP) == b"goes on"
+            # One device has its new folder, the other not yet: both are served.
+            again, _ = await place.join_with(late)
+            device, _ = await place.join_with(mine)
+            assert sum("device cam-1 uses a certificate of the earlier" in t for t in told) == 1
+            assert not any("device cam-2" in t for t in told)
+            # Devices that know both authorities are shown a certificate of the new one.
+            shutil.copytree(bundle, early, dirs_exist_ok=True)
+            keys.renew_server(fleet.folder)
+            device, _ = await place.join_with(mine)
+            assert any("device cam-1 uses a certificate of the new authority" in t for t in told)
+            rotation.retire(fleet.folder)
+            for end in (device, again):
+                await end.send(Lane.UP, b"x")
+            device, _ = await place.join_with(mine)
+            assert device.name == "cam-1"
+
+    play(scene())
+
+
+def test_a_retired_authority_ends_the_connections_of_its_certificates(fleet: Fleet) -> None:
+    async def scene() -> None:
+        own = fleet.folder.parent / "cam-1"
+        shutil.copytree(fleet.folder / "devices" / "cam-1", own)
+        forgotten = load_device_identity(own)
+        async with site(Limits(heartbeat_s=0.05), fleet.server) as place:
+            device, _ = await place.join_with(forgotten)
+            rotation.rotate(fleet.folder)
+            keys.renew_server(fleet.folder)
+            rotation.retire(fleet.folder)
+            assert "was retired: copy its folder of keys" in await device.wait_closed()
+            assert not device.final
+            with pytest.raises(NetworkError):
+                await connect(place.address, hello(), forgotten, place.limits)
+            shutil.copytree(fleet.folder / "devices" / "cam-1", own, dirs_exist_ok=True)
+            _, again = await place.join_with(forgotten)
+            assert again.name == "cam-1"
+
+    play(scene())
 
 
 class TwoDaysLater(datetime):
@@ -156,7 +214,7 @@ def test_a_certificate_that_expires_ends_its_connection_until_it_is_renewed(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scene() -> None:
-        authority = keys.load_pair(fleet.folder, "authority")
+        authority = key_files.load_pair(fleet.folder, "authority")
         bundle = fleet.folder / "devices" / "cam-1"
         soon = certificates.make_device(authority, "cam-1", days=1)
         async with site(Limits(heartbeat_s=0.05), fleet.server) as place:
@@ -165,7 +223,7 @@ def test_a_certificate_that_expires_ends_its_connection_until_it_is_renewed(
             identity = fleet.device("cam-1")
             device, _ = await place.join_with(identity)
             with monkeypatch.context() as later:
-                later.setattr("cutlayer.network.transport.identity.datetime", TwoDaysLater)
+                later.setattr("cutlayer.network.transport.peers.datetime", TwoDaysLater)
                 assert "renew it with cutlayer keys renew cam-1" in await device.wait_closed()
             assert not device.final
             keys.renew_device(fleet.folder, "cam-1")

@@ -18,17 +18,20 @@ from scipy import stats
 import cutlayer
 import tiny_models
 from browsers import Opened
-from cutlayer import Audit, Effort, Job, Leakage, audit, calibrate, plan
+from cutlayer import Audit, Effort, Job, Leakage, audit, calibrate, plan, simulate
 from cutlayer.cli import main
 from cutlayer.data.sources import load_calibration
 from cutlayer.errors import AllocationError, CutlayerError, RunError
+from cutlayer.inference.trained import load_trained
 from cutlayer.job import change_job, make_job
+from cutlayer.model.export import save_adapter
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration.record import subject_of
 from cutlayer.planning.leakage.floor import reidentified_at
 from cutlayer.planning.leakage.record import (
     cache_file,
+    first_weights,
     leakage_of,
     read_leakage,
     write_leakage,
@@ -39,7 +42,9 @@ from cutlayer.privacy.fisher import information
 from cutlayer.privacy.gradient_labels import area
 from cutlayer.privacy.inversion import sent_of
 from cutlayer.privacy.likeness import matched, psnr_db, reidentified, structural_similarity
+from cutlayer.privacy.members import tell_members
 from cutlayer.privacy.token_places import rising
+from cutlayer.record.row_lines import line_of, read_rows
 from cutlayer.reports.page import views_of
 from cutlayer.reports.read_runs import read_run
 from helpers import Simulated, small_job
@@ -49,7 +54,7 @@ def kept(job: Job) -> Leakage | None:
     """The audit of a job, from the cache."""
     subject = subject_of(job)
     assert subject is not None
-    return leakage_of(subject)
+    return leakage_of(subject, first_weights(job))
 
 
 LITTLE = Effort(public=48, attacked=12, decoder_steps=6, inversion_steps=3, inverted=2)
@@ -111,6 +116,23 @@ def test_an_audit_is_found_again_for_the_same_job_and_no_other(found: Audit, vit
     assert kept(job_on(vit, "method.uplink.bits=8", "model.cut=2")) is not None
 
 
+def test_a_job_that_begins_with_an_adapter_is_attacked_with_it(
+    found: Audit, vit: Path, tmp_path: Path
+) -> None:
+    plain = job_on(vit)
+    model = load_model(plain.model, 10, plain.seed)
+    moved = {name: one + 0.5 for name, one in model.new_adapter(1).items()}
+    save_adapter(moved, model, tmp_path / "adapter")
+    job = job_on(vit, f"model.adapter={tmp_path / 'adapter'}")
+    assert kept(job) is None
+    other = audit(job, cuts=[2], tokens=[4], bits=[2], effort=LITTLE).leakage
+    assert other.adapter == first_weights(job)
+    assert other.information[0, 0] != pytest.approx(found.leakage.information[1, 0], rel=1e-3)
+    assert kept(plain) is not None
+    # The blocks of frozen devices carry no adapter.
+    assert first_weights(change_job(job, ["method.device=frozen"])) is None
+
+
 def test_noise_costs_the_attacker_and_brings_a_bound(found: Audit, vit: Path) -> None:
     job = job_on(vit, "privacy.activation_noise=1")
     noisy = audit(job, cuts=[0], tokens=[None], bits=[32], effort=LITTLE).leakage
@@ -140,7 +162,7 @@ def test_with_a_fitted_codec_rates_are_attacked(vit: Path) -> None:
     # Between two audited rates as the worse of both; beyond them nothing is known.
     _leaks(job, table, np.array([[[0.2, 0.6, 0.9], [0.3, 0.3, 0.3]]]))
     finer = calibrate(job, samples=16, cuts=[1], tokens=[4], bits=[0.1, 0.3, 0.6, 1.2])
-    shares = reidentified_at(finer)[0, 0]
+    shares = reidentified_at(finer, kept(job))[0, 0]
     assert shares[1:].tolist() == [0.2, 0.6, 0.6, 0.9]
     assert np.isnan(shares[0])
 
@@ -237,6 +259,18 @@ def test_a_run_is_attacked_as_it_was_trained_and_keeps_its_audit(run_audited: Au
     assert 0 <= table.members.caught <= 1
     assert run_audited.record.name == "audit.json"
     assert run_audited.sheet == run_audited.record.with_name("audit.png")
+
+
+def test_members_are_the_samples_of_devices_that_took_part(tmp_path: Path) -> None:
+    job = small_job("devices.per_round=1", "training.rounds=1", "data.test_samples=64")
+    folder = simulate(job, out=tmp_path / "run").folder
+    found = tell_members(load_trained(folder))
+    assert found is not None
+    (row,) = read_rows(folder)
+    assert found.members == found.others == sum(row.samples_trained.values()) < 64
+    rewritten = line_of(dataclasses.replace(row, lost=list(row.decisions)))
+    (folder / "rounds.jsonl").write_text(rewritten + "\n")
+    assert tell_members(load_trained(folder)) is None
 
 
 @pytest.mark.usefixtures("figures")
@@ -401,7 +435,9 @@ def test_auto_takes_the_cheapest_setting_that_leaks_little_enough(auto_job: Job)
     limited = change_job(auto_job, ["method.allocation.leakage_max=0.55"])
     # At cut 2 with 4 tokens in 2 bits: 0.9 less six steps of 0.7 / 11.
     assert _settings(limited) == {(2, 4, 2)}
-    assert "re-identified at these settings" in " ".join(plan(limited).sentences())
+    said = " ".join(plan(limited).sentences())
+    assert "of 12 images like these 51.8 % or fewer were re-identified at these settings" in said
+    assert "by decoders trained for 0 steps on 48 others" in said
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from cutlayer.job import dump_job
 from cutlayer.record.checkpoint import load_state
 from cutlayer.reports import page, replay
 from cutlayer.reports.build_report import report
-from cutlayer.reports.views.runs import Holdings, Run, lines_of
+from cutlayer.reports.views.runs import STAGES, Holdings, Run, lines_of
 from cutlayer.simulation.simulate import simulate
 from cutlayer.train.parts import load_parts
 from cutlayer.wire.tokens import select
@@ -280,6 +280,16 @@ def test_light_and_dark_can_be_chosen_and_are_redrawn(browser: Any, one: Path) -
     shown.select_option("select.theme", "dark")
     assert shown.evaluate(pixel) != before
     assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 19, 23)"
+    assert opened.quiet()
+
+
+def test_the_timeline_shows_no_two_stages_alike(browser: Any, one: Path) -> None:
+    opened = Opened(browser, one.as_uri())
+    looks = opened.page.eval_on_selector_all(
+        "#run-gantt .legend .chip",
+        "all => all.map(getComputedStyle).map(s => s.backgroundColor + s.backgroundImage)",
+    )
+    assert len(looks) == len(STAGES) == len(set(looks))
     assert opened.quiet()
 
 

@@ -1,5 +1,6 @@
 """Figures are written whole, are legible in size, and show the numbers they were given."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cutlayer.drawing import plan_plots, plots
 from cutlayer.drawing.curves import Curve
 from cutlayer.drawing.plots import MethodBytes, Point
 from cutlayer.drawing.stay_plot import draw_stays
+from cutlayer.world.timeline import STAGES
 
 pytestmark = pytest.mark.usefixtures("figures")
 
@@ -156,6 +158,35 @@ def test_two_swept_settings_are_a_grid_whose_gaps_stay_empty(tmp_path, drawn):
     axes = [one for one in drawn[-1].axes if one.get_visible()]
     assert [one.get_title(loc="left") for one in axes] == ["round (s)"]
     assert [text.get_text() for text in axes[0].texts] == ["3.00", "5.00", "6.00"]
+
+
+@dataclass
+class OneSpan:
+    """A stage of a device, in seconds."""
+
+    stage: str
+    start_s: float
+    end_s: float
+
+
+class EveryStage:
+    """A round in which every stage takes a second on every device."""
+
+    duration_s = float(len(STAGES))
+
+    def spans(self, device: int) -> list[OneSpan]:
+        return [OneSpan(stage, number, number + 1.0) for number, stage in enumerate(STAGES)]
+
+
+def test_a_timeline_draws_no_two_stages_alike(tmp_path, drawn):
+    plan_plots.gantt(EveryStage(), range(3), tmp_path / "round.png")
+    check_png(tmp_path / "round.png")
+    bars, labels = drawn[-1].axes[0].get_legend_handles_labels()
+    assert sorted(labels) == sorted(stage.replace("_", " ") for stage in STAGES)
+    looks = {(bar.patches[0].get_facecolor(), bar.patches[0].get_hatch()) for bar in bars}
+    assert len(looks) == len(STAGES)
+    colours = {bar.patches[0].get_facecolor() for bar in bars}
+    assert all(bar.patches[0].get_edgecolor() not in colours for bar in bars)
 
 
 def test_nothing_to_show_is_still_a_figure(tmp_path):

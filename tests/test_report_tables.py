@@ -1,10 +1,12 @@
 """The terminal's and the report's table hold the same aligned cells, with units in the header."""
 
 import io
+import re
 
+import pytest
 from rich.console import Console
 
-from cutlayer.drawing.tables import Column, markdown, render
+from cutlayer.drawing.tables import Column, Fitted, column_cells, markdown, render
 
 COLUMNS = [
     Column("method", "method", "text"),
@@ -47,6 +49,32 @@ def test_rich_prints_the_same_cells():
     cells = [cell.strip().replace("!", "|") for line in source[2:] for cell in line.split("|")]
     for text in [*words, *cells]:  # headers break between words, cells do not break
         assert text in printed
+
+
+def printed_at(width: int, table: Fitted) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None).print(table)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 160])
+def test_a_table_too_wide_for_a_terminal_goes_on_below(width: int) -> None:
+    columns = [Column("name", "method", "text")]
+    columns += [Column(key, f"{key} a round", "seconds") for key in "abcdef"]
+    columns.append(Column("gone", "STE 1/s"))
+    rows = [
+        {"name": name, **{key: [0.123 * place, 1.0, 20.5] for place, key in enumerate("abcdef")}}
+        for name in ("published", "ours")
+    ]
+    lines = printed_at(width, Fitted(rows, columns, "Seconds"))
+    assert max(map(len, lines)) <= width
+    whole = re.sub(r" +", " ", "\n".join(lines))
+    assert whole.count("Seconds") == 1
+    assert whole.count("published") == whole.count("ours") == whole.count("method")
+    assert "STE" not in whole  # a column without values
+    for cell in (cell for column in columns[:-1] for cell in column_cells(rows, column)):
+        assert cell in whole
+    assert (whole.count("method") == 1) == (width == 160)
 
 
 def test_small_numbers_keep_two_digits_and_tiny_ones_three_decimals():

@@ -109,11 +109,12 @@ def test_fewer_tokens_come_with_a_flatter_budget() -> None:
 def test_a_plan_is_written_as_a_table_and_pictures(tmp_path: Path) -> None:
     found = plan(job_of("auto", "devices.count=5"))
     paths = write_plan(found, tmp_path / "plan")
-    assert [path.name for path in paths] == ["plan.csv", "round.png", "shares.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[1:])
-    with paths[0].open() as file:
-        rows = list(csv.DictReader(file))
+    assert [path.name for path in paths] == ["plan.csv", "round.csv", "round.png", "shares.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths[2:])
+    rows, bars = (list(csv.DictReader(path.open())) for path in paths[:2])
     assert [row["device"] for row in rows] == [str(i) for i in range(5)]
+    assert {bar["device"] for bar in bars} == {str(i) for i in range(5)}
+    assert max(float(bar["end_s"]) for bar in bars) == pytest.approx(found.round_s)
 
 
 @pytest.mark.parametrize(

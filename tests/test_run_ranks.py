@@ -99,6 +99,7 @@ JOBS = {
     "noise": small_job(
         *SMALL, "training.pool=2", "privacy={label_noise: 0.3, activation_noise: 0.1}"
     ),
+    "drop-outs": small_job(*SMALL, "training.pool=1", "devices.count=6", "devices.drop_out=0.5"),
     "fedlora": small_job(*SMALL, "training.pool=2", method="fedlora"),
     "local-lora": small_job(*SMALL, "devices.per_round=3", method="local-lora"),
     "several cuts": small_job(

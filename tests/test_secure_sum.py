@@ -284,12 +284,26 @@ def test_an_answer_that_is_not_sound_costs_the_device_alone(lie: str) -> None:
     assert (total == quantised(values, who, 6)).all()
 
 
-def test_a_false_share_loses_the_round_and_is_never_averaged() -> None:
+@pytest.mark.parametrize("liars", [{0}, {5}, {0, 7}])
+def test_false_shares_cost_whoever_sent_them_alone(liars: set[int]) -> None:
     def false(number: int, step: str, frame: bytes) -> bytes:
+        return changed_share(frame) if number in liars and step == "total" else frame
+
+    values = {n: [n / 8, 1.0] for n in range(8)}
+    total, server, _ = play(values, edit=false)
+    assert (total == quantised(values, list(values), 8)).all()
+    assert server.faults.keys() == liars
+    assert all("a false share" in str(fault) for fault in server.faults.values())
+
+
+def test_without_shares_to_spare_a_false_one_loses_the_round_and_is_never_averaged() -> None:
+    def false(number: int, step: str, frame: bytes) -> bytes | None:
+        if number in (3, 4) and step == "total":
+            return None
         return changed_share(frame) if (number, step) == (0, "total") else frame
 
     with pytest.raises(FrameError, match="a false share, and the round is lost"):
-        play({n: [1.0] for n in range(5)}, edit=false)
+        play({n: [1.0] for n in range(6)}, edit=false)
 
 
 @given(st.binary(max_size=300))

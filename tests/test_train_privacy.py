@@ -13,15 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cutlayer import simulate
+from cutlayer import resume, simulate
 from cutlayer.allocate.decision import base_decision
 from cutlayer.errors import JobError
-from cutlayer.job import Job, change_job
+from cutlayer.job import Job, change_job, dump_job
 from cutlayer.model.bank import AdapterBank, Segment
 from cutlayer.model.lora import Adapter, LoRALinear
 from cutlayer.model.siblings import Siblings
 from cutlayer.record.row_lines import line_of, row_of
 from cutlayer.reports.build_report import report
+from cutlayer.rounds.run_folder import saved_run
 from cutlayer.settings.privacy import Privacy
 from cutlayer.settings.training import Training
 from cutlayer.train.accounting import epsilon_of, label_epsilon
@@ -244,6 +245,22 @@ def test_the_record_and_the_report_tell_epsilon_delta_and_the_unit(tmp_path: Pat
     assert "of a device, delta 1e-05" in page
     assert "says nothing of what the server sees" in page
     assert "an experiment, not a release" in page
+
+
+def test_a_round_whose_row_is_damaged_still_counts(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting", reason="needs dp-accounting")
+    job = small_job(*SMALL, "privacy.unit=device", SEEDED)
+    simulate(job, out=tmp_path / "run")
+    (tmp_path / "run" / "rounds.jsonl").write_text("damaged\n")
+    (row,) = resume(tmp_path / "run", rounds=2).rows
+    assert row.epsilon == epsilon_of(job, [[0, 1]] * 2)
+
+
+def test_a_fleet_whose_samples_are_counted_does_not_grow(tmp_path: Path) -> None:
+    job = small_job("privacy.unit=sample", SEEDED)
+    (tmp_path / "job.yaml").write_text(dump_job(job))
+    with pytest.raises(JobError, match=r"devices\.count: 5 .* would be counted anew"):
+        saved_run(tmp_path, print, lambda job, say: load_parts(job), devices=5)
 
 
 def test_seeded_noise_repeats_whatever_the_pool_and_secret_noise_never_does() -> None:

@@ -21,6 +21,7 @@ from cutlayer.train.parts import first_adapter, load_parts, make_device, make_se
 from cutlayer.train.result import RoundResult
 from cutlayer.train.robust_average import combined, krum, scaled_to_median
 from cutlayer.train.round import train_round
+from cutlayer.train.unread import unread
 from cutlayer.wire.adapter_frames import decode_adapter, encode_adapter
 from cutlayer.wire.messages import AdapterMessage
 from helpers import largest_difference, small_job
@@ -160,3 +161,15 @@ def test_too_many_hostile_devices_are_refused(settings: str, said: str) -> None:
     job = small_job(*settings.split())
     with pytest.raises(JobError, match=said):
         load_parts(job)
+
+
+@pytest.mark.parametrize("setting", ["trust.average=median", "trust.clip_to_median=2"])
+def test_an_adapter_that_all_devices_move_is_said_to_have_no_robust_average(setting: str) -> None:
+    for method, has_one in {
+        "sflora": True,
+        "st-sflora": False,
+        "lean": False,
+        "auto": False,
+    }.items():
+        said = " ".join(one.sentence() for one in unread(small_job(setting, method=method)))
+        assert (f"{setting.split('=')[0]}: " in said) == (not has_one), method

@@ -74,13 +74,38 @@ def revoke(
 
 
 @app.command()
+def rotate(keys: Folder = Path("keys"), days: Days = 3650) -> None:
+    """Make a new authority before the fleet's ends, while everything runs; both are trusted."""
+    from cutlayer.network.transport.rotation import rotate  # slow to import
+
+    for bundle in rotate(keys, days):
+        say(f"device {bundle.name}: copy {bundle} over its own; join takes it by itself")
+    say(f"authority {keys / 'authority.crt'}: the new one, and the earlier one; keep authority.key")
+    say("next     once every device has its folder: cutlayer keys renew, then cutlayer keys retire")
+
+
+@app.command()
+def retire(keys: Folder = Path("keys")) -> None:
+    """Trust the earlier authority no more: shuts out who has no certificate of the new one."""
+    from cutlayer.network.transport.rotation import retire  # slow to import
+
+    say(f"authority {keys / 'authority.crt'}: the new one alone; {retire(keys)} certificates end")
+
+
+@app.command()
 def show(keys: Folder = Path("keys")) -> None:
-    """List the certificates of the fleet."""
+    """List the authorities of the fleet and the certificates that they signed."""
     table = Table.grid(padding=(0, 2))
+    for until, state in _folder().list_authorities(keys):
+        table.add_row("[bold](authority)[/]", f"until {until:%Y-%m-%d}", state)
     for known in _folder().list_issued(keys):
         state = "valid" if known.valid else "expired"
         if known.revoked:
             state = f"revoked {known.revoked:%Y-%m-%d}"
+        elif known.trusted is None:
+            state = "of an authority that was retired"
+        elif known.valid and known.trusted:
+            state = "valid, of the earlier authority"
         name = escape(known.device) if known.device else "(server)"
         table.add_row(f"[bold]{name}[/]", f"until {known.expires:%Y-%m-%d}", state)
     console.print(table)

@@ -93,6 +93,28 @@ def compare(
     workers: Annotated[
         int, typer.Option(help="Runs at a time, each in a process of its own.", min=1)
     ] = 1,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="Accuracy, as in 0.7, of which each method's bytes, seconds and joules are told; "
+            "the highest that every run reached."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What may be spent, as in '5 MB, 2 min, 100 J': the highest accuracy within it is "
+            "told; of each the least that a run spent."
+        ),
+    ] = None,
+    drop_out: Annotated[
+        float,
+        typer.Option(
+            help="Run each method again with this chance that a device is lost in a round.",
+            min=0.0,
+            max=0.99,
+        ),
+    ] = 0.0,
 ) -> None:
     """Train several methods on the same devices, data and seed; one table, one set of pictures.
 
@@ -100,6 +122,7 @@ def compare(
     """
     from cutlayer.job import load_job, split_values
     from cutlayer.simulation import compare as comparisons
+    from cutlayer.simulation.protocols import parse_budgets
     from cutlayer.simulation.ranks import joined_ranks
     from cutlayer.simulation.spread_runs import answer_runs
 
@@ -109,6 +132,7 @@ def compare(
             return
         chosen, named = load_job(job, settings or []), split_values(methods)
         numbers = [] if seeds is None else [_seed(text) for text in split_values(seeds)]
+        budgets = parse_budgets([] if budget is None else split_values(budget))
         with _watched() as progress:
             _show(
                 comparisons.compare(
@@ -119,6 +143,9 @@ def compare(
                     workers=workers,
                     progress=progress,
                     ranks=ranks,
+                    target=target,
+                    budgets=budgets,
+                    drop_out=drop_out,
                 )
             )
 

@@ -43,6 +43,11 @@ class Curve:
                 return float(spent)
         return None
 
+    def best_within(self, budget: float, amount: Amount) -> float | None:
+        """The highest accuracy measured before more than `budget` was spent; None if none was."""
+        spent = zip(getattr(self, amount), self.accuracy, strict=True)
+        return max((accuracy for so_far, accuracy in spent if so_far <= budget), default=None)
+
 
 def curve_of(rows: Sequence[Row]) -> Curve:
     """Accuracy by round and by what was spent so far, in the rounds that were evaluated."""

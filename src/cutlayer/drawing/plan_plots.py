@@ -10,21 +10,27 @@ import numpy as np
 
 from cutlayer.drawing.style import COLOURS, GREY, digits, legend, new_figure, plain_log
 
-STAGE_COLOURS = {
-    "broadcast": COLOURS[5],
-    "forward": COLOURS[0],
-    "uplink": COLOURS[1],
-    "server": GREY,
-    "tail_downlink": COLOURS[3],
-    "tail": COLOURS[5],
-    "tail_uplink": COLOURS[1],
-    "server_backward": GREY,
-    "downlink": COLOURS[3],
-    "backward": COLOURS[2],
-    "upload": COLOURS[4],
-    "aggregation": COLOURS[6],
+_HATCH = "////"
+STAGE_LOOKS = {
+    "broadcast": (COLOURS[5], ""),
+    "forward": (COLOURS[0], ""),
+    "uplink": (COLOURS[1], ""),
+    "server": (GREY, ""),
+    "tail_downlink": (COLOURS[3], _HATCH),
+    "tail": (COLOURS[5], _HATCH),
+    "tail_uplink": (COLOURS[1], _HATCH),
+    "server_backward": (GREY, _HATCH),
+    "downlink": (COLOURS[3], ""),
+    "backward": (COLOURS[2], ""),
+    "upload": (COLOURS[4], ""),
+    "aggregation": (COLOURS[6], ""),
 }
-_MOST = 60
+"""Colour and hatch of each stage; hatched are those of rounds whose last blocks are on devices.
+
+`STAGES` in reports/assets/rounds.js has the same for the page.
+"""
+MOST_LINES = 60
+"""More devices than these have no line in a timeline."""
 
 
 class Stages(Protocol):
@@ -42,10 +48,10 @@ class Stages(Protocol):
 
 def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
     """A line a device, a bar a stage; of a large cohort the first sixty."""
-    shown = list(devices)[:_MOST]
+    shown = list(devices)[:MOST_LINES]
     with new_figure(path, height=1.8 + 0.24 * len(shown)) as figure:
         axes = figure.subplots()
-        for stage, colour in STAGE_COLOURS.items():
+        for stage, (colour, hatch) in STAGE_LOOKS.items():
             bars = [
                 (place, span.start_s, span.end_s - span.start_s)
                 for place in range(len(shown))
@@ -60,6 +66,9 @@ def gantt(round: Stages, devices: Sequence[int], path: Path) -> None:
                     left=starts,
                     height=0.72,
                     color=colour,
+                    hatch=hatch,
+                    edgecolor="white",
+                    linewidth=0,
                     label=stage.replace("_", " "),
                 )
         axes.set_yticks(range(len(shown)), [str(device) for device in shown], fontsize=8)

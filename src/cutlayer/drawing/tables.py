@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
 Kind = Literal["text", "count", "number", "percent", "bytes", "flops", "seconds", "ratio"]
@@ -22,6 +23,7 @@ _SCALES: dict[Kind, tuple[float, str]] = {
 }
 MISSING = "-"
 _LABEL = 24
+_WIDEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,33 @@ def render(rows: Sequence[Row], columns: Sequence[Column], title: str | None = N
     for line in zip(*grid, strict=True):
         table.add_row(*(Text(cell) for cell in line))
     return table
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A table that a rich console prints in as many parts as its width asks for.
+
+    Each part begins with the columns of text; columns without any value are left out.
+    """
+
+    rows: Sequence[Row]
+    columns: Sequence[Column]
+    title: str | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """The parts, one below the other."""
+        texts = [column for column in self.columns if column.kind == "text"]
+        part, title = list(texts), self.title
+        for column in self.columns:
+            if column in texts or set(column_cells(self.rows, column)) == {MISSING}:
+                continue
+            wider = render(self.rows, [*part, column], title)
+            wanted = console.measure(wider, options=options.update(width=_WIDEST)).maximum
+            if part != texts and wanted > options.max_width:
+                yield render(self.rows, part, title)
+                part, title = list(texts), None
+            part.append(column)
+        yield render(self.rows, part, title)
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:

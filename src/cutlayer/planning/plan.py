@@ -80,18 +80,18 @@ class Plan:
             return data_frame(self.rows())
         if what != "stages":
             raise RunError(f"to_pandas: {what!r} is no table of a plan: take 'devices' or 'stages'")
-        return data_frame(
-            [
-                {
-                    "device": device,
-                    "stage": span.stage,
-                    "start_s": span.start_s,
-                    "end_s": span.end_s,
-                }
-                for place, device in enumerate(self.decided.decisions)
-                for span in self.timeline.spans(place)
-            ]
-        )
+        return data_frame(self.stages())
+
+    def stages(self, most: int | None = None) -> list[dict[str, Any]]:
+        """A row for each stage of each device: its start and end in seconds since the round began.
+
+        most: of so many devices only, the first.
+        """
+        return [
+            {"device": device, "stage": span.stage, "start_s": span.start_s, "end_s": span.end_s}
+            for place, device in enumerate(list(self.decided.decisions)[:most])
+            for span in self.timeline.spans(place)
+        ]
 
     @property
     def round_s(self) -> float:

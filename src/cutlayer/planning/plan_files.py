@@ -15,7 +15,10 @@ from cutlayer.record.writing import writing
 
 
 def write_plan(found: Plan, folder: Path) -> list[Path]:
-    """Write plan.csv and pictures of the round and of who got what; returns their paths."""
+    """Write pictures of a round and of who got what, and their numbers; returns the paths.
+
+    plan.csv has a row for each device, round.csv one for each bar of round.png.
+    """
     from cutlayer.drawing import plan_plots
 
     with writing(folder):
@@ -23,9 +26,11 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
         several = len(found.job.method.allocation.precisions) > 1
         names = [one.key for one in COLUMNS if several or one.key != "precision"]
         _write_csv(found.rows(), names, folder / "plan.csv")
+        stages = found.stages(plan_plots.MOST_LINES)
+        _write_csv(stages, ["device", "stage", "start_s", "end_s"], folder / "round.csv")
         plan_plots.gantt(found.timeline, list(found.decided.decisions), folder / "round.png")
         plan_plots.shares(found.rows(), folder / "shares.png")
-    return [folder / name for name in ("plan.csv", "round.png", "shares.png")]
+    return [folder / name for name in ("plan.csv", "round.csv", "round.png", "shares.png")]
 
 
 def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from cutlayer.planning.plan_samples import read_labels
 from cutlayer.planning.plan_totals import draws_of
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 COLUMNS = (
     Column("value", "value", "text"),
@@ -74,7 +74,7 @@ def _values(setting: str) -> tuple[str, list[str]]:
     return field, split_values(values)
 
 
-def sweep_table(rows: Sequence[dict[str, Any]]) -> Table:
+def sweep_table(rows: Sequence[dict[str, Any]]) -> tables.Fitted:
     """The rows of a sweep as a table for a terminal; a row without a plan says why."""
     shown = [{**row, "value": f"{row['value']} {row['why']}".strip()} for row in rows]
-    return tables.render(shown, COLUMNS, rows[0]["field"])
+    return tables.Fitted(shown, COLUMNS, rows[0]["field"])

@@ -16,10 +16,12 @@ from cutlayer.planning.plan import Plan, Planner
 from cutlayer.world import energy
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    pass
 
 MOST_ROUNDS = 20
-"""At most this many rounds of a job are planned; later rounds count as the mean of these."""
+MOST_TURNS = 20_000
+"""At most so many rounds of a job are planned, with so many turns of devices in them; later rounds
+count as the mean of these."""
 
 DRAWN = (
     Column("devices", "in time", "number"),
@@ -60,7 +62,8 @@ def totals_of(job: Job) -> Totals:
     Raises as `plan` does for the first round that has no plan, naming it.
     """
     planner, plans = Planner(job), []
-    planned = min(job.training.rounds, MOST_ROUNDS)
+    turns = job.devices.per_round or job.devices.count
+    planned = min(job.training.rounds, MOST_ROUNDS, max(1, MOST_TURNS // turns))
     for round in range(planned):
         try:
             plans.append(planner.plan(round))
@@ -109,9 +112,9 @@ def draws_of(planner: Planner, draws: int, round: int = 0) -> dict[str, Any]:
     return {key: [one[key] for one in found] for key in found[0]} | {"why": why}
 
 
-def draws_table(summary: dict[str, Any]) -> Table:
+def draws_table(summary: dict[str, Any]) -> tables.Fitted:
     """The mean over draws and, in brackets, the least and the most."""
-    return tables.render([summary], DRAWN, f"Over {len(summary['round_s'])} draws")
+    return tables.Fitted([summary], DRAWN, f"Over {len(summary['round_s'])} draws")
 
 
 def spread_of(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -16,6 +16,7 @@ from cutlayer.planning.calibration.survey_result import Floats
 from cutlayer.planning.leakage.record import Members
 from cutlayer.privacy.gradient_labels import area
 from cutlayer.record.folder import ROSTER_FILE
+from cutlayer.record.row_lines import read_rows
 from cutlayer.seeds import numpy_rng
 
 MOST = 1000
@@ -26,15 +27,19 @@ _BATCH = 32
 def tell_members(trained: Trained, device: int | None = None) -> Members | None:
     """Tell samples that devices trained on from as many of the test set, at most MOST of each.
 
-    device: whose samples, where each keeps an adapter of its own. None for a run over a network,
-    whose devices may have had data of their own.
+    Devices that were in no round's average have no members. device: whose samples, where each keeps
+    an adapter of its own. None for a run over a network, whose devices may have had data of their
+    own, and for one that no device trained.
     """
     if (trained.folder / ROSTER_FILE).is_file():
+        return None
+    counted = _counted(trained) if device is None else {device}
+    if not counted:
         return None
     job = trained.job
     train, test = load(job.data_in_use, job.seed, trained.preprocess.fit)
     shares, _ = divide(train.labels, job.data.partition, job.devices.count, job.seed)
-    rows = np.unique(np.concatenate(shares) if device is None else shares[device])
+    rows = np.unique(np.concatenate([shares[number] for number in sorted(counted)]))
     size = min(MOST, len(rows), len(test))
     inside, outside = _some(train.subset(rows), size, job.seed), _some(test, size, job.seed)
     own, other = -_losses(trained, inside), -_losses(trained, outside)
@@ -46,6 +51,15 @@ def tell_members(trained: Trained, device: int | None = None) -> Members | None:
         members=len(own),
         others=len(other),
     )
+
+
+def _counted(trained: Trained) -> set[int]:
+    """The devices that took part in a round and were neither late nor lost in it."""
+    return {
+        device
+        for row in read_rows(trained.folder)
+        for device in row.decisions.keys() - {*row.late, *row.lost}
+    }
 
 
 def _some(data: Dataset, size: int, seed: int) -> Dataset:

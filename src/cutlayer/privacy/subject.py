@@ -22,13 +22,14 @@ from cutlayer.planning.calibration import cut_survey
 from cutlayer.planning.calibration.calibrate import choose_grid
 from cutlayer.planning.calibration.record import Subject, subject_of
 from cutlayer.planning.calibration.survey_result import Grid
-from cutlayer.planning.leakage.record import RUN_FILE, Members, cache_file
+from cutlayer.planning.leakage.record import RUN_FILE, Members, cache_file, first_weights
 from cutlayer.privacy.members import tell_members
 from cutlayer.record.folder import ADAPTER_FOLDER, device_folder
 from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.measure_round import typical
 from cutlayer.seeds import derive
 from cutlayer.train.compute import find_compute
+from cutlayer.train.parts import first_adapter
 from cutlayer.train.read_conditions import gradients_return
 
 Progress = Callable[[str, int, int], None]
@@ -45,8 +46,8 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model with an adapter; the hash of the adapter's weights, and what it says of its members,
-    where a run trained it.
+    """A model with an adapter; the hash of the adapter's weights, where it was trained before, and
+    what it says of its members, where a run trained it.
     """
 
     model: CutModel
@@ -68,23 +69,27 @@ class AuditSubject:
 
 
 def subject_of_job(job: Job, asked: Asked) -> AuditSubject:
-    """A job as it is before any training. Raises JobError or ModelError."""
+    """A job as it is before any training. Raises JobError, ModelError or RunError."""
     grid = _grid(job, _check(job), asked)
     key = subject_of(job)
     if key is None:
         raise JobError("model.path, data.path: an audit needs both on this machine: put them there")
 
+    weights = first_weights(job)
+
     def load(public: Dataset, progress: Progress) -> Loaded:
         model = load_model(job.model, len(public.classes), job.seed, train=job.method.train)
         model.to(find_compute(job.training.compute))
         preprocess = Preprocessor(model.spec, model.compute)
+        if weights is not None:
+            return Loaded(model, preprocess, first_adapter(job, model, public.classes), weights)
         if not gradients_leave(job):  # then no attack needs predictions
             return Loaded(model, preprocess, model.new_adapter(derive(job.seed, "adapter")))
         with torch.no_grad():
             adapter = cut_survey.fit(model, preprocess, public, job.seed, progress)
         return Loaded(model, preprocess, adapter)
 
-    return AuditSubject(job, grid, key, cache_file(key), load)
+    return AuditSubject(job, grid, key, cache_file(key, weights), load)
 
 
 def subject_of_run(folder: Path, asked: Asked, device: int | None) -> AuditSubject:

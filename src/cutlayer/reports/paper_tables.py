@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
@@ -60,33 +60,35 @@ def as_csv(lines: Sequence[Line], reference: Line | None = None) -> str:
 def as_latex(lines: Sequence[Line], reference: Line | None = None) -> str:
     """A tabular for `\\usepackage{booktabs}`: mean and standard deviation, the best in bold.
 
-    A column of equal values has nothing in bold. The comment above says what the numbers are.
+    A row for each line, or for each figure if there are fewer lines than figures, so that it is as
+    narrow as can be. Equal values have nothing in bold. A comment above says what the numbers are.
     """
     grid = _grid(lines, reference)
     most = max(len(line.runs) for line in lines)
     said = "mean and standard deviation over seeds" if most > 1 else "one seed a line"
-    text = [
-        f"% {said}: "
-        + "; ".join(f"{' '.join(line.label.split())}: {_seeds(line)}" for line in lines),
-        f"\\begin{{tabular}}{{l{'r' * len(grid)}}}",
-        r"\toprule",
-        _row(["method", *(column.title for column, _ in grid)]),
-        r"\midrule",
-    ]
-    columns = [_shown(column, cells) for column, cells in grid]
-    for place, line in enumerate(lines):
-        cells = [escape(line.label), *(column[place] for column in columns)]
-        text.append(" & ".join(cells) + r" \\")
-    return "\n".join([*text, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    figures = [[escape(column.title), *_shown(column, cells)] for column, cells in grid]
+    columns = [["method", *(escape(line.label) for line in lines)], *figures]
+    rows = columns if len(lines) < len(figures) else list(zip(*columns, strict=True))
+    head, *body = [" & ".join(cells) + r" \\" for cells in rows]
+    return "\n".join(
+        [
+            f"% {said}: "
+            + "; ".join(f"{' '.join(line.label.split())}: {_seeds(line)}" for line in lines),
+            f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 
 def escape(text: str) -> str:
     """The text with what LaTeX would read as its own made plain."""
     return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def _row(titles: Iterable[str]) -> str:
-    return " & ".join(map(escape, titles)) + r" \\"
 
 
 def _seeds(line: Line) -> str:

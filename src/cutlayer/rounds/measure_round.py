@@ -56,7 +56,7 @@ def measure_round(
         cpu_seconds=round(result.cpu_seconds, 3),
         device_loss={d: float(np.mean(losses)) for d, losses in result.losses.items()},
         late=result.late,
-        lost=result.lost,
+        lost=sorted(result.lost),
         clipped={device: round(times, 4) for device, times in result.clipped.items()},
         clipped_tokens=result.clipped_tokens,
         virtual_s=virtual_s,
@@ -162,9 +162,14 @@ def _generated(result: RoundResult) -> dict[str, Any]:
 
 
 def _hidden(job: Job, result: RoundResult, earlier: Sequence[Row]) -> dict[str, Any]:
-    """The fields of a row on differential privacy; empty where the job asks for none."""
-    rounds = [*(row.decisions for row in earlier), result.decisions]
-    epsilon = epsilon_of(job, rounds)
+    """The fields of a row on differential privacy; empty where the job asks for none.
+
+    A round whose row was damaged counts as one in which every device took part.
+    """
+    known = {row.round: row.decisions for row in earlier}
+    every = range(job.devices.count)
+    rounds: list[Iterable[int]] = [known.get(round, every) for round in range(result.round)]
+    epsilon = epsilon_of(job, [*rounds, result.decisions])
     if epsilon is None:
         return {}
     privacy = job.privacy

@@ -106,6 +106,12 @@ def _with_devices(job: Job, devices: int | None) -> Job:
             f"devices.count: {devices} but the run began with {job.devices.count}, and a device "
             "keeps its number: give as many or more"
         )
+    if devices > job.devices.count and job.privacy.unit == "sample":
+        raise JobError(
+            f"devices.count: {devices} but the run began with {job.devices.count}, and with "
+            "privacy.unit 'sample' a sample that moves to a new device would be counted anew: "
+            "begin a new run, from this one's adapter by model.adapter"
+        )
     changed = change_job(job, [f"devices.count={devices}"])
     if changed.world is not None:
         World(changed.world, devices, changed.seed)  # traces must have as many devices

@@ -2,7 +2,8 @@
 
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from cutlayer.secure_sum.messages import (
 
 LEAST_DEVICES = 3
 """The fewest devices of a sum: with two, each would learn the other's numbers from the sum."""
+
+_MOST_TRIES = 100
+"""Sets of devices by whose shares secrets are restored, at most, where some shares are false."""
 
 Frames = dict[int, bytes]
 
@@ -137,19 +141,13 @@ class SumServer:
             return "sent other shares than those asked for: run the same cutlayer on both sides"
 
         found = self._sound(answers, Unmask, wrong)
-        helpers = list(found)[: self.threshold]
+        seeds, keys = self._secrets(found, lost)
         total: Words = np.zeros(self._values, np.uint32)
         for words in self._masked.values():
             total += words
-        for device in self._masked:
-            seed = self._restored({n: found[n].seeds[device] for n in helpers}, device)
-            if digest(seed) != self._keys[device].seed:
-                raise self._false(device)
+        for seed in seeds.values():
             total -= stream(seed, self._values)
-        for device in lost:
-            key = self._restored({n: found[n].keys[device] for n in helpers}, device)
-            if public_of(key) != self._keys[device].mask:
-                raise self._false(device)
+        for device, key in keys.items():
             for other in self._masked:
                 # Adds the mask of the lost device, which cancels the survivor's mask of the pair.
                 total += pair_mask(
@@ -163,7 +161,57 @@ class SumServer:
         weight = sum(self.weights[device] / most for device in self._masked)
         return to_values(total, len(self.weights)) / weight
 
-    def _restored(self, shares: Mapping[int, bytes], device: int) -> bytes:
+    def _secrets(
+        self, found: Mapping[int, Unmask], lost: Sequence[int]
+    ) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """The seeds of those in the sum and the mask keys of the lost, by the shares of as many
+        devices as it takes.
+
+        Where a share is false, those of others are tried in its place, and whose it was goes to
+        `faults`. Raises FrameError if no shares that were tried give all secrets.
+        """
+        first, spare = list(found)[: self.threshold], list(found)[self.threshold :]
+        sets = (
+            [one for one in first if one not in out] + list(others)
+            for size in range(len(spare) + 1)
+            for out in combinations(first, size)
+            for others in combinations(spare, size)
+        )
+        fault: FrameError | None = None
+        for helpers in islice(sets, _MOST_TRIES):
+            try:
+                secrets = self._restored(found, helpers, lost)
+            except FrameError as error:
+                fault = fault or error
+                continue
+            for device in found.keys() - set(helpers) if fault else ():
+                try:
+                    self._restored(found, [*helpers[1:], device], lost)
+                except FrameError:
+                    self.faults[device] = FrameError(
+                        f"secure sum: device {device} sent a false share: run the same cutlayer on "
+                        "both sides"
+                    )
+            return secrets
+        assert fault is not None
+        raise fault
+
+    def _restored(
+        self, found: Mapping[int, Unmask], helpers: Sequence[int], lost: Sequence[int]
+    ) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """All secrets by the shares of some devices. Raises FrameError for one that is wrong."""
+        seeds, keys = {}, {}
+        for device in self._masked:
+            seeds[device] = self._restore({n: found[n].seeds[device] for n in helpers}, device)
+            if digest(seeds[device]) != self._keys[device].seed:
+                raise self._false(device)
+        for device in lost:
+            keys[device] = self._restore({n: found[n].keys[device] for n in helpers}, device)
+            if public_of(keys[device]) != self._keys[device].mask:
+                raise self._false(device)
+        return seeds, keys
+
+    def _restore(self, shares: Mapping[int, bytes], device: int) -> bytes:
         try:
             return shamir.restore({number + 1: one for number, one in shares.items()})
         except ValueError:

@@ -21,6 +21,11 @@ class Devices(Section):
     that mean, at least one (ST-SFLora, arXiv 2605.26120).
     """
 
+    drop_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a device is lost in a round that it began, at a step drawn at random: what it
+    trained in that round does not count. Only in simulations.
+    """
+
     @model_validator(mode="after")
     def _cohort_fits(self) -> Self:
         if self.per_round is not None and self.per_round > self.count:

@@ -20,7 +20,9 @@ from cutlayer.record.writing import new_folder, writing
 from cutlayer.rounds.progress import Progress, watched
 from cutlayer.rounds.result import Result
 from cutlayer.settings.data import HELD_OUT
-from cutlayer.simulation.comparison import Comparison, Line, rows_of
+from cutlayer.simulation.comparison import Comparison, rows_of
+from cutlayer.simulation.lines import Line
+from cutlayer.simulation.protocols import Budgets, Protocols
 from cutlayer.simulation.ranks import Ranks
 from cutlayer.simulation.simulate import finished_run, simulate
 from cutlayer.simulation.spread_runs import run_on_ranks
@@ -99,6 +101,9 @@ def compare(
     workers: int = 1,
     progress: Progress | None = None,
     ranks: Ranks | None = None,
+    target: float | None = None,
+    budgets: Budgets | None = None,
+    drop_out: float = 0.0,
 ) -> Comparison:
     """Run several jobs side by side: one table and one set of pictures.
 
@@ -111,14 +116,27 @@ def compare(
     out: a folder that gets one run folder for each run, comparison.md and figures (None: a new one
     below runs/). workers: runs at a time, each in a process of its own where there are more than
     one; the results are the same. ranks: the processes of `torchrun` that share the runs instead,
-    in rank 0 of them. Raises JobError, DataError, ModelError or RunError.
+    in rank 0 of them.
+    target: the accuracy, as a fraction, whose cost is told (None: the highest that every run
+    reached). budgets: what may be spent, as in {"megabytes": 5, "seconds": 60, "joules": 100}
+    (None: of each the least that a run spent in all). drop_out: run every line with devices
+    again with this chance of drop-outs (devices.drop_out). Raises JobError, DataError, ModelError
+    or RunError.
     """
     progress = watched(progress)
     if workers < 1:
         raise JobError(f"--workers: {workers} runs nothing: take 1 or more")
     if workers > 1 and ranks is not None:
         raise JobError(f"--workers: {workers} under torchrun, whose ranks share the runs: leave it")
+    protocols = Protocols(target, budgets or {})
     found = _entries_of(jobs, methods)
+    if {"seconds", "joules"} & protocols.budgets.keys() and not any(e.job.world for e in found):
+        raise JobError(
+            "--budget: seconds and joules are those of a world, and the job has none: add a world "
+            "section (--set world={} takes its defaults), or give megabytes alone"
+        )
+    if drop_out:
+        found = _with_drop_outs(found, drop_out)
     if out is not None and (Path(out) / "comparison.md").exists():
         raise RunError(f"--out: {out} already holds a comparison: give another folder")
     _check_seeds(seeds)
@@ -132,13 +150,31 @@ def compare(
     elif workers > 1:
         elsewhere = partial(run_in_processes, workers=workers, say=progress.say)
     lines, shared = _run_all(found, seeds, folder, elsewhere, progress)
-    comparison = Comparison(folder, lines, rows_of(lines))
+    protocols = protocols.settled([result for line in lines for result in line.results])
+    comparison = Comparison(folder, lines, rows_of(lines, protocols), protocols)
     with writing(folder):
         (folder / "figures").mkdir(exist_ok=True)
         if why_no_figures() is None:
             _draw(folder / "figures", lines, shared)
         write_atomically(folder / "comparison.md", comparison.markdown().encode())
     return comparison
+
+
+def _with_drop_outs(found: list[Entry], chance: float) -> list[Entry]:
+    """The jobs, each but those that train in one place again with drop-outs. Raises JobError."""
+    both = []
+    for entry in found:
+        if entry.job.devices.drop_out:
+            raise JobError(
+                f"--drop-out: {chance:g} but the job has devices.drop_out "
+                f"{entry.job.devices.drop_out:g} already: leave one of them out"
+            )
+        both.append(entry)
+        if not entry.job.method.pooled:
+            dropping = change_job(entry.job, [f"devices.drop_out={chance}"])
+            both.append(Entry(f"{entry.label} drop-out", dropping))
+    _check_labels(both)
+    return both
 
 
 def _on_the_same_data(found: list[Entry]) -> list[Entry]:

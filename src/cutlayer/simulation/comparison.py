@@ -1,4 +1,4 @@
-"""Finished runs side by side: a line for each label, with one run for each seed."""
+"""Finished runs side by side: the tables of a comparison, a row for each of its lines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from cutlayer import methods
 from cutlayer.drawing import tables
-from cutlayer.drawing.curves import curve_of
 from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
 from cutlayer.drawing.tables import Column
 from cutlayer.model.families import describe
@@ -17,10 +16,14 @@ from cutlayer.record.data_file import FORMATS, own_bytes_of, said_of
 from cutlayer.reports.views.finding import finding
 from cutlayer.reports.views.statistics import paired_interval
 from cutlayer.rounds.result import Result
+from cutlayer.simulation import drop_outs
+from cutlayer.simulation.drop_outs import drop_out_pairs, drop_out_rows
+from cutlayer.simulation.lines import Line
+from cutlayer.simulation.protocols import NOTES as PROTOCOL_NOTES
+from cutlayer.simulation.protocols import Protocols, columns_of, measure, protocol_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
 COLUMNS = (
     Column("method", "method", "text"),
@@ -39,7 +42,6 @@ WORLD_COLUMNS = (
     Column("method", "method", "text"),
     Column("virtual_s", "a round", "seconds"),
     Column("total_s", "in all", "seconds"),
-    Column("to_target_s", "to target", "seconds"),
     Column("joules", "devices a round J"),
     Column("ste", "STE 1/s"),
     Column("dropped", "dropped", "count"),
@@ -52,7 +54,6 @@ DIFFERENCE_COLUMNS = (
     Column("seeds", "seeds", "count"),
 )
 WORLD_NOTES = """\
-to target: until {target:.1f} %, the highest accuracy that every method reached, was first measured.
 STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
 all sent. dropped: turns of devices that were left out, came too late or were lost.
 """
@@ -79,30 +80,19 @@ device memory, FLOPs: from the cost model; FLOPs of a mean device and of the ser
 """
 
 
-@dataclass(frozen=True)
-class Line:
-    """Runs that differ only in their seed, under one label."""
-
-    label: str
-    results: Sequence[Result]
-
-    @property
-    def accuracy(self) -> dict[int, float]:
-        """Accuracy after the last round, by seed."""
-        return {result.job.seed: result.accuracy for result in self.results}
-
-
 @dataclass(frozen=True, repr=False)
 class Comparison:
     """Finished runs side by side, which a notebook shows as a sentence and a table.
 
     lines: a label and its runs, one for each seed. rows: one for each line; its values are numbers,
-    or with several seeds lists of numbers, in the order of the seeds.
+    or with several seeds lists of numbers, in the order of the seeds. protocols: the budgets and
+    the target accuracy of the rows, settled.
     """
 
     folder: Path
     lines: Sequence[Line]
     rows: Sequence[dict[str, Any]]
+    protocols: Protocols
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(self.labels)} in {self.folder}>"
@@ -151,26 +141,38 @@ class Comparison:
 
     @property
     def finding(self) -> str:
-        """One sentence: which line is the most accurate, by how much and how surely."""
-        return finding([(line.label, line.accuracy) for line in self.lines])
+        """One sentence: which line is the most accurate, by how much and how surely.
 
-    def tables(self) -> list["Table"]:
-        """The tables for a terminal of 80 letters; comparison.md has more columns."""
+        A line with drop-outs beside the same one without is no other method, and is left out.
+        """
+        dropping = [line.label for _, line in drop_out_pairs(self.lines)]
+        lines = [line for line in self.lines if line.label not in dropping]
+        return finding([(line.label, line.accuracy) for line in lines])
+
+    def tables(self) -> list[tables.Fitted]:
+        """The tables for a terminal; comparison.md has more columns."""
         own = own_bytes_of(self.results[0].folder)
         title = f"Accuracy of {tested(self.lines)} test samples"
         title += f"; all training samples once: {said_of(own)}" if own else ""
-        shown = [tables.render(self.rows, self._terminal_columns, title)]
+        shown = [tables.Fitted(self.rows, self._terminal_columns, title)]
         if self.in_world:
-            shown.append(tables.render(self.rows, WORLD_COLUMNS, "In the job's world"))
+            shown.append(tables.Fitted(self.rows, WORLD_COLUMNS, "In the job's world"))
+        columns = columns_of(self.protocols, self.rows)
+        title = "Highest accuracy within a budget, and what an accuracy costs"
+        shown.append(tables.Fitted(protocol_rows(self.rows), columns, title))
+        robust = drop_out_rows(self.lines)
+        if robust:
+            title = "Accuracy without and with devices that drop out"
+            shown.append(tables.Fitted(robust, drop_outs.COLUMNS, title))
         differences = differences_of(self.lines)
         if differences:
             title = f"Accuracy against {self.labels[0]}, seed by seed, with 95 % confidence"
-            shown.append(tables.render(differences, DIFFERENCE_COLUMNS, title))
+            shown.append(tables.Fitted(differences, DIFFERENCE_COLUMNS, title))
         return shown
 
     @property
     def _terminal_columns(self) -> list[Column]:
-        """The columns that 80 letters have room for."""
+        """The columns that a terminal and a notebook show."""
         return [c for c in COLUMNS if c.key not in {"through_cut", *FORMATS}]
 
     @property
@@ -196,9 +198,18 @@ class Comparison:
             text += f"\n## Against {self.labels[0]}\n\n"
             text += f"{tables.markdown(differences, DIFFERENCE_COLUMNS)}\n"
             text += DIFFERENCE_NOTES.format(reference=self.labels[0])
+        text += "\n## Within a budget, and to an accuracy\n\n"
+        text += (
+            f"{tables.markdown(protocol_rows(self.rows), columns_of(self.protocols, self.rows))}\n"
+        )
+        text += PROTOCOL_NOTES
+        robust = drop_out_rows(self.lines)
+        if robust:
+            text += "\n## With devices that drop out\n\n"
+            text += f"{tables.markdown(robust, drop_outs.COLUMNS)}\n{drop_outs.NOTES}"
         if self.in_world:
             text += f"\n## In the job's world\n\n{tables.markdown(self.rows, WORLD_COLUMNS)}\n"
-            text += WORLD_NOTES.format(target=100 * _target(self.results))
+            text += WORLD_NOTES
             if self.calibrated:
                 text += CALIBRATION_NOTES
         return text
@@ -220,15 +231,14 @@ def tested(lines: Sequence[Line]) -> str:
     return " or ".join(f"{size:,}" for size in sizes)
 
 
-def rows_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """A row of the tables for each line."""
-    results = [result for line in lines for result in line.results]
-    target, plain = _target(results), methods.find_method("sflora")
+def rows_of(lines: Sequence[Line], protocols: Protocols) -> list[dict[str, Any]]:
+    """A row of the tables for each line; protocols: settled."""
+    plain = methods.find_method("sflora")
     base = next((line for line in lines if line.results[0].job.method == plain), None)
     totals = {r.job.seed: r.up_bytes + r.down_bytes for r in base.results} if base else {}
     rows = []
     for line in lines:
-        seeds = [_row(result, totals.get(result.job.seed), target) for result in line.results]
+        seeds = [_row(result, totals.get(result.job.seed), protocols) for result in line.results]
         several = {key: [row[key] for row in seeds] for key in seeds[0]}
         rows.append({"method": line.label, **(several if len(seeds) > 1 else seeds[0])})
     return rows
@@ -257,7 +267,7 @@ def differences_of(lines: Sequence[Line]) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(result: Result, reference: int | None, target: float) -> dict[str, Any]:
+def _row(result: Result, reference: int | None, protocols: Protocols) -> dict[str, Any]:
     rounds, total = len(result.rows), result.up_bytes + result.down_bytes
     own = own_bytes_of(result.folder)
     costs = round_costs(result.job, describe(result.job.model), result.rows)
@@ -272,11 +282,12 @@ def _row(result: Result, reference: int | None, target: float) -> dict[str, Any]
         "memory": costs.device_memory_bytes,
         "device_flops": costs.device_flops,
         "server_flops": costs.server_flops,
-        **_in_world(result, target),
+        **measure(result, protocols),
+        **_in_world(result),
     }
 
 
-def _in_world(result: Result, target: float) -> dict[str, Any]:
+def _in_world(result: Result) -> dict[str, Any]:
     """Virtual seconds and joules of a run; None where the job has no world."""
     seconds = [row.virtual_s for row in result.rows if row.virtual_s is not None]
     if not seconds:
@@ -285,13 +296,7 @@ def _in_world(result: Result, target: float) -> dict[str, Any]:
     return {
         "virtual_s": mean(seconds),
         "total_s": sum(seconds),
-        "to_target_s": curve_of(result.rows).amount_at(target, "seconds"),
         "joules": mean(sum(row.joules.values()) for row in result.rows),
         "ste": mean(efficiency) if efficiency else None,
         "dropped": sum(len(r.left_out) + len(r.late) + len(r.lost) for r in result.rows),
     }
-
-
-def _target(results: Sequence[Result]) -> float:
-    """The highest accuracy that every run reached at some round."""
-    return min(max(curve_of(result.rows).accuracy) for result in results)

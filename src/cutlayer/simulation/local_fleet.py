@@ -11,6 +11,7 @@ from cutlayer.planning.known.planning_input import PlanningSource
 from cutlayer.record.checkpoint import RunState
 from cutlayer.train import change_coding
 from cutlayer.train.coding import codec_of
+from cutlayer.train.cohort import draw_drop_outs
 from cutlayer.train.device_changes import DeviceChanges
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.label_sharing import SharedLabels
@@ -62,7 +63,8 @@ class LocalFleet:
                 Opening(basis=known[""], ways=ways, change_basis=known[change_coding.WAY])
             )
             cohort.append(device)
-        self.link = LocalLink(cohort)
+        drop_outs = {} if self.job.method.pooled else draw_drop_outs(self.job, round, drawn)
+        self.link = LocalLink(cohort, drop_outs)
         return {device.id: device.samples for device in cohort}
 
     def labels(self) -> SharedLabels:

@@ -1,4 +1,4 @@
-"""Which devices a round draws from the fleet, and which of them share a pass on the server."""
+"""Which devices a round draws from the fleet, which it loses, and which share a server's pass."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,18 @@ def draw_cohort(job: Job, round: int) -> list[int]:
     if job.devices.participation == "poisson":
         number = max(1, int(rng.poisson(number)))
     return [int(i) for i in order[:number]]
+
+
+def draw_drop_outs(job: Job, round: int, devices: Sequence[int]) -> dict[int, float]:
+    """The devices that are lost in a round (devices.drop_out), each with the share of its steps
+    that it makes before: in [0, 1), uniform.
+    """
+    found = {}
+    for device in devices if job.devices.drop_out else ():
+        lost, share = numpy_rng(job.seed, device, round, "drop-out").random(2)
+        if lost < job.devices.drop_out:
+            found[device] = float(share)
+    return found
 
 
 def pool_of(job: Job) -> int:

@@ -1,5 +1,6 @@
 """How the server reaches the devices of a round: here in its own process, else over a network."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -87,13 +88,20 @@ class Link(Protocol):
 
 
 class LocalLink:
-    """Devices in this process; they share the backbone and passes through it."""
+    """Devices in this process; they share the backbone and passes through it.
+
+    drop_outs: the devices that are lost in this round, each with the share of its steps that it
+    makes before.
+    """
 
     believed = True
     in_float32: Collection[int] = ()
 
-    def __init__(self, devices: Iterable[Device]) -> None:
+    def __init__(
+        self, devices: Iterable[Device], drop_outs: Mapping[int, float] | None = None
+    ) -> None:
         self.devices = {device.id: device for device in devices}
+        self._drop_outs = drop_outs or {}
         self._pool = Pool([])
 
     def measure(
@@ -131,8 +139,17 @@ class LocalLink:
         self, exchange: Exchange, step: int, devices: Sequence[int], watch: Stopwatch
     ) -> Mapping[int, Payload]:
         """See Link."""
-        self._take(devices)
-        return dict(zip(devices, self._pool.send(exchange, step, watch), strict=True))
+        there = [number for number in devices if step < self._lost_at(number)]
+        if not there:
+            return {}
+        self._take(there)
+        return dict(zip(there, self._pool.send(exchange, step, watch), strict=True))
+
+    def _lost_at(self, number: int) -> float:
+        """The step at which a device is lost; infinite where it is not."""
+        if number not in self._drop_outs:
+            return math.inf
+        return math.floor(self._drop_outs[number] * self.devices[number].steps)
 
     def send(
         self, exchange: Exchange, step: int, frames: Mapping[int, bytes], watch: Stopwatch

@@ -253,12 +253,17 @@ class Turn:
             result.traffic[device].adapter_down += size
         for device, size in summed.up.items():
             result.traffic[device].adapter_up += size
+        # Devices of this process are lost only by devices.drop_out; if too few are left for a sum,
+        # that is the fault of none of them.
+        dropped_out = self.link.believed and bool(self.result.lost)
         for device in [device for device in trained if device not in summed.devices]:
-            fault = summed.faults.get(device, summed.why)
+            fault = summed.faults.get(device, None if dropped_out else summed.why)
             if fault is not None and device not in summed.silent:
                 self.link.reject(device, fault)
             result.lost.append(device)
             del trained[device]
+        for device in trained.keys() & summed.faults.keys():  # lied after its numbers had come
+            self.link.reject(device, summed.faults[device])
         return summed.change
 
     def _upload(self, started: dict[int, Started]) -> dict[int, Adapter]:

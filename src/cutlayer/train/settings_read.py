@@ -119,6 +119,13 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     "data.partition.min_samples": of_kind(
         "data.partition", "kind", "iid", "dirichlet", "labels", "powerlaw"
     ),
+    "devices.drop_out": (
+        Condition(
+            lambda job: not job.method.pooled,
+            "the method trains in one place: leave it out, or take a method with devices",
+            said_only=True,
+        ),
+    ),
     "method.cut": (SPLIT, not_chosen("the cut", ("asfl", "asfv", "auto"))),
     "method.device": (SPLIT,),
     "method.order": (RADIO,),
@@ -180,9 +187,12 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
         ],
         (_AVERAGES,),
     ),
-    **dict.fromkeys(["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE)),
+    **dict.fromkeys(
+        ["trust.average", "trust.clip_to_median"], (_AVERAGES, _SIDE_BY_SIDE, _UPLOADS)
+    ),
     "trust.hostile": (
         _AVERAGES,
+        _UPLOADS,
         Condition(
             lambda job: job.trust.average in ("trimmed-mean", "krum"),
             "it needs trust.average trimmed-mean or krum: leave it out, or set that",

@@ -152,6 +152,11 @@ def _check(job: Job, options: ServeOptions) -> None:
             f"data.partition.held_out: {job.data.partition.held_out} but devices over a network "
             "hold nothing out: leave it at 0, or run cutlayer simulate"
         )
+    if job.devices.drop_out:
+        raise JobError(
+            f"devices.drop_out: {job.devices.drop_out:g} but real devices are lost by themselves: "
+            "leave it at 0, or run cutlayer simulate"
+        )
     check_free(options.address, "address")
     if options.metrics is not None:
         check_free(options.metrics, "--metrics")

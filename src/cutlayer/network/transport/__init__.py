@@ -3,8 +3,9 @@
 A connection (connection.py) has a lane for messages and one for frames each way (lane.py, cut into
 pieces by chunks.py), within limits.py. messages.py are the messages. listener.py is the server's
 end and admission.py whom it lets in, client.py the device's, backoff.py when that tries again.
-certificates.py and keys.py make keys, identity.py checks them and follows their files,
-credentials.py hands them to gRPC; address.py reads HOST:PORT.
+certificates.py and keys.py make keys, rotation.py replaces their authority, key_files.py reads and
+writes their files. identity.py follows one side's files, peers.py checks the other side,
+credentials.py hands both to gRPC; address.py reads HOST:PORT.
 link_rates.py measures a link, metrics.py counts for Prometheus, event_log.py writes a log.
 """
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from cutlayer import __version__
 from cutlayer.errors import RefusedError
 from cutlayer.harmless import harmless
-from cutlayer.network.transport.identity import Identity, Peer, peer_of
+from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.messages import OLDEST_PROTOCOL, PROTOCOL, Hello, Message
+from cutlayer.network.transport.peers import Peer, peer_of
 
 Admit = Callable[[str, Hello], None]
 """Called with a device's name. To refuse the device it raises RefusedError, or NetworkError if the

@@ -137,15 +137,17 @@ def make_revocations(authority: Pair, revoked: Mapping[int, datetime]) -> bytes:
     return signed.public_bytes(serialization.Encoding.PEM)
 
 
-def read_revocations(pem: bytes, authority: x509.Certificate) -> dict[int, datetime]:
-    """Serial numbers of a revocation list and when each was revoked. Raises KeysError unless
-    `authority` signed the list.
+def read_revocations(pem: bytes, authorities: Sequence[x509.Certificate]) -> dict[int, datetime]:
+    """Serial numbers of a revocation list and when each was revoked. Raises KeysError unless one of
+    `authorities` signed the list.
     """
     try:
         found = x509.load_pem_x509_crl(pem)
-        public = authority.public_key()
-        assert isinstance(public, ec.EllipticCurvePublicKey)
-        genuine = found.is_signature_valid(public)
+        publics = [authority.public_key() for authority in authorities]
+        genuine = any(
+            isinstance(public, ec.EllipticCurvePublicKey) and found.is_signature_valid(public)
+            for public in publics
+        )
     except ValueError:
         genuine = False
     if not genuine:

@@ -13,10 +13,11 @@ from cutlayer.network.transport.address import check_free, is_loopback
 from cutlayer.network.transport.admission import Admit, check_hello, identify, name_of, still_good
 from cutlayer.network.transport.connection import Connection
 from cutlayer.network.transport.credentials import server_credentials
-from cutlayer.network.transport.identity import Identity, Peer
+from cutlayer.network.transport.identity import Identity
 from cutlayer.network.transport.lane import Counters
 from cutlayer.network.transport.limits import SERVICE, SESSION_KEY, Lane, Limits, server_options
 from cutlayer.network.transport.messages import Welcome, encode
+from cutlayer.network.transport.peers import Peer
 
 # Seconds that the server waits at the end of a stream for a device that reads nothing.
 _FINISH_S = 2.0

@@ -13,6 +13,7 @@ from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.planning_input import Floats, Ints, PlanningInput, RoundDecisions
 from cutlayer.planning.leakage.floor import little_enough, reidentified_at
+from cutlayer.planning.leakage.record import first_weights, leakage_of
 from cutlayer.settings.allocation import RATES
 from cutlayer.settings.precision import Precision
 
@@ -38,9 +39,10 @@ def solve(known: PlanningInput) -> RoundDecisions:
     bits = np.arange(len(table.bits) - 1) if fitted else _axis("bits", table.bits, settings.bits)
     # Without a block nothing is computed faster, so that cut 0 is tried in float32 alone.
     ways = [(one, i) for one in tables for i in cuts if one == "float32" or table.cuts[i] > 0]
-    shares = None
+    shares = audited = None
     if settings.leakage_max is not None:
-        shares = reidentified_at(table)
+        audited = leakage_of(table.subject, first_weights(known.job))
+        shares = reidentified_at(table, audited)
     plan = auto.solve(
         _problem(known, tables, ways, tokens, bits, shares),
         time_weight=settings.time_weight,
@@ -78,10 +80,11 @@ def solve(known: PlanningInput) -> RoundDecisions:
         f"what the round costs, by the weights of method.allocation, is at most "
         f"{100 * plan.gap:.2g} % above the least there can be"
     )
-    if shares is not None:
+    if audited is not None:
         note += (
-            f"; of images like these {100 * leaked:.1f} % or fewer were re-identified at these "
-            "settings (method.allocation.leakage_max)"
+            f"; of {audited.attacked} images like these {100 * leaked:.1f} % or fewer were "
+            f"re-identified at these settings, by decoders trained for {audited.decoder_steps} "
+            f"steps on {audited.public} others (method.allocation.leakage_max)"
         )
     return RoundDecisions(decisions, left_out, plan.round_time_s, note=note)
 

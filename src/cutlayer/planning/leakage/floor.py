@@ -8,19 +8,18 @@ import numpy.typing as npt
 from cutlayer.errors import AllocationError
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.calibration.survey_result import Floats
-from cutlayer.planning.leakage.record import Leakage, leakage_of
+from cutlayer.planning.leakage.record import Leakage
 
 Bools = npt.NDArray[np.bool_]
 
 
-def reidentified_at(table: Calibration) -> Floats:
-    """The share of images re-identified at each setting of a calibration [C, K, Q]; NaN where it
-    was not audited.
+def reidentified_at(table: Calibration, found: Leakage | None) -> Floats:
+    """The share of images that an audit re-identified at each setting of a calibration [C, K, Q];
+    NaN where it was not audited.
 
     With a fitted codec, rates between two audited ones leak as the worse of both. Raises
-    AllocationError where what was calibrated was never audited.
+    AllocationError where there was no audit (None).
     """
-    found = leakage_of(table.subject)
     if found is None:
         raise AllocationError(
             "method.allocation.leakage_max: what crosses was never attacked for this model, data, "

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cutlayer.errors import RunError
 from cutlayer.files import cache_folder
+from cutlayer.fingerprint import of_file, of_parts
+from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Subject
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import Floats, Grid
@@ -147,18 +150,36 @@ class Leakage(Grid):
         return found
 
 
-def leakage_of(subject: Subject) -> Leakage | None:
+def first_weights(job: Job) -> str | None:
+    """A hash of the weights that the device part begins with besides the checkpoint's: those of
+    model.adapter; None where there are none, or where devices are frozen and run without them.
+
+    Raises RunError for weights that cannot be read.
+    """
+    if job.model.adapter is None or job.method.device == "frozen":
+        return None
+    files = sorted(Path(job.model.adapter).expanduser().glob("*.safetensors"))
+    try:
+        return of_parts(*(f"{path.name} {of_file(path)}" for path in files))
+    except OSError as error:
+        raise RunError(
+            f"model.adapter: cannot read {error.filename} ({error.strerror}): make it readable"
+        ) from None
+
+
+def leakage_of(subject: Subject, weights: str | None = None) -> Leakage | None:
     """The cached audit of a model, data, codec and noise; None where there is none.
 
-    Raises RunError for a damaged record.
+    weights: `first_weights` of the job. Raises RunError for a damaged record.
     """
-    path = cache_file(subject)
+    path = cache_file(subject, weights)
     return read_leakage(path) if path.is_file() else None
 
 
-def cache_file(subject: Subject) -> Path:
-    """Where the audit of `subject` lies."""
-    return cache_folder() / "audit" / f"{subject.key}.json"
+def cache_file(subject: Subject, weights: str | None = None) -> Path:
+    """Where the audit of `subject` lies, with the `first_weights` of its job."""
+    name = subject.key if weights is None else f"{subject.key}-{weights[:12]}"
+    return cache_folder() / "audit" / f"{name}.json"
 
 
 def read_leakage(path: str | Path) -> Leakage:

@@ -39,7 +39,8 @@
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step; i++)
       found.push(Number((i * step).toPrecision(12)));
-    return found;
+    // One number alone is no scale.
+    return found.length > 1 || integers || count > 8 ? found : ticks(low, high, 2 * count);
   }
   function logTicks(low, high) {
     const found = [];

@@ -64,7 +64,7 @@
     const brief = run.accuracy === null ? "" : `${number(100 * run.accuracy)} %`;
     return html("tr", { "data-id": run.id, "aria-current": opened === run.id ? "true" : null },
       html("td", { class: "pickbox" }, box),
-      html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), html("b", { class: "brief" }, brief),
+      html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), " ", html("b", { class: "brief" }, brief),
         html("small", { class: "note" }, ` ${run.fault || run.notice || what}`)), ...cells);
   }
   let order = [8, 1];

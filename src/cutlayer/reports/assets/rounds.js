@@ -11,9 +11,20 @@
     tail_downlink: "c3", tail: "c5", tail_uplink: "c1", server_backward: "grey",
     upload: "c4", aggregation: "c6",
   };
+  // Colours that two stages share: those of a tail are hatched.
+  const HATCHED = new Set(["tail_downlink", "tail", "tail_uplink", "server_backward"]);
   const isUnit = (text) => /^[A-Za-z]{1,3}$/.test(text);
   // What a device is called: its name where it joined a network under one.
   const called = (data, m) => data.names[m] ?? `device ${m}`;
+  function paint(context, stage) {
+    if (!HATCHED.has(stage)) return colour(STAGES[stage]);
+    const tile = html("canvas", { width: 5, height: 5 }), pen = tile.getContext("2d");
+    pen.fillStyle = colour(STAGES[stage]);
+    pen.fillRect(0, 0, 5, 5);
+    pen.strokeStyle = colour("card");
+    for (const at of [0, 5, 10]) { pen.beginPath(); pen.moveTo(at, 0); pen.lineTo(at - 5, 5); pen.stroke(); }
+    return context.createPattern(tile, "repeat");
+  }
   const unpackAll = (...packed) => Promise.all(packed.map(unpack));
 
   async function allocation(place, data, shared) {
@@ -102,7 +113,7 @@
         context.fillText(number(tick), at, rows * tall + 18);
       }
       context.fillText("seconds since the round began", (left + right) / 2, height - 5);
-      const colours = data.stages.map((name) => colour(STAGES[name]));
+      const colours = data.stages.map((name) => paint(context, name));
       for (let i = offsets[round]; i < offsets[round + 1]; i++) {
         context.fillStyle = colours[stage.values[i]];
         if (start.values[i] >= last) continue;
@@ -141,7 +152,7 @@
       if (found.length) read(found[cursor[1]]);
     });
     place.append(steps.element, caption, html("div", { class: "legend" }, data.stages.filter((_, i) => used.has(i)).map((name) =>
-      html("span", {}, html("i", { class: "chip", style: `background:var(--${STAGES[name]})` }), name.replace("_", " ")))), host);
+      html("span", {}, html("i", { class: HATCHED.has(name) ? "chip hatched" : "chip", style: `background-color:var(--${STAGES[name]})` }), name.replace("_", " ")))), host);
     steps.start();
   }
 
