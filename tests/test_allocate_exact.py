@@ -40,7 +40,7 @@ def brute_force(problem: TokenProblem, cells: int = 240, levels: int = 120) -> f
     return best
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), N=st.integers(2, 6), flatness=st.sampled_from([0.3, 1.0, 30.0]))
 def test_it_is_as_good_as_brute_force_over_tokens_bandwidth_and_power(
     seed: int, N: int, flatness: float
@@ -56,7 +56,7 @@ def test_it_is_as_good_as_brute_force_over_tokens_bandwidth_and_power(
     assert grid >= found.plan.ste * 0.9 or grid == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     M=st.integers(1, 3),

@@ -71,6 +71,7 @@ def test_a_device_loads_nothing_that_only_servers_need(tmp_path: Path) -> None:
     assert not modules & LEFT_OUT
 
 
+@pytest.mark.slow
 def test_a_device_at_cut_2_of_dinov2_small_peaks_below_600_mb(
     shared_models: Path, shared_data: Path, tmp_path: Path
 ) -> None:

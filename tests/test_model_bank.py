@@ -241,6 +241,7 @@ def measure(path, devices):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_256_devices_cost_one_backbone_and_their_adapters(shared_models: Path) -> None:
     path = str(shared_models / "dinov2-small")

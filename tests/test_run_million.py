@@ -94,6 +94,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_a_million_devices_take_less_than_200_mebibytes(tmp_path: Path) -> None:
     """A run in a world whose devices move, its report, and the dashboard."""

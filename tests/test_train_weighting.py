@@ -69,7 +69,13 @@ def test_at_the_same_rate_errors_change_less_of_what_the_model_says(tmp_path: Pa
     assert errors[1] < 0.5 * errors[0]
 
 
-@pytest.mark.parametrize("uplink", ["weighting: true", "weighting: true, fit: calibration"])
+@pytest.mark.parametrize(
+    "uplink",
+    [
+        "weighting: true",
+        pytest.param("weighting: true, fit: calibration", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_fits_again_as_one_that_was_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uplink: str
 ) -> None:
