@@ -9,8 +9,6 @@ folder, CIFAR10 a folder with train.parquet and test.parquet. Finished runs belo
 
 import argparse
 import datetime
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,12 +16,13 @@ from statistics import mean
 from typing import Any
 
 from cutlayer.drawing import tables
-from cutlayer.job import Job, change_job, dump_job, load_job, make_job
+from cutlayer.job import Job, change_job, load_job, make_job
 from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.row_lines import read_rows
 from cutlayer.record.rows import Row
 from cutlayer.reports.views.statistics import paired_interval
 from environment import describe
+from finished_runs import finish_run
 
 REPORTS = Path(__file__).parent / "reports"
 SEEDS = (0, 1, 2)
@@ -129,15 +128,7 @@ def trained(name: str, job: Job, options: argparse.Namespace) -> tuple[list[Row]
     """The record and folder of a run, which is trained or goes on where it is not finished."""
     folder = options.runs / f"{name} {job.seed}".replace(", ", "-").replace(" ", "-")
     if not (folder / "adapter").exists():
-        command = [sys.executable, "-m", "cutlayer", "simulate"]
-        if (folder / "job.yaml").exists():
-            command += ["--resume", str(folder)]
-        else:
-            (options.runs / f"{folder.name}.yaml").write_text(dump_job(job))
-            command += [str(options.runs / f"{folder.name}.yaml"), "--out", str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (options.runs / f"{folder.name}.log").open("w") as log:
-            subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
+        finish_run(job, folder)
         print(f"{datetime.datetime.now():%H:%M:%S} {folder.name}", file=sys.stderr, flush=True)
     return read_rows(folder), folder
 

@@ -10,11 +10,10 @@ from cutlayer.drawing import tables
 from environment import describe
 from fair_findings import RULES, Runs, differences, findings, headline, ratios
 from fair_lines import PROBE, Line, Lines
+from shared_blocks import copy_block, marked
 
 REPORT = Path(__file__).parent / "reports" / "fair.md"
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- fair table: begin -->\n", "<!-- fair table: end -->\n"
-"""Between these lines README.md has what the report has between them."""
 COLUMNS = (
     tables.Column("allocation", "allocation", "text"),
     tables.Column("rule", "server adapter", "text"),
@@ -54,17 +53,7 @@ def write(
     probes = {s: line for s in options.seeds if (line := lines.find(PROBE, "", s))}
     text = page(found, probes, options, missing(found, every), command)
     REPORT.write_text(text)
-    README.write_text(between(README.read_text(), shown(text)))
-
-
-def shown(text: str) -> str:
-    """What a text has between the two marks. Raises ValueError if it lacks them."""
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
-
-
-def between(text: str, new: str) -> str:
-    """`text` with `new` between its two marks."""
-    return text.replace(BEGIN + shown(text) + END, BEGIN + new + END)
+    copy_block(REPORT, README)
 
 
 def page(
@@ -82,9 +71,10 @@ def page(
         rows.append({"allocation": PROBE, "rule": "-", "lr": "-", "accuracy": accuracy})
     return TEXT.format(
         environment=describe(),
-        setting=setting(options, found),
-        short=short(found),
-        headline=listed(headline(found, probes)),
+        block=marked(
+            REPORT.name,
+            f"{setting(options, found)}\n\n{short(found)}\n{listed(headline(found, probes))}",
+        ),
         findings=listed(findings(found, options.rates)),
         missing=missing,
         table=tables.markdown(rows, COLUMNS),
@@ -96,8 +86,6 @@ def page(
         precision=options.precision,
         held_out=100 * options.held_out,
         command=command,
-        begin=BEGIN,
-        end=END,
     )
 
 
@@ -190,11 +178,7 @@ TEXT = """\
 
 {environment}
 
-{begin}{setting}
-
-{short}
-{headline}
-{end}
+{block}
 {findings}
 
 {missing}

@@ -12,9 +12,6 @@ MODEL is a DINOv2-small checkpoint folder, DATA a folder with train.parquet and 
 import argparse
 import datetime
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +19,10 @@ from pathlib import Path
 from statistics import mean
 
 from cutlayer.drawing import plots, tables
-from cutlayer.job import Job, dump_job, make_job
+from cutlayer.job import Job, make_job
 from cutlayer.record.row_lines import read_rows
 from environment import describe
+from finished_runs import finish_run
 
 REPORTS = Path(__file__).parent / "reports"
 CUTS, SEEDS = (2, 6), (0, 1)
@@ -94,16 +92,7 @@ def train(case: Case, seed: int, options: argparse.Namespace) -> None:
     folder = folder_of(case, seed, options.runs)
     if (folder / "adapter").exists():
         return
-    command = [sys.executable, "-m", "cutlayer", "simulate"]
-    if (folder / "job.yaml").exists():
-        command += ["--resume", str(folder)]
-    else:
-        job = options.runs / f"{folder.name}.yaml"
-        job.write_text(dump_job(job_of(case, seed, options)))
-        command += [str(job), "--out", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (options.runs / f"{folder.name}.log").open("w") as log:
-        subprocess.run(command, env=environment, stdout=log, stderr=log, check=True)
+    finish_run(job_of(case, seed, options), folder)
     print(f"{datetime.datetime.now():%H:%M:%S} {folder.name}", flush=True)
 
 

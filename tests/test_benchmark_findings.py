@@ -47,7 +47,7 @@ def figures_on_pages() -> list[tuple[str, str]]:
     mark = re.compile(r"<!-- figures of (\S+): begin -->")
     return [
         (str(page.relative_to(ROOT)), report)
-        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
         for report in mark.findall(page.read_text(encoding="utf-8"))
     ]
 
@@ -146,8 +146,7 @@ def test_the_fair_table_counts_sure_differences_in_plain_english(
 
 
 def test_the_readme_shows_what_the_fair_tables_report_has() -> None:
-    report = benchmark("fair_report")
-    assert report.shown(report.README.read_text()) == report.shown(report.REPORT.read_text())
+    assert ("README.md", "fair.md") in figures_on_pages()
 
 
 def world_says(auto: dict[str, Any], sflora: dict[str, Any]) -> str:

@@ -82,9 +82,9 @@ class Rows:
         return found, replaced
 
 
-def spread(samples: int) -> Indices:
-    """The numbers of those of so many samples that stand for all: at most 64, evenly spread."""
-    return np.linspace(0, samples - 1, min(_MOST_SPREAD, samples)).round().astype(np.int64)
+def spread(samples: int, most: int = _MOST_SPREAD) -> Indices:
+    """The numbers of those of so many samples that stand for all: at most `most`, evenly spread."""
+    return np.linspace(0, samples - 1, min(most, samples)).round().astype(np.int64)
 
 
 def _file_size(pixels: Pixels) -> int | None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +21,6 @@ from cutlayer.drawing.style import (
     new_figure,
     plain_log,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
@@ -14,9 +14,6 @@ from cutlayer.job import Job, change_job, split_values
 from cutlayer.planning.plan import Planner
 from cutlayer.planning.plan_samples import read_labels
 from cutlayer.planning.plan_totals import draws_of
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS = (
     Column("value", "value", "text"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from cutlayer.errors import AllocationError, CutlayerError, WorldError
 from cutlayer.job import Job
 from cutlayer.planning.plan import Plan, Planner
 from cutlayer.world import energy
-
-if TYPE_CHECKING:
-    pass
 
 MOST_ROUNDS = 20
 MOST_TURNS = 20_000

@@ -5,10 +5,10 @@ before devices send anything.
 from collections.abc import Callable
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from cutlayer.data.dataset import Dataset
+from cutlayer.data.rows import spread
 from cutlayer.data.sources import load_calibration
 from cutlayer.job import Job
 from cutlayer.model.bank import Segment
@@ -34,7 +34,7 @@ class PublicBatch:
     @cached_property
     def _data(self) -> Dataset:
         held = load_calibration(self._job.data, self._job.seed, fit_for(self._parts.model.spec))
-        return held.subset(np.linspace(0, len(held) - 1, min(MOST, len(held))).round().astype(int))
+        return held.subset(spread(len(held), MOST))
 
     def at(self, cut: int) -> Crossed:
         """The samples after the first `cut` blocks, with all tokens."""

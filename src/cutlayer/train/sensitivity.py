@@ -9,10 +9,10 @@ doi:10.1080/03610919008812866, for traces). The codec `klt` weights errors by it
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from cutlayer.data.rows import spread
 from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.model.bank import Segment
@@ -105,10 +105,7 @@ class Sensitivity:
 
 def _parts(sent: Sequence[Crossed], size: int) -> Iterator[Crossed]:
     """At most MOST_SAMPLES samples from all over `sent`, at most `size` at once."""
-    few = sent
-    if len(sent) > MOST_SAMPLES:
-        places = np.linspace(0, len(sent) - 1, MOST_SAMPLES).round().astype(int)
-        few = [sent[place] for place in places]
+    few = [sent[place] for place in spread(len(sent), MOST_SAMPLES)]
     each = -(-MOST_SAMPLES // max(1, len(few)))
     left = MOST_SAMPLES
     for one in few:
