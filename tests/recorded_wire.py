@@ -25,7 +25,7 @@ from cutlayer.wire.frame import kind_of
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, open_activations
 from test_net_messages import EXAMPLES
-from test_wire_klt import fitted, hidden
+from test_wire_klt import SIDE, fitted, hidden
 
 FOLDER = Path(__file__).parent / "recorded"
 PLAIN = Quantizer(bits=4, entropy="none")
@@ -73,6 +73,7 @@ def fitted_frames() -> dict[str, bytes]:
     (coded,) = codec.encode_activations_with(own, [up])
     frames = [
         own.side_information(),
+        fitted(patches_a_side=SIDE).side_information(),
         coded,
         as_change(coded),
         *codec.encode_activations_with(own, [texts]),
@@ -86,7 +87,9 @@ def fitted_frames() -> dict[str, bytes]:
 def told(frames: dict[str, bytes]) -> dict[str, str]:
     """What each frame says, by kind: a hash of its numbers, the same on any machine."""
     basis = KltCodec(read_basis(frames["basis"]))
-    found: dict[str, Any] = {"basis": basis.basis.fingerprint}
+    found: dict[str, Any] = {
+        kind: read_basis(frames[kind]).fingerprint for kind in ("basis", "spatial basis")
+    }
     for kind, frame in frames.items():
         match kind:
             case "activations" | "token activations":

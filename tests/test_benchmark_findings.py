@@ -313,17 +313,22 @@ def test_photographs_are_said_to_reach_the_goal_or_not(finest: float) -> None:
         {
             "kind": kind,
             "cut": cut,
-            "bits": rate,
-            "bytes": 6000.0,
+            "codec": codec,
+            "bits": share * rate,
+            "bytes": share * 6000.0,
+            "ratio": 64 / (share * rate),
             "headers": 0.01,
             "error": error,
         }
         for kind in (module.SMALL_IMAGES, module.PHOTOGRAPHS, module.HALF)
         for cut in module.CUTS
+        for codec, share in ((module.KLT, 1.0), (module.SPATIAL, 0.8))
         for rate, error in ((0.5, finest), (0.25, 0.4))
     ]
     said = "\n".join(module.findings(lines))
     assert ("is reached for photographs, 224 px, cut 2" in said) == (finest < module.ERROR)
     assert ("is reached for photographs, 224 px, half" in said) == (finest < module.ERROR)
-    assert ("no rate measured comes to" in said) == (finest > module.ERROR)
+    assert ("do not enclose an error of 15 %" in said) == (finest > module.ERROR)
+    gain = "Transforming patches together takes 20 % fewer bits"
+    assert (gain in said) == (finest < module.ERROR)
     assert "at most 1.0 % of a photograph's bytes" in said

@@ -334,6 +334,7 @@ def test_what_a_server_says_of_a_job_is_checked(fields: dict[str, Any], sentence
         ("st-sflora", ("model.frozen_bits=8",), "are multiplied by torch"),
         ("st-sflora", ("privacy.activation_noise=0.1",), "need torch to draw this noise"),
         ("st-sflora", ("privacy.label_noise=0.1",), "need torch to draw this noise"),
+        ("lean", ("method.uplink.spatial=true",), "do not transform between patches"),
     ],
 )
 def test_jobs_that_need_torch_are_refused_with_the_reason(

@@ -23,13 +23,13 @@ from cutlayer.wire.codec import (
     encode_activations_with,
     encode_gradients_with,
 )
-from cutlayer.wire.codecs import laws, symbols
-from cutlayer.wire.codecs.basis import read_basis
+from cutlayer.wire.codecs import laws, spatial, symbols
+from cutlayer.wire.codecs.basis import Basis, Components, read_basis
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import MERGED, Rows
-from cutlayer.wire.headers import CodedActivationsHeader
+from cutlayer.wire.headers import CodedActivationsHeader, SpatialBasisHeader
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places
 from cutlayer.wire.tail import (
@@ -40,7 +40,7 @@ from cutlayer.wire.tail import (
     encode_features,
 )
 
-WIDTH, TOKENS = 12, 5
+WIDTH, TOKENS, SIDE = 12, 5, 2
 
 
 def hidden(samples: int, seed: int = 0, width: int = WIDTH, tokens: int = TOKENS) -> Tensor:
@@ -59,9 +59,17 @@ def rows(x: Tensor, positions: Tensor | None = None) -> Rows:
     return Rows(x.reshape(-1, x.shape[-1]), places.reshape(-1))
 
 
+def alike(samples: int, seed: int = 0) -> Tensor:
+    """Activations whose patches, a grid of SIDE x SIDE behind the first token, are much alike."""
+    x = hidden(samples, seed)
+    x[:, 1:] = x[:, 1:].mean(1, keepdim=True) + 0.3 * x[:, 1:]
+    return x
+
+
 def fitted(**changes: Any) -> KltCodec:
     wanted = KltSettings(**{"prefix": 1, "rate_bits": 1.0} | changes)
-    return KltCodec(fit_basis([rows(hidden(80))], wanted), wanted)
+    samples = alike(80) if wanted.patches_a_side else hidden(80)
+    return KltCodec(fit_basis([rows(samples)], wanted), wanted)
 
 
 def other_end(codec: KltCodec) -> KltCodec:
@@ -93,6 +101,7 @@ KINDS = {
     "gradients": {"per_batch": True},
     "unbiased": {"per_batch": True, "unbiased": True},
     "wide basis": {"basis_bits": 16, "rate_bits": 4.0},
+    "patches": {"patches_a_side": SIDE},
 }
 
 
@@ -366,7 +375,10 @@ def samples() -> list[tuple[str, bytes, Callable[[bytes], Any]]]:
         places = Places(torch.tensor([[0, 2], [1, 3]]), TOKENS - 1, True)
         for coder in ("range", "zstd"):
             sender = KltCodec(codec.basis, coder=coder)  # type: ignore[arg-type]
-            for one in (message(hidden(2)), message(hidden(2)[:, :4], places)):
+            dropped = [] if codec.basis.head.patches_a_side else [places]
+            for one in (
+                message(hidden(2)), *(message(hidden(2)[:, :4], some) for some in dropped)
+            ):  # fmt: skip
                 data = encode_activations_with(sender, [one], generators(1))[0]
                 found.append(
                     (
@@ -402,7 +414,8 @@ def samples() -> list[tuple[str, bytes, Callable[[bytes], Any]]]:
                         ),
                     )
                 )
-        found.append(("basis", codec.side_information(), decoded_basis))
+        basis = codec.side_information()
+        found.append((frame.kind_of(basis), basis, decoded_basis))
     return found
 
 
@@ -502,3 +515,97 @@ def test_a_basis_is_counted_versioned_and_bounded() -> None:
     large = fit_basis([rows(hidden(300, width=64))], KltSettings(rate_bits=2.0))
     # int8 vectors, two bytes of scales and one of shifts a component, and means.
     assert len(large.frame) < 64 * 67 + 4 * 64 * (TOKENS + 1) + 200
+
+
+def test_patches_are_transformed_together_where_the_error_gets_smaller_at_the_same_rate() -> None:
+    alone, together = fitted(), fitted(patches_a_side=SIDE)
+    assert together.basis.head.patches_a_side == SIDE
+    assert frame.kind_of(together.side_information()) == "spatial basis"
+    by_itself = KltCodec(fit_basis([rows(alike(80))], alone.settings))
+    sent = rows(alike(200, seed=1))
+    sizes, errors = [], []
+    for codec in (by_itself, together):
+        sizes.append(len(codec.encode([sent])[0].body))
+        errors.append(float((codec.reconstruct([sent])[0] - sent.values).square().mean()))
+    assert sizes[1] < 1.05 * sizes[0]
+    assert errors[1] < 0.8 * errors[0]
+    unlike = fit_basis([rows(hidden(80))], together.settings)
+    assert unlike.frame == alone.basis.frame
+
+
+def test_a_set_step_keeps_the_transform_that_takes_fewer_bits() -> None:
+    step = fitted(patches_a_side=SIDE).basis.head.step
+    for samples, side in ((alike(80), SIDE), (hidden(80), 0)):
+        wanted = KltSettings(prefix=1, step=step, patches_a_side=SIDE)
+        assert fit_basis([rows(samples)], wanted).head.patches_a_side == side
+
+
+@given(side=st.integers(2, 20), largest=st.integers(1, 2**20), seed=st.integers(0, 99))
+def test_the_way_back_from_coefficients_of_patches_undoes_the_way_there(
+    side: int, largest: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    grids = rng.integers(-largest, largest + 1, (2, side * side, 3)).astype(np.float64)
+    back = spatial.back(grids, side)
+    assert np.array_equal(back, np.rint(back))
+    there = spatial.forth(torch.from_numpy(back.reshape(-1, 3)), side) / spatial.PARTS
+    assert np.abs(there.numpy() - grids.reshape(-1, 3)).max() < 0.01 * largest * side + 1
+    assert np.bincount(spatial.bands(side)).shape == (spatial.count(side),)
+
+
+def test_a_spatial_basis_refuses_samples_that_lack_patches() -> None:
+    codec = fitted(patches_a_side=SIDE)
+    some = rows(hidden(2)[:, :4], torch.arange(4).repeat(2, 1))
+    with pytest.raises(ValueError, match=r"send all tokens, or set method\.uplink\.spatial"):
+        codec.encode([some])
+    with pytest.raises(ValueError, match="all 5 tokens of each sample"):
+        fit_basis([some], codec.settings)
+    coded = codec.encode([rows(hidden(2))])[0]
+    with pytest.raises(FrameError, match="some are missing"):
+        codec.decode(coded.header, memoryview(coded.body), some.positions, WIDTH)
+    with pytest.raises(ValueError, match="for whole activations"):
+        fitted(patches_a_side=SIDE, scaled=True)
+
+
+def test_coefficients_too_large_to_be_added_up_exactly_are_refused_on_both_sides() -> None:
+    side, D = 16, 300
+    head = SpatialBasisHeader(
+        version=1, width=D, prefix=0, positions=side**2, prefix_components=0, other_components=D,
+        step=1.0, mean_unit=1.0, log2_unit=-15, wide=True, scaled=False, size_centres=(128, 128),
+        size_spreads=(1.0, 1.0), token_bits=(0.0, 1.0), per_batch=False, dithered=False, side=side,
+    )  # fmt: skip
+    codes, bands = np.full(D, 255, np.uint8), spatial.count(side)
+    laws_of = np.tile(codes, (bands, 1))
+    signs = np.random.default_rng(0).choice([-1, 1], (D, D))
+    vectors = (signs * (2**15 - 1)).astype(np.int16)
+    empty = Components(codes[:0], laws_of[:1, :0], laws_of[:1, :0], vectors[:0])
+    full = Components(np.zeros(D, np.uint8), laws_of, laws_of, vectors)
+    codec = KltCodec(Basis(head, np.zeros((side**2 + 1, D), np.int32), empty, full))
+    # Of one patch alone all coefficients are large, and it is side / 2 times as large as they.
+    values = torch.zeros(side**2, D)
+    values[0] = torch.from_numpy(signs.sum(0)).float() * (6e4 * side / 2)
+    sent = Rows(values, torch.arange(side**2))
+    with pytest.raises(RunError, match="too large to be added up exactly"):
+        codec.reconstruct([sent])
+    coded = codec.encode([sent])[0]
+    with pytest.raises(FrameError, match="too large to be added up exactly"):
+        codec.decode(coded.header, memoryview(coded.body), sent.positions, D)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"side": 3}, "a grid of 3 patches a side"),
+        ({"positions": 4}, "means for 4 positions"),
+        ({"scaled": True}, "which no fit makes"),
+        ({"dithered": True}, "which no fit makes"),
+        ({"side": 1}, "header is not valid"),
+        ({"side": 2**20}, "header is not valid"),
+    ],
+)
+def test_a_spatial_basis_that_lies_is_refused(change: dict[str, Any], message: str) -> None:
+    data = fitted(patches_a_side=SIDE).side_information()
+    header, body = frame.unpack(data, "spatial basis", SpatialBasisHeader)
+    lies = msgspec.msgpack.encode(msgspec.structs.replace(header, **change))
+    with pytest.raises(FrameError, match=message):
+        read_basis(sealed("spatial basis", lies, bytes(body)))

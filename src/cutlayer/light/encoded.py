@@ -105,6 +105,11 @@ class FittedCodec:
     """
 
     def __init__(self, basis: Basis, share: float = 1.0) -> None:
+        if basis.head.patches_a_side:
+            raise RunError(
+                "the server sent a basis that transforms between patches, which a light device "
+                "cannot: set method.uplink.spatial to false"
+            )
         self.basis, self.share = basis, share
         self._book = LawBook(basis)
         self._step = self._book.step_at(share)

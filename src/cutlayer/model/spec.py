@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,14 @@ class ModelSpec:
     def width_at(self, cut: int) -> int:
         """The width of each token that reaches `cut`."""
         return self.width if self.residual is None else self.map_at(cut).channels
+
+    def patches_a_side_at(self, cut: int) -> int:
+        """Patches along each side of an image's square grid at `cut`; 0 for what has none."""
+        if self.modality != "image":
+            return 0
+        patches = self.tokens_at(cut) - self.prefix
+        side = math.isqrt(patches)
+        return side if side > 1 and side * side == patches else 0
 
     def map_at(self, cut: int) -> Map:
         """The map of a ResNet that reaches `cut`."""

@@ -64,6 +64,11 @@ class Quantizer(Section):
     fit weights errors by E[J^T J], J the Jacobian of that output. The basis takes more bytes.
     """
 
+    spatial: bool = False
+    """Whether klt may also transform between neighbouring patches of an image (uplink alone, all
+    patches sent): a fit does where that leaves the smaller error at the same rate.
+    """
+
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices). null: only in jobs where the trained adapter stays the same: without image

@@ -24,7 +24,12 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_buffers import ChangeBuffers
 from cutlayer.train.coding import codec_of
 from cutlayer.train.crossed import Crossed
-from cutlayer.train.fitted_basis import LEAST_SAMPLES, bases_of, saved_bases
+from cutlayer.train.fitted_basis import (
+    LEAST_SAMPLES,
+    bases_of,
+    patches_a_side,
+    saved_bases,
+)
 from cutlayer.train.sensitivity import Weigh
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
@@ -160,7 +165,11 @@ class ChangeCoding:
             whole = codecs[cut]
             assert whole is not None
             self._version += 1
-            settings = KltSettings(prefix=self._spec.prefix, step=whole.basis.head.step)
+            settings = KltSettings(
+                prefix=self._spec.prefix,
+                step=whole.basis.head.step,
+                patches_a_side=patches_a_side(self._job, self._spec, cut),
+            )
             # Changes have a mean, that of one round's steps; the next round's is another. Fitted to
             # their negatives as well, beside each so that none is measured by its twin, the basis
             # has none.

@@ -37,6 +37,11 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
             f"method.uplink.rounding: {method.uplink.rounding} needs torch to draw random numbers: "
             "take nearest"
         )
+    if method.uplink.codec == "klt" and method.uplink.spatial:
+        return (
+            "method.uplink.spatial: programs of light devices do not transform between patches: "
+            "set it to false"
+        )
     for field in ("activation_noise", "label_noise"):
         if getattr(job.privacy, field):
             return f"privacy.{field}: devices need torch to draw this noise: leave it out"

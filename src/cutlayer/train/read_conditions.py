@@ -145,6 +145,15 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         "only of what comes up through the cut does the server hold the blocks that follow: leave "
         "it out, or set method.uplink.weighting",
     )
+    between_patches = Condition(
+        lambda job: side == "uplink",
+        "only what comes up through the cut is transformed between patches: leave it out, or set "
+        "method.uplink.spatial",
+    )
+    all_patches = Condition(
+        lambda job: not ranked(job),
+        "devices leave patches out: leave it out, or have all tokens sent",
+    )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",
         f"method.{side}.step says how coarse: leave one of them out",
@@ -162,6 +171,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.change": (first,),
         f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.weighting": (first, fitted, weighted),
+        f"method.{side}.spatial": (first, fitted, between_patches, all_patches),
         f"method.{side}.variants": (
             first,
             *where(

@@ -17,7 +17,7 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.crossed import Crossed, crossed
-from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
+from cutlayer.train.fitted_basis import FittedBasis, bases_of, patches_a_side, saved_bases
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.sensitivity import Weigh
@@ -203,6 +203,7 @@ class ServerCoding:
                 step=None if method.uplink.step == "auto" else method.uplink.step,
                 rate_bits=method.finest_rate_bits,
                 scaled=self._spec.modality == "text",
+                patches_a_side=patches_a_side(self._job, self._spec, cut),
             )
             self._version += 1
             weigh = None if self._weigh is None else partial(self._weigh, cut)

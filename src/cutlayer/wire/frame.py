@@ -11,7 +11,7 @@ Layout, all numbers little-endian:
                   the server holds (see `visit`); 11 features for the last blocks on a device
                   and 12 their gradient (see `tail`); 13 what changed of a sample's activations,
                   and 14 with a fitted codec (see `change`); 15 features and 16 their gradient with
-                  a fitted codec
+                  a fitted codec; 17 a basis that also transforms between patches
     6       4     h, the header's length in bytes, at most MAX_HEADER_BYTES
     10      8     b, the body's length in bytes
     18      4     CRC-32 of bytes 0-17, the header and the body
@@ -49,6 +49,7 @@ KINDS = {
     "coded change": 14,
     "coded features": 15,
     "coded feature gradient": 16,
+    "spatial basis": 17,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28

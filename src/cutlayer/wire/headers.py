@@ -203,3 +203,22 @@ class BasisHeader(_Header, frozen=True):
     token_bits: tuple[_TokenBits, _TokenBits]
     per_batch: bool
     dithered: bool
+
+    @property
+    def patches_a_side(self) -> int:
+        """Of the square grid whose patches are transformed together; 0: each is sent as it is."""
+        return 0
+
+
+class SpatialBasisHeader(BasisHeader, frozen=True):
+    """A fitted basis that also transforms between the patches of a grid (see `codecs.spatial`).
+
+    side: patches along each side of the grid.
+    """
+
+    side: Annotated[int, Meta(ge=2, le=256)]
+
+    @property
+    def patches_a_side(self) -> int:
+        """The same as `side`."""
+        return self.side

@@ -106,8 +106,10 @@ def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:
     if job.model.aspect != "checkpoint":  # other pixels reach the same model
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    # Of a fitted codec all rates are measured; the step is what makes them.
-    apart = {"bits", "fit", "weighting", "reuse", "variants", "change", "step", "rate_bits"}
+    # Of a fitted codec all rates are measured; the step is what makes them. Tokens are left out
+    # too, so that nothing is transformed between patches.
+    rates = {"bits", "step", "rate_bits"}
+    apart = rates | {"fit", "weighting", "spatial", "reuse", "variants", "change"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
     if job.method.uplink.weighting:
         quantizer["weighting"] = True

@@ -3,9 +3,9 @@
 seam.py says what a codec is (`Codec`). quantized.py is the quantiser: wire/rotate.py,
 wire/quantize.py and wire/entropy.py, one after another. klt.py is a fitted transform with an
 entropy coder: klt_fit.py fits it, basis.py makes the frame of a fitted basis, klt_laws.py, laws.py
-and symbols.py code whole numbers, token_scale.py codes the size of a token, drift.py says when the
-basis must be fitted again. quantized_body.py and klt_body.py make bodies of whole numbers, without
-torch.
+and symbols.py code whole numbers, spatial.py transforms between the patches of an image,
+token_scale.py codes the size of a token, drift.py says when the basis must be fitted again.
+quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
 To change the quantiser: its arithmetic is in wire/quantize.py, wire/levels.py and
 wire/dequantize.py, and once more, as nodes of a graph for light devices, in programs/quantizer.py

@@ -6,9 +6,11 @@ Body of the frame, little-endian, as one zstandard frame where that is shorter:
                position from 0, then that of all tokens after the prefix
     then for the prefix tokens and for the others, L components each:
     shifts     [L] bytes, at most MAX_SHIFT
-    scales     [L] bytes: the Laplace scale (see `laws`), in units of the step
-    reaches    [L] bytes: the largest magnitude met when fitting, coded like the scales
+    scales     [K, L] bytes: the Laplace scale (see `laws`), in units of the step, in each band
+    reaches    [K, L] bytes: the largest magnitude met when fitting, coded like the scales
     vectors    [L, D] int8 or int16: component i adds vector 2^(log2_unit - shift) times its value
+
+There is one band (K = 1), but of the patches of a spatial basis as many as `spatial.bands` counts.
 
 The vectors are whole numbers and reconstruction is exact arithmetic (see `klt`), so that the two
 ends hold the same numbers to the last bit, on any machine.
@@ -23,16 +25,20 @@ from numpy.typing import NDArray
 
 from cutlayer.errors import FrameError
 from cutlayer.wire import entropy, frame
+from cutlayer.wire.codecs import spatial
 from cutlayer.wire.codecs.laws import Array, Codes, from_codes
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
-from cutlayer.wire.headers import BasisHeader
+from cutlayer.wire.headers import BasisHeader, SpatialBasisHeader
 
 MAX_SHIFT = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """The components of one kind of tokens, in falling order of their scale."""
+    """The components of one kind of tokens, in falling order of their largest scale.
+
+    shifts: [L]. scales, reaches: [K, L], in each band. vectors: [L, D].
+    """
 
     shifts: Codes
     scales: Codes
@@ -42,16 +48,16 @@ class Components:
     @property
     def count(self) -> int:
         """L, the number of components."""
-        return len(self.scales)
+        return len(self.shifts)
 
     @cached_property
     def scale_steps(self) -> Array:
-        """Laplace scales in fitted steps [L]."""
+        """Laplace scales in fitted steps [K, L]."""
         return from_codes(self.scales)
 
     @cached_property
     def reach_steps(self) -> Array:
-        """Largest magnitudes met when fitting, in fitted steps [L]."""
+        """Largest magnitudes met when fitting, in fitted steps [K, L]."""
         return from_codes(self.reaches)
 
     @cached_property
@@ -84,7 +90,8 @@ class Basis:
             parts.append(group.vectors.astype(dtype).tobytes())
         plain = b"".join(parts)
         packed = entropy.compress(plain)
-        return frame.pack("basis", self.head, plain if packed is None else packed)
+        kind = "spatial basis" if self.head.patches_a_side else "basis"
+        return frame.pack(kind, self.head, plain if packed is None else packed)
 
     @cached_property
     def fingerprint(self) -> int:
@@ -97,15 +104,22 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
 
     Raises FrameError for a frame that holds no sound basis.
     """
-    head, body = frame.unpack(data, "basis", BasisHeader, max_bytes)
+    head: BasisHeader
+    if frame.kind_of(data) == "spatial basis":
+        head, body = frame.unpack(data, "spatial basis", SpatialBasisHeader, max_bytes)
+        _check_spatial(head)
+    else:
+        head, body = frame.unpack(data, "basis", BasisHeader, max_bytes)
     D, P = head.width, head.positions
+    bands = (1, spatial.count(head.patches_a_side))
     lengths = (head.prefix_components, head.other_components)
     if max(lengths) > D:
         raise FrameError(
             f"the basis has {max(lengths)} components for {D} channels: have it sent again"
         )
     value = 2 if head.wide else 1
-    size = 4 * (P + 1) * D + sum(L * (3 + value * D) for L in lengths)
+    size = 4 * (P + 1) * D
+    size += sum(L * (1 + 2 * K + value * D) for K, L in zip(bands, lengths, strict=True))
     # Each number takes eight bytes in use.
     room = 8 * ((P + 1) * D + sum(lengths) * D)
     if room > max_bytes:
@@ -120,9 +134,11 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
     planes = np.frombuffer(plain[:stop], np.uint8).reshape(4, -1)
     means = np.ascontiguousarray(planes.T).view("<i4").reshape(P + 1, D).astype(np.int32)
     groups = []
-    for L in lengths:
-        shifts, scales, reaches = np.frombuffer(plain[stop : stop + 3 * L], np.uint8).reshape(3, L)
-        stop += 3 * L
+    for K, L in zip(bands, lengths, strict=True):
+        lines = (1 + 2 * K) * L
+        laws = np.frombuffer(plain[stop : stop + lines], np.uint8).reshape(1 + 2 * K, L)
+        shifts, scales, reaches = laws[0], laws[1 : 1 + K], laws[1 + K :]
+        stop += lines
         stored = np.frombuffer(plain[stop : stop + value * L * D], f"<i{value}")
         stop += value * L * D
         if L and shifts.max() > MAX_SHIFT:
@@ -132,3 +148,17 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
             )
         groups.append(Components(shifts, scales, reaches, stored.reshape(L, D).astype(np.int16)))
     return Basis(head, means, *groups)
+
+
+def _check_spatial(head: BasisHeader) -> None:
+    if head.scaled or head.per_batch or head.dithered:
+        raise FrameError(
+            "the basis transforms between patches and scales tokens or dithers, which no fit "
+            "makes: have it sent again"
+        )
+    if head.positions != head.prefix + head.patches_a_side**2:
+        raise FrameError(
+            f"the basis has means for {head.positions} positions where {head.prefix} tokens and a "
+            f"grid of {head.patches_a_side} patches a side have "
+            f"{head.prefix + head.patches_a_side**2}: have it sent again"
+        )

@@ -11,6 +11,9 @@ and nothing is moved towards 0, so that decoded values are right on average.
 Reconstruction multiplies whole numbers: 20 q - sign(q) is below 2^21, a vector's entries below
 2^19, and up to 2^12 components are added, so that every sum is exact in float64. Both ends
 therefore hold the same bits, whatever the machine, the batch or the order of the sum.
+
+Under a spatial basis y is transformed between the patches too (see `spatial`) before it is rounded,
+and back, in whole numbers, before the vectors are added up.
 """
 
 from collections.abc import Sequence
@@ -22,13 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutlayer.errors import FrameError
+from cutlayer.errors import FrameError, RunError
 from cutlayer.wire import dequantize, quantize
-from cutlayer.wire.codecs import klt_body, laws, symbols
+from cutlayer.wire.codecs import klt_body, laws, spatial, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
 from cutlayer.wire.codecs.klt_body import Cell, Quantised
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.klt_laws import LawBook
+from cutlayer.wire.codecs.laws import Array
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.codecs.symbols import Coder
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
@@ -37,6 +41,8 @@ from cutlayer.wire.transfer import rows_on_cpu
 
 _PARTS = round(1 / laws.SHIFT)
 """Reconstructed values are whole multiples of this fraction of a step."""
+_EXACT = 2.0**53
+"""Whole numbers below this are exact in float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +139,10 @@ class KltCodec:
                 f"the frame has step size {header.step} and gain {header.gain}; the basis was "
                 f"fitted for steps from {head.step}: send the basis again"
             )
-        kinds = self._book.kinds(positions.numpy())
+        try:
+            kinds = self._book.kinds(positions.numpy())
+        except ValueError as error:
+            raise FrameError(f"the frame does not suit its basis: {error}") from None
         reader = symbols.Reader(
             body, header.coder, header.escapes, len(positions) * (head.width + 1)
         )
@@ -148,7 +157,10 @@ class KltCodec:
             empty = np.zeros((0, len(index)), np.int32)
             cells.append(Cell(kind, index, plan, np.concatenate(parts) if parts else empty))
         reader.finish()
-        rows = self._rebuild(Quantised(cells, codes), positions, header.step, header.gain)
+        try:
+            rows = self._rebuild(Quantised(cells, codes), positions, header.step, header.gain)
+        except RunError as error:
+            raise FrameError(f"the frame does not suit its basis: {error}") from None
         return dequantize.sound(rows) if len(rows) else rows
 
     def expected_bytes(self, positions: Tensor, width: int) -> float:
@@ -158,6 +170,10 @@ class KltCodec:
     @property
     def _step(self) -> float:
         return self.basis.head.step if self.step is None else self.step
+
+    @property
+    def _side(self) -> int:
+        return self.basis.head.patches_a_side
 
     @cached_property
     def _book(self) -> LawBook:
@@ -207,9 +223,13 @@ class KltCodec:
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
         kinds = self._book.kinds(positions.numpy())
+        components = self._spatial(rows, kinds) if self._side else None
         cells = []
         for number, index, plan in self._book.alike(kinds, codes, self._step):
-            steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
+            if components is not None and number:
+                steps = components[index][:, plan.live] / self._step
+            else:
+                steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
             if noise is None:
@@ -218,6 +238,13 @@ class KltCodec:
                 steps = (steps + noise[index][:, plan.live]).floor_()
             cells.append(Cell(number, index, plan, steps.to(torch.int32).T.contiguous().numpy()))
         return Quantised(cells, codes)
+
+    def _spatial(self, rows: Tensor, kinds: Sequence[np.ndarray]) -> Tensor:
+        """The coefficients [n, L] of centred rows, in the places of the patches; others are 0."""
+        others = np.sort(np.concatenate(kinds[1:]))
+        found = rows.new_zeros(len(rows), self.basis.others.count)
+        found[others] = spatial.forth(rows[others] @ self._analyses[1], self._side)
+        return found
 
     def _noise(
         self, batch: Sequence[Rows], rngs: Sequence[torch.Generator] | None
@@ -238,15 +265,21 @@ class KltCodec:
         """The rows [n, D] of whole numbers, in float64; exact before the mean is added."""
         head = self.basis.head
         unit = step * 2.0 ** (head.log2_unit - MAX_SHIFT) / _PARTS
-        rows = np.empty((len(positions), head.width))
-        groups = (self.basis.prefix, self.basis.others)
+        rows = np.zeros((len(positions), head.width))
+        others = np.zeros((len(positions), self.basis.others.count)) if self._side else None
         for cell in found.cells:
             whole = cell.values.astype(np.float64)
             multiples = _PARTS * whole
             if not head.dithered:
                 multiples -= np.sign(whole)
-            rows[cell.index] = multiples.T @ groups[cell.kind].whole[cell.plan.live]
+            if others is not None and cell.kind:
+                others[np.ix_(cell.index, cell.plan.live)] = multiples.T
+            else:
+                rows[cell.index] = multiples.T @ self._book.group(cell.kind).whole[cell.plan.live]
         rows *= unit
+        if others is not None:
+            index = np.sort(np.concatenate([cell.index for cell in found.cells if cell.kind]))
+            rows[index] = self._patches(others[index]) * (unit / spatial.PARTS)
         rows += self._means[self._mean_index(positions)]
         if found.codes is not None and head.scaled:
             rows *= sizes_of(found.codes, octaves=False)[:, None]
@@ -254,3 +287,19 @@ class KltCodec:
             rows *= gain
         with np.errstate(over="ignore"):
             return torch.from_numpy(rows.astype(np.float32))
+
+    def _patches(self, coefficients: Array) -> Array:
+        """Rows [n, D] of whole coefficients [n, L], in parts of the unit of the vectors."""
+        group = self.basis.others
+        grids = coefficients.reshape(-1, self._side**2, group.count)
+        parts = spatial.back(grids, self._side).reshape(coefficients.shape)
+        largest = float(np.abs(parts).max(initial=0.0)) * float(
+            np.abs(group.whole).sum(0).max(initial=0.0)
+        )
+        if largest >= _EXACT:
+            raise RunError(
+                "coefficients between patches are too large to be added up exactly: fit the "
+                "codec again, or take a larger uplink.step"
+            )
+        rows: Array = parts @ group.whole
+        return rows

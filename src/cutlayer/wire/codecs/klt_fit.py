@@ -7,20 +7,21 @@ that matter more (CLS, where the head reads it) are sent more finely.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cutlayer.errors import RunError
-from cutlayer.wire.codecs import laws
+from cutlayer.wire.codecs import laws, spatial
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis, Components
 from cutlayer.wire.codecs.laws import Array
 from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.codecs.token_scale import size_codes, sizes_of
-from cutlayer.wire.headers import MAX_WIDTH, BasisHeader
+from cutlayer.wire.headers import MAX_WIDTH, BasisHeader, SpatialBasisHeader
 from cutlayer.wire.quantize import finite
 
 _SHRINK = 4
@@ -38,6 +39,8 @@ _FINEST, _COARSEST = 2.0**-12, 2.0**6
 _HALVINGS = 24
 """Halvings of the interval of step sizes: to a thousandth of a per cent."""
 _MAX_POSITIONS = 2**16
+_GAIN = 0.98
+"""Of the bits or the error without a transform between patches: what it must come to, to pay."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,9 @@ class KltSettings:
     of the basis. scaled: divide each token by its RMS, which is sent in a byte (language models).
     per_batch: divide by the RMS of the whole batch (gradients, whose size falls during training);
     then there are no means by position. unbiased: round with a uniform dither instead of a dead
-    zone, and keep every component, so that errors average out.
+    zone, and keep every component, so that errors average out. patches_a_side: of the square grid
+    that follows the prefix in every sample; the fit decides whether to transform between the
+    patches too. 0: it does not.
     """
 
     prefix: int = 0
@@ -60,6 +65,7 @@ class KltSettings:
     scaled: bool = False
     per_batch: bool = False
     unbiased: bool = False
+    patches_a_side: int = 0
 
 
 def fit_basis(
@@ -69,8 +75,11 @@ def fit_basis(
 
     metric: [2, D, D] positive semidefinite, of prefix tokens and of others: E[J^T J] of the model's
     part after the cut, which weighs errors by how much they change its output. Raises RunError for
-    rows that are empty, not finite, or wider than 4,096 channels.
+    rows that are empty, not finite, or wider than 4,096 channels, and ValueError for a grid of
+    which patches are missing.
     """
+    if settings.patches_a_side:
+        settings = _with_or_without_grid(samples, settings, metric)
     rows, positions = _joined(samples)
     D = rows.shape[1]
     centres, spreads = (128, 128), (1.0, 1.0)
@@ -85,7 +94,7 @@ def fit_basis(
     tokens = _Tokens(rows, positions, prefix)
     weights = None if metric is None else _weights(metric, D, float(prefix.double().mean()))
     means, transforms, _ = _fitted(tokens, tokens, settings, weights)
-    coefficients = _held_out(tokens, settings, weights)
+    coefficients = _by_band(_held_out(tokens, settings, weights), settings)
     step = settings.step if settings.step is not None else _step_for(coefficients, settings)
     # Whole frames hold float64; a short number is easier to read and to compare.
     step = float(np.float32(step))
@@ -95,18 +104,20 @@ def fit_basis(
     groups, token_bits = [], []
     # Large tokens of a gradient are coded as if at a finer step, where all components may matter.
     every = settings.unbiased or settings.per_batch
-    for kind, (_, synthesis) in zip(coefficients, transforms, strict=True):
-        reach = _reach(kind, settings)
+    kinds = (coefficients[:1], coefficients[1:])
+    for bands, (_, synthesis) in zip(kinds, transforms, strict=True):
+        reach = np.stack([_reach(band, settings) for band in bands])
         # Weighted vectors are not orthogonal: only all of them together can be inverted.
-        whole = every or (weights is not None and len(kind) > 0)
-        live = np.ones(D, bool) if whole else reach >= laws.FIRST * step
-        scales, bits = _laws(kind, step, settings)
+        whole = every or (weights is not None and len(bands[0]) > 0)
+        live = np.ones(D, bool) if whole else (reach >= laws.FIRST * step).any(0)
+        fitted = [_laws(band, step, settings) for band in bands]
+        scales = np.stack([one for one, _ in fitted])
         order = np.flatnonzero(live)
-        order = order[np.argsort(-scales[order].astype(int), kind="stable")]
+        order = order[np.argsort(-scales[:, order].max(0).astype(int), kind="stable")]
         vectors = _whole_vectors(synthesis.T.numpy()[order], log2_unit, value_bits)
-        reaches = laws.to_codes(reach[order], step, up=True)
-        groups.append(Components(vectors[0], scales[order], reaches, vectors[1]))
-        token_bits.append(bits / max(1, len(kind)))
+        reaches = laws.to_codes(reach[:, order], step, up=True)
+        groups.append(Components(vectors[0], scales[:, order], reaches, vectors[1]))
+        token_bits.append(sum(bits for _, bits in fitted) / max(1, sum(map(len, bands))))
     mean_unit = step * _MEAN_UNIT
     head = BasisHeader(
         version=version,
@@ -126,8 +137,61 @@ def fit_basis(
         per_batch=settings.per_batch,
         dithered=settings.unbiased,
     )
+    if settings.patches_a_side:
+        head = SpatialBasisHeader(**msgspec.structs.asdict(head), side=settings.patches_a_side)
     whole_means = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
     return Basis(head, whole_means.astype(np.int32), groups[0], groups[1])
+
+
+def _with_or_without_grid(
+    samples: Sequence[Rows], settings: KltSettings, metric: Tensor | None
+) -> KltSettings:
+    """The settings, without the grid where a transform between its patches does not pay.
+
+    Whichever takes fewer bits at the step size that is set or, where the rate is, leaves the
+    smaller error at it, for samples that the transforms were not fitted to.
+    """
+    if settings.scaled or settings.per_batch or settings.unbiased:
+        raise ValueError(
+            "the transform between patches is for whole activations: leave out patches_a_side, or "
+            "scaled, per_batch and unbiased"
+        )
+    costs = []
+    for side in (0, settings.patches_a_side):
+        tried = replace(settings, patches_a_side=side)
+        rows, positions = _joined(samples)
+        prefix = (positions >= 0) & (positions < settings.prefix)
+        weights = None
+        if metric is not None:
+            weights = _weights(metric, rows.shape[1], float(prefix.double().mean()))
+        tokens = _Tokens(rows, positions, prefix)
+        coefficients = _by_band(_held_out(tokens, settings, weights), tried)
+        if settings.step is not None:
+            costs.append(sum(_laws(band, settings.step, tried)[1] for band in coefficients))
+        else:
+            step = _step_for(coefficients, tried)
+            costs.append(sum(_squared_error(band, step) for band in coefficients))
+    return settings if costs[1] < _GAIN * costs[0] else replace(settings, patches_a_side=0)
+
+
+def _squared_error(coefficients: Array, step: float) -> float:
+    steps = np.abs(coefficients) / step
+    whole = np.floor(steps + (1 - laws.FIRST))
+    decoded = np.where(whole > 0, whole - laws.SHIFT, 0.0)
+    return float(np.square(step * (steps - decoded)).sum())
+
+
+def _by_band(coefficients: list[Array], settings: KltSettings) -> list[Array]:
+    """Components of the prefix tokens, and of others those of each band of a grid (one if none)."""
+    side = settings.patches_a_side
+    if not side:
+        return coefficients
+    prefix, others = coefficients
+    transformed = spatial.forth(torch.from_numpy(others), side).numpy()
+    grids = transformed.reshape(-1, side * side, others.shape[1])
+    band = spatial.bands(side)
+    numbers = range(spatial.count(side))
+    return [prefix, *(grids[:, band == k].reshape(-1, others.shape[1]) for k in numbers)]
 
 
 def _size_laws(
@@ -176,6 +240,8 @@ def _held_out(tokens: _Tokens, settings: KltSettings, weights: Tensor | None) ->
     of new rows to be smaller than they are. So a quarter of the samples is left out at a time.
     """
     number = torch.arange(len(tokens.rows)) * _FOLDS // max(1, len(tokens.rows))
+    if settings.patches_a_side:
+        number = _whole_samples(tokens, settings)
     found: list[list[Array]] = [[], []]
     for fold in range(_FOLDS):
         rest, left = tokens.take(number != fold), tokens.take(number == fold)
@@ -185,6 +251,18 @@ def _held_out(tokens: _Tokens, settings: KltSettings, weights: Tensor | None) ->
     if not found[0]:
         return _fitted(tokens, tokens, settings, weights)[2]
     return [np.concatenate(kind) for kind in found]
+
+
+def _whole_samples(tokens: _Tokens, settings: KltSettings) -> Tensor:
+    """The fold of each row [n], the same for all rows of a sample."""
+    each = settings.prefix + settings.patches_a_side**2
+    samples, rest = divmod(len(tokens.rows), each)
+    if rest or (tokens.positions.reshape(-1, each) != torch.arange(each)).any():
+        raise ValueError(
+            f"a grid of {settings.patches_a_side} patches a side needs all {each} tokens of each "
+            "sample to fit to, in their order: leave out patches_a_side, or none of them"
+        )
+    return (torch.arange(samples) * _FOLDS // samples).repeat_interleave(each)
 
 
 def _fitted(

@@ -2,7 +2,8 @@
 
 There are laws for each kind of token (0: of the prefix, 1: all others). In a gradient there are
 also laws for each size of token: a token twice as large has components twice as large, and is coded
-as if at half the step.
+as if at half the step. Under a spatial basis coefficients stand in the places of the patches, and
+kind 1 + k are those of band k.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cutlayer.wire.codecs import laws, symbols
+from cutlayer.wire.codecs import laws, spatial, symbols
 from cutlayer.wire.codecs.basis import Basis, Components
 from cutlayer.wire.codecs.symbols import Run
 from cutlayer.wire.codecs.token_scale import sizes_of
@@ -57,9 +58,30 @@ class LawBook:
         ]
 
     def kinds(self, positions: Index) -> list[Index]:
-        """Indices of the prefix tokens, and of the others; positions: see `seam.Rows`."""
-        prefix = (positions >= 0) & (positions < self.basis.head.prefix)
-        return [np.flatnonzero(prefix), np.flatnonzero(~prefix)]
+        """Indices of the rows of each kind; positions: see `seam.Rows`.
+
+        Raises ValueError where a spatial basis is not given all patches of each sample.
+        """
+        head = self.basis.head
+        prefix = (positions >= 0) & (positions < head.prefix)
+        others = np.flatnonzero(~prefix)
+        side = head.patches_a_side
+        if not side:
+            return [np.flatnonzero(prefix), others]
+        patches = side * side
+        whole = np.arange(head.prefix, head.prefix + patches)
+        if len(others) % patches or (positions[others].reshape(-1, patches) != whole).any():
+            raise ValueError(
+                f"the basis transforms between all {patches} patches of a sample, of which some "
+                "are missing: send all tokens, or set method.uplink.spatial to false"
+            )
+        band, grids = spatial.bands(side), others.reshape(-1, patches)
+        numbers = range(spatial.count(side))
+        return [np.flatnonzero(prefix), *(grids[:, band == k].ravel() for k in numbers)]
+
+    def group(self, kind: int) -> Components:
+        """The components of a kind of rows."""
+        return self.basis.others if kind else self.basis.prefix
 
     def alike(
         self, kinds: Sequence[Index], codes: NDArray[np.uint8] | None, step: float
@@ -111,15 +133,26 @@ class LawBook:
         return lru_cache(maxsize=64)(self._make_plan)
 
     def _make_plan(self, kind: int, step: float) -> Plan:
-        group: Components = (self.basis.prefix, self.basis.others)[kind]
+        group, band = self.group(kind), max(0, kind - 1)
         head = self.basis.head
         ratio = step / head.step
         live = np.arange(group.count)
         if not head.dithered:
-            live = np.flatnonzero(group.reach_steps >= laws.FIRST * ratio)
-        scales = group.scale_steps[live] / ratio
+            live = np.flatnonzero(group.reach_steps[band] >= laws.FIRST * ratio)
+        # Neighbours with equal laws are coded in one run; in a band, the order may be another.
+        live = live[np.argsort(-group.scales[band][live].astype(int), kind="stable")]
+        scales = group.scale_steps[band][live] / ratio
         # The rate at the fitted step was measured; the laws say how it changes with the step.
         bits = float(laws.entropy_bits(scales, head.dithered).sum())
-        fitted = float(laws.entropy_bits(group.scale_steps, head.dithered).sum())
-        bits *= head.token_bits[kind] / fitted if fitted else 0.0
+        fitted = self._fitted_bits(kind)
+        bits *= head.token_bits[min(kind, 1)] / fitted if fitted else 0.0
         return Plan(live, symbols.runs_of(scales, head.dithered), bits)
+
+    def _fitted_bits(self, kind: int) -> float:
+        """The bits of a row of the kind at the fitted step by the laws alone, over all bands."""
+        group = self.group(kind)
+        bits = laws.entropy_bits(group.scale_steps, self.basis.head.dithered).sum(1)
+        if len(bits) == 1:
+            return float(bits[0])
+        shares = np.bincount(spatial.bands(self.basis.head.patches_a_side))
+        return float(bits @ shares / shares.sum())
