@@ -54,8 +54,9 @@ DIFFERENCE_COLUMNS = (
     Column("seeds", "seeds", "count"),
 )
 WORLD_NOTES = """\
-STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
-all sent. dropped: turns of devices that were left out, came too late or were lost.
+STE: semantic transmission efficiency, mean over rounds; "-" where devices take turns or send no
+tokens, and where no calibration says how important the tokens kept are.
+dropped: turns of devices that were left out, came too late or were lost.
 """
 CALIBRATION_NOTES = """\
 auto goes by what the server measured before the first round on samples that no device has

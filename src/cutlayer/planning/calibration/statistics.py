@@ -57,6 +57,12 @@ class StatisticsFromCalibration:
         curves = self._record(exact=False).importance
         return np.tile(self._at(curves, cut), (len(devices), 1))
 
+    def importance_at_hand(self, devices: Sequence[int], cut: int) -> Floats | None:
+        """See Measures. None without a calibration, and for a cut that was not calibrated."""
+        found = self._find(exact=False)
+        curve = found.importance.get(cut) if found else None
+        return None if curve is None else np.broadcast_to(curve, (len(devices), len(curve)))
+
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
         """See Measures. Raises AllocationError for a cut that was not calibrated."""
         record = self._record(exact=False)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.decision import Decision, Setting
+from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
@@ -31,6 +32,10 @@ class Measures(Protocol):
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
         """f(K) [m, N + 1]: the share of attention that a sample's best K tokens hold; f(N) = 1."""
+        ...
+
+    def importance_at_hand(self, devices: Sequence[int], cut: int) -> Floats | None:
+        """The same where it is known without asking any device; None where it is not."""
         ...
 
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
@@ -98,6 +103,14 @@ class PlanningInput:
     def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
         """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed with."""
         return self.world.uplink_bps(self.state, bandwidth_hz, power_w)
+
+    def decided_bps(self, decisions: Mapping[int, Decision]) -> Floats:
+        """Uplink rates in bit/s of the devices decided for, in the order of `decisions`."""
+        here = np.array([self.place[device] for device in decisions], dtype=np.int64)
+        width, power = np.ones((2, len(self.devices)))  # devices left out send nothing
+        width[here] = [one.bandwidth_hz or 0.0 for one in decisions.values()]
+        power[here] = [one.power_w or 0.0 for one in decisions.values()]
+        return self.uplink_bps(width, power)[here]
 
     @property
     def noise_w_per_hz(self) -> float:
@@ -203,8 +216,8 @@ class PlanningSource(Protocol):
         """What an allocator needs to know. samples: of each device in one epoch."""
         ...
 
-    def planned_s(self, round: int, known: PlanningInput, decided: "RoundDecisions") -> float:
-        """Seconds that the round should take with these decisions, timed like a real round."""
+    def planned_s(self, known: PlanningInput, shape: RoundShape) -> float:
+        """Seconds that a planned round should take, timed like a real one."""
         ...
 
 
@@ -214,8 +227,9 @@ class RoundDecisions:
 
     left_out: by device, the reason why it does not take part. solver_s: the round's seconds by the
     solver's own formula, if it has one. ste, ste_bound: the plan's STE and the largest possible,
-    if the solver knows them. note: one sentence on how the solver ended, or "". planned_s: the
-    seconds that the virtual clock expects; `decide` sets it, not the allocator.
+    if the solver knows them; `decide` sets an STE that an allocator leaves out, where importance is
+    known. note: one sentence on how the solver ended, or "". planned_s: the seconds that the
+    virtual clock expects; `decide` sets it, not the allocator.
     """
 
     decisions: dict[int, Decision]
