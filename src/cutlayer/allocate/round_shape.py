@@ -51,6 +51,7 @@ TRAFFIC_KINDS = len(fields(Traffic))
 class RoundShape:
     """One round, as planned or as it happened.
 
+    round: counted from 0.
     decisions: by device, in the order in which devices take turns. batches: by device, the number
     of samples in each of its steps; of a lost device, the steps before its loss. traffic: by
     device, in bytes of whole frames. computed: by device, the number of samples in each step that

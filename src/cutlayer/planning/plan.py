@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 class Plan:
     """A round as planned: decisions, the time of each stage, and each device's joules.
 
+    job: what was planned. known: what its allocator was told. decided: what it said. shape: steps,
+    samples and bytes of each device. joules: by device.
     A notebook shows it as its sentences and the first rows of its table.
 
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
@@ -71,6 +73,7 @@ class Plan:
     def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
         """A data frame with a row for each device, or for each stage of each device.
 
+        what: which of the two.
         devices: what `rows` has, by the names of plan_table.COLUMNS. stages: device, stage, and its
         start and end in seconds since the round began. Raises RunError for anything else, and where
         pandas is not installed.
@@ -293,6 +296,8 @@ class Planner:
 def plan(job: Job, *, round: int = 0) -> Plan:
     """Solve the allocation of one round of `job` without training, as if it were the first.
 
+    job: has a world, since a plan is of its radio. round: which round, counted from 0; it decides
+    who is drawn and what the channel is like.
     Raises JobError, ModelError, DataError, WorldError or AllocationError, each with one sentence.
     """
     return Planner(job).plan(round)

@@ -186,7 +186,10 @@ class Row:
         return sum(Traffic(*found).down for found in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
-        """The round as it happened. A record without steps has made all of them."""
+        """The round as it happened. A record without steps has made all of them.
+
+        training: the run's, which says how samples make batches.
+        """
         batches = {}
         for device, samples in self.samples_trained.items():
             planned = batch_sizes(samples // training.local_epochs, training)

@@ -85,6 +85,7 @@ device memory, FLOPs: from the cost model; FLOPs of a mean device and of the ser
 class Comparison:
     """Finished runs side by side, which a notebook shows as a sentence and a table.
 
+    folder: where its runs, tables and figures lie.
     lines: a label and its runs, one for each seed. rows: one for each line; its values are numbers,
     or with several seeds lists of numbers, in the order of the seeds. protocols: the budgets and
     the target accuracy of the rows, settled.
