@@ -421,6 +421,18 @@ def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> No
         sweep(job, setting=["model.cut=1", "model.cut=2"])
 
 
+def test_a_sweep_in_words_is_written_in_the_units_of_its_settings(tmp_path: Path) -> None:
+    job = job_of("st-sflora", "method.allocation.solver=exact", "devices.count=4")
+    axes = ["world.bandwidth_hz=500 kHz,5e6,50 MHz", "world.server_power_w=200 mW,30 dBm"]
+    rows = sweep(job, setting=axes)
+    with write_sweep(rows, tmp_path)[0].open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["world.bandwidth_hz"]) for line in lines[::2]] == [5e5, 5e6, 5e7]
+    assert [float(line["world.server_power_w"]) for line in lines[:2]] == pytest.approx([0.2, 1])
+    assert lines[0]["value"] == "500 kHz, 200 mW"
+    assert float(lines[0]["ste"]) == rows[0]["ste"]
+
+
 def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
