@@ -54,7 +54,10 @@ class Decision:
 
         method: of the job.
         """
-        return self.uplink(method).value_bits
+        uplink = method.uplink  # as `uplink` decides, without a copy for each of many devices
+        if uplink.codec == "klt":
+            return uplink.rate_bits if self.rate_bits is None else self.rate_bits
+        return 32 if uplink.change else self.bits_up
 
     def downlink(self, method: Method) -> Quantizer:
         """The method's quantiser of gradients, with the bits that were decided.

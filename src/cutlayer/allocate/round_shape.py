@@ -91,10 +91,13 @@ class RoundShape:
     def _table(self, sizes: Mapping[int, tuple[int, ...]]) -> Ints:
         devices = self.trained
         most = max((len(self.batches[device]) for device in devices), default=0)
-        table = np.zeros((most, len(devices)), dtype=np.int64)
-        for place, device in enumerate(devices):
-            table[: len(sizes[device]), place] = sizes[device]
-        return table
+        # Many devices have the same steps: one column is made for all of them.
+        columns: dict[tuple[int, ...], int] = {}
+        index = [columns.setdefault(tuple(sizes[one]), len(columns)) for one in devices]
+        table = np.zeros((most, len(columns)), dtype=np.int64)
+        for steps, column in columns.items():
+            table[: len(steps), column] = steps
+        return np.ascontiguousarray(table[:, index])
 
 
 def batch_sizes(samples: int, training: Training) -> tuple[int, ...]:
