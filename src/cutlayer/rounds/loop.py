@@ -127,8 +127,8 @@ def run_rounds(
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
     if coding.changes is not None and state.rounds:
         progress.say(
-            "what was held of samples that go up as changes is not saved: each goes up whole once "
-            "more (method.uplink.change)"
+            "what both sides held of each sample was not saved with the run, so each is sent whole "
+            "once more before changes of it are (method.uplink.change)"
         )
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
@@ -185,7 +185,11 @@ def calibrations_of(job: Job, progress: Progress) -> dict[Precision, Calibration
     if missing:
         from cutlayer.planning.calibration.calibrate import calibrate_in
 
-        progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
+        progress.say(
+            "auto chooses by a calibration, and there is none yet for this model and data: "
+            "measuring now, once, how many predictions survive each cut, number of tokens and bits "
+            "(cutlayer calibrate shows it)"
+        )
         there = next((one for one in found.values() if one is not None), None)
         found |= calibrate_in(missing, job, like=there, say=progress.say)
     return {one: record for one, record in found.items() if record is not None}
@@ -252,7 +256,8 @@ def _train(
     if bare and round == 0 and job.model.adapter is not None:
         progress.say(
             f"method.device is frozen: devices run the first {bare} blocks as they were "
-            "pretrained, so that what model.adapter has trained in these is left out"
+            "pretrained, so that what model.adapter has trained in these is left out; to keep it, "
+            "take method.device trained"
         )
     state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
     server = make_server(job, parts, state.adapter, bare, coding)
