@@ -3,11 +3,17 @@
 import ast
 import asyncio
 import inspect
+import pkgutil
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,6 +46,65 @@ def test_every_public_name_is_there_and_known_to_type_checkers() -> None:
         assert getattr(cutlayer, name) is not None
         assert name in dir(cutlayer)
     assert set(VERBS) <= typed
+
+
+SHOWN = re.findall(
+    r"^::: cutlayer\.(\S+)(?:\n    options:\n      members: \[(.*)\])?",
+    (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+def shown_objects() -> Iterator[tuple[str, object]]:
+    """What docs/api.md shows, by name: functions, classes, and the methods of these."""
+    for path, members in SHOWN:
+        found = pkgutil.resolve_name(f"cutlayer.{path}".replace(".solve", ":solve"))
+        if isinstance(found, ModuleType):
+            names = members.split(", ") if members else [n for n in vars(found) if n[0] != "_"]
+            own = {name: getattr(found, name) for name in names}
+            held = {n: o for n, o in own.items() if getattr(o, "__module__", "") == found.__name__}
+        else:
+            held = {path: found}
+        for name, one in held.items():
+            yield name, one
+            for inner, method in vars(one).items() if inspect.isclass(one) else ():
+                plain = getattr(method, "__func__", method)
+                if inner[0] != "_" and inspect.isfunction(plain):
+                    yield f"{name}.{inner}", plain
+
+
+def explained_fields(one: object) -> set[str]:
+    """Fields of a class that have a docstring of their own, on the line below."""
+    found: set[str] = set()
+    for kind in one.__mro__ if inspect.isclass(one) else ():
+        if kind.__module__.startswith("cutlayer"):
+            body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+            for field, below in pairwise(body):
+                if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+                    found.add(field.target.id)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "one"), [pytest.param(*two, id=two[0]) for two in shown_objects()]
+)
+def test_every_parameter_on_the_page_of_the_api_is_explained(name: str, one: object) -> None:
+    text = inspect.getdoc(one) or ""
+    assert text, f"{name} has no docstring"
+    initial = vars(one).get("__init__") if inspect.isclass(one) else None
+    text += "\n" + (inspect.getdoc(initial) or "" if initial else "")
+    own = explained_fields(one)
+    if inspect.isclass(one) and issubclass(one, Exception):
+        return  # a sentence is all that it holds
+    for parameter in inspect.signature(one).parameters.values():
+        named = parameter.name
+        if named in ("self", "cls") or named[0] == "_" or "VAR" in parameter.kind.name:
+            continue
+        shape = r"( \[[^\]]*\])?( \([^)]*\))?"
+        line = rf"`{named}`|\b{named}{shape}(,\s+\w+{shape})*:|\b{named} \["
+        assert named in own or re.search(line, text), (
+            f"{name}: say what {named} is, as `{named}: …`"
+        )
 
 
 def test_importing_the_package_loads_neither_torch_nor_pydantic() -> None:

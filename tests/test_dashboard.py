@@ -193,10 +193,12 @@ def test_a_run_that_stops_or_diverges_is_noticed(tmp_path: Path) -> None:
     os.utime(tmp_path / "stopped" / "rounds.jsonl", (long_ago, long_ago))
     told = {seen.name: seen.told() for seen in WatchedRuns(tmp_path).look()[0]}
     assert told["fine"]["notice"] == ""
-    assert told["fell"]["notice"] == "it diverges: its accuracy fell from 80.0 to 61.0 %"
+    assert told["fell"]["notice"] == (
+        "it diverges: its accuracy fell from 80.0 to 61.0 %; a lower training.lr may help"
+    )
     assert told["fell"]["curve"] == [0.8, 0.61]
-    assert told["rose"]["notice"] == "it diverges: its training loss rose from 1 to 2.5"
-    assert told["stopped"]["notice"] == "it stopped: nothing comes after 1 of 3 rounds"
+    assert told["rose"]["notice"].startswith("it diverges: its training loss rose from 1 to 2.5;")
+    assert told["stopped"]["notice"].startswith("it stopped: nothing comes after 1 of 3 rounds;")
 
 
 def test_a_run_that_is_deleted_leaves_the_list(tmp_path: Path) -> None:
@@ -459,6 +461,27 @@ def test_a_run_is_followed_as_it_goes_on(browser: Any, tmp_path: Path) -> None:
             shown.wait_for_selector(f"#view-headline:has-text('After {number + 1} rounds')")
             shown.wait_for_selector(f"tr[data-id='a'] >> text={number + 1} / 5")
         shown.wait_for_selector("tr[data-id='a'] .state.finished")
+        assert opened.quiet(url)
+        opened.page.context.close()
+
+
+def test_a_phone_shows_accuracy_and_its_course_and_whatever_column_is_ticked(
+    browser: Any, tmp_path: Path
+) -> None:
+    begin(tmp_path / "a", made_rows(made_job(rounds=3)), rounds=3)
+    with served(tmp_path) as url:
+        opened = Opened(browser, url, width=390, ready="html[data-listed]")
+        shown = opened.page
+        assert "%" in shown.inner_text("tr[data-id='a'] .brief")
+        assert shown.locator("tr[data-id='a'] .spark:visible").count() == 1
+        region = "document.querySelector('.runs')"
+        assert shown.evaluate(f"{region}.scrollWidth <= {region}.clientWidth")
+        shown.click("text=Columns")
+        header = shown.locator("thead th:has-text('devices (J)')")
+        assert not header.is_visible()
+        shown.get_by_label("devices (J)").check()
+        assert header.is_visible()
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
         assert opened.quiet(url)
         opened.page.context.close()
 

@@ -15,7 +15,8 @@ from cutlayer import simulate
 from cutlayer.cli import app
 from cutlayer.errors import AllocationError, JobError, WorldError
 from cutlayer.job import Job, change_job, load_job, make_job
-from cutlayer.planning.plan import Planner, in_a_world, plan
+from cutlayer.planning import plan_table
+from cutlayer.planning.plan import Plan, Planner, in_a_world, plan
 from cutlayer.planning.plan_files import write_plan, write_sweep
 from cutlayer.planning.plan_sweep import sweep
 from cutlayer.planning.plan_totals import draws_of, totals_of, upload_instead
@@ -78,6 +79,21 @@ def test_a_plan_is_what_a_run_with_the_same_data_sizes_does(tmp_path: Path) -> N
     assert sum(t.up for t in found.shape.traffic.values()) == pytest.approx(row.up_bytes, rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["tsflora", "auto"])
+def test_a_record_has_the_semantic_efficiency_of_the_plan(method: str, tmp_path: Path) -> None:
+    fleet = fleet_file(tmp_path / "fleet.csv", [1e-27] * 4)
+    job = small_job(
+        "data.train_samples=160",
+        "data.partition.kind=iid",
+        "training.rounds=1",
+        method=method,
+        world={"reference_loss_db": 70.0, "fleet": {"path": fleet}},
+    )
+    run = simulate(job, out=tmp_path / "run")
+    assert run.rows[0].ste == pytest.approx(plan(job).decided.ste)
+    assert run.to_pandas().ste[0] == run.rows[0].ste
+
+
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys; from cutlayer.cli import app; "
@@ -103,6 +119,52 @@ def test_fewer_tokens_come_with_a_flatter_budget() -> None:
     many = plan(job_of("st-sflora", "method.allocation.tokens_min=30"))
     assert few.summary()["tokens"] < many.summary()["tokens"]
     assert few.round_s < many.round_s
+
+
+def efficiency_of(found: Plan) -> float:
+    """STE by its definition (arXiv 2605.26120), from the rows of a plan alone."""
+    rows, samples = found.rows(), found.known.loads.samples_trained
+    important = sum(row["importance"] * held for row, held in zip(rows, samples, strict=True))
+    return important / max(8e-6 * row["sent"] / row["megabit_s"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["sflora", "tsflora", "tsflora method.tokens.keep=9", "sflam", "asfl", "asfv", "lean", "auto",
+     "auto method.allocation.tokens=[11] method.allocation.quality_min=0.1"],
+)  # fmt: skip
+def test_every_split_method_has_a_semantic_efficiency(method: str, tmp_path: Path) -> None:
+    found = plan(job_of(*method.split(), "devices.count=6"))
+    assert found.decided.ste == pytest.approx(efficiency_of(found), rel=1e-5)
+    assert f"efficiency {found.decided.ste:.4g} 1/s" in " ".join(found.sentences())
+    fewer = [row for row in found.rows() if row["tokens"] < 49]
+    assert all((0 < row["importance"] < 1) == (row in fewer) for row in found.rows())
+    shown = [one.title for one in plan_table.columns_of(found.rows())]
+    assert ("importance" in shown) == bool(fewer)
+
+
+@pytest.mark.parametrize("solver", ["st-sflora", "exact"])
+def test_the_efficiency_of_ranked_tokens_is_what_its_solvers_aim_at(solver: str) -> None:
+    found = plan(job_of("st-sflora", f"method.allocation.solver={solver}", "devices.count=6"))
+    assert found.decided.ste == pytest.approx(efficiency_of(found), rel=1e-2)  # headers of frames
+
+
+@pytest.mark.parametrize("method", ["fedlora", "split-lora"])
+def test_methods_without_a_longest_upload_of_tokens_have_no_semantic_efficiency(
+    method: str,
+) -> None:
+    found = plan(job_of(method, "devices.count=4"))
+    assert found.summary()["ste"] is None
+    assert not any("semantic" in line for line in found.sentences())
+
+
+def test_without_a_calibration_only_a_plan_of_all_tokens_has_a_semantic_efficiency() -> None:
+    fewer = plan(job_of("tsflora", "devices.count=4", "model.weights=random"))
+    assert fewer.summary()["ste"] is None
+    (told,) = [line for line in fewer.sentences() if "semantic" in line]
+    assert "cutlayer calibrate" in told
+    whole = plan(job_of("sflora", "devices.count=4", "model.weights=random"))
+    assert whole.summary()["ste"] == pytest.approx(efficiency_of(whole), rel=1e-5)
 
 
 @pytest.mark.usefixtures("figures")
@@ -357,6 +419,18 @@ def test_values_with_commas_and_several_settings_are_swept(tmp_path: Path) -> No
     assert first["world.bandwidth_hz"] == "1e7"
     with pytest.raises(JobError, match="is swept twice"):
         sweep(job, setting=["model.cut=1", "model.cut=2"])
+
+
+def test_a_sweep_in_words_is_written_in_the_units_of_its_settings(tmp_path: Path) -> None:
+    job = job_of("st-sflora", "method.allocation.solver=exact", "devices.count=4")
+    axes = ["world.bandwidth_hz=500 kHz,5e6,50 MHz", "world.server_power_w=200 mW,30 dBm"]
+    rows = sweep(job, setting=axes)
+    with write_sweep(rows, tmp_path)[0].open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["world.bandwidth_hz"]) for line in lines[::2]] == [5e5, 5e6, 5e7]
+    assert [float(line["world.server_power_w"]) for line in lines[:2]] == pytest.approx([0.2, 1])
+    assert lines[0]["value"] == "500 kHz, 200 mW"
+    assert float(lines[0]["ste"]) == rows[0]["ste"]
 
 
 def test_a_sweep_reads_labels_and_hashes_a_checkpoint_once(monkeypatch: pytest.MonkeyPatch) -> None:

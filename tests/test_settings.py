@@ -1,5 +1,8 @@
 """Every setting of a job says in a few words what it does, and earlier names are refused by it."""
 
+from inspect import isclass
+from typing import get_args
+
 import pytest
 from typer.testing import CliRunner
 
@@ -8,6 +11,7 @@ from cutlayer import cli
 from cutlayer.job import Job, change_job, load_job
 from cutlayer.settings.explanations import ExplainedSection, explain
 from cutlayer.settings.generator import GeneratorTraining
+from cutlayer.settings.section import Section
 
 SECTIONS = [*explain(Job), *explain(GeneratorTraining, "generator training")]
 
@@ -20,6 +24,21 @@ def test_every_setting_has_an_explanation_of_a_few_lines(section: ExplainedSecti
         assert one.explanation.endswith("."), f"{one.name}: one or more sentences are due"
         assert len(one.explanation) <= 300, f"{one.name}: that is more than three lines"
         assert "[I" not in one.explanation, f"{one.name}: say what was inferred by us"
+
+
+def test_every_setting_of_a_job_has_its_line() -> None:
+    lines = [f"{section.path}.{one.name}" for section in explain(Job) for one in section.settings]
+    assert len(lines) == len(set(lines))
+    wanted, left = set(), [("", Job)]
+    while left:
+        path, section = left.pop()
+        for name, field in section.model_fields.items():
+            parts = [field.annotation, *get_args(field.annotation)]
+            inner = [one for one in parts if isclass(one) and issubclass(one, Section)]
+            left += [(f"{path}.{name}".lstrip("."), one) for one in inner]
+            if not inner:
+                wanted.add(f"{path}.{name}")
+    assert wanted == set(lines)
 
 
 def test_defaults_are_those_of_the_job() -> None:

@@ -90,7 +90,7 @@ def test_a_csv_of_a_spreadsheet_may_start_with_a_byte_order_mark(tmp_path):
         ([GOOD, {**GOOD, "clock_hz": "nan"}], None, "line 3: clock_hz is 'nan'"),
         ([{**GOOD, "cores": "-4"}], None, "line 2: cores is -4: give a number above 0"),
         ([{**GOOD, "speed_mps": "-1"}], None, "speed_mps is -1: give a number of 0 or more"),
-        ([{**GOOD, "memory_bytes": "4 GB"}], None, "line 2: memory_bytes is '4 GB'"),
+        ([{**GOOD, "memory_bytes": "4 GHz"}], None, "line 2: memory_bytes is '4 GHz'"),
         ([{**GOOD, "data_size": ""}], None, "line 2: data_size is ''"),
         ([GOOD], list(GOOD)[:-1], "has no column data_size"),
         ([], None, "has no rows"),

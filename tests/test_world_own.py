@@ -53,9 +53,18 @@ def test_recorded_gains_take_the_place_of_the_channel(tmp_path: Path) -> None:
         world.state(0, 91.0)
 
 
+def test_numbers_of_a_csv_may_have_a_unit(tmp_path: Path) -> None:
+    words, numbers = (
+        World(WorldSettings(gains_path=gains(tmp_path, row)), 1, 0).state(0, 0.0)
+        for row in ("0,0,-100 dB,-90dB", "0,0,-100,-90")
+    )
+    assert (words.gain_up, words.gain_down) == (numbers.gain_up, numbers.gain_down)
+
+
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
+        ("0,0,-90 dBm,-90", r"line 2: uplink_db is '-90 dBm': give a number of dB"),
         ("0,0,100,-90", r"line 2: uplink_db is 100: give received over sent power"),
         ("0,0,-100,0", r"line 2: downlink_db is 0: give received over sent"),
         ("0,0,-100,-401", r"line 2: downlink_db is -401: no link loses more than 400 dB"),

@@ -77,7 +77,10 @@ _BASE = (
 
 
 def missing_package(error: ModuleNotFoundError) -> str | None:
-    """The sentence for a package that comes with cutlayer or with an extra; None for any other."""
+    """The sentence for a package that comes with cutlayer or with an extra; None for any other.
+
+    error: as Python raised it.
+    """
     package = (error.name or "").partition(".")[0]
     if package in _BASE:
         return f"{package} is not installed: pip install cutlayer"

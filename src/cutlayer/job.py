@@ -170,7 +170,10 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_job(values: dict[str, Any]) -> Job:
-    """A validated job from plain values. Raises JobError with one sentence for the first fault."""
+    """A validated job from plain values. Raises JobError with one sentence for the first fault.
+
+    values: by section, as a YAML file has them.
+    """
     try:
         return Job.model_validate(values)
     except ValidationError as error:
@@ -180,6 +183,7 @@ def make_job(values: dict[str, Any]) -> Job:
 def load_job(source: str | Path | None, settings: tuple[str, ...] | list[str] = ()) -> Job:
     """A job from a YAML file (None: the defaults), with `section.field=value` settings on top.
 
+    source: the file, or None. settings: each as `section.field=value`, the last one wins.
     Raises JobError for an unreadable file, an unknown field or an impossible value.
     """
     values = _read_file(Path(source)) if source is not None else {}
@@ -208,7 +212,10 @@ def parse_job(values: Any) -> Job:
 
 
 def dump_job(job: Job) -> str:
-    """The job as YAML, every field written out; `load_job` reads it back to an equal job."""
+    """The job as YAML, every field written out; `load_job` reads it back to an equal job.
+
+    job: what to write.
+    """
     return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
 
 
@@ -233,7 +240,11 @@ def brief_job(job: Job) -> str:
 
 
 def change_job(job: Job, settings: tuple[str, ...] | list[str]) -> Job:
-    """`job` with `section.field=value` settings applied."""
+    """`job` with `section.field=value` settings applied.
+
+    job: stays as it is. settings: each as `section.field=value`, the last one wins. Raises JobError
+    as `load_job`.
+    """
     # What the job does not name stays unnamed: a plan asks whether it names data.
     values = job.model_dump(mode="json", exclude_unset=True)
     for setting in settings:

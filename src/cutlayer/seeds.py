@@ -19,12 +19,18 @@ def derive(seed: int, *key: int | str) -> int:
 
 
 def numpy_rng(seed: int, *key: int | str) -> np.random.Generator:
-    """A NumPy generator for `(seed, *key)`."""
+    """A NumPy generator for `(seed, *key)`.
+
+    seed: of the job. key: names what is drawn, as in ("adapter",).
+    """
     return np.random.default_rng(derive(seed, *key))
 
 
 def torch_rng(seed: int, *key: int | str) -> torch.Generator:
-    """A CPU torch generator for `(seed, *key)`."""
+    """A CPU torch generator for `(seed, *key)`.
+
+    seed: of the job. key: names what is drawn, as in ("adapter",).
+    """
     import torch  # takes seconds; planning needs no tensors
 
     return torch.Generator().manual_seed(derive(seed, *key))

@@ -19,7 +19,8 @@ def cut_by_rate(
 ) -> Ints:
     """The cut [M] of each device by its link rate in bit/s.
 
-    thresholds_bps R_1 <= ... <= R_n go with n cuts, latest cut first: a rate in [R_i, R_(i+1))
+    rate_bps: [M]. thresholds_bps: n rates, rising. cuts: n numbers of blocks.
+    Thresholds R_1 <= ... <= R_n go with n cuts, latest cut first: a rate in [R_i, R_(i+1))
     takes cut i, and a rate of R_n or more takes the last cut. A rate below R_1 takes the first cut
     as well: inferred by us, since the paper names no other. Its stay time decides if it is in time.
     numbers: [M] the numbers by which errors name devices; by default 0, 1, 2, ...

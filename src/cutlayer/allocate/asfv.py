@@ -120,6 +120,7 @@ def vehicles_possible(problem: VehicleProblem) -> int:
 def solve(problem: VehicleProblem, vehicles: int | None = None) -> VehiclePlan:
     """The shortest round in which `vehicles` vehicles take part (by default all that can finish).
 
+    problem: vehicles, limits, and costs by cut.
     AllocationError where fewer than that can finish; its sentence names the next vehicle and what
     stands in its way.
     """

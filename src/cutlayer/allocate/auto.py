@@ -81,6 +81,7 @@ def solve(
 ) -> AutoPlan:
     """The best plan found and a lower bound on every plan's cost.
 
+    problem: devices, limits, and costs and quality of each setting.
     time_weight, energy_weight, bits_weight: cost of a second of the round, of a joule and of an
     uploaded bit; with a time_weight of 0 every device needs a time limit. drop: leave out devices
     that cannot take part and, as long as the band is too narrow for the rest, the device that

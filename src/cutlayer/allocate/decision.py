@@ -35,7 +35,7 @@ class Decision:
     def uplink(self, method: Method) -> Quantizer:
         """How activations become bits: as the method says, at the bits decided.
 
-        Where quantised changes go up, a sample's first visit does not lose any.
+        method: of the job. Where quantised changes go up, a sample's first visit does not lose any.
         """
         if method.uplink.change and method.uplink.codec == "quantize":
             return Quantizer(bits=32)
@@ -50,15 +50,27 @@ class Decision:
         return self.bits_up if self.rate_bits is None else self.rate_bits
 
     def value_bits(self, method: Method) -> float:
-        """Bits of a value sent up, by the method's quantiser with the bits that were decided."""
-        return self.uplink(method).value_bits
+        """Bits of a value sent up, by the method's quantiser with the bits that were decided.
+
+        method: of the job.
+        """
+        uplink = method.uplink  # as `uplink` decides, without a copy for each of many devices
+        if uplink.codec == "klt":
+            return uplink.rate_bits if self.rate_bits is None else self.rate_bits
+        return 32 if uplink.change else self.bits_up
 
     def downlink(self, method: Method) -> Quantizer:
-        """The method's quantiser of gradients, with the bits that were decided."""
+        """The method's quantiser of gradients, with the bits that were decided.
+
+        method: of the job.
+        """
         return method.downlink.model_copy(update={"bits": self.bits_down})
 
     def selection(self, method: Method) -> Tokens:
-        """The method's token selection, with the number of tokens that was decided."""
+        """The method's token selection, with the number of tokens that was decided.
+
+        method: of the job.
+        """
         return method.tokens.model_copy(update={"keep": self.tokens})
 
     def keep(self, patches: int) -> int:

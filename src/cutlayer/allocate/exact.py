@@ -64,6 +64,7 @@ class _Nodes:
 def solve(problem: TokenProblem, *, tolerance: float = 1e-4, rounds_max: int = 64) -> Bounded:
     """The best plan found and an upper bound on every plan's STE.
 
+    problem: devices, limits and importance.
     tolerance: relative gap, for fractional tokens, at which the search over round times ends.
     rounds_max: the most round times looked at. AllocationError where P0 has no solution. The STE is
     never below that of the alternating solver, whose answers are among the candidates.

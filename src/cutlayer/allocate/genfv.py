@@ -25,7 +25,10 @@ from cutlayer.allocate.uploads import Uploads, fastest
 
 
 def mix(counts: npt.ArrayLike) -> Floats:
-    """Shares p(y) of each class, from counts [..., C]; uniform where there are none."""
+    """Shares p(y) of each class, from counts [..., C]; uniform where there are none.
+
+    counts: samples of each class.
+    """
     array = np.asarray(counts, dtype=np.float64)
     total = array.sum(axis=-1, keepdims=True)
     even = np.full_like(array, 1 / array.shape[-1])
@@ -34,7 +37,10 @@ def mix(counts: npt.ArrayLike) -> Floats:
 
 
 def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
-    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C]."""
+    """EMD_n [...] in [0, 2] of label counts [..., C] against those of all devices [C].
+
+    counts: samples of each class. everyone: the same of all devices together.
+    """
     distance: Floats = np.abs(mix(counts) - mix(everyone)).sum(axis=-1)
     return distance
 
@@ -42,6 +48,7 @@ def emd(counts: npt.ArrayLike, everyone: npt.ArrayLike) -> Floats:
 def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
     """Flags [M] of the vehicles that take part: their labels are near enough and all are in time.
 
+    uploads: payloads and limits of M vehicles.
     distance: EMD_n [M]; distance_max: the largest allowed. Of the vehicles that are near enough,
     those are taken that need the least bandwidth to finish within their stay times. No larger set
     could finish.
@@ -59,6 +66,7 @@ def select(uploads: Uploads, distance: Floats, distance_max: float) -> Bools:
 class VehicleShares:
     """What each vehicle gets: bandwidth_hz, power_w, upload_s and energy_j of its upload, [M] each.
 
+    bandwidth_hz: Hz. power_w: radiated watts. upload_s: seconds. energy_j: joules.
     round_time_s: the seconds of the round.
     """
 
@@ -72,6 +80,7 @@ class VehicleShares:
 def share_band(uploads: Uploads) -> VehicleShares:
     """Bandwidth and power of the shortest round.
 
+    uploads: payloads and limits of the vehicles that take part.
     A vehicle whose stay ends before the round does has sent everything by then. AllocationError
     where some vehicle cannot be in time.
     """

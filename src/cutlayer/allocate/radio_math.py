@@ -172,6 +172,9 @@ def bend(t: npt.ArrayLike) -> Floats:
     The marginal rate is bend(ln(1 + x)) / ln 2; the marginal energy e^t bend(t) (see `uploads`).
     """
     x = np.asarray(t, dtype=np.float64)
+    if x.size and x.min() >= 1e-2:  # the series is not needed
+        whole: Floats = x + np.expm1(-x)
+        return whole
     z = np.minimum(x, 1e-2)
     series = z**2 * (1 / 2 - z * (1 / 6 - z * (1 / 24 - z * (1 / 120 - z / 720))))
     value: Floats = np.where(x < 1e-2, series, x + np.expm1(-x))

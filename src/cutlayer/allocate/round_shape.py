@@ -51,6 +51,7 @@ TRAFFIC_KINDS = len(fields(Traffic))
 class RoundShape:
     """One round, as planned or as it happened.
 
+    round: counted from 0.
     decisions: by device, in the order in which devices take turns. batches: by device, the number
     of samples in each of its steps; of a lost device, the steps before its loss. traffic: by
     device, in bytes of whole frames. computed: by device, the number of samples in each step that
@@ -90,10 +91,13 @@ class RoundShape:
     def _table(self, sizes: Mapping[int, tuple[int, ...]]) -> Ints:
         devices = self.trained
         most = max((len(self.batches[device]) for device in devices), default=0)
-        table = np.zeros((most, len(devices)), dtype=np.int64)
-        for place, device in enumerate(devices):
-            table[: len(sizes[device]), place] = sizes[device]
-        return table
+        # Many devices have the same steps: one column is made for all of them.
+        columns: dict[tuple[int, ...], int] = {}
+        index = [columns.setdefault(tuple(sizes[one]), len(columns)) for one in devices]
+        table = np.zeros((most, len(columns)), dtype=np.int64)
+        for steps, column in columns.items():
+            table[: len(steps), column] = steps
+        return np.ascontiguousarray(table[:, index])
 
 
 def batch_sizes(samples: int, training: Training) -> tuple[int, ...]:

@@ -144,6 +144,8 @@ def solve(
 ) -> BitsPlan:
     """Block coordinate descent for lambda = `latency_weight` in [0, 1].
 
+    problem: devices, limits, and the bits to choose from. loops_max: the most loops. tolerance: the
+    relative change of the objective at which they end.
     shared_bits: all devices get one q, the fewest bits that keep the error budget. With weight 0
     every device needs a time limit. AllocationError where the fewest bits that keep the budget
     cannot be sent with any power and bandwidth.

@@ -71,6 +71,8 @@ def solve(
 ) -> Alternation:
     """Alternate from equal bandwidth and `start` tokens ([M] or one number; K_min by default).
 
+    problem: devices, limits and importance. order: of the steps in a loop: powers, bandwidths, then
+    tokens (the paper's), or tokens before bandwidths.
     It has settled when a loop leaves the tokens unchanged and changes powers, bandwidths and round
     time by less than `tolerance`, relatively. loops_max: the most loops.
     """

@@ -168,8 +168,13 @@ def plan_with_costs(
         energy_j=power_w * time,
         round_time_s=longest,
         importance=importance,
-        ste=importance / longest,
+        ste=efficiency(importance, longest),
     )
+
+
+def efficiency(importance: float, upload_s: float) -> float:
+    """STE per second: the importance of all tokens sent, over the seconds of the longest upload."""
+    return importance / upload_s
 
 
 def plan_for_time(problem: TokenProblem, tokens: Ints, round_time_s: float) -> TokenPlan:

@@ -178,7 +178,14 @@ def cheapest(uploads: Uploads, time_weight: float, energy_weight: float) -> Shar
     shortest = fastest(uploads)
     if energy_weight <= 0:
         return in_time(uploads, shortest)
-    first = in_time(uploads, shortest)
+    found: dict[float, Shares] = {}
+
+    def shares_at(time: float) -> Shares:
+        if time not in found:
+            found[time] = in_time(uploads, time)
+        return found[time]
+
+    first = shares_at(shortest)
     longest = float(uploads.limit_s.max())
     if time_weight > 0:
         bound = shortest + energy_weight * float(first.energy_j.sum()) / time_weight
@@ -192,18 +199,23 @@ def cheapest(uploads: Uploads, time_weight: float, energy_weight: float) -> Shar
         return first
 
     def excess(times: Floats) -> Floats:
-        slopes = [time_weight + energy_weight * _energy_growth(uploads, t) for t in times]
+        slopes = [
+            time_weight + energy_weight * _energy_growth(uploads, shares_at(float(t)))
+            for t in times
+        ]
         scale = max(time_weight, energy_weight * float(first.energy_j.sum()) / longest)
         growth: Floats = np.array(slopes) / scale
         return -growth
 
     best = least_feasible(excess, np.array([shortest]), np.array([longest]), tolerance=1e-7)
-    return in_time(uploads, float(best[0]))
+    return shares_at(float(best[0]))
 
 
-def _energy_growth(uploads: Uploads, round_time_s: float) -> float:
-    """d(least energy)/d tau in watts, by the envelope theorem; never above 0."""
-    shares = in_time(uploads, round_time_s)
+def _energy_growth(uploads: Uploads, shares: Shares) -> float:
+    """d(least energy)/d tau in watts where these shares spend least, by the envelope theorem; never
+    above 0.
+    """
+    round_time_s = shares.round_time_s
     width, air = shares.bandwidth_hz, shares.upload_s
     with np.errstate(divide="ignore", invalid="ignore"):
         x = uploads.payload_bits * LN2 / (width * air)

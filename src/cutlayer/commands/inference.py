@@ -120,7 +120,7 @@ def generate(
     found = go_on(run, prompt=prompt, most=most, chat=chat, device=device)
     say(found.text)
     if not found.whole:
-        say(f"(cut off after {found.tokens} tokens)")
+        say(f"(cut off after {found.tokens} tokens: --most allows more)")
 
 
 class Numbers(StrEnum):

@@ -67,8 +67,10 @@ def stay(
         draw_stays(found.seen_s, found.radial_s, found.straight_s, out)
     for name, model_s in (("(L - l) / v", found.radial_s), ("straight on", found.straight_s)):
         off, over = model_s - found.seen_s, model_s > found.seen_s + 1
+        middle = float(np.median(off))
         say(
-            f"{name}: {np.median(off):+.2f} s (median), longer than the stay by over a second "
-            f"for {100 * over.mean():.1f} % of {len(off)} sightings"
+            f"{name} expects stays {abs(middle):.2f} s {'longer' if middle > 0 else 'shorter'} "
+            f"than they were (median); it is over a second too long for "
+            f"{100 * over.mean():.1f} % of {len(off)} sightings"
         )
     say(f"figure   {out}")

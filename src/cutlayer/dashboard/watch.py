@@ -107,14 +107,20 @@ class WatchedRun:
         found = [one for one in self._accuracy.values() if one is not None]
         if self.state == "silent":
             done, of = self.summary.rounds, self.job.training.rounds if self.job else 0
-            return f"it stopped: nothing comes after {done} of {of} rounds"
+            return (
+                f"it stopped: nothing comes after {done} of {of} rounds; if its process has ended, "
+                "resume the run"
+            )
         first, last = self._first_loss, self.summary.loss
         if first is not None and last is not None and last > _ROSE * first:
-            return f"it diverges: its training loss rose from {first:.3g} to {last:.3g}"
+            return (
+                f"it diverges: its training loss rose from {first:,.4g} to {last:,.4g}; a lower "
+                "training.lr may help"
+            )
         if found and max(found) - found[-1] >= _FELL:
             return (
                 f"it diverges: its accuracy fell from {100 * max(found):.1f} to "
-                f"{100 * found[-1]:.1f} %"
+                f"{100 * found[-1]:.1f} %; a lower training.lr may help"
             )
         return ""
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cutlayer.drawing.style import COLOURS, GREY, digits, legend, new_figure, plain_log
+from cutlayer.settings.units import in_own_unit
 
 _HATCH = "////"
 STAGE_LOOKS = {
@@ -123,7 +124,7 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 PANELS = {
     "round_s": "round (s)",
     "joules": "devices (J)",
-    "sent": "up (bytes)",
+    "sent": "up (MB)",
     "ste": "STE (1/s)",
     "devices": "devices in time",
     "tokens": "mean tokens",
@@ -131,6 +132,9 @@ PANELS = {
     "cut": "mean cut",
 }
 """What is drawn of a sweep, by the keys of its rows."""
+
+SCALES = {"sent": 1e-6}
+"""What a figure is multiplied by to be in the unit of its panel."""
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -145,11 +149,11 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         _maps(rows, drawn, path)
         return
     texts = [row["value"] for row in rows]
-    numbers = _numbers(texts)
+    numbers = _numbers(rows)
     with new_figure(path, height=1.4 + 1.5 * len(drawn)) as figure:
         grid = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
         for index, (axes, key) in enumerate(zip(grid, drawn, strict=True)):
-            values = [float("nan") if row.get(key) is None else row[key] for row in rows]
+            values = [_figure(row, key) for row in rows]
             axes.plot(
                 numbers or range(len(rows)),
                 values,
@@ -164,6 +168,9 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         elif min(numbers) > 0 and max(numbers) > 20 * min(numbers):
             grid[-1].set_xscale("log")
             plain_log(grid[-1])
+        if numbers and any(map(str.isalpha, (text[-1] for text in texts))):
+            grid[-1].set_xticks(numbers, texts)
+            grid[-1].minorticks_off()
         grid[-1].set_xlabel(rows[0]["field"])
         grid[0].set_title("One round, planned", loc="left")
 
@@ -184,10 +191,11 @@ def _maps(rows: Sequence[Mapping[str, Any]], drawn: Sequence[str], path: Path) -
             values = np.full((len(lines), len(columns)), np.nan)
             for row in rows:
                 place = (lines.index(row["settings"][down]), columns.index(row["settings"][across]))
-                values[place] = np.nan if row.get(key) is None else row[key]
+                values[place] = _figure(row, key)
             axes.grid(visible=False)
             axes.imshow(values, cmap="viridis", aspect="auto")
-            middle = (np.nanmin(values) + np.nanmax(values)) / 2
+            there = values[np.isfinite(values)]
+            middle = (there.min() + there.max()) / 2 if len(there) else 0.0
             for (line, column), value in np.ndenumerate(values):
                 if np.isfinite(value):
                     ink = "black" if value > middle else "white"
@@ -200,9 +208,15 @@ def _maps(rows: Sequence[Mapping[str, Any]], drawn: Sequence[str], path: Path) -
         figure.supylabel(down)
 
 
-def _numbers(texts: Sequence[str]) -> list[float]:
-    """The values as numbers; None where one of them is no number."""
+def _figure(row: Mapping[str, Any], key: str) -> float:
+    """A figure in the unit of its panel; NaN where there is none."""
+    value = row.get(key)
+    return float("nan") if value is None else value * SCALES.get(key, 1.0)
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The values of the one setting as numbers in its own unit; [] where one of them is none."""
     try:
-        return [float(text) for text in texts]
+        return [float(in_own_unit(*pair)) for row in rows for pair in row["settings"].items()]
     except ValueError:
         return []

@@ -19,6 +19,7 @@ from cutlayer.train.evaluate import evaluate as score
 class Evaluated:
     """The figures of a run's model on test data.
 
+    evaluation: accuracy, loss, and what else the task has.
     data: a phrase that names the data. classes: their names, in the order of the figures. texts:
     scores of the model's answers to prompts; None if they were not asked for.
     """

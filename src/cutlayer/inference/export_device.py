@@ -69,7 +69,10 @@ for name, value in zip(names, session.run(None, given)):
 
 @dataclass(frozen=True)
 class ExportedDevice:
-    """What was written: the folder, and the names and bytes of its files."""
+    """What was written: the folder, and the names and bytes of its files.
+
+    folder: the path. files: by name, the bytes of each.
+    """
 
     folder: Path
     files: dict[str, int]
@@ -84,6 +87,7 @@ def export_device(
 ) -> ExportedDevice:
     """Write the device's part of a job as an ONNX graph with its weights and an example.
 
+    out: the folder to write. precision: numbers in which the graph computes its frozen blocks.
     source: a run folder, a YAML job, or a job. cut: number of blocks in the part; None: the job's.
     Tokens are selected and values quantised as the job's method says (`wire.program_ports` lists
     the inputs and outputs). Raises JobError, ModelError or RunError, each with one sentence.

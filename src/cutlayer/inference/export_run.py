@@ -11,7 +11,10 @@ from cutlayer.model.merge import auto_class, merge
 
 @dataclass(frozen=True)
 class Exported:
-    """The folder that was written, and one line that says how other programs load it."""
+    """The folder that was written, and one line that says how other programs load it.
+
+    folder: what was written. loads_by: the line.
+    """
 
     folder: Path
     loads_by: str

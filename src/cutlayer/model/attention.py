@@ -76,6 +76,7 @@ def _checked(
 def cls_scores(q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | None) -> Tensor:
     """Attention of the CLS query over the tokens after the prefix: [B,N], each row sums to 1.
 
+    heads: how many the block has. prefix: how many tokens (CLS, registers) are not ranked.
     q, k: [B,T,D] before the split into heads. mask [B,T] bool: False tokens get 0.
     """
     cls = _split(q[:, :1], heads)
@@ -90,6 +91,7 @@ def cls_scores(q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | Non
 def received_scores(q: Tensor, k: Tensor, heads: int, prefix: int, mask: Tensor | None) -> Tensor:
     """Mean attention that each token after the prefix receives from all queries: [B,N].
 
+    heads: how many the block has. prefix: how many tokens (CLS, registers) are not ranked.
     Softmax over all keys per head, mean over heads and valid queries, scaled to rows of sum 1.
     Queries go in chunks of 64, recomputed for the gradient, so that the B x H x T x T attention
     is never held at once. q, k: [B,T,D]; mask [B,T] bool: False tokens neither give nor get.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutlayer.allocate.decision import base_decision
+from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning import allocators
@@ -20,6 +21,8 @@ from cutlayer.planning.known.planning_input import (
     PlanningSource,
     RoundDecisions,
 )
+from cutlayer.planning.round_timing import planned_shape
+from cutlayer.planning.token_efficiency import token_efficiency
 from cutlayer.settings.precision import Precision
 
 if TYPE_CHECKING:
@@ -40,18 +43,21 @@ def decide(
     planning_source: PlanningSource | None,
     calibrations: Mapping[Precision, Calibration] | None = None,
     labels: SharedLabels | None = None,
+    importance: Mapping[int, Floats] | None = None,
 ) -> RoundDecisions:
     """The decisions of a round.
 
     samples: the number of samples in one epoch of each device that could take part, in the order
     in which devices take turns. planning_source: what is known of devices and radio; None without
     a world. calibrations: for allocators that choose by measured quality, by the precision of the
-    devices. labels: the labels that devices shared, for allocators that choose by them. Raises
-    AllocationError if no device can take part; its sentence names the limit in the way.
+    devices. labels: the labels that devices shared, for allocators that choose by them.
+    importance: by cut, what a calibration knows of the importance of tokens (see Measures); the
+    round's STE goes by it where devices measured nothing. Raises AllocationError if no device can
+    take part; its sentence names the limit in the way.
     """
     if planning_source is None or job.method.pooled:
         return RoundDecisions(dict.fromkeys(samples, base_decision(job)))
-    measures = StatisticsFromDevices(job, round, link, calibrations or {})
+    measures = StatisticsFromDevices(job, round, link, calibrations or {}, importance or {})
     there, silent = dict(samples), dict[int, str]()
     while True:
         known = planning_source.planning_input(round, there, classes, measures)
@@ -71,7 +77,17 @@ def decide(
 def solve_round(
     round: int, known: PlanningInput, planning_source: PlanningSource
 ) -> RoundDecisions:
-    """The decisions of the job's allocator for the known devices, and the seconds of the round.
+    """The decisions of the job's allocator, with what they are expected to come to.
+
+    Raises AllocationError as `allocate_round` does.
+    """
+    decided = allocate_round(round, known)
+    shape = planned_shape(round, known, decided, known.visited)
+    return with_expected(known, decided, shape, planning_source.planned_s(known, shape))
+
+
+def allocate_round(round: int, known: PlanningInput) -> RoundDecisions:
+    """The decisions of the job's allocator, in the order of the known devices.
 
     Raises AllocationError if no device can take part, naming the limit in the way, and for
     decisions that cannot be carried out.
@@ -84,9 +100,21 @@ def solve_round(
             f"no device can take part in round {round + 1}: device {device}: {reason}"
         )
     ordered = {d: decided.decisions[d] for d in known.devices if d in decided.decisions}
-    decided = replace(decided, decisions=ordered)
-    planned_s = planning_source.planned_s(round, known, decided)
-    return replace(decided, planned_s=planned_s if np.isfinite(planned_s) else None)
+    return replace(decided, decisions=ordered)
+
+
+def with_expected(
+    known: PlanningInput, decided: RoundDecisions, shape: RoundShape, seconds: float
+) -> RoundDecisions:
+    """The decisions with the round's expected seconds, and its STE where that can be known.
+
+    An allocator that aims at STE gives its own, which its bound is for.
+    """
+    return replace(
+        decided,
+        planned_s=seconds if np.isfinite(seconds) else None,
+        ste=token_efficiency(known, shape) if decided.ste is None else decided.ste,
+    )
 
 
 class _SilentDevicesError(Exception):
@@ -101,12 +129,18 @@ class StatisticsFromDevices:
     """Statistics measured on the devices of a round, when first asked for (see Measures)."""
 
     def __init__(
-        self, job: Job, round: int, link: Link, calibrations: Mapping[Precision, Calibration]
+        self,
+        job: Job,
+        round: int,
+        link: Link,
+        calibrations: Mapping[Precision, Calibration],
+        importance: Mapping[int, Floats],
     ) -> None:
         self.job = job
         self.round = round
         self.link = link
         self._calibrations = calibrations
+        self._importance = importance
         self._found: dict[tuple[int, bool, int], ActivationStatistics] = {}
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
@@ -118,6 +152,15 @@ class StatisticsFromDevices:
             )
         found = self._measured(devices, cut, scored=True)
         return np.stack([one.importance for one in found if one.importance is not None])
+
+    def importance_at_hand(self, devices: Sequence[int], cut: int) -> Floats | None:
+        """See Measures: what these devices measured, else what a calibration did."""
+        found = [self._found.get((cut, True, device)) for device in devices]
+        curves = [one.importance for one in found if one and one.importance is not None]
+        if len(curves) == len(devices):
+            return np.stack(curves)
+        curve = self._importance.get(cut)
+        return None if curve is None else np.broadcast_to(curve, (len(devices), len(curve)))
 
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
         """See Measures."""

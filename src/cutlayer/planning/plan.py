@@ -10,8 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from cutlayer.allocate.decision import setting_of
 from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.drawing.notebook import data_frame, paragraphs, table_html
@@ -20,10 +18,11 @@ from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.planning import plan_table
 from cutlayer.planning.calibration.statistics import StatisticsFromCalibration, Survival
-from cutlayer.planning.decide import solve_round
+from cutlayer.planning.decide import allocate_round, with_expected
 from cutlayer.planning.known.planning_input import PlanningInput, RoundDecisions
 from cutlayer.planning.plan_samples import PlannedSamples, ReadLabels, read_labels, samples_of
 from cutlayer.planning.round_timing import planned_shape
+from cutlayer.planning.token_efficiency import importance_kept
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.settings.world import WorldSettings
 from cutlayer.train.check import check
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 class Plan:
     """A round as planned: decisions, the time of each stage, and each device's joules.
 
+    job: what was planned. known: what its allocator was told. decided: what it said. shape: steps,
+    samples and bytes of each device. joules: by device.
     A notebook shows it as its sentences and the first rows of its table.
 
     timeline: when each stage happens, by device in the order of decided.decisions. late: devices
@@ -72,6 +73,7 @@ class Plan:
     def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
         """A data frame with a row for each device, or for each stage of each device.
 
+        what: which of the two.
         devices: what `rows` has, by the names of plan_table.COLUMNS. stages: device, stage, and its
         start and end in seconds since the round began. Raises RunError for anything else, and where
         pandas is not installed.
@@ -118,25 +120,23 @@ class Plan:
         several = len(self.job.method.allocation.precisions) > 1
         most, split, late = self.known.loads.spec.patches, self.job.method.split, set(self.late)
         decided = self.decided.decisions
-        here = np.array([self.known.place[device] for device in decided], dtype=np.int64)
-        width, power = np.ones((2, len(self.known.devices)))  # devices left out send nothing
-        width[here] = [one.bandwidth_hz or 0.0 for one in decided.values()]
-        power[here] = [one.power_w or 0.0 for one in decided.values()]
-        rates = self.known.uplink_bps(width, power)
+        rates = self.known.decided_bps(decided)
+        importance = importance_kept(self.known, decided) if split else None
         rows = []
         for place, (device, one) in enumerate(decided.items()):
-            at = here[place]
+            at = self.known.place[device]
             rows.append(
                 {
                     "device": str(device),
                     "distance_m": float(self.known.state.distance_m[at]),
                     "cut": one.cut if split else None,
                     "tokens": one.keep(most) if split else None,
+                    "importance": None if importance is None else float(importance[place]),
                     "bits": one.value_bits(self.job.method) if split else None,
                     **({"precision": one.precision} if several else {}),
                     "bandwidth_mhz": (one.bandwidth_hz or 0.0) / 1e6,
                     "power_mw": (one.power_w or 0.0) * 1e3,
-                    "megabit_s": float(rates[at]) / 1e6,
+                    "megabit_s": float(rates[place]) / 1e6,
                     "sent": self.shape.traffic[device].up,
                     "finish_s": float(self.timeline.finish_s[place]),
                     "late": "late" if device in late else "",
@@ -192,6 +192,11 @@ class Plan:
             bound = self.decided.ste_bound
             most = f", of at most {bound:.4g}" if bound is not None else ""
             lines.append(f"semantic transmission efficiency {self.decided.ste:.4g} 1/s{most}")
+        elif self.job.method.split and not self.known.turns:
+            lines.append(
+                "semantic transmission efficiency is not known, as nothing says how important the "
+                "tokens are that are kept: run cutlayer calibrate with this job first"
+            )
         if self.decided.note:
             lines.append(f"{solver}: {self.decided.note}")
         if self.survival:
@@ -258,10 +263,11 @@ class Planner:
         cohort, away = clock.reachable(round, draw_cohort(self.job, round))
         held = {device: samples.by_device[device] for device in cohort}
         known = clock.planning_input(round, held, samples.classes, self._measures)
-        decided = solve_round(round, known, clock)
-        shape = clock.planned_shape(round, known, decided)
+        decided = allocate_round(round, known)
+        shape = planned_shape(round, known, decided, known.visited)
         timed = clock.timed(shape)
         timeline = timed.timeline()
+        decided = with_expected(known, decided, shape, timeline.duration_s)
         return Plan(
             self.job,
             known,
@@ -290,6 +296,8 @@ class Planner:
 def plan(job: Job, *, round: int = 0) -> Plan:
     """Solve the allocation of one round of `job` without training, as if it were the first.
 
+    job: has a world, since a plan is of its radio. round: which round, counted from 0; it decides
+    who is drawn and what the channel is like.
     Raises JobError, ModelError, DataError, WorldError or AllocationError, each with one sentence.
     """
     return Planner(job).plan(round)

@@ -12,6 +12,7 @@ from cutlayer.planning.plan import Plan
 from cutlayer.planning.plan_table import COLUMNS
 from cutlayer.planning.plan_totals import spread_of
 from cutlayer.record.writing import writing
+from cutlayer.settings.units import in_own_unit
 
 
 def write_plan(found: Plan, folder: Path) -> list[Path]:
@@ -36,20 +37,26 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
 def write_sweep(rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
     """Write sweep.csv and the curves of a sweep; returns their paths.
 
-    The CSV has a column for each setting that was swept. With several draws, a figure's column has
-    their mean and the column beside it, whose name ends in _std, their standard deviation.
+    The CSV has a column for each setting that was swept, in the unit that its name says. With
+    several draws, a figure's column has their mean and the column beside it, whose name ends in
+    _std, their standard deviation.
     """
     from cutlayer.drawing import plan_plots
 
     numbers = [column.key for column in plan_sweep.COLUMNS if column.key != "value"]
     drawn = any(isinstance(row.get("round_s"), list) for row in rows)
     names = [*rows[0]["settings"], *numbers, *([f"{key}_std" for key in numbers] if drawn else [])]
-    plain = [row | row["settings"] | _averaged(row, numbers) for row in rows]
+    plain = [row | _in_own_units(row) | _averaged(row, numbers) for row in rows]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(plain, ["value", *names, "why"], folder / "sweep.csv")
         plan_plots.sweep(plain, folder / "sweep.png")
     return [folder / name for name in ("sweep.csv", "sweep.png")]
+
+
+def _in_own_units(row: dict[str, Any]) -> dict[str, Any]:
+    """The values of the settings that were swept; `10 MHz` as the number in its setting's unit."""
+    return {field: in_own_unit(field, value) for field, value in row["settings"].items()}
 
 
 def _averaged(row: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

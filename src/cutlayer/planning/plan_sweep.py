@@ -35,6 +35,7 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Plans of `job` for each value of `section.field=a,b,c`: rows for COLUMNS.
 
+    job: what each plan starts from. round: the (first) round planned, counted from 0.
     setting: one, or several, of which all combinations are planned. Commas within brackets belong
     to a value. draws: with more than one, a row's figures are lists with a number for each draw
     (see draws_of). A value without a plan has a row that says why. Raises JobError for a setting

@@ -19,6 +19,7 @@ COLUMNS = (
     Column("distance_m", "away m", "count"),
     Column("cut", "cut", "count"),
     Column("tokens", "tokens", "count"),
+    Column("importance", "importance", "percent"),
     Column("bits", "bits", "count"),
     Column("precision", "computes in", "text"),
     Column("bandwidth_mhz", "MHz"),
@@ -37,13 +38,15 @@ _WHAT = Column("device", "of the devices", "text")
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that these rows need: "late" only if a device is late, the precision only if
-    devices may have several, bits with decimals if a fitted codec sends fractions of a bit.
+    """The columns that these rows need: "late" only if a device is late, the importance only if a
+    device keeps fewer than all tokens, the precision only if devices may have several, bits with
+    decimals if a fitted codec sends fractions of a bit.
     """
     late = any(row["late"] for row in rows)
     parts = any(row["bits"] is not None and row["bits"] % 1 for row in rows)
     several = any("precision" in row for row in rows)
-    shown = {"late": late, "precision": several}
+    ranked = any((row["importance"] or 1.0) < 1.0 for row in rows)
+    shown = {"late": late, "importance": ranked, "precision": several}
     columns = [column for column in COLUMNS if shown.get(column.key, True)]
     return [replace(c, kind="number") if c.key == "bits" and parts else c for c in columns]
 

@@ -53,17 +53,18 @@ class Totals:
         )
 
 
-def totals_of(job: Job) -> Totals:
+def totals_of(job: Job, first: Plan | None = None) -> Totals:
     """The job's rounds, planned one after another on the virtual clock, and summed.
 
-    Raises as `plan` does for the first round that has no plan, naming it.
+    first: the plan of the job's first round, where there is one already. Raises as `plan` does for
+    the first round that has no plan, naming it.
     """
     planner, plans = Planner(job), []
     turns = job.devices.per_round or job.devices.count
     planned = min(job.training.rounds, MOST_ROUNDS, max(1, MOST_TURNS // turns))
     for round in range(planned):
         try:
-            plans.append(planner.plan(round))
+            plans.append(first if first and round == 0 else planner.plan(round))
         except (AllocationError, WorldError) as error:
             raise type(error)(f"round {round + 1} of the job has no plan: {error}") from None
         planner.clock.now_s += plans[-1].round_s
@@ -82,7 +83,8 @@ def totals_of(job: Job) -> Totals:
 def sentences(found: Plan) -> list[str]:
     """Sentences below a plan: the job's rounds together, and sending the images instead."""
     try:
-        lines = [totals_of(found.job).sentence()]
+        first = found if found.shape.round == 0 else None
+        lines = [totals_of(found.job, first).sentence()]
     except (AllocationError, WorldError) as error:
         lines = [str(error)]
     instead = upload_instead(found)

@@ -4,7 +4,7 @@ The planner uses it for a planned round, the virtual clock for one that happened
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,14 +42,16 @@ def planned_shape(
     basis is fitted, are sent in 4 bits. If a sample has several versions, every round counts as
     sending all of its samples.
     """
-    alike: dict[Decision, list[int]] = {}
+    # Devices with the same setting are counted together.
+    alike: dict[tuple[object, ...], tuple[Decision, list[int]]] = {}
     for device, one in decided.decisions.items():
-        same = replace(one, bandwidth_hz=None, power_w=None)
-        alike.setdefault(same, []).append(device)
+        same = (one.cut, one.tokens, one.bits_up, one.bits_down, one.rate_bits, one.precision)
+        alike.setdefault(same, (one, []))[1].append(device)
+    steps: dict[int, tuple[int, ...]] = {}
     traffic, batches, computed = {}, {}, {}
     training, names = known.job.training, reuses(known.job, known.loads.spec.modality)
     names = names and holds_all_after_a_visit(known.job)
-    for one, devices in alike.items():
+    for one, devices in alike.values():
         loads = known.loads.take(np.array([known.place[device] for device in devices]))
         adapter = int(loads.adapter_bits(one.cut) / 8)
         up = back = np.zeros(len(devices))
@@ -70,11 +72,15 @@ def planned_shape(
                     / 8
                 )
             back = loads.gradient_bits(one.cut, one.tokens, one.bits_down) / 8
-        for at, device in enumerate(devices):
-            frames = (int(up[at]), int(back[at]), adapter, adapter, 0)
-            traffic[device] = Traffic(*frames, int(features[at]), int(answers[at]))
-            samples = int(loads.samples_per_epoch[at])
-            batches[device] = batch_sizes(samples, training)
+        held_samples = loads.samples_per_epoch.astype(np.int64).tolist()
+        sizes = [one.astype(np.int64).tolist() for one in (up, back, features, answers)]
+        for at, (device, *each, samples) in enumerate(
+            zip(devices, *sizes, held_samples, strict=True)
+        ):
+            traffic[device] = Traffic(each[0], each[1], adapter, adapter, 0, each[2], each[3])
+            if samples not in steps:
+                steps[samples] = batch_sizes(samples, training)
+            batches[device] = steps[samples]
             if names:
                 epoch = len(batches[device]) // training.local_epochs
                 first = () if held[at] else batches[device][:epoch]

@@ -11,9 +11,9 @@ from cutlayer.errors import WorldError
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.planning.known.method_costs import generated_flops
-from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
+from cutlayer.planning.known.planning_input import Measures, PlanningInput
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.planning.round_timing import TimedRound
 from cutlayer.train.reuse import holds_all_after_a_visit
 from cutlayer.world.timeline import Timeline
 from cutlayer.world.units import Indices
@@ -101,12 +101,6 @@ class VirtualClock:
             visited=self.visited,
         )
 
-    def planned_shape(
-        self, round: int, known: PlanningInput, decided: RoundDecisions
-    ) -> RoundShape:
-        """The round as expected after the rounds that the clock has timed."""
-        return planned_shape(round, known, decided, self.visited)
-
     def note(self, shape: RoundShape) -> None:
         """Remember which samples the server holds after a round that happened or is planned."""
         for device in shape.computed if holds_all_after_a_visit(self.job) else ():
@@ -114,9 +108,9 @@ class VirtualClock:
             if not serves(self.visited.get(device), setting, self.job.method):
                 self.visited[device] = setting
 
-    def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
-        """Seconds that the round should take with these decisions, timed like a real round."""
-        return self.timeline(self.planned_shape(round, known, decided)).duration_s
+    def planned_s(self, known: PlanningInput, shape: RoundShape) -> float:
+        """Seconds that a planned round should take, timed like a real one."""
+        return self.timeline(shape).duration_s
 
     def find_late(self, shape: RoundShape, turn: Sequence[int]) -> list[int]:
         """The devices of a turn that missed the round's deadline or left coverage too early."""

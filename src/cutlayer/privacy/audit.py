@@ -32,6 +32,8 @@ _LEAST_PUBLIC = 8
 class Audit:
     """What attacks made of a job or a run, where its record lies, and the sheet of reconstructions
     (None: nothing that draws is installed).
+
+    leakage: the table. record: the JSON file with it. sheet: the PNG file, or None.
     """
 
     leakage: Leakage
@@ -54,6 +56,8 @@ def audit(
 ) -> Audit:
     """Attack what crosses the cut, as a server could that has the device part; keep the table.
 
+    effort: how many images are attacked, and by how much training (None: see Effort). progress:
+    hears how far each attack is. say: takes a line on what was loaded.
     what: a job, attacked as it is before any training, or the folder of a finished run. cuts,
     tokens (None among them: all), bits (of codec klt: rates): the grid, to which all tokens and 32
     bits are added; by default the job's own cut, the first and a late one, with about a quarter

@@ -133,7 +133,8 @@ class Row:
 
     ste: float | None = None
     """Semantic transmission efficiency of the plan, sum f_m(K_m) over the longest upload (arXiv
-    2605.26120), per second; None where the allocator does not know it.
+    2605.26120), per second. None without a split or a world, where devices take turns, and where
+    fewer than all tokens are kept and neither the devices nor a calibration measured their f.
     """
 
     ste_bound: float | None = None
@@ -185,7 +186,10 @@ class Row:
         return sum(Traffic(*found).down for found in self.traffic.values())
 
     def shape(self, training: Training) -> RoundShape:
-        """The round as it happened. A record without steps has made all of them."""
+        """The round as it happened. A record without steps has made all of them.
+
+        training: the run's, which says how samples make batches.
+        """
         batches = {}
         for device, samples in self.samples_trained.items():
             planned = batch_sizes(samples // training.local_epochs, training)

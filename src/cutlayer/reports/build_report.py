@@ -23,6 +23,8 @@ MOST_DETAILED = 12
 class Report:
     """Where the page, the figures and the tables were written.
 
+    page: the HTML file. figures, tables: the files besides, in the order in which they were
+    written.
     left_out: a sentence for each run, or line of one, that is damaged.
     """
 
@@ -47,6 +49,7 @@ def report(
 ) -> Report:
     """Write one page about the runs in `folders` that needs nothing but a browser.
 
+    out: the page to write.
     folders: a run folder, a folder that holds run folders (a comparison, or several, down to three
     levels), or a list of such. reference: a run that the others are measured against. images: of
     the test set, on which kept patches are drawn; 0 for none. figures_folder: also get the figures

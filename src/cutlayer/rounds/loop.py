@@ -25,7 +25,7 @@ from cutlayer.errors import RunError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
 from cutlayer.planning.decide import decide
-from cutlayer.planning.known.planning_input import PlanningSource, RoundDecisions
+from cutlayer.planning.known.planning_input import Floats, PlanningSource, RoundDecisions
 from cutlayer.planning.virtual_clock import VirtualClock
 from cutlayer.record.checkpoint import RunState, commit_state, is_finite
 from cutlayer.record.early_stop import is_over
@@ -114,6 +114,7 @@ def run_rounds(
         for row in rows:
             clock.note(row.shape(job.training))
     calibrations = calibrations_of(job, progress)
+    importance = importance_for(job, calibrations, progress)
     generated_training = generated_training_for(job, parts, rows)
     own, weigh = None, None
     if job.method.uplink.fit == "calibration":
@@ -126,8 +127,8 @@ def run_rounds(
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)
     if coding.changes is not None and state.rounds:
         progress.say(
-            "what was held of samples that go up as changes is not saved: each goes up whole once "
-            "more (method.uplink.change)"
+            "what both sides held of each sample was not saved with the run, so each is sent whole "
+            "once more before changes of it are (method.uplink.change)"
         )
     while not is_over(job.training, state.rounds, _accuracy(rows)):
         result, decided = _train(
@@ -139,6 +140,7 @@ def run_rounds(
             rows,
             clock,
             calibrations,
+            importance,
             generated_training,
             progress,
         )
@@ -183,10 +185,37 @@ def calibrations_of(job: Job, progress: Progress) -> dict[Precision, Calibration
     if missing:
         from cutlayer.planning.calibration.calibrate import calibrate_in
 
-        progress.say("measuring once what survives the cut (cutlayer calibrate shows it)")
+        progress.say(
+            "auto chooses by a calibration, and there is none yet for this model and data: "
+            "measuring now, once, how many predictions survive each cut, number of tokens and bits "
+            "(cutlayer calibrate shows it)"
+        )
         there = next((one for one in found.values() if one is not None), None)
         found |= calibrate_in(missing, job, like=there, say=progress.say)
     return {one: record for one, record in found.items() if record is not None}
+
+
+def importance_for(
+    job: Job, calibrations: Mapping[Precision, Calibration], progress: Progress
+) -> Mapping[int, Floats]:
+    """By cut the importance of tokens by rank, as a calibration that there is already says it.
+
+    Empty where there is none, and where a round's STE asks for none: without a world, and where no
+    tokens are left out. Only a report's figure hangs on it, so a damaged record is said, and passed
+    over.
+    """
+    if "float32" in calibrations:
+        return calibrations["float32"].importance
+    method = job.method
+    chosen = method.tokens.keep is not None or ":" in method.allocation.solver
+    if job.world is None or not method.split or not chosen:
+        return {}
+    try:
+        found = calibration_for(job, exact=False)
+    except RunError as error:
+        progress.say(f"STE is left out: {error}")
+        return {}
+    return found.importance if found else {}
 
 
 def _train(
@@ -198,6 +227,7 @@ def _train(
     rows: Sequence[Row],
     clock: VirtualClock | None,
     calibrations: Mapping[Precision, Calibration],
+    importance: Mapping[int, Floats],
     generated_training: GeneratedTraining | None,
     progress: Progress,
 ) -> tuple[RoundResult, RoundDecisions]:
@@ -210,7 +240,15 @@ def _train(
     classes = len(parts.train.classes)
     planning_source = fleet.planning_source if fleet.real else clock
     decided = decide(
-        job, round, samples, classes, fleet.link, planning_source, calibrations, labels
+        job,
+        round,
+        samples,
+        classes,
+        fleet.link,
+        planning_source,
+        calibrations,
+        labels,
+        importance,
     )
     away = away | {device: "not connected" for device in reachable if device not in samples}
     decided = replace(decided, left_out=away | decided.left_out)
@@ -218,7 +256,8 @@ def _train(
     if bare and round == 0 and job.model.adapter is not None:
         progress.say(
             f"method.device is frozen: devices run the first {bare} blocks as they were "
-            "pretrained, so that what model.adapter has trained in these is left out"
+            "pretrained, so that what model.adapter has trained in these is left out; to keep it, "
+            "take method.device trained"
         )
     state.adapter = with_bare_blocks(job, parts.model, state.adapter, bare)
     server = make_server(job, parts, state.adapter, bare, coding)

@@ -20,16 +20,28 @@ class Progress(Protocol):
     """What a run tells whoever watches it."""
 
     def started(self, job: Job, folder: Path, rounds_done: int) -> None:
-        """The run begins, or goes on after `rounds_done` rounds."""
+        """The run begins, or goes on after `rounds_done` rounds.
+
+        job: what is run. folder: its run folder. rounds_done: 0 at first.
+        """
 
     def say(self, line: str) -> None:
-        """Tell what goes on besides training."""
+        """Tell what goes on besides training.
+
+        line: a sentence for people.
+        """
 
     def step_done(self, result: RoundResult, done: int, steps: int) -> None:
-        """`done` of the `steps` of a round are done."""
+        """`done` of the `steps` of a round are done.
+
+        result: of the round as far as it is. done, steps: counts.
+        """
 
     def round_done(self, row: Row) -> None:
-        """A round is finished, measured and committed."""
+        """A round is finished, measured and committed.
+
+        row: what was measured.
+        """
 
     def finished(self) -> None:
         """The run is complete."""

@@ -35,6 +35,8 @@ LAST = 5
 class Result:
     """A finished run: where it lies and what it measured.
 
+    folder: of the run. job: what was run. rows: what was measured, by round. adapter: the global
+    adapter at the end, by name.
     A notebook shows it as a sentence and a table of its last rounds. classes: of the held-out set,
     or as many as a language model has tokens. tests: its samples.
     """
@@ -66,6 +68,7 @@ class Result:
     def to_pandas(self, what: Literal["rounds", "devices"] = "rounds") -> "pd.DataFrame":
         """A row for each round, or for each turn of a device with what was decided for it.
 
+        what: "rounds" or "devices".
         Columns and units: `by_round` and `by_device` in cutlayer.record.tabular. Raises RunError
         for anything else, and where pandas is not installed.
         """

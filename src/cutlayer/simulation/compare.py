@@ -107,6 +107,7 @@ def compare(
 ) -> Comparison:
     """Run several jobs side by side: one table and one set of pictures.
 
+    progress: hears what happens, run by run (None: nobody does).
     jobs: one job, of which each method of `methods` is run on the same devices, data and seed (see
     `entries`, as in ["sflora", "small = tsflora tokens.keep=24"]); or a job for each label, as in
     {"mine": job, "theirs": other}, without `methods`.

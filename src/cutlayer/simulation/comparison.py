@@ -54,8 +54,9 @@ DIFFERENCE_COLUMNS = (
     Column("seeds", "seeds", "count"),
 )
 WORLD_NOTES = """\
-STE: semantic transmission efficiency, mean over rounds, of methods whose tokens were ranked or
-all sent. dropped: turns of devices that were left out, came too late or were lost.
+STE: semantic transmission efficiency, mean over rounds; "-" where devices take turns or send no
+tokens, and where no calibration says how important the tokens kept are.
+dropped: turns of devices that were left out, came too late or were lost.
 """
 CALIBRATION_NOTES = """\
 auto goes by what the server measured before the first round on samples that no device has
@@ -84,6 +85,7 @@ device memory, FLOPs: from the cost model; FLOPs of a mean device and of the ser
 class Comparison:
     """Finished runs side by side, which a notebook shows as a sentence and a table.
 
+    folder: where its runs, tables and figures lie.
     lines: a label and its runs, one for each seed. rows: one for each line; its values are numbers,
     or with several seeds lists of numbers, in the order of the seeds. protocols: the budgets and
     the target accuracy of the rows, settled.

@@ -30,6 +30,7 @@ def demo(
 ) -> Comparison:
     """Compare sflora with tsflora at two settings on the demo job: minutes on two cores.
 
+    seed: of all runs. progress: hears what happens (None: nobody does).
     out: the folder of the runs (None: a new one below runs/). Raises as `compare`.
     """
     return compare(demo_job(seed), methods=METHODS, out=out, progress=progress)

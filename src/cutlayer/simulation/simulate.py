@@ -74,6 +74,7 @@ def resume(
 ) -> Result:
     """Go on with the run in `folder` after its last finished round.
 
+    folder: of the run. progress: hears what happens (None: nobody does).
     `saved_run` (rounds/run_folder.py) reads back the job, its last sound state and the rows of its
     finished rounds; `run_rounds` (rounds/loop.py) goes on with the round after those. The command
     line's `--resume` (commands/training.py) calls this.

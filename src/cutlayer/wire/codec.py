@@ -56,6 +56,7 @@ def encode_activations(
 ) -> bytes:
     """One quantised frame with the batch's hidden states, mask and labels.
 
+    message: what to encode. quantizer: how values become bits.
     rng: a CPU generator for stochastic rounding; rotation_seed: 0 to 2^63 - 1, sent along. Both
     are only used where the quantizer asks for them. Raises RunError for NaN or infinity.
     """
@@ -115,9 +116,9 @@ def decode_activations(
 ) -> ActivationsMessage:
     """The message of a frame of activations, its hidden states on `device`.
 
-    codec: the fitted codec with which frames may have been encoded. max_bytes bounds the frame, and
-    the hidden states it unpacks to as float32; decoding allocates a small multiple of it. Raises
-    FrameError.
+    data: the frame. codec: the fitted codec with which frames may have been encoded. max_bytes:
+    bounds the frame, and the hidden states it unpacks to as float32; decoding allocates a small
+    multiple of it. Raises FrameError.
     """
     opened = open_activations(data, max_bytes=max_bytes)
     if opened.change:

@@ -40,7 +40,11 @@ def activations_bytes(
     masked: bool = False,
     by_token: bool = False,
 ) -> int:
-    """Bytes of a frame with the activations [B, T, D] of a batch; by_token: each has a label."""
+    """Bytes of a frame with the activations [B, T, D] of a batch; by_token: each has a label.
+
+    shape: B, T, D. quantizer: how values become bits. num_classes: what bounds the labels. masked:
+    whether a mask of padding goes with them, as of texts.
+    """
     B, T, D = shape
     labels = -(-B * (T if by_token else 1) * label_bits(num_classes) // 8)
     if quantizer.codec == "klt":

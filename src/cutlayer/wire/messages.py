@@ -11,10 +11,11 @@ from cutlayer.wire.places import Places
 class ActivationsMessage:
     """What a device sends up for one batch.
 
-    hidden [B, T, D] float; mask [B, T] bool, False at padding, or None; labels int64 below
-    num_classes, one for each sample [B] or for each token [B, T] (labels of padding are not sent
-    and arrive as 0); device, round, step: whose batch it is. places: which tokens of a sample were
-    kept, None for all; only a fitted codec sends them.
+    device, round, step: whose batch it is. hidden: [B, T, D] float. mask: [B, T] bool, False at
+    padding, or None. labels: int64 below num_classes, one for each sample [B] or for each token
+    [B, T] (labels of padding are not sent and arrive as 0). num_classes: what bounds the labels,
+    and so their bytes. places: which tokens of a sample were kept, None for all; only a fitted
+    codec sends them.
     """
 
     device: int

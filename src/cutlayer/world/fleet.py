@@ -41,7 +41,11 @@ SFLAM's public code, which has 400 to 500."""
 
 
 class Board(NamedTuple):
-    """Peak figures of a board: Hz, cores, FLOPs a cycle and core, bytes, watts under load."""
+    """Peak figures of a board: Hz, cores, FLOPs a cycle and core, bytes, watts under load.
+
+    clock_hz: of a core. cores: how many. flops_per_cycle: of one core. memory_bytes: in all.
+    load_w: watts with all cores at work.
+    """
 
     clock_hz: float
     cores: int
@@ -64,9 +68,10 @@ _MAY_BE_ZERO = ("speed_mps", "energy_coefficient")
 class Fleet:
     """M devices; every field is a float64 array [M].
 
-    x_m, y_m: start, with the server at (0, 0). speed_mps. clock_hz, cores, flops_per_cycle (of one
-    core). power_max_w: radiated. energy_coefficient: kappa in W s^3, so that kappa f^3 is the
-    power of the whole processor at clock f. memory_bytes. data_size: samples.
+    x_m, y_m: start, with the server at (0, 0). speed_mps: metres a second. clock_hz: of a core.
+    cores: how many. flops_per_cycle: of one core. power_max_w: radiated. energy_coefficient: kappa
+    in W s^3, so that kappa f^3 is the power of the whole processor at clock f. memory_bytes: in
+    all. data_size: samples.
     Raises WorldError for arrays of unequal length or a value out of range.
     """
 
@@ -123,6 +128,7 @@ def make_fleet(
 ) -> Fleet:
     """The fleet of `devices` devices that a job's settings ask for.
 
+    settings: `world.fleet` of a job. seed: of the job.
     only: the numbers of the devices to return, in their order; None: all. Raises WorldError if the
     CSV has another number of rows.
     """
@@ -169,6 +175,7 @@ def _cores(rng: np.random.Generator, count: int) -> Array:
 def read_fleet(path: str | Path) -> Fleet:
     """A fleet from a CSV file, one row a device, columns named as the fields of `Fleet`.
 
+    path: of the file.
     Raises WorldError naming line, column and remedy.
     """
     table = read_table(path, FIELDS, "world.fleet.path")
@@ -180,7 +187,10 @@ def read_fleet(path: str | Path) -> Fleet:
 def place(
     settings: FleetSettings, devices: Indices, seed: int, *purpose: int | str
 ) -> tuple[Array, Array]:
-    """Places of some devices around the server, by settings.placement: x_m, y_m, [m] each."""
+    """Places of some devices around the server, by settings.placement: x_m, y_m, [m] each.
+
+    settings: `world.fleet` of a job. devices: [m] numbers. seed, purpose: what the draw hangs on.
+    """
     near, far = settings.min_distance_m, settings.max_distance_m
     part = drawn_for(devices, numpy_rng(seed, *purpose, "distance"), uniform)
     if settings.placement == "area":

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cutlayer.errors import WorldError
+from cutlayer.settings.units import in_own_unit
 from cutlayer.world.trace_files import read_file
 from cutlayer.world.units import Array, Flags
 
@@ -84,8 +85,20 @@ def _numbers(cells: list[str], places: list[int], wanted: Sequence[str], where: 
         try:
             number = float(text)
         except ValueError:
-            number = math.nan
+            number = _quantity(name, text, where)
         if not math.isfinite(number):
             raise WorldError(f"{where}: {name} is {text!r}: write a finite number")
         numbers.append(number)
     return numbers
+
+
+def _quantity(name: str, text: str, where: str) -> float:
+    """The number of a text such as `-95 dB` in the unit of its column; NaN where it is none.
+
+    Raises WorldError for a unit that the column does not have.
+    """
+    try:
+        found = in_own_unit(name, text)
+    except ValueError as error:
+        raise WorldError(f"{where}: {error}") from None
+    return math.nan if isinstance(found, str) else float(found)

@@ -23,6 +23,8 @@ from cutlayer.world.units import Array, Flags, Indices, array, ratio
 class WorldState:
     """M devices in one round; arrays [M].
 
+    speed_mps: metres a second. in_coverage: whether the server reaches it. shadowing_db: in dB, 0
+    where it is not drawn.
     x_m, y_m, distance_m: on the ground, from the server at (0, 0). stay_s: seconds left in
     coverage, infinite at rest, 0 outside. line_of_sight: always True except in the scenarios umi
     and uma. path_loss_db: without shadowing; with a trace of gains, the whole loss of the uplink.
@@ -53,6 +55,7 @@ class WorldState:
 class World:
     """The world of a run: fleet, movement and radio, drawn from `seed`.
 
+    settings: `world` of a job.
     devices: M. The same settings, devices, seed, round and time give a device the same state, in
     whatever order and for whichever devices `state` is called. Memory grows with the devices asked
     for, not with M. Files are read here; raises WorldError for what cannot be used.
@@ -83,7 +86,10 @@ class World:
         return make_fleet(self.settings.fleet, self.devices, self.seed)
 
     def fleet_of(self, devices: npt.ArrayLike) -> Fleet:
-        """The devices with these numbers, in their order."""
+        """The devices with these numbers, in their order.
+
+        devices: [m] numbers.
+        """
         numbers = self._numbers(devices)
         if self.settings.fleet.path is not None:
             return self.fleet.take(numbers)
@@ -147,7 +153,10 @@ class World:
     def uplink_bps(
         self, state: WorldState, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike
     ) -> Array:
-        """The rates [M] at bandwidths and powers that an allocator chose."""
+        """The rates [M] at bandwidths and powers that an allocator chose.
+
+        state: of M devices in a round. bandwidth_hz, power_w: [M], or one number for all.
+        """
         return self.radio.rate_bps(bandwidth_hz, power_w, state.gain_up)
 
     def broadcast_bps(self, state: WorldState) -> Array:

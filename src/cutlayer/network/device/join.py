@@ -106,6 +106,7 @@ class JoinOptions:
 def join(options: JoinOptions, *, say: Say = print, log: str | Path | None = None) -> None:
     """Take part until the job is finished; connects again by itself when the connection is lost.
 
+    options: which server, with which key and data (see JoinOptions).
     say: called with each sentence about what happens. log: a file that gets a JSON object for each
     event, or "-" for standard error. Returns when the job is done, in a notebook too.
     Raises RefusedError if the server refuses the device, and DataError, ModelError or RunError if

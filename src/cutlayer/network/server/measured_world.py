@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
 from cutlayer.network.transport.link_rates import LinkRates
-from cutlayer.planning.known.planning_input import Measures, PlanningInput, RoundDecisions
+from cutlayer.planning.known.planning_input import Measures, PlanningInput
 from cutlayer.planning.known.round_loads import Loads
-from cutlayer.planning.round_timing import TimedRound, planned_shape
+from cutlayer.planning.round_timing import TimedRound
 from cutlayer.settings.places import MobilitySettings
 from cutlayer.world.units import Array
 from cutlayer.world.world import World, WorldState
@@ -83,9 +84,8 @@ class MeasuredWorld:
             measures=measures,
         )
 
-    def planned_s(self, round: int, known: PlanningInput, decided: RoundDecisions) -> float:
-        """Seconds of the round with these decisions, over the measured links."""
-        shape = planned_shape(round, known, decided)
+    def planned_s(self, known: PlanningInput, shape: RoundShape) -> float:
+        """Seconds of a planned round, over the measured links."""
         place = [known.place[device] for device in shape.trained]
         fleet, state = known.fleet.take(place), known.state.take(place)
         return (

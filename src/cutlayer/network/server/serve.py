@@ -80,6 +80,7 @@ def serve(
 ) -> Result:
     """Train `job` with the devices that join, and write its run folder.
 
+    job: what to train. progress: hears what happens (None: nobody does).
     options: where and how (None: on this machine alone, without keys). out: the run folder (None: a
     new one below runs/). on_port: called with the port once devices can connect. Returns when the
     job is done; it also works in a notebook, where an event loop runs already.
@@ -111,6 +112,7 @@ def resume_serving(
 ) -> Result:
     """Go on with the run in `folder` after its last finished round; devices join again.
 
+    folder: of the run. options, progress, on_port: as of `serve`.
     rounds: of the whole run, see `cutlayer.resume`. devices: of the fleet from now on, where it is
     to grow. Raises as `serve`.
     """

@@ -63,6 +63,8 @@ class Identity:
     """One side's key and certificate (PEM), and the authorities (PEM) of which one must have signed
     the other side's certificate.
 
+    key, certificate: of this side, as PEM. authority: certificates that may have signed the other
+    side's, as PEM.
     name: a device's name; None for the server, which alone has `revocations`. renewal: follows the
     files that it was loaded from; None: it stays as it is.
     """
@@ -88,6 +90,7 @@ class Identity:
 def load_server_identity(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Identity:
     """The edge server's identity from the folder of `cutlayer keys`. Raises KeysError.
 
+    folder: of the server's key and certificates, as `cutlayer keys` makes it.
     tell: see Renewal; a certificate that is renewed in the folder is taken at the next connection.
     """
 
@@ -105,6 +108,7 @@ def load_server_identity(folder: Path, tell: Callable[[str], None] = lambda line
 def load_device_identity(folder: Path, tell: Callable[[str], None] = lambda line: None) -> Identity:
     """A device's identity from its folder below devices/. Raises KeysError.
 
+    folder: of the device's own key and certificates.
     tell: see Renewal; a certificate that is renewed in the folder is taken at the next connection.
     """
 

@@ -20,12 +20,11 @@ def in_equal_parts(known: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDe
     value_bits = method.uplink.value_bits
     share = known.bandwidth_hz / (1 if known.turns else len(known.devices))
     link = known.gain / known.noise_w_per_hz
-    decisions, left_out, uploads = {}, {}, []
+    decisions, left_out = {}, {}
     for cut in np.unique(cuts):
         payload = known.upload_bits(int(cut), tokens, value_bits)
         cap = power_under_energy(payload, share, known.upload_energy_j(int(cut)), link)
         power = np.minimum(known.fleet.power_max_w, cap)
-        speed = known.uplink_bps(share, power)
         for place in np.flatnonzero(cuts == cut):
             device = known.devices[place]
             if power[place] <= 0:
@@ -34,8 +33,4 @@ def in_equal_parts(known: PlanningInput, cuts: npt.NDArray[np.int64]) -> RoundDe
             decisions[device] = Decision(
                 int(cut), tokens, up, down, float(share), float(power[place])
             )
-            uploads.append(float(payload[place] / speed[place]))
-    ste = None
-    if uploads and method.split and tokens is None and not known.turns:
-        ste = float(known.loads.samples_trained.sum()) / max(uploads)  # f(N) of a sample is 1
-    return RoundDecisions(decisions, left_out, ste=ste)
+    return RoundDecisions(decisions, left_out)

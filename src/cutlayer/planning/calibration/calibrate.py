@@ -66,6 +66,7 @@ def calibrate(
 ) -> Calibration:
     """Measure the job's model on `samples` samples of its calibration data; cache the record.
 
+    job: says model, data and quantiser. progress: hears how far the measuring is.
     Returns the record of devices that compute in float32; for each other precision that the job
     allows (method.allocation.precisions) another record is cached.
 

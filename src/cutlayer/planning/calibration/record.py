@@ -66,6 +66,14 @@ class Subject:
 class Calibration(SurveyResult):
     """What was measured on `samples` samples of the calibration data, drawn by `seed`.
 
+    cuts, tokens, bits: the grid, of C, K and Q values (of a fitted codec bits are rates).
+    agreement, accuracy: [C, K, Q] the share of predictions that stay as they are uncompressed, and
+    that are right. divergence: [C, K, Q] mean KL divergence from the uncompressed predictions, in
+    nats. bytes_per_sample: [C, K, Q] of frames of whole batches. importance, importance_low,
+    importance_high: by cut, [N + 1] the share of a sample's scores that its best tokens hold: mean,
+    10th and 90th percentile over samples. mean_square, range_16: by cut, of the activations: mean
+    of squares, and largest less smallest over 16 samples. subject: which model, data and settings
+    were measured. seed: of the draw. format: of the record.
     batch_size: samples in a frame. head_samples: how many samples the head was fitted to, 0 where
     a trained adapter brought its own head. adapter: the hash of that adapter's weights, or None.
     version: of cutlayer.

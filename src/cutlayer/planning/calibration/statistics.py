@@ -1,6 +1,7 @@
 """What a calibration says of a plan: statistics for its allocator, and how many predictions survive
 its cuts, tokens and bits."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cutlayer.allocate.decision import Decision
+from cutlayer.allocate.decision import Decision, Setting, setting_of
 from cutlayer.errors import AllocationError
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration, calibration_for
@@ -57,6 +58,12 @@ class StatisticsFromCalibration:
         curves = self._record(exact=False).importance
         return np.tile(self._at(curves, cut), (len(devices), 1))
 
+    def importance_at_hand(self, devices: Sequence[int], cut: int) -> Floats | None:
+        """See Measures. None without a calibration, and for a cut that was not calibrated."""
+        found = self._find(exact=False)
+        curve = found.importance.get(cut) if found else None
+        return None if curve is None else np.broadcast_to(curve, (len(devices), len(curve)))
+
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
         """See Measures. Raises AllocationError for a cut that was not calibrated."""
         record = self._record(exact=False)
@@ -72,13 +79,14 @@ class StatisticsFromCalibration:
         plain = self._find(exact=True) if self.job.method.split else None
         if plain is None:
             return None
-        rates, found = self.job.method.uplink.codec == "klt", []
-        for one in decisions:
-            record = self._find(exact=True, precision=one.precision)
+        alike = Counter(setting_of(one, self.job.method) for one in decisions)
+        found = []
+        for setting, devices in alike.items():
+            record = self._find(exact=True, precision=setting.precision)
             if record is None:
                 return None
-            found.append((record, one, one.value_bits(self.job.method)))
-        return _survival(plain, found, patches, rates)
+            found.append((record, setting, devices))
+        return _survival(plain, found, patches, self.job.method.uplink.codec == "klt")
 
     def _record(self, exact: bool, precision: Precision = "float32") -> Calibration:
         found = self._find(exact, precision)
@@ -109,19 +117,20 @@ class StatisticsFromCalibration:
 
 def _survival(
     plain: Calibration,
-    decisions: Iterable[tuple[Calibration, Decision, float]],
+    settings: Iterable[tuple[Calibration, Setting, int]],
     patches: int,
     rates: bool,
 ) -> Survival | None:
     """See StatisticsFromCalibration.survival. Between numbers of tokens it interpolates linearly.
 
-    plain: the record of float32. decisions: each with the record of its precision and its bits a
-    value. rates: whether these may lie between measured ones; then it interpolates linearly in
-    their logarithm.
+    plain: the record of float32. settings: each with the record of its precision and how many
+    devices have it. rates: whether bits may lie between measured ones; then it interpolates
+    linearly in their logarithm.
     """
-    found, between = [], False
-    for record, one, bits in decisions:
-        keep = min(one.keep(patches), record.tokens[-1])
+    found, counts, between = [], [], False
+    for record, one, devices in settings:
+        bits = one.bits
+        keep = min(patches if one.tokens is None else one.tokens, record.tokens[-1])
         there = record.bits[0] <= bits <= record.bits[-1] if rates else bits in record.bits
         cuts = {*record.cuts} & {*plain.cuts}
         if one.cut not in cuts or not there or keep < record.tokens[0]:
@@ -135,7 +144,8 @@ def _survival(
         found.append(
             (agreement, accuracy, float(plain.accuracy[plain.cuts.index(one.cut), -1, -1]))
         )
-    agreements, accuracies, whole = np.array(found).T
+        counts.append(devices)
+    agreements, accuracies, whole = np.repeat(np.array(found), counts, axis=0).T
     if np.isnan(agreements).any():  # fewer than all tokens at cut 0, where nothing ranks them
         return None
     return Survival(

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cutlayer.allocate.decision import Decision, Setting
+from cutlayer.allocate.round_shape import RoundShape
 from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Calibration
 from cutlayer.planning.known.round_loads import Loads
@@ -30,11 +31,24 @@ class Measures(Protocol):
     """Statistics that some allocators choose by: measured on devices, or from a calibration."""
 
     def importance(self, devices: Sequence[int], cut: int) -> Floats:
-        """f(K) [m, N + 1]: the share of attention that a sample's best K tokens hold; f(N) = 1."""
+        """f(K) [m, N + 1]: the share of attention that a sample's best K tokens hold; f(N) = 1.
+
+        devices: m numbers. cut: blocks before the tokens are ranked, 1 or more.
+        """
+        ...
+
+    def importance_at_hand(self, devices: Sequence[int], cut: int) -> Floats | None:
+        """The same where it is known without asking any device; None where it is not.
+
+        devices, cut: as of `importance`.
+        """
         ...
 
     def spread(self, devices: Sequence[int], cut: int) -> tuple[Floats, Floats]:
-        """Range of the activations (largest less smallest) and their mean square, [m] each."""
+        """Range of the activations (largest less smallest) and their mean square, [m] each.
+
+        devices: m numbers. cut: blocks before what is measured.
+        """
         ...
 
     def calibration(self, precision: Precision = "float32") -> Calibration:
@@ -47,6 +61,9 @@ class Measures(Protocol):
 class PlanningInput:
     """m devices that could take part in a round of a job; arrays are [m] in the order of `devices`.
 
+    job: what is run. devices: their numbers. loads: bits, FLOPs and memory of the round, by cut,
+    tokens and bits. fleet: processors, powers and memory. state: places, channel gains and rates in
+    this round. measures: statistics of activations, for allocators that choose by them.
     world: its settings and radio. label_emd: [m] earth mover's distance between the labels that a
     device shared and those of the whole fleet; None if no device shared any. visited: the devices
     whose samples the server holds, so that they need not be sent again, and the setting (cut,
@@ -96,8 +113,19 @@ class PlanningInput:
         return {device: at for at, device in enumerate(self.devices)}
 
     def uplink_bps(self, bandwidth_hz: npt.ArrayLike, power_w: npt.ArrayLike) -> Floats:
-        """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed with."""
+        """Uplink rates [m] in bit/s at these bandwidths and powers, as the round is timed with.
+
+        bandwidth_hz, power_w: of each device [m], or one number for all.
+        """
         return self.world.uplink_bps(self.state, bandwidth_hz, power_w)
+
+    def decided_bps(self, decisions: Mapping[int, Decision]) -> Floats:
+        """Uplink rates in bit/s of the devices decided for, in the order of `decisions`."""
+        here = np.array([self.place[device] for device in decisions], dtype=np.int64)
+        width, power = np.ones((2, len(self.devices)))  # devices left out send nothing
+        width[here] = [one.bandwidth_hz or 0.0 for one in decisions.values()]
+        power[here] = [one.power_w or 0.0 for one in decisions.values()]
+        return self.uplink_bps(width, power)[here]
 
     @property
     def noise_w_per_hz(self) -> float:
@@ -128,11 +156,17 @@ class PlanningInput:
         return energy.compute_j(float(counted.forward or counted.backward), self.fleet)
 
     def upload_energy_j(self, cut: int) -> Floats:
-        """Joules [m] left for the upload after computing; nearly 0 if computing takes all."""
+        """Joules [m] left for the upload after computing; nearly 0 if computing takes all.
+
+        cut: blocks on the devices.
+        """
         return np.maximum(self.energy_cap_j - self.compute_j(cut), 1e-30)
 
     def compute_j(self, cut: int) -> Floats:
-        """Joules [m] of computing in the round, as far as the job's world counts it."""
+        """Joules [m] of computing in the round, as far as the job's world counts it.
+
+        cut: blocks on the devices.
+        """
         counted, total = self.world.settings.energy, np.zeros(len(self.devices))
         if counted.forward:
             total = total + energy.compute_j(self.loads.forward_flops(cut), self.fleet)
@@ -141,7 +175,10 @@ class PlanningInput:
         return total
 
     def broadcast_s(self, cut: int) -> Floats:
-        """Seconds [m] in which the adapters reach each device at the round's start."""
+        """Seconds [m] in which the adapters reach each device at the round's start.
+
+        cut: blocks on the devices.
+        """
         bits = self.loads.adapter_bits(cut)
         if not bits:
             return np.zeros(len(self.devices))
@@ -150,12 +187,17 @@ class PlanningInput:
         return sent + self.world.settings.latency_s
 
     def fixed_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
-        """Seconds [m] that do not depend on the upload: broadcast, computing, downlink, latency."""
+        """Seconds [m] that do not depend on the upload: broadcast, computing, downlink, latency.
+
+        cut: blocks on the devices. tokens: kept of a sample (None: all). bits: of a gradient value.
+        """
         return self.broadcast_s(cut) + self.following_s(cut, tokens, bits)
 
     def following_s(self, cut: int, tokens: int | None, bits: int) -> Floats:
         """Seconds [m] after the broadcast, without sending the upload: computing on both sides, the
         downlink, and the latency of every frame.
+
+        cut: blocks on the devices. tokens: kept of a sample (None: all). bits: of a gradient value.
         """
         loads = self.loads
         flops = loads.forward_flops(cut) + loads.backward_flops(cut)
@@ -175,6 +217,9 @@ class PlanningInput:
     def upload_bits(self, cut: int, tokens: int | None, bits: float) -> Floats:
         """Bits [m] that each device sends in the round: activations, at so many bits a value, and
         its adapter.
+
+        cut: blocks on the devices. tokens: kept of a sample (None: all). bits: of an activation
+        value.
         """
         sent = np.zeros(len(self.devices))
         if self.job.method.split:
@@ -182,7 +227,10 @@ class PlanningInput:
         return sent + self.loads.adapter_bits(cut)
 
     def take(self, indices: Iterable[int]) -> "PlanningInput":
-        """What is known of some of the devices only, given by their places in `devices`."""
+        """What is known of some of the devices only, given by their places in `devices`.
+
+        indices: places, in the order wanted.
+        """
         index = np.asarray(list(indices), dtype=np.int64)
         return replace(
             self,
@@ -203,8 +251,8 @@ class PlanningSource(Protocol):
         """What an allocator needs to know. samples: of each device in one epoch."""
         ...
 
-    def planned_s(self, round: int, known: PlanningInput, decided: "RoundDecisions") -> float:
-        """Seconds that the round should take with these decisions, timed like a real round."""
+    def planned_s(self, known: PlanningInput, shape: RoundShape) -> float:
+        """Seconds that a planned round should take, timed like a real one."""
         ...
 
 
@@ -212,10 +260,12 @@ class PlanningSource(Protocol):
 class RoundDecisions:
     """A round's decisions by device, and why other devices have none.
 
+    decisions: by device, what it is told.
     left_out: by device, the reason why it does not take part. solver_s: the round's seconds by the
     solver's own formula, if it has one. ste, ste_bound: the plan's STE and the largest possible,
-    if the solver knows them. note: one sentence on how the solver ended, or "". planned_s: the
-    seconds that the virtual clock expects; `decide` sets it, not the allocator.
+    if the solver knows them; `decide` sets an STE that an allocator leaves out, where importance is
+    known. note: one sentence on how the solver ended, or "". planned_s: the seconds that the
+    virtual clock expects; `decide` sets it, not the allocator.
     """
 
     decisions: dict[int, Decision]

@@ -68,6 +68,11 @@ class GradientLabels:
 class Leakage(Grid):
     """What attacks made of `attacked` images after a cut, with so many tokens and bits.
 
+    cuts, tokens, bits: the grid [C], [K], [Q] of the tables (of a fitted codec bits are rates).
+    subject: what was attacked, as hashes and settings. adapter: the hash of the trained adapter's
+    weights, or None. attacked, public, inverted: numbers of images. decoder_steps, inversion_steps:
+    of training a decoder, and of descending on pixels. seed: drew the images. version: of cutlayer.
+    format: of the record.
     Tables [C, K, Q], NaN at cut 0 with fewer than all tokens:
     psnr_db, ssim, reidentified: of images that a decoder made, trained on `public` other images
     (see Likeness; ssim is all NaN where torchmetrics is not installed).
@@ -76,9 +81,10 @@ class Leakage(Grid):
     inverted_psnr_db, inverted_reidentified: of `inverted` images made by descending on the pixels
     until the device part gives what came; NaN where inversion_steps is 0.
     bytes_per_sample: of the frames.
-    Tables [C, K]: information and size_information, of what crosses before it is coded: diagonal
-    Fisher information per pixel with activation noise as large as the activations, from the noisy
-    values and from the size of their noise (arXiv 2305.04146).
+    Tables [C, K]:
+    information, size_information: of what crosses before it is coded: diagonal Fisher information
+    per pixel with activation noise as large as the activations, from the noisy values and from the
+    size of their noise (arXiv 2305.04146).
     gradient_labels: by cut; empty where no gradient leaves the server or a tail.
     members: None but of a trained run.
     anchors: what to hold these against, by name.

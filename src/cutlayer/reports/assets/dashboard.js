@@ -17,17 +17,19 @@
   // ---- the list ----
   const COLUMNS = [
     { title: "run" }, { title: "state" }, { title: "rounds", sort: (run) => run.rounds },
-    { title: "accuracy (%)", numeric: true, sort: (run) => run.accuracy ?? -1 },
+    { title: "accuracy (%)", numeric: true, wide: true, sort: (run) => run.accuracy ?? -1 },
     { title: "its course", wide: true, sort: (run) => run.accuracy ?? -1 },
-    { title: "MB", numeric: true, sort: (run) => run.up_bytes + run.down_bytes },
+    { title: "MB", numeric: true, wide: true, sort: (run) => run.up_bytes + run.down_bytes },
     { title: "in its world (s)", numeric: true, wide: true, sort: (run) => run.virtual_s ?? -1 },
     { title: "devices (J)", numeric: true, wide: true, sort: (run) => run.joules ?? -1 },
     { title: "last change", wide: true, sort: (run) => -run.changed_s },
   ];
-  // Which columns are left out, kept in this browser where it lets a page keep anything.
-  const KEPT = "cutlayer-columns";
-  const without = new Set();
-  try { for (const title of JSON.parse(localStorage.getItem(KEPT) ?? "[]")) without.add(title); } catch { /* begin with all */ }
+  // Which columns are left out, kept in this browser where it lets a page keep anything. A phone begins without the
+  // wide ones: the accuracy and its course stand below the name there.
+  const narrow = matchMedia("(max-width: 520px)").matches;
+  const KEPT = narrow ? "cutlayer-columns-narrow" : "cutlayer-columns";
+  let without = new Set(COLUMNS.filter((column) => narrow && column.wide).map((column) => column.title));
+  try { without = new Set(JSON.parse(localStorage.getItem(KEPT) ?? "null") ?? without); } catch { /* as it begins */ }
   const gone = (i) => without.has(COLUMNS[i].title);
   /** The accuracies of a run as a small curve, between the least and the largest of them. */
   function spark(values) {
@@ -37,7 +39,6 @@
     return svg("svg", { class: "spark", viewBox: "0 0 70 16", role: "img", "aria-label": `accuracy from ${number(100 * values[0])} to ${number(100 * values.at(-1))} %` },
       svg("polyline", { points: points.join(" ") }));
   }
-  const wide = (column) => (column.wide ? " wide" : "");
   const ago = (then) => {
     const seconds = Math.max(0, Date.now() / 1000 - then);
     if (!then) return "-";
@@ -56,12 +57,12 @@
       html("td", {}, html("span", { class: `state ${run.state}`, title: run.fault }, STATES[run.state])),
       html("td", {}, run.of === null ? "-" : [html("progress", { max: run.of, value: run.rounds, "aria-label": `${run.rounds} of ${run.of} rounds` }), `${run.rounds} / ${run.of}`]),
       ...[run.accuracy === null ? null : 100 * run.accuracy, (run.up_bytes + run.down_bytes) / 1e6].map((value) => html("td", { class: "numeric" }, number(value))),
-      ...[run.virtual_s, run.joules].map((value) => html("td", { class: "numeric wide" }, number(value))),
-      html("td", { class: "wide", "data-then": run.changed_s }, ago(run.changed_s)),
+      ...[run.virtual_s, run.joules].map((value) => html("td", { class: "numeric" }, number(value))),
+      html("td", { "data-then": run.changed_s }, ago(run.changed_s)),
     ];
-    cells.splice(3, 0, html("td", { class: "wide" }, spark(run.curve)));
+    cells.splice(3, 0, html("td", {}, spark(run.curve)));
     cells.forEach((cell, i) => { cell.hidden = gone(i + 1); });
-    const brief = run.accuracy === null ? "" : `${number(100 * run.accuracy)} %`;
+    const brief = run.accuracy === null ? "" : [`${number(100 * run.accuracy)} % `, run.curve.length > 1 ? spark(run.curve) : ""];
     return html("tr", { "data-id": run.id, "aria-current": opened === run.id ? "true" : null },
       html("td", { class: "pickbox" }, box),
       html("th", { scope: "row" }, html("a", { href: `#run=${encodeURIComponent(run.id)}` }, run.id), " ", html("b", { class: "brief" }, brief),
@@ -69,7 +70,7 @@
   }
   let order = [8, 1];
   const body = html("tbody");
-  const heads = COLUMNS.map((column, i) => html("th", { scope: "col", class: (column.numeric ? "numeric" : "") + wide(column) },
+  const heads = COLUMNS.map((column, i) => html("th", { scope: "col", class: column.numeric ? "numeric" : "" },
     html("button", { type: "button", onclick: () => { order = order[0] === i ? [i, -order[1]] : [i, 1]; arrange(); } }, column.title)));
   const choice = html("details", { class: "columns" }, html("summary", {}, "Columns"), COLUMNS.slice(1).map((column) => {
     const box = html("input", { type: "checkbox", onchange: () => {
