@@ -78,8 +78,11 @@ def fit_basis(
     rows that are empty, not finite, or wider than 4,096 channels, and ValueError for a grid of
     which patches are missing.
     """
-    if settings.patches_a_side:
-        settings = _with_or_without_grid(samples, settings, metric)
+    if settings.patches_a_side and (settings.scaled or settings.per_batch or settings.unbiased):
+        raise ValueError(
+            "the transform between patches is for whole activations: leave out patches_a_side, or "
+            "scaled, per_batch and unbiased"
+        )
     rows, positions = _joined(samples)
     D = rows.shape[1]
     centres, spreads = (128, 128), (1.0, 1.0)
@@ -94,7 +97,9 @@ def fit_basis(
     tokens = _Tokens(rows, positions, prefix)
     weights = None if metric is None else _weights(metric, D, float(prefix.double().mean()))
     means, transforms, _ = _fitted(tokens, tokens, settings, weights)
-    coefficients = _by_band(_held_out(tokens, settings, weights), settings)
+    components = _held_out(tokens, settings, weights)
+    settings = _with_or_without_grid(components, settings)
+    coefficients = _by_band(components, settings)
     step = settings.step if settings.step is not None else _step_for(coefficients, settings)
     # Whole frames hold float64; a short number is easier to read and to compare.
     step = float(np.float32(step))
@@ -143,35 +148,24 @@ def fit_basis(
     return Basis(head, whole_means.astype(np.int32), groups[0], groups[1])
 
 
-def _with_or_without_grid(
-    samples: Sequence[Rows], settings: KltSettings, metric: Tensor | None
-) -> KltSettings:
+def _with_or_without_grid(components: list[Array], settings: KltSettings) -> KltSettings:
     """The settings, without the grid where a transform between its patches does not pay.
 
-    Whichever takes fewer bits at the step size that is set or, where the rate is, leaves the
-    smaller error at it, for samples that the transforms were not fitted to.
+    It pays where it takes fewer bits at the step size that is set or, where the rate is, leaves the
+    smaller error at it.
     """
-    if settings.scaled or settings.per_batch or settings.unbiased:
-        raise ValueError(
-            "the transform between patches is for whole activations: leave out patches_a_side, or "
-            "scaled, per_batch and unbiased"
-        )
+    alone = replace(settings, patches_a_side=0)
+    if settings == alone:
+        return alone
     costs = []
-    for side in (0, settings.patches_a_side):
-        tried = replace(settings, patches_a_side=side)
-        rows, positions = _joined(samples)
-        prefix = (positions >= 0) & (positions < settings.prefix)
-        weights = None
-        if metric is not None:
-            weights = _weights(metric, rows.shape[1], float(prefix.double().mean()))
-        tokens = _Tokens(rows, positions, prefix)
-        coefficients = _by_band(_held_out(tokens, settings, weights), tried)
+    for tried in (alone, settings):
+        coefficients = _by_band(components, tried)
         if settings.step is not None:
             costs.append(sum(_laws(band, settings.step, tried)[1] for band in coefficients))
         else:
             step = _step_for(coefficients, tried)
             costs.append(sum(_squared_error(band, step) for band in coefficients))
-    return settings if costs[1] < _GAIN * costs[0] else replace(settings, patches_a_side=0)
+    return settings if costs[1] < _GAIN * costs[0] else alone
 
 
 def _squared_error(coefficients: Array, step: float) -> float:
