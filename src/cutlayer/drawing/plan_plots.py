@@ -123,7 +123,7 @@ def shares(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 PANELS = {
     "round_s": "round (s)",
     "joules": "devices (J)",
-    "sent": "up (bytes)",
+    "sent": "up (MB)",
     "ste": "STE (1/s)",
     "devices": "devices in time",
     "tokens": "mean tokens",
@@ -131,6 +131,8 @@ PANELS = {
     "cut": "mean cut",
 }
 """What is drawn of a sweep, by the keys of its rows."""
+_SCALE = {"sent": 1e-6}
+"""What a row's number is multiplied by for its panel; 1 if not here."""
 
 
 def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -145,11 +147,11 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         _maps(rows, drawn, path)
         return
     texts = [row["value"] for row in rows]
-    numbers = _numbers(texts)
+    numbers, unit = _numbers(texts)
     with new_figure(path, height=1.4 + 1.5 * len(drawn)) as figure:
         grid = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
         for index, (axes, key) in enumerate(zip(grid, drawn, strict=True)):
-            values = [float("nan") if row.get(key) is None else row[key] for row in rows]
+            values = [_drawn(row, key) for row in rows]
             axes.plot(
                 numbers or range(len(rows)),
                 values,
@@ -164,7 +166,7 @@ def sweep(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         elif min(numbers) > 0 and max(numbers) > 20 * min(numbers):
             grid[-1].set_xscale("log")
             plain_log(grid[-1])
-        grid[-1].set_xlabel(rows[0]["field"])
+        grid[-1].set_xlabel(rows[0]["field"] + (f" ({unit})" if unit else ""))
         grid[0].set_title("One round, planned", loc="left")
 
 
@@ -184,7 +186,7 @@ def _maps(rows: Sequence[Mapping[str, Any]], drawn: Sequence[str], path: Path) -
             values = np.full((len(lines), len(columns)), np.nan)
             for row in rows:
                 place = (lines.index(row["settings"][down]), columns.index(row["settings"][across]))
-                values[place] = np.nan if row.get(key) is None else row[key]
+                values[place] = _drawn(row, key)
             axes.grid(visible=False)
             axes.imshow(values, cmap="viridis", aspect="auto")
             middle = (np.nanmin(values) + np.nanmax(values)) / 2
@@ -200,9 +202,20 @@ def _maps(rows: Sequence[Mapping[str, Any]], drawn: Sequence[str], path: Path) -
         figure.supylabel(down)
 
 
-def _numbers(texts: Sequence[str]) -> list[float]:
-    """The values as numbers; None where one of them is no number."""
+def _drawn(row: Mapping[str, Any], key: str) -> float:
+    """A row's figure in the unit of its panel; NaN where there is no plan."""
+    value = row.get(key)
+    return float("nan") if value is None else value * _SCALE.get(key, 1)
+
+
+def _numbers(texts: Sequence[str]) -> tuple[list[float], str]:
+    """The values as numbers and the unit that all of them name, as in `10 MHz`; no numbers where
+    one of them is none, or has another unit.
+    """
+    parted = [text.strip().partition(" ") for text in texts]
+    units = {unit.strip() for _, _, unit in parted}
     try:
-        return [float(text) for text in texts]
+        numbers = [float(number) for number, _, _ in parted]
     except ValueError:
-        return []
+        return [], ""
+    return (numbers, units.pop()) if len(units) == 1 else ([], "")
