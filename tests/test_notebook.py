@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from cutlayer import compare, plan, simulate
+from cutlayer import compare, evaluate, make_job, plan, simulate
 from cutlayer.errors import RunError
+from cutlayer.planning.calibration.record import calibration_for
 from cutlayer.simulation.comparison import Comparison
 from helpers import small_job
 
@@ -47,6 +48,24 @@ def test_frames_of_a_run_hold_what_its_record_says(compared: Comparison) -> None
         run.to_pandas("spans")
 
 
+def test_stages_of_a_run_are_the_bars_of_its_gantt_chart(compared: Comparison) -> None:
+    run = compared.results[0]
+    stages = run.to_pandas("stages")
+    assert list(stages) == ["round", "device", "stage", "step", "start_s", "end_s"]
+    ends = stages.groupby("round")["end_s"].max()
+    assert list(ends) == pytest.approx([row.virtual_s for row in run.rows])
+    for row in run.rows:
+        assert set(stages[stages["round"] == row.round + 1]["device"]) == set(row.cohort)
+
+
+def test_a_run_without_a_clock_says_where_stages_come_from(tmp_path: Path) -> None:
+    run = simulate(small_job("training.rounds=1"), out=tmp_path)
+    with pytest.raises(
+        RunError, match=r"'stages' are those of a simulation in a world.*world=\{\}"
+    ):
+        run.to_pandas("stages")
+
+
 def test_a_comparison_shows_its_finding_and_has_a_row_for_each_run(compared: Comparison) -> None:
     assert compared.finding.replace("<", "&lt;") in compared._repr_html_()
     assert len(repr(compared)) < 400
@@ -66,6 +85,22 @@ def test_a_plan_shows_itself_and_gives_its_spans() -> None:
     assert len(found.to_pandas()) == len(found.decided.decisions)
     with pytest.raises(RunError, match="'rounds' is no table of a plan"):
         found.to_pandas("rounds")
+
+
+def test_a_calibration_shows_itself_as_its_table() -> None:
+    found = calibration_for(make_job({"method": "auto"}))
+    assert found is not None
+    assert len(repr(found)) < 400
+    shown = found._repr_html_()
+    assert "Predictions that stay as they are" in shown
+    assert f"<p>{found.samples} samples of the calibration data" in shown
+
+
+def test_figures_on_test_data_show_themselves_as_sentences(compared: Comparison) -> None:
+    found = evaluate(compared.results[0].folder)
+    assert "array" not in repr(found)
+    assert len(repr(found)) < 400
+    assert f"accuracy {100 * found.accuracy:.1f} % of" in found._repr_html_()
 
 
 def test_progress_is_printed_in_a_notebook_and_nowhere_else(

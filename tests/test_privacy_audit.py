@@ -1,6 +1,7 @@
 """An audit attacks what crosses the cut, keeps what it found, and `auto` and reports read it."""
 
 import dataclasses
+import html
 import itertools
 import json
 import shutil
@@ -28,6 +29,7 @@ from cutlayer.model.export import save_adapter
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.planning.calibration.record import subject_of
+from cutlayer.planning.leakage import view
 from cutlayer.planning.leakage.floor import reidentified_at
 from cutlayer.planning.leakage.record import (
     cache_file,
@@ -93,6 +95,13 @@ def test_every_cell_is_attacked_and_nothing_else(found: Audit) -> None:
     assert set(table.gradient_labels) == {0, 2}
     assert table.members is None
     assert set(table.anchors) == {"blurred image", "label only"}
+
+
+def test_a_notebook_shows_an_audit_as_its_table_and_sentences(found: Audit) -> None:
+    assert len(repr(found.leakage)) < 400
+    shown = found._repr_html_()
+    assert "re-identified" in shown
+    assert all(html.escape(line) in shown for line in view.sentences(found.leakage))
 
 
 def test_an_embedding_that_is_linear_gives_its_images_away(found: Audit) -> None:

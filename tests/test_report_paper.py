@@ -20,6 +20,7 @@ from cutlayer.record.folder import JOB_FILE, LABELS_FILE
 from cutlayer.record.row_lines import FILE, line_of
 from cutlayer.reports.build_report import report
 from cutlayer.reports.paper_tables import as_csv, as_latex, escape
+from cutlayer.reports.read_runs import run_folders
 from cutlayer.reports.views.finding import finding
 from cutlayer.reports.views.runs import Line, lines_of
 from report_runs import made_run
@@ -95,12 +96,34 @@ def test_the_latex_table_is_whole_and_marks_the_best() -> None:
     assert r"\textbf{72.0} $\pm$ 2.6" in text
 
 
+def test_what_is_printed_alike_is_marked_alike() -> None:
+    near = {"sflora": [0.70002, 0.71], "auto": [0.70001, 0.71], "asfv": [0.6, 0.61]}
+    text = as_latex(
+        lines_of(
+            made_run(method, seed=seed, accuracy=accuracy)
+            for method, found in near.items()
+            for seed, accuracy in enumerate(found)
+        )
+    )
+    accuracy = next(line for line in text.splitlines() if line.startswith("accuracy"))
+    assert accuracy.count(r"\textbf{70.5}") == 2
+    assert accuracy.count(r"\textbf") == 2
+
+
 @given(st.text(max_size=40))
 def test_no_label_breaks_the_latex_table(text: str) -> None:
     shown = escape(text)
     for mark in "&%$#_":
         assert shown.count(mark) == shown.count(f"\\{mark}") == text.count(mark)
     assert "\n" not in shown
+
+
+def test_runs_of_a_comparison_are_read_in_its_order(runs: Path) -> None:
+    (runs / "sflora" / LABELS_FILE).write_text('{"seed-2": "c", "seed-0": "a", "seed-1": "b"}')
+    try:
+        assert [one.name for one in run_folders(runs / "sflora")] == ["seed-2", "seed-0", "seed-1"]
+    finally:
+        (runs / "sflora" / LABELS_FILE).unlink()
 
 
 def test_pdflatex_sets_the_table(tmp_path: Path) -> None:

@@ -160,6 +160,29 @@ def test_two_swept_settings_are_a_grid_whose_gaps_stay_empty(tmp_path, drawn):
     assert [text.get_text() for text in axes[0].texts] == ["3.00", "5.00", "6.00"]
 
 
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        (["10 MHz", "20 MHz", "50 MHz"], [1e7, 2e7, 5e7]),
+        (["1e6", "2e6", "5e6"], [1e6, 2e6, 5e6]),
+        (["10 MHz", "1 GHz", "5e9"], [1e7, 1e9, 5e9]),
+        (["many", "more", "most"], [0, 1, 2]),
+    ],
+)
+def test_swept_values_stand_where_their_numbers_are(tmp_path, drawn, words, places):
+    field = "world.bandwidth_hz"
+    rows = [
+        {"field": field, "settings": {field: word}, "value": word, "round_s": s, "sent": s * 1e6}
+        for s, word in enumerate(words)
+    ]
+    plan_plots.sweep(rows, tmp_path / "sweep.png")
+    seconds, sent = drawn[-1].axes
+    assert seconds.lines[0].get_xdata() == pytest.approx(places)
+    assert sent.lines[0].get_ydata() == pytest.approx([0, 1, 2])
+    assert sent.get_ylabel() == "up (MB)"
+    assert sent.get_xlabel() == field
+
+
 @dataclass
 class OneSpan:
     """A stage of a device, in seconds."""

@@ -163,7 +163,8 @@ def serve(
                 )
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
-            say(progress.interrupted())
+            again = progress.interrupted()
+            say(f"{again} --keys {keys}" if keys and progress.begun else again)
             raise typer.Exit(130) from None
     say_end(result)
 

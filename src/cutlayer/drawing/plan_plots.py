@@ -132,7 +132,6 @@ PANELS = {
     "cut": "mean cut",
 }
 """What is drawn of a sweep, by the keys of its rows."""
-
 SCALES = {"sent": 1e-6}
 """What a figure is multiplied by to be in the unit of its panel."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from cutlayer.data.dataset import Dataset
 from cutlayer.data.device_data import load_folder
 from cutlayer.data.sources import load
+from cutlayer.drawing.notebook import paragraphs
 from cutlayer.errors import RunError
 from cutlayer.files import write_atomically
 from cutlayer.inference.text_scores import TextScores, score_texts
@@ -15,9 +16,9 @@ from cutlayer.train.accuracy import Tested, TokenEvaluation
 from cutlayer.train.evaluate import evaluate as score
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluated:
-    """The figures of a run's model on test data.
+    """The figures of a run's model on test data, which a notebook shows as sentences.
 
     evaluation: accuracy, loss, and what else the task has.
     data: a phrase that names the data. classes: their names, in the order of the figures. texts:
@@ -28,6 +29,12 @@ class Evaluated:
     data: str
     classes: tuple[str, ...]
     texts: TextScores | None = None
+
+    def __repr__(self) -> str:
+        return f"<Evaluated: {self.sentences()[0]}>"
+
+    def _repr_html_(self) -> str:
+        return paragraphs(self.sentences())
 
     @property
     def accuracy(self) -> float:

@@ -73,10 +73,9 @@ class Plan:
     def to_pandas(self, what: Literal["devices", "stages"] = "devices") -> pd.DataFrame:
         """A data frame with a row for each device, or for each stage of each device.
 
-        what: which of the two.
-        devices: what `rows` has, by the names of plan_table.COLUMNS. stages: device, stage, and its
-        start and end in seconds since the round began. Raises RunError for anything else, and where
-        pandas is not installed.
+        what: which of the two. devices: what `rows` has, by the names of plan_table.COLUMNS.
+        stages: device, stage, step, and its start and end in seconds since the round began. Raises
+        RunError for anything else, and where pandas is not installed.
         """
         if what == "devices":
             return data_frame(self.rows())
@@ -85,15 +84,12 @@ class Plan:
         return data_frame(self.stages())
 
     def stages(self, most: int | None = None) -> list[dict[str, Any]]:
-        """A row for each stage of each device: its start and end in seconds since the round began.
+        """A row for each stage of each device: its start and end in seconds since the round began,
+        and of which step (from 0) it is.
 
         most: of so many devices only, the first.
         """
-        return [
-            {"device": device, "stage": span.stage, "start_s": span.start_s, "end_s": span.end_s}
-            for place, device in enumerate(list(self.decided.decisions)[:most])
-            for span in self.timeline.spans(place)
-        ]
+        return self.timeline.stage_rows(list(self.decided.decisions)[:most])
 
     @property
     def round_s(self) -> float:

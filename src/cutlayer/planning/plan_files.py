@@ -28,7 +28,7 @@ def write_plan(found: Plan, folder: Path) -> list[Path]:
         names = [one.key for one in COLUMNS if several or one.key != "precision"]
         _write_csv(found.rows(), names, folder / "plan.csv")
         stages = found.stages(plan_plots.MOST_LINES)
-        _write_csv(stages, ["device", "stage", "start_s", "end_s"], folder / "round.csv")
+        _write_csv(stages, ["device", "stage", "step", "start_s", "end_s"], folder / "round.csv")
         plan_plots.gantt(found.timeline, list(found.decided.decisions), folder / "round.png")
         plan_plots.shares(found.rows(), folder / "shares.png")
     return [folder / name for name in ("plan.csv", "round.csv", "round.png", "shares.png")]

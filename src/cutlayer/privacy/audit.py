@@ -13,6 +13,7 @@ import numpy as np
 from cutlayer import __version__
 from cutlayer.data.dataset import Dataset, stratified
 from cutlayer.data.sources import load_calibration
+from cutlayer.drawing.notebook import paragraphs
 from cutlayer.drawing.reconstruction_sheet import draw_sheet
 from cutlayer.drawing.style import why_no_figures
 from cutlayer.errors import JobError
@@ -39,6 +40,9 @@ class Audit:
     leakage: Leakage
     record: Path
     sheet: Path | None
+
+    def _repr_html_(self) -> str:
+        return self.leakage._repr_html_() + paragraphs([f"In {self.record}"])
 
 
 def audit(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cutlayer.errors import RunError
-from cutlayer.record.folder import ROSTER_FILE
+from cutlayer.record.folder import JOB_FILE, ROSTER_FILE
 
 
 def new_folder(name: str) -> Path:
@@ -30,10 +30,17 @@ def new_folder(name: str) -> Path:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn failures to write below a run folder into one sentence that says what to do."""
+    """Turn failures to write into one sentence that says what to do.
+
+    folder: of a run, or one that a plan, a comparison or a trace is written to.
+    """
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOSPC and not (folder / JOB_FILE).exists():
+            raise RunError(
+                f"the disk of {folder} is full: free some space, or give another folder with --out"
+            ) from None
         if error.errno == errno.ENOSPC:
             verb = "serve" if (folder / ROSTER_FILE).exists() else "simulate"
             raise RunError(

@@ -61,7 +61,8 @@ def as_latex(lines: Sequence[Line], reference: Line | None = None) -> str:
     """A tabular for `\\usepackage{booktabs}`: mean and standard deviation, the best in bold.
 
     A row for each line, or for each figure if there are fewer lines than figures, so that it is as
-    narrow as can be. Equal values have nothing in bold. A comment above says what the numbers are.
+    narrow as can be. What is printed alike is bold alike, and nothing is where all is alike; the
+    comments above say what the numbers are.
     """
     grid = _grid(lines, reference)
     most = max(len(line.runs) for line in lines)
@@ -74,6 +75,7 @@ def as_latex(lines: Sequence[Line], reference: Line | None = None) -> str:
         [
             f"% {said}: "
             + "; ".join(f"{' '.join(line.label.split())}: {_seeds(line)}" for line in lines),
+            *(f"% {column.title}: {column.note}" for column, _ in grid if column.note),
             f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
             r"\toprule",
             head,
@@ -113,15 +115,15 @@ def _shown(column: Column, cells: Sequence[_Cell]) -> list[str]:
     if decimals is None:
         sizes = [abs(value) for value in means if value]
         decimals = min(3, max(0, 2 - math.floor(math.log10(min(sizes))))) if sizes else 0
-    best = max(means) if column.best == "most" else min(means)
-    alike = len(set(means)) == 1
+    printed = {f"{value:,.{decimals}f}" for value in means}
+    best = f"{max(means) if column.best == 'most' else min(means):,.{decimals}f}"
     shown = []
     for cell in cells:
         if cell.mean is None:
             shown.append("--")
             continue
         text = f"{cell.mean:,.{decimals}f}"
-        text = rf"\textbf{{{text}}}" if cell.mean == best and not alike else text
+        text = rf"\textbf{{{text}}}" if text == best and len(printed) > 1 else text
         spread = cell.deviation
         shown.append(text if spread is None else rf"{text} $\pm$ {spread:,.{decimals}f}")
     return shown

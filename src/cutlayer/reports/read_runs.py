@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cutlayer.errors import JobError, RunError
 from cutlayer.files import read_bounded
@@ -25,11 +26,14 @@ _PNG = b"\x89PNG"
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the run folders in it, down to three levels.
+    """The folder itself if it is a run's, else the run folders in it, down to three levels, those
+    of a comparison in its order.
 
     Raises RunError.
     """
     within = sorted(find_run_folders(folder))
+    compared = {parent: list(_labels_of(parent)) for parent in {run.parent for run in within}}
+    within.sort(key=lambda run: (run.parent, _place(run.name, compared[run.parent]), run.name))
     if not within:
         raise RunError(
             f"RUN: {folder} is no run folder, nor does it hold any: give a folder with {JOB_FILE} "
@@ -86,15 +90,25 @@ def _sheet_of(folder: Path) -> bytes:
     return content if content.startswith(_PNG) else b""
 
 
+def _place(name: str, names: Sequence[str]) -> int:
+    """Where a name stands among `names`; after all of them if it does not."""
+    return names.index(name) if name in names else len(names)
+
+
 def label_of(folder: Path) -> str:
     """What the comparison that a run folder lies in calls it; empty where none does."""
     folder = folder.resolve()
-    try:
-        labels = json.loads((folder.parent / LABELS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    found = labels.get(folder.name) if isinstance(labels, dict) else None
+    found = _labels_of(folder.parent).get(folder.name)
     return found if isinstance(found, str) else ""
+
+
+def _labels_of(folder: Path) -> dict[str, Any]:
+    """What a comparison's folder calls the run folders in it, in order; empty where it is none."""
+    try:
+        labels = json.loads((folder / LABELS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return labels if isinstance(labels, dict) else {}
 
 
 def classes_of(folder: Path) -> tuple[str, ...]:

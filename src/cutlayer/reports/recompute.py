@@ -22,8 +22,8 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
 
     share: how many runs share a page's room. read: loads the data and the model of a job.
     """
-    from cutlayer.model.families import describe
     from cutlayer.reports import replay
+    from cutlayer.rounds.run_stages import spec_of_run
 
     missing: dict[str, str] = {}
 
@@ -38,7 +38,7 @@ def again(run: Run, images: int, share: int, read: Callable[[str], Any] | None =
         return None
 
     job, rows = run.job, run.rows
-    spec = attempt("gantt", lambda: describe(job.model))
+    spec = attempt("gantt", lambda: spec_of_run(job, rows))
     timed = job.world is not None and any(row.virtual_s is not None for row in rows)
     if job.world is None:
         missing["gantt"] = missing["fleet"] = (

@@ -165,6 +165,11 @@ class OnConsole:
             self._bar.remove_task(self._task)
             self._task = None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run folder to go on with."""
+        return self._folder is not None
+
     def interrupted(self) -> str:
         """What to tell someone who stopped the run."""
         if self._folder is None:

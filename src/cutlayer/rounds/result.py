@@ -13,6 +13,7 @@ from cutlayer.model.lora import Adapter
 from cutlayer.record.folder import ADAPTER_FOLDER, STATES_FOLDER
 from cutlayer.record.rows import Row
 from cutlayer.record.tabular import by_device, by_round
+from cutlayer.rounds.run_stages import run_stages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,16 +66,25 @@ class Result:
             f"{self.down_bytes / 1e6:.1f} MB down; in {self.folder}"
         )
 
-    def to_pandas(self, what: Literal["rounds", "devices"] = "rounds") -> "pd.DataFrame":
-        """A row for each round, or for each turn of a device with what was decided for it.
+    def to_pandas(self, what: Literal["rounds", "devices", "stages"] = "rounds") -> "pd.DataFrame":
+        """A row for each round, for each turn of a device, or for each bar of the Gantt chart.
 
-        what: "rounds" or "devices".
-        Columns and units: `by_round` and `by_device` in cutlayer.record.tabular. Raises RunError
-        for anything else, and where pandas is not installed.
+        what: which of the three.
+        rounds, devices: columns and units of `by_round` and `by_device` in cutlayer.record.tabular,
+        devices with what was decided for each. stages: round, device, stage, step, and its start
+        and end in seconds since the round began (`run_stages` in cutlayer.rounds.run_stages), of a
+        simulation in a world. Raises RunError for anything else, for stages of a run that has none,
+        and where pandas is not installed.
         """
-        if what not in ("rounds", "devices"):
-            raise RunError(f"to_pandas: {what!r} is no table of a run: take 'rounds' or 'devices'")
-        return data_frame(by_round(self.rows) if what == "rounds" else by_device(self.rows))
+        if what == "rounds":
+            return data_frame(by_round(self.rows))
+        if what == "devices":
+            return data_frame(by_device(self.rows))
+        if what != "stages":
+            raise RunError(
+                f"to_pandas: {what!r} is no table of a run: take 'rounds', 'devices' or 'stages'"
+            )
+        return data_frame(run_stages(self.job, self.rows))
 
     @property
     def accuracy(self) -> float:

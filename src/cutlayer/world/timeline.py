@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +98,19 @@ class Timeline:
             if end > start
         ]
         return sorted(found, key=lambda span: (span.start_s, span.end_s))
+
+    def stage_rows(self, devices: Sequence[int]) -> list[dict[str, Any]]:
+        """A row for each stage of each device: device, stage, step, start_s, end_s.
+
+        devices: the numbers of the first so many of the timeline. Stages that never end are left
+        out.
+        """
+        return [
+            {"device": device, **span._asdict()}
+            for place, device in enumerate(devices)
+            for span in self.spans(place)
+            if math.isfinite(span.end_s)
+        ]
 
 
 def durations(

@@ -54,7 +54,10 @@ class Metrics:
             "cutlayer_batches", "Batches the server trained on.", registry=self.registry
         )
         self.round_seconds = Histogram(
-            "cutlayer_round_seconds", "Time of a round.", buckets=_ROUND_S, registry=self.registry
+            "cutlayer_round_seconds",
+            "Time of a round, waiting for devices included.",
+            buckets=_ROUND_S,
+            registry=self.registry,
         )
         self.run = RunFigures()
         self.registry.register(_OfRun(self.run))

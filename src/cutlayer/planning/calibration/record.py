@@ -3,11 +3,13 @@
 Reading and finding a record imports neither torch nor transformers, so that planning starts fast.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from cutlayer.data.fingerprint import of_data
+from cutlayer.drawing.notebook import paragraphs, table_html
 from cutlayer.errors import RunError
 from cutlayer.files import cache_folder
 from cutlayer.fingerprint import of_parts
@@ -15,6 +17,7 @@ from cutlayer.job import Job
 from cutlayer.model.families import describe
 from cutlayer.model.fingerprint import of_model
 from cutlayer.own_code import with_hash
+from cutlayer.planning.calibration import view
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import SurveyResult
 from cutlayer.settings.precision import Precision
@@ -62,9 +65,11 @@ class Subject:
         return f"{self.inputs}-{of_parts(self.rest, *settings)[:12]}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration(SurveyResult):
     """What was measured on `samples` samples of the calibration data, drawn by `seed`.
+
+    A notebook shows it as its table and sentences.
 
     cuts, tokens, bits: the grid, of C, K and Q values (of a fitted codec bits are rates).
     agreement, accuracy: [C, K, Q] the share of predictions that stay as they are uncompressed, and
@@ -93,6 +98,20 @@ class Calibration(SurveyResult):
         if self.format != FORMAT:
             raise ValueError(f"its format is {self.format}, this version reads {FORMAT}")
         super().__post_init__()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Calibration on {self.samples} samples: cuts {_listed(self.cuts)}, "
+            f"tokens {_listed(self.tokens)}, bits {_listed(self.bits)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = table_html(view.rows(self), view.columns(self), view.title(self))
+        return shown + paragraphs(view.sentences(self))
+
+
+def _listed(axis: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in axis)
 
 
 def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:

@@ -1,22 +1,26 @@
-"""What `cutlayer calibrate` reads from its options and shows: a bar, then a table."""
+"""What `cutlayer calibrate` reads from its options and shows: a bar, then a table.
+
+A notebook shows the same table and sentences.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
 from cutlayer.errors import JobError, RunError
-from cutlayer.planning.calibration.record import Calibration
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from cutlayer.planning.calibration.record import Calibration
 
 
 def numbers(option: str, text: str | None) -> list[int] | None:
@@ -75,14 +79,37 @@ def bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 
 def table(found: Calibration) -> Table:
-    """The agreement as a table: a row for each cut and number of tokens, a column for each bits.
+    """The agreement as a table for a terminal: see `rows`."""
+    return tables.render(rows(found), columns(found), title(found))
 
-    Predictions are compared with those of the unsplit model in float32.
-    """
+
+def title(found: Calibration) -> str:
+    """What the table shows, in which numbers."""
+    kind = found.subject.precision
+    return "Predictions that stay as they are" + (
+        "" if kind == "float32" else f" where devices compute in {kind}"
+    )
+
+
+def columns(found: Calibration) -> tuple[Column, ...]:
+    """Cut and tokens, then a column for each number of bits, then the attention that is kept."""
     bits = [
         Column(f"{width}", f"{width:g} bit" + "s" * (width != 1), "percent") for width in found.bits
     ]
-    rows, kind = [], found.subject.precision
+    return (
+        Column("cut", "cut", "text"),
+        Column("tokens", "tokens", "count"),
+        *bits,
+        Column("share", "attention", "percent"),
+    )
+
+
+def rows(found: Calibration) -> list[dict[str, Any]]:
+    """A row for each cut and number of tokens: the share of predictions that stay as they are.
+
+    They are compared with those of the unsplit model in float32.
+    """
+    shown = []
     for c, cut in enumerate(found.cuts):
         possible = [k for k in range(len(found.tokens)) if not np.isnan(found.agreement[c, k, 0])]
         for k in possible:
@@ -90,18 +117,8 @@ def table(found: Calibration) -> Table:
             share = found.importance[cut][kept] if cut else None
             values = dict(zip(map(str, found.bits), found.agreement[c, k].tolist(), strict=True))
             first = str(cut) if k == possible[0] else ""
-            rows.append({"cut": first, "tokens": kept, "share": share, **values})
-    return tables.render(
-        rows,
-        (
-            Column("cut", "cut", "text"),
-            Column("tokens", "tokens", "count"),
-            *bits,
-            Column("share", "attention", "percent"),
-        ),
-        "Predictions that stay as they are"
-        + ("" if kind == "float32" else f" where devices compute in {kind}"),
-    )
+            shown.append({"cut": first, "tokens": kept, "share": share, **values})
+    return shown
 
 
 def sentences(found: Calibration) -> list[str]:

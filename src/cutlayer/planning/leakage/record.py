@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cutlayer.drawing.notebook import paragraphs, table_html
 from cutlayer.errors import RunError
 from cutlayer.files import cache_folder
 from cutlayer.fingerprint import of_file, of_parts
@@ -12,6 +13,7 @@ from cutlayer.job import Job
 from cutlayer.planning.calibration.record import Subject
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import Floats, Grid
+from cutlayer.planning.leakage import view
 
 FORMAT = 1
 NAME = "audit"
@@ -64,9 +66,11 @@ class GradientLabels:
     direction: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Leakage(Grid):
     """What attacks made of `attacked` images after a cut, with so many tokens and bits.
+
+    A notebook shows it as its table and sentences.
 
     cuts, tokens, bits: the grid [C], [K], [Q] of the tables (of a fitted codec bits are rates).
     subject: what was attacked, as hashes and settings. adapter: the hash of the trained adapter's
@@ -137,6 +141,13 @@ class Leakage(Grid):
                 self.check_table(name, table, top, low)
         if min(self.public, self.attacked) < 1:
             raise ValueError(f"{self.attacked} images attacked by {self.public} public ones")
+
+    def __repr__(self) -> str:
+        return f"<Leakage of {self.attacked} images attacked at cuts {list(self.cuts)}>"
+
+    def _repr_html_(self) -> str:
+        shown = table_html(view.rows(self), view.columns(self), "What attacks make of it")
+        return shown + paragraphs(view.sentences(self))
 
     @property
     def chance(self) -> float:

@@ -1,11 +1,15 @@
-"""An audit as a table and sentences: on the command line and in reports alike."""
+"""An audit as a table and sentences: on the command line, in reports and in notebooks alike."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cutlayer.drawing.tables import Column
-from cutlayer.planning.leakage.record import Leakage
+
+if TYPE_CHECKING:
+    from cutlayer.planning.leakage.record import Leakage
 
 COLUMNS = (
     Column("cut", "cut", "text"),

@@ -18,13 +18,17 @@ from cutlayer.reports.views.statistics import LEAST, PAIRED, against_best
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: a number of each run, and which is the best of the lines."""
+    """A column of the table: a number of each run, and which is the best of the lines.
+
+    note: what the title leaves open.
+    """
 
     key: str
     title: str
     best: str
     value: Callable[[Run], float | None]
     decimals: int | None = None
+    note: str = ""
 
 
 def columns_of(lines: Sequence[Line], reference: Line | None = None) -> list[Column]:
@@ -38,16 +42,31 @@ def columns_of(lines: Sequence[Line], reference: Line | None = None) -> list[Col
             "most",
             lambda run: _percent(run.rows[-1].accuracy_through_cut),
             1,
+            "accuracy with the tokens and bits that cross the cut",
         ),
         Column("up", "up (MB)", "least", lambda run: run.up_bytes / 1e6),
         Column("down", "down (MB)", "least", lambda run: run.down_bytes / 1e6),
         Column("total", "in all (MB)", "least", lambda run: (run.up_bytes + run.down_bytes) / 1e6),
         *(
-            Column(key, f"over {name} (x)", "least", partial(_over_data, name=key))
+            Column(
+                key,
+                f"over {name} (x)",
+                "least",
+                partial(_over_data, name=key),
+                note=f"bytes in all over those of the training samples themselves as {name}",
+            )
             for key, name in FORMATS.items()
         ),
         Column("seconds", "in its world (s)", "least", lambda run: run.virtual_s),
-        Column("target", "to target (s)", "least", lambda run: _to_target(run, target)),
+        Column(
+            "target",
+            "to target (s)",
+            "least",
+            lambda run: _to_target(run, target),
+            note=f"seconds of the job's world until accuracy was {100 * target:.1f} %"
+            if target is not None
+            else "",
+        ),
         Column("joules", "devices (J)", "least", lambda run: run.joules),
         Column("ste", "STE (1/s)", "most", _efficiency),
         Column("dropped", "turns dropped", "least", lambda run: run.dropped, 0),

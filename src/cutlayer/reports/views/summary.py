@@ -61,9 +61,7 @@ def headline(run: Run, reference: Run | None = None) -> View:
         )
     beyond = [sum(row.overhead_bytes) for row in run.rows if row.overhead_bytes is not None]
     if beyond:
-        figures.append(
-            _figure("beyond frames", f"{digits(sum(beyond) / 1e3)} kB", "on the network")
-        )
+        figures.append(_figure("beyond frames", _size(sum(beyond)), "on the network"))
     drawn = sum(sum(row.generated) for row in run.rows if row.generated)
     if drawn:
         figures.append(_figure("generated", f"{drawn:,}", "images trained on"))
@@ -213,6 +211,11 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "none"
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _size(count: float) -> str:
+    """Bytes for people, in the unit that takes few digits."""
+    return f"{digits(count / 1e6)} MB" if count >= 1e6 else f"{digits(count / 1e3)} kB"
 
 
 def _figure(name: str, value: str, note: str = "") -> dict[str, str]:
