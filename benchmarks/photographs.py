@@ -218,8 +218,8 @@ def findings(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
         if codec == SPATIAL and (kind, cut, KLT) in needed:
             fewer = 1 - bits / needed[kind, cut, KLT]
             yield (
-                f"Transforming patches together takes {100 * fewer:.0f} % fewer bits at that error "
-                f"({kind}, cut {cut})."
+                f"Transforming patches together takes {100 * abs(fewer):.0f} % "
+                f"{'fewer' if fewer > 0 else 'more'} bits at that error ({kind}, cut {cut})."
             )
         if kind == PHOTOGRAPHS and (SMALL_IMAGES, cut, codec) in needed:
             share = bits / needed[SMALL_IMAGES, cut, codec]

@@ -65,8 +65,8 @@ class Quantizer(Section):
     """
 
     spatial: bool = False
-    """Whether klt may also transform between neighbouring patches of an image (uplink alone, all
-    patches sent): a fit does where that leaves the smaller error at the same rate.
+    """Whether klt also transforms between the patches of an image (uplink alone, all patches sent).
+    It gains or loses by model and cut, which `cutlayer calibrate` tells.
     """
 
     reuse: bool | None = None

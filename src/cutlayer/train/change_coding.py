@@ -24,12 +24,8 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_buffers import ChangeBuffers
 from cutlayer.train.coding import codec_of
 from cutlayer.train.crossed import Crossed
-from cutlayer.train.fitted_basis import (
-    LEAST_SAMPLES,
-    bases_of,
-    patches_a_side,
-    saved_bases,
-)
+from cutlayer.train.fitted_basis import LEAST_SAMPLES, bases_of, saved_bases
+from cutlayer.train.read_conditions import patches_a_side
 from cutlayer.train.sensitivity import Weigh
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis

@@ -13,11 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cutlayer.job import Job
-from cutlayer.model.families import ModelSpec
 from cutlayer.train.coding import codec_of
 from cutlayer.train.crossed import Crossed
-from cutlayer.train.read_conditions import ranked
 from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
@@ -52,12 +49,6 @@ def saved_bases(frames: Mapping[int, bytes], way: str = "") -> dict[str, Tensor]
         f"{way}basis.{cut}": torch.frombuffer(bytearray(frame), dtype=torch.uint8)
         for cut, frame in sorted(frames.items())
     }
-
-
-def patches_a_side(job: Job, spec: ModelSpec, cut: int) -> int:
-    """Of the grid whose patches a basis may transform together; 0 where it must not."""
-    together = job.method.uplink.spatial and not ranked(job)
-    return spec.patches_a_side_at(cut) if together else 0
 
 
 def like_others(seen: Mapping[int, Sequence[Rows]]) -> set[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cutlayer.job import Job
+from cutlayer.model.spec import ModelSpec
 from cutlayer.settings.precision import Precision
 
 CHOOSES_CUTS = ("asfl", "asfv", "auto")
@@ -118,6 +119,13 @@ def ranked(job: Job) -> bool:
     """Whether devices may leave tokens out, so that they rank them."""
     allocated = chosen(job, CHOOSES_TOKENS) or _is_own(job)
     return allocated or job.method.tokens.keep is not None
+
+
+def patches_a_side(job: Job, spec: ModelSpec, cut: int) -> int:
+    """Of an image's grid whose patches the uplink's codec transforms together; 0 for none."""
+    uplink = job.method.uplink
+    together = uplink.codec == "klt" and uplink.spatial and not ranked(job)
+    return spec.patches_a_side_at(cut) if together else 0
 
 
 def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:

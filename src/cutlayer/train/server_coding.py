@@ -17,7 +17,8 @@ from cutlayer.model.families import ModelSpec
 from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.crossed import Crossed, crossed
-from cutlayer.train.fitted_basis import FittedBasis, bases_of, patches_a_side, saved_bases
+from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
+from cutlayer.train.read_conditions import patches_a_side
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.sensitivity import Weigh

@@ -42,6 +42,7 @@ from cutlayer.settings.precision import Precision
 from cutlayer.train.bare_blocks import trained_before
 from cutlayer.train.check_light import check_precisions
 from cutlayer.train.compute import find_compute
+from cutlayer.train.read_conditions import patches_a_side
 
 BITS = (2, 4, 8, 32)
 SAMPLES = 128
@@ -127,6 +128,11 @@ def calibrate_in(
     if fits:
         bits = bits or job.method.allocation.rates or RATES
     grid = choose_grid(spec, cuts, tokens, bits, fits)
+    if fits and patches_a_side(job, spec, job.cut) and len(grid.tokens) > 1:
+        raise JobError(
+            "method.uplink.spatial: patches are transformed together, which needs all of them: "
+            "calibrate with --tokens all, or set it to false"
+        )
     # These samples are neither tested on nor held by devices.
     train = load_calibration(job.data, job.seed, fit_for(spec))
     if say is not None and train.report is not None:

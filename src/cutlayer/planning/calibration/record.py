@@ -21,6 +21,7 @@ from cutlayer.planning.calibration import view
 from cutlayer.planning.calibration.record_file import read_record, write_record
 from cutlayer.planning.calibration.survey_result import SurveyResult
 from cutlayer.settings.precision import Precision
+from cutlayer.train.read_conditions import patches_a_side
 
 BUNDLED = "demo-calibration.json"
 FORMAT = 1
@@ -133,13 +134,14 @@ def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:
     if job.model.aspect != "checkpoint":  # other pixels reach the same model
         model = of_parts(model, job.model.aspect)
     spec = describe(job.model)
-    # Of a fitted codec all rates are measured; the step is what makes them. Tokens are left out
-    # too, so that nothing is transformed between patches.
+    # Of a fitted codec all rates are measured; the step is what makes them.
     rates = {"bits", "step", "rate_bits"}
     apart = rates | {"fit", "weighting", "spatial", "reuse", "variants", "change"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
     if job.method.uplink.weighting:
         quantizer["weighting"] = True
+    if patches_a_side(job, spec, job.cut):
+        quantizer["spatial"] = True
     if job.privacy.activation_noise:
         quantizer["activation_noise"] = job.privacy.activation_noise
     if precision != "float32":

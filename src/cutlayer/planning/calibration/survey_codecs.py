@@ -12,6 +12,7 @@ from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.lora import Adapter
 from cutlayer.seeds import derive
 from cutlayer.train.crossed import crossed
+from cutlayer.train.read_conditions import patches_a_side
 from cutlayer.train.sensitivity import Sensitivity
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
@@ -49,7 +50,12 @@ def fit_codecs(
         message = ActivationsMessage(
             0, 0, 0, given.hidden.float(), given.mask, labels, len(data.classes)
         )
-        settings = KltSettings(spec.prefix, rate_bits=finest, scaled=spec.modality == "text")
+        settings = KltSettings(
+            spec.prefix,
+            rate_bits=finest,
+            scaled=spec.modality == "text",
+            patches_a_side=patches_a_side(job, spec, cut),
+        )
         sent, metric = crossed(message, spec.prefix, None), None
         if job.method.uplink.weighting:
             metric = Sensitivity(job, model, lambda: adapter)(cut, [sent])

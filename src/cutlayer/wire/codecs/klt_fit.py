@@ -7,7 +7,7 @@ that matter more (CLS, where the head reads it) are sent more finely.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -39,8 +39,6 @@ _FINEST, _COARSEST = 2.0**-12, 2.0**6
 _HALVINGS = 24
 """Halvings of the interval of step sizes: to a thousandth of a per cent."""
 _MAX_POSITIONS = 2**16
-_GAIN = 0.98
-"""Of the bits or the error without a transform between patches: what it must come to, to pay."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,8 @@ class KltSettings:
     per_batch: divide by the RMS of the whole batch (gradients, whose size falls during training);
     then there are no means by position. unbiased: round with a uniform dither instead of a dead
     zone, and keep every component, so that errors average out. patches_a_side: of the square grid
-    that follows the prefix in every sample; the fit decides whether to transform between the
-    patches too. 0: it does not.
+    that follows the prefix in every sample, whose patches are transformed together; 0: each is sent
+    as it is.
     """
 
     prefix: int = 0
@@ -97,9 +95,7 @@ def fit_basis(
     tokens = _Tokens(rows, positions, prefix)
     weights = None if metric is None else _weights(metric, D, float(prefix.double().mean()))
     means, transforms, _ = _fitted(tokens, tokens, settings, weights)
-    components = _held_out(tokens, settings, weights)
-    settings = _with_or_without_grid(components, settings)
-    coefficients = _by_band(components, settings)
+    coefficients = _by_band(_held_out(tokens, settings, weights), settings)
     step = settings.step if settings.step is not None else _step_for(coefficients, settings)
     # Whole frames hold float64; a short number is easier to read and to compare.
     step = float(np.float32(step))
@@ -146,33 +142,6 @@ def fit_basis(
         head = SpatialBasisHeader(**msgspec.structs.asdict(head), side=settings.patches_a_side)
     whole_means = np.clip(np.rint(means.numpy() / mean_unit), -(2**31) + 1, 2**31 - 1)
     return Basis(head, whole_means.astype(np.int32), groups[0], groups[1])
-
-
-def _with_or_without_grid(components: list[Array], settings: KltSettings) -> KltSettings:
-    """The settings, without the grid where a transform between its patches does not pay.
-
-    It pays where it takes fewer bits at the step size that is set or, where the rate is, leaves the
-    smaller error at it.
-    """
-    alone = replace(settings, patches_a_side=0)
-    if settings == alone:
-        return alone
-    costs = []
-    for tried in (alone, settings):
-        coefficients = _by_band(components, tried)
-        if settings.step is not None:
-            costs.append(sum(_laws(band, settings.step, tried)[1] for band in coefficients))
-        else:
-            step = _step_for(coefficients, tried)
-            costs.append(sum(_squared_error(band, step) for band in coefficients))
-    return settings if costs[1] < _GAIN * costs[0] else alone
-
-
-def _squared_error(coefficients: Array, step: float) -> float:
-    steps = np.abs(coefficients) / step
-    whole = np.floor(steps + (1 - laws.FIRST))
-    decoded = np.where(whole > 0, whole - laws.SHIFT, 0.0)
-    return float(np.square(step * (steps - decoded)).sum())
 
 
 def _by_band(coefficients: list[Array], settings: KltSettings) -> list[Array]:
