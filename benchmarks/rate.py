@@ -5,8 +5,9 @@
 trains point by point, in the order in which points tell most, and writes one line a point to
 benchmarks/reports/rate.jsonl as soon as it is there; points that have their line are not trained
 again, and a run that was broken off below DIR goes on. benchmarks/reports/rate.md and its figure
-are written anew after every point; `--only-report` writes them alone. --cuts, --cases and --seeds
-choose some of the points; with seeds 0, 1 and 2 later seeds are for the cases of SEVERAL_SEEDS.
+are written anew after every point; `--only-report` writes them alone, and `--report NAME` gives
+them another name, for points of another size. --cuts, --cases and --seeds choose some of the
+points; with seeds 0, 1 and 2 later seeds are for the cases of SEVERAL_SEEDS.
 
 MODEL is a DINOv2-small checkpoint folder; each DATA a folder with train.parquet and test.parquet,
 which points are called by.
@@ -37,8 +38,8 @@ REPORTS = Path(__file__).parent / "reports"
 POINTS = REPORTS / "rate.jsonl"
 CUTS = (4, 6, 2, 0)
 DEVICES = 4
-RATE = 1e-3
-"""The learning rate that was chosen at this scale."""
+RATE, TUNED_TRAIN = 1e-3, 4000
+"""The learning rate that was chosen, and with how many training images."""
 TUNED = " (0.001 rather than 0.002, by the loss of float32's first visit with seed 0)"
 TEN = 10
 """Visits of every sample that the goal on bytes in total speaks of."""
@@ -116,13 +117,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cuts", type=int, nargs="+", default=CUTS)
     parser.add_argument("--cases", nargs="+", default=[case.label for case in CASES])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--train", type=int, default=4000)
+    parser.add_argument("--train", type=int, default=TUNED_TRAIN)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--visits", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr", type=float, default=RATE)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--compute", default="cpu")
+    parser.add_argument("--report", default="rate", help="name of the report and its figure")
     parser.add_argument("--only-report", action="store_true")
     return parser.parse_args()
 
@@ -317,7 +319,7 @@ def report(options: argparse.Namespace) -> None:
             plots.Point(line["case"], line["total"], mean(line["accuracy"]), group_of(line))
             for line in lines
         ],
-        REPORTS / "rate.png",
+        REPORTS / f"{options.report}.png",
     )
     groups = {group_of(line): [o for o in lines if group_of(o) == group_of(line)] for line in lines}
     text = TEXT.format(
@@ -329,10 +331,11 @@ def report(options: argparse.Namespace) -> None:
         missing=missing(options),
         devices=DEVICES,
         flags=flags(options),
-        tuned=TUNED if options.lr == RATE else "",
+        tuned=TUNED if (options.lr, options.train) == (RATE, TUNED_TRAIN) else "",
+        figure=f"{options.report}.png",
         **{name: getattr(options, name) for name in SCALE},
     )
-    (REPORTS / "rate.md").write_text(text)
+    (REPORTS / f"{options.report}.md").write_text(text)
 
 
 def group_of(line: Line) -> str:
@@ -340,7 +343,7 @@ def group_of(line: Line) -> str:
 
 
 def flags(options: argparse.Namespace) -> str:
-    return " ".join(f"--{name} {getattr(options, name)}" for name in SCALE)
+    return " ".join(f"--{name} {getattr(options, name)}" for name in (*SCALE, "report"))
 
 
 def missing(options: argparse.Namespace) -> str:
@@ -394,7 +397,7 @@ bits* and *8 bits*: least to largest of each token. *tokens*: so many are kept, 
 merged into one.
 
 {tables}
-![Accuracy against bytes](rate.png)
+![Accuracy against bytes]({figure})
 
 ## What the figures say
 

@@ -61,7 +61,10 @@ class ResNet:
                 f"{at.tokens} of {at.channels} that {self.spec.path} has at cut {cut}: "
                 "let all of them cross"
             )
-        return hidden.transpose(1, 2).reshape(len(hidden), at.channels, at.side, at.side)
+        maps = hidden.transpose(1, 2).reshape(len(hidden), at.channels, at.side, at.side)
+        # Channels last, as the view is, the AVX2 kernels of torch 2.13 write beyond the gradient of
+        # maps of few channels, and the process dies.
+        return maps.contiguous()
 
 
 class BatchNorm(nn.Module):
