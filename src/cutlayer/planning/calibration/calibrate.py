@@ -127,8 +127,11 @@ def calibrate_in(
     fits = job.method.split and job.method.uplink.codec == "klt"
     if fits:
         bits = bits or job.method.allocation.rates or RATES
+    together = fits and patches_a_side(job, spec, job.cut) > 0
+    if together and tokens is None:
+        tokens = [None]
     grid = choose_grid(spec, cuts, tokens, bits, fits)
-    if fits and patches_a_side(job, spec, job.cut) and len(grid.tokens) > 1:
+    if together and len(grid.tokens) > 1:
         raise JobError(
             "method.uplink.spatial: patches are transformed together, which needs all of them: "
             "calibrate with --tokens all, or set it to false"
