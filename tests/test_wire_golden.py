@@ -90,8 +90,8 @@ def plain_basis(per_batch: bool) -> KltCodec:
     start, positions = (1, D, 1, 0 if per_batch else 3, D, D, 0.125), 1 if per_batch else 4
     sizes = ((128, 120), (2.0, 1.0), (40.0, 40.0))
     head = BasisHeader(*start, 0.0078125, -6, False, False, *sizes, per_batch, False)
-    bytes_of = [np.full(D, value, np.uint8) for value in (0, 150, 200)]
-    one = Components(*bytes_of, vectors=(64 * np.eye(D)).astype(np.int16))
+    shifts, scales, reaches = (np.full((1, D), value, np.uint8) for value in (0, 150, 200))
+    one = Components(shifts[0], scales, reaches, vectors=(64 * np.eye(D)).astype(np.int16))
     return KltCodec(Basis(head, np.zeros((positions, D), np.int32), one, one))
 
 
