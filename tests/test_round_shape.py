@@ -21,6 +21,17 @@ from cutlayer.train.result import RoundResult
 TRAINING = Training(batch_size=4, local_epochs=2)
 
 
+@pytest.mark.parametrize("change", [False, True])
+@pytest.mark.parametrize("codec", ["quantize", "klt"])
+@pytest.mark.parametrize("rate_bits", [None, 0.3])
+def test_bits_of_a_value_are_those_of_the_quantiser_decided(codec, change, rate_bits):
+    method = find_method("sflora")
+    uplink = method.uplink.model_copy(update={"codec": codec, "change": change, "bits": 8})
+    method = method.model_copy(update={"uplink": uplink})
+    decided = Decision(2, None, 4, 8, rate_bits=rate_bits)
+    assert decided.value_bits(method) == decided.uplink(method).value_bits
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     held=st.lists(st.integers(1, 70), min_size=1, max_size=6),

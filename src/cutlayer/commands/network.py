@@ -163,8 +163,7 @@ def serve(
                 )
         except KeyboardInterrupt:
             progress.__exit__(None, None, None)
-            again = progress.interrupted()
-            say(f"{again} --keys {keys}" if keys and progress.begun else again)
+            say(progress.interrupted(f" --keys {keys}" if keys else ""))
             raise typer.Exit(130) from None
     say_end(result)
 

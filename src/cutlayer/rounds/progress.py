@@ -165,18 +165,13 @@ class OnConsole:
             self._bar.remove_task(self._task)
             self._task = None
 
-    @property
-    def begun(self) -> bool:
-        """Whether there is a run folder to go on with."""
-        return self._folder is not None
-
-    def interrupted(self) -> str:
-        """What to tell someone who stopped the run."""
+    def interrupted(self, options: str = "") -> str:
+        """What to tell someone who stopped the run. options: what going on needs besides."""
         if self._folder is None:
             return "stopped before anything was written"
         return (
             f"stopped after {self._done} of {self._rounds} rounds; go on with: "
-            f"cutlayer {self._verb} --resume {self._folder}"
+            f"cutlayer {self._verb} --resume {self._folder}{options}"
         )
 
     def _say(self, line: str) -> None:

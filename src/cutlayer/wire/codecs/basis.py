@@ -65,6 +65,11 @@ class Components:
         """The vectors as whole numbers [L, D], in units of 2^(log2_unit - MAX_SHIFT)."""
         return np.ldexp(self.vectors.astype(np.float64), MAX_SHIFT - self.shifts[:, None])
 
+    @cached_property
+    def largest_sum(self) -> float:
+        """The largest sum of magnitudes that `whole` has in a channel."""
+        return float(np.abs(self.whole).sum(0).max(initial=0.0))
+
 
 @dataclass(frozen=True, eq=False)
 class Basis:

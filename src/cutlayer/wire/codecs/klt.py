@@ -293,10 +293,7 @@ class KltCodec:
         group = self.basis.others
         grids = coefficients.reshape(-1, self._side**2, group.count)
         parts = spatial.back(grids, self._side).reshape(coefficients.shape)
-        largest = float(np.abs(parts).max(initial=0.0)) * float(
-            np.abs(group.whole).sum(0).max(initial=0.0)
-        )
-        if largest >= _EXACT:
+        if float(np.abs(parts).max(initial=0.0)) * group.largest_sum >= _EXACT:
             raise RunError(
                 "coefficients between patches are too large to be added up exactly: fit the "
                 "codec again, or take a larger uplink.step"
