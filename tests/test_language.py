@@ -228,7 +228,8 @@ def test_targets_of_another_kind_are_refused() -> None:
 @pytest.fixture(scope="module")
 def run(model: Path, table: Path, tmp_path_factory: pytest.TempPathFactory) -> cutlayer.Result:
     every = '["q_proj","v_proj","o_proj","up_proj","down_proj"]'
-    changes = (f"model.lora.targets={every}", "training.rounds=4", "training.lr=0.03",
+    # At a rate of 0.02 or more what the model says in the end hangs on the machine's last bits.
+    changes = (f"model.lora.targets={every}", "training.rounds=6", "training.lr=0.01",
                "training.local_epochs=3", "method.uplink.bits=8")  # fmt: skip
     job = language_job(model, table, *changes)
     return cutlayer.simulate(job, out=tmp_path_factory.mktemp("runs") / "run")

@@ -438,6 +438,25 @@ def test_blocks_a_few_samples_at_a_time_give_what_one_pass_gives(
         assert (found["codes"] != expected["codes"]).mean() < 1e-3
 
 
+def test_int8_weights_do_not_overflow_cores_that_add_two_products_in_16_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs take 8 bits without a sign; what two products come to has to fit."""
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    job = small_job("model.cut=1", method="auto")
+    write_part(tmp_path / "part", job.model, job.seed, "device")
+    spec = describe(job.model)
+    made = programs_of(job, spec, tmp_path / "part", 1, tmp_path / "made", "int8")
+    model = onnx.load(made.whole(ProgramKey(1, Coding("levels", 4), selects=True, merges=True)))
+    largest = [
+        int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max())
+        for one in model.graph.initializer
+        if one.data_type == TensorProto.INT8 and len(one.dims) == 2
+    ]
+    assert largest
+    assert all(2 * 255 * one < 2**15 for one in largest)
+
+
 def test_an_exported_device_runs_by_its_twenty_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

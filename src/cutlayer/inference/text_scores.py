@@ -69,7 +69,7 @@ def score_texts(trained: Trained, data: Dataset, most: int) -> TextScores:
     return TextScores(
         len(prompts),
         sum(map(len, references)),
-        float(bleu(answers, streams).score),
+        min(100.0, float(bleu(answers, streams).score)),  # its sums may round beyond 100
         float(np.mean(shared)),
         float(np.mean(exact)),
         tuple(

@@ -32,7 +32,7 @@ Load = Callable[[torch.dtype], CutModel]
 """A function that loads the device's part up to the latest cut, on the CPU, in a dtype."""
 
 WEIGHTS = "weights.bin"
-_EXPORTER = 2
+_EXPORTER = 3
 """Version of the export; raised when the export changes, so that old cache files are not used."""
 
 

@@ -33,6 +33,8 @@ from cutlayer.wire.frame import Bytes, body_length
 
 _PATIENCE = 8
 """Frames, of one batch each, before it is judged whether a basis still suits."""
+_MEMORY = 16
+"""Frames that are judged by, the last ones: what crosses changes while the model is trained."""
 _WATCH = "watch."
 """Begins the entries of a run's state that say how long frames have been with a basis."""
 
@@ -49,7 +51,9 @@ class WayCoding:
         self._rotation = derive(job.seed, "rotation")
         self._frames = bases_of(saved, way.start)
         self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
-        self._watches: dict[int, RateWatch] = defaultdict(lambda: RateWatch(patience=_PATIENCE))
+        self._watches: dict[int, RateWatch] = defaultdict(
+            lambda: RateWatch(patience=_PATIENCE, memory=_MEMORY)
+        )
         watch = f"{way.start}{_WATCH}"
         for place in self._frames:
             if f"{watch}{place}" in saved:
