@@ -75,7 +75,9 @@ def test_a_plan_knows_that_a_sample_is_sent_once(once: cutlayer.Result, epochs: 
 
 
 def test_whole_floats_are_named_as_well(tmp_path: Path) -> None:
-    job = lean_job("method.uplink.codec=quantize", "training.rounds=2")
+    # One sample a pass: in larger ones the last bits of a sample may hang on its place.
+    alone = ("training.batch_size=1", "training.pool=1", "data.train_samples=40")
+    job = lean_job("method.uplink.codec=quantize", "training.rounds=2", *alone)
     once = simulate(job, out=tmp_path / "once")
     again = simulate(cutlayer.change_job(job, ["method.uplink.reuse=false"]), out=tmp_path / "run")
     assert equal(once.adapter, again.adapter)
