@@ -69,7 +69,8 @@ def test_a_state_goes_to_where_training_goes_on() -> None:
 
 def test_a_compiled_step_trains_as_one_that_is_not(tmp_path: Path) -> None:
     # One device, one batch: the step after the cut is compiled for one size.
-    job = ("training.rounds=1", "training.compute=cpu", "devices.count=1", "training.optimizer=sgd")
+    job = ("training.rounds=1", "training.compute=cpu", "devices.count=1", "training.optimizer=sgd",
+           "model.cut=5")  # fmt: skip
     data = ("data.train_samples=16", "training.batch_size=16", "training.lr=0.1")
     plain = simulate(small_job(*job, *data, method="st-sflora-full"), out=tmp_path / "plain")
     settings = (*job, *data, "training.compile=true")
