@@ -53,13 +53,16 @@ def sent_once(rate: float) -> Line:
     return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration")}
 
 
-SENT = {"name": "lean", "uplink": {"codec": "quantize", "bits": 32, "reuse": False}}
-FLOATS = {"tail_downlink": {"bits": 32}, "tail_uplink": {"bits": 32}}
+FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
+SENT = {"name": "lean", "uplink": FLOAT | {"reuse": False}}
+FLOATS = {"tail_downlink": FLOAT, "tail_uplink": FLOAT}
 METHODS: dict[str, Line] = {
     FROZEN: SENT,
     "frozen, klt 0.43": sent_once(0.43),
     TAIL: SENT | FLOATS,
-    "u-shape, klt": sent_once(0.43) | {"tail_downlink": klt(0.5), "tail_uplink": klt(0.25)},
+    "u-shape, klt": sent_once(0.5) | {"tail_downlink": klt(1), "tail_uplink": klt(0.5)},
+    "frozen, klt 1": sent_once(1),
+    "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
@@ -111,7 +114,7 @@ def job_of(name: str, options: argparse.Namespace) -> Job:
             "devices": {"count": 4},
             "training": {
                 "rounds": options.visits, "batch_size": options.batch, "lr": options.lr,
-                "evaluate_every": options.visits,
+                "evaluate_every": options.visits, "precision": options.precision,
             },
             "method": METHODS[name],
             "seed": options.seed,
@@ -169,6 +172,7 @@ def line_of(name: str, folder: Path) -> Line:
         "visit": _crossing(last) + (first.activations - last.activations if named else 0),
         "all": sum(crossing),
         "bases": sum(one.coding_down for one in sums) / job.devices.count,
+        "seconds": sum(row.cpu_seconds for row in rows),
         "memory": device_memory_bytes(job, describe_model(job.model), job.cut),
         "visits": len(rows),
         "bleu": json.loads(texts.read_text())["texts"]["bleu"] if texts.exists() else None,
@@ -193,14 +197,17 @@ def report(runs: Path) -> str:
     }  # fmt: skip
     lines = [line_of(name, folder) for name, folder in there.items()]
     frozen = next((one for one in lines if one["name"] == FROZEN), None)
+    job = load_job(next(iter(there.values())) / "job.yaml")
+    spec = describe_model(job.model)
     for one in lines:
         messages = 4 if one["name"].startswith("u-shape") else 2
         both = messages * frozen["up"] if frozen and one["visit"] else None
         one["ratio"] = both and both / one["visit"]
         one["whole_ratio"] = both and both * one["visits"] / one["all"]
+        tokens = frozen["up"] / (4 * spec.width) if frozen else None
+        one["rate"] = tokens and tokens * one["visits"] / one["seconds"]
     missing = [name for name in METHODS if name not in there]
-    job = load_job(next(iter(there.values())) / "job.yaml")
-    spec, pairs = describe_model(job.model), len((runs / "train.jsonl").read_text().splitlines())
+    pairs = len((runs / "train.jsonl").read_text().splitlines())
     tests = len((runs / "test.jsonl").read_text().splitlines())
     before = json.loads((runs / "before.json").read_text())["perplexity"]
     columns = [
@@ -212,6 +219,7 @@ def report(runs: Path) -> str:
         Column("answers", "their gradients up", "bytes"), Column("ratio", "a visit", "ratio"),
         Column("whole_ratio", "all visits", "ratio"),
         Column("bases", "bases, a device", "bytes"), Column("memory", "device memory", "bytes"),
+        Column("rate", "tokens a second", "count"),
     ]  # fmt: skip
     return "\n".join(
         [
@@ -225,11 +233,12 @@ def report(runs: Path) -> str:
             f"{job.model.lora.rank}, learning rate {job.training.lr:g}, seed {job.seed}, cut "
             f"after {job.cut} blocks, tested on {tests:,} sentences. Perplexity before training "
             f"{before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train nothing before "
-            "the cut; klt with its rate in bits a value (of the tail 0.5 down, 0.25 up), fitted to "
-            "64 pairs of the server's own, activations sent once. Bytes are those of all devices "
-            "in one visit, once codecs are fitted; *x*: times fewer than float32 both ways (twice "
-            f"what goes up in *{FROZEN}*, and four times where a u-shape has four messages), "
-            "without bases and adapters. Device memory is computed. "
+            "the cut; klt with its rate in bits a value (of *u-shape* 0.5 up at the cut, 1 down "
+            "and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), fitted to 64 pairs of the "
+            "server's own, activations sent once. Bytes are those of all devices in one visit, "
+            "once codecs are fitted; *x*: times fewer than float32 both ways (twice what goes up "
+            f"in *{FROZEN}*, and four times where a u-shape has four messages), without bases and adapters. Device memory is computed; tokens a second are those of a "
+            "visit over the processor's time of training, one thread. "
             f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
             "",
             "    python benchmarks/language.py --model smollm2 --data DIR --runs DIR --pairs 4672 "
@@ -287,6 +296,7 @@ def main() -> None:
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if not options.write:
