@@ -25,6 +25,7 @@ from cutlayer.drawing.tables import Column
 from cutlayer.job import Job, load_job, make_job
 from cutlayer.model.families import describe as describe_model
 from cutlayer.planning.known.method_costs import device_memory_bytes
+from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.row_lines import read_rows
 from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
@@ -171,6 +172,7 @@ def line_of(name: str, folder: Path) -> Line:
         "answers": last.feature_gradients or None,
         "visit": _crossing(last) + (first.activations - last.activations if named else 0),
         "all": sum(crossing),
+        "text": own_bytes_of(folder)["zstd"],
         "bases": sum(one.coding_down for one in sums) / job.devices.count,
         "seconds": sum(row.cpu_seconds for row in rows),
         "memory": device_memory_bytes(job, describe_model(job.model), job.cut),
@@ -203,6 +205,7 @@ def report(runs: Path) -> str:
         messages = 4 if one["name"].startswith("u-shape") else 2
         both = messages * frozen["up"] if frozen and one["visit"] else None
         one["ratio"] = both and both / one["visit"]
+        one["over_text"] = one["all"] / one["text"] if one["all"] else None
         one["whole_ratio"] = both and both * one["visits"] / one["all"]
         tokens = frozen["up"] / (4 * spec.width) if frozen else None
         one["rate"] = tokens and tokens * one["visits"] / one["seconds"]
@@ -217,7 +220,7 @@ def report(runs: Path) -> str:
         Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
         Column("features", "features down", "bytes"),
         Column("answers", "their gradients up", "bytes"), Column("ratio", "a visit", "ratio"),
-        Column("whole_ratio", "all visits", "ratio"),
+        Column("whole_ratio", "all visits", "ratio"), Column("over_text", "over text", "ratio"),
         Column("bases", "bases, a device", "bytes"), Column("memory", "device memory", "bytes"),
         Column("rate", "tokens a second", "count"),
     ]  # fmt: skip
@@ -237,14 +240,19 @@ def report(runs: Path) -> str:
             "and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), fitted to 64 pairs of the "
             "server's own, activations sent once. Bytes are those of all devices in one visit, "
             "once codecs are fitted; *x*: times fewer than float32 both ways (twice what goes up "
-            f"in *{FROZEN}*, and four times where a u-shape has four messages), without bases and adapters. Device memory is computed; tokens a second are those of a "
-            "visit over the processor's time of training, one thread. "
+            f"in *{FROZEN}*, and four times where a u-shape has four messages), without bases and "
+            "adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard. Device "
+            "memory is computed; tokens a second are those of a visit over the processor's time of "
+            "training, one thread. "
             f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
             "",
-            "    python benchmarks/language.py --model smollm2 --data DIR --runs DIR --pairs 4672 "
-            "--tests 4693 --batch 8 --cut 10 --texts 200",
+            "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "
+            f"--pairs {pairs} --visits {lines[0]['visits']} --tests {tests} "
+            f"--batch {job.training.batch_size} --cut {job.cut} --lr {job.training.lr:g} "
+            f"--precision {job.training.precision} --texts 20",
             "",
-            "does the whole of it, and with `--write` this page.",
+            "measured this; the whole of E2E is `--pairs 4672 --tests 4693 --batch 8 --cut 10 "
+            "--texts 200`.",
             "",
             tables.markdown(lines, columns),
             *findings(lines, before, pairs),
@@ -276,6 +284,13 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
                 f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
                 f"{worth:,.0f} pairs in a visit."
             )
+    sending = [one for one in lines if one["over_text"]]
+    if sending:
+        least = min(sending, key=lambda one: one["all"])
+        said.append(
+            f"- The pairs themselves are {least['text'] / 1e3:.1f} kB as text under zstandard: the "
+            f"line that sends least, *{least['name']}*, takes {least['over_text']:,.0f} times that."
+        )
     best = min(lines, key=lambda one: one["perplexity"])
     said.append(
         f"- The least perplexity has *{best['name']}*, {best['perplexity']:.2f}, from "
