@@ -49,9 +49,9 @@ def klt(rate: float, **more: Any) -> Line:
     return {"codec": "klt", "rate_bits": rate, **more}
 
 
-def sent_once(rate: float) -> Line:
+def sent_once(rate: float, **more: Any) -> Line:
     """A basis fitted to texts of the server's own; activations are named at later visits."""
-    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration")}
+    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration", **more)}
 
 
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
@@ -65,6 +65,8 @@ METHODS: dict[str, Line] = {
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
+    "frozen, klt 0.7": sent_once(0.7),
+    "frozen, klt 0.7, filled": sent_once(0.7, noise_fill=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
     "centralized": {"name": "centralized"},
@@ -230,20 +232,21 @@ def report(runs: Path) -> str:
             "",
             describe(),
             "",
-            f"SmolLM2-135M-Instruct ({spec.depth} blocks of width {spec.width}; from a GGUF file "
-            f"of 4 bits, see docs/language.md) on {pairs:,} pairs of E2E, 4 devices, "
-            f"{lines[0]['visits']} visits of each pair, batches of {job.training.batch_size}, rank "
-            f"{job.model.lora.rank}, learning rate {job.training.lr:g}, seed {job.seed}, cut "
-            f"after {job.cut} blocks, tested on {tests:,} sentences. Perplexity before training "
-            f"{before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train nothing before "
-            "the cut; klt with its rate in bits a value (of *u-shape* 0.5 up at the cut, 1 down "
-            "and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), fitted to 64 pairs of the "
-            "server's own, activations sent once. Bytes are those of all devices in one visit, "
-            "once codecs are fitted; *x*: times fewer than float32 both ways (twice what goes up "
-            f"in *{FROZEN}*, and four times where a u-shape has four messages), without bases and "
-            "adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard. Device "
-            "memory is computed; tokens a second are those of a visit over the processor's time of "
-            "training, one thread. "
+            f"SmolLM2-135M-Instruct ({spec.depth} blocks of width {spec.width}; from a GGUF "
+            f"file of 4 bits, see docs/language.md) on {pairs:,} pairs of E2E, 4 devices, "
+            f"{lines[0]['visits']} visits of each pair, batches of {job.training.batch_size}, "
+            f"rank {job.model.lora.rank}, learning rate {job.training.lr:g}, seed {job.seed}, "
+            f"cut after {job.cut} blocks, tested on {tests:,} sentences. Perplexity before "
+            f"training {before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train "
+            "nothing before the cut; klt with its rate in bits a value (of *u-shape* 0.5 up "
+            "at the cut, 1 down and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), "
+            "fitted to 64 pairs of the server's own, activations sent once; *filled*: with "
+            "`uplink.noise_fill`. Bytes are those of all devices in one visit, once codecs "
+            "are fitted; *x*: times fewer than float32 both ways (twice what goes up in "
+            f"*{FROZEN}*, and four times where a u-shape has four messages), without bases "
+            "and adapters. *Over text*: all visits against the pairs as UTF-8 under "
+            "zstandard. Device memory is computed; tokens a second are those of a visit over "
+            "the processor's time of training, one thread. "
             f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
             "",
             "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "

@@ -65,7 +65,8 @@ class ActivationReader:
         for device, parts in came.items():
             own = list(islice(decoded, len(parts)))
             try:
-                messages.append(self._bounded(self._message((device, step), parts, own, computed)))
+                message = self._bounded(self._message((device, step), parts, own, computed))
+                messages.append(self._coding.filled(message, self._decisions[device]))
             except FrameError as fault:
                 faults[device] = fault
         return messages
