@@ -1,13 +1,14 @@
 """Bytes and perplexity of a language model that is fine-tuned through the cut: SmolLM2-135M on E2E.
 
     python benchmarks/language.py --model DIR --data DIR --runs DIR [--only NAME ...] [--texts 8]
-    python benchmarks/language.py --runs DIR --write
+    python benchmarks/language.py --runs DIR [--others DIR ...] --write
 
 --model: the folder that docs/language.md unpacks. --data: E2E's train.jsonl and test.jsonl
 (prompts with completions). --pairs, --visits, --tests, --batch, --cut, --tail: the size; 4672, 5,
 4693, 8, 10 and 2 are the whole of it. Finished runs are kept in --runs, unfinished ones go on
 there, and those that have not begun are left out of the report. --texts: prompts that each trained
-model answers. --write: make benchmarks/reports/language.md of what there is, and run nothing.
+model answers. --write: make benchmarks/reports/language.md of what there is, and run nothing;
+--others: folders with some of the runs at the same size and another --seed.
 """
 
 import argparse
@@ -65,6 +66,7 @@ METHODS: dict[str, Line] = {
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
+    "frozen, klt 0.43, filled": sent_once(0.43, noise_fill=True),
     "frozen, klt 0.7": sent_once(0.7),
     "frozen, klt 0.7, filled": sent_once(0.7, noise_fill=True),
     "sflora, float32": {"name": "sflora"},
@@ -192,8 +194,8 @@ def _crossing(one: Traffic) -> int:
     return one.activations + one.gradients + one.features + one.feature_gradients
 
 
-def report(runs: Path) -> str:
-    """The page of all runs."""
+def report(runs: Path, others: list[Path]) -> str:
+    """The page of all runs. others: folders of those with other seeds."""
     there = {name: runs / folder_of(name) for name in METHODS}
     there = {
         name: folder for name, folder in there.items()
@@ -210,13 +212,14 @@ def report(runs: Path) -> str:
         one["over_text"] = one["all"] / one["text"] if one["all"] else None
         one["whole_ratio"] = both and both * one["visits"] / one["all"]
         tokens = frozen["up"] / (4 * spec.width) if frozen else None
+        one["shown"] = f"{one['perplexity']:.2f}"
         one["rate"] = tokens and tokens * one["visits"] / one["seconds"]
     missing = [name for name in METHODS if name not in there]
     pairs = len((runs / "train.jsonl").read_text().splitlines())
     tests = len((runs / "test.jsonl").read_text().splitlines())
     before = json.loads((runs / "before.json").read_text())["perplexity"]
     columns = [
-        Column("name", "run", "text"), Column("perplexity", "perplexity"),
+        Column("name", "run", "text"), Column("shown", "perplexity", "text"),
         Column("accuracy", "tokens right", "percent"),
         Column("through", "through the cut", "percent"), Column("bleu", "BLEU"),
         Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
@@ -259,6 +262,8 @@ def report(runs: Path) -> str:
             "",
             tables.markdown(lines, columns),
             *findings(lines, before, pairs),
+            *(line for other in others for line in repeated(other)),
+            "",
         ]
     )
 
@@ -299,7 +304,26 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
         f"- The least perplexity has *{best['name']}*, {best['perplexity']:.2f}, from "
         f"{before:.2f} before training."
     )
-    return [*said, ""]
+    return said
+
+
+def repeated(runs: Path) -> list[str]:
+    """What runs of another seed came to, as sentences: with other pairs, tests and adapters."""
+    reference = read_rows(runs / folder_of(FROZEN))[-1].perplexity
+    assert reference is not None
+    said = []
+    for name in METHODS:
+        folder = runs / folder_of(name)
+        if name == FROZEN or not folder.exists():
+            continue
+        rows, seed = read_rows(folder), load_job(folder / "job.yaml").seed
+        if rows and rows[-1].perplexity:
+            more = rows[-1].perplexity / reference - 1
+            said.append(
+                f"- With seed {seed}, *{name}* has a perplexity of {rows[-1].perplexity:.2f}, "
+                f"{100 * more:+.2f} % of the {reference:.2f} of *{FROZEN}*."
+            )
+    return said
 
 
 def main() -> None:
@@ -307,6 +331,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--others", type=Path, nargs="+", default=[])
     parser.add_argument("--only", nargs="+", choices=list(METHODS))
     for name, size in {
         "pairs": 4672, "visits": 5, "tests": 4693, "batch": 8, "cut": 10, "tail": 2, "texts": 0,
@@ -319,7 +344,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.write:
         run_all(options)
-    REPORT.write_text(report(options.runs))
+    REPORT.write_text(report(options.runs, options.others))
 
 
 if __name__ == "__main__":
