@@ -50,9 +50,9 @@ def klt(rate: float, **more: Any) -> Line:
     return {"codec": "klt", "rate_bits": rate, **more}
 
 
-def sent_once(rate: float, **more: Any) -> Line:
+def sent_once(rate: float) -> Line:
     """A basis fitted to texts of the server's own; activations are named at later visits."""
-    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration", **more)}
+    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration")}
 
 
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
@@ -66,9 +66,7 @@ METHODS: dict[str, Line] = {
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
-    "frozen, klt 0.43, filled": sent_once(0.43, noise_fill=True),
     "frozen, klt 0.7": sent_once(0.7),
-    "frozen, klt 0.7, filled": sent_once(0.7, noise_fill=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
     "centralized": {"name": "centralized"},
@@ -243,8 +241,8 @@ def report(runs: Path, others: list[Path]) -> str:
             f"training {before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train "
             "nothing before the cut; klt with its rate in bits a value (of *u-shape* 0.5 up "
             "at the cut, 1 down and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), "
-            "fitted to 64 pairs of the server's own, activations sent once; *filled*: with "
-            "`uplink.noise_fill`. Bytes are those of all devices in one visit, once codecs "
+            "fitted to 64 pairs of the server's own, activations sent once. "
+            "Bytes are those of all devices in one visit, once codecs "
             "are fitted; *x*: times fewer than float32 both ways (twice what goes up in "
             f"*{FROZEN}*, and four times where a u-shape has four messages), without bases "
             "and adapters. *Over text*: all visits against the pairs as UTF-8 under "

@@ -124,7 +124,7 @@ def test_by_the_world_of_the_job_even_its_decisions_and_seconds_are_the_simulato
 @pytest.mark.parametrize("fit", ["spatial", "weighting"])
 def test_bases_over_a_network_are_those_of_the_simulator(tmp_path: Path, fit: str) -> None:
     more = ("data.train_samples=120", "training.local_epochs=2")  # a basis takes 64 of them
-    uplink = f"method.uplink={{codec: klt, {fit}: true, noise_fill: true}}"
+    uplink = f"method.uplink={{codec: klt, {fit}: true}}"
     job = small_job(uplink, "method.downlink.codec=klt", *more)
     alone = simulate(job, out=tmp_path / "alone")
     together = served_to_all(job, tmp_path / "net", 4)

@@ -69,11 +69,6 @@ class Quantizer(Section):
     It gains or loses by model and cut, which `cutlayer calibrate` tells.
     """
 
-    noise_fill: bool = False
-    """Whether the server adds noise, like klt's errors and new at each visit, to the activations
-    that it trains on (uplink alone): for adapters that are to serve in the whole model.
-    """
-
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices). null: only in jobs where the trained adapter stays the same: without image

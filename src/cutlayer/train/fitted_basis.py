@@ -15,7 +15,6 @@ from torch import Tensor
 
 from cutlayer.train.coding import codec_of
 from cutlayer.train.crossed import Crossed
-from cutlayer.train.noise_fill import error_roots
 from cutlayer.wire.codecs.drift import RateWatch, tells_rate
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
@@ -71,15 +70,13 @@ class FittedBasis:
 
     frame: of the basis; None before a fit. plain_steps: how many first steps of this round devices
     send in 4 bits, before the basis goes down. watch: of the frames encoded with the basis, in all
-    rounds since the fit. errors: of the codec in what it was fitted to (see `error_roots`); None
-    where they are not asked for.
+    rounds since the fit.
     """
 
     def __init__(self) -> None:
         self.frame: bytes | None = None
         self.plain_steps = 0
         self.stale = False
-        self.errors: Tensor | None = None
         self._share = MOST_SAMPLES
         self._seen: dict[int, list[Crossed]] = defaultdict(list)
         self._samples: dict[int, int] = defaultdict(int)
@@ -125,13 +122,11 @@ class FittedBasis:
         version: int,
         own: Crossed | None = None,
         weigh: Callable[[Sequence[Crossed]], Tensor] | None = None,
-        fills: bool = False,
     ) -> None:
         """Fit the basis to what devices sent, and forget it.
 
         own: samples of the server's own, to fit to instead; then no steps are sent in 4 bits.
-        weigh: gives the metric of these samples' errors; None: all errors weigh alike. fills:
-        whether errors are kept, for noise like them.
+        weigh: gives the metric of these samples' errors; None: all errors weigh alike.
         """
         samples = [own] if own is not None else []
         rows = [one.rows for one in samples]
@@ -142,7 +137,6 @@ class FittedBasis:
             rows = [one for device in alike for one in seen[device]]
         metric = None if weigh is None else weigh(samples)
         self.frame = fit_basis(rows, settings, version, metric).frame
-        self.errors = error_roots(codec_of(self.frame), rows) if fills else None
         if own is not None:
             self.plain_steps = 0
         self._seen.clear()

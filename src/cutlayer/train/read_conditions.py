@@ -153,16 +153,6 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         "only of what comes up through the cut does the server hold the blocks that follow: leave "
         "it out, or set method.uplink.weighting",
     )
-    filled = Condition(
-        lambda job: side == "uplink",
-        "only in what comes up through the cut is left out filled with noise: leave it out, or set "
-        "method.uplink.noise_fill",
-    )
-    whole = Condition(
-        lambda job: not getattr(job.method, side).change,
-        f"samples that come as changes are held as they were sent: leave it out, or "
-        f"method.{side}.change",
-    )
     between_patches = Condition(
         lambda job: side == "uplink",
         "only what comes up through the cut is transformed between patches: leave it out, or set "
@@ -189,7 +179,6 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.change": (first,),
         f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.weighting": (first, fitted, weighted),
-        f"method.{side}.noise_fill": (first, fitted, filled, whole, rate),
         f"method.{side}.spatial": (first, fitted, between_patches, all_patches),
         f"method.{side}.variants": (
             first,

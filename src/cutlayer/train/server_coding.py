@@ -6,7 +6,6 @@ fitted_basis.py). Version numbers count over all cuts, so no two bases of a run 
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,12 +14,10 @@ from torch import Tensor
 from cutlayer.allocate.decision import Decision
 from cutlayer.job import Job
 from cutlayer.model.families import ModelSpec
-from cutlayer.seeds import torch_rng
 from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.crossed import Crossed, crossed
 from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
-from cutlayer.train.noise_fill import noise_filled
 from cutlayer.train.read_conditions import patches_a_side
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
@@ -34,9 +31,9 @@ from cutlayer.wire.frame import Bytes, kind_of
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.visit import Held, encode_held
 
-_STALE, _WATCH, _ERRORS = "stale.", "watch.", "errors."
-"""Prefixes of the entries of a run's state that say whether a cut's basis no longer suits, how long
-frames have been with it, and what its errors are like."""
+_STALE, _WATCH = "stale.", "watch."
+"""Prefixes of the entries of a run's state that say whether a cut's basis no longer suits, and how
+long frames have been with it."""
 
 
 class ServerCoding:
@@ -68,7 +65,6 @@ class ServerCoding:
             for cut, frame in bases_of(saved).items():
                 self._bases[cut].frame = frame
                 self._bases[cut].stale = bool(saved[f"{_STALE}{cut}"])
-                self._bases[cut].errors = saved.get(f"{_ERRORS}{cut}")
                 if f"{_WATCH}{cut}" in saved:
                     state = saved[f"{_WATCH}{cut}"].tolist()
                     self._bases[cut].watch = RateWatch().restored(state)
@@ -94,9 +90,6 @@ class ServerCoding:
         found |= {
             f"{_WATCH}{cut}": torch.tensor(one.watch.state, dtype=torch.float64)
             for cut, one in there.items()
-        }
-        found |= {
-            f"{_ERRORS}{cut}": one.errors for cut, one in there.items() if one.errors is not None
         }
         return found | saved_bases({cut: one.frame or b"" for cut, one in there.items()})
 
@@ -200,17 +193,6 @@ class ServerCoding:
             sent = crossed(message, self._spec.prefix, decision.tokens)
             self._bases[decision.cut].note(message.device, sent, frame, share)
 
-    def filled(self, message: ActivationsMessage, decision: Decision) -> ActivationsMessage:
-        """Decoded activations as they are trained on: with noise, where the job wants it and there
-        is a basis.
-        """
-        one = self._bases.get(decision.cut)
-        if one is None or one.errors is None or one.codec is None:
-            return message
-        came = crossed(message, self._spec.prefix, decision.tokens)
-        rng = torch_rng(self._job.seed, "noise-fill", message.device, message.round, message.step)
-        return replace(message, hidden=noise_filled(came, one.codec, one.errors, rng))
-
     def fit(self, cut: int, own: Crossed | None = None) -> bytes:
         """The frame of a cut's basis, which is fitted first, if there is none, to the activations
         that came or to `own`.
@@ -226,6 +208,6 @@ class ServerCoding:
             )
             self._version += 1
             weigh = None if self._weigh is None else partial(self._weigh, cut)
-            one.fit(settings, self._version, own, weigh, method.uplink.noise_fill)
+            one.fit(settings, self._version, own, weigh)
         assert one.frame is not None
         return one.frame

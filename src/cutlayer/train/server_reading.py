@@ -65,8 +65,7 @@ class ActivationReader:
         for device, parts in came.items():
             own = list(islice(decoded, len(parts)))
             try:
-                message = self._bounded(self._message((device, step), parts, own, computed))
-                messages.append(self._coding.filled(message, self._decisions[device]))
+                messages.append(self._bounded(self._message((device, step), parts, own, computed)))
             except FrameError as fault:
                 faults[device] = fault
         return messages
