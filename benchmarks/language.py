@@ -253,7 +253,7 @@ def report(runs: Path, others: list[Path]) -> str:
             "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "
             f"--pairs {pairs} --visits {lines[0]['visits']} --tests {tests} "
             f"--batch {job.training.batch_size} --cut {job.cut} --lr {job.training.lr:g} "
-            f"--precision {job.training.precision} --texts 20",
+            f"--precision {job.training.precision} --texts 12",
             "",
             "measured this; the whole of E2E is `--pairs 4672 --tests 4693 --batch 8 --cut 10 "
             "--texts 200`.",
