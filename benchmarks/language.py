@@ -162,6 +162,7 @@ def line_of(name: str, folder: Path) -> Line:
     first, last = sums[0], sums[-1]
     named = last.activations < first.activations / 10
     texts = folder / "texts.json"
+    scores = json.loads(texts.read_text())["texts"] if texts.exists() else {}
     crossing = [_crossing(one) for one in sums]
     return {
         "name": name,
@@ -179,7 +180,8 @@ def line_of(name: str, folder: Path) -> Line:
         "seconds": sum(row.cpu_seconds for row in rows),
         "memory": device_memory_bytes(job, describe_model(job.model), job.cut),
         "visits": len(rows),
-        "bleu": json.loads(texts.read_text())["texts"]["bleu"] if texts.exists() else None,
+        "bleu": scores.get("bleu"),
+        "prompts": scores.get("prompts", 0),
     }
 
 
@@ -203,18 +205,19 @@ def report(runs: Path, others: list[Path]) -> str:
     frozen = next((one for one in lines if one["name"] == FROZEN), None)
     job = load_job(next(iter(there.values())) / "job.yaml")
     spec = describe_model(job.model)
+    tokens = frozen and frozen["up"] / (4 * spec.width)
     for one in lines:
         messages = 4 if one["name"].startswith("u-shape") else 2
         both = messages * frozen["up"] if frozen and one["visit"] else None
         one["ratio"] = both and both / one["visit"]
         one["over_text"] = one["all"] / one["text"] if one["all"] else None
         one["whole_ratio"] = both and both * one["visits"] / one["all"]
-        tokens = frozen["up"] / (4 * spec.width) if frozen else None
         one["shown"] = f"{one['perplexity']:.2f}"
         one["rate"] = tokens and tokens * one["visits"] / one["seconds"]
     missing = [name for name in METHODS if name not in there]
     pairs = len((runs / "train.jsonl").read_text().splitlines())
     tests = len((runs / "test.jsonl").read_text().splitlines())
+    asked = max(one["prompts"] for one in lines)
     before = json.loads((runs / "before.json").read_text())["perplexity"]
     columns = [
         Column("name", "run", "text"), Column("shown", "perplexity", "text"),
@@ -246,14 +249,15 @@ def report(runs: Path, others: list[Path]) -> str:
             "are fitted; *x*: times fewer than float32 both ways (twice what goes up in "
             f"*{FROZEN}*, and four times where a u-shape has four messages), without bases "
             "and adapters. *Over text*: all visits against the pairs as UTF-8 under "
-            "zstandard. Device memory is computed; tokens a second are those of a visit over "
+            f"zstandard. BLEU is that of the answers to {asked} prompts. Device memory is "
+            "computed; tokens a second are those of a visit over "
             "the processor's time of training, one thread. "
             f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
             "",
             "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "
             f"--pairs {pairs} --visits {lines[0]['visits']} --tests {tests} "
             f"--batch {job.training.batch_size} --cut {job.cut} --lr {job.training.lr:g} "
-            f"--precision {job.training.precision} --texts 12",
+            f"--precision {job.training.precision} --texts {asked}",
             "",
             "measured this; the whole of E2E is `--pairs 4672 --tests 4693 --batch 8 --cut 10 "
             "--texts 200`.",

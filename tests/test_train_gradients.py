@@ -100,3 +100,20 @@ def test_rounds_of_few_frames_tell_together_that_gradients_have_left_a_basis() -
     codec = coding.codec(decided[0])
     assert isinstance(codec, KltCodec)
     assert codec.basis.head.version == 2
+
+
+def test_a_long_time_that_a_basis_suited_does_not_hide_that_it_no_longer_does() -> None:
+    job, decided = gradients_job(), {0: Decision(2)}
+    coding = WayCoding(job, describe(job.model), GRADIENTS, {})
+    for frames, spread in ((8, 0.9), (60, 0.9), (8, 0.96)):
+        coding.begin(decided)
+        for step in range(frames):
+            given = gradient(step, spread)
+            (frame,) = encode_gradients_with(
+                coding.codec(decided[0]), [GradientMessage(0, 0, step, given, 1.0)]
+            )
+            coding.note(decided[0], 0, given, None, frame)
+        coding.end()
+    codec = coding.codec(decided[0])
+    assert isinstance(codec, KltCodec)
+    assert codec.basis.head.version == 2

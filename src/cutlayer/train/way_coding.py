@@ -34,7 +34,7 @@ from cutlayer.wire.frame import Bytes, body_length
 _PATIENCE = 8
 """Frames, of one batch each, before it is judged whether a basis still suits."""
 _MEMORY = 16
-"""Frames that are judged by, the last ones: what crosses changes while the model is trained."""
+"""Frames that the running mean goes over: what crosses changes while the model is trained."""
 _WATCH = "watch."
 """Begins the entries of a run's state that say how long frames have been with a basis."""
 
