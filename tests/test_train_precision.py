@@ -1,13 +1,18 @@
 """What a job computes on and in which numbers: what is not there is refused, bfloat16 is near."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cutlayer import simulate
 from cutlayer.errors import JobError
 from cutlayer.job import change_job
+from cutlayer.model import wide_attention
 from helpers import largest_difference, moved, small_job
 
 
@@ -57,3 +62,45 @@ def test_bfloat16_changes_what_is_trained_little(tmp_path: Path, method: str) ->
     assert 0 < largest_difference(exact.adapter, near.adapter) < 0.1 * change
     assert near.rows[-1].loss == pytest.approx(exact.rows[-1].loss, rel=0.02)
     assert near.rows[-1].traffic == exact.rows[-1].traffic
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_has_the_gradients_of_float32(groups: int, masked: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    heads = {"query": 4, "key": 4 // groups, "value": 4 // groups}
+    given = {
+        name: torch.randn(2, many, 5, 8, generator=draw).bfloat16().requires_grad_()
+        for name, many in heads.items()
+    }
+    wide = {name: tensor.detach().float().requires_grad_() for name, tensor in given.items()}
+    mask = torch.arange(5) < torch.tensor([[[[3]]], [[[5]]]]) if masked else None
+    module = nn.Module()
+    module.num_key_value_groups, module.is_causal = groups, True  # type: ignore[assignment]
+    with torch.autocast("cpu", torch.bfloat16):
+        near, _ = wide_attention.attend(module, **given, attention_mask=mask)
+    exact, _ = sdpa_attention_forward(module, **wide, attention_mask=mask)
+    assert torch.equal(near, exact.bfloat16())
+    pull = torch.randn(exact.shape, generator=draw).bfloat16()
+    pairs = zip(
+        torch.autograd.grad(near, list(given.values()), pull),
+        torch.autograd.grad(exact, list(wide.values()), pull.float()),
+        strict=True,
+    )
+    assert all(torch.equal(one, other.bfloat16()) for one, other in pairs)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_on_a_cpu_attends_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    attend, trained_in = F.scaled_dot_product_attention, set()
+
+    def watched(query: Tensor, *given: Any, **settings: Any) -> Tensor:
+        if torch.is_grad_enabled():
+            trained_in.add(query.dtype)
+        return attend(query, *given, **settings)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    simulate(small_job("training.rounds=1", f"training.precision={precision}"), out=tmp_path / "r")
+    assert trained_in == {torch.float32}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cutlayer.errors import ModelError
 from cutlayer.harmless import harmless
+from cutlayer.model import wide_attention
 from cutlayer.model.bank import AdapterBank
 from cutlayer.model.cut import Body, CutModel, Head, Part, Weights
 from cutlayer.model.families import describe
@@ -112,7 +113,7 @@ def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
     try:
         config = _config(package.__dict__[family.config], spec)
         if build._supports_sdpa:
-            config._attn_implementation = "sdpa"
+            config._attn_implementation = wide_attention.register()
         if spec.weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive(seed, "backbone"))
