@@ -13,7 +13,10 @@ from cutlayer import simulate
 from cutlayer.errors import JobError
 from cutlayer.job import change_job
 from cutlayer.model import wide_attention
+from cutlayer.model.bank import Segment
+from cutlayer.model.weights import load_model
 from helpers import largest_difference, moved, small_job
+from tiny_models import EVERY, LANGUAGE, inputs_of, random_adapter, settings, write
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "mps:0", ""])
@@ -90,17 +93,21 @@ def test_attention_has_the_gradients_of_float32(groups: int, masked: bool) -> No
     assert all(torch.equal(one, other.bfloat16()) for one, other in pairs)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_on_a_cpu_attends_in_float32(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+@pytest.mark.parametrize("family", [*EVERY, *LANGUAGE])
+def test_a_cpu_attends_in_float32_while_it_trains_in_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    attend, trained_in = F.scaled_dot_product_attention, set()
+    attend, seen = F.scaled_dot_product_attention, []
 
-    def watched(query: Tensor, *given: Any, **settings: Any) -> Tensor:
-        if torch.is_grad_enabled():
-            trained_in.add(query.dtype)
-        return attend(query, *given, **settings)
+    def watched(query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+        wide = {tensor.dtype for tensor in (query, key, value)} == {torch.float32}
+        seen.append(wide and not torch.is_autocast_enabled("cpu"))
+        return attend(query, key, value, **settings)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    simulate(small_job("training.rounds=1", f"training.precision={precision}"), out=tmp_path / "r")
-    assert trained_in == {torch.float32}
+    model = load_model(settings(write(tmp_path, family)), 3, 0).use("bfloat16")
+    if not model.module._supports_sdpa:
+        pytest.skip("the family computes attention by itself")
+    model(inputs_of(model, 2), [Segment(random_adapter(model, 1), 2)])
+    assert seen
+    assert all(seen)

@@ -34,12 +34,12 @@ def attend(
     """Attention as transformers' `sdpa`, in float32 for gradients of bfloat16 on a CPU.
 
     query [B,H,T,D/H], key and value [B,G,T,D/H] (G: heads that share keys): [B,T,H,D/H], in the
-    query's dtype.
+    dtype of value. Of queries and keys, rotary positions make float32 under autocast.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     given = query, key, value
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    if value.device.type != "cpu" or value.dtype != torch.bfloat16 or not torch.is_grad_enabled():
         attended, _ = sdpa_attention_forward(module, *given, attention_mask, **settings)
         return attended, None
     if attention_mask is not None and attention_mask.is_floating_point():
@@ -47,4 +47,4 @@ def attend(
     with torch.autocast("cpu", enabled=False):
         wide = (tensor.float() for tensor in given)
         attended, _ = sdpa_attention_forward(module, *wide, attention_mask, **settings)
-    return attended.to(query.dtype), None
+    return attended.to(value.dtype), None
