@@ -245,6 +245,9 @@ def test_a_run_learns_and_records_perplexity(run: cutlayer.Result) -> None:
     assert last.accuracy > 0.8
     assert last.accuracy_through_cut is not None
     assert "perplexity" in run.accuracy_said
+    served = cutlayer.evaluate(run.folder, through_cut=True)
+    assert served.perplexity == pytest.approx(last.perplexity_through_cut)
+    assert last.perplexity_through_cut != last.perplexity
     found = cutlayer.evaluate(run.folder)
     assert found.perplexity == pytest.approx(last.perplexity)
     assert found.sentences()[0].startswith("perplexity")

@@ -62,6 +62,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     test_samples: _Count | None = None
     macro_f1: float | None = None
     perplexity: float | None = None
+    perplexity_through_cut: float | None = None
     class_accuracy: list[float | None] = []
     confusion: list[Annotated[list[_Count], Meta(min_length=3, max_length=3)]] = []
     label_mix_accuracy: list[float | None] = []

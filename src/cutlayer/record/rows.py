@@ -70,6 +70,11 @@ class Row:
     is beyond all bounds.
     """
 
+    perplexity_through_cut: float | None = None
+    """The same with the tokens and bits of the job, as device and server would serve together; in
+    the last round only.
+    """
+
     class_accuracy: list[float | None] = field(default_factory=list)
     """[C] accuracy on the test samples of each class; None for a class that the test set has none
     of.

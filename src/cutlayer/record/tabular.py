@@ -31,6 +31,7 @@ def by_round(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "macro_f1": row.macro_f1,
             "test_loss": row.test_loss,
             "perplexity": row.perplexity,
+            "perplexity_through_cut": row.perplexity_through_cut,
             "up_bytes": row.up_bytes,
             "down_bytes": row.down_bytes,
             "virtual_s": row.virtual_s,

@@ -104,6 +104,7 @@ def scalars(row: Row, totals: dict[str, float]) -> dict[str, float]:
         "test_samples": row.test_samples,
         "macro_f1": row.macro_f1,
         "perplexity": row.perplexity,
+        "perplexity_through_cut": row.perplexity_through_cut,
         "loss": row.loss,
         "planned_s": row.planned_s,
         "ste": row.ste,

@@ -118,7 +118,9 @@ def _test(
         if changed or coding.codec_for(one):
             given = parts.model, parts.preprocess, state.adapter, coding, parts.blocks
             served = through_cut(job, task, one, *given)
-            found["accuracy_through_cut"] = evaluate(task, served, parts.test).accuracy
+            measured = evaluate(task, served, parts.test)
+            found["accuracy_through_cut"] = measured.accuracy
+            found["perplexity_through_cut"] = measured.perplexity
     return found
 
 

@@ -39,7 +39,11 @@ def headline(run: Run, reference: Run | None = None) -> View:
         figures.insert(1, through)
     perplexity = [row.perplexity for row in run.rows if row.perplexity is not None]
     if perplexity:
-        figures.insert(1, _figure("perplexity", digits(perplexity[-1]), "exp of a token's loss"))
+        served = last.perplexity_through_cut
+        note = "exp of a token's loss"
+        if served is not None:
+            note += f"; {digits(served)} through the cut"
+        figures.insert(1, _figure("perplexity", digits(perplexity[-1]), note))
     f1 = [row.macro_f1 for row in run.rows if row.macro_f1 is not None]
     if f1:
         figures.insert(1, _figure("macro F1", f"{100 * f1[-1]:.1f} %", "mean over classes"))
