@@ -167,6 +167,7 @@ def line_of(name: str, folder: Path) -> Line:
     return {
         "name": name,
         "perplexity": rows[-1].perplexity,
+        "served": rows[-1].perplexity_through_cut,
         "through": rows[-1].accuracy_through_cut,
         "accuracy": rows[-1].accuracy,
         "up": first.activations if named else last.activations,
@@ -213,6 +214,7 @@ def report(runs: Path, others: list[Path]) -> str:
         one["over_text"] = one["all"] / one["text"] if one["all"] else None
         one["whole_ratio"] = both and both * one["visits"] / one["all"]
         one["shown"] = f"{one['perplexity']:.2f}"
+        one["shown_served"] = f"{one['served']:.2f}" if one["served"] else None
         one["rate"] = tokens and tokens * one["visits"] / one["seconds"]
     missing = [name for name in METHODS if name not in there]
     pairs = len((runs / "train.jsonl").read_text().splitlines())
@@ -221,6 +223,7 @@ def report(runs: Path, others: list[Path]) -> str:
     before = json.loads((runs / "before.json").read_text())["perplexity"]
     columns = [
         Column("name", "run", "text"), Column("shown", "perplexity", "text"),
+        Column("shown_served", "perplexity through the cut", "text"),
         Column("accuracy", "tokens right", "percent"),
         Column("through", "through the cut", "percent"), Column("bleu", "BLEU"),
         Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
@@ -283,12 +286,7 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
                 goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {whole})"
             near = f"perplexity {one['perplexity']:.2f}, and *{reference}* was not run"
             if reference in by_name:
-                more = one["perplexity"] / by_name[reference]["perplexity"] - 1
-                is_near = "within" if more <= NEAR else "not within"
-                near = (
-                    f"perplexity {100 * more:+.2f} % of that of *{reference}*, {is_near} "
-                    f"{100 * NEAR:g} %"
-                )
+                near = compared(one, by_name[reference])
             worth = one["bases"] / (one["visit"] / pairs)
             said.append(
                 f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
@@ -307,6 +305,20 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
         f"{before:.2f} before training."
     )
     return said
+
+
+def compared(one: Line, reference: Line) -> str:
+    """How a line's perplexity, as exported and through the cut, differs from the reference's."""
+
+    def part(perplexity: float, how: str) -> str:
+        more = perplexity / reference["perplexity"] - 1
+        is_near = "within" if more <= NEAR else "not within"
+        return f"{100 * more:+.2f} % {how}, {is_near} {100 * NEAR:g} %"
+
+    parts = [part(one["perplexity"], "as exported")]
+    if one["served"]:
+        parts.append(part(one["served"], "through the cut"))
+    return f"perplexity against *{reference['name']}* {'; '.join(parts)}"
 
 
 def repeated(runs: Path) -> list[str]:

@@ -100,7 +100,8 @@ def of_wire(lines: Sequence[Line]) -> Iterator[str]:
         verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
         yield (
             f"Encoding and decoding with klt takes up to {100 * most['wire']:.1f} % of a training "
-            f"step ({most['case']}, {most['data']}, cut {most['cut']}), {verdict} the goal of "
+            f"step in {most['precision']} ({most['case']}, {most['data']}, cut {most['cut']}), "
+            f"{verdict} the goal of "
             f"{100 * WIRE_GOAL:.0f} %."
         )
 

@@ -332,3 +332,43 @@ def test_photographs_are_said_to_reach_the_goal_or_not(finest: float) -> None:
     gain = "Transforming patches together takes 20 % fewer bits"
     assert (gain in said) == (finest < module.ERROR)
     assert "at most 1.0 % of a photograph's bytes" in said
+
+
+def rate_line(case: str, accuracy: float, fewer: float, **more: Any) -> dict[str, Any]:
+    line = {
+        "data": "cifar10", "cut": 4, "case": case, "seeds": [0], "accuracy": [accuracy],
+        "through_cut": [accuracy], "lost": [0.9 - accuracy], "visit_ratio": fewer,
+        "ten_ratio": 4 * fewer, "total_ratio": fewer, "total": 1e6 / fewer, "wire": 0.04,
+        "precision": "float32",
+    }  # fmt: skip
+    return line | more
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.895, "reached"), (0.88, "not reached")])
+def test_the_rates_are_said_to_reach_their_goals_or_not(accuracy: float, verdict: str) -> None:
+    lines = [rate_line("float32", 0.9, 2), rate_line("klt 0.22", accuracy, 260)]
+    said = list(benchmark("rate_findings").findings(lines))
+    for goal in ("250 times fewer bytes a visit", "1,000 times fewer bytes over ten visits"):
+        (one,) = [sentence for sentence in said if f"goal of {goal}" in sentence]
+        assert f" {verdict}: klt 0.22 (cifar10, cut 4, 1 seed)" in one
+        assert f"loses {100 * (0.9 - accuracy):.1f} points" in one
+
+
+@pytest.mark.parametrize(("wire", "verdict"), [(0.04, "within"), (0.06, "above")])
+def test_what_the_wire_takes_is_held_against_its_goal(wire: float, verdict: str) -> None:
+    lines = [rate_line("float32", 0.9, 2), rate_line("klt 0.22", 0.9, 260, wire=wire)]
+    said = "\n".join(benchmark("rate_findings").findings(lines))
+    assert f"{100 * wire:.1f} % of a training step in float32" in said
+    assert f"{verdict} the goal of 5 %" in said
+
+
+@pytest.mark.parametrize(("exported", "served"), [(4.02, 4.2), (4.2, 4.02)])
+def test_language_models_are_compared_as_exported_and_as_served(
+    exported: float, served: float
+) -> None:
+    reference = {"name": "frozen, float32", "perplexity": 4.0}
+    line = {"perplexity": exported, "served": served}
+    said = benchmark("language").compared(line, reference)
+    verdicts = {4.02: "+0.50 % {}, within 1 %", 4.2: "+5.00 % {}, not within 1 %"}
+    assert verdicts[exported].format("as exported") in said
+    assert verdicts[served].format("through the cut") in said
