@@ -175,6 +175,8 @@ class Reader:
         if run.K >= 0:
             flat -= np.int32(run.K)
             beyond = np.flatnonzero(flat == run.K + 1)
+            if not len(beyond):
+                return np.asarray(flat.reshape(run.rows, count))
             values = self._listed[self._taken : self._taken + len(beyond)]
             # The least negative number has no magnitude in 32 bits, hence 64.
             sizes = np.abs(values.astype(np.int64))
