@@ -8,7 +8,8 @@
 4693, 8, 10 and 2 are the whole of it. Finished runs are kept in --runs, unfinished ones go on
 there, and those that have not begun are left out of the report. --texts: prompts that each trained
 model answers. --write: make benchmarks/reports/language.md of what there is, and run nothing;
---others: folders with some of the runs at the same size and another --seed.
+--report gives the report another name, as language-cut-15.md has. --others: folders with some of
+the runs at the same size and another --seed.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import describe
 
-REPORT = Path(__file__).parent / "reports" / "language.md"
+REPORTS = Path(__file__).parent / "reports"
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
 """How much more perplexity still counts as none."""
@@ -60,6 +61,7 @@ SENT = {"name": "lean", "uplink": FLOAT | {"reuse": False}}
 FLOATS = {"tail_downlink": FLOAT, "tail_uplink": FLOAT}
 METHODS: dict[str, Line] = {
     FROZEN: SENT,
+    "frozen, klt 0.42": sent_once(0.42),
     "frozen, klt 0.43": sent_once(0.43),
     TAIL: SENT | FLOATS,
     "u-shape, klt": sent_once(0.5) | {"tail_downlink": klt(1), "tail_uplink": klt(0.5)},
@@ -354,11 +356,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--report", default="language", help="name of the report")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if not options.write:
         run_all(options)
-    REPORT.write_text(report(options.runs, options.others))
+    (REPORTS / f"{options.report}.md").write_text(report(options.runs, options.others))
 
 
 if __name__ == "__main__":
