@@ -40,7 +40,7 @@ def of_place(name: str, reference: Line, some: Sequence[Line]) -> str:
         closest = min(others, key=lost)
         return (
             f"{start}; none of the others comes within a point, the nearest is {closest['case']}, "
-            f"which loses {100 * lost(closest):.1f} points."
+            f"which {loses(closest)}."
         )
     fewest = min(near, key=lambda line: line["total"])
     return (
@@ -60,6 +60,12 @@ def lost(line: Line) -> float:
     return mean(line["lost"] or [accuracy(line)])
 
 
+def loses(line: Line) -> str:
+    """What a line loses or gains against float32, in words."""
+    points = 100 * lost(line)
+    return f"loses {points:.1f} points" if points >= 0 else f"gains {-points:.1f} points"
+
+
 def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
     """Whether the goal is reached within a point of float32, and where not, by how much."""
     start = f"The goal of {goal:,} times fewer bytes {what} within a point of float32 is"
@@ -68,12 +74,12 @@ def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
         most = max(judged, key=lambda line: line[ratio])
         return (
             f"{start} not reached: the most is {most[ratio]:,.0f} times, by {most['case']} "
-            f"({of_what(most)}), which loses {100 * lost(most):.1f} points."
+            f"({of_what(most)}), which {loses(most)}."
         )
     least = min(there, key=lost)
     said = (
-        f"{least['case']} ({of_what(least)}) takes {least[ratio]:,.0f} times fewer and loses "
-        f"{100 * lost(least):.1f} points"
+        f"{least['case']} ({of_what(least)}) takes {least[ratio]:,.0f} times fewer and "
+        f"{loses(least)}"
     )
     if lost(least) <= POINT:
         return f"{start} reached: {said}."
@@ -91,18 +97,20 @@ def of_what(line: Line) -> str:
 
 
 def of_wire(lines: Sequence[Line]) -> Iterator[str]:
-    """What encoding and decoding with klt takes of a training step."""
+    """What encoding and decoding with klt takes of a training step, without and with spatial."""
     fitted = [
         line for line in lines if line["case"].startswith("klt") and "once" not in line["case"]
     ]
-    if fitted:
-        most = max(fitted, key=lambda line: line["wire"])
+    for codec in ("klt", "klt and spatial"):
+        some = [line for line in fitted if ("spatial" in line["case"]) == ("spatial" in codec)]
+        if not some:
+            continue
+        most = max(some, key=lambda line: line["wire"])
         verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
         yield (
-            f"Encoding and decoding with klt takes up to {100 * most['wire']:.1f} % of a training "
-            f"step in {most['precision']} ({most['case']}, {most['data']}, cut {most['cut']}), "
-            f"{verdict} the goal of "
-            f"{100 * WIRE_GOAL:.0f} %."
+            f"Encoding and decoding with {codec} takes up to {100 * most['wire']:.1f} % of a "
+            f"training step in {most['precision']} ({most['case']}, {most['data']}, cut "
+            f"{most['cut']}), {verdict} the goal of {100 * WIRE_GOAL:.0f} %."
         )
 
 

@@ -354,6 +354,13 @@ def test_the_rates_are_said_to_reach_their_goals_or_not(accuracy: float, verdict
         assert f"loses {100 * (0.9 - accuracy):.1f} points" in one
 
 
+def test_a_rate_that_gains_is_not_said_to_lose() -> None:
+    lines = [rate_line("float32", 0.9, 2), rate_line("klt 0.22", 0.91, 260)]
+    said = "\n".join(benchmark("rate_findings").findings(lines))
+    assert "gains 1.0 points" in said
+    assert "loses" not in said
+
+
 @pytest.mark.parametrize(("wire", "verdict"), [(0.04, "within"), (0.06, "above")])
 def test_what_the_wire_takes_is_held_against_its_goal(wire: float, verdict: str) -> None:
     lines = [rate_line("float32", 0.9, 2), rate_line("klt 0.22", 0.9, 260, wire=wire)]
