@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cutlayer.errors import ModelError
 from cutlayer.model import files, weights
@@ -206,6 +208,25 @@ def test_random_weights_belong_to_the_seed(tmp_path: Path) -> None:
     assert torch.equal(tensors[0], tensors[1])
     assert not torch.equal(tensors[0], tensors[2])
     assert tensors[0].std() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_loading_leaves_the_default_of_other_threads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """A server makes programs of float16 while its other threads compute."""
+    seen = set()
+    built = nn.Linear.__init__
+
+    def watched(layer: nn.Linear, *given: Any, **settings: Any) -> None:
+        elsewhere = threading.Thread(target=lambda: seen.add(torch.zeros(1).dtype))
+        elsewhere.start()
+        elsewhere.join()
+        built(layer, *given, **settings)
+
+    monkeypatch.setattr(nn.Linear, "__init__", watched)
+    load_model(settings(write(tmp_path, "bert")), 3, 0, dtype=dtype)
+    assert seen == {torch.float32}
 
 
 def test_everything_is_frozen_and_in_the_asked_dtype(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cutlayer.errors import ModelError
 from cutlayer.harmless import harmless
@@ -41,6 +42,15 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # From these, transformers makes a name for each label, however many labels they say.
 _LABELS = ("num_labels", "id2label", "label2id")
+_FACTORIES = {
+    torch.tensor,
+    torch.empty,
+    torch.zeros,
+    torch.ones,
+    torch.full,
+    torch.randn,
+    torch.rand,
+}
 _LOG = logging.getLogger(__name__)
 
 
@@ -119,7 +129,7 @@ def skeleton(spec: ModelSpec, seed: int, dtype: torch.dtype) -> nn.Module:
                 torch.manual_seed(derive(seed, "backbone"))
                 model: nn.Module = build(config)
         else:
-            with torch.device("meta"), _default_dtype(dtype):
+            with torch.device("meta"), _Floats(dtype):
                 model = build(config)
     except Exception as error:  # what transformers raises for a wrong value has no common base
         why = harmless(" ".join(str(error).split()))
@@ -145,15 +155,26 @@ def _config(kind: Any, spec: ModelSpec) -> Any:
     return config
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Make new tensors of `dtype`, as `from_pretrained` does while it builds a model."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+class _Floats(TorchFunctionMode):
+    """Makes new floating-point tensors of `dtype` where none is named, in this thread alone.
+
+    torch's own default is that of the whole process: a server that makes programs of float16 would
+    change what its other threads compute meanwhile.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `func`, and turn what a factory made without a dtype of its own."""
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        if func in _FACTORIES and kwargs.get("dtype") is None and made.is_floating_point():
+            return made.to(self.dtype)
+        return made
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:
