@@ -1,7 +1,7 @@
 """Attention in float32 where a processor trains in bfloat16.
 
-torch's kernels of the CPU take several times as long for the gradients of attention in bfloat16 as
-in float32, and are less exact: what autocast saves on the linear layers would be lost here.
+torch's kernels of the CPU take longer for the gradients of attention in bfloat16 than in float32:
+what autocast saves on the linear layers would be lost here (benchmarks/reports/cpu_precision.md).
 """
 
 from typing import Any
