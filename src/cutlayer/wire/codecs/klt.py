@@ -16,9 +16,9 @@ Under a spatial basis y is transformed between the patches too (see `spatial`) b
 and back, in whole numbers, before the vectors are added up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -31,7 +31,7 @@ from cutlayer.wire.codecs import klt_body, laws, spatial, symbols
 from cutlayer.wire.codecs.basis import MAX_SHIFT, Basis
 from cutlayer.wire.codecs.klt_body import Cell, Quantised
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
-from cutlayer.wire.codecs.klt_laws import LawBook, Plan
+from cutlayer.wire.codecs.klt_laws import LawBook
 from cutlayer.wire.codecs.laws import Array
 from cutlayer.wire.codecs.seam import Coded, Rows
 from cutlayer.wire.codecs.symbols import Coder
@@ -191,15 +191,6 @@ class KltCodec:
     def _float32_means(self) -> Tensor:
         return torch.from_numpy(self._means.astype(np.float32))
 
-    @cached_property
-    def _live_analysis(self) -> Callable[[int, Plan], Tensor]:
-        """The columns of a kind's analysis that a plan uses; those of the last few are kept."""
-
-        def columns(kind: int, plan: Plan) -> Tensor:
-            return self._analyses[kind][:, plan.live]
-
-        return lru_cache(maxsize=64)(columns)
-
     def _mean_index(self, positions: Tensor) -> np.ndarray:
         return klt_body.mean_index(self.basis, positions.numpy())
 
@@ -242,7 +233,7 @@ class KltCodec:
             if components is not None and number:
                 steps = components[index][:, plan.live] / self._step
             else:
-                steps = rows[index] @ self._live_analysis(number, plan) / self._step
+                steps = rows[index] @ self._analyses[number][:, plan.live] / self._step
             if steps.numel():
                 symbols.check_reach(float(steps.abs().max()), what)
             if noise is None:
