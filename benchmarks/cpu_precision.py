@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutlayer.drawing import tables
+from cutlayer.model import wide_attention
 from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.weights import load_model
@@ -30,7 +31,7 @@ CLASSES, STEPS = 10, 15
 WAYS: dict[str, tuple[Precision, str]] = {
     "float32": ("float32", "sdpa"),
     "bfloat16, torch's attention": ("bfloat16", "sdpa"),
-    "bfloat16, attention in float32": ("bfloat16", "wide_sdpa"),
+    "bfloat16, attention in float32": ("bfloat16", wide_attention.NAME),
 }
 """The precision, and what transformers calls the attention."""
 COLUMNS = (

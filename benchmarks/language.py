@@ -197,8 +197,8 @@ def _crossing(one: Traffic) -> int:
     return one.activations + one.gradients + one.features + one.feature_gradients
 
 
-def report(runs: Path, others: list[Path]) -> str:
-    """The page of all runs. others: folders of those with other seeds."""
+def report(runs: Path, others: list[Path], title: str) -> str:
+    """The page of all runs. others: folders of those with other seeds. title: its file's name."""
     there = {name: runs / folder_of(name) for name in METHODS}
     there = {
         name: folder for name, folder in there.items()
@@ -222,6 +222,7 @@ def report(runs: Path, others: list[Path]) -> str:
     pairs = len((runs / "train.jsonl").read_text().splitlines())
     tests = len((runs / "test.jsonl").read_text().splitlines())
     asked = max(one["prompts"] for one in lines)
+    of_bleu = f"BLEU is that of the answers to {asked} prompts. " if asked else ""
     before = json.loads((runs / "before.json").read_text())["perplexity"]
     columns = [
         Column("name", "run", "text"), Column("shown", "perplexity", "text"),
@@ -254,7 +255,7 @@ def report(runs: Path, others: list[Path]) -> str:
             "are fitted; *x*: times fewer than float32 both ways (twice what goes up in "
             f"*{FROZEN}*, and four times where a u-shape has four messages), without bases "
             "and adapters. *Over text*: all visits against the pairs as UTF-8 under "
-            f"zstandard. BLEU is that of the answers to {asked} prompts. Device memory is "
+            f"zstandard. {of_bleu}Device memory is "
             "computed; tokens a second are those of a visit over "
             "the processor's time of training, one thread. "
             f"Lines that were not run are left out ({', '.join(missing) or 'none'}).",
@@ -262,7 +263,7 @@ def report(runs: Path, others: list[Path]) -> str:
             "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "
             f"--pairs {pairs} --visits {lines[0]['visits']} --tests {tests} "
             f"--batch {job.training.batch_size} --cut {job.cut} --lr {job.training.lr:g} "
-            f"--precision {job.training.precision} --texts {asked}",
+            f"--precision {job.training.precision} --texts {asked} --report {title}",
             "",
             "measured this; the whole of E2E is `--pairs 4672 --tests 4693 --batch 8 --cut 10 "
             "--texts 200`.",
@@ -361,7 +362,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.write:
         run_all(options)
-    (REPORTS / f"{options.report}.md").write_text(report(options.runs, options.others))
+    (REPORTS / f"{options.report}.md").write_text(
+        report(options.runs, options.others, options.report)
+    )
 
 
 if __name__ == "__main__":

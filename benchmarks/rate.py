@@ -348,7 +348,9 @@ def group_of(line: Line) -> str:
 
 def flags(options: argparse.Namespace) -> str:
     size = " ".join(f"--{name} {getattr(options, name)}" for name in (*SCALE, "report"))
-    return f"--cuts {' '.join(map(str, options.cuts))} {size}"
+    chosen = {"cuts": options.cuts, "seeds": options.seeds}
+    lists = " ".join(f"--{name} {' '.join(map(str, own))}" for name, own in chosen.items())
+    return f"{lists} \\\n        {size}"
 
 
 def missing(options: argparse.Namespace) -> str:
