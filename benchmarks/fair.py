@@ -40,6 +40,7 @@ from cutlayer.simulation.simulate import simulate
 from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 from cutlayer.train.task import task_of
+from environment import describe
 from fair_lines import PROBE, TUNING_SEED, Line, Lines, scale_of, what_came_out
 from fair_report import write
 from frozen_prefix import FrozenPrefix
@@ -214,6 +215,7 @@ class Bench:
     def keep(self, cell: Cell, seed: int, found: Line) -> None:
         """Write a line, and say so."""
         line = {"allocation": cell.allocation, "rule": cell.rule, "seed": seed, **found}
+        line["where"] = describe()
         self.lines.append(line)
         print(json.dumps(line), flush=True)
 

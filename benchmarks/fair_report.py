@@ -7,7 +7,6 @@ from statistics import mean, median
 from typing import Any
 
 from cutlayer.drawing import tables
-from environment import describe
 from fair_findings import RULES, Runs, differences, findings, headline, ratios
 from fair_lines import PROBE, Line, Lines
 from shared_blocks import copy_block, marked
@@ -66,11 +65,13 @@ def page(
     """The report."""
     rows = [line_of(cell, found) for cell in found]
     samples = {line["samples"] for line in probes.values()}
+    every = [*probes.values(), *(line for runs in found.values() for line in runs.values())]
+    places = {line["where"] for line in every}
     if probes:
         accuracy = [line["accuracy"] for line in probes.values()]
         rows.append({"allocation": PROBE, "rule": "-", "lr": "-", "accuracy": accuracy})
     return TEXT.format(
-        environment=describe(),
+        environment="\n\n".join(sorted(places)),
         block=marked(
             REPORT.name,
             f"{setting(options, found)}\n\n{short(found)}\n{listed(headline(found, probes))}",

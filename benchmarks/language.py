@@ -15,6 +15,7 @@ the runs at the same size and another --seed.
 import argparse
 import json
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from cutlayer.planning.known.method_costs import device_memory_bytes
 from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.row_lines import read_rows
 from cutlayer.record.rows import Row
+from cutlayer.reports.views.statistics import half_width
 from cutlayer.rounds.progress import Silent
 from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import first_adapter, load_parts
@@ -120,6 +122,7 @@ def job_of(name: str, options: argparse.Namespace) -> Job:
             "training": {
                 "rounds": options.visits, "batch_size": options.batch, "lr": options.lr,
                 "evaluate_every": options.visits, "precision": options.precision,
+                "schedule": options.schedule,
             },
             "method": METHODS[name],
             "seed": options.seed,
@@ -245,7 +248,8 @@ def report(runs: Path, others: list[Path], title: str) -> str:
             f"SmolLM2-135M-Instruct ({spec.depth} blocks of width {spec.width}; from a GGUF "
             f"file of 4 bits, see docs/language.md) on {pairs:,} pairs of E2E, 4 devices, "
             f"{lines[0]['visits']} visits of each pair, batches of {job.training.batch_size}, "
-            f"rank {job.model.lora.rank}, learning rate {job.training.lr:g}, seed {job.seed}, "
+            f"rank {job.model.lora.rank}, learning rate {job.training.lr:g} "
+            f"({job.training.schedule}), seed {job.seed}, "
             f"cut after {job.cut} blocks, tested on {tests:,} sentences. Perplexity before "
             f"training {before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train "
             "nothing before the cut; klt with its rate in bits a value (of *u-shape* 0.5 up "
@@ -263,6 +267,7 @@ def report(runs: Path, others: list[Path], title: str) -> str:
             "    python benchmarks/language.py --model smollm2 --data E2E --runs DIR "
             f"--pairs {pairs} --visits {lines[0]['visits']} --tests {tests} "
             f"--batch {job.training.batch_size} --cut {job.cut} --lr {job.training.lr:g} "
+            f"--schedule {job.training.schedule} --seed {job.seed} "
             f"--precision {job.training.precision} --texts {asked} --report {title}",
             "",
             "measured this; the whole of E2E is `--pairs 4672 --tests 4693 --batch 8 --cut 10 "
@@ -270,7 +275,7 @@ def report(runs: Path, others: list[Path], title: str) -> str:
             "",
             tables.markdown(lines, columns),
             *findings(lines, before, pairs),
-            *(line for other in others for line in repeated(other)),
+            *over_seeds([runs, *others]),
             "",
         ]
     )
@@ -324,23 +329,50 @@ def compared(one: Line, reference: Line) -> str:
     return f"perplexity against *{reference['name']}* {'; '.join(parts)}"
 
 
-def repeated(runs: Path) -> list[str]:
-    """What runs of another seed came to, as sentences: with other pairs, tests and adapters."""
-    reference = read_rows(runs / folder_of(FROZEN))[-1].perplexity
-    assert reference is not None
+def over_seeds(folders: list[Path]) -> list[str]:
+    """How the lines with goals differ from their references, seed by seed and on the whole.
+
+    folders: one of each seed, whose runs have pairs, tests and first adapters of their own.
+    """
     said = []
-    for name in METHODS:
-        folder = runs / folder_of(name)
-        if name == FROZEN or not folder.exists():
-            continue
-        rows, seed = read_rows(folder), load_job(folder / "job.yaml").seed
-        if rows and rows[-1].perplexity:
-            more = rows[-1].perplexity / reference - 1
-            said.append(
-                f"- With seed {seed}, *{name}* has a perplexity of {rows[-1].perplexity:.2f}, "
-                f"{100 * more:+.2f} % of the {reference:.2f} of *{FROZEN}*."
-            )
+    for reference, start, *_ in GOALS:
+        for name in METHODS:
+            if not name.startswith(start):
+                continue
+            exported, served = {}, {}
+            for runs in folders:
+                one, other = last_row(runs, name), last_row(runs, reference)
+                if one is None or other is None:
+                    continue
+                seed = load_job(runs / folder_of(name) / "job.yaml").seed
+                exported[seed] = one.perplexity / other.perplexity - 1
+                if one.perplexity_through_cut:
+                    served[seed] = one.perplexity_through_cut / other.perplexity - 1
+            for how, more in (("as exported", exported), ("through the cut", served)):
+                if len(more) > 1:
+                    said.append(f"- *{name}* against *{reference}*, {how}: {spread(more)}.")
     return said
+
+
+def last_row(runs: Path, name: str) -> Row | None:
+    """The last row of a run, where it is there and finished."""
+    folder = runs / folder_of(name)
+    rows = read_rows(folder) if folder.exists() else []
+    return rows[-1] if rows and rows[-1].perplexity else None
+
+
+def spread(more: dict[int, float]) -> str:
+    """What perplexities differ by, as a share, by seed; their mean, and whether it is near 0."""
+    by_seed = ", ".join(f"{100 * more[seed]:+.2f} %" for seed in sorted(more))
+    middle, half = mean(more.values()), half_width(list(more.values()))
+    assert half is not None  # there are two seeds or more
+    low, high = middle - half, middle + half
+    shown = "is shown" if high <= NEAR else "is ruled out" if low > NEAR else "is not shown"
+    return (
+        f"{by_seed} with seeds {', '.join(map(str, sorted(more)))}; in the mean "
+        f"{100 * middle:+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f}): "
+        f"at most {100 * NEAR:g} % more perplexity {shown}"
+    )
 
 
 def main() -> None:
@@ -357,6 +389,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--schedule", default="constant", help="of the learning rate")
     parser.add_argument("--report", default="language", help="name of the report")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()

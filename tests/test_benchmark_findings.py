@@ -379,3 +379,19 @@ def test_language_models_are_compared_as_exported_and_as_served(
     verdicts = {4.02: "+0.50 % {}, within 1 %", 4.2: "+5.00 % {}, not within 1 %"}
     assert verdicts[exported].format("as exported") in said
     assert verdicts[served].format("through the cut") in said
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"),
+    [
+        ((0.001, 0.002, 0.0015), "more perplexity is shown"),
+        ((0.03, 0.031, 0.032), "more perplexity is ruled out"),
+        ((-0.02, 0.03, 0.0), "more perplexity is not shown"),
+    ],
+)
+def test_a_language_models_loss_over_seeds_is_judged_by_its_interval(
+    more: tuple[float, ...], verdict: str
+) -> None:
+    said = benchmark("language").spread(dict(enumerate(more)))
+    assert said.endswith(verdict)
+    assert f"{100 * more[1]:+.2f} %" in said

@@ -148,6 +148,7 @@ def test_auto_stays_with_float32_where_int8_costs_too_much_quality(
     assert {one.precision for one in run.rows[0].decisions.values()} == {"float32"}
 
 
+@pytest.mark.usefixtures("measured")
 def test_seconds_and_joules_of_computing_are_divided_by_the_stated_speed(job: Job) -> None:
     slow = change_job(job, ["world.energy.transmit=false"])
     seconds, joules = [], []
