@@ -31,12 +31,24 @@ def _shared(name: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What the tests' jobs keep for later stands beside nobody's own, and reads none of it."""
+def _cache(factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUTLAYER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CUTLAYER_CACHE", str(factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests' jobs keep for later stands beside nobody's own, and reads none of it."""
+    yield from _cache(tmp_path_factory)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache_of_a_file(
+    cache_of_the_tests: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What a file's tests keep for later no other file's see: plans hang on what was calibrated."""
+    yield from _cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="session", autouse=True)

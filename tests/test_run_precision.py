@@ -45,13 +45,6 @@ from cutlayer.train.stopwatch import Stopwatch
 TOKENS = 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Exporting takes seconds: one cache for all tests of this module."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("CUTLAYER_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """Three devices with slow processors, whose joules of computing count."""
