@@ -131,6 +131,8 @@ def wanted(table: Table, options: argparse.Namespace) -> Iterator[Cell]:
     """The cells that were asked for, seed by seed."""
     _check_names("--lines", options.lines, table.lines)
     _check_names("--columns", options.columns, table.columns)
+    there = {data_of(table, column): column for column in table.columns}
+    _check_names("--data", [one.partition("=")[0] for one in options.data], there)
     for seed in options.seeds:
         for column in options.columns or table.columns:
             for line in options.lines or table.lines:
@@ -149,8 +151,7 @@ def settings_of(
     """What a cell sets on top of the paper's job, as `--set` takes it."""
     folders = dict(one.split("=", 1) for one in options.data)
     on_top = dict(table.columns[column])
-    if on_top.get("data.path") in folders:
-        folder = folders[on_top["data.path"]]
+    if folder := folders.get(data_of(table, column)):
         on_top |= {"data.source": "parquet", "data.path": folder, "data.label_column": "label"}
     if options.model:
         on_top["model.path"] = options.model
@@ -158,6 +159,12 @@ def settings_of(
     method = [f"method={name}", *(f"method.{setting}" for setting in settings)]
     values = [f"{field}={value}" for field, value in on_top.items()]
     return [*values, *method, *options.set, f"seed={seed}"]
+
+
+def data_of(table: Table, column: str) -> str:
+    """The name of a column's data, which is the job's where the column names none."""
+    named = table.columns[column].get("data.path")
+    return str(named or load_job(HERE / table.name / "job.yaml").data.path)
 
 
 def job_of(table: Table, cell: Cell) -> Job:

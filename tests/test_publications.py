@@ -44,6 +44,18 @@ def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: 
         check(job, describe(job.model))
 
 
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_folder_takes_the_place_of_the_data_of_every_column(
+    paper: str, script: ModuleType
+) -> None:
+    table = script.read_table(paper)
+    names = {script.data_of(table, column) for column in table.columns}
+    words = [paper, "--seeds", "0", "--data", *(f"{name}=FOLDER" for name in names)]
+    for cell in script.wanted(table, script.parse(words)):
+        data = script.job_of(table, cell).data
+        assert (data.source, data.path, data.label_column) == ("parquet", "FOLDER", "label")
+
+
 def _png(value: int) -> bytes:
     file = io.BytesIO()
     Image.new("L", (28, 28), value).save(file, "PNG")
@@ -76,9 +88,16 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--lines", "fedavq"], "--lines: 'fedavq' is not in the table: take of fedavg"),
+        (["--data", "cifar10=FOLDER"], "--data: 'cifar10' is not in the table: take of uoft-cs/"),
+    ],
+)
 def test_a_name_that_is_not_in_the_table_is_refused_in_a_sentence(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, words: list[str], sentence: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["make_tables.py", "sflam", "--lines", "fedavq", "--list"])
-    with pytest.raises(SystemExit, match="--lines: 'fedavq' is not in the table: take of fedavg"):
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "sflam", *words, "--list"])
+    with pytest.raises(SystemExit, match=sentence):
         script.main()
