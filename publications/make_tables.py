@@ -205,7 +205,8 @@ def report(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     shown = [column for column in table.columns if any(key[1] == column for key in rows)]
     lines = [_line(table, label, shown, rows) for label in table.lines]
     text = [f"# {table.title}", describe(), _about(table, cells, options)]
-    text.append(tables.markdown([line for line in lines if len(line) > 1], _columns(table, shown)))
+    there = [line for line in lines if len(line) > 1]
+    text.append(tables.markdown(there, _columns(table, shown, there)))
     text.append(_notes(table, missing))
     return "\n\n".join(text) + "\n"
 
@@ -213,7 +214,9 @@ def report(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
 def _line(
     table: Table, label: str, shown: Sequence[str], rows: dict[tuple[str, str], list[list[Row]]]
 ) -> dict[str, Any]:
-    """A line of the table: accuracy by seed, the paper's, and bytes in the mean of a round."""
+    """A line of the table: accuracy by seed, the paper's, and in the mean of a round its bytes and,
+    in a world, its virtual seconds.
+    """
     found: dict[str, Any] = {"line": label}
     for column in shown:
         if runs := rows.get((label, column)):
@@ -227,18 +230,25 @@ def _line(
             found[f"{column} bytes"] = mean(
                 mean(row.up_bytes + row.down_bytes for row in one) for one in runs
             )
+            seconds = [row.virtual_s for one in runs for row in one if row.virtual_s is not None]
+            if seconds:
+                found[f"{column} seconds"] = mean(seconds)
             if (stated := table.published.get(column, {}).get(label)) is not None:
                 found[f"{column} paper"] = stated / 100
     return found
 
 
-def _columns(table: Table, shown: Sequence[str]) -> list[tables.Column]:
+def _columns(
+    table: Table, shown: Sequence[str], lines: Sequence[dict[str, Any]]
+) -> list[tables.Column]:
     found = [tables.Column("line", "trained with", "text")]
     for column in shown:
         found.append(tables.Column(column, column, "percent"))
         if column in table.published:
             found.append(tables.Column(f"{column} paper", "the paper's", "percent"))
         found.append(tables.Column(f"{column} bytes", "bytes a round", "bytes"))
+        if any(f"{column} seconds" in line for line in lines):
+            found.append(tables.Column(f"{column} seconds", "virtual time a round", "seconds"))
     return found
 
 
@@ -246,14 +256,14 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     """What was trained, and in what it differs from the paper's setting."""
     job = job_of(table, cells[0])
     seeds = ", ".join(map(str, options.seeds))
-    samples = job.data.train_samples or "all"
-    tested = job.data.test_samples or "all"
+    seeds = f"seeds {seeds}: mean and range" if len(options.seeds) > 1 else f"seed {seeds}"
+    samples = f"{job.data.train_samples:,}" if job.data.train_samples else "All"
+    tested = f"{job.data.test_samples:,}" if job.data.test_samples else "all"
     said = (
         f"Table of {table.paper}. {samples} training and {tested} test samples, "
-        f"{job.devices.count} devices, {job.devices.cohort} a round, {job.training.rounds} rounds, "
+        f"{job.devices.count} devices, {job.devices.cohort} a round, rounds {job.training.rounds}, "
         f"local epochs {job.training.local_epochs}, batches of {job.training.batch_size}, "
-        f"{job.training.optimizer} at {job.training.lr:g}, not tuned; seeds {seeds}: mean and "
-        "range. "
+        f"{job.training.optimizer} at {job.training.lr:g}, not tuned; {seeds}. "
     )
     said += (
         "Accuracy is that of device and server together, through the cut, where a method changes "
