@@ -10,7 +10,8 @@ stand central models, tuned in the same way, and a linear probe on the calibrati
 Every run leaves a line in benchmarks/reports/fair.jsonl as soon as it is done, and runs that have
 theirs are not trained again: what is broken off goes on, and seeds, rates or allocations can be
 added. `--write` writes benchmarks/reports/fair.md and the table in README.md from those lines, and
-with `--only-report` nothing is trained.
+with `--only-report` nothing is trained. `--report` gives the report another name, as
+fair-few-images.md has; README.md then stays as it is.
 
 MODEL is a DINOv2-small checkpoint folder, DATA a folder with train.parquet and test.parquet. The
 defaults are the whole table, hours on one GPU; options make it smaller, and the report says to
@@ -121,6 +122,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--compute", default="auto")
     parser.add_argument("--only-report", action="store_true")
+    parser.add_argument("--report", default="fair", help="name of the report")
     parser.add_argument("--write", action="store_true")
     return parser.parse_args()
 

@@ -11,7 +11,9 @@ from fair_findings import RULES, Runs, differences, findings, headline, ratios
 from fair_lines import PROBE, Line, Lines
 from shared_blocks import copy_block, marked
 
-REPORT = Path(__file__).parent / "reports" / "fair.md"
+REPORTS = Path(__file__).parent / "reports"
+HEADLINE = "fair"
+"""The report of which README.md shows a part."""
 README = Path(__file__).parent.parent / "README.md"
 COLUMNS = (
     tables.Column("allocation", "allocation", "text"),
@@ -42,7 +44,9 @@ def write(
     every: Sequence[str],
     command: str,
 ) -> None:
-    """Write the report, and what README.md shows of it. every: all allocations that there are."""
+    """Write the report, and what README.md shows of it where it is the headline. every: all
+    allocations that there are.
+    """
     found: Runs = {}
     for cell in cells:
         rate = lines.tuned(*cell, options.rates)
@@ -51,8 +55,10 @@ def write(
             found[cell] = there
     probes = {s: line for s in options.seeds if (line := lines.find(PROBE, "", s))}
     text = page(found, probes, options, missing(found, every), command)
-    REPORT.write_text(text)
-    copy_block(REPORT, README)
+    report = REPORTS / f"{options.report}.md"
+    report.write_text(text)
+    if options.report == HEADLINE:
+        copy_block(report, README)
 
 
 def page(
@@ -73,7 +79,7 @@ def page(
     return TEXT.format(
         environment="\n\n".join(sorted(places)),
         block=marked(
-            REPORT.name,
+            f"{options.report}.md",
             f"{setting(options, found)}\n\n{short(found)}\n{listed(headline(found, probes))}",
         ),
         findings=listed(findings(found, options.rates)),
