@@ -53,9 +53,9 @@ def klt(rate: float, **more: Any) -> Line:
     return {"codec": "klt", "rate_bits": rate, **more}
 
 
-def sent_once(rate: float) -> Line:
+def sent_once(rate: float, **more: Any) -> Line:
     """A basis fitted to texts of the server's own; activations are named at later visits."""
-    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration")}
+    return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration", **more)}
 
 
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
@@ -71,6 +71,8 @@ METHODS: dict[str, Line] = {
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
     "frozen, klt 0.7": sent_once(0.7),
+    "frozen, klt 0.42, known tokens": sent_once(0.42, known_tokens=True),
+    "frozen, klt 0.21, known tokens": sent_once(0.21, known_tokens=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
     "centralized": {"name": "centralized"},

@@ -25,7 +25,7 @@ from cutlayer.wire.frame import kind_of
 from cutlayer.wire.messages import ActivationsMessage, AdapterMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, open_activations
 from test_net_messages import EXAMPLES
-from test_wire_klt import SIDE, fitted, hidden
+from test_wire_klt import SIDE, TOKEN_CODEC, fitted, hidden
 
 FOLDER = Path(__file__).parent / "recorded"
 PLAIN = Quantizer(bits=4, entropy="none")
@@ -74,6 +74,7 @@ def fitted_frames() -> dict[str, bytes]:
     frames = [
         own.side_information(),
         fitted(patches_a_side=SIDE).side_information(),
+        TOKEN_CODEC.side_information(),
         coded,
         as_change(coded),
         *codec.encode_activations_with(own, [texts]),
@@ -87,9 +88,8 @@ def fitted_frames() -> dict[str, bytes]:
 def told(frames: dict[str, bytes]) -> dict[str, str]:
     """What each frame says, by kind: a hash of its numbers, the same on any machine."""
     basis = KltCodec(read_basis(frames["basis"]))
-    found: dict[str, Any] = {
-        kind: read_basis(frames[kind]).fingerprint for kind in ("basis", "spatial basis")
-    }
+    kinds = ("basis", "spatial basis", "token basis")
+    found: dict[str, Any] = {kind: read_basis(frames[kind]).fingerprint for kind in kinds}
     for kind, frame in frames.items():
         match kind:
             case "activations" | "token activations":

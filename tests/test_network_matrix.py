@@ -290,7 +290,7 @@ def test_what_comes_again_or_late_or_never_costs_its_sender_the_round(
 
 def test_each_kind_of_frame_is_lied_about() -> None:
     down = {
-        "gradient", "coded gradient", "basis", "spatial basis", "held", "features",
+        "gradient", "coded gradient", "basis", "spatial basis", "token basis", "held", "features",
         "coded features",
     }  # fmt: skip
     assert set(HEADERS) == set(KINDS) - down

@@ -29,7 +29,12 @@ from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings, fit_basis
 from cutlayer.wire.codecs.seam import MERGED, Rows
-from cutlayer.wire.headers import CodedActivationsHeader, SpatialBasisHeader
+from cutlayer.wire.headers import (
+    CodedActivationsHeader,
+    SpatialBasisHeader,
+    TokenBasisHeader,
+)
+from cutlayer.wire.known_tokens import known_tokens
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places
 from cutlayer.wire.tail import (
@@ -68,8 +73,11 @@ def alike(samples: int, seed: int = 0) -> Tensor:
 
 def fitted(**changes: Any) -> KltCodec:
     wanted = KltSettings(**{"prefix": 1, "rate_bits": 1.0} | changes)
-    samples = alike(80) if wanted.patches_a_side else hidden(80)
-    return KltCodec(fit_basis([rows(samples)], wanted), wanted)
+    samples = rows(alike(80) if wanted.patches_a_side else hidden(80))
+    if wanted.token_classes:
+        said, labels = spoken(80)
+        samples = rows(said, known(labels))
+    return KltCodec(fit_basis([samples], wanted), wanted)
 
 
 def other_end(codec: KltCodec) -> KltCodec:
@@ -95,6 +103,28 @@ def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in range(count)]
 
 
+def spoken(samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Activations [B, T, D] of tokens out of six, and what stands after each [B, T]: `NONE_SAID`
+    after the first tokens, the question, whose next are not told."""
+    rng = torch.Generator().manual_seed(seed)
+    said = torch.randint(6, (samples, TOKENS), generator=rng)
+    means = torch.randn(6, WIDTH, generator=torch.Generator().manual_seed(98))
+    labels = torch.nn.functional.pad(said[:, 1:], (0, 1), value=NONE_SAID)
+    labels[:, 0] = NONE_SAID
+    return hidden(samples, seed) / 4 + 2 * means[said], labels
+
+
+NONE_SAID = 9
+
+
+def known(labels: Tensor) -> Tensor:
+    return known_tokens(labels, NONE_SAID, CLASSES)
+
+
+CLASSES = 5
+"""Fewer than there are tokens: two of them share a class."""
+
+
 KINDS = {
     "images": {},
     "texts": {"scaled": True},
@@ -102,6 +132,7 @@ KINDS = {
     "unbiased": {"per_batch": True, "unbiased": True},
     "wide basis": {"basis_bits": 16, "rate_bits": 4.0},
     "patches": {"patches_a_side": SIDE},
+    "known tokens": {"token_classes": CLASSES, "scaled": True},
 }
 
 
@@ -375,20 +406,24 @@ def samples() -> list[tuple[str, bytes, Callable[[bytes], Any]]]:
         places = Places(torch.tensor([[0, 2], [1, 3]]), TOKENS - 1, True)
         for coder in ("range", "zstd"):
             sender = KltCodec(codec.basis, coder=coder)  # type: ignore[arg-type]
-            dropped = [] if codec.basis.head.patches_a_side else [places]
-            for one in (
-                message(hidden(2)), *(message(hidden(2)[:, :4], some) for some in dropped)
-            ):  # fmt: skip
+            batches = [message(hidden(2))]
+            if not codec.basis.head.patches_a_side:
+                batches.append(message(hidden(2)[:, :4], places))
+            if codec.token_classes:
+                batches = [replace(message(spoken(2)[0]), labels=spoken(2)[1])]
+            for one in batches:
                 data = encode_activations_with(sender, [one], generators(1))[0]
                 found.append(
                     (
-                        "coded activations",
+                        frame.kind_of(data),
                         data,
                         lambda data, codec=receiver: (
                             decode_activations(data, codec=codec, max_bytes=LIMIT).hidden
                         ),
                     )
                 )
+            if codec.token_classes:
+                continue
             back = GradientMessage(1, 2, 3, hidden(2), 0.5, torch.ones(2, TOKENS) > 0)
             data = encode_gradients_with(sender, [back], generators(1))[0]
             found.append(
@@ -599,3 +634,82 @@ def test_a_spatial_basis_that_lies_is_refused(change: dict[str, Any], message: s
     lies = msgspec.msgpack.encode(msgspec.structs.replace(header, **change))
     with pytest.raises(FrameError, match=message):
         read_basis(sealed("spatial basis", lies, bytes(body)))
+
+
+def test_a_label_names_the_token_after_its_own() -> None:
+    labels = torch.tensor([[NONE_SAID, 3, 7, NONE_SAID], [4, NONE_SAID, 0, 2]])
+    expected = [[MERGED, MERGED, 3, 2], [MERGED, 4, MERGED, 0]]
+    assert known(labels).tolist() == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(B=st.integers(1, 4), padded=st.booleans(), seed=st.integers(0, 99))
+def test_known_tokens_come_back_by_their_labels_and_in_no_more_than_the_frame(
+    B: int, padded: bool, seed: int
+) -> None:
+    codec = TOKEN_CODEC
+    x, labels = spoken(B, seed)
+    mask = None
+    if padded:
+        lengths = torch.randint(
+            1, TOKENS + 1, (B, 1), generator=torch.Generator().manual_seed(seed)
+        )
+        mask = torch.arange(TOKENS) < lengths
+        labels = labels.masked_fill(~mask, 0)
+    sent = replace(message(x, mask=mask), labels=labels)
+    got = decode_activations(encode_activations_with(codec, [sent])[0], codec=other_end(codec))
+    assert torch.equal(got.labels, labels)
+    valid = torch.ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+    due = torch.zeros_like(x)
+    due[valid] = codec.reconstruct([Rows(x[valid], known(labels)[valid])])[0]
+    assert torch.equal(got.hidden, due)
+
+
+TOKEN_CODEC = fitted(token_classes=CLASSES, scaled=True)
+
+
+def test_known_tokens_take_a_smaller_error_at_the_same_rate() -> None:
+    assert frame.kind_of(TOKEN_CODEC.side_information()) == "token basis"
+    said, labels = spoken(80)
+    alone = KltCodec(fit_basis([rows(said)], replace(TOKEN_CODEC.settings, token_classes=0)))
+    x, labels = spoken(200, seed=1)
+    errors, sizes = [], []
+    for codec, sent in ((alone, rows(x)), (TOKEN_CODEC, rows(x, known(labels)))):
+        sizes.append(len(codec.encode([sent])[0].body))
+        errors.append(float((codec.reconstruct([sent])[0] - sent.values).square().mean()))
+    assert sizes[1] < 1.05 * sizes[0]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_a_basis_of_known_tokens_needs_their_labels() -> None:
+    x, _ = spoken(2)
+    with pytest.raises(ValueError, match="not those of tokens"):
+        encode_activations_with(TOKEN_CODEC, [message(x)])
+    with pytest.raises(ValueError, match="whole activations of texts"):
+        fitted(token_classes=CLASSES, per_batch=True)
+    (by_sample,) = encode_activations_with(FIXED, [message(x)])
+    (gradient,) = encode_gradients_with(FIXED, [GradientMessage(3, 2, 11, x, 0.5)])
+    with pytest.raises(FrameError, match="labels are those of whole samples"):
+        decode_activations(by_sample, codec=TOKEN_CODEC)
+    with pytest.raises(FrameError, match="one of gradients, without labels"):
+        decode_gradient(gradient, codec=TOKEN_CODEC)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 4}, "4 classes of tokens, means for 5"),
+        ({"prefix": 1}, "components for 1"),
+        ({"per_batch": True}, "which no fit makes"),
+        ({"dithered": True}, "which no fit makes"),
+        ({"classes": 0}, "header is not valid"),
+        ({"classes": 2**20}, "header is not valid"),
+    ],
+)
+def test_a_basis_of_known_tokens_that_lies_is_refused(change: dict[str, Any], message: str) -> None:
+    header, body = frame.unpack(
+        TOKEN_CODEC.side_information(), "token basis", TokenBasisHeader, 2**20
+    )
+    lies = msgspec.msgpack.encode(msgspec.structs.replace(header, **change))
+    with pytest.raises(FrameError, match=message):
+        read_basis(sealed("token basis", lies, bytes(body)))

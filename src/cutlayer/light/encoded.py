@@ -110,6 +110,11 @@ class FittedCodec:
                 "the server sent a basis that transforms between patches, which a light device "
                 "cannot: set method.uplink.spatial to false"
             )
+        if basis.head.token_classes:
+            raise RunError(
+                "the server sent a basis of known tokens, which a light device cannot use: set "
+                "method.uplink.known_tokens to false"
+            )
         self.basis, self.share = basis, share
         self._book = LawBook(basis)
         self._step = self._book.step_at(share)

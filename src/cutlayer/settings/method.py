@@ -69,6 +69,12 @@ class Quantizer(Section):
     It gains or loses by model and cut, which `cutlayer calibrate` tells.
     """
 
+    known_tokens: bool = False
+    """Whether klt tells a token that its label names by how much it differs from other such tokens
+    (uplink alone, language models whose labels go up: each token of an answer is the label of the
+    one before). The basis takes more bytes.
+    """
+
     reuse: bool | None = None
     """Whether a device only names a sample whose activations it sent before (uplink alone, frozen
     devices). null: only in jobs where the trained adapter stays the same: without image

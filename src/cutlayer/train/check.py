@@ -47,6 +47,11 @@ def check(job: Job, spec: ModelSpec) -> None:
             f"training.loss_on: {job.training.loss_on!r} is for language models, but "
             f"{job.model.path} is none: leave it out"
         )
+    if job.method.uplink.known_tokens and not spec.parts.language:
+        raise JobError(
+            "method.uplink.known_tokens: labels name tokens of language models alone, but "
+            f"{job.model.path} is none: leave it out"
+        )
     if job.has_tail:
         check_tail(job, spec)
     elif job.method.split and spec.parts.language:

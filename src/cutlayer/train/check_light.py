@@ -42,6 +42,11 @@ def why_not(job: Job, spec: ModelSpec) -> str | None:
             "method.uplink.spatial: programs of light devices do not transform between patches: "
             "set it to false"
         )
+    if method.uplink.codec == "klt" and method.uplink.known_tokens:
+        return (
+            "method.uplink.known_tokens: programs of light devices have means of positions, not of "
+            "tokens: set it to false"
+        )
     for field in ("activation_noise", "label_noise"):
         if getattr(job.privacy, field):
             return f"privacy.{field}: devices need torch to draw this noise: leave it out"

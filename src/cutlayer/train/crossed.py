@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cutlayer.wire.codecs.seam import MERGED, Rows
+from cutlayer.wire.known_tokens import known_tokens
 from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.places import find_places
 
@@ -12,7 +13,7 @@ from cutlayer.wire.places import find_places
 @dataclass(frozen=True, eq=False)
 class Crossed:
     """Samples at a cut: hidden [B,T,D]; mask [B,T] bool (False is padding) or None; positions
-    [B,T], each token's place in its sample, or `MERGED`.
+    [B,T], each token's place in its sample or, with token classes, its class, or `MERGED`.
     """
 
     hidden: Tensor
@@ -29,12 +30,17 @@ class Crossed:
         return Rows(values, positions)
 
 
-def crossed(message: ActivationsMessage, prefix: int, tokens: int | None) -> Crossed:
-    """The samples of a message.
+def crossed(
+    message: ActivationsMessage, prefix: int, tokens: int | None, classes: int = 0
+) -> Crossed:
+    """The samples of a message. classes: of the known tokens; 0: none are known.
 
     Frames in 4 bits do not say which tokens were kept: if some were left out, tokens after the
     prefix have no position and, like a merged token, the mean of all tokens.
     """
+    if classes:
+        positions = known_tokens(message.labels.cpu(), message.num_classes - 1, classes)
+        return Crossed(message.hidden, message.mask, positions)
     positions = find_places(message.hidden, message.places).clone()
     if tokens is not None and message.places is None:
         positions[:, prefix:] = MERGED

@@ -14,8 +14,10 @@ from cutlayer.job import Job
 from cutlayer.model.bank import Segment
 from cutlayer.model.framing import fit_for
 from cutlayer.model.lora import Adapter
-from cutlayer.train.crossed import Crossed
+from cutlayer.train.crossed import Crossed, crossed
 from cutlayer.train.parts import Parts
+from cutlayer.train.read_conditions import token_classes
+from cutlayer.train.task import task_of
 from cutlayer.wire.places import find_places
 
 MOST = 64
@@ -51,4 +53,8 @@ class PublicBatch:
             )
         hidden = given.hidden.float().cpu()
         mask = None if given.mask is None else given.mask.cpu()
+        if classes := token_classes(self._job):
+            task = task_of(self._job, model.spec)
+            message = task.message(0, 0, 0, hidden, mask, task.targets(data, inputs))
+            return crossed(message, model.spec.prefix, None, classes)
         return Crossed(hidden, mask, find_places(hidden, None))

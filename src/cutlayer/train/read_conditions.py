@@ -10,6 +10,7 @@ from typing import Any
 from cutlayer.job import Job
 from cutlayer.model.spec import ModelSpec
 from cutlayer.settings.precision import Precision
+from cutlayer.wire.codecs.seam import TOKEN_CLASSES
 
 CHOOSES_CUTS = ("asfl", "asfv", "auto")
 CHOOSES_TOKENS = ("st-sflora", "exact", "auto")
@@ -128,6 +129,13 @@ def patches_a_side(job: Job, spec: ModelSpec, cut: int) -> int:
     return spec.patches_a_side_at(cut) if together else 0
 
 
+def token_classes(job: Job) -> int:
+    """The classes of tokens that the uplink's codec knows by their labels; 0 for none."""
+    uplink = job.method.uplink
+    known = job.method.split and uplink.codec == "klt" and uplink.known_tokens
+    return TOKEN_CLASSES if known else 0
+
+
 def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
     """The settings of one direction through the cut, and when each is read."""
 
@@ -162,6 +170,19 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         lambda job: not ranked(job),
         "devices leave patches out: leave it out, or have all tokens sent",
     )
+    of_labels = Condition(
+        lambda job: side == "uplink",
+        "only what comes up through the cut has labels beside it: leave it out, or set "
+        "method.uplink.known_tokens",
+    )
+    labels_go_up = Condition(
+        lambda job: not job.has_tail,
+        "model.tail keeps labels on the devices: leave one of them out",
+    )
+    evenly = Condition(
+        lambda job: not job.method.uplink.weighting,
+        "method.uplink.weighting weighs tokens by position: leave one of them out",
+    )
     aimed = Condition(
         lambda job: getattr(job.method, side).step == "auto",
         f"method.{side}.step says how coarse: leave one of them out",
@@ -180,6 +201,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.weighting": (first, fitted, weighted),
         f"method.{side}.spatial": (first, fitted, between_patches, all_patches),
+        f"method.{side}.known_tokens": (first, fitted, of_labels, labels_go_up, evenly),
         f"method.{side}.variants": (
             first,
             *where(

@@ -18,7 +18,7 @@ from cutlayer.train.change_coding import ChangeCoding
 from cutlayer.train.coding import codec_of, rate_share
 from cutlayer.train.crossed import Crossed, crossed
 from cutlayer.train.fitted_basis import FittedBasis, bases_of, saved_bases
-from cutlayer.train.read_conditions import patches_a_side
+from cutlayer.train.read_conditions import patches_a_side, token_classes
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.sensitivity import Weigh
@@ -190,7 +190,8 @@ class ServerCoding:
         """Note activations that came: to fit a basis to them, or to watch if the basis suits."""
         if self.fitted:
             share = rate_share(self._job.method, decision)
-            sent = crossed(message, self._spec.prefix, decision.tokens)
+            classes = token_classes(self._job)
+            sent = crossed(message, self._spec.prefix, decision.tokens, classes)
             self._bases[decision.cut].note(message.device, sent, frame, share)
 
     def fit(self, cut: int, own: Crossed | None = None) -> bytes:
@@ -205,6 +206,7 @@ class ServerCoding:
                 rate_bits=method.finest_rate_bits,
                 scaled=self._spec.modality == "text",
                 patches_a_side=patches_a_side(self._job, self._spec, cut),
+                token_classes=token_classes(self._job),
             )
             self._version += 1
             weigh = None if self._weigh is None else partial(self._weigh, cut)

@@ -40,6 +40,7 @@ from cutlayer.wire.headers import (
     KltHeader,
     TensorHeader,
 )
+from cutlayer.wire.known_tokens import known_tokens
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.opened import activations_of, gradients_of, open_activations, open_gradient
 from cutlayer.wire.packing import pack_flags
@@ -79,7 +80,8 @@ def encode_activations_with(
     if codec.positional:
         places = places_on_cpu([message.places for message in messages])
     hidden = [message.hidden for message in messages]
-    rows = _rows(hidden, masks, places, whats, codec.positional)
+    where = [_where(codec, message, place) for message, place in zip(messages, places, strict=True)]
+    rows = _rows(hidden, masks, where, whats)
     batches = [_batch_of(*one) for one in zip(messages, masks, places, strict=True)]
     coded_rows = codec.encode(rows, rngs)
     frames = list(zip(batches, coded_rows, strict=True))
@@ -147,7 +149,8 @@ def encode_gradients_with(
     whats = [f"gradient for device {m.device}, round {m.round}, step {m.step}," for m in messages]
     masks = _masks([message.mask for message in messages])
     gradients = [message.gradient for message in messages]
-    batch = _rows(gradients, masks, [None] * len(messages), whats, codec.positional)
+    where = [find_places(one, None) if codec.positional else None for one in gradients]
+    batch = _rows(gradients, masks, where, whats)
     frames: list[ToPack] = []
     for message, valid, coded in zip(messages, masks, codec.encode(batch, rngs), strict=True):
         start = (message.device, message.round, message.step, _shape3(message.gradient))
@@ -188,14 +191,25 @@ def _masks(masks: Sequence[Tensor | None]) -> list[NDArray[np.bool_] | None]:
     return [None if mask is None else next(flat) for mask in masks]
 
 
+def _where(codec: Codec, message: ActivationsMessage, places: Places | None) -> Tensor | None:
+    """What a codec has to know of each token [B, T]; places: the message's, on the CPU."""
+    if not codec.positional:
+        return None
+    if not codec.token_classes:
+        return find_places(message.hidden, places)
+    if message.labels.dim() != 2:
+        raise ValueError("the basis is for known tokens, but the labels are not those of tokens")
+    labels = message.labels.detach().to("cpu", torch.int64)
+    return known_tokens(labels, message.num_classes - 1, codec.token_classes)
+
+
 def _rows(
     tensors: Sequence[Tensor],
     masks: Sequence[NDArray[np.bool_] | None],
-    places: Sequence[Places | None],
+    where: Sequence[Tensor | None],
     whats: Sequence[str],
-    positional: bool,
 ) -> list[Rows]:
-    """The rows of tensors [B, T, D] that are sent, and their positions for a positional codec."""
+    """The rows of tensors [B, T, D] that are sent; where: their positions [B, T], if any."""
     flat = [as_sent(tensor).reshape(-1, tensor.shape[-1]) for tensor in tensors]
     for tensor, valid in zip(tensors, masks, strict=True):
         if valid is not None and len(valid) != tensor.shape[0] * tensor.shape[1]:
@@ -209,11 +223,10 @@ def _rows(
         sent = torch.cat(flat).index_select(0, to_device(index, flat[0].device))
         flat = list(torch.split(sent, [int(valid.sum()) for valid in kept]))
     found = []
-    for tensor, rows, valid, place, what in zip(tensors, flat, masks, places, whats, strict=True):
-        positions = torch.arange(0)
-        if positional:
-            positions = find_places(tensor, place).reshape(-1)
-            positions = positions if valid is None else positions[torch.from_numpy(valid)]
+    for rows, valid, stand, what in zip(flat, masks, where, whats, strict=True):
+        positions = torch.arange(0) if stand is None else stand.reshape(-1)
+        if stand is not None and valid is not None:
+            positions = positions[torch.from_numpy(valid)]
         found.append(Rows(rows, positions, what))
     return found
 

@@ -50,6 +50,7 @@ KINDS = {
     "coded features": 15,
     "coded feature gradient": 16,
     "spatial basis": 17,
+    "token basis": 18,
 }
 MAX_HEADER_BYTES = 2**17
 DEFAULT_MAX_BYTES = 2**28

@@ -209,6 +209,11 @@ class BasisHeader(_Header, frozen=True):
         """Of the square grid whose patches are transformed together; 0: each is sent as it is."""
         return 0
 
+    @property
+    def token_classes(self) -> int:
+        """Classes of known tokens with a mean of their own; 0: means are of positions."""
+        return 0
+
 
 class SpatialBasisHeader(BasisHeader, frozen=True):
     """A fitted basis that also transforms between the patches of a grid (see `codecs.spatial`).
@@ -222,3 +227,18 @@ class SpatialBasisHeader(BasisHeader, frozen=True):
     def patches_a_side(self) -> int:
         """The same as `side`."""
         return self.side
+
+
+class TokenBasisHeader(BasisHeader, frozen=True):
+    """A fitted basis whose means are those of tokens that both sides know (see `known_tokens`).
+
+    Where other bases have positions, this one has classes of tokens, and `prefix` and `positions`
+    are their number: known tokens have components of their own. classes: their number.
+    """
+
+    classes: Annotated[int, Meta(ge=1, le=4096)]
+
+    @property
+    def token_classes(self) -> int:
+        """The same as `classes`."""
+        return self.classes

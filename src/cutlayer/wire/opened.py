@@ -25,6 +25,7 @@ from cutlayer.wire.headers import (
     CodedGradientHeader,
     GradientHeader,
 )
+from cutlayer.wire.known_tokens import known_tokens
 from cutlayer.wire.messages import ActivationsMessage, GradientMessage
 from cutlayer.wire.places import Places, find_places, unpack_kept
 from cutlayer.wire.transfer import to_device, wire_device
@@ -174,7 +175,21 @@ def _decode_fitted(one: Opened, codec: Codec | None, device: torch.device) -> Te
             "send the basis first"
         )
     # A positional codec allocates less for positions than the hidden states take.
-    positions = find_places(torch.empty(B, T, 0), one.places).reshape(-1)
+    if not codec.token_classes:
+        positions = find_places(torch.empty(B, T, 0), one.places).reshape(-1)
+    elif isinstance(header, CodedActivationsHeader) and one.labels is not None:
+        if one.labels.dim() != 2:
+            return FrameError(
+                "the frame's basis is for known tokens, but its labels are those of whole samples: "
+                "run the same job on both sides"
+            )
+        known = known_tokens(one.labels, header.num_classes - 1, codec.token_classes)
+        positions = known.reshape(-1)
+    else:
+        return FrameError(
+            "the frame's basis is for known tokens, but it is one of gradients, without labels: "
+            "run the same job on both sides"
+        )
     if one.valid is not None:
         positions = positions[torch.from_numpy(one.valid)]
     try:

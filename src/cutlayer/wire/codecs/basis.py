@@ -11,6 +11,8 @@ Body of the frame, little-endian, as one zstandard frame where that is shorter:
     vectors    [L, D] int8 or int16: component i adds vector 2^(log2_unit - shift) times its value
 
 There is one band (K = 1), but of the patches of a spatial basis as many as `spatial.bands` counts.
+A token basis has means and components of classes of known tokens where others have those of
+positions and of the tokens of the prefix.
 
 The vectors are whole numbers and reconstruction is exact arithmetic (see `klt`), so that the two
 ends hold the same numbers to the last bit, on any machine.
@@ -28,9 +30,14 @@ from cutlayer.wire import entropy, frame
 from cutlayer.wire.codecs import spatial
 from cutlayer.wire.codecs.laws import Array, Codes, from_codes
 from cutlayer.wire.frame import DEFAULT_MAX_BYTES, Bytes
-from cutlayer.wire.headers import BasisHeader, SpatialBasisHeader
+from cutlayer.wire.headers import BasisHeader, SpatialBasisHeader, TokenBasisHeader
 
 MAX_SHIFT = 4
+_KINDS: dict[type[BasisHeader], str] = {
+    BasisHeader: "basis",
+    SpatialBasisHeader: "spatial basis",
+    TokenBasisHeader: "token basis",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +102,7 @@ class Basis:
             parts.append(group.vectors.astype(dtype).tobytes())
         plain = b"".join(parts)
         packed = entropy.compress(plain)
-        kind = "spatial basis" if self.head.patches_a_side else "basis"
-        return frame.pack(kind, self.head, plain if packed is None else packed)
+        return frame.pack(_KINDS[type(self.head)], self.head, plain if packed is None else packed)
 
     @cached_property
     def fingerprint(self) -> int:
@@ -109,12 +115,13 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
 
     Raises FrameError for a frame that holds no sound basis.
     """
-    head: BasisHeader
-    if frame.kind_of(data) == "spatial basis":
-        head, body = frame.unpack(data, "spatial basis", SpatialBasisHeader, max_bytes)
+    named = frame.kind_of(data)
+    header = next((header for header, kind in _KINDS.items() if kind == named), BasisHeader)
+    head, body = frame.unpack(data, _KINDS[header], header, max_bytes)
+    if isinstance(head, SpatialBasisHeader):
         _check_spatial(head)
-    else:
-        head, body = frame.unpack(data, "basis", BasisHeader, max_bytes)
+    if isinstance(head, TokenBasisHeader):
+        _check_tokens(head)
     D, P = head.width, head.positions
     bands = (1, spatial.count(head.patches_a_side))
     lengths = (head.prefix_components, head.other_components)
@@ -166,4 +173,13 @@ def _check_spatial(head: BasisHeader) -> None:
             f"the basis has means for {head.positions} positions where {head.prefix} tokens and a "
             f"grid of {head.patches_a_side} patches a side have "
             f"{head.prefix + head.patches_a_side**2}: have it sent again"
+        )
+
+
+def _check_tokens(head: TokenBasisHeader) -> None:
+    if not head.prefix == head.positions == head.classes or head.per_batch or head.dithered:
+        raise FrameError(
+            f"the basis has {head.classes} classes of tokens, means for {head.positions} of them "
+            f"and components for {head.prefix}, or it is one of gradients, which no fit makes: "
+            "have it sent again"
         )

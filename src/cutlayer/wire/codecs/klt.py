@@ -71,6 +71,11 @@ class KltCodec:
         """True: means depend on the position, and prefix tokens have components of their own."""
         return True
 
+    @property
+    def token_classes(self) -> int:
+        """Those of the basis."""
+        return self.basis.head.token_classes
+
     def fit(self, samples: Sequence[Rows]) -> "KltCodec":
         """The codec fitted anew to these samples, with the next version number."""
         version = self.basis.head.version + 1

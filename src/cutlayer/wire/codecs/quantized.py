@@ -37,6 +37,11 @@ class QuantizedCodec:
     rotation_seed: int = 0
 
     @property
+    def token_classes(self) -> int:
+        """None."""
+        return 0
+
+    @property
     def positional(self) -> bool:
         """False: each token is decoded without knowing its position."""
         return False

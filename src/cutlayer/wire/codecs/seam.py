@@ -22,8 +22,9 @@ class Rows:
     """The tokens that one device sends for one batch, n of them.
 
     values: [n, D] float32, on the torch device that computes. positions: [n] int64 on the CPU, the
-    position of each token in its sample, from 0; `MERGED` for the token merged from those left
-    out; empty if the codec is not positional. what: names the rows in errors.
+    position of each token in its sample, from 0, or with token classes the class of each known
+    token; `MERGED` for the token merged from those left out, or one that is not known; empty if the
+    codec is not positional. what: names the rows in errors.
     """
 
     values: Tensor
@@ -32,7 +33,12 @@ class Rows:
 
 
 MERGED = -1
-"""The position of a token that was merged from several."""
+"""The position of a token that was merged from several, and the class of one that is not known."""
+
+
+TOKEN_CLASSES = 4093
+"""Classes of known tokens: their numbers modulo this prime, so that the means of a large vocabulary
+have bounds. Tokens of one class share a mean."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,10 @@ class Codec(Protocol):
     @property
     def positional(self) -> bool:
         """Whether the other side must know each token's position to decode it."""
+
+    @property
+    def token_classes(self) -> int:
+        """How many classes of known tokens stand in place of positions; 0: none do."""
 
     def fit(self, samples: Sequence[Rows]) -> Self:
         """The codec fitted anew to `samples`; the same codec if there is nothing to fit.
