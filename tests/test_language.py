@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 import cutlayer
 from cutlayer.data.dataset import Dataset
@@ -19,14 +20,16 @@ from cutlayer.model.families import describe
 from cutlayer.model.inputs import Preprocessor
 from cutlayer.model.weights import load_model
 from cutlayer.passage import Message, Passage
+from cutlayer.record.folder import STATE_FILE
 from cutlayer.settings.data import Data
 from cutlayer.settings.method import Quantizer
 from cutlayer.train.check import check
 from cutlayer.train.evaluate import evaluate, through_cut
 from cutlayer.train.language import NONE, Language
 from cutlayer.wire.codec import decode_activations, encode_activations
+from cutlayer.wire.frame import kind_of
 from cutlayer.wire.messages import ActivationsMessage
-from helpers import equal, language_job, largest_difference
+from helpers import equal, language_job, largest_difference, small_job
 from tiny_models import LANGUAGE, random_adapter, settings, write, write_language
 
 WORDS = ("cat", "dog", "hen")
@@ -268,18 +271,44 @@ def test_without_compression_the_cut_trains_what_the_whole_model_does(
     assert largest_difference(split.adapter, whole.adapter) < 1e-5
 
 
+KNOWN = "method.uplink={codec: klt, rate_bits: 1, known_tokens: true}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [(("training.rounds=1", "method.uplink.bits=4"), "sflora"), ((KNOWN,), "lean")],
+    ids=["4 bits", "known tokens"],
+)
 def test_language_trains_over_a_network_as_in_a_simulation(
-    model: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+    method: str,
 ) -> None:
     pytest.importorskip("grpc")
     from fleet_helpers import served_to_all
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
-    job = language_job(model, table, "training.rounds=1", "method.uplink.bits=4", "training.pool=1")
+    job = language_job(model, table, *changes, "training.pool=1", method=method)
     alone = cutlayer.simulate(job, out=tmp_path / "alone")
     together = served_to_all(job, tmp_path / "net", 2)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+
+
+def test_tokens_that_labels_name_are_coded_by_a_basis_of_their_own_and_a_run_goes_on_with_it(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    job = language_job(model, table, KNOWN, "method.uplink.reuse=false", method="lean", rounds=3)
+    whole = cutlayer.simulate(job, out=tmp_path / "whole")
+    basis = load_file(whole.folder / STATE_FILE)["coding/basis.1"]
+    assert kind_of(basis.numpy().tobytes()) == "token basis"
+    cutlayer.simulate(change_job(job, ["training.rounds=2"]), out=tmp_path / "part")
+    resumed = cutlayer.resume(tmp_path / "part", rounds=3)
+    assert equal(whole.adapter, resumed.adapter)
+    assert [row.traffic for row in whole.rows] == [row.traffic for row in resumed.rows]
 
 
 def test_a_run_goes_on_from_a_prompt_as_its_merged_checkpoint_does(
@@ -368,6 +397,10 @@ def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:
         (("training.class_weights=[1,2]",), JobError, "predicts no classes"),
         (("method.train=full",), ModelError, r"method\.train: 'full' cannot train"),
         (("model.max_tokens=80",), ModelError, r"model\.max_tokens: 80 is more than the 64"),
+        ((KNOWN, "model.tail=1"), JobError, r"model\.tail keeps labels on the devices"),
+        ((KNOWN, "method.uplink.weighting=true"), JobError, "weighs tokens by position"),
+        (("method.uplink.known_tokens=true",), JobError, "codec quantize does not read it"),
+        (("method.downlink={codec: klt, known_tokens: true}",), JobError, "has labels beside it"),
     ],
 )
 def test_settings_that_language_does_not_take_are_one_sentence(
@@ -392,6 +425,11 @@ def test_data_and_model_must_be_of_one_kind(model: Path, table: Path, tmp_path: 
     pictures = job.model_copy(update={"model": job.model.model_copy(update={"path": "demo"})})
     with pytest.raises(CutlayerError):
         cutlayer.simulate(pictures, out=tmp_path / "run")
+
+
+def test_labels_of_images_name_no_tokens(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="labels name tokens of language models alone"):
+        cutlayer.simulate(small_job(KNOWN, method="lean"), out=tmp_path / "run")
 
 
 def test_a_tokenizer_without_a_template_cannot_chat(model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ seam.py says what a codec is (`Codec`). quantized.py is the quantiser: wire/rota
 wire/quantize.py and wire/entropy.py, one after another. klt.py is a fitted transform with an
 entropy coder: klt_fit.py fits it, basis.py makes the frame of a fitted basis, klt_laws.py, laws.py
 and symbols.py code whole numbers, spatial.py transforms between the patches of an image,
-token_scale.py codes the size of a token, drift.py says when the basis must be fitted again.
+token_scale.py codes the size of a token, drift.py says when the basis must be fitted again;
+wire/known_tokens.py says which tokens of a text labels name, for bases with a mean of each.
 quantized_body.py and klt_body.py make bodies of whole numbers, without torch.
 
 To change the quantiser: its arithmetic is in wire/quantize.py, wire/levels.py and
