@@ -188,16 +188,10 @@ class KltCodec:
     def _analyses(self) -> list[Tensor]:
         return [torch.from_numpy(one) for one in klt_body.analyses(self.basis)]
 
-    @cached_property
-    def _means(self) -> np.ndarray:
-        return self.basis.means * self.basis.head.mean_unit
-
-    @cached_property
-    def _float32_means(self) -> Tensor:
-        return torch.from_numpy(self._means.astype(np.float32))
-
-    def _mean_index(self, positions: Tensor) -> np.ndarray:
-        return klt_body.mean_index(self.basis, positions.numpy())
+    def _means_at(self, positions: Tensor) -> Array:
+        """The mean of each token [n, D]: only these become floats, since classes are many."""
+        index = klt_body.mean_index(self.basis, positions.numpy())
+        return self.basis.means[index].astype(np.float64) * self.basis.head.mean_unit
 
     def _gain(self, batch: Sequence[Rows]) -> float:
         if not self.basis.head.per_batch:
@@ -228,7 +222,7 @@ class KltCodec:
             rows = (
                 rows / torch.from_numpy(sizes_of(codes, octaves=False).astype(np.float32))[:, None]
             )
-        rows = rows - self._float32_means[self._mean_index(positions)]
+        rows = rows - torch.from_numpy(self._means_at(positions).astype(np.float32))
         what = batch[0].what if batch else ""
         noise = self._noise(batch, rngs)
         kinds = self._book.kinds(positions.numpy())
@@ -289,7 +283,7 @@ class KltCodec:
         if others is not None:
             index = np.sort(np.concatenate([cell.index for cell in found.cells if cell.kind]))
             rows[index] = self._patches(others[index]) * (unit / spatial.PARTS)
-        rows += self._means[self._mean_index(positions)]
+        rows += self._means_at(positions)
         if found.codes is not None and head.scaled:
             rows *= sizes_of(found.codes, octaves=False)[:, None]
         if gain != 1.0:
