@@ -39,7 +39,8 @@ def crossed(
     prefix have no position and, like a merged token, the mean of all tokens.
     """
     if classes:
-        positions = known_tokens(message.labels.cpu(), message.num_classes - 1, classes)
+        mask = None if message.mask is None else message.mask.cpu()
+        positions = known_tokens(message.labels.cpu(), mask, message.num_classes - 1, classes)
         return Crossed(message.hidden, message.mask, positions)
     positions = find_places(message.hidden, message.places).clone()
     if tokens is not None and message.places is None:

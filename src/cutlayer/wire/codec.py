@@ -80,7 +80,7 @@ def encode_activations_with(
     if codec.positional:
         places = places_on_cpu([message.places for message in messages])
     hidden = [message.hidden for message in messages]
-    where = [_where(codec, message, place) for message, place in zip(messages, places, strict=True)]
+    where = [_where(codec, *one) for one in zip(messages, masks, places, strict=True)]
     rows = _rows(hidden, masks, where, whats)
     batches = [_batch_of(*one) for one in zip(messages, masks, places, strict=True)]
     coded_rows = codec.encode(rows, rngs)
@@ -191,8 +191,16 @@ def _masks(masks: Sequence[Tensor | None]) -> list[NDArray[np.bool_] | None]:
     return [None if mask is None else next(flat) for mask in masks]
 
 
-def _where(codec: Codec, message: ActivationsMessage, places: Places | None) -> Tensor | None:
-    """What a codec has to know of each token [B, T]; places: the message's, on the CPU."""
+def _where(
+    codec: Codec,
+    message: ActivationsMessage,
+    valid: NDArray[np.bool_] | None,
+    places: Places | None,
+) -> Tensor | None:
+    """What a codec has to know of each token [B, T]: its position, or its class.
+
+    valid, places: the message's mask and places on the CPU.
+    """
     if not codec.positional:
         return None
     if not codec.token_classes:
@@ -200,7 +208,8 @@ def _where(codec: Codec, message: ActivationsMessage, places: Places | None) -> 
     if message.labels.dim() != 2:
         raise ValueError("the basis is for known tokens, but the labels are not those of tokens")
     labels = message.labels.detach().to("cpu", torch.int64)
-    return known_tokens(labels, message.num_classes - 1, codec.token_classes)
+    mask = None if valid is None else torch.from_numpy(valid).view(labels.shape)
+    return known_tokens(labels, mask, message.num_classes - 1, codec.token_classes)
 
 
 def _rows(

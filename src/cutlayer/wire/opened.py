@@ -168,34 +168,39 @@ def _decode_fitted(one: Opened, codec: Codec | None, device: torch.device) -> Te
     """The rows of a frame that a fitted codec encoded."""
     header = one.header
     assert isinstance(header, CodedActivationsHeader | CodedGradientHeader)
-    B, T, D = header.shape
+    D = header.shape[2]
     if codec is None or not codec.positional:
         return FrameError(
             f"the frame needs version {header.coding.version} of a basis, but none was received: "
             "send the basis first"
         )
-    # A positional codec allocates less for positions than the hidden states take.
-    if not codec.token_classes:
-        positions = find_places(torch.empty(B, T, 0), one.places).reshape(-1)
-    elif isinstance(header, CodedActivationsHeader) and one.labels is not None:
-        if one.labels.dim() != 2:
-            return FrameError(
-                "the frame's basis is for known tokens, but its labels are those of whole samples: "
-                "run the same job on both sides"
-            )
-        known = known_tokens(one.labels, header.num_classes - 1, codec.token_classes)
-        positions = known.reshape(-1)
-    else:
-        return FrameError(
-            "the frame's basis is for known tokens, but it is one of gradients, without labels: "
-            "run the same job on both sides"
-        )
-    if one.valid is not None:
-        positions = positions[torch.from_numpy(one.valid)]
     try:
+        positions = _where(one, codec)
+        if one.valid is not None:
+            positions = positions[torch.from_numpy(one.valid)]
         return to_device(codec.decode(header.coding, one.body, positions, D), device)
     except FrameError as fault:
         return fault
+
+
+def _where(one: Opened, codec: Codec) -> Tensor:
+    """What the codec has to know of each token [B T]: its position, or its class."""
+    B, T, _ = one.header.shape
+    if not codec.token_classes:
+        # This allocates less than the hidden states take.
+        return find_places(torch.empty(B, T, 0), one.places).reshape(-1)
+    if not isinstance(one.header, CodedActivationsHeader) or one.labels is None:
+        raise FrameError(
+            "the frame's basis is for known tokens, but it is one of gradients, without labels: "
+            "run the same job on both sides"
+        )
+    if one.labels.dim() != 2:
+        raise FrameError(
+            "the frame's basis is for known tokens, but its labels are those of whole samples: "
+            "run the same job on both sides"
+        )
+    none = one.header.num_classes - 1
+    return known_tokens(one.labels, _mask_of(one), none, codec.token_classes).reshape(-1)
 
 
 def _mask_of(one: Opened) -> Tensor | None:
