@@ -271,12 +271,16 @@ def test_without_compression_the_cut_trains_what_the_whole_model_does(
     assert largest_difference(split.adapter, whole.adapter) < 1e-5
 
 
-KNOWN = "method.uplink={codec: klt, rate_bits: 1, known_tokens: true}"
+OWN = [{"prompt": f"name : {word}", "completion": f"a {word} was here"} for word in WORDS * 4]
+KNOWN = "method.uplink={codec: klt, rate_bits: 1, fit: calibration, known_tokens: true}"
 
 
 @pytest.mark.parametrize(
     ("changes", "method"),
-    [(("training.rounds=1", "method.uplink.bits=4"), "sflora"), ((KNOWN,), "lean")],
+    [
+        (("training.rounds=1", "method.uplink.bits=4"), "sflora"),
+        ((KNOWN, "data.calibration=own.jsonl"), "lean"),
+    ],
     ids=["4 bits", "known tokens"],
 )
 def test_language_trains_over_a_network_as_in_a_simulation(
@@ -291,6 +295,8 @@ def test_language_trains_over_a_network_as_in_a_simulation(
     from fleet_helpers import served_to_all
 
     monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_lines(tmp_path / "own.jsonl", OWN)
     job = language_job(model, table, *changes, "training.pool=1", method=method)
     alone = cutlayer.simulate(job, out=tmp_path / "alone")
     together = served_to_all(job, tmp_path / "net", 2)
@@ -301,7 +307,9 @@ def test_language_trains_over_a_network_as_in_a_simulation(
 def test_tokens_that_labels_name_are_coded_by_a_basis_of_their_own_and_a_run_goes_on_with_it(
     model: Path, table: Path, tmp_path: Path
 ) -> None:
-    job = language_job(model, table, KNOWN, "method.uplink.reuse=false", method="lean", rounds=3)
+    own = write_lines(tmp_path / "own.jsonl", OWN)
+    changes = (KNOWN, "method.uplink.reuse=false", f"data.calibration={own}")
+    job = language_job(model, table, *changes, method="lean", rounds=3)
     whole = cutlayer.simulate(job, out=tmp_path / "whole")
     basis = load_file(whole.folder / STATE_FILE)["coding/basis.1"]
     assert kind_of(basis.numpy().tobytes()) == "token basis"
@@ -400,6 +408,7 @@ def test_what_a_run_cannot_say_is_one_sentence(run: cutlayer.Result) -> None:
         ((KNOWN, "model.tail=1"), JobError, r"model\.tail keeps labels on the devices"),
         ((KNOWN, "method.uplink.weighting=true"), JobError, "weighs tokens by position"),
         (("method.uplink.known_tokens=true",), JobError, "codec quantize does not read it"),
+        ((KNOWN, "method.uplink.fit=devices"), JobError, "which tokens the others' texts hold"),
         (("method.downlink={codec: klt, known_tokens: true}",), JobError, "has labels beside it"),
     ],
 )

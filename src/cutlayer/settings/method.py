@@ -72,7 +72,7 @@ class Quantizer(Section):
     known_tokens: bool = False
     """Whether klt tells a token that its label names by how much it differs from other such tokens
     (uplink alone, language models whose labels go up: each token of an answer is the label of the
-    one before). The basis takes more bytes.
+    one before; with `fit: calibration`). The basis takes more bytes.
     """
 
     reuse: bool | None = None

@@ -179,6 +179,11 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         lambda job: not job.has_tail,
         "model.tail keeps labels on the devices: leave one of them out",
     )
+    of_own = Condition(
+        lambda job: job.method.uplink.fit == "calibration",
+        "means of devices' tokens would tell every device which tokens the others' texts hold: "
+        "leave it out, or set method.uplink.fit to calibration",
+    )
     evenly = Condition(
         lambda job: not job.method.uplink.weighting,
         "method.uplink.weighting weighs tokens by position: leave one of them out",
@@ -201,7 +206,14 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.fit": (first, fitted, of_devices),
         f"method.{side}.weighting": (first, fitted, weighted),
         f"method.{side}.spatial": (first, fitted, between_patches, all_patches),
-        f"method.{side}.known_tokens": (first, fitted, of_labels, labels_go_up, evenly),
+        f"method.{side}.known_tokens": (
+            first,
+            fitted,
+            of_labels,
+            labels_go_up,
+            of_own,
+            evenly,
+        ),
         f"method.{side}.variants": (
             first,
             *where(
