@@ -39,6 +39,7 @@ from cutlayer.train.task import task_of
 from environment import describe
 
 REPORTS = Path(__file__).parent / "reports"
+KNOWN = ", known tokens"
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
 """How much more perplexity still counts as none."""
@@ -71,8 +72,8 @@ METHODS: dict[str, Line] = {
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
     "frozen, klt 0.7": sent_once(0.7),
-    "frozen, klt 0.42, known tokens": sent_once(0.42, known_tokens=True),
-    "frozen, klt 0.21, known tokens": sent_once(0.21, known_tokens=True),
+    f"frozen, klt 0.42{KNOWN}": sent_once(0.42, known_tokens=True),
+    f"frozen, klt 0.21{KNOWN}": sent_once(0.21, known_tokens=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
     "centralized": {"name": "centralized"},
@@ -256,7 +257,9 @@ def report(runs: Path, others: list[Path], title: str) -> str:
             f"training {before:.2f}. *frozen* and *u-shape*: `lean`, whose devices train "
             "nothing before the cut; klt with its rate in bits a value (of *u-shape* 0.5 up "
             "at the cut, 1 down and 0.5 up at the tail; of *sflora* 0.5 up and 0.25 down), "
-            "fitted to 64 pairs of the server's own, activations sent once. "
+            "fitted to 64 pairs of the server's own, activations sent once; *known tokens*: tokens "
+            "of answers, which the server has as labels, are told by how they differ from the mean "
+            "of their like. "
             "Bytes are those of all devices in one visit, once codecs "
             "are fitted; *x*: times fewer than float32 both ways (twice what goes up in "
             f"*{FROZEN}*, and four times where a u-shape has four messages), without bases "
@@ -301,6 +304,16 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
             said.append(
                 f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
                 f"{worth:,.0f} pairs in a visit."
+            )
+    for one in lines:
+        plain = by_name.get(one["name"].removesuffix(KNOWN))
+        if plain is not None and one is not plain:
+            shares = [one[key] / plain[key] - 1 for key in ("perplexity", "served", "bases")]
+            exported, served, bases = (f"{100 * share:+.1f} %" for share in shares)
+            said.append(
+                f"- *{one['name']}* against *{plain['name']}*, of which it differs in known tokens "
+                f"alone: perplexity {exported} as exported, {served} through the cut; bytes of "
+                f"bases {bases}."
             )
     sending = [one for one in lines if one["over_text"]]
     if sending:

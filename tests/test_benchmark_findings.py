@@ -381,6 +381,18 @@ def test_language_models_are_compared_as_exported_and_as_served(
     assert verdicts[served].format("through the cut") in said
 
 
+def test_what_known_tokens_bring_is_said_of_lines_that_differ_in_them_alone() -> None:
+    line = {
+        "perplexity": 4.0, "served": 4.4, "bases": 10.0, "ratio": None, "over_text": None,
+    }  # fmt: skip
+    plain = line | {"name": "frozen, klt 0.42"}
+    known = line | {"name": "frozen, klt 0.42, known tokens", "perplexity": 3.0, "bases": 15.0}
+    findings = benchmark("language").findings
+    (said, *_) = findings([plain, known], 16.0, 256)
+    assert "perplexity -25.0 % as exported, +0.0 % through the cut; bytes of bases +50.0 %" in said
+    assert len(findings([known], 16.0, 256)) == 1
+
+
 @pytest.mark.parametrize(
     ("more", "verdict"),
     [
