@@ -181,8 +181,9 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     )
     of_own = Condition(
         lambda job: job.method.uplink.fit == "calibration",
-        "means of devices' tokens would tell every device which tokens the others' texts hold: "
-        "leave it out, or set method.uplink.fit to calibration",
+        "it needs texts of the server's own, for means of devices' tokens would tell every device "
+        "which tokens the others' texts hold: leave it out, or set method.uplink.fit to "
+        "calibration",
     )
     evenly = Condition(
         lambda job: not job.method.uplink.weighting,
