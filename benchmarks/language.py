@@ -7,9 +7,9 @@
 (prompts with completions). --pairs, --visits, --tests, --batch, --cut, --tail: the size; 4672, 5,
 4693, 8, 10 and 2 are the whole of it. Finished runs are kept in --runs, unfinished ones go on
 there, and those that have not begun are left out of the report. --texts: prompts that each trained
-model answers. --write: make benchmarks/reports/language.md of what there is, and run nothing;
---report gives the report another name, as language-cut-15.md has. --others: folders with some of
-the runs at the same size and another --seed.
+model answers. --write: make benchmarks/reports/language.md of what there is, and what
+docs/language.md shows of it, and run nothing; --report gives the report another name, as
+language-cut-15.md has. --others: folders with some of the runs at the same size and another --seed.
 """
 
 import argparse
@@ -37,8 +37,11 @@ from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import describe
+from shared_blocks import DOCS, copy_block, marked
 
 REPORTS = Path(__file__).parent / "reports"
+SHOWN, PAGE = "language", DOCS / "language.md"
+"""The report whose findings a page of the docs shows."""
 KNOWN = ", known tokens"
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
@@ -279,9 +282,10 @@ def report(runs: Path, others: list[Path], title: str) -> str:
             "--texts 200`.",
             "",
             tables.markdown(lines, columns),
-            *findings(lines, before, pairs),
-            *over_seeds([runs, *others]),
-            "",
+            marked(
+                f"{title}.md",
+                "\n".join([*findings(lines, before, pairs), *over_seeds([runs, *others])]),
+            ),
         ]
     )
 
@@ -410,9 +414,10 @@ def main() -> None:
     options = parser.parse_args()
     if not options.write:
         run_all(options)
-    (REPORTS / f"{options.report}.md").write_text(
-        report(options.runs, options.others, options.report)
-    )
+    path = REPORTS / f"{options.report}.md"
+    path.write_text(report(options.runs, options.others, options.report))
+    if options.report == SHOWN:
+        copy_block(path, PAGE)
 
 
 if __name__ == "__main__":
