@@ -31,22 +31,23 @@ def _shared(name: str) -> Path:
     return path
 
 
-def _cache(factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cache(factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUTLAYER_CACHE", str(factory.mktemp("cache")))
-        yield
+        patch.setenv("CUTLAYER_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What the tests' jobs keep for later stands beside nobody's own, and reads none of it."""
     yield from _cache(tmp_path_factory)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cache_of_a_file(
-    cache_of_the_tests: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+    cache_of_the_tests: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """What a file's tests keep for later no other file's see: plans hang on what was calibrated."""
     yield from _cache(tmp_path_factory)
 

@@ -23,14 +23,6 @@ NAMES = ("Bag", "Dress")
 SAMPLES = 12
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exporting takes seconds: one cache for all tests of this module."""
-    folder = tmp_path_factory.mktemp("cache")
-    pytest.MonkeyPatch().setenv("CUTLAYER_CACHE", str(folder))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Images of four devices."""
@@ -91,7 +83,7 @@ def test_a_basis_and_named_samples_reach_light_devices_and_outlive_a_resumption(
 
 
 def test_auto_gives_light_devices_the_programs_of_the_precision_that_it_chose(
-    tmp_path: Path, folders: list[Path], cache: Path
+    tmp_path: Path, folders: list[Path], cache_of_a_file: Path
 ) -> None:
     """Torch devices compute in float32, and what a light device said as it joined is overruled."""
     job = small_job(
@@ -117,7 +109,7 @@ def test_auto_gives_light_devices_the_programs_of_the_precision_that_it_chose(
         chosen = {device: one.precision for device, one in row.decisions.items()}
         assert chosen == {0: "float32", 1: "int8", 2: "int8"}
         assert not row.lost
-    held = {path.name for path in (cache / "parts").glob("*/*.bin")}
+    held = {path.name for path in (cache_of_a_file / "parts").glob("*/*.bin")}
     assert held >= {"int8.bin", "float16.bin", "float32.bin"}
 
 
