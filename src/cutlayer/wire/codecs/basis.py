@@ -132,8 +132,8 @@ def read_basis(data: Bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Basis:
     value = 2 if head.wide else 1
     size = 4 * (P + 1) * D
     size += sum(L * (1 + 2 * K + value * D) for K, L in zip(bands, lengths, strict=True))
-    # Each number takes eight bytes in use.
-    room = 8 * ((P + 1) * D + sum(lengths) * D)
+    # In use, a number of the means takes four bytes, and one of the vectors eight.
+    room = 4 * (P + 1) * D + 8 * sum(lengths) * D
     if room > max_bytes:
         raise FrameError(
             f"the basis unpacks to {room} bytes, above max_bytes {max_bytes}: raise it, or fit "
