@@ -335,6 +335,7 @@ def test_what_a_server_says_of_a_job_is_checked(fields: dict[str, Any], sentence
         ("st-sflora", ("privacy.activation_noise=0.1",), "need torch to draw this noise"),
         ("st-sflora", ("privacy.label_noise=0.1",), "need torch to draw this noise"),
         ("lean", ("method.uplink.spatial=true",), "do not transform between patches"),
+        ("lean", ("method.uplink.known_tokens=true",), "have means of positions, not of tokens"),
     ],
 )
 def test_jobs_that_need_torch_are_refused_with_the_reason(
