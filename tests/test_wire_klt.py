@@ -118,7 +118,7 @@ NONE_SAID = 9
 
 
 def known(labels: Tensor, mask: Tensor | None = None) -> Tensor:
-    return known_tokens(labels, mask, NONE_SAID, CLASSES)
+    return known_tokens(labels, mask, NONE_SAID + 1, CLASSES)
 
 
 CLASSES = 5
@@ -646,9 +646,7 @@ def test_a_label_names_the_token_after_its_own() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(B=st.integers(1, 4), padded=st.booleans(), seed=st.integers(0, 99))
-def test_known_tokens_come_back_by_their_labels_and_in_no_more_than_the_frame(
-    B: int, padded: bool, seed: int
-) -> None:
+def test_known_tokens_come_back_by_their_labels(B: int, padded: bool, seed: int) -> None:
     codec = TOKEN_CODEC
     x, labels = spoken(B, seed)
     mask = None

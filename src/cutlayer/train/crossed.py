@@ -40,7 +40,7 @@ def crossed(
     """
     if classes:
         mask = None if message.mask is None else message.mask.cpu()
-        positions = known_tokens(message.labels.cpu(), mask, message.num_classes - 1, classes)
+        positions = known_tokens(message.labels.cpu(), mask, message.num_classes, classes)
         return Crossed(message.hidden, message.mask, positions)
     positions = find_places(message.hidden, message.places).clone()
     if tokens is not None and message.places is None:

@@ -209,7 +209,7 @@ def _where(
         raise ValueError("the basis is for known tokens, but the labels are not those of tokens")
     labels = message.labels.detach().to("cpu", torch.int64)
     mask = None if valid is None else torch.from_numpy(valid).view(labels.shape)
-    return known_tokens(labels, mask, message.num_classes - 1, codec.token_classes)
+    return known_tokens(labels, mask, message.num_classes, codec.token_classes)
 
 
 def _rows(

@@ -11,13 +11,15 @@ from torch import Tensor
 from cutlayer.wire.codecs.seam import MERGED
 
 
-def known_tokens(labels: Tensor, mask: Tensor | None, none: int, classes: int) -> Tensor:
+def known_tokens(labels: Tensor, mask: Tensor | None, num_classes: int, classes: int) -> Tensor:
     """The class [B, T] of each token that the labels name, `MERGED` for one that they do not.
 
-    labels: [B, T] int64 on the CPU, the number of the token after each, or `none`. mask: [B, T]
-    bool on the CPU, False at padding, whose labels are not sent and name nothing; None without
-    padding. classes: how many there are; a class is a token's number modulo `classes`.
+    labels: [B, T] int64 on the CPU, the number of the token after each, or the last of the
+    `num_classes` labels where none is told. mask: [B, T] bool on the CPU, False at padding, whose
+    labels are not sent and name nothing; None without padding. classes: of tokens; a class is a
+    token's number modulo `classes`.
     """
+    none = num_classes - 1
     told = labels if mask is None else labels.masked_fill(~mask, none)
     before = told[:, :-1]
     named = torch.where(before == none, MERGED, before % classes)

@@ -199,8 +199,8 @@ def _where(one: Opened, codec: Codec) -> Tensor:
             "the frame's basis is for known tokens, but its labels are those of whole samples: "
             "run the same job on both sides"
         )
-    none = one.header.num_classes - 1
-    return known_tokens(one.labels, _mask_of(one), none, codec.token_classes).reshape(-1)
+    told = one.header.num_classes
+    return known_tokens(one.labels, _mask_of(one), told, codec.token_classes).reshape(-1)
 
 
 def _mask_of(one: Opened) -> Tensor | None:

@@ -136,8 +136,7 @@ def subject_of(job: Job, precision: Precision = "float32") -> Subject | None:
     spec = describe(job.model)
     # Of a fitted codec all rates are measured; the step is what makes them.
     rates = {"bits", "step", "rate_bits"}
-    apart = rates | {"fit", "weighting", "spatial", "known_tokens"}
-    apart |= {"reuse", "variants", "change"}
+    apart = rates | {"fit", "weighting", "spatial", "known_tokens", "reuse", "variants", "change"}
     quantizer = job.method.uplink.model_dump(exclude=apart)
     if job.method.uplink.weighting:
         quantizer["weighting"] = True

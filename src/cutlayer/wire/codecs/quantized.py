@@ -38,7 +38,7 @@ class QuantizedCodec:
 
     @property
     def token_classes(self) -> int:
-        """None."""
+        """0: each token is decoded without knowing which it is."""
         return 0
 
     @property
