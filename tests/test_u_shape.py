@@ -21,6 +21,7 @@ from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, GRADIENTS
 from cutlayer.wire.frame import kind_of
 from cutlayer.wire.frame_bytes import label_bits
+from cutlayer.wire.messages import ActivationsMessage
 from cutlayer.wire.tail import (
     FeatureGradientMessage,
     decode_feature_gradient,
@@ -71,6 +72,29 @@ def test_a_language_run_with_a_tail_trains_what_the_whole_model_does(
     for _, _, _, _, _, features, answers in u_shaped.rows[0].traffic.values():
         assert features > 1000
         assert answers > 1000
+
+
+LEARNT = ("model.tail=0", "method.tail_tokens=learnt")
+
+
+def test_only_tokens_that_are_learnt_go_to_a_tail_without_blocks(
+    language: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"name : {'x' * (i % 7)}", "completion": "the " * (1 + i % 5)} for i in range(24)
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # Completions differ in length: like a server with labels, this one weighs devices by tokens.
+    plain, some, every = (
+        run(text_job(language, table, *changes, "training.rounds=2"), tmp_path / name)
+        for name, changes in (("plain", ()), ("some", LEARNT), ("every", ("model.tail=0",)))
+    )
+    assert equal(plain.adapter, some.adapter)
+    for device, all_of_it in every.rows[-1].traffic.items():
+        a_bit_a_token, few = some.rows[-1].traffic[device], 0.6
+        assert 0 < a_bit_a_token[0] - all_of_it[0] < all_of_it[0] / 500
+        assert max(a_bit_a_token[i] / all_of_it[i] for i in (5, 6)) < few
 
 
 @pytest.mark.parametrize("method", ["sflora", "split-lora", "st-sflora-full"])
@@ -326,12 +350,14 @@ def traces(job: Job) -> dict[str, list[bytes]]:
     return found
 
 
-@pytest.mark.parametrize("tail", ["0", "1", "null"])
+@pytest.mark.parametrize(
+    "changes", [("model.tail=0",), LEARNT, ("model.tail=1",), ("model.tail=null",)]
+)
 def test_labels_and_texts_are_in_no_frame_of_a_run_with_a_tail(
     language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    heard: list[bytes], tail: str,
+    heard: list[bytes], changes: tuple[str, ...],
 ) -> None:  # fmt: skip
-    job = text_job(language, table, f"model.tail={tail}", "training.pool=1")
+    job = text_job(language, table, *changes, "training.pool=1")
     alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
@@ -340,7 +366,7 @@ def test_labels_and_texts_are_in_no_frame_of_a_run_with_a_tail(
         name for name, parts in traces(job).items() if any(part in everything for part in parts)
     }
     # Without a tail the labels do travel, and this search finds them.
-    assert seen == ({"packed"} if tail == "null" else set())
+    assert seen == ({"packed"} if changes == ("model.tail=null",) else set())
 
 
 @pytest.mark.slow
@@ -395,6 +421,25 @@ def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
     alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
     assert equal(alone.adapter, together.adapter)
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
+
+
+def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_that_goes_on(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    job = text_job(
+        language, table, *LEARNT, *FITTED, "training.pool=1", "training.rounds=3", method="lean"
+    )
+    alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        cutlayer.simulate(job, out=tmp_path / "cut", progress=StopAfter(2))
+    resumed = cutlayer.resume(tmp_path / "cut")
+    for other in (together, resumed):
+        assert equal(alone.adapter, other.adapter)
+        assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
+    last = alone.rows[-1]
+    assert max(t[0] for t in last.traffic.values()) < 300  # samples that the server holds
+    assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=0.2)
 
 
 def test_bits_over_a_network_are_those_of_a_simulation(
@@ -473,6 +518,48 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
     assert all(torch.isfinite(tensor).all() for tensor in result.adapter.values())
 
 
+def of_activations(edit: Callable[[ActivationsMessage], ActivationsMessage]) -> Any:
+    from cutlayer.settings.method import Quantizer
+    from cutlayer.wire.codec import decode_activations, encode_activations
+
+    def changed(frame: bytes) -> bytes:
+        if kind_of(frame) not in ("activations", "token activations"):
+            return frame
+        return encode_activations(edit(decode_activations(frame)), Quantizer(entropy="none"))
+
+    return changed
+
+
+@pytest.mark.parametrize("changes", [LEARNT, ("model.tail=0",)], ids=["learnt", "all"])
+def test_a_batch_without_tokens_to_come_back_is_the_senders_own(
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    changes: tuple[str, ...],
+) -> None:  # fmt: skip
+    pytest.importorskip("grpc")
+    from fleet_helpers import crowd, served
+    from liars import Lie, tell
+
+    monkeypatch.setenv("CUTLAYER_CACHE", str(tmp_path / "cache"))
+    edits = [
+        of_activations(lambda m: replace(m, mask=torch.zeros_like(m.mask))),
+        of_activations(lambda m: replace(m, labels=torch.zeros_like(m.labels))),
+        of_activations(lambda m: replace(m, num_classes=m.num_classes + 1)),
+    ]
+    liars = [0, 2] if changes != LEARNT else [0, 1, 2]
+    tell(monkeypatch, {n + 2: Lie(activations=edits[edit]) for n, edit in enumerate(liars)})
+    count = len(liars) + 2
+    job = text_job(
+        language, table, *changes, f"devices.count={count}", "data.partition.min_samples=2",
+        "training.pool=2",
+    )  # fmt: skip
+    with crowd() as devices:
+        result = served(
+            job, tmp_path / "net", lambda port: [devices.join(port, n) for n in range(count)]
+        )
+    (row,) = result.rows
+    assert set(row.lost) == set(range(2, count))
+
+
 # ---- refused ----
 
 
@@ -496,6 +583,8 @@ def test_an_answer_that_is_not_due_is_the_senders_own(
         (("model.tail=1", "training.compile=true"), "sflora", JobError,
          r"training\.compile: .* with model\.tail"),
         (("model.tail=-1",), "sflora", JobError, r"model\.tail: -1"),
+        (LEARNT, "sflora", JobError, r"method\.tail_tokens: 'learnt' is for language models"),
+        (LEARNT[1:], "sflora", JobError, r"method\.tail_tokens: .* server runs the last blocks"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_a_tail_is_one_sentence(

@@ -205,6 +205,12 @@ class Method(Section):
     those of the first round, which take 4 bits.
     """
 
+    tail_tokens: Literal["all", "learnt"] = "all"
+    """Of which tokens hidden states go to the last blocks and gradients come back: all, or only
+    those after which a token is learnt (learnt; language models with `model.tail: 0`, whose norm
+    and head look at one token at a time). The server is then told where these tokens are.
+    """
+
     adapter_bits: Literal[16, 32] = 32
     """Bits for a weight of an adapter on its way: 16 (bfloat16) or 32 (float32)."""
 

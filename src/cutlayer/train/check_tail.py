@@ -32,6 +32,11 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
             "model.tail: with method.uplink.reuse a device runs only its tail for a text that the "
             "server holds, and does not know which tokens were kept: set method.tokens.keep to null"
         )
+    if method.tail_tokens == "learnt" and not (spec.parts.language and tail == 0):
+        raise JobError(
+            "method.tail_tokens: 'learnt' is for language models with model.tail 0, since blocks "
+            "on the device, and heads that pool, look at all tokens: take all, or that tail"
+        )
     for name, given in (
         ("tail_downlink", method.tail_downlink), ("tail_uplink", method.tail_uplink),
     ):  # fmt: skip

@@ -21,7 +21,7 @@ from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.shortened import shorten
 from cutlayer.train.task import Task
-from cutlayer.train.u_shape import from_rows, row_positions, to_rows
+from cutlayer.train.u_shape import from_rows, learnt_of, row_positions, to_rows
 from cutlayer.train.ways import FEATURES
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -92,7 +92,9 @@ def through_cut(
         hidden = received.hidden
         if job.has_tail:
             made = model.middle_forward(hidden, mask, cut, route)
-            returned = _returned(job, decision, model, down, made, received.mask, start)
+            learnt = learnt_of(job, goal)
+            due = received.mask if learnt is None else learnt
+            returned = _returned(job, decision, model, down, made, due, start)
             return Outputs(model.tail_forward(returned, mask, route), inputs)
         return Outputs(model.server_forward(hidden, mask, cut, route), inputs)
 
@@ -108,7 +110,7 @@ def _returned(
     mask: torch.Tensor | None,
     start: int,
 ) -> torch.Tensor:
-    """Features [B,T,D] as they reach the tail on a device; mask [B,T] on the CPU."""
+    """Features [B,T,D] as they reach the tail on a device; mask [B,T]: which do, on the CPU."""
     B, T, D = features.shape
     positions = row_positions(B, T, mask, model.spec.prefix, decision.tokens is not None)
     made = FeaturesMessage(0, 0, 0, to_rows(features, mask), positions=positions)

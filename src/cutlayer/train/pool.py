@@ -36,7 +36,7 @@ from cutlayer.train.pool_tail import PoolTail
 from cutlayer.train.shortened import Group, shorten_for_each
 from cutlayer.train.stopwatch import Stopwatch
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.train.u_shape import unlabelled
+from cutlayer.train.u_shape import learnt_of, unlabelled
 from cutlayer.train.ways import GRADIENTS
 from cutlayer.wire.codec import encode_activations_with
 from cutlayer.wire.codecs.seam import Codec
@@ -123,7 +123,7 @@ class Pool:
                     message = device.task.message(*given, goals[place])
                 else:
                     self._tail.keep(device, goals[place], sent.mask)
-                    message = unlabelled(*given)
+                    message = unlabelled(*given, learnt_of(device.job, goals[place]))
                 messages[place] = replace(message, places=sent.places)
         return messages
 

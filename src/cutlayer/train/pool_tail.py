@@ -14,7 +14,7 @@ from cutlayer.train.device import Device
 from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.train.u_shape import from_rows, row_positions, to_rows
+from cutlayer.train.u_shape import from_rows, learnt_of, row_positions, to_rows
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
@@ -32,13 +32,14 @@ from cutlayer.wire.transfer import to_device
 class PoolTail:
     """What devices keep of a step between its exchanges, so that labels need not be sent.
 
-    goals, masks: the targets and the padding masks of each one's batch. losses: of its batch.
-    gradients: of the adapters in the tail, until a step moves them; feature_gradients [n,D], of
-    tokens at these positions.
+    goals, masks: the targets and the padding masks of each one's batch. crossing: which tokens of
+    it cross to the tail and back, None for all. losses: of its batch. gradients: of the adapters in
+    the tail, until a step moves them; feature_gradients [n,D], of tokens at these positions.
     """
 
     goals: dict[int, torch.Tensor] = field(default_factory=dict)
     masks: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    crossing: dict[int, torch.Tensor | None] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
     feature_gradients: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -48,11 +49,13 @@ class PoolTail:
         """Keep what belongs to the activations that a device sends."""
         self.goals[device.id] = goal
         self.masks[device.id] = None if mask is None else mask.cpu()
+        learnt = learnt_of(device.job, goal)
+        self.crossing[device.id] = self.masks[device.id] if learnt is None else learnt
 
     def decode(
         self, step: int, devices: Sequence[Device], frames: Mapping[int, bytes]
     ) -> list[torch.Tensor]:
-        """The features [B,T,D] of each device's frame, zero at padding: decoded in one call.
+        """The features [B,T,D] of each device's frame, zero where none cross: decoded in one call.
 
         Raises FrameError for features of another batch.
         """
@@ -72,8 +75,8 @@ class PoolTail:
         for device, shape, rows in zip(devices, shapes, decoded, strict=True):
             if isinstance(rows, FrameError):
                 raise rows
-            mask = self.masks[device.id]
-            parts.append(from_rows(rows, shape, mask, "what the server made of the batch"))
+            due = self.crossing[device.id]
+            parts.append(from_rows(rows, shape, due, "what the server made of the batch"))
         return parts
 
     def run(
@@ -114,22 +117,22 @@ class PoolTail:
             if gradient is not None
         }
         for device, part in zip(devices, torch.split(back, [len(p) for p in parts]), strict=True):
-            self.feature_gradients[device.id] = to_rows(part, self.masks[device.id])
+            self.feature_gradients[device.id] = to_rows(part, self.crossing[device.id])
             self.positions[device.id] = self._positions(device, part.shape)
 
     def _shape(self, device: Device, rows: int) -> tuple[int, int, int]:
         """[B,T,D] of features that come in so many rows, where these are of the batch due."""
-        mask, spec = self.masks[device.id], device.model.spec
+        due, spec = self.crossing[device.id], device.model.spec
         B, D = len(self.goals[device.id]), spec.width_at(spec.end)
-        T = min(rows // B, spec.tokens_at(spec.end)) if mask is None else mask.shape[1]
+        T = min(rows // B, spec.tokens_at(spec.end)) if due is None else due.shape[1]
         return B, T, D
 
     def _positions(self, device: Device, shape: Sequence[int]) -> torch.Tensor:
-        """Where the tokens of features [B,T,D] stand that are no padding."""
+        """Where the tokens of features [B,T,D] stand that cross to the tail."""
         B, T, _ = shape
         selected = device.decision.tokens is not None
         prefix = device.model.spec.prefix
-        return row_positions(B, T, self.masks[device.id], prefix, selected)
+        return row_positions(B, T, self.crossing[device.id], prefix, selected)
 
     def frames(self, step: int, devices: Sequence[Device]) -> list[bytes]:
         """The frame of each device's gradient in its features. Raises RunError."""

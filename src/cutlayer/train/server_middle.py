@@ -20,7 +20,14 @@ from cutlayer.train.server_adapters import ServerPass
 from cutlayer.train.server_part import PoolStep, ServerPart, gradients_of
 from cutlayer.train.server_reading import Faults
 from cutlayer.train.stopwatch import Stopwatch
-from cutlayer.train.u_shape import UNLABELLED, from_rows, row_positions, to_rows
+from cutlayer.train.u_shape import (
+    MARKED,
+    UNLABELLED,
+    crossing,
+    from_rows,
+    row_positions,
+    to_rows,
+)
 from cutlayer.train.ways import FEATURE_GRADIENTS, Way
 from cutlayer.train.ways import FEATURES as FEATURES_DOWN
 from cutlayer.wire.messages import ActivationsMessage
@@ -60,7 +67,8 @@ class _Answer:
 
 
 class ServerMiddle(ServerPart):
-    """See ServerPart. seen: counts the samples that came through the cut, without their labels."""
+    """See ServerPart. seen: counts the samples that came through the cut, or the tokens that are
+    marked as learnt."""
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -82,10 +90,18 @@ class ServerMiddle(ServerPart):
         return state.replies if exchange == FEATURES else super().give(exchange, state, devices)
 
     def _check_targets(self, message: ActivationsMessage) -> None:
-        if message.num_classes != UNLABELLED or message.labels.dim() != 1:
+        learnt = self._job.method.tail_tokens == "learnt"
+        due = (MARKED, 2) if learnt else (UNLABELLED, 1)
+        if (message.num_classes, message.labels.dim()) != due:
             raise FrameError(
                 f"frame: device {message.device} sent labels of {message.num_classes} classes, but "
                 "with model.tail labels stay on devices: run the same job on both sides"
+            )
+        asked = crossing(message)
+        if asked is not None and not bool(asked.any(1).all()):
+            raise FrameError(
+                f"frame: device {message.device} sent a sample of which no token is to come back: "
+                "run the same job on both sides"
             )
 
     def _forward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
@@ -111,7 +127,7 @@ class ServerMiddle(ServerPart):
         """The pass, done again without the devices whose features are not finite."""
         left = []
         for message, part in zip(done.messages, done.split(), strict=True):
-            if bool(to_rows(part, message.mask).isfinite().all()):
+            if bool(to_rows(part, crossing(message)).isfinite().all()):
                 left.append(message)
             else:
                 due = message.device, message.round, message.step
@@ -126,7 +142,7 @@ class ServerMiddle(ServerPart):
                 one.device,
                 one.round,
                 one.step,
-                to_rows(part, one.mask),
+                to_rows(part, crossing(one)),
                 positions=self._positions(one, part),
             )
             for one, part in parts.items()
@@ -156,15 +172,15 @@ class ServerMiddle(ServerPart):
         return encode_features(made, coding.codec(self.decisions[made[0].device]), rngs)
 
     def _positions(self, one: ActivationsMessage, part: torch.Tensor) -> torch.Tensor:
-        """Where the tokens of a device's features [B,T,D] stand that are no padding."""
+        """Where the tokens of a device's features [B,T,D] stand that cross to its tail."""
         B, T, _ = part.shape
         selected = self.decisions[one.device].tokens is not None
-        return row_positions(B, T, one.mask, self._model.spec.prefix, selected)
+        return row_positions(B, T, crossing(one), self._model.spec.prefix, selected)
 
     def _note(self, way: Way, one: ActivationsMessage, part: torch.Tensor, frame: bytes) -> None:
         """Take note of what crosses to or from a device's tail [B,T,D]: see `WayCoding.note`."""
         decision = self.decisions[one.device]
-        self._coding.ways[way].note(decision, one.device, part, one.mask, frame)
+        self._coding.ways[way].note(decision, one.device, part, crossing(one), frame)
 
     def _backward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
         """Run the gradients of features back through the server's blocks."""
@@ -245,7 +261,7 @@ class ServerMiddle(ServerPart):
             raise rows
         B, T, D = part.shape
         what = f"the gradient of device {message.device}"
-        return _Answer(opened.loss, from_rows(rows, (B, T, D), message.mask, what))
+        return _Answer(opened.loss, from_rows(rows, (B, T, D), crossing(message), what))
 
     def _finish(
         self, one: _Pass, faults: Faults
@@ -265,7 +281,10 @@ class ServerMiddle(ServerPart):
             faults |= self._without_finite_gradients(due)
             return self._finish(one, faults)
         for message in due:
-            self.seen[message.device] += len(message.hidden)
+            marked = message.num_classes == MARKED
+            self.seen[message.device] += (
+                int(message.labels.sum()) if marked else len(message.hidden)
+            )
         down, *own = gradients
         self.adapters.add(one.opened, own, due[0].step)
         parts: Sequence[torch.Tensor | None] = [None] * len(due)

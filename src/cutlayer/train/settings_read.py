@@ -148,6 +148,7 @@ CONDITIONS: dict[str, tuple[Condition, ...]] = {
     **of_quantizer("downlink", RETURNS_OR_TAIL),
     **of_quantizer("tail_downlink", TAIL),
     **of_quantizer("tail_uplink", TAIL),
+    "method.tail_tokens": (TAIL,),
     "method.allocation.solver": (RADIO,),
     "method.allocation.cuts": of_solvers("asfl", "asfv", "auto"),
     "method.allocation.rates_bps": of_solvers("asfl"),

@@ -1,24 +1,53 @@
 """What both sides of a step share whose last blocks are on devices: activations without labels, and
-the rows of a batch, which are its tokens that are no padding, and where these stand.
+the rows of a batch, which are its tokens that cross to the tail, and where these stand.
 """
 
 import torch
 from torch import Tensor
 
 from cutlayer.errors import FrameError
+from cutlayer.job import Job
+from cutlayer.train.language import NONE
 from cutlayer.wire.codecs.seam import MERGED
 from cutlayer.wire.messages import ActivationsMessage
 
 UNLABELLED = 1
 """The number of classes in a frame of activations without labels: they then take no bits."""
+MARKED = 2
+"""That of a frame which says of each token, in one bit, whether it is learnt (see `learnt_of`)."""
 
 
 def unlabelled(
-    device: int, round: int, step: int, hidden: Tensor, mask: Tensor | None
+    device: int,
+    round: int,
+    step: int,
+    hidden: Tensor,
+    mask: Tensor | None,
+    learnt: Tensor | None = None,
 ) -> ActivationsMessage:
-    """A message of activations without labels; arguments as in `ActivationsMessage`."""
+    """A message of activations without labels; arguments as in `ActivationsMessage`.
+
+    learnt [B,T] bool: the tokens that are to cross to the tail, where not all of them do.
+    """
+    if learnt is not None:
+        return ActivationsMessage(device, round, step, hidden, mask, learnt.long(), MARKED)
     labels = torch.zeros(len(hidden), dtype=torch.int64)
     return ActivationsMessage(device, round, step, hidden, mask, labels, UNLABELLED)
+
+
+def learnt_of(job: Job, goal: Tensor) -> Tensor | None:
+    """[B,T] bool, on the CPU: of a batch with these targets the tokens whose features cross to the
+    tail, where these are only those that a loss is taken of (method.tail_tokens); None for all.
+    """
+    return goal != NONE if job.method.tail_tokens == "learnt" else None
+
+
+def crossing(message: ActivationsMessage) -> Tensor | None:
+    """[B,T] bool: the tokens of a message whose features cross to the tail; None for all."""
+    if message.num_classes != MARKED:
+        return message.mask
+    marked = message.labels.bool()
+    return marked if message.mask is None else marked & message.mask.to(marked.device)
 
 
 def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -71,8 +71,9 @@ class Loads:
         sent, width = self._shape(cut, tokens)
         text, language = self.spec.modality == "text", self.spec.parts.language
         labels = self.spec.vocabulary + 1 if language else self.classes
-        if self.job.has_tail:  # labels stay on the device
-            labels, language = 1, False
+        if self.job.has_tail:  # labels stay on the device, or are a bit a token
+            by_token = self.job.method.tail_tokens == "learnt"
+            labels, language = (2, True) if by_token else (1, False)
         return activations_bytes((batch, sent, width), quantizer, labels, text, by_token=language)
 
     def visit_bits(self, cut: int, tokens: int | None, bits: float, first: bool) -> Floats:
@@ -100,7 +101,10 @@ class Loads:
         return self._frames(lambda batch: gradient_bytes((batch, sent, width), quantizer, text))
 
     def features_bits(self, cut: int, tokens: int | None) -> tuple[Floats, Floats]:
-        """[m] bits of hidden states sent down to a tail, and of their gradients sent up."""
+        """[m] bits of hidden states sent down to a tail, and of their gradients sent up.
+
+        Of all tokens: how many are learnt (method.tail_tokens) is not known before data are read.
+        """
         if not self.job.has_tail:
             return np.zeros(len(self.samples_per_epoch)), np.zeros(len(self.samples_per_epoch))
         method, spec = self.job.method, self.spec
