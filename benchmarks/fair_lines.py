@@ -1,15 +1,13 @@
 """The lines of benchmarks/reports/fair.jsonl: what each run of the fair table came to."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cutlayer.job import Job
 from cutlayer.record.rows import Row
+from run_lines import Line, RunLines
 
-Line = dict[str, Any]
 FILE = Path(__file__).parent / "reports" / "fair.jsonl"
 SCALE = (
     "train", "test", "rounds", "devices", "per_round", "held_out", "batch_size", "image_size",
@@ -27,28 +25,16 @@ def scale_of(options: argparse.Namespace) -> Line:
     return {name: getattr(options, name) for name in SCALE}
 
 
-class Lines:
+class Lines(RunLines):
     """The runs of one size that there are."""
 
     def __init__(self, scale: Line, file: Path = FILE) -> None:
-        self.scale, self.file = scale, file
-        texts = file.read_text().splitlines() if file.exists() else []
-        every = [json.loads(text) for text in texts]
-        self.all: list[Line] = [line for line in every if scale.items() <= line.items()]
-
-    def append(self, line: Line) -> None:
-        """Add a run, to the file too."""
-        self.all.append({**line, **self.scale})
-        with self.file.open("a") as file:
-            file.write(json.dumps(self.all[-1]) + "\n")
+        super().__init__(scale, file)
 
     def find(self, allocation: str, rule: str, seed: int, rate: float | None = None) -> Line | None:
         """A run; None where there is none yet. rate: its learning rate; None: any."""
-        for line in self.all:
-            same = (line["allocation"], line["rule"], line["seed"]) == (allocation, rule, seed)
-            if same and (rate is None or line["lr"] == rate):
-                return line
-        return None
+        known = {} if rate is None else {"lr": rate}
+        return self.first(allocation=allocation, rule=rule, seed=seed, **known)
 
     def tuned(self, allocation: str, rule: str, rates: Sequence[float]) -> float | None:
         """The rate with the highest accuracy on held-out samples; None until all were tried."""

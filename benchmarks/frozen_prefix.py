@@ -50,13 +50,15 @@ class FrozenPrefix(CutModel):
         hidden, scores = (torch.stack(one) for one in zip(*map(self._kept.get, keys), strict=True))
         return Activations(hidden, None, scores if score else None)
 
-    def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
+    def forward(
+        self, inputs: dict[str, Tensor], route: Route, wanted: Tensor | None = None
+    ) -> Tensor:
         """As CutModel's; the first blocks from memory where nothing in them is trained."""
         for cut in self.cuts:
             if self._is_bare(route, cut):
                 made = self.device_forward(inputs, cut, route)
-                return self.server_forward(made.hidden, made.mask, cut, route)
-        return super().forward(inputs, route)
+                return self.server_forward(made.hidden, made.mask, cut, route, wanted)
+        return super().forward(inputs, route, wanted)
 
     def _is_bare(self, route: Route, cut: int) -> bool:
         return all(self._adds_nothing(segment, cut) for segment in route)

@@ -375,7 +375,7 @@ def test_language_models_are_compared_as_exported_and_as_served(
 ) -> None:
     reference = {"name": "frozen, float32", "perplexity": 4.0}
     line = {"perplexity": exported, "served": served}
-    said = benchmark("language").compared(line, reference)
+    said = benchmark("language_report").compared(line, reference)
     verdicts = {4.02: "+0.50 % {}, within 1 %", 4.2: "+5.00 % {}, not within 1 %"}
     assert verdicts[exported].format("as exported") in said
     assert verdicts[served].format("through the cut") in said
@@ -387,7 +387,7 @@ def test_what_known_tokens_bring_is_said_of_lines_that_differ_in_them_alone() ->
     }  # fmt: skip
     plain = line | {"name": "frozen, klt 0.42"}
     known = line | {"name": "frozen, klt 0.42, known tokens", "perplexity": 3.0, "bases": 15.0}
-    findings = benchmark("language").findings
+    findings = benchmark("language_report").findings
     (said, *_) = findings([plain, known], 16.0, 256)
     assert "perplexity -25.0 % as exported, +0.0 % through the cut; bytes of bases +50.0 %" in said
     assert len(findings([known], 16.0, 256)) == 1
@@ -404,6 +404,6 @@ def test_what_known_tokens_bring_is_said_of_lines_that_differ_in_them_alone() ->
 def test_a_language_models_loss_over_seeds_is_judged_by_its_interval(
     more: tuple[float, ...], verdict: str
 ) -> None:
-    said = benchmark("language").spread(dict(enumerate(more)))
+    said = benchmark("language_report").spread(dict(enumerate(more)))
     assert said.endswith(verdict)
     assert f"{100 * more[1]:+.2f} %" in said

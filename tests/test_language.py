@@ -186,13 +186,45 @@ def test_a_loss_is_the_mean_over_tokens_and_weighs_by_them() -> None:
     logits = torch.randn(3, 4, 7, dtype=torch.float64)
     goals = torch.tensor([[1, 2, NONE, NONE], [3, NONE, NONE, NONE], [4, 5, 6, 0]])
     task = Language(7, 4)
-    losses = task.losses(logits, [goals[:2], goals[2:]])
+    parts = [goals[:2], goals[2:]]
+    losses = task.losses(logits[task.learnt(parts)], parts)
     expected = [
         F.cross_entropy(logits[part].flatten(0, 1), goals[part].flatten(), ignore_index=NONE)
         for part in (slice(0, 2), slice(2, 3))
     ]
     torch.testing.assert_close(losses, torch.stack(expected))
     assert (task.weight(goals[:2]), task.weight(goals[2:])) == (3, 4)
+
+
+def test_only_tokens_that_are_wanted_have_logits(model: Path) -> None:
+    loaded = load_model(settings(model, max_tokens=40), 0, 0, dtype=torch.float64)
+    found = ready(model, Passage("ab", "cd"), Passage("a", "bcd"), Passage("", "ab"))
+    mask, wanted = found["attention_mask"].bool(), found["answers"].bool()
+    adapters = [random_adapter(loaded, seed) for seed in (1, 2)]
+    route = [Segment(adapters[0], 2), Segment(adapters[1], 1)]
+    every = loaded.forward(found, route)
+    hidden = loaded.device_forward(found, 1, route).hidden
+    assert 0 < wanted.sum() < mask.sum()
+    for some in (
+        loaded.forward(found, route, wanted),
+        loaded.server_forward(hidden, mask, 1, route, wanted),
+    ):
+        torch.testing.assert_close(some, every[wanted], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sflora", "fedlora"])
+def test_a_compiled_language_model_trains_as_one_that_is_not(
+    model: Path, table: Path, tmp_path: Path, method: str
+) -> None:
+    plain, compiled = (
+        cutlayer.simulate(
+            language_job(model, table, f"training.compile={given}", method=method, rounds=1),
+            out=tmp_path / given,
+        )
+        for given in ("false", "true")
+    )
+    assert largest_difference(plain.adapter, compiled.adapter) < 1e-6
 
 
 # ---- frames ----

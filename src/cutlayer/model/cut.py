@@ -296,15 +296,23 @@ class CutModel:
         hidden, scores = self._body.run_scored(hidden, mask, cut, score)
         return Activations(hidden, mask, scores)
 
-    def server_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
+    def server_forward(
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        cut: int,
+        route: Route,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 
-        A language model gives logits [B,T',V] over its vocabulary, for the token after each token.
+        A language model gives logits [B,T',V] over its vocabulary, for the token after each token;
+        with wanted [B,T'] bool only for the n tokens where it is True, [n,V] in their order.
 
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
         """
-        return self._to_logits(hidden, mask, cut, route, ("server", cut))
+        return self._to_logits(hidden, mask, cut, route, ("server", cut), wanted)
 
     def answer(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """What the server gives for hidden states: logits, or with a tail the features for it.
@@ -316,7 +324,13 @@ class CutModel:
         return self._to_logits(hidden, mask, cut, route, None)
 
     def _to_logits(
-        self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route, name: object
+        self,
+        hidden: Tensor,
+        mask: Tensor | None,
+        cut: int,
+        route: Route,
+        name: object,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         self._check(cut)
 
@@ -324,11 +338,30 @@ class CutModel:
             received = batch["hidden"]
             assert received is not None
             blocks = self._body.run(received, batch["mask"], cut, self.spec.depth)
-            return (self._head(self._body.pool(blocks, batch["mask"])),)
+            return (self._logits_of(blocks, batch),)
 
-        (logits,) = self._run(route, {"hidden": hidden, "mask": mask}, piece, name)
+        return self._wanted_logits(route, {"hidden": hidden, "mask": mask}, piece, name, wanted)
+
+    def _logits_of(self, blocks: Tensor, batch: Batch) -> Tensor:
+        """What norm, head and the layers between make of the last block's hidden states [B,T,D]."""
+        read, wanted = self._body.pool(blocks, batch.get("mask")), batch.get("wanted")
+        return self._head(read if wanted is None else read[wanted])
+
+    def _wanted_logits(
+        self, route: Route, batch: Batch, piece: Piece, name: object, wanted: Tensor | None
+    ) -> Tensor:
+        """The logits of a piece, of wanted tokens only where these are given.
+
+        A compiled pass has them all, since it is compiled anew for each number of tokens.
+        """
+        compiled = self._compiled is not None and name is not None
+        if wanted is not None:
+            wanted = wanted.to(self.compute)
+            if not compiled:
+                batch = {**batch, "wanted": wanted}
+        (logits,) = self._run(route, batch, piece, name)
         assert logits is not None
-        return logits
+        return logits[wanted] if wanted is not None and compiled else logits
 
     def middle_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D'].
@@ -346,21 +379,23 @@ class CutModel:
         assert features is not None
         return features
 
-    def tail_forward(self, features: Tensor, mask: Tensor | None, route: Route) -> Tensor:
+    def tail_forward(
+        self, features: Tensor, mask: Tensor | None, route: Route, wanted: Tensor | None = None
+    ) -> Tensor:
         """The tail's blocks, final norm and head: features [B,T',D] -> logits, as the server's."""
-        return self.server_forward(features, mask, self.spec.end, route)
+        return self.server_forward(features, mask, self.spec.end, route, wanted)
 
-    def forward(self, inputs: dict[str, Tensor], route: Route) -> Tensor:
-        """The unsplit model: logits [B,C], of a language model [B,T,V]."""
+    def forward(
+        self, inputs: dict[str, Tensor], route: Route, wanted: Tensor | None = None
+    ) -> Tensor:
+        """The unsplit model: logits [B,C], of a language model as the server's."""
 
         def piece(batch: Batch) -> tuple[Tensor]:
             hidden, mask = self._body.embed(_present(batch))
             blocks = self._body.run(hidden, mask, 0, self.spec.depth)
-            return (self._head(self._body.pool(blocks, mask)),)
+            return (self._logits_of(blocks, batch | {"mask": mask}),)
 
-        (logits,) = self._run(route, self._ready(inputs), piece, "whole")
-        assert logits is not None
-        return logits
+        return self._wanted_logits(route, self._ready(inputs), piece, "whole", wanted)
 
     __call__ = forward
 

@@ -92,7 +92,7 @@ def through_cut(
         hidden = received.hidden
         if job.has_tail:
             made = model.middle_forward(hidden, mask, cut, route)
-            learnt = learnt_of(job, goal)
+            learnt = learnt_of(job, task, goal)
             due = received.mask if learnt is None else learnt
             returned = _returned(job, decision, model, down, made, due, start)
             return Outputs(model.tail_forward(returned, mask, route), inputs)

@@ -66,14 +66,15 @@ class Language:
         labels = message.labels.masked_fill(message.labels == self.vocabulary, NONE)
         return labels if message.mask is None else labels.masked_fill(~message.mask.cpu(), NONE)
 
+    def learnt(self, targets: Sequence[Tensor]) -> Tensor:
+        """See Task."""
+        return torch.cat(list(targets)) != NONE
+
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """[M]: the mean cross-entropy over the tokens of each device. outputs: [B,T,V]."""
-        place, goal = outputs.device, torch.cat(list(targets)).view(-1)
-        wanted = torch.from_numpy(np.flatnonzero(goal.numpy() != NONE))
-        said = outputs.reshape(-1, outputs.shape[-1]).index_select(0, to_device(wanted, place))
-        each = F.cross_entropy(
-            said, to_device(goal[wanted], place), reduction="none", label_smoothing=self.smoothing
-        )
+        """[M]: the mean cross-entropy over the tokens of each device. outputs: [n,V]."""
+        place, goal = outputs.device, torch.cat(list(targets))
+        goal = to_device(goal[goal != NONE], place)
+        each = F.cross_entropy(outputs, goal, reduction="none", label_smoothing=self.smoothing)
         counts = [self.weight(rows) for rows in targets]
         means = to_device(torch.tensor([max(1, count) for count in counts]), place)
         return device_sums(each, counts) / means

@@ -123,7 +123,7 @@ class Pool:
                     message = device.task.message(*given, goals[place])
                 else:
                     self._tail.keep(device, goals[place], sent.mask)
-                    message = unlabelled(*given, learnt_of(device.job, goals[place]))
+                    message = unlabelled(*given, learnt_of(device.job, device.task, goals[place]))
                 messages[place] = replace(message, places=sent.places)
         return messages
 
@@ -241,8 +241,9 @@ class Pool:
         first = self.devices[0]
         batches = [device.batch(step) for device in self.devices]
         inputs = batch_inputs(first, batches)
-        logits = first.model.forward(inputs, self._open(step, batches))
-        losses = first.task.losses(logits, targets_of(first, batches, inputs))
+        goals = targets_of(first, batches, inputs)
+        logits = first.model.forward(inputs, self._open(step, batches), first.task.learnt(goals))
+        losses = first.task.losses(logits, goals)
         values: list[float] = losses.tolist()
         for device, value in zip(self.devices, values, strict=True):
             if not math.isfinite(value):

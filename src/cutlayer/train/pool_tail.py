@@ -49,7 +49,7 @@ class PoolTail:
         """Keep what belongs to the activations that a device sends."""
         self.goals[device.id] = goal
         self.masks[device.id] = None if mask is None else mask.cpu()
-        learnt = learnt_of(device.job, goal)
+        learnt = learnt_of(device.job, device.task, goal)
         self.crossing[device.id] = self.masks[device.id] if learnt is None else learnt
 
     def decode(
@@ -101,8 +101,9 @@ class PoolTail:
             for device, adapter, part in zip(devices, adapters, parts, strict=True)
         ]
         mask = to_device(torch.cat(masks), model.compute) if masks else None
-        logits = model.tail_forward(features, mask, route)
-        losses = first.task.losses(logits, [self.goals[device.id] for device in devices])
+        goals = [self.goals[device.id] for device in devices]
+        logits = model.tail_forward(features, mask, route, first.task.learnt(goals))
+        losses = first.task.losses(logits, goals)
         for device, value in zip(devices, losses.tolist(), strict=True):
             if not math.isfinite(value):
                 raise not_finite("loss", value, device.id, device.round, step)

@@ -225,9 +225,9 @@ class ServerPart:
         """Run forward; returns the hidden states as a leaf, the adapters, and the losses [M]."""
         hidden, mask, opened, route = self._opened(messages)
         cut = self.decisions[messages[0].device].cut
-        logits = self._model.server_forward(hidden, mask, cut, route)
-        losses = self._task.losses(logits, [self._task.received(m) for m in messages])
-        return hidden, opened, losses
+        goals = [self._task.received(message) for message in messages]
+        logits = self._model.server_forward(hidden, mask, cut, route, self._task.learnt(goals))
+        return hidden, opened, self._task.losses(logits, goals)
 
     def _opened(
         self, messages: Sequence[ActivationsMessage]

@@ -60,8 +60,15 @@ class Task(Protocol):
         """The targets that came with activations. Raises FrameError for those of another task."""
         ...
 
+    def learnt(self, targets: Sequence[Tensor]) -> Tensor | None:
+        """[B,T] bool, on the CPU: the tokens whose outputs `losses` takes; None for all of them."""
+        ...
+
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """The mean loss of each device [M], for a batch that mixes M devices."""
+        """The mean loss of each device [M], for a batch that mixes M devices.
+
+        outputs: the logits of tokens that are learnt.
+        """
         ...
 
     def weight(self, targets: Tensor) -> int:
@@ -110,6 +117,10 @@ class Classification:
                 f"of {self.classes}: run the same job on both sides"
             )
         return message.labels
+
+    def learnt(self, targets: Sequence[Tensor]) -> Tensor | None:
+        """See Task. Of all samples, which have one output each."""
+        return None
 
     def losses(self, outputs: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """See Task. outputs: logits [B, C]; the loss is the cross-entropy."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cutlayer.errors import FrameError
 from cutlayer.job import Job
-from cutlayer.train.language import NONE
+from cutlayer.train.task import Task
 from cutlayer.wire.codecs.seam import MERGED
 from cutlayer.wire.messages import ActivationsMessage
 
@@ -35,11 +35,11 @@ def unlabelled(
     return ActivationsMessage(device, round, step, hidden, mask, labels, UNLABELLED)
 
 
-def learnt_of(job: Job, goal: Tensor) -> Tensor | None:
+def learnt_of(job: Job, task: Task, goal: Tensor) -> Tensor | None:
     """[B,T] bool, on the CPU: of a batch with these targets the tokens whose features cross to the
     tail, where these are only those that a loss is taken of (method.tail_tokens); None for all.
     """
-    return goal != NONE if job.method.tail_tokens == "learnt" else None
+    return task.learnt([goal]) if job.method.tail_tokens == "learnt" else None
 
 
 def crossing(message: ActivationsMessage) -> Tensor | None:

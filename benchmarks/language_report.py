@@ -1,0 +1,221 @@
+"""The report of benchmarks/language.py, and what docs/language.md shows of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from cutlayer.drawing import tables
+from cutlayer.drawing.tables import Column
+from cutlayer.reports.views.statistics import half_width
+from run_lines import Line, RunLines
+from shared_blocks import DOCS, copy_block, marked
+
+SHOWN, PAGE = "language", DOCS / "language.md"
+"""The report whose findings a page of the docs shows."""
+BEFORE = "before training"
+KNOWN, LEARNT = ", known tokens", ", learnt tokens"
+FROZEN, TAIL = "frozen, float32", "u-shape, float32"
+NEAR = 0.01
+"""How much more perplexity still counts as none."""
+GOALS = (
+    (FROZEN, "frozen, klt", 140, 700),
+    (TAIL, "u-shape, klt", 60, None),
+    (FROZEN, f"u-shape, klt{LEARNT}", 60, None),
+)
+"""What a line's perplexity is compared with, how the line begins, and how many times fewer bytes a
+visit, and over all, it is to take than float32 both ways.
+
+With learnt tokens the device holds a norm and a head, in which nothing trains: without rounding
+the U-shape trains what the server does that has the labels.
+"""
+COLUMNS = (
+    Column("name", "run", "text"), Column("shown", "perplexity", "text"),
+    Column("shown_served", "perplexity through the cut", "text"),
+    Column("accuracy", "tokens right", "percent"),
+    Column("through", "through the cut", "percent"), Column("bleu", "BLEU"),
+    Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
+    Column("features", "features down", "bytes"),
+    Column("answers", "their gradients up", "bytes"), Column("ratio", "a visit", "ratio"),
+    Column("whole_ratio", "all visits", "ratio"), Column("over_text", "over text", "ratio"),
+    Column("bases", "bases, a device", "bytes"), Column("memory", "device memory", "bytes"),
+    Column("rate", "tokens a second", "count"),
+)  # fmt: skip
+TEXT = """# A language model through the cut
+
+{where}
+
+SmolLM2-135M-Instruct ({blocks} blocks of width {width}; from a GGUF file of 4 bits, see
+docs/language.md) on {pairs:,} pairs of E2E, 4 devices, {visits} visits of each pair, batches of
+{batch}, rank {rank}, learning rate {lr:g} ({schedule}), {precision}, seed {seed}, cut after {cut}
+blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
+
+- *frozen* and *u-shape*: `lean`, whose devices train nothing before the cut; klt with its rate in
+  bits a value (of *u-shape* 0.5 up at the cut, 1 down and 0.5 up at the tail of two blocks, norm
+  and head; with *learnt tokens* 0.75, 1.75 and 0.9, norm and head alone; of *sflora* 0.5 up and
+  0.25 down), fitted to 64 pairs of the server's own, activations sent once.
+- *known tokens*: tokens of answers, which the server has as labels, are told by how they differ
+  from the mean of their like. *learnt tokens*: labels stay at home, and only of tokens of answers
+  do features and gradients cross (`method.tail_tokens`).
+- Bytes are those of all devices in one visit, once codecs are fitted; *x*: times fewer than float32
+  both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
+  without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.
+- {of_bleu}Device memory is computed; tokens a second are those of a visit over the processor's time
+  of training, one thread.
+
+Lines that were not run with this seed are left out ({missing}).
+
+    python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \
+        --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \
+        --schedule {schedule} --seed {seed} --precision {precision} --texts {texts} --write
+
+measured this, and with other seeds adds to it; the whole of E2E is `--pairs 4672 --tests 4693
+--batch 8 --cut 10 --texts 200`.
+
+{table}
+
+{block}"""
+
+
+def write(lines: RunLines, seed: int, every: Sequence[str], path: Path) -> None:
+    """Write the report of the runs of one size, and what a page shows of it. every: all names."""
+    path.write_text(page(lines, seed, every, path.name))
+    if path.stem == SHOWN:
+        copy_block(path, PAGE)
+
+
+def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
+    """The report. Raises SystemExit where there is no run with this seed."""
+    found = {name: lines.first(name=name, seed=seed) for name in every}
+    # Of seeds 0, 1 and 2 some runs of November 2026 left their perplexities and nothing else.
+    there = [dict(line) for line in found.values() if line and "up" in line]
+    before = lines.first(name=BEFORE, seed=seed)
+    if not there or before is None:
+        raise SystemExit(f"--seed: {seed} has no finished run of this size: take another")
+    frozen = lines.first(name=FROZEN, seed=seed)
+    scale = lines.scale
+    for one in there:
+        messages = 4 if one["name"].startswith("u-shape") else 2
+        both = messages * frozen["up"] if frozen and one["visit"] else None
+        one["ratio"] = both and both / one["visit"]
+        one["over_text"] = one["all"] / one["text"] if one["all"] else None
+        one["whole_ratio"] = both and both * scale["visits"] / one["all"]
+        one["shown"] = f"{one['perplexity']:.2f}"
+        one["shown_served"] = f"{one['served']:.2f}" if one["served"] else None
+        tokens = frozen and frozen["up"] / (4 * one["width"])
+        one["rate"] = tokens and tokens * scale["visits"] / one["seconds"]
+    asked = scale["texts"]
+    missing = [name for name, line in found.items() if line is None]
+    said = [*findings(there, before["perplexity"], scale["pairs"]), *over_seeds(lines, every)]
+    return TEXT.format(
+        **scale,
+        **{name: there[0][name] for name in ("blocks", "width", "rank")},
+        where="\n\n".join(sorted({line["where"] for line in lines.all})),
+        seed=seed,
+        before=before["perplexity"],
+        frozen=FROZEN,
+        of_bleu=f"BLEU is that of the answers to {asked} prompts. " if asked else "",
+        missing=", ".join(missing) or "none",
+        table=tables.markdown(there, COLUMNS),
+        block=marked(title, "\n".join(said)),
+    )
+
+
+def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
+    """What the figures say, computed from them."""
+    by_name = {one["name"]: one for one in lines}
+    said = []
+    for reference, start, visit, whole in GOALS:
+        for one in lines:
+            if not has_goal(one["name"], reference, start) or one["ratio"] is None:
+                continue
+            goals = f"{one['ratio']:.0f} times fewer bytes a visit (the goal is {visit})"
+            if whole is not None:
+                goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {whole})"
+            near = f"perplexity {one['perplexity']:.2f}, and *{reference}* was not run"
+            if reference in by_name:
+                near = compared(one, by_name[reference])
+            worth = one["bases"] / (one["visit"] / pairs)
+            said.append(
+                f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
+                f"{worth:,.0f} pairs in a visit."
+            )
+    for one in lines:
+        plain = by_name.get(one["name"].removesuffix(KNOWN))
+        if plain is not None and one is not plain:
+            shares = [one[key] / plain[key] - 1 for key in ("perplexity", "served", "bases")]
+            exported, served, bases = (f"{100 * share:+.1f} %" for share in shares)
+            said.append(
+                f"- *{one['name']}* against *{plain['name']}*, of which it differs in known tokens "
+                f"alone: perplexity {exported} as exported, {served} through the cut; bytes of "
+                f"bases {bases}."
+            )
+    sending = [one for one in lines if one["over_text"]]
+    if sending:
+        least = min(sending, key=lambda one: one["all"])
+        said.append(
+            f"- The pairs themselves are {least['text'] / 1e3:.1f} kB as text under zstandard: the "
+            f"line that sends least, *{least['name']}*, takes {least['over_text']:,.0f} times that."
+        )
+    best = min(lines, key=lambda one: one["perplexity"])
+    said.append(
+        f"- The least perplexity has *{best['name']}*, {best['perplexity']:.2f}, from "
+        f"{before:.2f} before training."
+    )
+    return said
+
+
+def has_goal(name: str, reference: str, start: str) -> bool:
+    """Whether a line is one of those that begin so and are compared with this reference."""
+    return name.startswith(start) and name.endswith(LEARNT) == start.endswith(LEARNT)
+
+
+def compared(one: Line, reference: Line) -> str:
+    """How a line's perplexity, as exported and through the cut, differs from the reference's."""
+
+    def part(perplexity: float, how: str) -> str:
+        more = perplexity / reference["perplexity"] - 1
+        is_near = "within" if more <= NEAR else "not within"
+        return f"{100 * more:+.2f} % {how}, {is_near} {100 * NEAR:g} %"
+
+    parts = [part(one["perplexity"], "as exported")]
+    if one["served"]:
+        parts.append(part(one["served"], "through the cut"))
+    return f"perplexity against *{reference['name']}* {'; '.join(parts)}"
+
+
+def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
+    """How the lines with goals differ from their references, seed by seed and on the whole.
+
+    Each seed has pairs, tests and first adapters of its own.
+    """
+    said = []
+    for reference, start, *_ in GOALS:
+        for name in every:
+            if not has_goal(name, reference, start):
+                continue
+            exported, served = {}, {}
+            for one in lines.all:
+                other = lines.first(name=reference, seed=one["seed"])
+                if one["name"] != name or other is None:
+                    continue
+                exported[one["seed"]] = one["perplexity"] / other["perplexity"] - 1
+                if one["served"]:
+                    served[one["seed"]] = one["served"] / other["perplexity"] - 1
+            for how, more in (("as exported", exported), ("through the cut", served)):
+                if len(more) > 1:
+                    said.append(f"- *{name}* against *{reference}*, {how}: {spread(more)}.")
+    return said
+
+
+def spread(more: dict[int, float]) -> str:
+    """What perplexities differ by, as a share, by seed; their mean, and whether it is near 0."""
+    by_seed = ", ".join(f"{100 * more[seed]:+.2f} %" for seed in sorted(more))
+    middle, half = mean(more.values()), half_width(list(more.values()))
+    assert half is not None  # there are two seeds or more
+    low, high = middle - half, middle + half
+    shown = "is shown" if high <= NEAR else "is ruled out" if low > NEAR else "is not shown"
+    return (
+        f"{by_seed} with seeds {', '.join(map(str, sorted(more)))}; in the mean "
+        f"{100 * middle:+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f}): "
+        f"at most {100 * NEAR:g} % more perplexity {shown}"
+    )
