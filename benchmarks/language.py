@@ -51,6 +51,12 @@ def sent_once(rate: float, **more: Any) -> Line:
     return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration", **more)}
 
 
+def at_the_tail(down: float, back: float) -> Line:
+    """Rates of features and of their gradients."""
+    return {"tail_downlink": klt(down), "tail_uplink": klt(back)}
+
+
+ANSWERS = {"tail_tokens": "learnt"}
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
 SENT = {"name": "lean", "uplink": FLOAT | {"reuse": False}}
 FLOATS = {"tail_downlink": FLOAT, "tail_uplink": FLOAT}
@@ -59,9 +65,9 @@ METHODS: dict[str, Line] = {
     "frozen, klt 0.42": sent_once(0.42),
     "frozen, klt 0.43": sent_once(0.43),
     TAIL: SENT | FLOATS,
-    "u-shape, klt": sent_once(0.5) | {"tail_downlink": klt(1), "tail_uplink": klt(0.5)},
-    f"u-shape, klt{LEARNT}": sent_once(0.75)
-    | {"tail_downlink": klt(1.75), "tail_uplink": klt(0.9), "tail_tokens": "learnt"},
+    "u-shape, klt 0.5/1/0.5": sent_once(0.5) | at_the_tail(1, 0.5),
+    f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
+    f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
@@ -153,7 +159,7 @@ def keep(lines: RunLines, line: Line) -> None:
 def run(name: str, options: argparse.Namespace) -> Line:
     """Make a run, or go on with it, and what it came to."""
     job = job_of(name, options, options.seed)
-    folder = options.runs / name.replace(", ", "-").replace(" ", "-")
+    folder = options.runs / name.replace(", ", "-").replace(" ", "-").replace("/", "-")
     if not folder.exists():
         cutlayer.simulate(job, out=folder, progress=Silent())
     elif len(read_rows(folder)) < options.visits:

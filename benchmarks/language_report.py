@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import NamedTuple
 
 from cutlayer.drawing import tables
 from cutlayer.drawing.tables import Column
@@ -17,17 +18,32 @@ KNOWN, LEARNT = ", known tokens", ", learnt tokens"
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
 """How much more perplexity still counts as none."""
-GOALS = (
-    (FROZEN, "frozen, klt", 140, 700),
-    (TAIL, "u-shape, klt", 60, None),
-    (FROZEN, f"u-shape, klt{LEARNT}", 60, None),
-)
-"""What a line's perplexity is compared with, how the line begins, and how many times fewer bytes a
-visit, and over all, it is to take than float32 both ways.
 
-With learnt tokens the device holds a norm and a head, in which nothing trains: without rounding
-the U-shape trains what the server does that has the labels.
-"""
+
+class Goal(NamedTuple):
+    """How many times fewer bytes than float32 both ways lines are to take, a visit and over all.
+
+    reference: the line with which perplexities are compared. start: how a line's name begins that
+    has the goal; learnt: whether it sends tokens that are learnt alone.
+    """
+
+    reference: str
+    start: str
+    learnt: bool
+    visit: int
+    whole: int | None = None
+
+    def of(self, name: str) -> bool:
+        """Whether a line has it."""
+        return name.startswith(self.start) and name.endswith(LEARNT) == self.learnt
+
+
+GOALS = (
+    Goal(FROZEN, "frozen, klt", False, 140, 700),
+    Goal(TAIL, "u-shape, klt", False, 60),
+    # Nothing trains in a norm and a head: without rounding this trains what FROZEN does.
+    Goal(FROZEN, "u-shape, klt", True, 60),
+)
 COLUMNS = (
     Column("name", "run", "text"), Column("shown", "perplexity", "text"),
     Column("shown_served", "perplexity through the cut", "text"),
@@ -50,9 +66,9 @@ docs/language.md) on {pairs:,} pairs of E2E, 4 devices, {visits} visits of each 
 blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 
 - *frozen* and *u-shape*: `lean`, whose devices train nothing before the cut; klt with its rate in
-  bits a value (of *u-shape* 0.5 up at the cut, 1 down and 0.5 up at the tail of two blocks, norm
-  and head; with *learnt tokens* 0.75, 1.75 and 0.9, norm and head alone; of *sflora* 0.5 up and
-  0.25 down), fitted to 64 pairs of the server's own, activations sent once.
+  bits a value (of *u-shape* up at the cut, down and up at the tail, which has two blocks, norm and
+  head, with *learnt tokens* norm and head alone; of *sflora* 0.5 up and 0.25 down), fitted to 64
+  pairs of the server's own, activations sent once.
 - *known tokens*: tokens of answers, which the server has as labels, are told by how they differ
   from the mean of their like. *learnt tokens*: labels stay at home, and only of tokens of answers
   do features and gradients cross (`method.tail_tokens`).
@@ -124,16 +140,16 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
     """What the figures say, computed from them."""
     by_name = {one["name"]: one for one in lines}
     said = []
-    for reference, start, visit, whole in GOALS:
+    for goal in GOALS:
         for one in lines:
-            if not has_goal(one["name"], reference, start) or one["ratio"] is None:
+            if not goal.of(one["name"]) or one["ratio"] is None:
                 continue
-            goals = f"{one['ratio']:.0f} times fewer bytes a visit (the goal is {visit})"
-            if whole is not None:
-                goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {whole})"
-            near = f"perplexity {one['perplexity']:.2f}, and *{reference}* was not run"
-            if reference in by_name:
-                near = compared(one, by_name[reference])
+            goals = f"{one['ratio']:.0f} times fewer bytes a visit (the goal is {goal.visit})"
+            if goal.whole is not None:
+                goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {goal.whole})"
+            near = f"perplexity {one['perplexity']:.2f}, and *{goal.reference}* was not run"
+            if goal.reference in by_name:
+                near = compared(one, by_name[goal.reference])
             worth = one["bases"] / (one["visit"] / pairs)
             said.append(
                 f"- *{one['name']}*: {goals}; {near}. The bases of a device take as many bytes as "
@@ -164,11 +180,6 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
     return said
 
 
-def has_goal(name: str, reference: str, start: str) -> bool:
-    """Whether a line is one of those that begin so and are compared with this reference."""
-    return name.startswith(start) and name.endswith(LEARNT) == start.endswith(LEARNT)
-
-
 def compared(one: Line, reference: Line) -> str:
     """How a line's perplexity, as exported and through the cut, differs from the reference's."""
 
@@ -189,21 +200,19 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
     Each seed has pairs, tests and first adapters of its own.
     """
     said = []
-    for reference, start, *_ in GOALS:
-        for name in every:
-            if not has_goal(name, reference, start):
-                continue
+    for goal in GOALS:
+        for name in filter(goal.of, every):
             exported, served = {}, {}
             for one in lines.all:
-                other = lines.first(name=reference, seed=one["seed"])
+                other = lines.first(name=goal.reference, seed=one["seed"])
                 if one["name"] != name or other is None:
                     continue
                 exported[one["seed"]] = one["perplexity"] / other["perplexity"] - 1
                 if one["served"]:
                     served[one["seed"]] = one["served"] / other["perplexity"] - 1
             for how, more in (("as exported", exported), ("through the cut", served)):
-                if len(more) > 1:
-                    said.append(f"- *{name}* against *{reference}*, {how}: {spread(more)}.")
+                if more:
+                    said.append(f"- *{name}* against *{goal.reference}*, {how}: {spread(more)}.")
     return said
 
 
@@ -211,7 +220,8 @@ def spread(more: dict[int, float]) -> str:
     """What perplexities differ by, as a share, by seed; their mean, and whether it is near 0."""
     by_seed = ", ".join(f"{100 * more[seed]:+.2f} %" for seed in sorted(more))
     middle, half = mean(more.values()), half_width(list(more.values()))
-    assert half is not None  # there are two seeds or more
+    if half is None:
+        return f"{by_seed} with seed {min(more)} alone, which has no interval"
     low, high = middle - half, middle + half
     shown = "is shown" if high <= NEAR else "is ruled out" if low > NEAR else "is not shown"
     return (

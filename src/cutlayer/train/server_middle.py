@@ -281,9 +281,9 @@ class ServerMiddle(ServerPart):
             faults |= self._without_finite_gradients(due)
             return self._finish(one, faults)
         for message in due:
-            marked = message.num_classes == MARKED
+            learnt = crossing(message) if message.num_classes == MARKED else None
             self.seen[message.device] += (
-                int(message.labels.sum()) if marked else len(message.hidden)
+                len(message.hidden) if learnt is None else int(learnt.sum())
             )
         down, *own = gradients
         self.adapters.add(one.opened, own, due[0].step)
