@@ -114,7 +114,7 @@ def listed(sentences: Iterable[str]) -> str:
 
 
 def setting(options: argparse.Namespace, found: Runs) -> str:
-    """One sentence on what was trained how far, for README and report."""
+    """What was trained how far, for README and report."""
     seeds = sorted({seed for runs in found.values() for seed in runs})
     visits = [line["visits"] for runs in found.values() for line in runs.values()]
     return (
@@ -123,15 +123,16 @@ def setting(options: argparse.Namespace, found: Runs) -> str:
         f"{options.devices} devices with Dirichlet 0.5, {options.per_round} a round, "
         f"{options.rounds} rounds of one epoch, batches of {options.batch_size}: "
         f"{min(visits):,} to {max(visits):,} samples trained on in a run. Seeds "
-        f"{', '.join(map(str, seeds))}: mean and range."
+        f"{', '.join(map(str, seeds))}: mean and range. `asfv` and `auto` {choice(options)}; with "
+        "an earlier cut the server trains more blocks."
     )
 
 
 def choice(options: argparse.Namespace) -> str:
     """What cuts the allocators that choose one may choose."""
     if not options.cuts:
-        return "may choose another"
-    return f"choose from {' and '.join(map(str, options.cuts))}"
+        return "may choose another cut"
+    return f"choose from cuts {' and '.join(map(str, options.cuts))}"
 
 
 def line_of(cell: tuple[str, str], found: Runs) -> dict[str, Any]:
