@@ -80,15 +80,14 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 
 Lines that were not run with this seed are left out ({missing}).
 
-    python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \
-        --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \
+    python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \\
+        --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \\
         --schedule {schedule} --seed {seed} --precision {precision} --texts {texts} --write
 
 measured this, and with other seeds adds to it; the whole of E2E is `--pairs 4672 --tests 4693
 --batch 8 --cut 10 --texts 200`.
 
 {table}
-
 {block}"""
 
 
