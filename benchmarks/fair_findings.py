@@ -154,13 +154,18 @@ def of_both(found: Runs) -> Iterator[str]:
     by_allocation = {a: mean(whole[a, r] for r in rules) for a in allocations}
     rule_points = 100 * (max(by_rule.values()) - min(by_rule.values()))
     allocation_points = 100 * (max(by_allocation.values()) - min(by_allocation.values()))
-    more = "server adapter" if rule_points > allocation_points else "allocation"
-    sure = sum(is_sure(difference(found, ours, theirs)[1]) for *_, ours, theirs in compared(found))
-    verdict = (
-        f"accuracy is decided more by the {more}"
-        if sure
-        else "no difference of either kind is told from 0"
-    )
+    kinds = ["server adapter", "allocation"]
+    more, less = kinds if rule_points > allocation_points else reversed(kinds)
+    sure = dict.fromkeys(kinds, 0)
+    for *_, ours, theirs in compared(found):
+        kind = kinds[0] if ours[1] != theirs[1] else kinds[1]
+        sure[kind] += is_sure(difference(found, ours, theirs)[1])
+    if sure[more]:
+        verdict = f"accuracy is decided more by the {more}"
+    elif sure[less]:
+        verdict = f"differences by the {less} alone are told from 0, and are smaller"
+    else:
+        verdict = "no difference of either kind is told from 0"
     yield (
         f"In the mean over allocations, the best server adapter ({RULES[top(by_rule)]}) lies "
         f"{rule_points:.1f} points above the worst; in the mean over server adapters, the best "

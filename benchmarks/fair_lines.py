@@ -34,7 +34,7 @@ class Lines(RunLines):
     def find(self, allocation: str, rule: str, seed: int, rate: float | None = None) -> Line | None:
         """A run; None where there is none yet. rate: its learning rate; None: any."""
         known = {} if rate is None else {"lr": rate}
-        return self.first(allocation=allocation, rule=rule, seed=seed, **known)
+        return self.latest(allocation=allocation, rule=rule, seed=seed, **known)
 
     def tuned(self, allocation: str, rule: str, rates: Sequence[float]) -> float | None:
         """The rate with the highest accuracy on held-out samples; None until all were tried."""

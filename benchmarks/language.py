@@ -23,7 +23,7 @@ import torch
 
 import cutlayer
 from cutlayer.allocate.round_shape import Traffic
-from cutlayer.job import Job, make_job
+from cutlayer.job import Job, load_job, make_job
 from cutlayer.model.families import describe as describe_model
 from cutlayer.planning.known.method_costs import device_memory_bytes
 from cutlayer.record.data_file import own_bytes_of
@@ -34,7 +34,7 @@ from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import describe
-from language_report import BEFORE, FROZEN, KNOWN, LEARNT, TAIL, write
+from language_report import BEFORE, FROZEN, KNOWN, LEARNT, TAIL, is_whole, write
 from run_lines import Line, RunLines
 
 REPORTS = Path(__file__).parent / "reports"
@@ -105,7 +105,9 @@ def write_data(options: argparse.Namespace) -> None:
         path = options.runs / f"{name}.jsonl"
         text = "".join(line + "\n" for line in chosen)
         if path.exists() and path.read_text() != text:
-            raise SystemExit(f"--runs: {options.runs} holds runs of another size: give a new one")
+            raise SystemExit(
+                f"--runs: {options.runs} holds runs of another size or seed: give a new folder"
+            )
         path.write_text(text)
 
 
@@ -139,14 +141,15 @@ def run_all(options: argparse.Namespace, lines: RunLines) -> None:
     torch.set_num_threads(1)
     write_data(options)
     seed = options.seed
-    if lines.first(name=BEFORE, seed=seed) is None:
+    if lines.latest(name=BEFORE, seed=seed) is None:
         job = job_of(FROZEN, options, seed)
         parts = load_parts(job)
         whole = unsplit(parts.model, parts.preprocess, first_adapter(job, parts.model))
         tested = evaluate(task_of(job, parts.model.spec), whole, parts.test)
         keep(lines, {"name": BEFORE, "seed": seed, "perplexity": tested.perplexity})
     for name in options.only or METHODS:
-        if lines.first(name=name, seed=seed) is None:
+        line = lines.latest(name=name, seed=seed)
+        if line is None or not is_whole(line):
             keep(lines, {"seed": seed, **run(name, options)})
 
 
@@ -162,6 +165,8 @@ def run(name: str, options: argparse.Namespace) -> Line:
     folder = options.runs / name.replace(", ", "-").replace(" ", "-").replace("/", "-")
     if not folder.exists():
         cutlayer.simulate(job, out=folder, progress=Silent())
+    elif load_job(folder / "job.yaml") != job:
+        raise SystemExit(f"--runs: {folder} holds a run of another job: give a new folder")
     elif len(read_rows(folder)) < options.visits:
         cutlayer.resume(folder, progress=Silent())
     scores: Line = {}

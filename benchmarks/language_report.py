@@ -76,9 +76,9 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
   both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
   without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.
 - {of_bleu}Device memory is computed; tokens a second are those of a visit over the processor's time
-  of training, one thread.
+  of training, one thread. Memory is that where all tokens are learnt.
 
-Lines that were not run with this seed are left out ({missing}).
+Lines that were not run with this seed are left out: {missing}.{bare}
 
     python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \\
         --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \\
@@ -90,6 +90,16 @@ measured this, and with other seeds adds to it; the whole of E2E is `--pairs 467
 {table}
 {block}"""
 
+BARE = (
+    " Runs with these seeds were made before this report kept lines, and of them there are the "
+    "perplexities, to four decimals, and no bytes: {}."
+)
+
+
+def is_whole(line: Line) -> bool:
+    """Whether a run's line has its bytes."""
+    return "up" in line
+
 
 def write(lines: RunLines, seed: int, every: Sequence[str], path: Path) -> None:
     """Write the report of the runs of one size, and what a page shows of it. every: all names."""
@@ -100,13 +110,16 @@ def write(lines: RunLines, seed: int, every: Sequence[str], path: Path) -> None:
 
 def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
     """The report. Raises SystemExit where there is no run with this seed."""
-    found = {name: lines.first(name=name, seed=seed) for name in every}
-    # Of seeds 0, 1 and 2 some runs of November 2026 left their perplexities and nothing else.
-    there = [dict(line) for line in found.values() if line and "up" in line]
-    before = lines.first(name=BEFORE, seed=seed)
+    found = {
+        name: line
+        for name in every
+        if (line := lines.latest(name=name, seed=seed)) and is_whole(line)
+    }
+    there = [dict(line) for line in found.values()]
+    before = lines.latest(name=BEFORE, seed=seed)
     if not there or before is None:
         raise SystemExit(f"--seed: {seed} has no finished run of this size: take another")
-    frozen = lines.first(name=FROZEN, seed=seed)
+    frozen = found.get(FROZEN)
     scale = lines.scale
     for one in there:
         messages = 4 if one["name"].startswith("u-shape") else 2
@@ -119,7 +132,15 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
         tokens = frozen and frozen["up"] / (4 * one["width"])
         one["rate"] = tokens and tokens * scale["visits"] / one["seconds"]
     asked = scale["texts"]
-    missing = [name for name, line in found.items() if line is None]
+    missing = [f"*{name}*" for name in every if name not in found]
+    seeds = sorted({line["seed"] for line in lines.all})
+    bare = [
+        other
+        for other in seeds
+        if any(
+            (line := lines.latest(name=name, seed=other)) and not is_whole(line) for name in every
+        )
+    ]
     said = [*findings(there, before["perplexity"], scale["pairs"]), *over_seeds(lines, every)]
     return TEXT.format(
         **scale,
@@ -129,7 +150,8 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
         before=before["perplexity"],
         frozen=FROZEN,
         of_bleu=f"BLEU is that of the answers to {asked} prompts. " if asked else "",
-        missing=", ".join(missing) or "none",
+        missing="; ".join(missing) or "none",
+        bare=BARE.format(", ".join(map(str, bare))) if bare else "",
         table=tables.markdown(there, COLUMNS),
         block=marked(title, "\n".join(said)),
     )
@@ -202,13 +224,14 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
     for goal in GOALS:
         for name in filter(goal.of, every):
             exported, served = {}, {}
-            for one in lines.all:
-                other = lines.first(name=goal.reference, seed=one["seed"])
-                if one["name"] != name or other is None:
+            for seed in {line["seed"] for line in lines.all}:
+                one = lines.latest(name=name, seed=seed)
+                other = lines.latest(name=goal.reference, seed=seed)
+                if one is None or other is None:
                     continue
-                exported[one["seed"]] = one["perplexity"] / other["perplexity"] - 1
+                exported[seed] = one["perplexity"] / other["perplexity"] - 1
                 if one["served"]:
-                    served[one["seed"]] = one["served"] / other["perplexity"] - 1
+                    served[seed] = one["served"] / other["perplexity"] - 1
             for how, more in (("as exported", exported), ("through the cut", served)):
                 if more:
                     said.append(f"- *{name}* against *{goal.reference}*, {how}: {spread(more)}.")

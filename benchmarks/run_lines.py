@@ -22,6 +22,6 @@ class RunLines:
         with self.file.open("a") as file:
             file.write(json.dumps(self.all[-1]) + "\n")
 
-    def first(self, **known: Any) -> Line | None:
-        """The first run of which all this is true; None where there is none yet."""
-        return next((line for line in self.all if known.items() <= line.items()), None)
+    def latest(self, **known: Any) -> Line | None:
+        """The last run of which all this is true; None where there is none yet."""
+        return next((line for line in reversed(self.all) if known.items() <= line.items()), None)

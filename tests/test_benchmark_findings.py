@@ -70,12 +70,12 @@ def runs(accuracies: dict[tuple[str, str], float], **more: Any) -> dict[Any, Any
     """Two seeds each, a tenth of a point apart, so that every difference is told from 0.
 
     swing: what a line gains from one seed to the next for each letter of its name, so that no
-    difference is the same with both.
+    difference is the same with both. by: which parts of the name, by default both.
     """
-    swing = more.pop("swing", 0.0)
+    swing, by = more.pop("swing", 0.0), more.pop("by", slice(None))
     return {
         cell: {
-            seed: line(value + seed / 1000 + swing * seed * len("".join(cell)), **more)
+            seed: line(value + seed / 1000 + swing * seed * len("".join(cell[by])), **more)
             for seed in (0, 1)
         }
         for cell, value in accuracies.items()
@@ -111,6 +111,8 @@ def test_the_fair_table_says_which_of_rule_and_allocation_decides() -> None:
     assert "decided more by the server adapter" in rule
     assert "decided more by the allocation" in allocation
     assert "no difference of either kind is told from 0" in fair_says(BY_RULE, swing=0.2)
+    unsure = fair_says(BY_RULE, swing=0.2, by=slice(1, 2))
+    assert "differences by the allocation alone are told from 0, and are smaller" in unsure
     assert "2 of these 2 differences are gains, and none is a loss" in rule
     assert "none of these 2 differences is a gain, and 2 are losses" in allocation
     assert "none of these 2 differences can be told from 0" in fair_says(BY_RULE, swing=0.2)
@@ -407,3 +409,46 @@ def test_a_language_models_loss_over_seeds_is_judged_by_its_interval(
     said = benchmark("language_report").spread(dict(enumerate(more)))
     assert said.endswith(verdict)
     assert f"{100 * more[1]:+.2f} %" in said
+
+
+def language_line(name: str, seed: int, perplexity: float, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "seed": seed,
+        "perplexity": perplexity,
+        "served": None,
+        "where": "here",
+    } | more
+
+
+def test_a_language_report_has_the_whole_runs_of_one_seed_and_compares_those_of_all(
+    tmp_path: Path,
+) -> None:
+    scale = {
+        "pairs": 8, "visits": 5, "tests": 4, "batch": 4, "cut": 2, "lr": 0.01, "schedule": "cosine",
+        "precision": "float32", "texts": 0,
+    }  # fmt: skip
+    bytes_of = {
+        "through": None, "accuracy": 0.5, "up": 8e5, "down": None, "features": None,
+        "answers": None, "visit": 8e5, "all": 4e6, "text": 1e3, "bases": 0.0, "seconds": 10.0,
+        "memory": 1e6, "rank": 8, "blocks": 3, "width": 10, "bleu": None,
+    }  # fmt: skip
+    float32, klt, known = "frozen, float32", "frozen, klt 0.42", "frozen, klt 0.42, known tokens"
+    lines = benchmark("run_lines").RunLines(scale, tmp_path / "lines.jsonl")
+    for line in (
+        language_line(float32, 0, 4.0),
+        language_line(klt, 0, 4.4),
+        language_line(float32, 1, 9.0),
+        language_line("before training", 1, 16.0),
+        language_line(float32, 1, 5.0, **bytes_of),
+        language_line(klt, 1, 5.1, **bytes_of | {"visit": 1e4, "all": 1.6e4}),
+    ):
+        lines.append(line)
+    again = benchmark("run_lines").RunLines(scale, tmp_path / "lines.jsonl")
+    report = benchmark("language_report").page(again, 1, [float32, klt, known], "language.md")
+    assert "left out: *frozen, klt 0.42, known tokens*." in report
+    assert "and no bytes: 0." in report
+    assert "160 times fewer bytes a visit" in report
+    assert "+10.00 %, +2.00 % with seeds 0, 1; in the mean +6.00 %" in report
+    with pytest.raises(SystemExit, match="0 has no finished run"):
+        benchmark("language_report").page(again, 0, [float32, klt], "language.md")

@@ -307,7 +307,7 @@ class CutModel:
         """Blocks from `cut` on, final norm and head: hidden [B,T',D] -> logits [B,C].
 
         A language model gives logits [B,T',V] over its vocabulary, for the token after each token;
-        with wanted [B,T'] bool only for the n tokens where it is True, [n,V] in their order.
+        with wanted [B,T'] bool, on the CPU, only for the n tokens where it is True, [n,V] in order.
 
         T' may be smaller than T: tokens after the prefix may have been dropped or merged (not of
         a ResNet). mask [B,T'] bool: False is padding.
@@ -345,23 +345,21 @@ class CutModel:
     def _logits_of(self, blocks: Tensor, batch: Batch) -> Tensor:
         """What norm, head and the layers between make of the last block's hidden states [B,T,D]."""
         read, wanted = self._body.pool(blocks, batch.get("mask")), batch.get("wanted")
-        return self._head(read if wanted is None else read[wanted])
+        return self._head(read if wanted is None else _rows_of(read, wanted))
 
     def _wanted_logits(
         self, route: Route, batch: Batch, piece: Piece, name: object, wanted: Tensor | None
     ) -> Tensor:
         """The logits of a piece, of wanted tokens only where these are given.
 
-        A compiled pass has them all, since it is compiled anew for each number of tokens.
+        A compiled pass computes them all: it would have to be compiled for each number of tokens.
         """
         compiled = self._compiled is not None and name is not None
-        if wanted is not None:
-            wanted = wanted.to(self.compute)
-            if not compiled:
-                batch = {**batch, "wanted": wanted}
+        if wanted is not None and not compiled:
+            batch = {**batch, "wanted": wanted}
         (logits,) = self._run(route, batch, piece, name)
         assert logits is not None
-        return logits[wanted] if wanted is not None and compiled else logits
+        return _rows_of(logits, wanted) if wanted is not None and compiled else logits
 
     def middle_forward(self, hidden: Tensor, mask: Tensor | None, cut: int, route: Route) -> Tensor:
         """Blocks from `cut` up to the tail: hidden [B,T',D] -> features [B,T',D'].
@@ -449,6 +447,15 @@ class CutModel:
                 f"model.cut: {cut} is not within the {self.spec.depth} blocks of {self.spec.path}: "
                 f"take 0 to {self.spec.depth}"
             )
+
+
+def _rows_of(x: Tensor, wanted: Tensor) -> Tensor:
+    """x [B,T,D] -> [n,D]: the tokens where wanted [B,T] is True.
+
+    Their places are found on the CPU, where `wanted` lies, so that a GPU need not be waited for.
+    """
+    places = wanted.flatten().nonzero()[:, 0]
+    return x.flatten(0, 1).index_select(0, places.to(x.device, non_blocking=True))
 
 
 def _present(batch: Batch) -> dict[str, Tensor]:

@@ -93,15 +93,20 @@ class ServerMiddle(ServerPart):
         learnt = self._job.method.tail_tokens == "learnt"
         due = (MARKED, 2) if learnt else (UNLABELLED, 1)
         if (message.num_classes, message.labels.dim()) != due:
+            wanted = (
+                "one bit for each token is due (method.tail_tokens)" if learnt else "none is due"
+            )
             raise FrameError(
                 f"frame: device {message.device} sent labels of {message.num_classes} classes, but "
-                "with model.tail labels stay on devices: run the same job on both sides"
+                f"with model.tail labels stay on devices and {wanted}: run the same job on both "
+                "sides"
             )
         asked = crossing(message)
         if asked is not None and not bool(asked.any(1).all()):
+            what = "in which no token is marked as learnt" if learnt else "that is all padding"
             raise FrameError(
-                f"frame: device {message.device} sent a sample of which no token is to come back: "
-                "run the same job on both sides"
+                f"frame: device {message.device} sent a sample {what}: run the same job on both "
+                "sides"
             )
 
     def _forward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
@@ -281,10 +286,10 @@ class ServerMiddle(ServerPart):
             faults |= self._without_finite_gradients(due)
             return self._finish(one, faults)
         for message in due:
-            learnt = crossing(message) if message.num_classes == MARKED else None
-            self.seen[message.device] += (
-                len(message.hidden) if learnt is None else int(learnt.sum())
-            )
+            if message.num_classes == MARKED:
+                self.seen[message.device] += int(message.labels.sum())
+            else:
+                self.seen[message.device] += len(message.hidden)
         down, *own = gradients
         self.adapters.add(one.opened, own, due[0].step)
         parts: Sequence[torch.Tensor | None] = [None] * len(due)

@@ -43,11 +43,11 @@ def learnt_of(job: Job, task: Task, goal: Tensor) -> Tensor | None:
 
 
 def crossing(message: ActivationsMessage) -> Tensor | None:
-    """[B,T] bool: the tokens of a message whose features cross to the tail; None for all."""
-    if message.num_classes != MARKED:
-        return message.mask
-    marked = message.labels.bool()
-    return marked if message.mask is None else marked & message.mask.to(marked.device)
+    """[B,T] bool: the tokens of a message whose features cross to the tail; None for all.
+
+    No token of padding is marked: its label does not cross, and is 0.
+    """
+    return message.labels.bool() if message.num_classes == MARKED else message.mask
 
 
 def to_rows(hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -68,7 +68,8 @@ def row_positions(B: int, T: int, mask: Tensor | None, prefix: int, selected: bo
 
 
 def from_rows(rows: Tensor, shape: tuple[int, int, int], mask: Tensor | None, what: str) -> Tensor:
-    """Undoes `to_rows`; padding is zero. Raises FrameError for rows of another batch."""
+    """Undoes `to_rows`; tokens without a row are zero. Raises FrameError for rows of another
+    batch."""
     B, T, D = shape
     count = B * T if mask is None else int(mask.sum())
     if tuple(rows.shape) != (count, D):

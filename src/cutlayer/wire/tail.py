@@ -1,8 +1,9 @@
 """The frames between the server and devices that run the last blocks of the model.
 
 Down go features, the server's hidden states; up comes the gradient of the loss in them, with the
-loss. Both are rows of D values, one for each token of the batch that is no padding, sample after
-sample: each side knows which tokens those are from the activations. Body: the rows, encoded as
+loss. Both are rows of D values, one for each token of the batch that is no padding and, where the
+activations mark tokens as learnt, is marked; sample after sample: each side knows which tokens
+those are from the activations. Body: the rows, encoded as
 those of activations are (see `codec`), for many devices in one call. A fitted codec takes them a
 device at a time, so that no step size depends on which devices share a pass.
 """
