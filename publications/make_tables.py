@@ -26,7 +26,7 @@ from statistics import mean
 from typing import Any
 
 from cutlayer.drawing import tables
-from cutlayer.errors import CutlayerError
+from cutlayer.errors import AllocationError, CutlayerError, RunError
 from cutlayer.job import Job, change_job, load_job
 from cutlayer.plain_yaml import parse_yaml
 from cutlayer.record.folder import STATE_FILE
@@ -67,7 +67,7 @@ class Cell:
     line: str
     column: str
     seed: int
-    settings: list[str]
+    settings: tuple[str, ...]
 
     def folder(self, runs: Path) -> Path:
         """Its run folder."""
@@ -87,10 +87,8 @@ def main() -> None:
             return
         if options.runs is None:
             raise SystemExit("--runs is missing: name a folder for the runs")
-        if not options.only_report:
-            for cell in cells:
-                run(table, cell, options.runs)
-        text = report(table, cells, options)
+        failed = {} if options.only_report else run_all(table, cells, options.runs)
+        text = report(table, cells, options, failed)
     except CutlayerError as error:
         raise SystemExit(str(error)) from None
     print(text)
@@ -136,7 +134,9 @@ def wanted(table: Table, options: argparse.Namespace) -> Iterator[Cell]:
     for seed in options.seeds:
         for column in options.columns or table.columns:
             for line in options.lines or table.lines:
-                yield Cell(line, column, seed, settings_of(table, line, column, seed, options))
+                yield Cell(
+                    line, column, seed, tuple(settings_of(table, line, column, seed, options))
+                )
 
 
 def _check_names(option: str, given: Sequence[str] | None, there: dict[str, Any]) -> None:
@@ -180,6 +180,18 @@ def command(table: Table, cell: Cell) -> str:
     return shlex.join(words)
 
 
+def run_all(table: Table, cells: Sequence[Cell], runs: Path) -> dict[Cell, str]:
+    """Train every cell that is not there yet; returns why some could not be, as one sentence."""
+    failed = {}
+    for cell in cells:
+        try:
+            run(table, cell, runs)
+        except (RunError, AllocationError) as error:  # as where no vehicle can finish a round
+            failed[cell] = str(error)
+            print(error, flush=True)
+    return failed
+
+
 def run(table: Table, cell: Cell, runs: Path) -> None:
     """Train a cell, unless it is there; go on with one that was broken off."""
     folder = cell.folder(runs)
@@ -192,8 +204,13 @@ def run(table: Table, cell: Cell, runs: Path) -> None:
         simulate(job_of(table, cell), out=folder, progress=Silent())
 
 
-def report(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> str:
-    """The page: where and with what, what differs from the paper, the table, what is missing."""
+def report(
+    table: Table, cells: Sequence[Cell], options: argparse.Namespace, failed: dict[Cell, str]
+) -> str:
+    """The page: where and with what, what differs from the paper, the table, what is missing.
+
+    failed: why cells could not be trained.
+    """
     rows: dict[tuple[str, str], list[list[Row]]] = {}
     missing = []
     for cell in cells:
@@ -201,13 +218,14 @@ def report(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
             found = read_rows(cell.folder(options.runs))
             rows.setdefault((cell.line, cell.column), []).append(found)
         else:
-            missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}")
+            why = f" ({failed[cell]})" if cell in failed else ""
+            missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}{why}")
     shown = [column for column in table.columns if any(key[1] == column for key in rows)]
     lines = [_line(table, label, shown, rows) for label in table.lines]
     text = [f"# {table.title}", describe(), _about(table, cells, options)]
     there = [line for line in lines if len(line) > 1]
     text.append(tables.markdown(there, _columns(table, shown, there)))
-    text.append(_notes(table, missing))
+    text.append(_notes(table, [*_in_vain(rows), *_untrained(missing)]))
     return "\n\n".join(text) + "\n"
 
 
@@ -279,10 +297,23 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     return said
 
 
-def _notes(table: Table, missing: Sequence[str]) -> str:
-    notes = [f"- {note}" for note in table.notes]
-    if missing:
-        notes.append(f"- Not trained: {'; '.join(missing)}.")
+def _in_vain(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
+    """The runs with rounds that changed nothing, since every device that trained was late."""
+    for (line, column), runs in rows.items():
+        for run in runs:
+            late = sum(
+                bool(row.late) and row.samples_trained.keys() <= set(row.late) for row in run
+            )
+            if late:
+                yield f"{column}: {line}: no device was in time in {late} of {len(run)} rounds."
+
+
+def _untrained(missing: Sequence[str]) -> list[str]:
+    return [f"Not trained: {'; '.join(missing)}."] if missing else []
+
+
+def _notes(table: Table, found: Sequence[str]) -> str:
+    notes = [f"- {note}" for note in (*table.notes, *found)]
     notes.append("- Each line by one command: `make_tables.py` with `--list` prints them.")
     return "\n".join(notes)
 

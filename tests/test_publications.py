@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cutlayer.errors import AllocationError
 from cutlayer.model.families import describe
 from cutlayer.train.check import check
 
@@ -86,6 +87,16 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     assert str(tmp_path) not in page.splitlines()[4]
     script.main()
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
+
+    def nobody(*given: object, **named: object) -> None:
+        raise AllocationError("no device can finish")
+
+    monkeypatch.setattr(script, "simulate", nobody)
+    monkeypatch.setattr(sys, "argv", [*words, "--lines", "fedlora", "sflora-8-bits"])
+    script.main()
+    page = capsys.readouterr().out  # a cell that cannot be trained costs only itself
+    assert "Dirichlet 0.5: fedlora, seed 0 (no device can finish)" in page
+    assert "| sflora-8-bits" in page
 
 
 @pytest.mark.parametrize(
