@@ -122,11 +122,8 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
     frozen = found.get(FROZEN)
     scale = lines.scale
     for one in there:
-        messages = 4 if one["name"].startswith("u-shape") else 2
-        both = messages * frozen["up"] if frozen and one["visit"] else None
-        one["ratio"] = both and both / one["visit"]
+        one |= ratios(lines, one)
         one["over_text"] = one["all"] / one["text"] if one["all"] else None
-        one["whole_ratio"] = both and both * scale["visits"] / one["all"]
         one["shown"] = f"{one['perplexity']:.2f}"
         one["shown_served"] = f"{one['served']:.2f}" if one["served"] else None
         tokens = frozen and frozen["up"] / (4 * one["width"])
@@ -155,6 +152,20 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
         table=tables.markdown(there, COLUMNS),
         block=marked(title, "\n".join(said)),
     )
+
+
+def ratios(lines: RunLines, one: Line) -> Line:
+    """How many times fewer bytes than float32 both ways a run takes, a visit and over all."""
+    if not is_whole(one):
+        return {key: one.get(key) for key in ("ratio", "whole_ratio")}
+    frozen = lines.latest(name=FROZEN, seed=one["seed"])
+    if frozen is None or not is_whole(frozen) or not one["visit"]:
+        return dict.fromkeys(("ratio", "whole_ratio"))
+    both = (4 if one["name"].startswith("u-shape") else 2) * frozen["up"]
+    return {
+        "ratio": both / one["visit"],
+        "whole_ratio": both * lines.scale["visits"] / one["all"],
+    }
 
 
 def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
@@ -223,7 +234,7 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
     said = []
     for goal in GOALS:
         for name in filter(goal.of, every):
-            exported, served = {}, {}
+            exported, served, a_visit, whole = {}, {}, {}, {}
             for seed in {line["seed"] for line in lines.all}:
                 one = lines.latest(name=name, seed=seed)
                 other = lines.latest(name=goal.reference, seed=seed)
@@ -232,9 +243,22 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
                 exported[seed] = one["perplexity"] / other["perplexity"] - 1
                 if one["served"]:
                     served[seed] = one["served"] / other["perplexity"] - 1
+                fewer = ratios(lines, one)
+                if fewer["ratio"]:
+                    a_visit[seed], whole[seed] = fewer["ratio"], fewer["whole_ratio"]
             for how, more in (("as exported", exported), ("through the cut", served)):
                 if more:
                     said.append(f"- *{name}* against *{goal.reference}*, {how}: {spread(more)}.")
+            for how, times, wanted in (
+                ("a visit", a_visit, goal.visit), ("over all visits", whole, goal.whole),
+            ):  # fmt: skip
+                if len(times) > 1 and wanted is not None:
+                    by_seed = ", ".join(f"{times[seed]:.0f}" for seed in sorted(times))
+                    said.append(
+                        f"- *{name}*, bytes {how}: {by_seed} times fewer with seeds "
+                        f"{', '.join(map(str, sorted(times)))}; in the mean "
+                        f"{mean(times.values()):.0f} (the goal is {wanted})."
+                    )
     return said
 
 
