@@ -138,7 +138,11 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
             (line := lines.latest(name=name, seed=other)) and not is_whole(line) for name in every
         )
     ]
-    said = [*findings(there, before["perplexity"], scale["pairs"]), *over_seeds(lines, every)]
+    said = [
+        *findings(there, before["perplexity"], scale["pairs"]),
+        *over_seeds(lines, every),
+        *known_tokens_alone(lines, every),
+    ]
     return TEXT.format(
         **scale,
         **{name: there[0][name] for name in ("blocks", "width", "rank")},
@@ -262,16 +266,51 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
     return said
 
 
+def known_tokens_alone(lines: RunLines, every: Sequence[str]) -> list[str]:
+    """What known tokens change of perplexity, over the seeds that have a line without them."""
+    said = []
+    for name in every:
+        pairs = [
+            (one, plain)
+            for seed in sorted({line["seed"] for line in lines.all})
+            if name.endswith(KNOWN)
+            and (one := lines.latest(name=name, seed=seed))
+            and (plain := lines.latest(name=name.removesuffix(KNOWN), seed=seed))
+        ]
+        for how, key in (("as exported", "perplexity"), ("through the cut", "served")):
+            more = {one["seed"]: one[key] / plain[key] - 1 for one, plain in pairs}
+            if len(more) > 1:
+                low, high = interval(more)
+                told = "is" if low > 0 or high < 0 else "is not"
+                said.append(
+                    f"- Known tokens alone, {name.removesuffix(KNOWN)}, {how}: {listed(more)}: a "
+                    f"difference {told} told from 0."
+                )
+    return said
+
+
 def spread(more: dict[int, float]) -> str:
     """What perplexities differ by, as a share, by seed; their mean, and whether it is near 0."""
-    by_seed = ", ".join(f"{100 * more[seed]:+.2f} %" for seed in sorted(more))
-    middle, half = mean(more.values()), half_width(list(more.values()))
-    if half is None:
-        return f"{by_seed} with seed {min(more)} alone, which has no interval"
-    low, high = middle - half, middle + half
+    if len(more) == 1:
+        (seed,) = more
+        return f"{100 * more[seed]:+.2f} % with seed {seed} alone, which has no interval"
+    low, high = interval(more)
     shown = "is shown" if high <= NEAR else "is ruled out" if low > NEAR else "is not shown"
+    return f"{listed(more)}: at most {100 * NEAR:g} % more perplexity {shown}"
+
+
+def listed(more: dict[int, float]) -> str:
+    """Shares by seed, their mean and its interval; of two seeds or more."""
+    by_seed = ", ".join(f"{100 * more[seed]:+.2f} %" for seed in sorted(more))
+    low, high = interval(more)
     return (
         f"{by_seed} with seeds {', '.join(map(str, sorted(more)))}; in the mean "
-        f"{100 * middle:+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f}): "
-        f"at most {100 * NEAR:g} % more perplexity {shown}"
+        f"{100 * mean(more.values()):+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"
     )
+
+
+def interval(more: dict[int, float]) -> tuple[float, float]:
+    """The interval of their mean; of two seeds or more."""
+    middle, half = mean(more.values()), half_width(list(more.values()))
+    assert half is not None
+    return middle - half, middle + half

@@ -452,3 +452,19 @@ def test_a_language_report_has_the_whole_runs_of_one_seed_and_compares_those_of_
     assert "+10.00 %, +2.00 % with seeds 0, 1; in the mean +6.00 %" in report
     with pytest.raises(SystemExit, match="0 has no finished run"):
         benchmark("language_report").page(again, 0, [float32, klt], "language.md")
+
+
+@pytest.mark.parametrize(
+    ("known", "told"), [((3.8, 3.81, 3.79), "is told from 0"), ((3.8, 4.2, 4.0), "is not told")]
+)
+def test_what_known_tokens_bring_over_seeds_is_judged_by_its_interval(
+    tmp_path: Path, known: tuple[float, ...], told: str
+) -> None:
+    lines = benchmark("run_lines").RunLines({}, tmp_path / "lines.jsonl")
+    names = ["frozen, klt 1", "frozen, klt 1, known tokens"]
+    for seed, perplexity in enumerate(known):
+        lines.append(language_line(names[0], seed, 4.0, served=4.0))
+        lines.append(language_line(names[1], seed, perplexity, served=perplexity))
+    said = benchmark("language_report").known_tokens_alone(lines, names)
+    assert len(said) == 2
+    assert all(f"a difference {told}" in sentence for sentence in said)
