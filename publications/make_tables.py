@@ -301,11 +301,8 @@ def _in_vain(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
     """The runs with rounds that changed nothing, since every device that trained was late."""
     for (line, column), runs in rows.items():
         for run in runs:
-            late = sum(
-                bool(row.late) and row.samples_trained.keys() <= set(row.late) for row in run
-            )
-            if late:
-                yield f"{column}: {line}: no device was in time in {late} of {len(run)} rounds."
+            if vain := sum(row.in_vain for row in run):
+                yield f"{column}: {line}: no device was in time in {vain} of {len(run)} rounds."
 
 
 def _untrained(missing: Sequence[str]) -> list[str]:

@@ -1,14 +1,16 @@
 """Runs in a world: virtual seconds, joules, and who came too late."""
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import cutlayer
 from cutlayer import simulate
 from cutlayer.errors import JobError, WorldError
 from cutlayer.job import Job, change_job
-from cutlayer.rounds.progress import Silent
+from cutlayer.rounds.progress import OnConsole, Silent
 from cutlayer.train.result import RoundResult
 from helpers import equal, small_job
 
@@ -67,6 +69,11 @@ def test_devices_after_the_deadline_are_not_trained_on(tmp_path: Path) -> None:
     assert len(none.rows[0].late) == 4
     head = none.adapter["classifier.bias"]
     assert head.abs().max() == 0  # as it was drawn
+    assert [result.rows[0].in_vain for result in (every, some, none)] == [False, False, True]
+    said = StringIO()
+    for result in (some, none):
+        OnConsole(Console(file=said, width=200)).round_done(result.rows[0])
+    assert said.getvalue().count("so the round changed nothing") == 1
 
 
 def test_devices_that_take_turns_take_the_sum_of_their_times(tmp_path: Path) -> None:

@@ -190,6 +190,12 @@ class Row:
         """Bytes from the server to all devices."""
         return sum(Traffic(*found).down for found in self.traffic.values())
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether the round changed nothing, since all devices that trained were late or lost."""
+        out = {*self.late, *self.lost}
+        return bool(out) and self.generated is None and self.samples_trained.keys() <= out
+
     def shape(self, training: Training) -> RoundShape:
         """The round as it happened. A record without steps has made all of them.
 

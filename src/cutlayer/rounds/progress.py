@@ -151,6 +151,8 @@ class OnConsole:
         missing = [f"{why}: {', '.join(map(str, who))}" for why, who in dropped.items() if who]
         if row.virtual_s is not None:
             missing[:0] = [f"in its world: {row.virtual_s:.2f} s, {sum(row.joules.values()):.2f} J"]
+        if row.in_vain:
+            missing.append("so the round changed nothing")
         if missing:
             self._say(f"    {', '.join(missing)}")
         if row.generated is not None:
