@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -201,6 +202,7 @@ def run(table: Table, cell: Cell, runs: Path) -> None:
     if (folder / STATE_FILE).exists():
         resume(folder, progress=Silent())
     else:
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that failed before its first round
         simulate(job_of(table, cell), out=folder, progress=Silent())
 
 
