@@ -163,7 +163,7 @@ def of_both(found: Runs) -> Iterator[str]:
     if sure[more]:
         verdict = f"accuracy is decided more by the {more}"
     elif sure[less]:
-        verdict = f"differences by the {less} alone are told from 0, and are smaller"
+        verdict = f"differences of {less} are told from 0, none of {more} is"
     else:
         verdict = "no difference of either kind is told from 0"
     yield (
