@@ -21,7 +21,7 @@ from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.shortened import shorten
 from cutlayer.train.task import Task
-from cutlayer.train.u_shape import from_rows, learnt_of, row_positions, to_rows
+from cutlayer.train.u_shape import crossing_of, from_rows, row_positions, to_rows
 from cutlayer.train.ways import FEATURES
 from cutlayer.wire.codec import decode_activations, encode_activations_with
 from cutlayer.wire.codecs.quantized import QuantizedCodec
@@ -92,8 +92,7 @@ def through_cut(
         hidden = received.hidden
         if job.has_tail:
             made = model.middle_forward(hidden, mask, cut, route)
-            learnt = learnt_of(job, task, goal)
-            due = received.mask if learnt is None else learnt
+            due = crossing_of(job, task, goal, received.mask)
             returned = _returned(job, decision, model, down, made, due, start)
             return Outputs(model.tail_forward(returned, mask, route), inputs)
         return Outputs(model.server_forward(hidden, mask, cut, route), inputs)

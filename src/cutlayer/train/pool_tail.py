@@ -14,7 +14,7 @@ from cutlayer.train.device import Device
 from cutlayer.train.finite import not_finite
 from cutlayer.train.frame_limit import frame_limit
 from cutlayer.train.trained_stack import OpenRows
-from cutlayer.train.u_shape import from_rows, learnt_of, row_positions, to_rows
+from cutlayer.train.u_shape import crossing_of, from_rows, row_positions, to_rows
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES
 from cutlayer.wire.codecs.quantized import QuantizedCodec
 from cutlayer.wire.codecs.seam import Codec
@@ -49,8 +49,8 @@ class PoolTail:
         """Keep what belongs to the activations that a device sends."""
         self.goals[device.id] = goal
         self.masks[device.id] = None if mask is None else mask.cpu()
-        learnt = learnt_of(device.job, device.task, goal)
-        self.crossing[device.id] = self.masks[device.id] if learnt is None else learnt
+        padding = self.masks[device.id]
+        self.crossing[device.id] = crossing_of(device.job, device.task, goal, padding)
 
     def decode(
         self, step: int, devices: Sequence[Device], frames: Mapping[int, bytes]

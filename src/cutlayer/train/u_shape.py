@@ -42,6 +42,12 @@ def learnt_of(job: Job, task: Task, goal: Tensor) -> Tensor | None:
     return task.learnt([goal]) if job.method.tail_tokens == "learnt" else None
 
 
+def crossing_of(job: Job, task: Task, goal: Tensor, mask: Tensor | None) -> Tensor | None:
+    """As `crossing`, on the side that knows the targets: of a batch with this padding mask."""
+    learnt = learnt_of(job, task, goal)
+    return mask if learnt is None else learnt
+
+
 def crossing(message: ActivationsMessage) -> Tensor | None:
     """[B,T] bool: the tokens of a message whose features cross to the tail; None for all.
 
