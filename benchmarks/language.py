@@ -3,8 +3,9 @@
     python benchmarks/language.py --model DIR --data DIR --runs DIR [--only NAME ...] --write
 
 --model: the folder that docs/language.md unpacks. --data: E2E's train.jsonl and test.jsonl
-(prompts with completions). --pairs, --visits, --tests, --batch and --cut: the size; 4672, 5, 4693,
-8 and 10 are the whole of it. --texts: prompts that each trained model answers.
+(prompts with completions). --pairs, --visits, --tests, --batch and --cut: the size; 4416, 5, 4693,
+8 and 10 are the whole of it. --own: texts of the server's own, which codecs are fitted to. --texts:
+prompts that each trained model answers.
 
 Every run leaves a line in benchmarks/reports/language.jsonl as soon as it is done, and runs that
 have theirs are not made again; unfinished ones go on in --runs. --write: make
@@ -34,11 +35,13 @@ from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import describe
-from language_report import BEFORE, FROZEN, KNOWN, LEARNT, TAIL, is_whole, write
+from language_report import BEFORE, FROZEN, KNOWN, LEARNT, TAIL, WEIGHTED, is_whole, write
 from run_lines import Line, RunLines
 
 REPORTS = Path(__file__).parent / "reports"
-SCALE = ("pairs", "visits", "tests", "batch", "cut", "lr", "schedule", "precision", "texts")
+SCALE = (
+    "pairs", "own", "visits", "tests", "batch", "cut", "lr", "schedule", "precision", "texts",
+)  # fmt: skip
 """The settings that all runs of one report share."""
 
 
@@ -51,9 +54,9 @@ def sent_once(rate: float, **more: Any) -> Line:
     return {"name": "lean", "uplink": klt(rate, reuse=True, fit="calibration", **more)}
 
 
-def at_the_tail(down: float, back: float) -> Line:
+def at_the_tail(down: float, back: float, **more: Any) -> Line:
     """Rates of features and of their gradients."""
-    return {"tail_downlink": klt(down), "tail_uplink": klt(back)}
+    return {"tail_downlink": klt(down, **more), "tail_uplink": klt(back, **more)}
 
 
 ANSWERS = {"tail_tokens": "learnt"}
@@ -68,11 +71,16 @@ METHODS: dict[str, Line] = {
     "u-shape, klt 0.5/1/0.5": sent_once(0.5) | at_the_tail(1, 0.5),
     f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
+    f"u-shape, klt 0.42/2.3/1.3{LEARNT}": sent_once(0.42) | at_the_tail(2.3, 1.3) | ANSWERS,
+    f"u-shape, klt 0.42/2.3/1.3{LEARNT}{WEIGHTED}": sent_once(0.42)
+    | at_the_tail(2.3, 1.3, weighting=True)
+    | ANSWERS,
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),
     "frozen, klt 0.7": sent_once(0.7),
     f"frozen, klt 0.42{KNOWN}": sent_once(0.42, known_tokens=True),
+    f"frozen, klt 0.4{KNOWN}": sent_once(0.4, known_tokens=True),
     f"frozen, klt 0.21{KNOWN}": sent_once(0.21, known_tokens=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},
@@ -82,11 +90,10 @@ METHODS: dict[str, Line] = {
 
 
 def write_data(options: argparse.Namespace) -> None:
-    """Tables of the pairs to train on, 64 others for the server, and those to test on."""
+    """Tables of the pairs to train on, others for the server, and those to test on."""
     rng = np.random.default_rng(options.seed)
     lines = (options.data / "train.jsonl").read_text().splitlines()
     order = rng.permutation(len(lines))
-    own = min(64, len(lines) // 10)  # of the server
     tests = (options.data / "test.jsonl").read_text().splitlines()
     references: dict[str, list[str]] = {}
     for line in tests:
@@ -96,8 +103,8 @@ def write_data(options: argparse.Namespace) -> None:
     for number in rng.permutation(len(prompts)):
         asked += references[prompts[number]][: options.references]
     parts = {
-        "calibration": [lines[i] for i in order[:own]],
-        "train": [lines[i] for i in order[own:][: options.pairs]],
+        "calibration": [lines[i] for i in order[: options.own]],
+        "train": [lines[i] for i in order[options.own :][: options.pairs]],
         "test": asked[: options.tests],
     }
     options.runs.mkdir(parents=True, exist_ok=True)
@@ -226,7 +233,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="+", choices=list(METHODS))
     for name, size in {
-        "pairs": 4672, "visits": 5, "tests": 4693, "batch": 8, "cut": 10, "texts": 0,
+        "pairs": 4416, "own": 256, "visits": 5, "tests": 4693, "batch": 8, "cut": 10, "texts": 0,
         "references": 1000, "seed": 0,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=size)

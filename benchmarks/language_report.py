@@ -1,6 +1,7 @@
 """The report of benchmarks/language.py, and what docs/language.md shows of it."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -14,7 +15,9 @@ from shared_blocks import DOCS, copy_block, marked
 SHOWN, PAGE = "language", DOCS / "language.md"
 """The report whose findings a page of the docs shows."""
 BEFORE = "before training"
-KNOWN, LEARNT = ", known tokens", ", learnt tokens"
+KNOWN, LEARNT, WEIGHTED = ", known tokens", ", learnt tokens", ", weighted"
+ALONE = {KNOWN: "known tokens", WEIGHTED: "weighted errors"}
+"""What a line may have that an equal one without it isolates, by the end of its name."""
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
 """How much more perplexity still counts as none."""
@@ -35,7 +38,7 @@ class Goal(NamedTuple):
 
     def of(self, name: str) -> bool:
         """Whether a line has it."""
-        return name.startswith(self.start) and name.endswith(LEARNT) == self.learnt
+        return name.startswith(self.start) and (LEARNT in name) == self.learnt
 
 
 GOALS = (
@@ -67,11 +70,12 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 
 - *frozen* and *u-shape*: `lean`, whose devices train nothing before the cut; klt with its rate in
   bits a value (of *u-shape* up at the cut, down and up at the tail, which has two blocks, norm and
-  head, with *learnt tokens* norm and head alone; of *sflora* 0.5 up and 0.25 down), fitted to 64
-  pairs of the server's own, activations sent once.
+  head, with *learnt tokens* norm and head alone; of *sflora* 0.5 up and 0.25 down), up at the
+  cut fitted to {own} pairs of the server's own, activations sent once.
 - *known tokens*: tokens of answers, which the server has as labels, are told by how they differ
   from the mean of their like. *learnt tokens*: labels stay at home, and only of tokens of answers
-  do features and gradients cross (`method.tail_tokens`).
+  do features and gradients cross (`method.tail_tokens`). *weighted*: what passes the tail is coded
+  finer where errors would change the loss, or the server's steps, more (`weighting`).
 - Bytes are those of all devices in one visit, once codecs are fitted; *x*: times fewer than float32
   both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
   without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.
@@ -81,10 +85,10 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 Lines that were not run with this seed are left out: {missing}.{bare}
 
     python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \\
-        --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \\
+        --own {own} --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \\
         --schedule {schedule} --seed {seed} --precision {precision} --texts {texts} --write
 
-measured this, and with other seeds adds to it; the whole of E2E is `--pairs 4672 --tests 4693
+measured this, and with other seeds adds to it; the whole of E2E is `--pairs 4416 --tests 4693
 --batch 8 --cut 10 --texts 200`.
 
 {table}
@@ -141,7 +145,7 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
     said = [
         *findings(there, before["perplexity"], scale["pairs"]),
         *over_seeds(lines, every),
-        *known_tokens_alone(lines, every),
+        *alone(lines, every),
     ]
     return TEXT.format(
         **scale,
@@ -192,14 +196,17 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
                 f"{worth:,.0f} pairs in a visit."
             )
     for one in lines:
-        plain = by_name.get(one["name"].removesuffix(KNOWN))
-        if plain is not None and one is not plain:
-            shares = [one[key] / plain[key] - 1 for key in ("perplexity", "served", "bases")]
-            exported, served, bases = (f"{100 * share:+.1f} %" for share in shares)
+        for end, what in ALONE.items():
+            plain = by_name.get(one["name"].removesuffix(end))
+            if plain is None or one is plain:
+                continue
+            keys = ("perplexity", "served", "visit", "bases")
+            shares = [one[key] / plain[key] - 1 for key in keys]
+            exported, served, visit, bases = (f"{100 * share:+.1f} %" for share in shares)
             said.append(
-                f"- *{one['name']}* against *{plain['name']}*, of which it differs in known tokens "
-                f"alone: perplexity {exported} as exported, {served} through the cut; bytes of "
-                f"bases {bases}."
+                f"- *{one['name']}* against *{plain['name']}*, of which it differs in {what} "
+                f"alone: perplexity {exported} as exported, {served} through the cut; bytes of a "
+                f"visit {visit}, of bases {bases}."
             )
     sending = [one for one in lines if one["over_text"]]
     if sending:
@@ -266,16 +273,18 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
     return said
 
 
-def known_tokens_alone(lines: RunLines, every: Sequence[str]) -> list[str]:
-    """What known tokens change of perplexity, over the seeds that have a line without them."""
+def alone(lines: RunLines, every: Sequence[str]) -> list[str]:
+    """What known tokens, and weighted errors, change of perplexity, over the seeds that have an
+    equal line without them."""
     said = []
-    for name in every:
+    for name, (end, what) in product(every, ALONE.items()):
+        if not name.endswith(end):
+            continue
         pairs = [
             (one, plain)
             for seed in sorted({line["seed"] for line in lines.all})
-            if name.endswith(KNOWN)
-            and (one := lines.latest(name=name, seed=seed))
-            and (plain := lines.latest(name=name.removesuffix(KNOWN), seed=seed))
+            if (one := lines.latest(name=name, seed=seed))
+            and (plain := lines.latest(name=name.removesuffix(end), seed=seed))
         ]
         for how, key in (("as exported", "perplexity"), ("through the cut", "served")):
             more = {one["seed"]: one[key] / plain[key] - 1 for one, plain in pairs}
@@ -283,8 +292,8 @@ def known_tokens_alone(lines: RunLines, every: Sequence[str]) -> list[str]:
                 low, high = interval(more)
                 told = "is" if low > 0 or high < 0 else "is not"
                 said.append(
-                    f"- Known tokens alone, {name.removesuffix(KNOWN)}, {how}: {listed(more)}: a "
-                    f"difference {told} told from 0."
+                    f"- {what.capitalize()} alone, {name.removesuffix(end)}, {how}: "
+                    f"{listed(more)}: a difference {told} told from 0."
                 )
     return said
 

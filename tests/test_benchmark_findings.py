@@ -383,16 +383,20 @@ def test_language_models_are_compared_as_exported_and_as_served(
     assert verdicts[served].format("through the cut") in said
 
 
-def test_what_known_tokens_bring_is_said_of_lines_that_differ_in_them_alone() -> None:
+@pytest.mark.parametrize("what", ["known tokens", "weighted"])
+def test_what_a_setting_brings_is_said_of_lines_that_differ_in_it_alone(what: str) -> None:
     line = {
-        "perplexity": 4.0, "served": 4.4, "bases": 10.0, "ratio": None, "over_text": None,
+        "perplexity": 4.0, "served": 4.4, "visit": 8.0, "bases": 10.0, "ratio": None,
+        "over_text": None,
     }  # fmt: skip
     plain = line | {"name": "frozen, klt 0.42"}
-    known = line | {"name": "frozen, klt 0.42, known tokens", "perplexity": 3.0, "bases": 15.0}
+    other = line | {"name": f"frozen, klt 0.42, {what}", "perplexity": 3.0, "bases": 15.0}
     findings = benchmark("language_report").findings
-    (said, *_) = findings([plain, known], 16.0, 256)
-    assert "perplexity -25.0 % as exported, +0.0 % through the cut; bytes of bases +50.0 %" in said
-    assert len(findings([known], 16.0, 256)) == 1
+    (said, *_) = findings([plain, other], 16.0, 256)
+    assert f"differs in {what}" in said
+    assert "perplexity -25.0 % as exported, +0.0 % through the cut" in said
+    assert "bytes of a visit +0.0 %, of bases +50.0 %" in said
+    assert len(findings([other], 16.0, 256)) == 1
 
 
 @pytest.mark.parametrize(
@@ -425,8 +429,8 @@ def test_a_language_report_has_the_whole_runs_of_one_seed_and_compares_those_of_
     tmp_path: Path,
 ) -> None:
     scale = {
-        "pairs": 8, "visits": 5, "tests": 4, "batch": 4, "cut": 2, "lr": 0.01, "schedule": "cosine",
-        "precision": "float32", "texts": 0,
+        "pairs": 8, "own": 4, "visits": 5, "tests": 4, "batch": 4, "cut": 2, "lr": 0.01,
+        "schedule": "cosine", "precision": "float32", "texts": 0,
     }  # fmt: skip
     bytes_of = {
         "through": None, "accuracy": 0.5, "up": 8e5, "down": None, "features": None,
@@ -465,6 +469,6 @@ def test_what_known_tokens_bring_over_seeds_is_judged_by_its_interval(
     for seed, perplexity in enumerate(known):
         lines.append(language_line(names[0], seed, 4.0, served=4.0))
         lines.append(language_line(names[1], seed, perplexity, served=perplexity))
-    said = benchmark("language_report").known_tokens_alone(lines, names)
+    said = benchmark("language_report").alone(lines, names)
     assert len(said) == 2
     assert all(f"a difference {told}" in sentence for sentence in said)

@@ -15,6 +15,7 @@ from cutlayer.job import change_job
 from cutlayer.model import wide_attention
 from cutlayer.model.bank import Segment
 from cutlayer.model.weights import load_model
+from cutlayer.train.parts import load_parts
 from helpers import largest_difference, moved, small_job
 from tiny_models import EVERY, LANGUAGE, inputs_of, random_adapter, settings, write
 
@@ -50,6 +51,17 @@ def test_tf32_is_refused_on_a_cpu(tmp_path: Path) -> None:
     job = small_job("training.precision=tf32", "training.compute=cpu")
     with pytest.raises(JobError, match=r"training\.precision: 'cpu' here has no tf32"):
         simulate(job, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("able", [False, True])
+def test_a_run_says_where_bfloat16_is_slow(monkeypatch: pytest.MonkeyPatch, able: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: able)
+    said: list[str] = []
+    for precision in ("float32", "bfloat16"):
+        job = small_job(f"training.precision={precision}", "training.compute=cpu")
+        load_parts(job, said.append)
+    slow = [line for line in said if "multiplies no bfloat16 itself" in line]
+    assert len(slow) == (0 if able else 1)
 
 
 @pytest.mark.parametrize("method", ["sflora", "fedlora"])

@@ -1,6 +1,7 @@
 """A basis whose errors are weighted by what the blocks after the cut make of them."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 import cutlayer
 from cutlayer import calibrate, simulate
 from cutlayer.errors import JobError, RunError
-from cutlayer.job import Job
+from cutlayer.job import Job, change_job
 from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
 from cutlayer.model.lora import Adapter
@@ -20,6 +21,7 @@ from cutlayer.train.crossed import Crossed
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.sensitivity import Sensitivity
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, Way
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.places import find_places
 from helpers import equal, language_job, small_job
@@ -138,15 +140,63 @@ def test_language_models_have_weighted_bases(tmp_path: Path, tail: str) -> None:
 
 
 def test_it_is_refused_where_it_would_do_nothing(tmp_path: Path) -> None:
-    follow = "only of what comes up through the cut does the server hold the blocks that follow"
+    not_held = "the server does not hold the blocks that these gradients train"
     for changes, why in (
-        (("method.downlink={codec: klt, weighting: true}",), follow),
-        (("model.tail=1", "method.tail_downlink={codec: klt, weighting: true}"), follow),
-        (("model.tail=1", "method.tail_uplink={codec: klt, weighting: true}"), follow),
+        (("method.downlink={codec: klt, weighting: true}",), not_held),
+        (("method.tail_uplink={codec: klt, weighting: true}",), "the server runs the last blocks"),
+        (("model.tail=1", "method.tail_downlink={weighting: true}"), "quantize does not read it"),
         ((WEIGHTED, "method.uplink.codec=quantize"), "codec quantize does not read it"),
     ):
         with pytest.raises(JobError, match=why):
             simulate(klt_job(*changes), out=tmp_path / "run")
+
+
+def way_codec(run: Path, way: Way) -> KltCodec:
+    """The codec of a run's last basis of what passes its tail."""
+    (frame,) = bases_of(load_state(run / "state.safetensors").coding, way.start).values()
+    return codec_of(frame)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_at_a_tail_errors_change_less_of_the_loss_and_of_the_servers_steps(
+    tmp_path: Path, precision: str
+) -> None:
+    both = "method.tail_{}={{codec: klt, rate_bits: {}, weighting: {}}}"
+    job = small_job("model.tail=1", "training.rounds=1", f"training.precision={precision}")
+    model, adapter, hidden = at_the_cut(job)
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in adapter.items()}
+    own = [leaves[name] for name in model.server_names(job.cut)]
+    features = model.middle_forward(hidden, None, job.cut, [Segment(leaves, len(hidden))])
+    labels = torch.arange(len(hidden)) % 10
+
+    def logits(given: Tensor) -> Tensor:
+        return model.tail_forward(given, None, [Segment(adapter, len(given))])
+
+    down = features.detach().requires_grad_()
+    said = logits(down)
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(said, labels), [down])
+    found = defaultdict(list)
+    for weighted in ("false", "true"):
+        changes = [both.format("downlink", 1, weighted), both.format("uplink", 1, weighted)]
+        simulate(change_job(job, changes), out=tmp_path / weighted)
+        for way, sent in ((FEATURES, down.detach()), (FEATURE_GRADIENTS, gradient)):
+            codec, rows = way_codec(tmp_path / weighted, way), crossed(sent).rows
+            (got,) = codec.reconstruct([rows])
+            error = got.view_as(sent) - sent
+            with torch.no_grad():
+                changed = [logits(sent + error) - said]
+            if way == FEATURE_GRADIENTS:
+                changed = [
+                    tensor
+                    for one, wrong in zip(features, error, strict=True)
+                    for tensor in torch.autograd.grad(one, own, wrong, retain_graph=True)
+                ]
+            size = sum(float(one.square().sum()) for one in changed)
+            found[way].append((size, len(codec.encode([rows])[0].body)))
+    for way, most in ((FEATURES, 0.1), (FEATURE_GRADIENTS, 0.9)):
+        (alike, few), (weighed, many) = found[way]
+        assert weighed < most * alike
+        assert many < 1.07 * few
 
 
 def test_a_calibration_measures_the_weighted_codec(

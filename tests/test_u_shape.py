@@ -438,8 +438,9 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
     language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("grpc")
+    weighted = (f"{setting}, weighting: true}}" for setting in (one[:-1] for one in FITTED))
     job = text_job(
-        language, table, *LEARNT, *FITTED, "training.pool=1", "training.rounds=3", method="lean"
+        language, table, *LEARNT, *weighted, "training.pool=1", "training.rounds=3", method="lean"
     )
     alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -450,7 +451,7 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
         assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
     last = alone.rows[-1]
     assert max(t[0] for t in last.traffic.values()) < 300  # samples that the server holds
-    assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=0.05)
+    assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=0.1)
     assert last.perplexity_through_cut != last.perplexity
 
 

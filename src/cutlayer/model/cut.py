@@ -7,7 +7,8 @@ Shapes: B batch, T tokens (prefix included), N tokens after the prefix, D width,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -163,6 +164,16 @@ class CutModel:
         if isinstance(self._body, Transformer):
             self._body.packs = self.bank if packing else None
         return self
+
+    @contextmanager
+    def unrounded(self) -> Iterator[None]:
+        """Multiply matrices in whole float32 within the `with` block, whatever `use` asked for."""
+        autocast, tf32 = self._autocast, torch.backends.cuda.matmul.allow_tf32
+        self._autocast, torch.backends.cuda.matmul.allow_tf32 = False, False
+        try:
+            yield
+        finally:
+            self._autocast, torch.backends.cuda.matmul.allow_tf32 = autocast, tf32
 
     def compile(self, wanted: bool) -> CutModel:
         """Compile the passes that train after the cut, or in the whole model; see Training.

@@ -50,8 +50,10 @@ from cutlayer.train.round import Turn, train_round
 from cutlayer.train.sensitivity import Sensitivity
 from cutlayer.train.server_coding import ServerCoding
 from cutlayer.train.server_optimizer import move_global
+from cutlayer.train.tail_weighing import TailWeighing
 from cutlayer.train.task import task_of
 from cutlayer.train.unread import unread
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES
 
 _SENT = "sent_bytes"
 """How many bytes of the file of samples belong to a state."""
@@ -116,12 +118,14 @@ def run_rounds(
     calibrations = calibrations_of(job, progress)
     importance = importance_for(job, calibrations, progress)
     generated_training = generated_training_for(job, parts, rows)
-    own, weigh = None, None
+    own, weigh, tail = None, None, None
     if job.method.uplink.fit == "calibration":
         own = PublicBatch(job, parts, lambda: state.adapter).at
     if job.method.uplink.weighting:
         weigh = Sensitivity(job, parts.model, lambda: state.adapter)
-    coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh)
+    if FEATURES.weighs(job) or FEATURE_GRADIENTS.weighs(job):
+        tail = TailWeighing(job, parts.model, lambda: state.adapter)
+    coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh, tail)
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)

@@ -60,8 +60,9 @@ class Quantizer(Section):
     """
 
     weighting: bool = False
-    """Whether klt is finer where an error would change the server's output more (uplink alone): a
-    fit weights errors by E[J^T J], J the Jacobian of that output. The basis takes more bytes.
+    """Whether klt is finer where an error would change more (not of the downlink): of activations
+    the server's output (E[J^T J], J its Jacobian), of hidden states at a tail the loss, of their
+    gradients the steps of the server's adapter. The basis takes more bytes.
     """
 
     spatial: bool = False

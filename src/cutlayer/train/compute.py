@@ -68,6 +68,24 @@ def _has_bfloat16(device: torch.device) -> bool:
         return False
 
 
+def why_slow(precision: Precision, device: torch.device) -> str | None:
+    """Why training in this precision takes far longer than in float32; None if it does not."""
+    if precision != "bfloat16" or device.type != "cpu" or _multiplies_bfloat16():
+        return None
+    return (
+        "training.precision: this processor multiplies no bfloat16 itself (AVX-512 BF16, AMX and "
+        "Arm's BF16 do), so that training takes many times as long as in float32: take float32"
+    )
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor does; true where torch does not know."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a torch without oneDNN
+        return True
+
+
 def float64(tensor: Tensor) -> Tensor:
     """A tensor in float64; on the CPU if its torch device has no float64 (Apple's GPU)."""
     detached = tensor.detach()

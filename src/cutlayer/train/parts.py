@@ -23,7 +23,7 @@ from cutlayer.seeds import derive
 from cutlayer.train.bare_blocks import trained_before
 from cutlayer.train.check import check
 from cutlayer.train.cohort import draw_cohort
-from cutlayer.train.compute import find_compute, set_precision
+from cutlayer.train.compute import find_compute, set_precision, why_slow
 from cutlayer.train.device import Device
 from cutlayer.train.device_blocks import DeviceBlocks
 from cutlayer.train.label_sharing import SharedLabels
@@ -55,7 +55,8 @@ class Parts:
 def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     """Check the job against its model's config, then load data and model.
 
-    say: takes one line on what data were loaded. Raises JobError, DataError or ModelError.
+    say: takes a line on what data were loaded, and one if the job's precision is slow here. Raises
+    JobError, DataError or ModelError.
     """
     spec = describe(job.model)
     check(job, spec)
@@ -67,6 +68,9 @@ def load_parts(job: Job, say: Callable[[str], object] | None = None) -> Parts:
     task_of(job, replace(spec, num_classes=classes))
     counts = LabelCounts(train.labels, shares, classes)
     model = _load(job, classes)
+    slow = why_slow(job.training.precision, model.compute)
+    if say is not None and slow is not None:
+        say(slow)
     preprocess = Preprocessor(model.spec, model.compute)
     for data in (train, test):
         if spec.parts.language or data.has_passages:

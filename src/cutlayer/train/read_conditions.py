@@ -157,9 +157,9 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         "method.uplink.fit",
     )
     weighted = Condition(
-        lambda job: side == "uplink",
-        "only of what comes up through the cut does the server hold the blocks that follow: leave "
-        "it out, or set method.uplink.weighting",
+        lambda job: side != "downlink",
+        "the server does not hold the blocks that these gradients train: leave it out, or set "
+        "method.uplink.weighting",
     )
     between_patches = Condition(
         lambda job: side == "uplink",

@@ -22,8 +22,9 @@ from cutlayer.train.read_conditions import patches_a_side, token_classes
 from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.sensitivity import Weigh
+from cutlayer.train.tail_weighing import TailWeighing
 from cutlayer.train.way_coding import WayCoding
-from cutlayer.train.ways import WAYS
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, WAYS, Way
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.codecs.klt_fit import KltSettings
@@ -42,7 +43,8 @@ class ServerCoding:
     cache: the samples that devices only name; None where they send all. changes: what is held of
     samples that come as changes; None where they come whole. ways: how all else crosses, gradients
     among it. own: gives samples of the server's own by cut, to fit to; None: bases are fitted to
-    what devices send first. weigh: weights errors in a fit; None: all weigh alike.
+    what devices send first. weigh: weights errors in a fit; None: all weigh alike. tail: the same
+    of what passes a tail on devices.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class ServerCoding:
         saved: Mapping[str, Tensor] | None = None,
         own: Callable[[int], Crossed] | None = None,
         weigh: Weigh | None = None,
+        tail: TailWeighing | None = None,
     ) -> None:
-        self._own, self._weigh = own, weigh
+        self._own, self._weigh, self.tail = own, weigh, tail
         self._job, self._spec = job, spec
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
         changes = job.method.split and job.method.uplink.change
@@ -68,7 +71,15 @@ class ServerCoding:
                 if f"{_WATCH}{cut}" in saved:
                     state = saved[f"{_WATCH}{cut}"].tolist()
                     self._bases[cut].watch = RateWatch().restored(state)
-        self.ways = {way: WayCoding(job, spec, way, saved or {}) for way in WAYS}
+        metrics: dict[Way, Callable[[], Tensor | None]] = {}
+        if tail is not None:
+            metrics = {FEATURES: tail.features, FEATURE_GRADIENTS: tail.gradients}
+        self.ways = {
+            way: WayCoding(
+                job, spec, way, saved or {}, metrics.get(way) if way.weighs(job) else None
+            )
+            for way in WAYS
+        }
 
     @property
     def fitted(self) -> bool:
@@ -174,6 +185,8 @@ class ServerCoding:
             self.changes.end({cut: one.codec for cut, one in self._bases.items()})
         for way in self.ways.values():
             way.end()
+        if self.tail is not None:
+            self.tail.end()
 
     @property
     def _drifts(self) -> bool:

@@ -20,6 +20,7 @@ from cutlayer.train.server_adapters import ServerPass
 from cutlayer.train.server_part import PoolStep, ServerPart, gradients_of
 from cutlayer.train.server_reading import Faults
 from cutlayer.train.stopwatch import Stopwatch
+from cutlayer.train.tail_weighing import Passed
 from cutlayer.train.u_shape import (
     MARKED,
     UNLABELLED,
@@ -38,6 +39,7 @@ from cutlayer.wire.tail import (
     open_feature_gradient,
     rows_of,
 )
+from cutlayer.wire.transfer import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,6 +189,16 @@ class ServerMiddle(ServerPart):
         decision = self.decisions[one.device]
         self._coding.ways[way].note(decision, one.device, part, crossing(one), frame)
 
+    def _weigh(
+        self, one: ActivationsMessage, features: torch.Tensor, gradient: torch.Tensor
+    ) -> None:
+        """Take note of a batch that passed a device's tail [B,T,D]: see `TailWeighing`."""
+        if self._coding.tail is not None:
+            cut, positions = self.decisions[one.device].cut, self._positions(one, features)
+            mask = None if one.mask is None else to_device(one.mask, self._model.compute)
+            batch = Passed(one.device, cut, one.hidden.detach(), mask, crossing(one), positions)
+            self._coding.tail.note(batch, features, gradient)
+
     def _backward(self, state: PoolStep, frames: Mapping[int, bytes], watch: Stopwatch) -> Faults:
         """Run the gradients of features back through the server's blocks."""
         faults: Faults = {}
@@ -241,6 +253,7 @@ class ServerMiddle(ServerPart):
             else:
                 self._answers[device] = answer
                 self._note(FEATURE_GRADIENTS, message, answer.gradient, frames[device])
+                self._weigh(message, part, answer.gradient)
 
     def _open_answer(self, device: int, step: int, frame: bytes) -> OpenedRows:
         """A frame with a gradient of features. Raises FrameError if it is not the expected one."""

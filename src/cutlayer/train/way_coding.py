@@ -11,7 +11,7 @@ square: samples that hardly matter take hardly any bytes.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -43,11 +43,19 @@ class WayCoding:
     """The bases of one way of a run, over all of its rounds.
 
     Cuts are those of decisions: where devices hold the last blocks, these begin at one place for
-    all of them, and one basis serves.
+    all of them, and one basis serves. weigh: gives the metric of errors of what crossed in the
+    round that ends (see `fit_basis`), or None where nothing tells it yet; without, all weigh alike.
     """
 
-    def __init__(self, job: Job, spec: ModelSpec, way: Way, saved: Mapping[str, Tensor]) -> None:
-        self._job, self._spec, self._way = job, spec, way
+    def __init__(
+        self,
+        job: Job,
+        spec: ModelSpec,
+        way: Way,
+        saved: Mapping[str, Tensor],
+        weigh: Callable[[], Tensor | None] | None = None,
+    ) -> None:
+        self._job, self._spec, self._way, self._weigh = job, spec, way, weigh
         self._rotation = derive(job.seed, "rotation")
         self._frames = bases_of(saved, way.start)
         self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
@@ -131,8 +139,11 @@ class WayCoding:
         """End a round: fit where there is no basis yet, or it no longer suits."""
         for place, rows in self._seen.items():
             if place not in self._frames or self._watches[place].due:
+                metric = None if self._weigh is None else self._weigh()
+                if self._weigh is not None and metric is None:
+                    continue
                 self._version += 1
-                self._frames[place] = self._fit(rows)
+                self._frames[place] = self._fit(rows, metric)
                 self._watches.pop(place, None)
         self._seen.clear()
         self._samples.clear()
@@ -152,7 +163,7 @@ class WayCoding:
         selected = decision.tokens is not None
         return Rows(rows, row_positions(B, T, mask, self._spec.prefix, selected))
 
-    def _fit(self, seen: list[tuple[int, Rows]]) -> bytes:
+    def _fit(self, seen: list[tuple[int, Rows]], metric: Tensor | None) -> bytes:
         quantizer = self._way.quantizer(self._job.method)
         settings = KltSettings(
             prefix=self._spec.prefix,
@@ -166,4 +177,4 @@ class WayCoding:
             by_device[device].append(rows)
         alike = like_others(by_device)
         samples = [rows for device, rows in seen if device in alike]
-        return fit_basis(samples, settings, self._version).frame
+        return fit_basis(samples, settings, self._version, metric).frame
