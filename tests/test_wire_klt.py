@@ -291,6 +291,20 @@ def test_unbiased_rounding_is_right_on_average() -> None:
     assert error < 0.25 * once.abs().max() / sent.values.std()
 
 
+def test_a_metric_of_tokens_that_there_are_not_costs_no_bits() -> None:
+    """A language model has no prefix tokens, so that their errors have no weight either."""
+    rng, D = torch.Generator().manual_seed(0), 64
+    turns = [torch.linalg.qr(torch.randn(D, D, generator=rng))[0] for _ in range(2)]
+    values = (torch.randn(600, D, generator=rng) * torch.logspace(0, -2, D) @ turns[0])[None]
+    weight = (turns[1] * torch.logspace(0, -4, D) @ turns[1].T).double()
+    taken = []
+    for unused in (weight, torch.zeros_like(weight)):
+        metric = torch.stack([unused, weight])
+        basis = fit_basis([rows(values)], KltSettings(rate_bits=2), metric=metric)
+        taken.append(len(KltCodec(basis).encode([rows(values)])[0].body))
+    assert taken[0] == taken[1]
+
+
 def test_a_metric_spends_bits_where_they_matter() -> None:
     sent = rows(hidden(200, seed=1))
     weight = torch.ones(WIDTH)

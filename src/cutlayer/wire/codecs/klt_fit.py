@@ -322,6 +322,9 @@ def _weights(metric: Tensor, D: int, prefix_share: float) -> Tensor:
     prefix_share: of the tokens that are prefix tokens.
     """
     given = metric.detach().to("cpu", torch.float64)
+    if prefix_share in (0, 1):
+        # The vectors of both kinds have one unit: those of a kind without tokens are not to be long.
+        given = given[[1 - int(prefix_share)] * 2]
     means = given.diagonal(dim1=-2, dim2=-1).mean(-1)
     shares = torch.tensor([prefix_share, 1 - prefix_share], dtype=torch.float64)
     if given.shape != (2, D, D) or not given.isfinite().all() or not (means * shares).sum() > 0:
