@@ -75,7 +75,7 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 - *known tokens*: tokens of answers, which the server has as labels, are told by how they differ
   from the mean of their like. *learnt tokens*: labels stay at home, and only of tokens of answers
   do features and gradients cross (`method.tail_tokens`). *weighted*: what passes the tail is coded
-  finer where errors would change the loss, or the server's steps, more (`weighting`).
+  finer where errors would change the loss, or the server's gradients, more (`weighting`).
 - Bytes are those of all devices in one visit, once codecs are fitted; *x*: times fewer than float32
   both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
   without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.

@@ -21,6 +21,7 @@ from cutlayer.train.crossed import Crossed
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.sensitivity import Sensitivity
+from cutlayer.train.tail_weighing import Passed, TailWeighing
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, Way
 from cutlayer.wire.codecs.klt import KltCodec
 from cutlayer.wire.places import find_places
@@ -140,7 +141,7 @@ def test_language_models_have_weighted_bases(tmp_path: Path, tail: str) -> None:
 
 
 def test_it_is_refused_where_it_would_do_nothing(tmp_path: Path) -> None:
-    not_held = "the server does not hold the blocks that these gradients train"
+    not_held = "the server does not hold the blocks that gradients at the cut train"
     for changes, why in (
         (("method.downlink={codec: klt, weighting: true}",), not_held),
         (("method.tail_uplink={codec: klt, weighting: true}",), "the server runs the last blocks"),
@@ -223,3 +224,48 @@ def test_no_device_has_more_say_than_its_samples() -> None:
     still = {name: torch.zeros_like(one) for name, one in adapter.items()}
     with pytest.raises(RunError, match="does not depend on their activations at cut 2"):
         Sensitivity(job, model, lambda: still)(2, honest)
+
+
+def at_the_tail(hidden: Tensor, device: int) -> Passed:
+    positions = find_places(hidden, None).flatten()
+    return Passed(device, 2, hidden, None, None, positions)
+
+
+def test_at_a_tail_no_device_has_more_say_than_its_samples() -> None:
+    both = (f"method.tail_{way}link={{codec: klt, weighting: true}}" for way in ("down", "up"))
+    job = small_job("model.tail=1", *both)
+    model, adapter, hidden = at_the_cut(job)
+    weigh = TailWeighing(job, model, lambda: adapter)
+    rng = torch.Generator().manual_seed(0)
+
+    def metrics(*batches: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        for device, (sent, gradient) in enumerate(batches):
+            weigh.note(at_the_tail(sent, device), sent, gradient)
+        features, gradients = weigh.features(), weigh.gradients()
+        weigh.end()
+        assert features is not None
+        assert gradients is not None
+        return features, gradients
+
+    def normal(size: float) -> Tensor:
+        return size * torch.randn(hidden[:4].shape, generator=rng)
+
+    honest = [(hidden[:4], normal(1e-3)), (hidden[4:8], normal(1e-3)), (hidden[8:12], normal(1e-3))]
+    without = metrics(*honest)
+    for sent, gradient in (
+        (1e3 * hidden[:4], normal(1e3)),
+        (1e-3 * hidden[:4], normal(1e-12)),
+        (hidden[:4] * 1e12, torch.zeros_like(hidden[:4])),
+    ):
+        for changed, before in zip(metrics(*honest, (sent, gradient)), without, strict=True):
+            assert (changed - before).norm() < before.norm()
+    assert weigh.features() is None
+    assert weigh.gradients() is None
+
+
+def test_a_server_that_trains_nothing_weighs_no_gradients(tmp_path: Path) -> None:
+    job = small_job(
+        "model.tail=1", "model.lora.side=device", "method.tail_uplink={codec: klt, weighting: true}"
+    )
+    with pytest.raises(JobError, match=r"tail_uplink\.weighting: the server trains nothing"):
+        simulate(job, out=tmp_path / "run")

@@ -451,6 +451,7 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
         assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
     last = alone.rows[-1]
     assert max(t[0] for t in last.traffic.values()) < 300  # samples that the server holds
+    # The model knows nothing, so errors in the loss that are 0 in the mean are not small.
     assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=0.1)
     assert last.perplexity_through_cut != last.perplexity
 

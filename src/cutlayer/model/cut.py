@@ -167,7 +167,10 @@ class CutModel:
 
     @contextmanager
     def unrounded(self) -> Iterator[None]:
-        """Multiply matrices in whole float32 within the `with` block, whatever `use` asked for."""
+        """Multiply matrices in the model's dtype within the `with` block, whatever `use` asked for.
+
+        Convolutions may still round to tf32 on a GPU.
+        """
         autocast, tf32 = self._autocast, torch.backends.cuda.matmul.allow_tf32
         self._autocast, torch.backends.cuda.matmul.allow_tf32 = False, False
         try:

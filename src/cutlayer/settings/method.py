@@ -62,7 +62,7 @@ class Quantizer(Section):
     weighting: bool = False
     """Whether klt is finer where an error would change more (not of the downlink): of activations
     the server's output (E[J^T J], J its Jacobian), of hidden states at a tail the loss, of their
-    gradients the steps of the server's adapter. The basis takes more bytes.
+    gradients the gradient of the server's adapter. Bases of states take more bytes.
     """
 
     spatial: bool = False

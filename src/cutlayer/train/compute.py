@@ -73,13 +73,13 @@ def why_slow(precision: Precision, device: torch.device) -> str | None:
     if precision != "bfloat16" or device.type != "cpu" or _multiplies_bfloat16():
         return None
     return (
-        "training.precision: this processor multiplies no bfloat16 itself (AVX-512 BF16, AMX and "
+        "training.precision: this processor multiplies no bfloat16 itself (those with AVX-512 or "
         "Arm's BF16 do), so that training takes many times as long as in float32: take float32"
     )
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether the processor does; true where torch does not know."""
+    """Whether torch has products of bfloat16 for the processor; true where that is not known."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):  # a torch without oneDNN

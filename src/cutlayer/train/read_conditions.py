@@ -158,8 +158,8 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     )
     weighted = Condition(
         lambda job: side != "downlink",
-        "the server does not hold the blocks that these gradients train: leave it out, or set "
-        "method.uplink.weighting",
+        "the server does not hold the blocks that gradients at the cut train: leave it out, or set "
+        "method.uplink.weighting, or with model.tail that of method.tail_downlink",
     )
     between_patches = Condition(
         lambda job: side == "uplink",

@@ -323,7 +323,7 @@ def _weights(metric: Tensor, D: int, prefix_share: float) -> Tensor:
     """
     given = metric.detach().to("cpu", torch.float64)
     if prefix_share in (0, 1):
-        # The vectors of both kinds have one unit: those of a kind without tokens are not to be long.
+        # The vectors of both kinds have one unit: those of a kind without tokens must not be long.
         given = given[[1 - int(prefix_share)] * 2]
     means = given.diagonal(dim1=-2, dim2=-1).mean(-1)
     shares = torch.tensor([prefix_share, 1 - prefix_share], dtype=torch.float64)
