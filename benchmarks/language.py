@@ -71,9 +71,9 @@ METHODS: dict[str, Line] = {
     "u-shape, klt 0.5/1/0.5": sent_once(0.5) | at_the_tail(1, 0.5),
     f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
-    f"u-shape, klt 0.42/1.9/1.2{LEARNT}": sent_once(0.42) | at_the_tail(1.9, 1.2) | ANSWERS,
-    f"u-shape, klt 0.42/1.9/1.2{LEARNT}{WEIGHTED}": sent_once(0.42)
-    | at_the_tail(1.9, 1.2, weighting=True)
+    f"u-shape, klt 0.9/1.9/1.1{LEARNT}": sent_once(0.9) | at_the_tail(1.9, 1.1) | ANSWERS,
+    f"u-shape, klt 0.9/1.9/1.1{LEARNT}{WEIGHTED}": sent_once(0.9)
+    | at_the_tail(1.9, 1.1, weighting=True)
     | ANSWERS,
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),

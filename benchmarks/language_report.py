@@ -45,7 +45,7 @@ GOALS = (
     Goal(FROZEN, "frozen, klt", False, 140, 700),
     Goal(TAIL, "u-shape, klt", False, 60),
     # Nothing trains in a norm and a head: without rounding this trains what FROZEN does.
-    Goal(FROZEN, "u-shape, klt", True, 60),
+    Goal(FROZEN, "u-shape, klt", True, 60, 60),
 )
 COLUMNS = (
     Column("name", "run", "text"), Column("shown", "perplexity", "text"),

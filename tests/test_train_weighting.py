@@ -28,7 +28,7 @@ from cutlayer.wire.places import find_places
 from helpers import equal, language_job, small_job
 from test_run_simulate import StopAfter, without_times
 from test_train_klt import klt_job
-from tiny_models import write_language
+from tiny_models import write_language, write_resnet
 
 WEIGHTED = "method.uplink.weighting=true"
 WORDS = ("wombat", "dingo", "heron")
@@ -261,6 +261,17 @@ def test_at_a_tail_no_device_has_more_say_than_its_samples() -> None:
             assert (changed - before).norm() < before.norm()
     assert weigh.features() is None
     assert weigh.gradients() is None
+
+
+def test_a_residual_network_weighs_what_passes_its_tail(tmp_path: Path) -> None:
+    both = (f"method.tail_{way}link={{codec: klt, weighting: true}}" for way in ("down", "up"))
+    job = small_job(
+        "model.tail=1", f"model.path={write_resnet(tmp_path / 'model')}", "method.train=full",
+        "training.lr=0.01", "model.image_size=32", *both,
+    )  # fmt: skip
+    first, second = simulate(job, out=tmp_path / "run").rows
+    for device, traffic in second.traffic.items():
+        assert traffic[5] + traffic[6] < (first.traffic[device][5] + first.traffic[device][6]) / 2
 
 
 def test_a_server_that_trains_nothing_weighs_no_gradients(tmp_path: Path) -> None:

@@ -67,8 +67,8 @@ class Passed:
         """The samples from `first` to before `last`."""
 
         def rows(count: int) -> int:
-            if self.crossing is None:
-                return count * self.hidden.shape[1]
+            if self.crossing is None:  # fewer than came through the cut, where blocks merge them
+                return count * (len(self.positions) // len(self.hidden))
             return int(self.crossing[:count].sum())
 
         span, some = slice(first, last), slice(rows(first), rows(last))
