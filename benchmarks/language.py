@@ -60,6 +60,13 @@ def at_the_tail(down: float, back: float, **more: Any) -> Line:
 
 
 ANSWERS = {"tail_tokens": "learnt"}
+
+
+def own_tail(up: float, down: float, back: float, **more: Any) -> Line:
+    """Rates of all three ways, whose bases are fitted to texts of the server's own."""
+    return sent_once(up) | at_the_tail(down, back, fit="calibration", **more) | ANSWERS
+
+
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
 SENT = {"name": "lean", "uplink": FLOAT | {"reuse": False}}
 FLOATS = {"tail_downlink": FLOAT, "tail_uplink": FLOAT}
@@ -71,10 +78,9 @@ METHODS: dict[str, Line] = {
     "u-shape, klt 0.5/1/0.5": sent_once(0.5) | at_the_tail(1, 0.5),
     f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
-    f"u-shape, klt 0.9/1.9/1.1{LEARNT}": sent_once(0.9) | at_the_tail(1.9, 1.1) | ANSWERS,
-    f"u-shape, klt 0.9/1.9/1.1{LEARNT}{WEIGHTED}": sent_once(0.9)
-    | at_the_tail(1.9, 1.1, weighting=True)
-    | ANSWERS,
+    f"u-shape, klt 0.7/1.5/1.1{LEARNT}": own_tail(0.7, 1.5, 1.1),
+    f"u-shape, klt 0.7/1.5/1.1{LEARNT}{WEIGHTED}": own_tail(0.7, 1.5, 1.1, weighting=True),
+    f"u-shape, klt 0.9/2.1/1.5{LEARNT}{WEIGHTED}": own_tail(0.9, 2.1, 1.5, weighting=True),
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),

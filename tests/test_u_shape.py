@@ -434,11 +434,12 @@ def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
 
 
+@pytest.mark.parametrize("fit", ["devices", "calibration"])
 def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_that_goes_on(
-    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: str
 ) -> None:
     pytest.importorskip("grpc")
-    weighted = (f"{setting}, weighting: true}}" for setting in (one[:-1] for one in FITTED))
+    weighted = (f"{one.removesuffix('}')}, weighting: true, fit: {fit}}}" for one in FITTED)
     job = text_job(
         language, table, *LEARNT, *weighted, "training.pool=1", "training.rounds=3", method="lean"
     )
@@ -449,10 +450,13 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
     for other in (together, resumed):
         assert equal(alone.adapter, other.adapter)
         assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
-    last = alone.rows[-1]
+    first, last = alone.rows[0], alone.rows[-1]
+    passed = [sum(t[5] + t[6] for t in row.traffic.values()) for row in (first, last)]
+    assert (passed[0] > 1.5 * passed[1]) == (fit == "devices")  # that round takes 4 bits
     assert max(t[0] for t in last.traffic.values()) < 300  # samples that the server holds
-    # The model knows nothing, so errors in the loss that are 0 in the mean are not small.
-    assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=0.1)
+    # The model knows nothing, so that errors cost it little; the server has three texts of its own.
+    near = 0.1 if fit == "devices" else 0.3
+    assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=near)
     assert last.perplexity_through_cut != last.perplexity
 
 
@@ -573,8 +577,8 @@ def test_a_batch_without_tokens_to_come_back_is_the_senders_own(
          r"method\.tail_uplink\.reuse: .* never the same again"),
         (("model.tail=1", "method.tail_downlink={variants: 2}"), "sflora", JobError,
          r"method\.tail_downlink\.variants: .* never the same again"),
-        (("model.tail=1", "method.tail_downlink={codec: klt, fit: calibration}"), "sflora",
-         JobError, r"method\.tail_downlink\.fit: .* crosses this way in the first round"),
+        (("model.tail=1", "method.downlink={codec: klt, fit: calibration}"), "sflora",
+         JobError, r"method\.downlink\.fit: .* crosses this way in the first round"),
         (("method.tail_uplink={bits: 8}",), "sflora", JobError, "the server runs the last blocks"),
         (("model.tail=1", "privacy={unit: sample, noise_multiplier: 1, clip_norm: 1}"), "sflora",
          JobError, r"privacy\.unit: 'sample' .* leave model\.tail out"),

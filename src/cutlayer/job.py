@@ -120,8 +120,12 @@ class Job(Section):
         """The data section, with the calibration's samples held out of it where the server uses
         them: for auto, or to fit a codec to.
         """
-        uplink, auto = self.method.uplink, self.method.allocation.solver == "auto"
-        fits = self.method.split and uplink.codec == "klt" and uplink.fit == "calibration"
+        method, auto = self.method, self.method.allocation.solver == "auto"
+        sent = [method.uplink]
+        if self.has_tail:
+            sent += [method.features_down, method.gradients_up]
+        own = any(one.codec == "klt" and one.fit == "calibration" for one in sent)
+        fits = method.split and own
         if self.data.calibration is None and (auto or fits):
             return self.data.model_copy(update={"calibration": HELD_OUT})
         return self.data

@@ -43,6 +43,7 @@ from cutlayer.train.bare_blocks import bare_blocks, with_bare_blocks
 from cutlayer.train.cohort import draw_cohort
 from cutlayer.train.label_sharing import SharedLabels
 from cutlayer.train.link import Link
+from cutlayer.train.own_tail import OwnTail
 from cutlayer.train.parts import Parts, make_server
 from cutlayer.train.public_batch import PublicBatch
 from cutlayer.train.result import RoundResult, Trained
@@ -118,14 +119,17 @@ def run_rounds(
     calibrations = calibrations_of(job, progress)
     importance = importance_for(job, calibrations, progress)
     generated_training = generated_training_for(job, parts, rows)
-    own, weigh, tail = None, None, None
+    own, weigh, tail, own_tail = None, None, None, None
+    public = PublicBatch(job, parts, lambda: state.adapter)
     if job.method.uplink.fit == "calibration":
-        own = PublicBatch(job, parts, lambda: state.adapter).at
+        own = public.at
+    if FEATURES.fits_own(job) or FEATURE_GRADIENTS.fits_own(job):
+        own_tail = OwnTail(job, parts, public, lambda: state.adapter)
     if job.method.uplink.weighting:
         weigh = Sensitivity(job, parts.model, lambda: state.adapter)
     if FEATURES.weighs(job) or FEATURE_GRADIENTS.weighs(job):
         tail = TailWeighing(job, parts.model, lambda: state.adapter)
-    coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh, tail)
+    coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh, tail, own_tail)
     sent = 0
     if coding.cache is not None and _SENT in state.coding:
         sent = read_sent(folder, coding.cache, int(state.coding[_SENT]), progress.say)

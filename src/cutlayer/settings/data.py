@@ -96,7 +96,7 @@ class Data(Section):
     calibration: str | None = None
     """What calibrates: held-out (a tenth of every class of the training data, at most 1,000,
     which no device gets), or a path of data like the source's. null: held-out, from devices only
-    where method.allocation.solver is auto or method.uplink.fit calibration.
+    where method.allocation.solver is auto or the `fit` of what crosses is calibration.
     """
 
     train_samples: Count | None = None

@@ -55,7 +55,7 @@ class Quantizer(Section):
     """Bits a value that klt's `step: auto` aims at: 0.5 is 64 times fewer than float32."""
 
     fit: Literal["devices", "calibration"] = "devices"
-    """What klt is fitted to (uplink alone): the first samples of the devices, which come in 4 bits,
+    """What klt is fitted to (not of the downlink): what devices send first, which comes in 4 bits,
     or samples of the server's own (calibration: see `data.calibration`), which no device has.
     """
 
@@ -198,12 +198,13 @@ class Method(Section):
 
     tail_downlink: Quantizer | None = None
     """How hidden states are sent from the server to the last blocks, where `model.tail` has these
-    on devices; null: as `downlink`. klt is fitted to those of the first round, which take 4 bits.
+    on devices; null: as `downlink`. klt is fitted to those of the first round, which take 4 bits,
+    unless by `fit`.
     """
 
     tail_uplink: Quantizer | None = None
     """How the gradients of those hidden states are sent back; null: as `uplink`. klt is fitted to
-    those of the first round, which take 4 bits.
+    those of the first round, which take 4 bits, unless by `fit`.
     """
 
     tail_tokens: Literal["all", "learnt"] = "all"

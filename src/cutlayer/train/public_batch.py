@@ -12,6 +12,7 @@ from cutlayer.data.rows import spread
 from cutlayer.data.sources import load_calibration
 from cutlayer.job import Job
 from cutlayer.model.bank import Segment
+from cutlayer.model.family import Modality
 from cutlayer.model.framing import fit_for
 from cutlayer.model.lora import Adapter
 from cutlayer.train.crossed import Crossed, crossed
@@ -20,8 +21,10 @@ from cutlayer.train.read_conditions import token_classes
 from cutlayer.train.task import task_of
 from cutlayer.wire.places import find_places
 
-MOST = 64
-"""How many samples are taken, from the first on: a few dozen suffice."""
+MOST: dict[Modality, int] = {"image": 64, "text": 256}
+"""How many samples are taken, from all over. Of images a few dozen suffice. SmolLM2-135M's texts of
+E2E with known tokens took 89 to 115 % of the bits asked for where the basis was fitted to 64, and
+101 to 103 % where to 256 (three draws of each)."""
 
 
 class PublicBatch:
@@ -34,13 +37,18 @@ class PublicBatch:
         self._job, self._parts, self._adapter = job, parts, adapter
 
     @cached_property
-    def _data(self) -> Dataset:
+    def data(self) -> Dataset:
+        """The samples."""
         held = load_calibration(self._job.data, self._job.seed, fit_for(self._parts.model.spec))
-        return held.subset(spread(len(held), MOST))
+        return held.subset(spread(len(held), MOST[self._parts.model.spec.modality]))
 
     def at(self, cut: int) -> Crossed:
         """The samples after the first `cut` blocks, with all tokens."""
-        model, data = self._parts.model, self._data
+        return self.sent(self.data, cut)
+
+    def sent(self, data: Dataset, cut: int) -> Crossed:
+        """As `at`, of some of the samples."""
+        model = self._parts.model
         inputs = self._parts.preprocess(data.inputs)
         # Frozen devices run their blocks as they were pretrained.
         adapter = {} if self._job.method.device == "frozen" else self._adapter()

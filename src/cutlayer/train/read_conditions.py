@@ -152,7 +152,7 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"codec quantize does not read it: leave it out, or take method.{side}.codec klt",
     )
     of_devices = Condition(
-        lambda job: side == "uplink",
+        lambda job: side != "downlink",
         "the server fits it to what crosses this way in the first round: leave it out, or set "
         "method.uplink.fit",
     )

@@ -23,7 +23,7 @@ from cutlayer.train.reuse import reuses
 from cutlayer.train.sample_cache import SampleCache, SentSample, setting_of
 from cutlayer.train.sensitivity import Weigh
 from cutlayer.train.tail_weighing import TailWeighing
-from cutlayer.train.way_coding import WayCoding
+from cutlayer.train.way_coding import ToFit, WayCoding
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, WAYS, Way
 from cutlayer.wire.codecs.drift import RateWatch
 from cutlayer.wire.codecs.klt import KltCodec
@@ -44,7 +44,7 @@ class ServerCoding:
     samples that come as changes; None where they come whole. ways: how all else crosses, gradients
     among it. own: gives samples of the server's own by cut, to fit to; None: bases are fitted to
     what devices send first. weigh: weights errors in a fit; None: all weigh alike. tail: the same
-    of what passes a tail on devices.
+    of what passes a tail on devices; own_tail: gives what to fit to there, of the server's own.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class ServerCoding:
         own: Callable[[int], Crossed] | None = None,
         weigh: Weigh | None = None,
         tail: TailWeighing | None = None,
+        own_tail: Callable[[Way], ToFit] | None = None,
     ) -> None:
         self._own, self._weigh, self.tail = own, weigh, tail
         self._job, self._spec = job, spec
@@ -76,7 +77,12 @@ class ServerCoding:
             metrics = {FEATURES: tail.features, FEATURE_GRADIENTS: tail.gradients}
         self.ways = {
             way: WayCoding(
-                job, spec, way, saved or {}, metrics.get(way) if way.weighs(job) else None
+                job,
+                spec,
+                way,
+                saved or {},
+                metrics.get(way) if way.weighs(job) else None,
+                own_tail if way.fits_own(job) else None,
             )
             for way in WAYS
         }

@@ -111,12 +111,19 @@ class _Moments:
 class TailWeighing:
     """Weighs errors at the tail by what passed it in a round.
 
-    adapter: returns the global adapter. Raises JobError if the server has no adapter whose
-    gradients could be weighed.
+    adapter: returns the global adapter. parties: how many share in a round; None: the job's devices
+    that do. Raises JobError if the server has no adapter whose gradients could be weighed.
     """
 
-    def __init__(self, job: Job, model: CutModel, adapter: Callable[[], Adapter]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        model: CutModel,
+        adapter: Callable[[], Adapter],
+        parties: int | None = None,
+    ) -> None:
         self._job, self._model, self._adapter = job, model, adapter
+        self._parties = parties or job.devices.per_round or job.devices.count
         if FEATURE_GRADIENTS.weighs(job) and not self._moved(job.cut):
             raise JobError(
                 "method.tail_uplink.weighting: the server trains nothing between the cut and the "
@@ -173,8 +180,7 @@ class TailWeighing:
 
     def _share(self, most: int) -> int:
         """Of a round's samples, how many of each device."""
-        devices = self._job.devices
-        return math.ceil(most / (devices.per_round or devices.count))
+        return math.ceil(most / self._parties)
 
     def _moved(self, cut: int) -> list[str]:
         """What of the adapter the server trains."""

@@ -2,7 +2,8 @@
 basis for each cut, fitted anew as training goes on.
 
 Nothing has to be sent for a fit: what crosses in the first round does so in 4 bits; at its end a
-basis is fitted to it, and devices get it as the next round begins. Where frames become a quarter
+basis is fitted to it, and devices get it as the next round begins. Or the server fits to samples of
+its own before the first round. Where frames become a quarter
 longer or shorter than it lets expect, a round's end fits the next version to what that round had.
 
 Of gradients one step size serves all samples of a device's batch, in units of the batch's root mean
@@ -12,6 +13,7 @@ square: samples that hardly matter take hardly any bytes.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,12 +41,20 @@ _WATCH = "watch."
 """Begins the entries of a run's state that say how long frames have been with a basis."""
 
 
+class ToFit(NamedTuple):
+    """Rows to fit a basis to, and the metric of their errors; None: all errors weigh alike."""
+
+    rows: list[Rows]
+    metric: Tensor | None
+
+
 class WayCoding:
     """The bases of one way of a run, over all of its rounds.
 
     Cuts are those of decisions: where devices hold the last blocks, these begin at one place for
     all of them, and one basis serves. weigh: gives the metric of errors of what crossed in the
     round that ends (see `fit_basis`), or None where nothing tells it yet; without, all weigh alike.
+    own: gives what to fit to instead, of samples of the server's own, and its metric.
     """
 
     def __init__(
@@ -54,8 +64,10 @@ class WayCoding:
         way: Way,
         saved: Mapping[str, Tensor],
         weigh: Callable[[], Tensor | None] | None = None,
+        own: Callable[[Way], ToFit] | None = None,
     ) -> None:
-        self._job, self._spec, self._way, self._weigh = job, spec, way, weigh
+        self._job, self._spec, self._way = job, spec, way
+        self._weigh, self._own = weigh, own
         self._rotation = derive(job.seed, "rotation")
         self._frames = bases_of(saved, way.start)
         self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
@@ -94,6 +106,9 @@ class WayCoding:
         """Start a round, or a turn of it."""
         places = [self._place(one.cut) for one in decisions.values()]
         self._share |= {one: math.ceil(MOST_SAMPLES / places.count(one)) for one in set(places)}
+        if self._own is not None:
+            for place in set(places) - self._frames.keys():
+                self._fit_own(place)
 
     def fingerprint(self, cut: int) -> int | None:
         """Of a cut's basis; None without one."""
@@ -131,20 +146,27 @@ class WayCoding:
             codec = codec_of(self._frames[place])
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
             self._watches[place].add(body_length(frame), expected)
-        if self._samples[place, device] < self._share[place]:
+        if self._own is None and self._samples[place, device] < self._share[place]:
             self._samples[place, device] += len(values)
             self._seen[place].append((device, rows))
 
     def end(self) -> None:
         """End a round: fit where there is no basis yet, or it no longer suits."""
+        if self._own is not None:
+            for place in self._frames:
+                if self._watches[place].due:
+                    self._fit_own(place)
         for place, rows in self._seen.items():
             if place not in self._frames or self._watches[place].due:
                 metric = None if self._weigh is None else self._weigh()
                 if self._weigh is not None and metric is None:
                     continue
-                self._version += 1
-                self._frames[place] = self._fit(rows, metric)
-                self._watches.pop(place, None)
+                by_device: dict[int, list[Rows]] = defaultdict(list)
+                for device, one in rows:
+                    by_device[device].append(one)
+                alike = like_others(by_device)
+                samples = [one for device, one in rows if device in alike]
+                self._fit(place, samples, metric)
         self._seen.clear()
         self._samples.clear()
 
@@ -163,7 +185,12 @@ class WayCoding:
         selected = decision.tokens is not None
         return Rows(rows, row_positions(B, T, mask, self._spec.prefix, selected))
 
-    def _fit(self, seen: list[tuple[int, Rows]], metric: Tensor | None) -> bytes:
+    def _fit_own(self, place: int) -> None:
+        """Fit to what the server's own samples have at the tail with the present adapter."""
+        assert self._own is not None
+        self._fit(place, *self._own(self._way))
+
+    def _fit(self, place: int, samples: list[Rows], metric: Tensor | None) -> None:
         quantizer = self._way.quantizer(self._job.method)
         settings = KltSettings(
             prefix=self._spec.prefix,
@@ -172,9 +199,6 @@ class WayCoding:
             scaled=self._spec.modality == "text" and not self._way.gradients,
             per_batch=self._way.gradients,
         )
-        by_device: dict[int, list[Rows]] = defaultdict(list)
-        for device, rows in seen:
-            by_device[device].append(rows)
-        alike = like_others(by_device)
-        samples = [rows for device, rows in seen if device in alike]
-        return fit_basis(samples, settings, self._version, metric).frame
+        self._version += 1
+        self._frames[place] = fit_basis(samples, settings, self._version, metric).frame
+        self._watches.pop(place, None)

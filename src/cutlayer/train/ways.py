@@ -34,6 +34,10 @@ class Way:
         crosses = job.has_tail if self.tail else job.method.split
         return crosses and self.quantizer(job.method).codec == "klt"
 
+    def fits_own(self, job: Job) -> bool:
+        """Whether that codec is fitted to samples of the server's own (see own_tail.py)."""
+        return self.is_fitted(job) and self.quantizer(job.method).fit == "calibration"
+
     def weighs(self, job: Job) -> bool:
         """Whether a fit of that codec weighs errors (see tail_weighing.py)."""
         return self.is_fitted(job) and self.quantizer(job.method).weighting
