@@ -80,7 +80,6 @@ METHODS: dict[str, Line] = {
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
     f"u-shape, klt 0.7/1.5/1.1{LEARNT}": own_tail(0.7, 1.5, 1.1),
     f"u-shape, klt 0.7/1.5/1.1{LEARNT}{WEIGHTED}": own_tail(0.7, 1.5, 1.1, weighting=True),
-    f"u-shape, klt 0.9/2.1/1.5{LEARNT}{WEIGHTED}": own_tail(0.9, 2.1, 1.5, weighting=True),
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),

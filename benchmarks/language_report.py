@@ -12,8 +12,8 @@ from cutlayer.reports.views.statistics import half_width
 from run_lines import Line, RunLines
 from shared_blocks import DOCS, copy_block, marked
 
-SHOWN, PAGE = "language", DOCS / "language.md"
-"""The report whose findings a page of the docs shows."""
+SHOWN, PAGE = ("language", "language-u-shape"), DOCS / "language.md"
+"""The reports whose findings a page of the docs shows."""
 BEFORE = "before training"
 KNOWN, LEARNT, WEIGHTED = ", known tokens", ", learnt tokens", ", weighted"
 ALONE = {KNOWN: "known tokens", WEIGHTED: "weighted errors"}
@@ -108,7 +108,7 @@ def is_whole(line: Line) -> bool:
 def write(lines: RunLines, seed: int, every: Sequence[str], path: Path) -> None:
     """Write the report of the runs of one size, and what a page shows of it. every: all names."""
     path.write_text(page(lines, seed, every, path.name))
-    if path.stem == SHOWN:
+    if path.stem in SHOWN:
         copy_block(path, PAGE)
 
 
