@@ -123,11 +123,12 @@ def run_rounds(
     public = PublicBatch(job, parts, lambda: state.adapter)
     if job.method.uplink.fit == "calibration":
         own = public.at
-    if FEATURES.fits_own(job) or FEATURE_GRADIENTS.fits_own(job):
-        own_tail = OwnTail(job, parts, public, lambda: state.adapter)
     if job.method.uplink.weighting:
         weigh = Sensitivity(job, parts.model, lambda: state.adapter)
-    if FEATURES.weighs(job) or FEATURE_GRADIENTS.weighs(job):
+    passing = [way for way in (FEATURES, FEATURE_GRADIENTS) if way.is_fitted(job)]
+    if any(way.fits_own(job) for way in passing):
+        own_tail = OwnTail(job, parts, public, lambda: state.adapter)
+    if any(way.weighs(job) and not way.fits_own(job) for way in passing):
         tail = TailWeighing(job, parts.model, lambda: state.adapter)
     coding = ServerCoding(job, parts.model.spec, state.coding, own, weigh, tail, own_tail)
     sent = 0

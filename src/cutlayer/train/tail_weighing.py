@@ -9,8 +9,8 @@ With them the server's adapter gets the gradient J^T g, J the Jacobian of the st
 An error e changes that by J^T e, of squared length e^T J J^T e. Where the adapter is moved by v,
 random with E[v v^T] = I, the states change by J v, and E[J v v^T J^T] = E[J J^T].
 
-Every token counts alike in both, whatever the size of its device's numbers: no device has more say
-than its samples.
+Each batch counts by its number of tokens in both, whatever the size of its device's numbers: no
+device has more say than its samples.
 """
 
 import math
