@@ -434,14 +434,19 @@ def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
     assert [row.traffic for row in alone.rows] == [row.traffic for row in together.rows]
 
 
-@pytest.mark.parametrize("fit", ["devices", "calibration"])
+@pytest.mark.parametrize(
+    ("more", "near"),
+    [("", 0.05), (", weighting: true", 0.1), (", weighting: true, fit: calibration", 0.3)],
+    ids=["alike", "weighted", "own texts"],
+)
 def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_that_goes_on(
-    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: str
-) -> None:
+    language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    more: str, near: float,
+) -> None:  # fmt: skip
     pytest.importorskip("grpc")
-    weighted = (f"{one.removesuffix('}')}, weighting: true, fit: {fit}}}" for one in FITTED)
+    fitted = (f"{one.removesuffix('}')}{more}}}" for one in FITTED)
     job = text_job(
-        language, table, *LEARNT, *weighted, "training.pool=1", "training.rounds=3", method="lean"
+        language, table, *LEARNT, *fitted, "training.pool=1", "training.rounds=3", method="lean"
     )
     alone, together = run(job, tmp_path / "alone"), served_run(job, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -452,10 +457,10 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
         assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
     first, last = alone.rows[0], alone.rows[-1]
     passed = [sum(t[5] + t[6] for t in row.traffic.values()) for row in (first, last)]
-    assert (passed[0] > 1.5 * passed[1]) == (fit == "devices")  # that round takes 4 bits
+    # What devices send first takes 4 bits.
+    assert (passed[0] > 1.5 * passed[1]) == ("fit: calibration" not in more)
     assert max(t[0] for t in last.traffic.values()) < 300  # samples that the server holds
-    # The model knows nothing, so that errors cost it little; the server has three texts of its own.
-    near = 0.1 if fit == "devices" else 0.3
+    # Of its own the server has three texts.
     assert last.perplexity_through_cut == pytest.approx(last.perplexity, rel=near)
     assert last.perplexity_through_cut != last.perplexity
 
