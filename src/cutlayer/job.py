@@ -124,8 +124,7 @@ class Job(Section):
         sent = [method.uplink]
         if self.has_tail:
             sent += [method.features_down, method.gradients_up]
-        own = any(one.codec == "klt" and one.fit == "calibration" for one in sent)
-        fits = method.split and own
+        fits = method.split and any(one.fits_own for one in sent)
         if self.data.calibration is None and (auto or fits):
             return self.data.model_copy(update={"calibration": HELD_OUT})
         return self.data

@@ -125,7 +125,7 @@ def run_rounds(
         own = public.at
     if job.method.uplink.weighting:
         weigh = Sensitivity(job, parts.model, lambda: state.adapter)
-    passing = [way for way in (FEATURES, FEATURE_GRADIENTS) if way.is_fitted(job)]
+    passing = (FEATURES, FEATURE_GRADIENTS)
     if any(way.fits_own(job) for way in passing):
         own_tail = OwnTail(job, parts, public, lambda: state.adapter)
     if any(way.weighs(job) and not way.fits_own(job) for way in passing):

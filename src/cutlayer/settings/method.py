@@ -136,6 +136,11 @@ class Quantizer(Section):
         """Bits that a value takes: `rate_bits` with klt, else `bits`."""
         return self.rate_bits if self.codec == "klt" else self.bits
 
+    @property
+    def fits_own(self) -> bool:
+        """Whether its codec is fitted to samples of the server's own."""
+        return self.codec == "klt" and self.fit == "calibration"
+
     @model_validator(mode="after")
     def _unbiased_levels(self) -> Self:
         if self.rounding == "stochastic" and self.levels != "uniform":

@@ -4,7 +4,7 @@ fitted to it before anything does (`fit: calibration` of method.tail_downlink an
 The server runs the whole model on them, labels and all; devices' labels stay where they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from cutlayer.train.parts import Parts
 from cutlayer.train.public_batch import PublicBatch
 from cutlayer.train.tail_weighing import Passed, TailWeighing
 from cutlayer.train.task import task_of
-from cutlayer.train.u_shape import crossing_of, row_positions, to_rows
-from cutlayer.train.way_coding import ToFit
-from cutlayer.train.ways import FEATURES, Way
+from cutlayer.train.u_shape import crossing_of, row_positions
+from cutlayer.train.way_coding import ToFit, coded_rows
+from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, Way
 from cutlayer.wire.codecs.seam import Rows
 from cutlayer.wire.transfer import to_device
 
@@ -35,18 +35,20 @@ class OwnTail:
         self._job, self._parts, self._public, self._adapter = job, parts, public, adapter
         self._task = task_of(job, parts.model.spec)
 
-    def __call__(self, way: Way) -> ToFit:
-        """What a basis of this way is to be fitted to now."""
+    def __call__(self, ways: Sequence[Way]) -> dict[Way, ToFit]:
+        """What a basis of each of these ways is to be fitted to now."""
         weigh = TailWeighing(self._job, self._parts.model, self._adapter, parties=1)
-        rows = []
+        rows: dict[Way, list[Rows]] = {way: [] for way in ways}
         for first in range(0, len(self._public.data), self._job.training.batch_size):
             passed, features, gradient = self._batch(first)
             weigh.note(passed, features, gradient)
-            values = features if way == FEATURES else gradient
-            rows.append(Rows(_as_coded(values, passed.crossing, way), passed.positions))
-        if not way.weighs(self._job):
-            return ToFit(rows, None)
-        return ToFit(rows, weigh.features() if way == FEATURES else weigh.gradients())
+            for way in ways:
+                values = features if way == FEATURES else gradient
+                rows[way].append(coded_rows(way, values, passed.crossing, passed.positions))
+        metrics = {FEATURES: weigh.features, FEATURE_GRADIENTS: weigh.gradients}
+        return {
+            way: ToFit(rows[way], metrics[way]() if way.weighs(self._job) else None) for way in ways
+        }
 
     def _batch(self, first: int) -> tuple[Passed, Tensor, Tensor]:
         """Some of the samples, their hidden states at the tail, and the gradient in these."""
@@ -70,9 +72,3 @@ class OwnTail:
         positions = row_positions(B, T, crossing, model.spec.prefix, selected=False)
         passed = Passed(0, cut, hidden, mask, crossing, positions)
         return passed, features.detach(), gradient
-
-
-def _as_coded(values: Tensor, crossing: Tensor | None, way: Way) -> Tensor:
-    """The tokens that cross, of gradients in units of their root mean square: see `WayCoding`."""
-    rows = to_rows(values.detach(), crossing).to("cpu", torch.float32)
-    return rows / (float(rows.square().mean().sqrt()) or 1.0) if way.gradients else rows

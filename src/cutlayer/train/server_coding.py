@@ -5,7 +5,7 @@ fitted_basis.py). Version numbers count over all cuts, so no two bases of a run 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -44,7 +44,8 @@ class ServerCoding:
     samples that come as changes; None where they come whole. ways: how all else crosses, gradients
     among it. own: gives samples of the server's own by cut, to fit to; None: bases are fitted to
     what devices send first. weigh: weights errors in a fit; None: all weigh alike. tail: the same
-    of what passes a tail on devices; own_tail: gives what to fit to there, of the server's own.
+    of what passes a tail on devices; own_tail: gives what bases of
+    these ways are fitted to there, of the server's own.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class ServerCoding:
         own: Callable[[int], Crossed] | None = None,
         weigh: Weigh | None = None,
         tail: TailWeighing | None = None,
-        own_tail: Callable[[Way], ToFit] | None = None,
+        own_tail: Callable[[Sequence[Way]], Mapping[Way, ToFit]] | None = None,
     ) -> None:
+        self._own_tail = own_tail
         self._own, self._weigh, self.tail = own, weigh, tail
         self._job, self._spec = job, spec
         self.cache = SampleCache(job.server.cache_bytes) if reuses(job, spec.modality) else None
@@ -77,12 +79,7 @@ class ServerCoding:
             metrics = {FEATURES: tail.features, FEATURE_GRADIENTS: tail.gradients}
         self.ways = {
             way: WayCoding(
-                job,
-                spec,
-                way,
-                saved or {},
-                metrics.get(way) if way.weighs(job) else None,
-                own_tail if way.fits_own(job) else None,
+                job, spec, way, saved or {}, metrics.get(way) if way.weighs(job) else None
             )
             for way in WAYS
         }
@@ -114,6 +111,7 @@ class ServerCoding:
         """Start a round, or a turn of it."""
         for way in self.ways.values():
             way.begin(decisions)
+        self._fit_own_tail()
         if self.fitted:
             for cut, devices in Counter(one.cut for one in decisions.values()).items():
                 self._bases[cut].begin(devices, self._job.training.batch_size)
@@ -191,8 +189,16 @@ class ServerCoding:
             self.changes.end({cut: one.codec for cut, one in self._bases.items()})
         for way in self.ways.values():
             way.end()
+        self._fit_own_tail()
         if self.tail is not None:
             self.tail.end()
+
+    def _fit_own_tail(self) -> None:
+        """Fit the bases that are due at a tail to samples of the server's own, run once for all."""
+        due = [way for way, one in self.ways.items() if one.wants_own]
+        if due and self._own_tail is not None:
+            for way, own in self._own_tail(due).items():
+                self.ways[way].fit(own)
 
     @property
     def _drifts(self) -> bool:

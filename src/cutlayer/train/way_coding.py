@@ -48,13 +48,22 @@ class ToFit(NamedTuple):
     metric: Tensor | None
 
 
+def coded_rows(way: Way, values: Tensor, mask: Tensor | None, positions: Tensor) -> Rows:
+    """The tokens of values [B,T,D] that are in the mask, of gradients in units of their root mean
+    square: as a codec of this way sees them. positions [n]: where they stand in their samples.
+    """
+    rows = to_rows(values.detach(), mask).to("cpu", torch.float32)
+    if way.gradients:
+        rows = rows / (float(rows.square().mean().sqrt()) or 1.0)
+    return Rows(rows, positions)
+
+
 class WayCoding:
     """The bases of one way of a run, over all of its rounds.
 
     Cuts are those of decisions: where devices hold the last blocks, these begin at one place for
     all of them, and one basis serves. weigh: gives the metric of errors of what crossed in the
     round that ends (see `fit_basis`), or None where nothing tells it yet; without, all weigh alike.
-    own: gives what to fit to instead, of samples of the server's own, and its metric.
     """
 
     def __init__(
@@ -64,10 +73,9 @@ class WayCoding:
         way: Way,
         saved: Mapping[str, Tensor],
         weigh: Callable[[], Tensor | None] | None = None,
-        own: Callable[[Way], ToFit] | None = None,
     ) -> None:
-        self._job, self._spec, self._way = job, spec, way
-        self._weigh, self._own = weigh, own
+        self._job, self._spec, self._way, self._weigh = job, spec, way, weigh
+        self._own = way.fits_own(job)
         self._rotation = derive(job.seed, "rotation")
         self._frames = bases_of(saved, way.start)
         self._version = int(saved.get(f"{way.start}version", torch.tensor(0)))
@@ -106,9 +114,16 @@ class WayCoding:
         """Start a round, or a turn of it."""
         places = [self._place(one.cut) for one in decisions.values()]
         self._share |= {one: math.ceil(MOST_SAMPLES / places.count(one)) for one in set(places)}
-        if self._own is not None:
-            for place in set(places) - self._frames.keys():
-                self._fit_own(place)
+
+    @property
+    def wants_own(self) -> bool:
+        """Whether a fit to samples of the server's own is due (see `fit`)."""
+        place = self._spec.end
+        return self._own and (place not in self._frames or self._watches[place].due)
+
+    def fit(self, own: ToFit) -> None:
+        """Fit the basis at the tail to samples of the server's own."""
+        self._fit(self._spec.end, *own)
 
     def fingerprint(self, cut: int) -> int | None:
         """Of a cut's basis; None without one."""
@@ -146,16 +161,12 @@ class WayCoding:
             codec = codec_of(self._frames[place])
             expected = codec.expected_bytes(rows.positions, rows.values.shape[1])
             self._watches[place].add(body_length(frame), expected)
-        if self._own is None and self._samples[place, device] < self._share[place]:
+        if not self._own and self._samples[place, device] < self._share[place]:
             self._samples[place, device] += len(values)
             self._seen[place].append((device, rows))
 
     def end(self) -> None:
-        """End a round: fit where there is no basis yet, or it no longer suits."""
-        if self._own is not None:
-            for place in self._frames:
-                if self._watches[place].due:
-                    self._fit_own(place)
+        """End a round: fit where there is no basis yet, or it no longer suits, to what crossed."""
         for place, rows in self._seen.items():
             if place not in self._frames or self._watches[place].due:
                 metric = None if self._weigh is None else self._weigh()
@@ -175,20 +186,10 @@ class WayCoding:
         return self._spec.end if self._way.tail else cut
 
     def _rows(self, decision: Decision, values: Tensor, mask: Tensor | None) -> Rows:
-        """Those that are no padding, of gradients in units of their root mean square: as a codec
-        sees them.
-        """
-        rows = to_rows(values.detach(), mask).to("cpu", torch.float32)
-        if self._way.gradients:
-            rows = rows / (float(rows.square().mean().sqrt()) or 1.0)
         B, T, _ = values.shape
         selected = decision.tokens is not None
-        return Rows(rows, row_positions(B, T, mask, self._spec.prefix, selected))
-
-    def _fit_own(self, place: int) -> None:
-        """Fit to what the server's own samples have at the tail with the present adapter."""
-        assert self._own is not None
-        self._fit(place, *self._own(self._way))
+        positions = row_positions(B, T, mask, self._spec.prefix, selected)
+        return coded_rows(self._way, values, mask, positions)
 
     def _fit(self, place: int, samples: list[Rows], metric: Tensor | None) -> None:
         quantizer = self._way.quantizer(self._job.method)

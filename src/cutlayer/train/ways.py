@@ -36,7 +36,7 @@ class Way:
 
     def fits_own(self, job: Job) -> bool:
         """Whether that codec is fitted to samples of the server's own (see own_tail.py)."""
-        return self.is_fitted(job) and self.quantizer(job.method).fit == "calibration"
+        return self.is_fitted(job) and self.quantizer(job.method).fits_own
 
     def weighs(self, job: Job) -> bool:
         """Whether a fit of that codec weighs errors (see tail_weighing.py)."""
