@@ -117,6 +117,7 @@ def test_a_saved_job_with_all_defaults_written_out_says_nothing_more(method: str
     assert unread(load_job(path), "image") == []
 
 
+TAIL = "model.tail=1 method.generated=false"
 REFUSED = [
     ("st-sflora", "method.tokens.keep=12"),
     ("auto", "method.tokens.keep=12"),
@@ -127,6 +128,9 @@ REFUSED = [
     ("sflora", "method.uplink.rotate=true"),
     ("sflora", "method.downlink.rounding=stochastic"),
     ("tsflora", "method.uplink.rate_bits=2"),
+    ("sflora", "method.uplink.codec=klt method.uplink.rounding=stochastic"),
+    ("lean", f"{TAIL} method.tail_downlink.codec=klt method.tail_downlink.rounding=stochastic"),
+    ("sflora", f"{TAIL} method.tail_uplink.rounding=stochastic"),
     ("sflam", "method.uplink.bits=4"),
     ("sflam", "method.downlink.rotate=true"),
     ("st-sflora-full", "method.downlink.bits=8"),
@@ -171,6 +175,8 @@ READ = [
     ("sflam", "method.train=full method.downlink.levels=gaussian method.downlink.rounding=nearest"),
     ("auto", "method.device=trained method.downlink.bits=4"),
     ("sflora", "method.uplink.bits=4 method.uplink.levels=gaussian method.uplink.rotate=true"),
+    ("lean", f"{TAIL} method.tail_uplink.codec=klt method.tail_uplink.rounding=stochastic"),
+    ("sflora", f"{TAIL} method.tail_uplink.codec=klt method.tail_uplink.rounding=stochastic"),
     ("sflora", "model.cut=3"),
     ("auto", "model.cut=3"),
     ("fedlora", "method.adapter_bits=16"),

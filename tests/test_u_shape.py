@@ -17,6 +17,7 @@ import cutlayer
 from cutlayer.errors import CutlayerError, JobError, ModelError
 from cutlayer.job import Job, change_job
 from cutlayer.record.checkpoint import load_state
+from cutlayer.train.coding import codec_of
 from cutlayer.train.fitted_basis import bases_of
 from cutlayer.train.ways import FEATURE_GRADIENTS, FEATURES, GRADIENTS
 from cutlayer.wire.frame import kind_of
@@ -435,16 +436,21 @@ def test_fitted_codecs_over_a_network_are_those_of_a_simulation(
 
 
 @pytest.mark.parametrize(
-    ("more", "near"),
-    [("", 0.05), (", weighting: true", 0.1), (", weighting: true, fit: calibration", 0.3)],
-    ids=["alike", "weighted", "own texts"],
+    ("more", "of_gradients", "near"),
+    [
+        ("", "", 0.05),
+        (", weighting: true", "", 0.1),
+        (", weighting: true, fit: calibration", ", rounding: stochastic", 0.3),
+    ],
+    ids=["alike", "weighted", "own texts, gradients rounded at random"],
 )
 def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_that_goes_on(
     language: Path, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    more: str, near: float,
+    more: str, of_gradients: str, near: float,
 ) -> None:  # fmt: skip
     pytest.importorskip("grpc")
-    fitted = (f"{one.removesuffix('}')}{more}}}" for one in FITTED)
+    down, up = (f"{one.removesuffix('}')}{more}" for one in FITTED)
+    fitted = (f"{down}}}", f"{up}{of_gradients}}}")
     job = text_job(
         language, table, *LEARNT, *fitted, "training.pool=1", "training.rounds=3", method="lean"
     )
@@ -455,6 +461,10 @@ def test_learnt_tokens_over_a_network_are_those_of_a_simulation_and_of_a_run_tha
     for other in (together, resumed):
         assert equal(alone.adapter, other.adapter)
         assert [row.traffic for row in alone.rows] == [row.traffic for row in other.rows]
+    coding = load_state(alone.folder / "state.safetensors").coding
+    for way, at_random in ((FEATURES, False), (FEATURE_GRADIENTS, bool(of_gradients))):
+        (basis,) = bases_of(coding, way.start).values()
+        assert codec_of(basis).basis.head.dithered == at_random
     first, last = alone.rows[0], alone.rows[-1]
     passed = [sum(t[5] + t[6] for t in row.traffic.values()) for row in (first, last)]
     # What devices send first takes 4 bits.

@@ -291,6 +291,22 @@ def test_unbiased_rounding_is_right_on_average() -> None:
     assert error < 0.25 * once.abs().max() / sent.values.std()
 
 
+def test_unbiased_rounding_tells_sums_better_and_single_tokens_worse_at_the_same_rate() -> None:
+    rng = torch.Generator().manual_seed(3)
+    size = torch.rand(400, 1, 1, generator=rng) ** 8  # few tokens have most of the gradient
+    values = size * (torch.randn(400, TOKENS, WIDTH, generator=rng) + 0.5)
+    sent = rows(values)
+    errors = []
+    for unbiased in (False, True):
+        made = KltSettings(per_batch=True, rate_bits=1.0, unbiased=unbiased)
+        found = KltCodec(fit_basis([sent], made), made)
+        error = found.reconstruct([sent], generators(1))[0] - sent.values
+        errors.append((error.square().mean(), error.sum(0).square().mean()))
+    (single, summed), (single_unbiased, summed_unbiased) = errors
+    assert single < single_unbiased
+    assert summed_unbiased < summed / 4
+
+
 def test_a_metric_of_tokens_that_there_are_not_costs_no_bits() -> None:
     """A language model has no prefix tokens, so that their errors have no weight either."""
     rng, D = torch.Generator().manual_seed(0), 64

@@ -42,8 +42,8 @@ class Quantizer(Section):
 
     codec: Literal["quantize", "klt"] = "quantize"
     """quantize: every value has the same number of bits, by the settings from `bits` to `entropy`;
-    klt: a transform fitted to what crosses spends bits where they tell most, by `step` and
-    `rate_bits` alone.
+    klt: a transform fitted to what crosses spends bits where they tell most, by `step`,
+    `rate_bits` and the settings that name it.
     """
 
     step: Annotated[float, Field(ge=1e-12, le=1e12)] | Literal["auto"] = "auto"
@@ -104,7 +104,10 @@ class Quantizer(Section):
     """What has a range (or root mean square) of its own: each token, or the whole tensor."""
 
     rounding: Literal["nearest", "stochastic"] = "nearest"
-    """To the nearest level, or at random with the right mean (stochastic; uniform levels only)."""
+    """To the nearest level, or at random with the right mean (stochastic; uniform levels only). Of
+    klt, gradients from a tail (tail_uplink) alone can be rounded at random: single ones are then
+    told less well, but what they add up to over tokens and steps is told better.
+    """
 
     rotate: bool = False
     """Spread large values over the width by a Hadamard rotation with random signs, which the
@@ -143,7 +146,7 @@ class Quantizer(Section):
 
     @model_validator(mode="after")
     def _unbiased_levels(self) -> Self:
-        if self.rounding == "stochastic" and self.levels != "uniform":
+        if (self.codec, self.rounding) == ("quantize", "stochastic") and self.levels != "uniform":
             raise ValueError(
                 "rounding 'stochastic' is unbiased only between uniform levels, not "
                 f"{self.levels!r}: set levels to 'uniform' or rounding to 'nearest'"

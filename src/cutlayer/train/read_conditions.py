@@ -197,6 +197,9 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         lambda job: _quantised(job, side),
         f"16 and 32 bits are sent unquantised: leave it out, or take method.{side}.bits of 1 to 8",
     )
+    rounded: tuple[Condition, ...] = (plain, few)
+    if side == "tail_uplink":  # klt reads it there (see Way.rounds_at_random)
+        rounded = (Condition(lambda job: codec(job) == "klt" or few.holds(job), few.otherwise),)
     own = CHOOSES_BITS if side == "uplink" else ("sflam",)
     bits = not_chosen("the bits", own)
     rate = not_chosen("the rate", ("auto",) if side == "uplink" else ())
@@ -224,10 +227,8 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
         f"method.{side}.step": (first, fitted, rate),
         f"method.{side}.rate_bits": (first, fitted, aimed, rate),
         f"method.{side}.bits": (first, bits, plain),
-        **{
-            f"method.{side}.{name}": (first, plain, few)
-            for name in ("levels", "per", "rounding", "rotate")
-        },
+        **{f"method.{side}.{name}": (first, plain, few) for name in ("levels", "per", "rotate")},
+        f"method.{side}.rounding": (first, *rounded),
         f"method.{side}.entropy": (first, plain),
     }
 

@@ -199,6 +199,7 @@ class WayCoding:
             rate_bits=quantizer.rate_bits,
             scaled=self._spec.modality == "text" and not self._way.gradients,
             per_batch=self._way.gradients,
+            unbiased=self._way.rounds_at_random(self._job),
         )
         self._version += 1
         self._frames[place] = fit_basis(samples, settings, self._version, metric).frame

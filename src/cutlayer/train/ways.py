@@ -42,6 +42,11 @@ class Way:
         """Whether a fit of that codec weighs errors (see tail_weighing.py)."""
         return self.is_fitted(job) and self.quantizer(job.method).weighting
 
+    def rounds_at_random(self, job: Job) -> bool:
+        """Whether that codec rounds with the right mean: of gradients from a tail alone."""
+        at_random = self.quantizer(job.method).rounding == "stochastic"
+        return self.is_fitted(job) and self.gradients and self.tail and at_random
+
 
 GRADIENTS = Way("down", "downlink", lambda method: method.downlink, gradients=True, tail=False)
 FEATURES = Way(
