@@ -35,7 +35,17 @@ from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import describe
-from language_report import BEFORE, FROZEN, KNOWN, LEARNT, TAIL, WEIGHTED, is_whole, write
+from language_report import (
+    AT_RANDOM,
+    BEFORE,
+    FROZEN,
+    KNOWN,
+    LEARNT,
+    TAIL,
+    WEIGHTED,
+    is_whole,
+    write,
+)  # fmt: skip
 from run_lines import Line, RunLines
 
 REPORTS = Path(__file__).parent / "reports"
@@ -62,9 +72,14 @@ def at_the_tail(down: float, back: float, **more: Any) -> Line:
 ANSWERS = {"tail_tokens": "learnt"}
 
 
-def own_tail(up: float, down: float, back: float, **more: Any) -> Line:
-    """Rates of all three ways, whose bases are fitted to texts of the server's own."""
-    return sent_once(up) | at_the_tail(down, back, fit="calibration", **more) | ANSWERS
+def own_tail(up: float, down: float, back: float, *more: str) -> Line:
+    """Rates of all three ways, whose bases are fitted to texts of the server's own.
+
+    more: WEIGHTED or AT_RANDOM.
+    """
+    ways = at_the_tail(down, back, fit="calibration", weighting=WEIGHTED in more)
+    ways["tail_uplink"]["rounding"] = "stochastic" if AT_RANDOM in more else "nearest"
+    return sent_once(up) | ways | ANSWERS
 
 
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
@@ -79,7 +94,12 @@ METHODS: dict[str, Line] = {
     f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
     f"u-shape, klt 0.7/1.5/1.1{LEARNT}": own_tail(0.7, 1.5, 1.1),
-    f"u-shape, klt 0.7/1.5/1.1{LEARNT}{WEIGHTED}": own_tail(0.7, 1.5, 1.1, weighting=True),
+    f"u-shape, klt 0.7/1.5/1.1{LEARNT}{WEIGHTED}": own_tail(0.7, 1.5, 1.1, WEIGHTED),
+    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{WEIGHTED}": own_tail(1.2, 2.2, 1.5, WEIGHTED),
+    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{AT_RANDOM}": own_tail(1.2, 2.2, 1.5, AT_RANDOM),
+    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{WEIGHTED}{AT_RANDOM}": own_tail(
+        1.2, 2.2, 1.5, WEIGHTED, AT_RANDOM
+    ),
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),

@@ -15,9 +15,11 @@ from shared_blocks import DOCS, copy_block, marked
 SHOWN, PAGE = ("language", "language-u-shape"), DOCS / "language.md"
 """The reports whose findings a page of the docs shows."""
 BEFORE = "before training"
-KNOWN, LEARNT, WEIGHTED = ", known tokens", ", learnt tokens", ", weighted"
-ALONE = {KNOWN: "known tokens", WEIGHTED: "weighted errors"}
-"""What a line may have that an equal one without it isolates, by the end of its name."""
+KNOWN, LEARNT, WEIGHTED, AT_RANDOM = (
+    ", known tokens", ", learnt tokens", ", weighted", ", at random",
+)  # fmt: skip
+ALONE = {KNOWN: "known tokens", WEIGHTED: "weighted errors", AT_RANDOM: "rounding at random"}
+"""What a line may have that an equal one without it isolates, by what its name has then."""
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
 NEAR = 0.01
 """How much more perplexity still counts as none."""
@@ -75,7 +77,8 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
 - *known tokens*: tokens of answers, which the server has as labels, are told by how they differ
   from the mean of their like. *learnt tokens*: labels stay at home, and only of tokens of answers
   do features and gradients cross (`method.tail_tokens`). *weighted*: what passes the tail is coded
-  finer where errors would change the loss, or the server's gradients, more (`weighting`).
+  finer where errors would change the loss, or the server's gradients, more (`weighting`). *at
+  random*: gradients from the tail are rounded at random, with the right mean (`rounding`).
 - Bytes are those of all devices in one visit, once codecs are fitted; *x*: times fewer than float32
   both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
   without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.
@@ -196,8 +199,8 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
                 f"{worth:,.0f} pairs in a visit."
             )
     for one in lines:
-        for end, what in ALONE.items():
-            plain = by_name.get(one["name"].removesuffix(end))
+        for part, what in ALONE.items():
+            plain = by_name.get(one["name"].replace(part, ""))
             if plain is None or one is plain:
                 continue
             keys = ("perplexity", "served", "visit", "bases")
@@ -274,17 +277,17 @@ def over_seeds(lines: RunLines, every: Sequence[str]) -> list[str]:
 
 
 def alone(lines: RunLines, every: Sequence[str]) -> list[str]:
-    """What known tokens, and weighted errors, change of perplexity, over the seeds that have an
-    equal line without them."""
+    """What each of ALONE changes of perplexity, over the seeds that have an equal line without."""
     said = []
-    for name, (end, what) in product(every, ALONE.items()):
-        if not name.endswith(end):
+    for name, (part, what) in product(every, ALONE.items()):
+        if part not in name:
             continue
+        without = name.replace(part, "")
         pairs = [
             (one, plain)
             for seed in sorted({line["seed"] for line in lines.all})
             if (one := lines.latest(name=name, seed=seed))
-            and (plain := lines.latest(name=name.removesuffix(end), seed=seed))
+            and (plain := lines.latest(name=without, seed=seed))
         ]
         for how, key in (("as exported", "perplexity"), ("through the cut", "served")):
             more = {one["seed"]: one[key] / plain[key] - 1 for one, plain in pairs}
@@ -292,7 +295,7 @@ def alone(lines: RunLines, every: Sequence[str]) -> list[str]:
                 low, high = interval(more)
                 told = "is" if low > 0 or high < 0 else "is not"
                 said.append(
-                    f"- {what.capitalize()} alone, {name.removesuffix(end)}, {how}: "
+                    f"- {what.capitalize()} alone, {without}, {how}: "
                     f"{listed(more)}: a difference {told} told from 0."
                 )
     return said
