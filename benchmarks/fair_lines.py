@@ -10,8 +10,8 @@ from run_lines import Line, RunLines
 
 FILE = Path(__file__).parent / "reports" / "fair.jsonl"
 SCALE = (
-    "train", "test", "rounds", "devices", "per_round", "held_out", "batch_size", "image_size",
-    "cut", "cuts", "precision",
+    "model_name", "data_name", "train", "test", "rounds", "devices", "per_round", "held_out",
+    "batch_size", "image_size", "cut", "cuts", "precision",
 )  # fmt: skip
 """The settings that all runs of one table share."""
 PROBE = "linear probe"

@@ -7,7 +7,7 @@ from statistics import mean, median
 from typing import Any
 
 from cutlayer.drawing import tables
-from fair_findings import RULES, Runs, differences, findings, headline, ratios
+from fair_findings import RULES, Runs, differences, findings, headline, middle_of, ratios
 from fair_lines import PROBE, Line, Lines
 from shared_blocks import copy_block, marked
 
@@ -26,7 +26,8 @@ COLUMNS = (
     tables.Column("in_row", "in a row", "count"),
     tables.Column("bytes", "sent", "bytes"),
     tables.Column("seconds", "virtual, median", "seconds"),
-    tables.Column("ratio", "of equal", "ratio"),
+    tables.Column("ratio", "of equal, median (x)", "text"),
+    tables.Column("joules", "joules of equal, median (x)", "text"),
     tables.Column("left_out", "left out", "count"),
 )
 DIFFERENCES = (
@@ -118,8 +119,9 @@ def setting(options: argparse.Namespace, found: Runs) -> str:
     seeds = sorted({seed for runs in found.values() for seed in runs})
     visits = [line["visits"] for runs in found.values() for line in runs.values()]
     return (
-        f"{options.model.name} ({options.image_size} pixels a side, cut after block "
-        f"{options.cut}) on CIFAR-10: {options.train:,} training and {options.test:,} test images, "
+        f"{options.model_name} ({options.image_size} pixels a side, cut after block "
+        f"{options.cut}) on {options.data_name}: {options.train:,} training and "
+        f"{options.test:,} test images, "
         f"{options.devices} devices with Dirichlet 0.5, {options.per_round} a round, "
         f"{options.rounds} rounds of one epoch, batches of {options.batch_size}: "
         f"{min(visits):,} to {max(visits):,} samples trained on in a run. Seeds "
@@ -139,6 +141,10 @@ def line_of(cell: tuple[str, str], found: Runs) -> dict[str, Any]:
     """A line of the whole table."""
     runs = found[cell]
     values = list(runs.values())
+    of_equal = {
+        name: middle_of(there) if (there := list(ratios(found, cell, key).values())) else "-"
+        for name, key in (("ratio", "seconds"), ("joules", "joules"))
+    }
     in_world = values[0]["seconds"] is not None
     return {
         "allocation": cell[0],
@@ -149,7 +155,7 @@ def line_of(cell: tuple[str, str], found: Runs) -> dict[str, Any]:
         "bytes": mean(line["bytes"] for line in values) if in_world else None,
         "left_out": mean(line["left_out"] for line in values) if in_world else None,
         "seconds": median(line["seconds"] for line in values) if in_world else None,
-        "ratio": list(ratios(found, cell).values()),
+        **of_equal,
     }
 
 
@@ -209,8 +215,9 @@ the table; no device trains on those in any run, and no test image is looked at.
 exported: accuracy of the exported adapter in the unsplit model. served: of a device and the server
 together, with the tokens and bits of a device in the middle of the last round (the same where
 nothing is left out). samples: trained on, all visits together. steps: of the optimiser, of all
-devices together; in a row: how many of them follow each other. of equal: virtual seconds over those
-of `equal` with the same rule, by seed. left out: devices by the allocation, over all rounds.
+devices together; in a row: how many of them follow each other. of equal, joules of equal: virtual
+seconds, and joules of devices, over those of `equal` with the same rule and seed. left out: devices
+by the allocation, over all rounds.
 central: all training images in one place, in batches of the same size and about as many samples;
 blocks after the cut: with adapters where the other lines have them. linear probe: the start.
 
@@ -221,4 +228,9 @@ number of lines.
 
 {differences}
     {command}
+
+makes this page of the runs that benchmarks/reports/fair.jsonl holds, and trains what is missing
+there. Without options but the first two and `--write` it is the table at its full size: 20,000
+images at 98 pixels, 50 rounds, five seeds, four learning rates. With another model or other data,
+say `--model-name` and `--data-name`: their runs are kept apart from those of this page.
 """

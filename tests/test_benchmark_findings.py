@@ -63,6 +63,7 @@ def test_figures_on_a_page_are_those_of_its_report(page: str, report: str) -> No
 
 def line(accuracy: float, **more: Any) -> dict[str, Any]:
     figures = {"served": accuracy, "lr": 1e-3, "seconds": 10.0, "bytes": 1e6, "visits": 100}
+    figures["joules"] = 5.0
     return {"accuracy": accuracy, **figures, **more}
 
 
@@ -92,16 +93,16 @@ def fair_says(accuracies: dict[tuple[str, str], float], **more: Any) -> str:
 CENTRAL = ("central, all blocks", "")
 BY_RULE = {
     ("equal", "averaged"): 0.5,
-    ("auto", "averaged"): 0.51,
+    ("lean", "averaged"): 0.51,
     ("equal", "in-turn"): 0.7,
-    ("auto", "in-turn"): 0.71,
+    ("lean", "in-turn"): 0.71,
     CENTRAL: 0.8,
 }
 BY_ALLOCATION = {
     ("equal", "averaged"): 0.7,
-    ("auto", "averaged"): 0.5,
+    ("lean", "averaged"): 0.5,
     ("equal", "in-turn"): 0.69,
-    ("auto", "in-turn"): 0.49,
+    ("lean", "in-turn"): 0.49,
     CENTRAL: 0.6,
 }
 
@@ -118,6 +119,12 @@ def test_the_fair_table_says_which_of_rule_and_allocation_decides() -> None:
     assert "none of these 2 differences can be told from 0" in fair_says(BY_RULE, swing=0.2)
     assert "2 of 4 lines end above where it began" in rule
     assert "none of 4 lines ends above where it began" in fair_says(dict.fromkeys(BY_RULE, 0.3))
+    assert "a server adapter trained in turn in place of a shared server adapter" in fair_says(
+        BY_RULE | {("equal", "shared"): 0.4}
+    )
+    cut = fair_says(BY_RULE | {("auto", "averaged"): 0.9, ("auto", "in-turn"): 0.99})
+    assert "best such allocation (`lean`)" in cut  # not one that trains other blocks
+    assert "one that may choose another cut" in cut
     assert "points above training in one place" in allocation
     assert "points below training in one place" in rule
 
