@@ -54,6 +54,8 @@ def test_data_of_its_own_calibrates_where_it_is_named(tmp_path: Path) -> None:
     assert len(load_calibration(job.data, 0)) == 12
     assert len(load(job.data, 0)[0]) + len(load(job.data, 0)[1]) == 16
     assert calibrate(job, cuts=[1], tokens=[None], bits=[8]).samples == 6
+    with pytest.raises(CutlayerError, match=r"^data\.calibration='.*/gone' does not exist"):
+        load_calibration(job.data.model_copy(update={"calibration": str(tmp_path / "gone")}), 0)
     few = small_job(f"data={{source: folder, path: {tmp_path / 'own'}}}")
     with pytest.raises(CutlayerError, match=r"data\.calibration"):
         calibrate(few)

@@ -280,3 +280,4 @@ def test_a_server_that_trains_nothing_weighs_no_gradients(tmp_path: Path) -> Non
     )
     with pytest.raises(JobError, match=r"tail_uplink\.weighting: the server trains nothing"):
         simulate(job, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

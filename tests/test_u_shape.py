@@ -157,6 +157,19 @@ def test_a_frozen_device_trains_its_tail_and_names_what_the_server_holds(
     assert {name.split(".")[2] for name in trained} == {"1", "2"}
 
 
+EPOCHS = ("model.tail=1", "training.rounds=1", "training.local_epochs=3")
+
+
+@pytest.fixture(scope="module")
+def falling_loss(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The mean loss of three epochs with a tail, which a head that learns nothing has at 10 %
+    more."""
+    loss = run(small_job(*EPOCHS), tmp_path_factory.mktemp("epochs") / "run").rows[0].loss
+    still = run(small_job(*EPOCHS, "training.lr=1e-9"), tmp_path_factory.mktemp("still") / "run")
+    assert still.rows[0].loss > 1.1 * loss
+    return loss
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -175,17 +188,19 @@ def test_a_frozen_device_trains_its_tail_and_names_what_the_server_holds(
     ],
 )  # fmt: skip
 def test_what_a_run_has_otherwise_goes_with_a_tail(
-    tmp_path: Path, changes: tuple[str, ...]
+    tmp_path: Path, changes: tuple[str, ...], falling_loss: float
 ) -> None:
     if changes[0].startswith("privacy={unit"):
         pytest.importorskip("dp_accounting")
     found = run(
-        small_job("model.tail=1", "training.rounds=1", "training.local_epochs=3", *changes),
+        small_job(*EPOCHS, *changes),
         tmp_path / "run",
     )
     row = found.rows[-1]
     assert row.accuracy is not None
     assert row.lost == []
+    # As it falls without any of these; it stays where gradients are wrong or lost.
+    assert found.rows[0].loss == pytest.approx(falling_loss, rel=0.05)
     if row.accuracy_through_cut is not None:
         assert row.accuracy_through_cut > 0.1
     again = cutlayer.evaluate(found.folder)
@@ -590,6 +605,10 @@ def test_a_batch_without_tokens_to_come_back_is_the_senders_own(
          "needs the labels that devices share"),
         (("model.tail=1", "method.tail_uplink={reuse: true}"), "sflora", JobError,
          r"method\.tail_uplink\.reuse: .* never the same again"),
+        (("model.tail=1", "method.tail_uplink={change: true}"), "sflora", JobError,
+         r"method\.tail_uplink\.change: .* never the same again"),
+        (("model.tail=1", "method.tail_uplink={bits: 8}"), "fedlora", JobError,
+         r"method\.tail_uplink\.bits: .* does not split the model"),
         (("model.tail=1", "method.tail_downlink={variants: 2}"), "sflora", JobError,
          r"method\.tail_downlink\.variants: .* never the same again"),
         (("model.tail=1", "method.downlink={codec: klt, fit: calibration}"), "sflora",

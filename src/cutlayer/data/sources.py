@@ -90,7 +90,14 @@ def load_calibration(data: Data, seed: int, fit: Fit | None = None) -> Dataset:
     chosen = _choose(data.model_copy(update={"train_samples": None}), seed)
     if data.calibration not in (None, HELD_OUT_NAME):
         own = data.model_copy(update={"path": data.calibration, "test_path": None})
-        return load_own(own, chosen.classes, fit)
+        try:
+            return load_own(own, chosen.classes, fit)
+        except DataError as error:
+            said = str(error)
+            named = said.replace("data.path", "data.calibration")
+            raise DataError(
+                named if named != said else f"data.calibration={data.calibration!r}: {said}"
+            ) from None
     index = _calibration(chosen.train_labels, chosen.every)
     if not len(index):
         raise DataError(

@@ -105,8 +105,8 @@ class Quantizer(Section):
 
     rounding: Literal["nearest", "stochastic"] = "nearest"
     """To the nearest level, or at random with the right mean (stochastic; uniform levels only). Of
-    klt, gradients from a tail (tail_uplink) alone can be rounded at random: single ones are then
-    told less well, but what they add up to over tokens and steps is told better.
+    klt, gradients from a tail (tail_uplink) alone can be rounded at random: a single one is then
+    told less well, but small ones are not left out, so that no error is the same at every step.
     """
 
     rotate: bool = False

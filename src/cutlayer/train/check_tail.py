@@ -43,7 +43,7 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
         if given is None:
             continue
         known_levels(given.levels, f"method.{name}.levels")
-        for field in ("reuse", "variants"):
+        for field in ("reuse", "variants", "change"):
             if getattr(given, field):
                 raise JobError(
                     f"method.{name}.{field}: what passes between the server and a tail is never "
@@ -56,6 +56,12 @@ def check_tail(job: Job, spec: ModelSpec) -> None:
                 f"method.{way.setting}.codec: 'klt' takes tensors of up to {MAX_WIDTH} channels, "
                 f"and {job.model.path} has {width} where its tail begins: take quantize"
             )
+    if FEATURE_GRADIENTS.weighs(job) and method.train == "lora" and job.model.lora.side == "device":
+        raise JobError(
+            "method.tail_uplink.weighting: the server trains nothing between the cut and the tail, "
+            "whose gradients errors could change: set method.tail_uplink without it, or "
+            "model.lora.side to both or server"
+        )
     _check_trains(job, spec)
 
 

@@ -136,7 +136,7 @@ def token_classes(job: Job) -> int:
     return TOKEN_CLASSES if known else 0
 
 
-def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]]:
+def of_quantizer(side: str, *first: Condition) -> dict[str, tuple[Condition, ...]]:
     """The settings of one direction through the cut, and when each is read."""
 
     def codec(job: Job) -> str:
@@ -204,14 +204,14 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
     bits = not_chosen("the bits", own)
     rate = not_chosen("the rate", ("auto",) if side == "uplink" else ())
     return {
-        f"method.{side}.codec": (first,),
-        f"method.{side}.reuse": (first,),
-        f"method.{side}.change": (first,),
-        f"method.{side}.fit": (first, fitted, of_devices),
-        f"method.{side}.weighting": (first, fitted, weighted),
-        f"method.{side}.spatial": (first, fitted, between_patches, all_patches),
+        f"method.{side}.codec": (*first,),
+        f"method.{side}.reuse": (*first,),
+        f"method.{side}.change": (*first,),
+        f"method.{side}.fit": (*first, fitted, of_devices),
+        f"method.{side}.weighting": (*first, fitted, weighted),
+        f"method.{side}.spatial": (*first, fitted, between_patches, all_patches),
         f"method.{side}.known_tokens": (
-            first,
+            *first,
             fitted,
             of_labels,
             labels_go_up,
@@ -219,17 +219,17 @@ def of_quantizer(side: str, first: Condition) -> dict[str, tuple[Condition, ...]
             evenly,
         ),
         f"method.{side}.variants": (
-            first,
+            *first,
             *where(
                 lambda job: bool(job.training.image_augmentation), "training.image_augmentation"
             ),
         ),
-        f"method.{side}.step": (first, fitted, rate),
-        f"method.{side}.rate_bits": (first, fitted, aimed, rate),
-        f"method.{side}.bits": (first, bits, plain),
-        **{f"method.{side}.{name}": (first, plain, few) for name in ("levels", "per", "rotate")},
-        f"method.{side}.rounding": (first, *rounded),
-        f"method.{side}.entropy": (first, plain),
+        f"method.{side}.step": (*first, fitted, rate),
+        f"method.{side}.rate_bits": (*first, fitted, aimed, rate),
+        f"method.{side}.bits": (*first, bits, plain),
+        **{f"method.{side}.{name}": (*first, plain, few) for name in ("levels", "per", "rotate")},
+        f"method.{side}.rounding": (*first, *rounded),
+        f"method.{side}.entropy": (*first, plain),
     }
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cutlayer.errors import JobError
 from cutlayer.job import Job
 from cutlayer.model.bank import Segment
 from cutlayer.model.cut import CutModel
@@ -112,7 +111,7 @@ class TailWeighing:
     """Weighs errors at the tail by what passed it in a round.
 
     adapter: returns the global adapter. parties: how many share in a round; None: the job's devices
-    that do. Raises JobError if the server has no adapter whose gradients could be weighed.
+    that do.
     """
 
     def __init__(
@@ -124,11 +123,6 @@ class TailWeighing:
     ) -> None:
         self._job, self._model, self._adapter = job, model, adapter
         self._parties = parties or job.devices.per_round or job.devices.count
-        if FEATURE_GRADIENTS.weighs(job) and not self._moved(job.cut):
-            raise JobError(
-                "method.tail_uplink.weighting: the server trains nothing between the cut and the "
-                "tail, whose gradients errors could change: set method.tail_uplink without it"
-            )
         self._information = _Moments()
         self._informed: Counter[int] = Counter()
         self._passed: list[Passed] = []

@@ -299,7 +299,7 @@ class KltCodec:
         if float(np.abs(parts).max(initial=0.0)) * group.largest_sum >= _EXACT:
             raise RunError(
                 "coefficients between patches are too large to be added up exactly: fit the "
-                "codec again, or take a larger uplink.step"
+                "codec again, or take a larger step of it"
             )
         rows: Array = parts @ group.whole
         return rows

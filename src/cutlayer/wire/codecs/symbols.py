@@ -223,5 +223,5 @@ def check_reach(largest: float, what: str) -> None:
     if largest > LARGEST:
         raise RunError(
             f"the {what} lies {largest:.0f} steps of the codec from its mean, above {LARGEST}: fit "
-            "the codec again, or take a larger uplink.step"
+            "the codec again, or take a larger step of it"
         )
