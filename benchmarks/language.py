@@ -38,6 +38,7 @@ from environment import describe
 from language_report import (
     AT_RANDOM,
     BEFORE,
+    DEVICES,
     FROZEN,
     KNOWN,
     LEARNT,
@@ -156,7 +157,7 @@ def job_of(name: str, options: argparse.Namespace, seed: int) -> Job:
             "model": {
                 "path": str(options.model), "cut": options.cut, "max_tokens": 80, **tail,
             },
-            "devices": {"count": 4},
+            "devices": {"count": DEVICES},
             "training": {
                 "rounds": options.visits, "batch_size": options.batch, "lr": options.lr,
                 "evaluate_every": options.visits, "precision": options.precision,

@@ -21,6 +21,9 @@ KNOWN, LEARNT, WEIGHTED, AT_RANDOM = (
 ALONE = {KNOWN: "known tokens", WEIGHTED: "weighted errors", AT_RANDOM: "rounding at random"}
 """What a line may have that an equal one without it isolates, by what its name has then."""
 FROZEN, TAIL = "frozen, float32", "u-shape, float32"
+RATIOS = ("ratio", "whole_ratio", "with_bases")
+"""How many times fewer bytes: a visit, over all visits, and over these with bases."""
+DEVICES = 4
 NEAR = 0.01
 """How much more perplexity still counts as none."""
 
@@ -57,7 +60,8 @@ COLUMNS = (
     Column("up", "activations up", "bytes"), Column("down", "gradients down", "bytes"),
     Column("features", "features down", "bytes"),
     Column("answers", "their gradients up", "bytes"), Column("ratio", "a visit", "ratio"),
-    Column("whole_ratio", "all visits", "ratio"), Column("over_text", "over text", "ratio"),
+    Column("whole_ratio", "all visits", "ratio"), Column("with_bases", "with bases", "ratio"),
+    Column("over_text", "over text", "ratio"),
     Column("bases", "bases, a device", "bytes"), Column("memory", "device memory", "bytes"),
     Column("rate", "tokens a second", "count"),
 )  # fmt: skip
@@ -81,7 +85,9 @@ blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
   random*: gradients from the tail are rounded at random, with the right mean (`rounding`).
 - Bytes are those of all devices in one visit, once codecs are fitted; *x*: times fewer than float32
   both ways (twice what goes up in *{frozen}*, and four times where a u-shape has four messages),
-  without bases and adapters. *Over text*: all visits against the pairs as UTF-8 under zstandard.
+  without bases and adapters; *with bases*: all visits and what bases took on their way to the four
+  devices, each of which gets them once, whatever the number of its pairs. *Over text*: all visits
+  against the pairs as UTF-8 under zstandard.
 - {of_bleu}Device memory is computed; tokens a second are those of a visit over the processor's time
   of training, one thread. Memory is that where all tokens are learnt.
 
@@ -89,7 +95,8 @@ Lines that were not run with this seed are left out: {missing}.{bare}
 
     python benchmarks/language.py --model smollm2 --data E2E --runs DIR --pairs {pairs} \\
         --own {own} --visits {visits} --tests {tests} --batch {batch} --cut {cut} --lr {lr:g} \\
-        --schedule {schedule} --seed {seed} --precision {precision} --texts {texts} --write
+        --schedule {schedule} --seed {seed} --precision {precision} --texts {texts} \\
+        --report {report} --write
 
 measured this, and with other seeds adds to it; the whole of E2E is `--pairs 4416 --tests 4693
 --batch 8 --cut 10 --texts 200`.
@@ -155,6 +162,7 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
         **{name: there[0][name] for name in ("blocks", "width", "rank")},
         where="\n\n".join(sorted({line["where"] for line in lines.all})),
         seed=seed,
+        report=title.removesuffix(".md"),
         before=before["perplexity"],
         frozen=FROZEN,
         of_bleu=f"BLEU is that of the answers to {asked} prompts. " if asked else "",
@@ -166,17 +174,16 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
 
 
 def ratios(lines: RunLines, one: Line) -> Line:
-    """How many times fewer bytes than float32 both ways a run takes, a visit and over all."""
+    """How many times fewer bytes than float32 both ways a run takes: see RATIOS."""
     if not is_whole(one):
-        return {key: one.get(key) for key in ("ratio", "whole_ratio")}
+        return {key: one.get(key) for key in RATIOS}
     frozen = lines.latest(name=FROZEN, seed=one["seed"])
     if frozen is None or not is_whole(frozen) or not one["visit"]:
-        return dict.fromkeys(("ratio", "whole_ratio"))
+        return dict.fromkeys(RATIOS)
     both = (4 if one["name"].startswith("u-shape") else 2) * frozen["up"]
-    return {
-        "ratio": both / one["visit"],
-        "whole_ratio": both * lines.scale["visits"] / one["all"],
-    }
+    whole = both * lines.scale["visits"]
+    ways = (both / one["visit"], whole / one["all"], whole / (one["all"] + DEVICES * one["bases"]))
+    return dict(zip(RATIOS, ways, strict=True))
 
 
 def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
@@ -189,7 +196,10 @@ def findings(lines: list[Line], before: float, pairs: int) -> list[str]:
                 continue
             goals = f"{one['ratio']:.0f} times fewer bytes a visit (the goal is {goal.visit})"
             if goal.whole is not None:
-                goals += f" and {one['whole_ratio']:.0f} over all visits (the goal is {goal.whole})"
+                goals += (
+                    f" and {one['whole_ratio']:.0f} over all visits (the goal is {goal.whole}), "
+                    f"without bases; {one['with_bases']:.0f} with them"
+                )
             near = f"perplexity {one['perplexity']:.2f}, and *{goal.reference}* was not run"
             if goal.reference in by_name:
                 near = compared(one, by_name[goal.reference])
