@@ -6,8 +6,9 @@
 PAPER is a folder beside this file. Its job.yaml is the paper's setting; its table.yaml has the
 table's columns (settings on top of the job: data and how they are divided), its lines (methods, as
 `cutlayer compare --methods` takes them) and the figures that the paper states. Every cell is one
-run of `cutlayer simulate`; --list prints the command of each. Finished runs below DIR are kept,
-unfinished ones go on.
+run of `cutlayer simulate`; --list prints the command of each, of which the run stands where --runs
+looks for it. Finished runs below DIR are kept, unfinished ones go on; one of another setting is
+refused.
 
 As they are, the jobs take their model and data from the Hugging Face hub and are as large as the
 paper's. --model, --data and --set put others in their place and make them smaller; what was
@@ -30,13 +31,14 @@ from cutlayer.drawing import tables
 from cutlayer.errors import AllocationError, CutlayerError, RunError
 from cutlayer.job import Job, change_job, load_job
 from cutlayer.plain_yaml import parse_yaml
-from cutlayer.record.folder import STATE_FILE
+from cutlayer.record.folder import ADAPTER_FOLDER, JOB_FILE, STATE_FILE
 from cutlayer.record.row_lines import read_rows
 from cutlayer.record.rows import Row
 from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.simulate import resume, simulate
 
 HERE = Path(__file__).parent
+SEEDS = (0, 1, 2)
 sys.path.insert(0, str(HERE.parent / "benchmarks"))  # for the line that says where and with what
 
 from environment import describe  # noqa: E402
@@ -84,7 +86,7 @@ def main() -> None:
         cells = list(wanted(table, options))
         if options.list:
             for cell in cells:
-                print(command(table, cell))
+                print(command(table, cell, options.runs or Path("runs", table.name)))
             return
         if options.runs is None:
             raise SystemExit("--runs is missing: name a folder for the runs")
@@ -113,7 +115,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--lines", nargs="+", help="some of the lines; all if it is left out")
     parser.add_argument("--columns", nargs="+", help="some of the columns")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*SEEDS])
     parser.add_argument("--list", action="store_true", help="print the commands and train nothing")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
     parser.add_argument("--write", action="store_true", help="write results.md")
@@ -173,12 +175,28 @@ def job_of(table: Table, cell: Cell) -> Job:
     return change_job(load_job(HERE / table.name / "job.yaml"), cell.settings)
 
 
-def command(table: Table, cell: Cell) -> str:
-    """The command that trains a cell."""
+def command(table: Table, cell: Cell, runs: Path) -> str:
+    """The command that trains a cell, where `--runs` looks for it."""
     words = ["cutlayer", "simulate", f"publications/{table.name}/job.yaml"]
     for setting in cell.settings:
         words += ["--set", setting]
-    return shlex.join(words)
+    return shlex.join([*words, "--out", str(cell.folder(runs))])
+
+
+def shown(words: Sequence[str]) -> str:
+    """The command of a page: folders of this machine by their last name, and runs as DIR."""
+    found, option = ["python", "publications/make_tables.py"], ""
+    for word in words:
+        if word.startswith("--"):
+            option = word
+        elif option == "--runs":
+            word = "DIR"
+        elif option in ("--model", "--data"):
+            name, equals, folder = word.rpartition("=")
+            word = name + equals + (Path(folder).name if Path(folder).exists() else folder)
+        if word != "--only-report":
+            found.append(word)
+    return shlex.join(found)
 
 
 def run_all(table: Table, cells: Sequence[Cell], runs: Path) -> dict[Cell, str]:
@@ -196,7 +214,7 @@ def run_all(table: Table, cells: Sequence[Cell], runs: Path) -> dict[Cell, str]:
 def run(table: Table, cell: Cell, runs: Path) -> None:
     """Train a cell, unless it is there; go on with one that was broken off."""
     folder = cell.folder(runs)
-    if (folder / "adapter").is_dir():
+    if is_finished(table, cell, runs):
         return
     print(f"{cell.column}: {cell.line}, seed {cell.seed}", flush=True)
     if (folder / STATE_FILE).exists():
@@ -204,6 +222,14 @@ def run(table: Table, cell: Cell, runs: Path) -> None:
     else:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that failed before its first round
         simulate(job_of(table, cell), out=folder, progress=Silent())
+
+
+def is_finished(table: Table, cell: Cell, runs: Path) -> bool:
+    """Whether a cell was trained. Raises SystemExit where its folder holds a run of another job."""
+    folder = cell.folder(runs)
+    if (folder / JOB_FILE).exists() and load_job(folder / JOB_FILE) != job_of(table, cell):
+        raise SystemExit(f"--runs: {folder} holds a run of another setting: give a new folder")
+    return (folder / ADAPTER_FOLDER).is_dir()
 
 
 def report(
@@ -216,18 +242,20 @@ def report(
     rows: dict[tuple[str, str], list[list[Row]]] = {}
     missing = []
     for cell in cells:
-        if (cell.folder(options.runs) / "adapter").is_dir():
+        if is_finished(table, cell, options.runs):
             found = read_rows(cell.folder(options.runs))
             rows.setdefault((cell.line, cell.column), []).append(found)
         else:
             why = f" ({failed[cell]})" if cell in failed else ""
             missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}{why}")
-    shown = [column for column in table.columns if any(key[1] == column for key in rows)]
-    lines = [_line(table, label, shown, rows) for label in table.lines]
+    trained = [column for column in table.columns if any(key[1] == column for key in rows)]
+    lines = [_line(table, label, trained, rows) for label in table.lines]
     text = [f"# {table.title}", describe(), _about(table, cells, options)]
+    text.append(f"    {shown(sys.argv[1:])}")
     there = [line for line in lines if len(line) > 1]
-    text.append(tables.markdown(there, _columns(table, shown, there)))
-    text.append(_notes(table, [*_in_vain(rows), *_untrained(missing)]))
+    text.append(tables.markdown(there, _columns(table, trained, there)))
+    below = [*_alike(rows), *_in_vain(rows), *_untrained(missing), *_left_out(table, options)]
+    text.append(_notes(table, below))
     return "\n\n".join(text) + "\n"
 
 
@@ -251,7 +279,7 @@ def _line(
                 mean(row.up_bytes + row.down_bytes for row in one) for one in runs
             )
             seconds = [row.virtual_s for one in runs for row in one if row.virtual_s is not None]
-            if seconds:
+            if any(seconds):  # none where all is trained in one place
                 found[f"{column} seconds"] = mean(seconds)
             if (stated := table.published.get(column, {}).get(label)) is not None:
                 found[f"{column} paper"] = stated / 100
@@ -274,15 +302,18 @@ def _columns(
 
 def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> str:
     """What was trained, and in what it differs from the paper's setting."""
-    job = job_of(table, cells[0])
     seeds = ", ".join(map(str, options.seeds))
     seeds = f"seeds {seeds}: mean and range" if len(options.seeds) > 1 else f"seed {seeds}"
+    jobs = [job_of(table, cell) for cell in cells]
+    job = jobs[0]
+    rounds = sorted({one.training.rounds for one in jobs})
     samples = f"{job.data.train_samples:,}" if job.data.train_samples else "All"
     tested = f"{job.data.test_samples:,}" if job.data.test_samples else "all"
     said = (
         f"Table of {table.paper}. {samples} training and {tested} test samples, "
-        f"{job.devices.count} devices, {job.devices.cohort} a round, rounds {job.training.rounds}, "
-        f"local epochs {job.training.local_epochs}, batches of {job.training.batch_size}, "
+        f"{job.devices.count} devices, {job.devices.cohort} a round, "
+        f"rounds {' or '.join(map(str, rounds))}, local epochs {job.training.local_epochs}, "
+        f"batches of {job.training.batch_size}, "
         f"{job.training.optimizer} at {job.training.lr:g}, not tuned; {seeds}. "
     )
     said += (
@@ -294,8 +325,12 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     changed = [f"model {Path(options.model).name}"] if options.model else []
     changed += [f"`{setting}`" for setting in options.set]
     if changed:
-        said += f" Other than in the paper: {', '.join(changed)}; its figures are of "
-        said += f"{table.published_with}, so that only differences between lines compare."
+        said += f" Other than in the paper: {', '.join(changed)}."
+        if table.published:
+            said += (
+                f" Its figures are of {table.published_with}, so that only differences between "
+                "lines compare."
+            )
     return said
 
 
@@ -307,13 +342,36 @@ def _in_vain(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
                 yield f"{column}: {line}: no device was in time in {vain} of {len(run)} rounds."
 
 
+def _alike(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
+    """Lines of a column that come to the same accuracy with every seed."""
+    alike: dict[tuple[str, tuple[float | None, ...]], list[str]] = {}
+    for (line, column), runs in rows.items():
+        accuracies = tuple(run[-1].accuracy for run in runs)
+        alike.setdefault((column, accuracies), []).append(line)
+    for (column, _), lines in alike.items():
+        if len(lines) > 1:
+            yield f"{column}: {', '.join(lines)} come to the same accuracy with every seed."
+
+
+def _left_out(table: Table, options: argparse.Namespace) -> Iterator[str]:
+    """What of the table was not asked for."""
+    for what, every, asked in (
+        ("columns", table.columns, options.columns),
+        ("lines", table.lines, options.lines),
+        ("seeds", SEEDS, options.seeds),
+    ):
+        left = [str(one) for one in every if asked and one not in asked]
+        if left:
+            yield f"Not asked for: {what} {', '.join(left)}."
+
+
 def _untrained(missing: Sequence[str]) -> list[str]:
     return [f"Not trained: {'; '.join(missing)}."] if missing else []
 
 
 def _notes(table: Table, found: Sequence[str]) -> str:
     notes = [f"- {note}" for note in (*table.notes, *found)]
-    notes.append("- Each line by one command: `make_tables.py` with `--list` prints them.")
+    notes.append("- Each line by one command: with `--list` this page's command prints them.")
     return "\n".join(notes)
 
 

@@ -84,9 +84,14 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     (line,) = [line for line in page.splitlines() if line.startswith("| sflora-8-bits")]
     assert "90.0" in line  # the paper's 89.97
     assert "`training.rounds=1`" in page
-    assert str(tmp_path) not in page.splitlines()[4]
+    assert str(tmp_path) not in page
+    assert "Not asked for: seeds 1, 2." in page
     script.main()
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
+
+    monkeypatch.setattr(sys, "argv", [*words, "training.lr=0.5"])
+    with pytest.raises(SystemExit, match=r"--runs: .*sflora-8-bits-0 holds a run of another setti"):
+        script.main()
 
     def nobody(*given: object, **named: object) -> None:
         raise AllocationError("no device can finish")
