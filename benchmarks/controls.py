@@ -175,8 +175,9 @@ TEXT = """\
 The demo's ViT with LoRA, {images} real images among {devices} devices (Dirichlet {alpha}), {tests}
 test images, {rounds} rounds of one epoch, batches of 16, AdamW {lr}; mean and range over {seeds}
 seeds. *generated images*: {images} of the bundled diffusion model, *real public images*: {images}
-of those that it was made from, both with all classes alike; the server draws {a_round} of them in
-each round. *alone*, *in one place*: the same images trained on centrally, {rounds} times each where
+of those that it was made from (of Debian's package dataset-fashion-mnist), both with all classes
+alike; the server draws {a_round} of them in each round. *alone*, *in one place*: the same images
+trained on centrally, {rounds} times each where
 nothing else is said. *images seen*: one after another, repeats included.
 
 {findings}

