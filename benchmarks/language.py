@@ -110,6 +110,7 @@ METHODS: dict[str, Line] = {
     "frozen, klt 0.7": sent_once(0.7),
     f"frozen, klt 0.42{KNOWN}": sent_once(0.42, known_tokens=True),
     f"frozen, klt 0.4{KNOWN}": sent_once(0.4, known_tokens=True),
+    f"frozen, klt 0.39{KNOWN}": sent_once(0.39, known_tokens=True),
     f"frozen, klt 0.21{KNOWN}": sent_once(0.21, known_tokens=True),
     "sflora, float32": {"name": "sflora"},
     "fedlora": {"name": "fedlora"},

@@ -124,7 +124,7 @@ def _verdict(found: Sweep, name: str) -> str:
     if abs(np.nanmean(tokens[-1]) - np.nanmean(tokens[0])) <= 0.05:
         return "does not hold"
     steps = np.diff(tokens, axis=0)
-    rising = int((steps >= -0.05).all(axis=0).sum())
+    rising = int(((steps >= -0.05).all(axis=0) & (tokens[-1] > tokens[0] + 0.05)).sum())
     draws = steps.shape[1]
     return "holds" if rising == draws else f"holds in {rising} of {draws} draws"
 
