@@ -204,9 +204,9 @@ def of_quantizer(side: str, *first: Condition) -> dict[str, tuple[Condition, ...
     bits = not_chosen("the bits", own)
     rate = not_chosen("the rate", ("auto",) if side == "uplink" else ())
     return {
-        f"method.{side}.codec": (*first,),
-        f"method.{side}.reuse": (*first,),
-        f"method.{side}.change": (*first,),
+        f"method.{side}.codec": first,
+        f"method.{side}.reuse": first,
+        f"method.{side}.change": first,
         f"method.{side}.fit": (*first, fitted, of_devices),
         f"method.{side}.weighting": (*first, fitted, weighted),
         f"method.{side}.spatial": (*first, fitted, between_patches, all_patches),
