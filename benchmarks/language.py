@@ -24,6 +24,8 @@ import torch
 
 import cutlayer
 from cutlayer.allocate.round_shape import Traffic
+from cutlayer.inference.text_scores import score_texts
+from cutlayer.inference.trained import Trained
 from cutlayer.job import Job, load_job, make_job
 from cutlayer.model.families import describe as describe_model
 from cutlayer.planning.known.method_costs import device_memory_bytes
@@ -181,9 +183,16 @@ def run_all(options: argparse.Namespace, lines: RunLines) -> None:
     if lines.latest(name=BEFORE, seed=seed) is None:
         job = job_of(FROZEN, options, seed)
         parts = load_parts(job)
-        whole = unsplit(parts.model, parts.preprocess, first_adapter(job, parts.model))
+        adapter = first_adapter(job, parts.model)
+        whole = unsplit(parts.model, parts.preprocess, adapter)
         tested = evaluate(task_of(job, parts.model.spec), whole, parts.test)
-        keep(lines, {"name": BEFORE, "seed": seed, "perplexity": tested.perplexity})
+        line: Line = {"name": BEFORE, "seed": seed, "perplexity": tested.perplexity}
+        if options.texts:
+            of = Trained(
+                options.runs, job, parts.model, parts.preprocess, adapter, parts.test.classes
+            )
+            line["bleu"] = score_texts(of, parts.test, options.texts).bleu
+        keep(lines, line)
     for name in options.only or METHODS:
         line = lines.latest(name=name, seed=seed)
         if line is None or not is_whole(line):

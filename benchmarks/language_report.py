@@ -72,7 +72,7 @@ TEXT = """# A language model through the cut
 SmolLM2-135M-Instruct ({blocks} blocks of width {width}; from a GGUF file of 4 bits, see
 docs/language.md) on {pairs:,} pairs of E2E, 4 devices, {visits} visits of each pair, batches of
 {batch}, rank {rank}, learning rate {lr:g} ({schedule}), {precision}, seed {seed}, cut after {cut}
-blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}.
+blocks, tested on {tests:,} sentences. Perplexity before training {before:.2f}{answers}.
 
 - *frozen* and *u-shape*: `lean`, whose devices train nothing before the cut; klt with its rate in
   bits a value (of *u-shape* up at the cut, down and up at the tail, which has two blocks, norm and
@@ -164,6 +164,7 @@ def page(lines: RunLines, seed: int, every: Sequence[str], title: str) -> str:
         seed=seed,
         report=title.removesuffix(".md"),
         before=before["perplexity"],
+        answers=f", BLEU {before['bleu']:.0f}" if before.get("bleu") is not None else "",
         frozen=FROZEN,
         of_bleu=f"BLEU is that of the answers to {asked} prompts. " if asked else "",
         missing="; ".join(missing) or "none",
