@@ -100,27 +100,27 @@ def of_rules(found: Runs) -> Iterator[str]:
 def of_allocations(found: Runs) -> Iterator[str]:
     """What an allocation gives, with the rule as it is."""
     pairs = [pair for pair in compared(found) if pair[3][0] == "equal" and pair[2][0] != "equal"]
-    for what, there in (
+    for what, some in (
         ("an allocation in place of equal shares", kept(pairs)),
         (
-            "one that may choose another cut, and with it how many blocks are trained,",
+            "an allocation (one that may choose another cut, and with it how many blocks are "
+            "trained) in place of equal shares",
             [pair for pair in pairs if pair[2][0] in CHOOSE_CUTS],
         ),
     ):
-        if there:
+        if some:
             yield (
                 f"With the same server adapter, {what} changes accuracy by "
-                f"{spread(found, there, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}"
+                f"{spread(found, some, lambda pair: f'`{pair[2][0]}`, {pair[1]}')}"
             )
     for key, what in (("seconds", "Virtual seconds of a run"), ("joules", "Joules of devices")):
         times: dict[str, list[float]] = {}
         for cell in found:
-            if cell[1] and cell[0] != "equal":
-                times.setdefault(cell[0], []).extend(ratios(found, cell, key).values())
+            if cell[0] != "equal" and (there := ratios(found, cell, key)):
+                times.setdefault(cell[0], []).extend(there.values())
         parts = [
             f"`{name}` {middle_of(values)}"
-            for name, values in sorted(times.items(), key=lambda item: median(item[1] or [0]))
-            if values
+            for name, values in sorted(times.items(), key=lambda item: median(item[1]))
         ]
         if parts:
             yield (
@@ -236,12 +236,14 @@ def of_probe(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
 def of_central(found: Runs) -> Iterator[str]:
     """How far the best line is from each central model, of lines that train no more blocks."""
     for cell, runs in found.items():
+        if cell[1]:
+            continue
         inside = {
             one: mean(accuracy(there).values())
             for one, there in found.items()
             if one[1] and not (cell[0] == AFTER_CUT and one[0] in CHOOSE_CUTS)
         }
-        if inside and not cell[1]:
+        if inside:
             best, central = max(inside, key=inside.__getitem__), mean(accuracy(runs).values())
             side = "below" if inside[best] < central else "above"
             of = " that keeps the cut" if cell[0] == AFTER_CUT else ""
