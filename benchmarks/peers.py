@@ -5,8 +5,10 @@
 Makes a virtual environment for each framework below DIR (some minutes, and 6 GB), with the releases
 of peer_runs.py, and has each train the same model on the same images, all its processes on one
 core: plain transformers and PEFT, pfl-research, Flower's simulation and cutlayer by FedAvg of LoRA
-adapters, and NVFLARE's Collab and cutlayer by split learning. What does each framework's part is in
-peer_work/. A framework that cannot be installed, or does not do the work, is named with the reason.
+adapters, and NVFLARE's Collab and cutlayer by split learning. Where only the last blocks have
+adapters, cutlayer cuts before them and computes once what the frozen blocks make of a sample. What
+does each framework's part is in peer_work/. A framework that cannot be installed, or does not do
+the work, is named with the reason.
 """
 
 import argparse
@@ -19,12 +21,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from cutlayer.job import make_job
+from cutlayer.job import Job, make_job
 from cutlayer.model.files import find_file
 from cutlayer.train.parts import load_parts
 from environment import describe
 from peer_runs import PeerError, Taken, environment, run
-from peers_report import Measured, report
+from peers_report import AGAIN, OURS, Measured, report
 
 REPORT = Path(__file__).parent / "reports" / "peers.md"
 LIMIT_S = 900
@@ -33,21 +35,34 @@ LIMIT_S = 900
 
 @dataclass(frozen=True)
 class Task:
-    """One comparison: which devices train what, and who does it."""
+    """One comparison: which devices train what, and who does it.
+
+    blocks: how many blocks, from the last, have adapters; None: all. cutlayer cuts before them.
+    """
 
     title: str
     devices: int
     samples: int
     batch: int
     rounds: int
-    method: dict[str, str]
+    method: dict[str, Any]
     frameworks: tuple[str, ...]
+    blocks: int | None = None
 
 
 AVERAGED = ("peft", "pfl", "flower", "cutlayer")
+FROZEN = {
+    "name": "st-sflora-full",
+    "server_adapter": "averaged",
+    "uplink": {"reuse": True},
+}
+"""FedAvg of the adapters after the cut; a sample goes through the blocks before it once."""
+PARTLY = (*AVERAGED, AGAIN)
 TASKS = (
     Task("10 devices, 8 steps each", 10, 64, 8, 3, {"name": "fedlora"}, AVERAGED),
     Task("50 devices, 1 step each", 50, 4, 4, 3, {"name": "fedlora"}, AVERAGED),
+    Task("10 devices, adapters in the last block alone", 10, 64, 8, 5, FROZEN, PARTLY, blocks=1),
+    Task("10 devices, adapters in the last 2 blocks alone", 10, 64, 8, 5, FROZEN, PARTLY, blocks=2),
     Task(
         "4 devices, 4 steps each, through the cut",
         4, 32, 8, 3, {"name": "sflora", "server_adapter": "shared"}, ("nvflare", "cutlayer"),
@@ -62,6 +77,9 @@ def job_of(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     if options.model:
         model = {"path": str(options.model.resolve()), "image_size": 98}
         data = {"source": "parquet", "path": str(options.data.resolve()), "input_column": "image"}
+    if task.blocks is not None:
+        few = {**data, "train_samples": 100, "test_samples": 10}
+        model["cut"] = depth(make_job({"model": model, "data": few})) - task.blocks
     return {
         "model": model,
         "data": {
@@ -80,7 +98,12 @@ def job_of(task: Task, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def write_work(values: dict[str, Any], folder: Path) -> dict[str, Path]:
+def depth(job: Job) -> int:
+    """Blocks of the job's model."""
+    return load_parts(job).model.spec.depth
+
+
+def write_work(values: dict[str, Any], folder: Path, only_after_cut: bool) -> dict[str, Path]:
     """Write the job, and the same work with its data for all others; returns both files."""
     job = make_job(values)
     parts = load_parts(job)
@@ -110,10 +133,13 @@ def write_work(values: dict[str, Any], folder: Path) -> dict[str, Path]:
         "rounds": job.training.rounds,
         "lr": job.training.lr,
         "cut": job.cut,
+        "blocks": list(range(job.cut, parts.model.spec.depth)) if only_after_cut else None,
         "data": str(data),
     }
-    files = {"cutlayer": folder / "job.json", "others": folder / "work.json"}
-    files["cutlayer"].write_text(json.dumps(values))
+    files = {name: folder / f"{name}.json" for name in (OURS, AGAIN, "others")}
+    files[OURS].write_text(json.dumps(values))
+    again = {**values["method"], "uplink": {"reuse": False}}
+    files[AGAIN].write_text(json.dumps({**values, "method": again}))
     files["others"].write_text(json.dumps(work))
     return files
 
@@ -123,7 +149,7 @@ def measure(task: Task, options: argparse.Namespace, missing: dict[str, str]) ->
     found: dict[str, list[Taken]] = {name: [] for name in task.frameworks}
     why = {name: missing[name] for name in task.frameworks if name in missing}
     with tempfile.TemporaryDirectory() as folder:
-        files = write_work(job_of(task, options), Path(folder))
+        files = write_work(job_of(task, options), Path(folder), task.blocks is not None)
         for _ in range(options.repeats):
             for name in task.frameworks:
                 if name in why:
@@ -131,7 +157,8 @@ def measure(task: Task, options: argparse.Namespace, missing: dict[str, str]) ->
                 try:
                     python = environment(name, options.environments)
                     work = files.get(name, files["others"])
-                    found[name].append(run(name, python, work, LIMIT_S))
+                    program = OURS if name == AGAIN else name
+                    found[name].append(run(program, python, work, LIMIT_S))
                 except PeerError as reason:
                     why[name] = str(reason)
                 said = why.get(name) or asdict(found[name][-1])

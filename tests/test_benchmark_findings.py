@@ -263,6 +263,12 @@ def test_the_peers_report_says_which_goals_are_reached() -> None:
     assert "they did not do the same work" in bad
 
 
+def test_the_peers_report_says_what_comes_of_computing_frozen_blocks_once() -> None:
+    said = peers_say(peft=(3.0, 8.0, 1.0), cutlayer=(1.0, 4.0, 2.0), cutlayer_again=(2.5, 4.0, 2.0))
+    assert "cutlayer trains 3.00 times the samples a second of transformers + PEFT" in said
+    assert "and not at every visit, makes cutlayer 2.50 times as fast" in said
+
+
 def test_a_framework_that_fails_is_named_with_the_reason(tmp_path: Path) -> None:
     report, runs = benchmark("peers_report"), benchmark("peer_runs")
     missing = report.Measured("pfl", 100, [], "pip said: no")

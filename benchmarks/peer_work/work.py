@@ -22,7 +22,7 @@ class Work:
 
     model: folder of a checkpoint. targets: ends of the names of layers with LoRA. devices: all of
     them take part in each round, with `samples` images each, in batches of `batch`. cut: blocks on
-    a device, where the framework cuts the model.
+    a device, where the framework cuts the model. blocks: those with LoRA; None: all.
     """
 
     model: str
@@ -36,13 +36,15 @@ class Work:
     rounds: int
     lr: float
     cut: int
+    blocks: tuple[int, ...] | None
     data: str
 
     @classmethod
     def read(cls, path: Path) -> "Work":
         """The work of a file."""
         values = json.loads(path.read_text())
-        return cls(**{**values, "targets": tuple(values["targets"])})
+        lists = {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
+        return cls(**{**values, **lists})
 
     def device(self, number: int) -> tuple[Tensor, Tensor]:
         """A device's pixels [samples, channels, height, width] and labels [samples]."""
@@ -64,6 +66,8 @@ class Work:
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=list(self.targets),
+            layers_to_transform=self.blocks and list(self.blocks),
+            layers_pattern=self.blocks and ["layers", "layer"],
             modules_to_save=["classifier"],
         )
         return peft.get_peft_model(model, settings).train()
