@@ -5,10 +5,10 @@
 
 PAPER is a folder beside this file. Its job.yaml is the paper's setting; its table.yaml has the
 table's columns (settings on top of the job: data and how they are divided), its lines (methods, as
-`cutlayer compare --methods` takes them) and the figures that the paper states. Every cell is one
-run of `cutlayer simulate`; --list prints the command of each, of which the run stands where --runs
-looks for it. Finished runs below DIR are kept, unfinished ones go on; one of another setting is
-refused.
+`cutlayer compare --methods` takes them), the figures that the paper states, and which lines are
+held against which. Every cell is one run of `cutlayer simulate`; --list prints the command of each,
+of which the run stands where --runs looks for it. Finished runs below DIR are kept, unfinished ones
+go on; one of another setting is refused.
 
 As they are, the jobs take their model and data from the Hugging Face hub and are as large as the
 paper's. --model, --data and --set put others in their place and make them smaller; what was
@@ -39,17 +39,21 @@ from cutlayer.simulation.simulate import resume, simulate
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
-sys.path.insert(0, str(HERE.parent / "benchmarks"))  # for the line that says where and with what
+sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]  # the latter has environment.py
 
+from differences import differences  # noqa: E402
 from environment import describe  # noqa: E402
+
+Runs = dict[tuple[str, str], dict[int, list[Row]]]
+"""The rows of the runs of a line and column, by seed."""
 
 
 @dataclass(frozen=True)
 class Table:
     """What table.yaml says. lines: a method's text by label. columns: settings by name.
 
-    published: accuracies in percent, by column and line. notes: what the paper leaves open, and
-    what stands here in its place.
+    published: accuracies in percent, by column and line. compare: pairs of lines, the first held
+    against the second. notes: what the paper leaves open, and what stands here in its place.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Table:
     lines: dict[str, str]
     columns: dict[str, dict[str, Any]]
     published: dict[str, dict[str, float]]
+    compare: list[list[str]]
     notes: list[str]
 
 
@@ -239,12 +244,12 @@ def report(
 
     failed: why cells could not be trained.
     """
-    rows: dict[tuple[str, str], list[list[Row]]] = {}
+    rows: Runs = {}
     missing = []
     for cell in cells:
         if is_finished(table, cell, options.runs):
             found = read_rows(cell.folder(options.runs))
-            rows.setdefault((cell.line, cell.column), []).append(found)
+            rows.setdefault((cell.line, cell.column), {})[cell.seed] = found
         else:
             why = f" ({failed[cell]})" if cell in failed else ""
             missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}{why}")
@@ -254,27 +259,24 @@ def report(
     text.append(f"    {shown(sys.argv[1:])}")
     there = [line for line in lines if len(line) > 1]
     text.append(tables.markdown(there, _columns(table, trained, there)))
+    text += differences(there, trained, table.compare, table.published)
     below = [*_alike(rows), *_in_vain(rows), *_untrained(missing), *_left_out(table, options)]
     text.append(_notes(table, below))
     return "\n\n".join(text) + "\n"
 
 
-def _line(
-    table: Table, label: str, shown: Sequence[str], rows: dict[tuple[str, str], list[list[Row]]]
-) -> dict[str, Any]:
+def _line(table: Table, label: str, shown: Sequence[str], rows: Runs) -> dict[str, Any]:
     """A line of the table: accuracy by seed, the paper's, and in the mean of a round its bytes and,
     in a world, its virtual seconds.
     """
     found: dict[str, Any] = {"line": label}
     for column in shown:
-        if runs := rows.get((label, column)):
-            last = [one[-1] for one in runs]
-            found[column] = [
-                row.accuracy_through_cut
-                if table.through_cut and row.accuracy_through_cut is not None
-                else row.accuracy
-                for row in last
-            ]
+        if by_seed := rows.get((label, column)):
+            runs = list(by_seed.values())
+            found[f"{column} by seed"] = {
+                seed: _accuracy(table, run[-1]) for seed, run in by_seed.items()
+            }
+            found[column] = list(found[f"{column} by seed"].values())
             found[f"{column} bytes"] = mean(
                 mean(row.up_bytes + row.down_bytes for row in one) for one in runs
             )
@@ -284,6 +286,12 @@ def _line(
             if (stated := table.published.get(column, {}).get(label)) is not None:
                 found[f"{column} paper"] = stated / 100
     return found
+
+
+def _accuracy(table: Table, row: Row) -> float | None:
+    if table.through_cut and row.accuracy_through_cut is not None:
+        return row.accuracy_through_cut
+    return row.accuracy
 
 
 def _columns(
@@ -334,19 +342,19 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     return said
 
 
-def _in_vain(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
+def _in_vain(rows: Runs) -> Iterator[str]:
     """The runs with rounds that changed nothing, since every device that trained was late."""
     for (line, column), runs in rows.items():
-        for run in runs:
+        for run in runs.values():
             if vain := sum(row.in_vain for row in run):
                 yield f"{column}: {line}: no device was in time in {vain} of {len(run)} rounds."
 
 
-def _alike(rows: dict[tuple[str, str], list[list[Row]]]) -> Iterator[str]:
+def _alike(rows: Runs) -> Iterator[str]:
     """Lines of a column that come to the same accuracy with every seed."""
     alike: dict[tuple[str, tuple[float | None, ...]], list[str]] = {}
     for (line, column), runs in rows.items():
-        accuracies = tuple(run[-1].accuracy for run in runs)
+        accuracies = tuple(run[-1].accuracy for run in runs.values())
         alike.setdefault((column, accuracies), []).append(line)
     for (column, _), lines in alike.items():
         if len(lines) > 1:

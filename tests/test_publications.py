@@ -37,6 +37,8 @@ def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: 
     for column, figures in table.published.items():
         assert column in table.columns
         assert figures.keys() <= table.lines.keys()
+    for ours, theirs in table.compare:
+        assert {ours, theirs} <= table.lines.keys()
     # What is checked here is all but the model, which the hub has.
     words = [paper, "--seeds", "0"]
     words += [] if paper in ("asfl", "genfl") else ["--model", "demo"]
@@ -85,6 +87,7 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     assert "90.0" in line  # the paper's 89.97
     assert "`training.rounds=1`" in page
     assert str(tmp_path) not in page
+    assert "## What changes accuracy" not in page  # one line has none to be held against
     assert "Not asked for: seeds 1, 2." in page
     script.main()
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
@@ -102,6 +105,37 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     page = capsys.readouterr().out  # a cell that cannot be trained costs only itself
     assert "Dirichlet 0.5: fedlora, seed 0 (no device can finish)" in page
     assert "| sflora-8-bits" in page
+
+
+@pytest.mark.parametrize(
+    ("ours", "points"),
+    [
+        ({0: 0.5}, "+10.0 "),
+        ({0: 0.5, 1: 0.7, 2: 0.6}, "+20.0 (-4.8 to +44.8, not told from 0)"),
+        ({0: 0.5, 1: 0.51, 2: 0.5}, "+10.3 (+8.9 to +11.8)"),
+    ],
+)
+def test_lines_are_held_against_each_other_beside_the_papers_difference(
+    script: ModuleType, ours: dict[int, float], points: str
+) -> None:
+    def line(label: str, accuracy: dict[int, float], size: float) -> dict[str, object]:
+        return {"line": label, "A": [], "A by seed": accuracy, "A bytes": size}
+
+    lines = [line("ours", ours, 5.0), line("theirs", dict.fromkeys(range(3), 0.4), 20.0)]
+    pairs = [["ours", "theirs"], ["ours", "not trained"]]
+
+    def page(published: dict[str, dict[str, float]]) -> str:
+        return "\n".join(script.differences(lines, ["A"], pairs, published))
+
+    said = page({"A": {"ours": 50.0, "theirs": 52.0}})
+    assert "not trained" not in said
+    (row,) = [row for row in said.splitlines() if row.startswith("| ours for theirs")]
+    assert f"| {points}" in row
+    assert "| -2.0 " in row
+    assert "| 0.25 " in row
+    elsewhere = {"B": {"ours": 1.0, "theirs": 2.0}, "C": {"ours": 5.0, "theirs": 2.0}}
+    assert "| -1.0 to +3.0 " in page(elsewhere)
+    assert "The paper's" not in page({})
 
 
 @pytest.mark.parametrize(

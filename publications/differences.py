@@ -1,0 +1,98 @@
+"""How far lines of a paper's table lie apart, here and in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cutlayer.drawing import tables
+from cutlayer.reports.views.statistics import paired_interval
+
+Published = Mapping[str, Mapping[str, float]]
+
+COLUMNS = (
+    tables.Column("what", "what changes", "text"),
+    tables.Column("where", "where", "text"),
+    tables.Column("points", "points of accuracy", "text"),
+    tables.Column("paper", "the paper's", "text"),
+    tables.Column("bytes", "bytes (x)", "text"),
+    tables.Column("seconds", "virtual time (x)", "text"),
+)
+
+
+def differences(
+    lines: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    pairs: Sequence[Sequence[str]],
+    published: Published,
+) -> Iterator[str]:
+    """A heading, a table and how to read it; nothing where no pair was trained.
+
+    lines: of the paper's table, as make_tables.py makes them. pairs: labels of lines, the first of
+    which is held against the second.
+    """
+    there = {line["line"]: line for line in lines}
+    rows = [
+        _row(there[ours], there[theirs], column, published)
+        for column in columns
+        for ours, theirs in pairs
+        if all(column in there.get(label, {}) for label in (ours, theirs))
+    ]
+    if not rows:
+        return
+    shown = [column for column in COLUMNS if any(row[column.key] != "-" for row in rows)]
+    yield "## What changes accuracy"
+    yield tables.markdown(rows, shown)
+    said = (
+        "Points of accuracy in the mean of the seeds; with two seeds or more in parentheses the "
+        "interval of 95 % by Student's t of the differences by seed, nothing corrected for the "
+        "number of lines."
+    )
+    if any(row["paper"] != "-" for row in rows):
+        said += (
+            " The paper's: in the same column, or, where it has none, the range of those it has."
+        )
+    yield said
+
+
+def _row(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], column: str, published: Published
+) -> dict[str, str]:
+    by_seed = f"{column} by seed"
+    return {
+        "what": f"{ours['line']} for {theirs['line']}",
+        "where": column,
+        "points": _points(ours[by_seed], theirs[by_seed]),
+        "paper": _stated(ours["line"], theirs["line"], column, published),
+        "bytes": _ratio(ours, theirs, f"{column} bytes"),
+        "seconds": _ratio(ours, theirs, f"{column} seconds"),
+    }
+
+
+def _points(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    """The mean difference over the seeds that both lines have, and its interval."""
+    if found := paired_interval(ours, theirs):
+        middle, low, high = (100 * value for value in found)
+        told = "" if low > 0 or high < 0 else ", not told from 0"
+        return f"{middle:+.1f} ({low:+.1f} to {high:+.1f}{told})"
+    both = sorted(ours.keys() & theirs.keys())
+    return f"{100 * (ours[both[0]] - theirs[both[0]]):+.1f}" if both else "-"
+
+
+def _stated(ours: str, theirs: str, column: str, published: Published) -> str:
+    """The paper's difference: of the column, or the range over the columns that it has."""
+    stated = {
+        name: figures[ours] - figures[theirs]
+        for name, figures in published.items()
+        if {ours, theirs} <= figures.keys()
+    }
+    if column in stated:
+        return f"{stated[column]:+.1f}"
+    if not stated:
+        return "-"
+    low, high = min(stated.values()), max(stated.values())
+    return f"{low:+.1f}" if len(stated) == 1 else f"{low:+.1f} to {high:+.1f}"
+
+
+def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> str:
+    return f"{ours[key] / theirs[key]:.2f}" if ours.get(key) and theirs.get(key) else "-"
