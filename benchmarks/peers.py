@@ -79,7 +79,8 @@ def job_of(task: Task, options: argparse.Namespace) -> dict[str, Any]:
         data = {"source": "parquet", "path": str(options.data.resolve()), "input_column": "image"}
     if task.blocks is not None:
         few = {**data, "train_samples": 100, "test_samples": 10}
-        model["cut"] = depth(make_job({"model": model, "data": few})) - task.blocks
+        cut = depth(make_job({"model": model, "data": few})) - task.blocks
+        model |= {"cut": cut, "lora": {"side": "server"}}
     return {
         "model": model,
         "data": {

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "benchmarks"
+FOLDERS = [ROOT / name for name in ("benchmarks", "publications")]
+FOLDER = FOLDERS[0]
 TYPED = re.compile(
     r"\d (?:points|times)\b|\b(?:faster|slower|better|worse|hurts|hardly|far less|far more)\b"
 )
@@ -33,7 +34,9 @@ def benchmark(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(FOLDER.rglob("*.py")), ids=lambda path: str(path.relative_to(FOLDER))
+    "path",
+    sorted(path for folder in FOLDERS for path in folder.rglob("*.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_no_template_of_a_report_states_a_finding(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
