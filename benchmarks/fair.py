@@ -21,8 +21,6 @@ what.
 
 import argparse
 import json
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +40,7 @@ from cutlayer.simulation.simulate import simulate
 from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 from cutlayer.train.task import task_of
-from environment import describe
+from environment import command, describe
 from fair_lines import PROBE, TUNING_SEED, Line, Lines, scale_of, what_came_out
 from fair_report import write
 from frozen_prefix import FrozenPrefix
@@ -96,9 +94,8 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             Bench(options, lines, Path(folder)).run_all()
     if options.write:
-        words = shlex.join(["python", "benchmarks/fair.py", *shown(sys.argv[1:])])
         every = [*ALLOCATIONS, *CENTRAL]
-        write(lines, options, [(c.allocation, c.rule) for c in cells(options)], every, words)
+        write(lines, options, [(c.allocation, c.rule) for c in cells(options)], every, command())
 
 
 def parse() -> argparse.Namespace:
@@ -128,16 +125,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--report", default="fair", help="name of the report")
     parser.add_argument("--write", action="store_true")
     return parser.parse_args()
-
-
-def shown(words: list[str]) -> list[str]:
-    """The options as they were given, without the folders of this machine."""
-    names = {"--model": "DINOV2", "--data": "CIFAR10"}
-    return [
-        names.get(before, word)
-        for before, word in zip(["", *words], words, strict=False)
-        if word != "--only-report"
-    ]
 
 
 def cells(options: argparse.Namespace) -> Iterator[Cell]:

@@ -10,6 +10,9 @@ from fair_lines import Line
 Cell = tuple[str, str]
 Runs = dict[Cell, dict[int, Line]]
 """The runs of each allocation and rule, by seed."""
+Tried = Sequence[tuple[Cell, float, float, float]]
+"""Lines whose learning rate was tried beyond those of the table: that rate, the accuracy on
+held-out samples with it, and with the line's own rate."""
 RULES = {"averaged": "averaged", "shared": "shared", "in-turn": "in turn"}
 ADAPTERS = {
     "averaged": "an averaged server adapter",
@@ -24,19 +27,25 @@ change of accuracy is not what the allocation alone does."""
 AFTER_CUT = "central, blocks after the cut"
 
 
-def findings(found: Runs, rates: Sequence[float]) -> Iterator[str]:
-    """What the whole table says beyond `headline`."""
-    yield from of_serving(found)
-    yield from of_rates(found, rates)
-
-
-def headline(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
-    """What the short table says."""
+def findings(
+    found: Runs, probes: Mapping[int, Line], rates: Sequence[float], tried: Tried = ()
+) -> Iterator[str]:
+    """What the table says."""
     yield from of_rules(found)
     yield from of_allocations(found)
     yield from of_both(found)
     yield from of_probe(found, probes)
     yield from of_central(found)
+    yield from of_serving(found)
+    yield from of_rates(found, rates)
+    yield from of_beyond(tried)
+
+
+def in_short(found: Runs, probes: Mapping[int, Line]) -> Iterator[str]:
+    """What a reader of another table has to know of this one."""
+    yield from of_rules(found, [("in-turn", "averaged")])
+    yield from of_both(found)
+    yield from of_probe(found, probes)
 
 
 def accuracy(runs: Mapping[int, Line]) -> dict[int, float]:
@@ -86,9 +95,9 @@ def differences(found: Runs) -> Iterator[dict[str, Any]]:
         yield {"what": what, "where": where, "points": f"{points:+.1f}", "interval": span + told}
 
 
-def of_rules(found: Runs) -> Iterator[str]:
+def of_rules(found: Runs, pairs_of_rules: Sequence[tuple[str, str]] = RULE_PAIRS) -> Iterator[str]:
     """What a rule gives, with the allocation as it is."""
-    for rule, against in RULE_PAIRS:
+    for rule, against in pairs_of_rules:
         pairs = [pair for pair in compared(found) if (pair[2][1], pair[3][1]) == (rule, against)]
         if pairs:
             yield (
@@ -255,7 +264,7 @@ def of_central(found: Runs) -> Iterator[str]:
 
 
 def named(cell: Cell) -> str:
-    return f"`{cell[0]}`, {RULES[cell[1]]}"
+    return f"`{cell[0]}`, {RULES[cell[1]]}" if cell[1] else f"`{cell[0]}`"
 
 
 def of_serving(found: Runs) -> Iterator[str]:
@@ -287,3 +296,16 @@ def of_rates(found: Runs, rates: Sequence[float]) -> Iterator[str]:
         else f"All {len(chosen)} lines do best with a learning rate between the smallest and the "
         "largest tried."
     )
+
+
+def of_beyond(tried: Tried) -> Iterator[str]:
+    """What rates beyond those of the table gave, where some were tried."""
+    if not tried:
+        return
+    better = of_lines(sum(other > own for *_, other, own in tried), len(tried), "does", "do")
+    each = "; ".join(
+        f"{named(cell)} at {rate:g}: {100 * other:.1f} % on held-out samples, "
+        f"{100 * own:.1f} % at its own rate"
+        for cell, rate, other, own in tried
+    )
+    yield f"Beyond these rates {better} better of those that were tried there ({each})."

@@ -44,6 +44,12 @@ class Lines(RunLines):
         best = max((line for line in tried if line), key=lambda line: line["held_out_accuracy"])
         return float(best["lr"])
 
+    def beyond(self, rates: Sequence[float]) -> list[Line]:
+        """Runs that tried another learning rate than these, on samples that devices hold out."""
+        return [
+            line for line in self.all if line["seed"] == TUNING_SEED and line["lr"] not in rates
+        ]
+
 
 def what_came_out(rows: Sequence[Row], job: Job) -> Line:
     """The figures of one run.

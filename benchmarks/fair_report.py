@@ -7,13 +7,15 @@ from statistics import mean, median
 from typing import Any
 
 from cutlayer.drawing import tables
-from fair_findings import RULES, Runs, differences, findings, headline, middle_of, ratios
-from fair_lines import PROBE, Line, Lines
+from fair_findings import RULES, Runs, Tried, differences, findings, in_short, middle_of, ratios
+from fair_lines import PROBE, TUNING_SEED, Line, Lines
 from shared_blocks import copy_block, marked
 
 REPORTS = Path(__file__).parent / "reports"
 HEADLINE = "fair"
-"""The report of which README.md shows a part."""
+"""The report whose table README.md shows."""
+BESIDE = "fair-few-images"
+"""The report of which README.md shows some sentences."""
 README = Path(__file__).parent.parent / "README.md"
 COLUMNS = (
     tables.Column("allocation", "allocation", "text"),
@@ -55,16 +57,31 @@ def write(
         if there := {seed: line for seed, line in runs.items() if line}:
             found[cell] = there
     probes = {s: line for s in options.seeds if (line := lines.find(PROBE, "", s))}
-    text = page(found, probes, options, missing(found, every), command)
+    tried = tried_beyond(lines, options.rates)
+    text = page(found, probes, tried, options, missing(found, every), command)
     report = REPORTS / f"{options.report}.md"
     report.write_text(text)
-    if options.report == HEADLINE:
+    if options.report in (HEADLINE, BESIDE):
         copy_block(report, README)
+
+
+def tried_beyond(lines: Lines, rates: Sequence[float]) -> Tried:
+    """Lines of the table whose learning rate was tried beyond `rates` too."""
+    found = []
+    for other in lines.beyond(rates):
+        cell = (other["allocation"], other["rule"])
+        rate = lines.tuned(*cell, rates)
+        own = rate and lines.find(*cell, TUNING_SEED, rate)
+        if own:
+            accuracies = (one["held_out_accuracy"] for one in (other, own))
+            found.append((cell, other["lr"], *accuracies))
+    return found
 
 
 def page(
     found: Runs,
     probes: Mapping[int, Line],
+    tried: Tried,
     options: argparse.Namespace,
     missing: str,
     command: str,
@@ -77,22 +94,23 @@ def page(
     if probes:
         accuracy = [line["accuracy"] for line in probes.values()]
         rows.append({"allocation": PROBE, "rule": "-", "lr": "-", "accuracy": accuracy})
+    said = listed(findings(found, probes, options.rates, tried))
+    block = f"{setting(options, found)}\n\n{short(found)}\n{said}"
+    if options.report == HEADLINE:
+        block = marked(f"{options.report}.md", block)
+    elif options.report == BESIDE:
+        shorter = f"{size(options)}\n\n{listed(in_short(found, probes))}"
+        block += f"\n\nIn short:\n\n{marked(f'{options.report}.md', shorter)}"
     return TEXT.format(
-        environment="\n\n".join(sorted(places)),
-        block=marked(
-            f"{options.report}.md",
-            f"{setting(options, found)}\n\n{short(found)}\n{listed(headline(found, probes))}",
-        ),
-        findings=listed(findings(found, options.rates)),
+        environment="\n".join(f"- Trained: {place}" for place in sorted(places)),
+        block=block,
         missing=missing,
         table=tables.markdown(rows, COLUMNS),
         differences=tables.markdown(list(differences(found)), DIFFERENCES),
-        rates=", ".join(f"{rate:g}" for rate in options.rates),
         probed=", ".join(map(str, sorted(samples))) or "no",
         choice=choice(options),
         cut=options.cut,
         precision=options.precision,
-        held_out=100 * options.held_out,
         command=command,
     )
 
@@ -102,10 +120,10 @@ def missing(found: Runs, every: Sequence[str]) -> str:
     there = {allocation for allocation, _ in found}
     names = [f"`{name}`" for name in every if name not in there]
     if not names:
-        return "Every allocation has its lines."
+        return ""
     return (
         f"Not trained yet: {', '.join(names)}. The command below adds them if `--allocations` and "
-        "`--central` are left out."
+        "`--central` are left out.\n\n"
     )
 
 
@@ -115,19 +133,48 @@ def listed(sentences: Iterable[str]) -> str:
 
 
 def setting(options: argparse.Namespace, found: Runs) -> str:
-    """What was trained how far, for README and report."""
+    """What was trained, how and how far, for README and report."""
     seeds = sorted({seed for runs in found.values() for seed in runs})
-    visits = [line["visits"] for runs in found.values() for line in runs.values()]
+    inside = {rule: [] for rule in RULES}
+    for (_, rule), runs in found.items():
+        if rule:
+            inside[rule] += runs.values()
+    every = [line for lines in inside.values() for line in lines]
+    in_row = "; ".join(
+        f"{RULES[rule]}: {mean(line['in_row'] for line in lines):,.0f}"
+        for rule, lines in inside.items()
+        if lines
+    )
+    return (
+        f"{size(options)}\n\n{spanned('visits', every)} samples trained on in a run, in "
+        f"{spanned('steps', every)} steps of the optimiser, of which follow each other: {in_row}. "
+        f"Seeds {', '.join(map(str, seeds))}: mean and range of the exported adapter's accuracy. "
+        f"The learning rate of each line is the best of "
+        f"{', '.join(f'{rate:g}' for rate in options.rates)} on the {100 * options.held_out:.0f} % "
+        f"of their samples that devices hold out, with seed {TUNING_SEED}. `asfv` and `auto` "
+        f"{choice(options)}; with an earlier cut the server trains more blocks. Each allocation "
+        "brings the coding of its paper: `equal`, `st-sflora`, `exact` and `asfv` send float32, "
+        "`sflam` and `auto` the bits that they choose, `lean` half a bit a value, and each sample "
+        "once. Bytes (of all devices, up and down, in a run), seconds and joules are of allocation "
+        "and coding together."
+    )
+
+
+def size(options: argparse.Namespace) -> str:
+    """How large the table is."""
     return (
         f"{options.model_name} ({options.image_size} pixels a side, cut after block "
         f"{options.cut}) on {options.data_name}: {options.train:,} training and "
         f"{options.test:,} test images, "
         f"{options.devices} devices with Dirichlet 0.5, {options.per_round} a round, "
-        f"{options.rounds} rounds of one epoch, batches of {options.batch_size}: "
-        f"{min(visits):,} to {max(visits):,} samples trained on in a run. Seeds "
-        f"{', '.join(map(str, seeds))}: mean and range. `asfv` and `auto` {choice(options)}; with "
-        "an earlier cut the server trains more blocks."
+        f"{options.rounds} rounds of one epoch, batches of {options.batch_size}."
     )
+
+
+def spanned(key: str, lines: Sequence[Line]) -> str:
+    """The least and the largest of a figure."""
+    low, high = (find(line[key] for line in lines) for find in (min, max))
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def choice(options: argparse.Namespace) -> str:
@@ -180,7 +227,7 @@ def short(found: Runs) -> str:
         )
     columns = (
         tables.Column("allocation", "allocation", "text"),
-        *(tables.Column(rule, RULES[rule], "percent") for rule in rules),
+        *(tables.Column(rule, f"exported, {RULES[rule]}", "percent") for rule in rules),
         tables.Column("bytes", "sent", "bytes"),
         tables.Column("ratio", "virtual seconds of equal", "ratio"),
     )
@@ -193,21 +240,13 @@ TEXT = """\
 {environment}
 
 {block}
-{findings}
 
-{missing}
-
-Every line trains frozen devices from the same start, a head fitted in closed form to {probed}
-images that no device has: {precision} products, AdamW, LoRA of rank 8 in the blocks after the cut,
-and the head. All are cut after block {cut}, save that `asfv` and `auto` {choice}. Each
-allocation brings the coding of what crosses that its paper has (`equal`, `st-sflora`, `exact` and
-`asfv` float32, `sflam` and `auto` the bits that they choose, `lean` half a bit a value); all but
-`lean` send a sample at every visit. World: 50 MHz, 0.2 W, path-loss exponent 2.5, 62 dB of loss at
-1 m, Rayleigh fading, 5 to 500 m; the server's computing takes no time.
-
-The learning rate of each line is that of {rates} with the highest accuracy on
-the {held_out:.0f} % of their samples that devices hold out, in one run with a seed that is not in
-the table; no device trains on those in any run, and no test image is looked at.
+{missing}Every line trains frozen devices from the same start, a head fitted in closed form to
+{probed} images that no device has: {precision} products, AdamW, LoRA of rank 8 in the blocks after
+the cut, and the head. All are cut after block {cut}, save that `asfv` and `auto` {choice}.
+World: 50 MHz, 0.2 W, path-loss exponent 2.5, 62 dB of loss at 1 m (the paper of ST-SFLora gives
+none), Rayleigh fading, 5 to 500 m; the server's computing takes no time. No test image is looked at
+while learning rates are chosen, and no device trains on the samples that it holds out in any run.
 
 ## Every line
 

@@ -44,13 +44,15 @@ def differences(
     yield "## What changes accuracy"
     yield tables.markdown(rows, shown)
     said = (
-        "Points of accuracy in the mean of the seeds; with two seeds or more in parentheses the "
-        "interval of 95 % by Student's t of the differences by seed, nothing corrected for the "
-        "number of lines."
+        "Of the first line over the second: points of accuracy in the mean of the seeds (with two "
+        "seeds or more, in parentheses the interval of 95 % by Student's t of the differences by "
+        "seed, nothing corrected for the number of lines), and ratios of the bytes and of the "
+        "virtual time of a round."
     )
     if any(row["paper"] != "-" for row in rows):
         said += (
-            " The paper's: in the same column, or, where it has none, the range of those it has."
+            " The paper's points: of the same column, or, where it has none, of the data in "
+            "parentheses, divided alike."
         )
     yield said
 
@@ -80,7 +82,10 @@ def _points(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
 
 
 def _stated(ours: str, theirs: str, column: str, published: Published) -> str:
-    """The paper's difference: of the column, or the range over the columns that it has."""
+    """The paper's difference: of the column, or of other data that are divided among devices alike.
+
+    A column's name is that of its data, a space, and how they are divided.
+    """
     stated = {
         name: figures[ours] - figures[theirs]
         for name, figures in published.items()
@@ -88,10 +93,14 @@ def _stated(ours: str, theirs: str, column: str, published: Published) -> str:
     }
     if column in stated:
         return f"{stated[column]:+.1f}"
-    if not stated:
-        return "-"
-    low, high = min(stated.values()), max(stated.values())
-    return f"{low:+.1f}" if len(stated) == 1 else f"{low:+.1f} to {high:+.1f}"
+    _, _, division = column.partition(" ")
+    alike = [
+        f"{points:+.1f} ({data})"
+        for name, points in stated.items()
+        for data, _, other in [name.partition(" ")]
+        if other == division
+    ]
+    return ", ".join(alike) or "-"
 
 
 def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> str:

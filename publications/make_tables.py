@@ -21,7 +21,7 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -313,16 +313,18 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
     seeds = ", ".join(map(str, options.seeds))
     seeds = f"seeds {seeds}: mean and range" if len(options.seeds) > 1 else f"seed {seeds}"
     jobs = [job_of(table, cell) for cell in cells]
-    job = jobs[0]
-    rounds = sorted({one.training.rounds for one in jobs})
-    samples = f"{job.data.train_samples:,}" if job.data.train_samples else "All"
-    tested = f"{job.data.test_samples:,}" if job.data.test_samples else "all"
+    data, training = [job.data for job in jobs], [job.training for job in jobs]
     said = (
-        f"Table of {table.paper}. {samples} training and {tested} test samples, "
-        f"{job.devices.count} devices, {job.devices.cohort} a round, "
-        f"rounds {' or '.join(map(str, rounds))}, local epochs {job.training.local_epochs}, "
-        f"batches of {job.training.batch_size}, "
-        f"{job.training.optimizer} at {job.training.lr:g}, not tuned; {seeds}. "
+        f"Table of {table.paper}. {_each(one.train_samples or 'all' for one in data)} training "
+        f"and {_each(one.test_samples or 'all' for one in data)} test samples, "
+        f"{_each(job.devices.count for job in jobs)} devices, "
+        f"{_each(job.devices.cohort for job in jobs)} a round, "
+        f"rounds {_each(one.rounds for one in training)}, "
+        f"local epochs {_each(one.local_epochs for one in training)}, "
+        f"batches of {_each(one.batch_size for one in training)}, "
+        f"{_each(one.optimizer for one in training)} at {_each(one.lr for one in training)}, "
+        f"{_each(one.precision for one in training)} products; the learning rate was not tuned; "
+        f"{seeds}. "
     )
     said += (
         "Accuracy is that of device and server together, through the cut, where a method changes "
@@ -331,15 +333,25 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
         else "Accuracy is that of the exported adapter."
     )
     changed = [f"model {Path(options.model).name}"] if options.model else []
+    other_model = bool(changed) or any(one.startswith("model.path=") for one in options.set)
     changed += [f"`{setting}`" for setting in options.set]
     if changed:
-        said += f" Other than in the paper: {', '.join(changed)}."
-        if table.published:
+        said += f" Other than in job.yaml: {', '.join(changed)}."
+        if table.published and other_model:
             said += (
                 f" Its figures are of {table.published_with}, so that only differences between "
                 "lines compare."
             )
     return said
+
+
+def _each(values: Iterable[object]) -> str:
+    """A setting of all cells: its value, or its values where columns or lines differ in it."""
+    found = dict.fromkeys(
+        f"{one:,}" if isinstance(one, int) else f"{one:g}" if isinstance(one, float) else str(one)
+        for one in values
+    )
+    return " or ".join(found)
 
 
 def _in_vain(rows: Runs) -> Iterator[str]:

@@ -88,9 +88,9 @@ def runs(accuracies: dict[tuple[str, str], float], **more: Any) -> dict[Any, Any
 
 def fair_says(accuracies: dict[tuple[str, str], float], **more: Any) -> str:
     probes = {seed: {"accuracy": 0.6, "samples": 10} for seed in (0, 1)}
+    tried = more.pop("tried", ())
     module, found = benchmark("fair_findings"), runs(accuracies, **more)
-    said = [*module.headline(found, probes), *module.findings(found, [1e-4, 1e-3, 1e-2])]
-    return "\n".join(said)
+    return "\n".join(module.findings(found, probes, [1e-4, 1e-3, 1e-2], tried))
 
 
 CENTRAL = ("central, all blocks", "")
@@ -138,6 +138,11 @@ def test_the_fair_table_says_where_rates_end_and_what_serving_loses() -> None:
     assert "none of 5 lines does best" in fair_says(BY_RULE, lr=1e-2)
     assert "4 of 4 lines lose at most one point" in fair_says(BY_RULE)
     assert "none of 4 lines loses at most one point" in fair_says(BY_RULE, served=0.3)
+    beyond = [(("equal", "in-turn"), 0.1, 0.6, 0.5), (CENTRAL, 0.1, 0.4, 0.5)]
+    said = fair_says(BY_RULE, tried=beyond)
+    assert "Beyond these rates 1 of 2 lines does better of those that were tried there" in said
+    assert "(`equal`, in turn at 0.1: 60.0 % on held-out samples, 50.0 % at its own rate; " in said
+    assert "Beyond these rates" not in fair_says(BY_RULE)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,7 @@ def test_the_readme_shows_what_the_fair_tables_report_has() -> None:
 def world_says(auto: dict[str, Any], sflora: dict[str, Any]) -> str:
     whole = {"method": "auto, trained and averaged", **sflora}
     rows = [{"method": "sflora", **sflora}, {"method": "auto", **auto}, whole]
+    rows.append({"method": "st-sflora", **auto, "accuracy": [0.5]})
     return "\n".join(benchmark("world").findings(rows))
 
 
@@ -177,6 +183,9 @@ def test_the_wireless_world_says_who_is_first_and_who_spends_least() -> None:
     assert "`auto` is not the first everywhere: in seed 0 sflora takes 1 s, auto 9 s" in last
     assert "`auto` is -30.0 points" in last
     assert "spent by `sflora` (5.0 J)" in last
+    assert "`auto`, with another cut and other tokens and bits, is +20.0 points from it" in first
+    assert "neither alone explains" in first
+    assert "is -10.0 points from it. So neither raises accuracy here" in last
 
 
 def test_generated_data_is_said_to_gain_or_not() -> None:

@@ -119,23 +119,24 @@ def test_lines_are_held_against_each_other_beside_the_papers_difference(
     script: ModuleType, ours: dict[int, float], points: str
 ) -> None:
     def line(label: str, accuracy: dict[int, float], size: float) -> dict[str, object]:
-        return {"line": label, "A": [], "A by seed": accuracy, "A bytes": size}
+        return {"line": label, "A IID": [], "A IID by seed": accuracy, "A IID bytes": size}
 
     lines = [line("ours", ours, 5.0), line("theirs", dict.fromkeys(range(3), 0.4), 20.0)]
     pairs = [["ours", "theirs"], ["ours", "not trained"]]
 
     def page(published: dict[str, dict[str, float]]) -> str:
-        return "\n".join(script.differences(lines, ["A"], pairs, published))
+        return "\n".join(script.differences(lines, ["A IID"], pairs, published))
 
-    said = page({"A": {"ours": 50.0, "theirs": 52.0}})
+    said = page({"A IID": {"ours": 50.0, "theirs": 52.0}})
     assert "not trained" not in said
     (row,) = [row for row in said.splitlines() if row.startswith("| ours for theirs")]
     assert f"| {points}" in row
     assert "| -2.0 " in row
     assert "| 0.25 " in row
-    elsewhere = {"B": {"ours": 1.0, "theirs": 2.0}, "C": {"ours": 5.0, "theirs": 2.0}}
-    assert "| -1.0 to +3.0 " in page(elsewhere)
-    assert "The paper's" not in page({})
+    figures = {"ours": 1.0, "theirs": 2.0}
+    elsewhere = {"B IID": figures, "C skewed": figures, "D IID": {"ours": 5.0, "theirs": 2.0}}
+    assert "| -1.0 (B), +3.0 (D) " in page(elsewhere)
+    assert "The paper's" not in page({"C skewed": figures})
 
 
 @pytest.mark.parametrize(
