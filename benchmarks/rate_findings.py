@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
+from cutlayer.reports.views.statistics import half_width
+
 Line = dict[str, Any]
 POINT = 0.01 + 1e-9
 """The loss of accuracy that still counts as none: one percentage point, and what rounding adds."""
@@ -77,16 +79,23 @@ def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
             f"({of_what(most)}), which {loses(most)}."
         )
     least = min(there, key=lost)
-    said = (
-        f"{least['case']} ({of_what(least)}) takes {least[ratio]:,.0f} times fewer and "
-        f"{loses(least)}"
-    )
-    if lost(least) <= POINT:
-        return f"{start} reached: {said}."
+    verdict = "reached" if lost(least) <= POINT else "not reached"
     through = lost(least) + accuracy(least) - mean(least["through_cut"])
     return (
-        f"{start} not reached: {said}, and {100 * through:.1f} through the cut, where its errors "
-        "fall on the test images too."
+        f"{start} {verdict} in the mean of the seeds: {least['case']} ({of_what(least)}) takes "
+        f"{least[ratio]:,.0f} times fewer and {loses(least)}, and {100 * through:.1f} through the "
+        f"cut, where its errors fall on the test images too. {shown(least)}"
+    )
+
+
+def shown(line: Line) -> str:
+    """Whether it is shown that a line loses at most a point, which a mean alone does not show."""
+    if (half := half_width(line["lost"] or [])) is None:
+        return "One seed shows nothing of how far off that may be."
+    low, high = lost(line) - half, lost(line) + half
+    return (
+        f"With 95 % confidence the loss lies between {100 * low:.1f} and {100 * high:.1f} points: "
+        f"at most a point {'is' if high <= POINT else 'is not'} shown."
     )
 
 
@@ -97,18 +106,18 @@ def of_what(line: Line) -> str:
 
 
 def of_wire(lines: Sequence[Line]) -> Iterator[str]:
-    """What encoding and decoding with klt takes of a training step, without and with spatial."""
-    fitted = [
-        line for line in lines if line["case"].startswith("klt") and "once" not in line["case"]
-    ]
-    for codec in ("klt", "klt and spatial"):
-        some = [line for line in fitted if ("spatial" in line["case"]) == ("spatial" in codec)]
-        if not some:
-            continue
+    """What encoding and decoding with klt takes of a training step, by how it is used."""
+    kinds: dict[str, list[Line]] = {}
+    for line in lines:
+        if line["case"].startswith("klt"):
+            kind = "klt and spatial" if "spatial" in line["case"] else "klt"
+            kind += ", sent once," if "once" in line["case"] else ""
+            kinds.setdefault(kind, []).append(line)
+    for kind, some in kinds.items():
         most = max(some, key=lambda line: line["wire"])
         verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
         yield (
-            f"Encoding and decoding with {codec} takes up to {100 * most['wire']:.1f} % of a "
+            f"Encoding and decoding with {kind} takes up to {100 * most['wire']:.1f} % of a "
             f"training step in {most['precision']} ({most['case']}, {most['data']}, cut "
             f"{most['cut']}), {verdict} the goal of {100 * WIRE_GOAL:.0f} %."
         )

@@ -1,4 +1,4 @@
-"""SFLAM: cut at the embedding, quantised both ways, bits and radio set together (2504.09114).
+"""SFLAM: cut at the embedding, quantised activations, bits and radio set together (2504.09114).
 
 Bits, power and bandwidth minimise a weighted sum of latency and energy under a budget on the
 quantisation error. With LoRA an embedding has nothing to train and nothing returns; `train: full`
