@@ -220,19 +220,27 @@ def sentence(again: Sequence[Line], pairs: int, rounds: int) -> str:
     )
 
 
+def commit_of(tree: Path) -> str:
+    """The short name of a source tree's commit."""
+    return subprocess.run(
+        ["git", "-C", str(tree), "rev-parse", "--short", "HEAD"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+
+
 TEXT = """\
-# The engine against the commit before
+# The engine against an earlier commit
 
 {environment}
 
 The demo's ViT of 1.2 M parameters, 28 x 28 pixels, 50 tokens, cut 2, LoRA rank 8, float32, one
 thread; all devices of a round in one pass (`training.pool` as many as there are), one step a device
-and round. *before* is commit {before}. Samples a second of the processor, medians of {rounds}
-rounds taken in turns; *ratio* is the geometric mean of the ratios of rounds side by side, and
-*95 %* where it lies by Student's t of their logarithms, for this pair of processes: another pair
-may lie some percent elsewhere. `{bare}` is the same code in both columns: how far
-its ratio is from 1 is what the machine's noise does. When this began, other work kept {busy:.1f} of
-the machine's {cores} cores busy (mean of a minute).
+and round. *before* is commit {before}, *now* commit {now}. Samples a second of the processor,
+medians of {rounds} rounds taken in turns; *ratio* is the geometric mean of the ratios of rounds
+side by side, and *95 %* where it lies by Student's t of their logarithms, for this pair of
+processes: another pair may lie some percent elsewhere. `{bare}` is the
+same code in both columns: how far its ratio is from 1 is what the machine's noise does. When this
+began, other work kept {busy:.1f} of the machine's {cores} cores busy (mean of a minute).
 
 {missing}
 
@@ -249,7 +257,7 @@ sized by a GPU's memory. On a machine with a GPU they come of
     python benchmarks/engine_rates.py --model DINOV2 --data CIFAR10 \\
       --compile-at 64x8/bfloat16 --write
 
-This commit against the one before:"""
+The table comes of:"""
 THERE = """\
 How fast this machine's GPU trains is not in the table: see `python benchmarks/engine_rates.py`."""
 
@@ -294,12 +302,9 @@ def main() -> None:
     ]
     trees.end()
     again = again_of(lines, before, here, options.again, options.rounds)
-    commit = subprocess.run(
-        ["git", "-C", str(before), "rev-parse", "--short", "HEAD"],
-        capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
     text = TEXT.format(
-        environment=describe(), before=commit, rounds=options.rounds, bare=BARE, busy=busy,
+        environment=describe(), before=commit_of(before), now=commit_of(here),
+        rounds=options.rounds, bare=BARE, busy=busy,
         cores=os.cpu_count(), missing=THERE if torch.cuda.is_available() else MISSING,
         options=f"--sizes {options.sizes} --rounds {options.rounds} --again {options.again}",
         table=tables.markdown([line.row for line in lines], columns),
