@@ -183,14 +183,15 @@ TEXT = """\
 {environment}
 {versions}
 
-{model}, LoRA of rank 8 on queries and values (of all
-blocks where nothing else is said) and a new head, AdamW, float32, every device in every round; all
-processes of a framework on one core, one thread. Frameworks took turns; runs of each: {repeats}.
-*samples a second*: of training, in the fastest round after the first, by the clock and by processor
-seconds of all processes. *first round after*: from the start of the process, with imports, loading
-and the start of workers. *all rounds after*: from there to the end of the last. *peak memory*: resident, what processes share counted once. In the five
-minutes before, {busy:.1f} processes of other work wanted one of the machine's {cores} cores on
-average; such work lengthens what is told by the clock, and not the processor seconds.
+{model}, LoRA of rank 8 on queries and values (of all blocks where nothing else is said) and a new
+head, AdamW, float32, every device in every round; all processes of a framework on one core, one
+thread. Frameworks took turns; runs of each: {repeats}. *samples a second*: of training, in the
+fastest round after the first, by the clock and by processor seconds of all processes. *first round
+after*: from the start of the process, with imports, loading and the start of workers. *all rounds
+after*: from there to the end of the last round. *peak memory*: resident, what processes share
+counted once. In the five minutes before, {busy:.1f} processes of other work wanted one of the
+machine's {cores} cores on average; such work lengthens what is told by the clock, and not the
+processor seconds.
 
 Bytes up and down: cutlayer's are those of its encoded frames; Flower's are the lengths of the
 serialised arrays in the messages between server and clients; pfl-research moves nothing in its
