@@ -10,6 +10,9 @@ held against which. Every cell is one run of `cutlayer simulate`; --list prints 
 of which the run stands where --runs looks for it. Finished runs below DIR are kept, unfinished ones
 go on; one of another setting is refused.
 
+With --rates the learning rate of each line and column is the one of these that does best on samples
+that devices hold out, with a seed that the table does not use; without, the job's.
+
 As they are, the jobs take their model and data from the Hugging Face hub and are as large as the
 paper's. --model, --data and --set put others in their place and make them smaller; what was
 changed stands in the table's text. --write writes PAPER's results.md.
@@ -39,13 +42,22 @@ from cutlayer.simulation.simulate import resume, simulate
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
+TUNING_SEED = 100
+"""The seed with which learning rates are chosen, and which no table uses."""
+HELD_OUT = 0.1
+"""The share of their samples that devices hold out where learning rates are chosen."""
+UNREAD = 10
+"""Test samples of a run that tunes: none are looked at, and a job has some."""
 sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]  # the latter has environment.py
 
 from differences import differences  # noqa: E402
 from environment import describe  # noqa: E402
+from fair_lines import held_out  # noqa: E402
 
 Runs = dict[tuple[str, str], dict[int, list[Row]]]
 """The rows of the runs of a line and column, by seed."""
+Rates = dict[tuple[str, str], float]
+"""The learning rate that was chosen for a line and column."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +82,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a line of a column, with a seed."""
+    """One run: a line of a column, with a seed. rate: the learning rate, where it is tuned."""
 
     line: str
     column: str
     seed: int
     settings: tuple[str, ...]
+    rate: float | None = None
 
     def folder(self, runs: Path) -> Path:
         """Its run folder."""
         name = f"{self.column}-{self.line}-{self.seed}"
+        if self.seed == TUNING_SEED and self.rate is not None:
+            name += f"-{self.rate:g}"
         return runs / name.replace(" ", "_").replace(",", "")
 
 
@@ -88,14 +103,19 @@ def main() -> None:
     options = parse()
     try:
         table = read_table(options.paper)
-        cells = list(wanted(table, options))
-        if options.list:
-            for cell in cells:
-                print(command(table, cell, options.runs or Path("runs", table.name)))
-            return
-        if options.runs is None:
+        runs = options.runs or Path("runs", table.name)
+        trials = list(tried(table, options))
+        if not options.list and options.runs is None:
             raise SystemExit("--runs is missing: name a folder for the runs")
-        failed = {} if options.only_report else run_all(table, cells, options.runs)
+        trains = not (options.list or options.only_report)
+        failed = run_all(table, trials, runs) if trains else {}
+        rates = best_rates(table, trials, runs)
+        cells = list(wanted(table, options, rates))
+        if options.list:
+            for cell in (*trials, *cells):
+                print(command(table, cell, runs))
+            return
+        failed |= run_all(table, cells, runs) if trains else {}
         text = report(table, cells, options, failed)
     except CutlayerError as error:
         raise SystemExit(str(error)) from None
@@ -121,6 +141,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lines", nargs="+", help="some of the lines; all if it is left out")
     parser.add_argument("--columns", nargs="+", help="some of the columns")
     parser.add_argument("--seeds", type=int, nargs="+", default=[*SEEDS])
+    parser.add_argument("--rates", type=float, nargs="+", default=[], help="learning rates to try")
     parser.add_argument("--list", action="store_true", help="print the commands and train nothing")
     parser.add_argument("--only-report", action="store_true", help="train nothing")
     parser.add_argument("--write", action="store_true", help="write results.md")
@@ -133,18 +154,47 @@ def read_table(name: str) -> Table:
     return Table(name=name, **parse_yaml(path.read_text()))
 
 
-def wanted(table: Table, options: argparse.Namespace) -> Iterator[Cell]:
-    """The cells that were asked for, seed by seed."""
+def tried(table: Table, options: argparse.Namespace) -> Iterator[Cell]:
+    """The runs by which the learning rate of each line and column is chosen."""
+    for column, line in asked(table, options):
+        for rate in options.rates:
+            settings = settings_of(table, line, column, TUNING_SEED, options, rate)
+            settings.append(f"data.test_samples={UNREAD}")
+            yield Cell(line, column, TUNING_SEED, tuple(settings), rate)
+
+
+def best_rates(table: Table, trials: Sequence[Cell], runs: Path) -> Rates:
+    """The rate with the highest accuracy on held-out samples, of lines whose trials are all there
+    or could not be made.
+    """
+    found: dict[tuple[str, str], dict[float, float]] = {}
+    for cell in trials:
+        if cell.rate is not None and is_finished(table, cell, runs):
+            accuracy = held_out(read_rows(cell.folder(runs))[-1])
+            found.setdefault((cell.line, cell.column), {})[cell.rate] = accuracy
+    return {key: max(rates, key=rates.__getitem__) for key, rates in found.items()}
+
+
+def wanted(table: Table, options: argparse.Namespace, rates: Rates) -> Iterator[Cell]:
+    """The cells that were asked for, seed by seed; where rates are tuned, of lines with a rate."""
+    for seed in options.seeds:
+        for column, line in asked(table, options):
+            rate = rates.get((line, column))
+            if options.rates and rate is None:
+                continue
+            settings = settings_of(table, line, column, seed, options, rate)
+            yield Cell(line, column, seed, tuple(settings), rate)
+
+
+def asked(table: Table, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The columns and lines that were asked for. Raises SystemExit for what is in no table."""
     _check_names("--lines", options.lines, table.lines)
     _check_names("--columns", options.columns, table.columns)
     there = {data_of(table, column): column for column in table.columns}
     _check_names("--data", [one.partition("=")[0] for one in options.data], there)
-    for seed in options.seeds:
-        for column in options.columns or table.columns:
-            for line in options.lines or table.lines:
-                yield Cell(
-                    line, column, seed, tuple(settings_of(table, line, column, seed, options))
-                )
+    for column in options.columns or table.columns:
+        for line in options.lines or table.lines:
+            yield column, line
 
 
 def _check_names(option: str, given: Sequence[str] | None, there: dict[str, Any]) -> None:
@@ -154,9 +204,14 @@ def _check_names(option: str, given: Sequence[str] | None, there: dict[str, Any]
 
 
 def settings_of(
-    table: Table, line: str, column: str, seed: int, options: argparse.Namespace
+    table: Table,
+    line: str,
+    column: str,
+    seed: int,
+    options: argparse.Namespace,
+    rate: float | None,
 ) -> list[str]:
-    """What a cell sets on top of the paper's job, as `--set` takes it."""
+    """What a cell sets on top of the paper's job, as `--set` takes it. rate: None is the job's."""
     folders = dict(one.split("=", 1) for one in options.data)
     on_top = dict(table.columns[column])
     if folder := folders.get(data_of(table, column)):
@@ -166,7 +221,10 @@ def settings_of(
     name, *settings = table.lines[line].split()
     method = [f"method={name}", *(f"method.{setting}" for setting in settings)]
     values = [f"{field}={value}" for field, value in on_top.items()]
-    return [*values, *method, *options.set, f"seed={seed}"]
+    tuned = []
+    if rate is not None:
+        tuned = [f"data.partition.held_out={HELD_OUT}", f"training.lr={rate}"]
+    return [*values, *method, *options.set, *tuned, f"seed={seed}"]
 
 
 def data_of(table: Table, column: str) -> str:
@@ -221,7 +279,8 @@ def run(table: Table, cell: Cell, runs: Path) -> None:
     folder = cell.folder(runs)
     if is_finished(table, cell, runs):
         return
-    print(f"{cell.column}: {cell.line}, seed {cell.seed}", flush=True)
+    rate = "" if cell.rate is None else f", learning rate {cell.rate:g}"
+    print(f"{cell.column}: {cell.line}, seed {cell.seed}{rate}", flush=True)
     if (folder / STATE_FILE).exists():
         resume(folder, progress=Silent())
     else:
@@ -254,18 +313,27 @@ def report(
             why = f" ({failed[cell]})" if cell in failed else ""
             missing.append(f"{cell.column}: {cell.line}, seed {cell.seed}{why}")
     trained = [column for column in table.columns if any(key[1] == column for key in rows)]
-    lines = [_line(table, label, trained, rows) for label in table.lines]
+    rates = {(one.line, one.column): one.rate for one in cells if one.rate is not None}
+    lines = [_line(table, label, trained, rows, rates) for label in table.lines]
     text = [f"# {table.title}", describe(), _about(table, cells, options)]
     text.append(f"    {shown(sys.argv[1:])}")
     there = [line for line in lines if len(line) > 1]
     text.append(tables.markdown(there, _columns(table, trained, there)))
     text += differences(there, trained, table.compare, table.published)
-    below = [*_alike(rows), *_in_vain(rows), *_untrained(missing), *_left_out(table, options)]
+    untuned = [
+        f"{column}: {line}, all rates and seeds{_why(failed, line, column)}"
+        for column, line in asked(table, options)
+        if options.rates and (line, column) not in rates
+    ]
+    below = [*_alike(rows), *_in_vain(rows), *_untrained([*untuned, *missing])]
+    below += [*_edges(rates, options.rates), *_left_out(table, options)]
     text.append(_notes(table, below))
     return "\n\n".join(text) + "\n"
 
 
-def _line(table: Table, label: str, shown: Sequence[str], rows: Runs) -> dict[str, Any]:
+def _line(
+    table: Table, label: str, shown: Sequence[str], rows: Runs, rates: Rates
+) -> dict[str, Any]:
     """A line of the table: accuracy by seed, the paper's, and in the mean of a round its bytes and,
     in a world, its virtual seconds.
     """
@@ -277,6 +345,8 @@ def _line(table: Table, label: str, shown: Sequence[str], rows: Runs) -> dict[st
                 seed: _accuracy(table, run[-1]) for seed, run in by_seed.items()
             }
             found[column] = list(found[f"{column} by seed"].values())
+            if (rate := rates.get((label, column))) is not None:
+                found[f"{column} rate"] = f"{rate:g}"
             found[f"{column} bytes"] = mean(
                 mean(row.up_bytes + row.down_bytes for row in one) for one in runs
             )
@@ -300,6 +370,8 @@ def _columns(
     found = [tables.Column("line", "trained with", "text")]
     for column in shown:
         found.append(tables.Column(column, column, "percent"))
+        if any(f"{column} rate" in line for line in lines):
+            found.append(tables.Column(f"{column} rate", "learning rate", "text"))
         if column in table.published:
             found.append(tables.Column(f"{column} paper", "the paper's", "percent"))
         found.append(tables.Column(f"{column} bytes", "bytes a round", "bytes"))
@@ -323,8 +395,7 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
         f"local epochs {_each(one.local_epochs for one in training)}, "
         f"batches of {_each(one.batch_size for one in training)}, "
         f"{_each(one.optimizer for one in training)} at {_each(one.lr for one in training)}, "
-        f"{_each(one.precision for one in training)} products; the learning rate was not tuned; "
-        f"{seeds}. "
+        f"{_each(one.precision for one in training)} products; {_tuned(options)}; {seeds}. "
     )
     said += (
         "Accuracy is that of device and server together, through the cut, where a method changes "
@@ -343,6 +414,33 @@ def _about(table: Table, cells: Sequence[Cell], options: argparse.Namespace) -> 
                 "lines compare."
             )
     return said
+
+
+def _tuned(options: argparse.Namespace) -> str:
+    """How learning rates were chosen."""
+    if not options.rates:
+        return "the learning rate was not tuned"
+    rates = ", ".join(f"{rate:g}" for rate in options.rates)
+    return (
+        f"the learning rate of each line is the best of {rates} on the {100 * HELD_OUT:.0f} % of "
+        f"their samples that devices hold out, with seed {TUNING_SEED}"
+    )
+
+
+def _edges(rates: Rates, tried: Sequence[float]) -> Iterator[str]:
+    """How many lines do best with the smallest or the largest rate that was tried."""
+    if rates:
+        low, high = (list(rates.values()).count(find(tried)) for find in (min, max))
+        yield (
+            f"Of {len(rates)} learning rates {low} are the smallest and {high} the largest that "
+            "was tried: what is best for these may lie beyond."
+        )
+
+
+def _why(failed: dict[Cell, str], line: str, column: str) -> str:
+    """Why no learning rate of a line could be tried, where that is known."""
+    reasons = [why for cell, why in failed.items() if (cell.line, cell.column) == (line, column)]
+    return f" ({reasons[0]})" if reasons else ""
 
 
 def _each(values: Iterable[object]) -> str:

@@ -245,7 +245,12 @@ def test_the_levers_are_frozen_one_by_one_on_a_small_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "verdict"), [(30.0, "holds"), (16.0, "does not hold"), (4.0, "does not hold in the mean (in 0 of 2 draws it does)")]
+    ("last", "verdict"),
+    [
+        (30.0, "holds"),
+        (16.0, "does not hold"),
+        (4.0, "does not hold in the mean (in 0 of 2 draws it does)"),
+    ],
 )
 def test_tokens_are_said_to_grow_if_they_do(last: float, verdict: str) -> None:
     budgets = benchmark("benchmarks.fidelity.budgets")

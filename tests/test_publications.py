@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 
 from cutlayer.errors import AllocationError
+from cutlayer.job import load_job
 from cutlayer.model.families import describe
+from cutlayer.record.rows import Row
 from cutlayer.train.check import check
 
 FOLDER = Path(__file__).parent.parent / "publications"
@@ -42,7 +45,7 @@ def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: 
     # What is checked here is all but the model, which the hub has.
     words = [paper, "--seeds", "0"]
     words += [] if paper in ("asfl", "genfl") else ["--model", "demo"]
-    for cell in script.wanted(table, script.parse(words)):
+    for cell in script.wanted(table, script.parse(words), {}):
         job = script.job_of(table, cell)
         check(job, describe(job.model))
 
@@ -54,7 +57,7 @@ def test_a_folder_takes_the_place_of_the_data_of_every_column(
     table = script.read_table(paper)
     names = {script.data_of(table, column) for column in table.columns}
     words = [paper, "--seeds", "0", "--data", *(f"{name}=FOLDER" for name in names)]
-    for cell in script.wanted(table, script.parse(words)):
+    for cell in script.wanted(table, script.parse(words), {}):
         data = script.job_of(table, cell).data
         assert (data.source, data.path, data.label_column) == ("parquet", "FOLDER", "label")
 
@@ -65,34 +68,43 @@ def _png(value: int) -> bytes:
     return file.getvalue()
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of one small cell, on images of its own."""
+    folder = tmp_path_factory.mktemp("images")
+    for name, samples in (("train", 60), ("test", 20)):
+        images = [_png(value) for value in range(samples)]
+        labels = [value % 4 for value in range(samples)]
+        pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{name}.parquet")
+    small = ("devices.count=3", "devices.per_round=2", "training.rounds=1", "training.batch_size=8")
+    words = ["make_tables.py", "tsflora", "--model", "demo", "--seeds", "0"]
+    words += ["--columns", "CIFAR-100 Dirichlet 0.5", "--lines", "sflora-8-bits"]
+    words += ["--data", f"uoft-cs/cifar100={folder}"]
+    return [*words, "--set", *small, "model.lora.rank=4"]
+
+
 def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     script: ModuleType,
+    words: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, samples in (("train", 60), ("test", 20)):
-        images = [_png(value) for value in range(samples)]
-        labels = [value % 4 for value in range(samples)]
-        pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / f"{name}.parquet")
-    small = ("devices.count=3", "devices.per_round=2", "training.rounds=1", "training.batch_size=8")
-    words = ["make_tables.py", "tsflora", "--model", "demo", "--seeds", "0"]
-    words += ["--columns", "CIFAR-100 Dirichlet 0.5", "--lines", "sflora-8-bits"]
-    words += ["--data", f"uoft-cs/cifar100={tmp_path}", "--runs", str(tmp_path / "runs")]
-    words += ["--set", *small, "model.lora.rank=4"]
-    monkeypatch.setattr(sys, "argv", words)
+    here = ["--runs", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, *here])
     script.main()
     page = capsys.readouterr().out
     (line,) = [line for line in page.splitlines() if line.startswith("| sflora-8-bits")]
     assert "90.0" in line  # the paper's 89.97
     assert "`training.rounds=1`" in page
-    assert str(tmp_path) not in page
+    assert "the learning rate was not tuned" in page
+    assert words[words.index("--data") + 1].partition("=")[2] not in page
     assert "## What changes accuracy" not in page  # one line has none to be held against
     assert "Not asked for: seeds 1, 2." in page
     script.main()
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
 
-    monkeypatch.setattr(sys, "argv", [*words, "training.lr=0.5"])
+    monkeypatch.setattr(sys, "argv", [*words, "training.lr=0.5", *here])
     with pytest.raises(SystemExit, match=r"--runs: .*sflora-8-bits-0 holds a run of another setti"):
         script.main()
 
@@ -100,11 +112,50 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
         raise AllocationError("no device can finish")
 
     monkeypatch.setattr(script, "simulate", nobody)
-    monkeypatch.setattr(sys, "argv", [*words, "--lines", "fedlora", "sflora-8-bits"])
+    monkeypatch.setattr(sys, "argv", [*words, *here, "--lines", "fedlora", "sflora-8-bits"])
     script.main()
     page = capsys.readouterr().out  # a cell that cannot be trained costs only itself
     assert "Dirichlet 0.5: fedlora, seed 0 (no device can finish)" in page
     assert "| sflora-8-bits" in page
+
+
+def test_a_learning_rate_is_chosen_on_what_devices_hold_out(
+    script: ModuleType,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tuned = [*words, "--runs", str(tmp_path), "--rates", "1e-3", "0.5"]
+    monkeypatch.setattr(sys, "argv", tuned)
+    accuracies = {1e-3: 0.2, 0.5: 0.3}
+    read = script.read_rows
+
+    def told(folder: Path) -> list[Row]:
+        """The run's rows, with an accuracy that says which rate is best."""
+        (*before, last) = read(folder)
+        rate = load_job(folder / "job.yaml").training.lr
+        count = len(last.held_out_accuracy)
+        assert count == 3
+        return [*before, replace(last, held_out_accuracy=[accuracies[rate]] * count)]
+
+    monkeypatch.setattr(script, "read_rows", told)
+    script.main()
+    page = capsys.readouterr().out
+    assert "sflora-8-bits, seed 100, learning rate 0.001" in page
+    assert "the best of 0.001, 0.5 on the 10 % of their samples that devices hold out" in page
+    assert "Of 1 learning rates 0 are the smallest and 1 the largest" in page
+    chosen = load_job(tmp_path / "CIFAR-100_Dirichlet_0.5-sflora-8-bits-0" / "job.yaml")
+    assert (chosen.training.lr, chosen.data.partition.held_out) == (0.5, 0.1)
+
+    def nobody(*given: object, **named: object) -> None:
+        raise AllocationError("no device can finish")
+
+    monkeypatch.setattr(script, "simulate", nobody)
+    monkeypatch.setattr(sys, "argv", [*tuned, "--lines", "fedlora"])
+    script.main()
+    said = capsys.readouterr().out
+    assert "Dirichlet 0.5: fedlora, all rates and seeds (no device can finish)" in said
 
 
 @pytest.mark.parametrize(
@@ -140,15 +191,15 @@ def test_lines_are_held_against_each_other_beside_the_papers_difference(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("options", "sentence"),
     [
         (["--lines", "fedavq"], "--lines: 'fedavq' is not in the table: take of fedavg"),
         (["--data", "cifar10=FOLDER"], "--data: 'cifar10' is not in the table: take of uoft-cs/"),
     ],
 )
 def test_a_name_that_is_not_in_the_table_is_refused_in_a_sentence(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, words: list[str], sentence: str
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, options: list[str], sentence: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["make_tables.py", "sflam", *words, "--list"])
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "sflam", *options, "--list"])
     with pytest.raises(SystemExit, match=sentence):
         script.main()
