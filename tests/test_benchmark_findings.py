@@ -166,28 +166,6 @@ def test_the_readme_shows_what_the_fair_tables_report_has() -> None:
     assert ("README.md", "fair.md") in figures_on_pages()
 
 
-def world_says(auto: dict[str, Any], sflora: dict[str, Any]) -> str:
-    whole = {"method": "auto, trained and averaged", **sflora}
-    rows = [{"method": "sflora", **sflora}, {"method": "auto", **auto}, whole]
-    rows.append({"method": "st-sflora", **auto, "accuracy": [0.5]})
-    return "\n".join(benchmark("world").findings(rows))
-
-
-def test_the_wireless_world_says_who_is_first_and_who_spends_least() -> None:
-    good = {"accuracy": [0.7], "seconds": [10.0], "to_target": [1.0], "joules": [5.0]}
-    bad = {"accuracy": [0.4], "seconds": [40.0], "to_target": [9.0], "joules": [50.0]}
-    first, last = world_says(good, bad), world_says(bad, good)
-    assert "In every seed `auto` reaches the target in less" in first
-    assert "`auto` is +30.0 points" in first
-    assert "spent by `auto` (5.0 J)" in first
-    assert "`auto` is not the first everywhere: in seed 0 sflora takes 1 s, auto 9 s" in last
-    assert "`auto` is -30.0 points" in last
-    assert "spent by `sflora` (5.0 J)" in last
-    assert "`auto`, with another cut and other tokens and bits, is +20.0 points from it" in first
-    assert "neither alone explains" in first
-    assert "is -10.0 points from it. So neither raises accuracy here" in last
-
-
 def test_generated_data_is_said_to_gain_or_not() -> None:
     def says(whole: list[float], some: list[float]) -> str:
         rows = [

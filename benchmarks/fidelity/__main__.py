@@ -129,8 +129,7 @@ What the papers state, beside what this implementation gives, and why the two di
 paper's text leaves a number or a rule open, we say what we chose. It covers sizes, memory,
 allocation and time of ST-SFLora (arXiv 2605.26120), SFLAM (2504.09114), ASFL (2406.15804) and ASFV
 (2405.18707), and in the last section the accuracy of ST-SFLora's methods. The papers' tables of
-accuracy are in [publications](../publications/README.md). Methods trained in one wireless world are
-in `benchmarks/reports/world.md`, allocation and server adapter apart in
+accuracy are in [publications](../publications/README.md), allocation and server adapter apart in
 `benchmarks/reports/fair.md`. Of GenFL (2503.20166) and GenFV (2503.19676) no formula could be had:
 EMD, the mix of generated classes, their weight, selection, bandwidth, power and the filling of idle
 time are the literature's standard ones, as their pages say; what they are worth is in
