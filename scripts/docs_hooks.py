@@ -21,6 +21,7 @@ from cutlayer.settings.section import Section
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = "benchmarks/reports"
+TABLES = "publications"
 SETTINGS = {
     "<!-- settings of a job -->": Job,
     "<!-- settings of cutlayer generator train -->": GeneratorTraining,
@@ -37,21 +38,28 @@ def on_config(config: Any, **_: Any) -> Any:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add the reports of benchmarks, which lie outside docs/, as reports/NAME."""
+    """Add what lies outside docs/: reports of benchmarks as reports/NAME, the papers' tables as
+    publications/NAME.
+    """
     for path in sorted((ROOT / REPORTS).iterdir()):
         if path.suffix in (".md", ".png"):
             files.append(
                 File.generated(config, f"reports/{path.name}", abs_src_path=str(path.resolve()))
             )
+    for path in sorted((ROOT / TABLES).rglob("*.md")):
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, name, abs_src_path=str(path.resolve())))
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Lead links of a checkout to the reports in the site, and write the tables of settings."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Lead links of a checkout to pages of the site, and write the tables of settings."""
     for marker, section in SETTINGS.items():
         if marker in markdown:
             markdown = markdown.replace(marker, settings_tables(section))
-    return markdown.replace(f"../{REPORTS}/", "reports/")
+    if page.file.src_uri.startswith(f"{TABLES}/"):
+        return markdown.replace("../docs/", "../").replace(f"../{REPORTS}/", "../reports/")
+    return markdown.replace(f"../{REPORTS}/", "reports/").replace(f"../{TABLES}/", f"{TABLES}/")
 
 
 def settings_tables(section: type[Section]) -> str:
