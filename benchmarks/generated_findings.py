@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from statistics import mean
 from typing import Any
 
-from cutlayer.reports.views.statistics import half_width
+from fair_findings import surely
+from told import told
 
 PAIRS = {
     "genfl, full training": "fedavg",
@@ -30,13 +31,12 @@ def findings(place: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """What one table says, in the mean over its seeds. place: of what data it is."""
     gains = {row["line"]: mean(row["gain"]) for row in rows if row["gain"]}
     ranked = sorted(gains, key=lambda line: -gains[line])
-    told = {row["line"]: told_gain(row["gain"]) for row in rows if row["gain"]}
-    up, down = (sum(sign * sure > 0 for sure, _ in told.values()) for sign in (1, -1))
+    words = {row["line"]: told(row["gain"]) for row in rows if row["gain"]}
+    up, down = (sum(sign * sure > 0 for sure, _ in words.values()) for sign in (1, -1))
     yield (
-        f"{place}: with 95 % confidence {up} of {len(gains)} lines gain by generated data, and "
-        f"{down} of {len(gains)} lose (points: "
-        + ", ".join(f"`{line}` {told[line][1]}" for line in ranked)
-        + ")."
+        f"{place}: points gained by generated data: "
+        + ", ".join(f"`{line}` {words[line][1]}" for line in ranked)
+        + f". {surely(up, down, len(words))}"
     )
     for line, (other, what) in CHOICES.items():
         if line in gains and other in gains:
@@ -49,19 +49,6 @@ def findings(place: str, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         f"{place}: generated data changes the virtual seconds of a line by {abs(longer):.0f} s at "
         "most."
     )
-
-
-def told_gain(points: Sequence[float]) -> tuple[int, str]:
-    """Whether a gain is told from 0 (1, or -1 for a loss; 0: it is not), and the gain in words.
-
-    points: of each seed; the interval is of 95 % by Student's t.
-    """
-    middle, half = mean(points), half_width(points, 0.95)
-    if half is None:
-        return 0, f"{middle:+.1f} (one seed)"
-    sure = 1 if middle > half else -1 if middle < -half else 0
-    words = f"{middle:+.1f} ({middle - half:+.1f} to {middle + half:+.1f}"
-    return sure, words + (")" if sure else ", not told from 0)")
 
 
 def where_it_hurts(place: str, row: dict[str, Any]) -> str | None:

@@ -42,7 +42,7 @@ def of_place(name: str, reference: Line, some: Sequence[Line]) -> str:
         closest = min(others, key=lost)
         return (
             f"{start}; none of the others comes within a point, the nearest is {closest['case']}, "
-            f"which {loses(closest)}."
+            f"which {loses(lost(closest))}."
         )
     fewest = min(near, key=lambda line: line["total"])
     return (
@@ -62,9 +62,9 @@ def lost(line: Line) -> float:
     return mean(line["lost"] or [accuracy(line)])
 
 
-def loses(line: Line) -> str:
-    """What a line loses or gains against float32, in words."""
-    points = 100 * lost(line)
+def loses(share: float) -> str:
+    """What is lost or gained of float32's accuracy, in words."""
+    points = 100 * share
     return f"loses {points:.1f} points" if points >= 0 else f"gains {-points:.1f} points"
 
 
@@ -76,25 +76,28 @@ def of_goal(judged: Sequence[Line], ratio: str, goal: int, what: str) -> str:
         most = max(judged, key=lambda line: line[ratio])
         return (
             f"{start} not reached: the most is {most[ratio]:,.0f} times, by {most['case']} "
-            f"({of_what(most)}), which {loses(most)}."
+            f"({of_what(most)}), which {loses(lost(most))}."
         )
-    least = min(there, key=lost)
+    most = max(len(line["lost"] or []) for line in there)
+    least = min((one for one in there if len(one["lost"] or []) == most), key=lost)
     verdict = "reached" if lost(least) <= POINT else "not reached"
+    mean_of = " in the mean of the seeds" if most > 1 else ""
     through = lost(least) + accuracy(least) - mean(least["through_cut"])
     return (
-        f"{start} {verdict} in the mean of the seeds: {least['case']} ({of_what(least)}) takes "
-        f"{least[ratio]:,.0f} times fewer and {loses(least)}, and {100 * through:.1f} through the "
-        f"cut, where its errors fall on the test images too. {shown(least)}"
+        f"{start} {verdict}{mean_of}: {least['case']} ({of_what(least)}) takes "
+        f"{least[ratio]:,.0f} times fewer and, as exported, {loses(lost(least))}. {shown(least)} "
+        f"Served through the cut, where its errors fall on the test images too, it "
+        f"{loses(through)}."
     )
 
 
 def shown(line: Line) -> str:
     """Whether it is shown that a line loses at most a point, which a mean alone does not show."""
     if (half := half_width(line["lost"] or [])) is None:
-        return "One seed shows nothing of how far off that may be."
+        return "One seed does not show how far off that may be."
     low, high = lost(line) - half, lost(line) + half
     return (
-        f"With 95 % confidence the loss lies between {100 * low:.1f} and {100 * high:.1f} points: "
+        f"With 95 % confidence that loss lies between {100 * low:.1f} and {100 * high:.1f} points: "
         f"at most a point {'is' if high <= POINT else 'is not'} shown."
     )
 
@@ -106,20 +109,24 @@ def of_what(line: Line) -> str:
 
 
 def of_wire(lines: Sequence[Line]) -> Iterator[str]:
-    """What encoding and decoding with klt takes of a training step, by how it is used."""
-    kinds: dict[str, list[Line]] = {}
-    for line in lines:
-        if line["case"].startswith("klt"):
-            kind = "klt and spatial" if "spatial" in line["case"] else "klt"
-            kind += ", sent once," if "once" in line["case"] else ""
-            kinds.setdefault(kind, []).append(line)
-    for kind, some in kinds.items():
+    """What encoding and decoding with klt takes of a training step, without and with spatial.
+
+    Of the last round, in which what is sent once is only named: those lines have nothing to tell.
+    """
+    fitted = [
+        line for line in lines if line["case"].startswith("klt") and "once" not in line["case"]
+    ]
+    for codec in ("klt", "klt and spatial"):
+        some = [line for line in fitted if ("spatial" in line["case"]) == ("spatial" in codec)]
+        if not some:
+            continue
         most = max(some, key=lambda line: line["wire"])
         verdict = "within" if most["wire"] <= WIRE_GOAL else "above"
         yield (
-            f"Encoding and decoding with {kind} takes up to {100 * most['wire']:.1f} % of a "
-            f"training step in {most['precision']} ({most['case']}, {most['data']}, cut "
-            f"{most['cut']}), {verdict} the goal of {100 * WIRE_GOAL:.0f} %."
+            f"Encoding and decoding with {codec}, where a sample is sent at every visit, takes up "
+            f"to {100 * most['wire']:.1f} % of a training step in {most['precision']} "
+            f"({most['case']}, {most['data']}, cut {most['cut']}), {verdict} the goal of "
+            f"{100 * WIRE_GOAL:.0f} %."
         )
 
 
