@@ -64,7 +64,7 @@ def main() -> None:
             f"## {name}\n\n{tables.markdown(lines, COLUMNS)}" for name, lines in groups.items()
         ),
         findings="\n".join(f"- {one}" for one in findings(groups)),
-        command=command(),
+        command=command("benchmarks/both_ways.py"),
         missing=missing(options),
     )
     print(text)

@@ -257,7 +257,7 @@ sized by a GPU's memory. On a machine with a GPU they come of
     python benchmarks/engine_rates.py --model DINOV2 --data CIFAR10 \\
       --compile-at 64x8/bfloat16 --write
 
-The table comes of:"""
+The table comes from:"""
 THERE = """\
 How fast this machine's GPU trains is not in the table: see `python benchmarks/engine_rates.py`."""
 

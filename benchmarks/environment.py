@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,18 +24,32 @@ def describe() -> str:
 
 
 PLACES = {"--model": "DINOV2", "--data": "CIFAR10", "--texts": "R8.YAML", "--runs": "DIR"}
-"""What stands in a printed command for folders of this machine."""
+"""What stands in a printed command after these options, for folders of this machine."""
 
 
-def command() -> str:
-    """The command by which this process was started, as it makes report and figures elsewhere."""
-    words = sys.argv[1:]
-    given = [
-        PLACES.get(before, word)
-        for before, word in zip(["", *words], words, strict=False)
-        if word != "--only-report"
-    ]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
+def command(script: str, places: Mapping[str, str] = PLACES) -> str:
+    """The command by which this process was started, as it is to be given elsewhere.
+
+    script: its path in the repository. places: what stands after an option; every other path of
+    this machine stands with its last name alone.
+    """
+    given, option = [], ""
+    for word in sys.argv[1:]:
+        if word.startswith("--"):
+            option, equals, value = word.partition("=")
+            word = f"{option}={places.get(option) or placed(value)}" if equals else word
+        else:
+            word = places.get(option) or placed(word)
+        if word != "--only-report":
+            given.append(word)
+    return shlex.join(["python", script, *given])
+
+
+def placed(word: str) -> str:
+    """A word, or NAME=PATH, with a path of this machine by its last name alone."""
+    name, equals, path = word.rpartition("=")
+    there = os.sep in path and Path(path).exists()
+    return name + equals + (Path(path).name if there else path)
 
 
 def _processor() -> str:

@@ -11,7 +11,7 @@ Every run leaves a line in benchmarks/reports/fair.jsonl as soon as it is done, 
 theirs are not trained again: what is broken off goes on, and seeds, rates or allocations can be
 added. `--write` writes benchmarks/reports/fair.md and the table in README.md from those lines, and
 with `--only-report` nothing is trained. `--report` gives the report another name, as
-fair-few-images.md has; README.md then stays as it is.
+fair-few-images.md has, of which README.md shows some sentences.
 
 MODEL is a DINOv2-small checkpoint folder, DATA a folder with train.parquet and test.parquet;
 --model-name and --data-name are what the report calls them, and runs of others are kept apart. The
@@ -41,12 +41,10 @@ from cutlayer.train.evaluate import evaluate, unsplit
 from cutlayer.train.parts import Parts, first_adapter, load_parts
 from cutlayer.train.task import task_of
 from environment import command, describe
-from fair_lines import PROBE, TUNING_SEED, Line, Lines, scale_of, what_came_out
+from fair_lines import PROBE, TUNING_SEED, UNREAD, Line, Lines, scale_of, what_came_out
 from fair_report import write
 from frozen_prefix import FrozenPrefix
 
-UNREAD = 10
-"""Test images of a run that tunes: none are looked at, and a job has some."""
 ALLOCATIONS = {
     "equal": "sflora",
     "st-sflora": "st-sflora",
@@ -95,7 +93,13 @@ def main() -> None:
             Bench(options, lines, Path(folder)).run_all()
     if options.write:
         every = [*ALLOCATIONS, *CENTRAL]
-        write(lines, options, [(c.allocation, c.rule) for c in cells(options)], every, command())
+        write(
+            lines,
+            options,
+            [(c.allocation, c.rule) for c in cells(options)],
+            every,
+            command("benchmarks/fair.py"),
+        )
 
 
 def parse() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""The sentences of benchmarks/reports/fair.md, computed from its figures."""
+"""The sentences of a fair table, computed from its figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, median
@@ -286,11 +286,17 @@ def of_serving(found: Runs) -> Iterator[str]:
 
 def of_rates(found: Runs, rates: Sequence[float]) -> Iterator[str]:
     """Whether the best learning rates lie within those that were tried."""
-    chosen = [next(iter(runs.values()))["lr"] for runs in found.values()]
-    low, high = chosen.count(min(rates)), chosen.count(max(rates))
+    yield from of_edges([next(iter(runs.values()))["lr"] for runs in found.values()], rates)
+
+
+def of_edges(chosen: Sequence[float], tried: Sequence[float]) -> Iterator[str]:
+    """How many of the rates that were chosen are the smallest or the largest that was tried."""
+    if not chosen or len(set(tried)) == 1:
+        return
+    low, high = chosen.count(min(tried)), chosen.count(max(tried))
     yield (
-        f"With the smallest learning rate tried ({min(rates):g}) "
-        f"{of_lines(low, len(chosen), 'does', 'do')} best, and with the largest ({max(rates):g}) "
+        f"With the smallest learning rate tried ({min(tried):g}) "
+        f"{of_lines(low, len(chosen), 'does', 'do')} best, and with the largest ({max(tried):g}) "
         f"{of_lines(high, len(chosen), 'does', 'do')}: their best rate may lie beyond these."
         if low or high
         else f"All {len(chosen)} lines do best with a learning rate between the smallest and the "
@@ -308,4 +314,4 @@ def of_beyond(tried: Tried) -> Iterator[str]:
         f"{100 * own:.1f} % at its own rate"
         for cell, rate, other, own in tried
     )
-    yield f"Beyond these rates {better} better of those that were tried there ({each})."
+    yield f"Rates outside this range were tried too: {better} better with them ({each})."

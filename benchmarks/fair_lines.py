@@ -18,6 +18,8 @@ PROBE = "linear probe"
 """The allocation that lines of the probe name."""
 TUNING_SEED = 100
 """The seed with which learning rates are chosen, and which the table does not use."""
+UNREAD = 10
+"""Test images of a run that tunes: none are looked at, and a job has some."""
 
 
 def scale_of(options: argparse.Namespace) -> Line:
@@ -80,7 +82,9 @@ def what_came_out(rows: Sequence[Row], job: Job) -> Line:
 
 
 def held_out(row: Row) -> float:
-    """Accuracy over all samples that devices hold out."""
+    """Accuracy over all samples that devices hold out. Raises ValueError where there are none."""
+    if not sum(row.held_out_samples):
+        raise ValueError("devices hold out no sample")
     right = [
         accuracy * samples
         for accuracy, samples in zip(row.held_out_accuracy, row.held_out_samples, strict=True)

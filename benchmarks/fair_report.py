@@ -47,7 +47,7 @@ def write(
     every: Sequence[str],
     command: str,
 ) -> None:
-    """Write the report, and what README.md shows of it where it is the headline. every: all
+    """Write the report, and what README.md shows of it, if anything. every: all
     allocations that there are.
     """
     found: Runs = {}
@@ -57,7 +57,7 @@ def write(
         if there := {seed: line for seed, line in runs.items() if line}:
             found[cell] = there
     probes = {s: line for s in options.seeds if (line := lines.find(PROBE, "", s))}
-    tried = tried_beyond(lines, options.rates)
+    tried = tried_beyond(lines, cells, options.rates)
     text = page(found, probes, tried, options, missing(found, every), command)
     report = REPORTS / f"{options.report}.md"
     report.write_text(text)
@@ -65,17 +65,16 @@ def write(
         copy_block(report, README)
 
 
-def tried_beyond(lines: Lines, rates: Sequence[float]) -> Tried:
+def tried_beyond(lines: Lines, cells: Sequence[tuple[str, str]], rates: Sequence[float]) -> Tried:
     """Lines of the table whose learning rate was tried beyond `rates` too."""
-    found = []
+    found: dict[tuple[tuple[str, str], float], tuple[float, float]] = {}
     for other in lines.beyond(rates):
         cell = (other["allocation"], other["rule"])
         rate = lines.tuned(*cell, rates)
-        own = rate and lines.find(*cell, TUNING_SEED, rate)
-        if own:
-            accuracies = (one["held_out_accuracy"] for one in (other, own))
-            found.append((cell, other["lr"], *accuracies))
-    return found
+        own = None if rate is None else lines.find(*cell, TUNING_SEED, rate)
+        if own and cell in cells:
+            found[cell, other["lr"]] = other["held_out_accuracy"], own["held_out_accuracy"]
+    return [(cell, rate, *accuracies) for (cell, rate), accuracies in found.items()]
 
 
 def page(
@@ -99,11 +98,13 @@ def page(
     if options.report == HEADLINE:
         block = marked(f"{options.report}.md", block)
     elif options.report == BESIDE:
-        shorter = f"{size(options)}\n\n{listed(in_short(found, probes))}"
-        block += f"\n\nIn short:\n\n{marked(f'{options.report}.md', shorter)}"
+        shown = marked(
+            f"{options.report}.md", f"{size(options)}\n\n{listed(in_short(found, probes))}"
+        )
+        block = f"What README.md shows of it:\n\n{shown}\n## In all\n\n{block}"
     return TEXT.format(
         environment="\n".join(f"- Trained: {place}" for place in sorted(places)),
-        block=block,
+        block=block.strip(),
         missing=missing,
         table=tables.markdown(rows, COLUMNS),
         differences=tables.markdown(list(differences(found)), DIFFERENCES),
@@ -140,6 +141,8 @@ def setting(options: argparse.Namespace, found: Runs) -> str:
         if rule:
             inside[rule] += runs.values()
     every = [line for lines in inside.values() for line in lines]
+    if not every:
+        return size(options)
     in_row = "; ".join(
         f"{RULES[rule]}: {mean(line['in_row'] for line in lines):,.0f}"
         for rule, lines in inside.items()
@@ -269,7 +272,8 @@ number of lines.
     {command}
 
 makes this page of the runs that benchmarks/reports/fair.jsonl holds, and trains what is missing
-there. Without options but the first two and `--write` it is the table at its full size: 20,000
-images at 98 pixels, 50 rounds, five seeds, four learning rates. With another model or other data,
-say `--model-name` and `--data-name`: their runs are kept apart from those of this page.
+there, but for rates outside `--rates`. Without options but the first two and `--write` it is the
+table at its full size: 20,000 images at 98 pixels, 50 rounds, five seeds, four learning rates. With
+another model or other data, say `--model-name` and `--data-name`: their runs are kept apart from
+those of this page.
 """

@@ -105,7 +105,9 @@ def depth(job: Job) -> int:
 
 
 def write_work(values: dict[str, Any], folder: Path, only_after_cut: bool) -> dict[str, Path]:
-    """Write the job, and the same work with its data for all others; returns both files."""
+    """Write the job, the same with frozen blocks at every visit, and the same work with its data
+    for all others; returns the files by who reads them.
+    """
     job = make_job(values)
     parts = load_parts(job)
     config = find_file(parts.model.spec.path, "config.json")

@@ -117,13 +117,13 @@ def findings(title: str, measured: Sequence[Measured]) -> Iterator[str]:
                 "reached" if found >= GOALS[name] else "not reached" for found in (clock, cpu)
             )
             said += (
-                f"; the goal, {GOALS[name]:g} times, is {by_clock} by the clock and "
+                f"; after the first round the goal, {GOALS[name]:g} times, is {by_clock} by the clock and "
                 f"{by_processor} by processor seconds"
             )
         first, last = (
             _times(getattr(one, key), getattr(ours, key)) for key in ("first_s", "whole_s")
         )
-        yield f"{said}. Its first round ends {first}, its last {last}."
+        yield f"{said}. Its first round ends {first}, its last {last}, counted from the start."
         if one.runs[-1].up is not None and ours.runs[-1].up is not None:
             yield (
                 f"{title}: up and down, cutlayer sends {_sent(ours) / _sent(one):.3f} times the "
@@ -187,13 +187,14 @@ TEXT = """\
 head, AdamW, float32, every device in every round; all processes of a framework on one core, one
 thread. Frameworks took turns; runs of each: {repeats}. *samples a second*: of training, in the
 fastest round after the first, by the clock and by processor seconds of all processes. *first round
-after*: from the start of the process, with imports, loading and the start of workers. *all rounds
-after*: from there to the end of the last round. *peak memory*: resident, what processes share
-counted once. In the five minutes before, {busy:.1f} processes of other work wanted one of the
+after*, *all rounds after*: from the start of the process, with imports, loading and the start of
+workers, to the end of the first round and of the last. *peak memory*: resident, what processes
+share counted once. In the five minutes before, {busy:.1f} processes of other work wanted one of the
 machine's {cores} cores on average; such work lengthens what is told by the clock, and not the
 processor seconds.
 
-Bytes up and down: cutlayer's are those of its encoded frames; Flower's are the lengths of the
+Bytes up and down are those of all devices in a round, in the mean of all rounds: cutlayer's are
+those of its encoded frames; Flower's are the lengths of the
 serialised arrays in the messages between server and clients; pfl-research moves nothing in its
 simulation, and its are those of the trained tensors, once up and down a device; NVFLARE's are those
 of the tensors in calls and answers. Plain PEFT's loop sends nothing. pfl-research also evaluates
@@ -211,11 +212,17 @@ SECTION = """
 {table}"""
 PARTLY = """
 
-Adapters are in the last of the model's blocks alone ({number} of them). cutlayer cuts before it:
-frozen devices send what their blocks make of a sample once (`{method}` with `uplink.reuse`), and
-the server averages its adapters of all devices, as FedAvg does in the other frameworks. The frozen
-blocks compute in the first round, which *samples a second* leaves out and *all rounds after* holds.
-In the line *{again}* `uplink.reuse` is false."""
+Adapters are in {last} alone. cutlayer cuts before it: frozen
+devices send what their blocks make of a sample once (`{method}` with `uplink.reuse`), and the
+server averages its adapters of all devices, as FedAvg does in the other frameworks. The frozen
+blocks compute, and what they make is sent, in the first round, which *samples a second* leaves out
+and *all rounds after* holds; with more rounds cutlayer's mean bytes a round are fewer. In the line
+*{again}* `uplink.reuse` is false."""
+
+
+def last_blocks(number: int) -> str:
+    """Which blocks they are, in words."""
+    return "the model's last block" if number == 1 else f"the model's last {number} blocks"
 
 
 def report(
@@ -235,7 +242,11 @@ def report(
     sections = []
     for title, rows in found.items():
         blocks, method = tasks[title]["blocks"], tasks[title]["method"]["name"]
-        partly = PARTLY.format(number=blocks, method=method, again=NAMES[AGAIN]) if blocks else ""
+        partly = (
+            PARTLY.format(last=last_blocks(blocks), method=method, again=NAMES[AGAIN])
+            if blocks
+            else ""
+        )
         table = tables.markdown([one.row for one in rows], COLUMNS)
         sections.append(SECTION.format(**{**tasks[title], "blocks": partly}, table=table))
     return TEXT.format(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from cutlayer.drawing import tables
-from cutlayer.reports.views.statistics import paired_interval
+from told import told
 
 Published = Mapping[str, Mapping[str, float]]
 
@@ -41,13 +42,14 @@ def differences(
     if not rows:
         return
     shown = [column for column in COLUMNS if any(row[column.key] != "-" for row in rows)]
-    yield "## What changes accuracy"
+    yield "## Lines against each other"
     yield tables.markdown(rows, shown)
     said = (
-        "Of the first line over the second: points of accuracy in the mean of the seeds (with two "
-        "seeds or more, in parentheses the interval of 95 % by Student's t of the differences by "
-        "seed, nothing corrected for the number of lines), and ratios of the bytes and of the "
-        "virtual time of a round."
+        "The first line against the second, over the seeds that both have: points of accuracy in "
+        "the mean (in parentheses the interval of 95 % by Student's t of the differences by seed, "
+        "nothing corrected for the number of lines; a difference whose interval holds 0 is not "
+        "told from 0), and how many times its bytes and virtual time of a round, in the mean, are "
+        "those of the second."
     )
     if any(row["paper"] != "-" for row in rows):
         said += (
@@ -73,12 +75,10 @@ def _row(
 
 def _points(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     """The mean difference over the seeds that both lines have, and its interval."""
-    if found := paired_interval(ours, theirs):
-        middle, low, high = (100 * value for value in found)
-        told = "" if low > 0 or high < 0 else ", not told from 0"
-        return f"{middle:+.1f} ({low:+.1f} to {high:+.1f}{told})"
-    both = sorted(ours.keys() & theirs.keys())
-    return f"{100 * (ours[both[0]] - theirs[both[0]]):+.1f}" if both else "-"
+    points = [100 * (ours[seed] - theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not points:
+        return "-"
+    return told(points)[1] if any(points) else "the same"
 
 
 def _stated(ours: str, theirs: str, column: str, published: Published) -> str:
@@ -104,4 +104,8 @@ def _stated(ours: str, theirs: str, column: str, published: Published) -> str:
 
 
 def _ratio(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> str:
-    return f"{ours[key] / theirs[key]:.2f}" if ours.get(key) and theirs.get(key) else "-"
+    """The ratio of two means over the seeds that both lines have."""
+    both = ours.get(key, {}).keys() & theirs.get(key, {}).keys()
+    if not both:
+        return "-"
+    return f"{mean(ours[key][s] for s in both) / mean(theirs[key][s] for s in both):.2f}"

@@ -1,8 +1,9 @@
 """The papers' tables: every cell is a job that can run, and a small one runs to its page."""
 
-import importlib.util
+import importlib
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -23,19 +24,24 @@ PAPERS = sorted(path.parent.name for path in FOLDER.glob("*/table.yaml"))
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    """publications/make_tables.py."""
-    spec = importlib.util.spec_from_file_location("make_tables", FOLDER / "make_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    """publications/make_tables.py, which finds its other modules by itself."""
+    before = list(sys.path)
+    sys.path.insert(0, str(FOLDER))
+    yield importlib.import_module("make_tables")
+    sys.path[:] = before
+
+
+@pytest.fixture(scope="module")
+def cells(script: ModuleType) -> ModuleType:
+    """publications/table_runs.py."""
+    return importlib.import_module("table_runs")
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: ModuleType) -> None:
+def test_every_cell_of_a_papers_table_is_a_job_that_can_run(
+    paper: str, script: ModuleType, cells: ModuleType
+) -> None:
     table = script.read_table(paper)
     for column, figures in table.published.items():
         assert column in table.columns
@@ -45,20 +51,25 @@ def test_every_cell_of_a_papers_table_is_a_job_that_can_run(paper: str, script: 
     # What is checked here is all but the model, which the hub has.
     words = [paper, "--seeds", "0"]
     words += [] if paper in ("asfl", "genfl") else ["--model", "demo"]
-    for cell in script.wanted(table, script.parse(words), {}):
-        job = script.job_of(table, cell)
+    tuned = script.parse([*words, "--rates", "0.5", "--held-out", "0.2"])
+    for cell in (*cells.wanted(table, script.parse(words), {}), *cells.tried(table, tuned)):
+        job = cells.job_of(table, cell)
         check(job, describe(job.model))
+        if cell.rate is not None:
+            assert (job.training.lr, job.data.partition.held_out) == (0.5, 0.2)
+            assert job.data.test_samples is not None
+            assert job.data.test_samples <= 10
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_folder_takes_the_place_of_the_data_of_every_column(
-    paper: str, script: ModuleType
+    paper: str, script: ModuleType, cells: ModuleType
 ) -> None:
     table = script.read_table(paper)
-    names = {script.data_of(table, column) for column in table.columns}
+    names = {cells.data_of(table, column) for column in table.columns}
     words = [paper, "--seeds", "0", "--data", *(f"{name}=FOLDER" for name in names)]
-    for cell in script.wanted(table, script.parse(words), {}):
-        data = script.job_of(table, cell).data
+    for cell in cells.wanted(table, script.parse(words), {}):
+        data = cells.job_of(table, cell).data
         assert (data.source, data.path, data.label_column) == ("parquet", "FOLDER", "label")
 
 
@@ -98,8 +109,9 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
     assert "90.0" in line  # the paper's 89.97
     assert "`training.rounds=1`" in page
     assert "the learning rate was not tuned" in page
-    assert words[words.index("--data") + 1].partition("=")[2] not in page
-    assert "## What changes accuracy" not in page  # one line has none to be held against
+    for folder in (words[words.index("--data") + 1].partition("=")[2], str(tmp_path)):
+        assert folder not in page
+    assert "## Lines against each other" not in page  # one line has none to be held against
     assert "Not asked for: seeds 1, 2." in page
     script.main()
     assert "seed 0" not in capsys.readouterr().out.split("#")[0]  # it was there already
@@ -121,47 +133,67 @@ def test_a_cell_is_trained_and_stands_on_the_page_beside_the_papers_figure(
 
 def test_a_learning_rate_is_chosen_on_what_devices_hold_out(
     script: ModuleType,
+    cells: ModuleType,
     words: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tuned = [*words, "--runs", str(tmp_path), "--rates", "1e-3", "0.5"]
-    monkeypatch.setattr(sys, "argv", tuned)
-    accuracies = {1e-3: 0.2, 0.5: 0.3}
-    read = script.read_rows
+    tuned = [*words, "--runs", str(tmp_path), "--held-out", "0.4"]
+    better = {0.5: 0.3, 0.6: 0.4}
+    read = cells.read_rows
 
     def told(folder: Path) -> list[Row]:
         """The run's rows, with an accuracy that says which rate is best."""
         (*before, last) = read(folder)
         rate = load_job(folder / "job.yaml").training.lr
-        count = len(last.held_out_accuracy)
-        assert count == 3
-        return [*before, replace(last, held_out_accuracy=[accuracies[rate]] * count)]
+        assert sum(last.held_out_samples) > 3
+        right = [better.get(rate, 0.2)] * len(last.held_out_samples)
+        return [*before, replace(last, held_out_accuracy=right)]
 
-    monkeypatch.setattr(script, "read_rows", told)
+    def chosen() -> set[float]:
+        found = tmp_path.glob("CIFAR-100_Dirichlet_0.5-sflora-8-bits-0-*/job.yaml")
+        return {load_job(path).training.lr for path in found}
+
+    monkeypatch.setattr(cells, "read_rows", told)
+    monkeypatch.setattr(sys, "argv", [*tuned, "--rates", "0.5"])
     script.main()
     page = capsys.readouterr().out
-    assert "sflora-8-bits, seed 100, learning rate 0.001" in page
-    assert "the best of 0.001, 0.5 on the 10 % of their samples that devices hold out" in page
-    assert "Of 1 learning rates 0 are the smallest and 1 the largest" in page
-    chosen = load_job(tmp_path / "CIFAR-100_Dirichlet_0.5-sflora-8-bits-0" / "job.yaml")
-    assert (chosen.training.lr, chosen.data.partition.held_out) == (0.5, 0.1)
+    assert "sflora-8-bits, seed 100, learning rate 0.5" in page
+    assert "learning rate tried" not in page  # one rate has no other beside it
+    assert chosen() == {0.5}
+
+    monkeypatch.setattr(sys, "argv", [*tuned, "--rates", "0.5", "0.6"])
+    script.main()  # a rate may be added
+    page = capsys.readouterr().out
+    assert "the best of 0.5, 0.6 by the exported adapter's accuracy on the" in page
+    assert "with the largest (0.6) 1 of 1 line does" in page
+    assert chosen() == {0.5, 0.6}
+
+    monkeypatch.setattr(sys, "argv", [*tuned, "--rates", "0.8", "--held-out", "0.01"])
+    with pytest.raises(SystemExit, match=r"--rates: .*devices hold out no sample: raise --he"):
+        script.main()
 
     def nobody(*given: object, **named: object) -> None:
         raise AllocationError("no device can finish")
 
     monkeypatch.setattr(script, "simulate", nobody)
-    monkeypatch.setattr(sys, "argv", [*tuned, "--lines", "fedlora"])
-    script.main()
-    said = capsys.readouterr().out
-    assert "Dirichlet 0.5: fedlora, all rates and seeds (no device can finish)" in said
+    monkeypatch.setattr(sys, "argv", [*tuned, "--rates", "0.5", "0.7"])
+    script.main()  # one that could not be tried is named
+    page = capsys.readouterr().out
+    assert "sflora-8-bits at a learning rate of 0.7 (no device can finish)" in page
+    monkeypatch.setattr(sys, "argv", [*tuned, "--rates", "0.5", "0.7", "--only-report"])
+    script.main()  # and while it is still to be tried nothing is chosen
+    page = capsys.readouterr().out
+    assert "| sflora-8-bits" not in page
+    assert "sflora-8-bits at a learning rate of 0.7" in page
 
 
 @pytest.mark.parametrize(
     ("ours", "points"),
     [
-        ({0: 0.5}, "+10.0 "),
+        ({0: 0.5}, "+10.0 (one seed)"),
+        ({0: 0.4}, "the same"),
         ({0: 0.5, 1: 0.7, 2: 0.6}, "+20.0 (-4.8 to +44.8, not told from 0)"),
         ({0: 0.5, 1: 0.51, 2: 0.5}, "+10.3 (+8.9 to +11.8)"),
     ],
@@ -170,13 +202,16 @@ def test_lines_are_held_against_each_other_beside_the_papers_difference(
     script: ModuleType, ours: dict[int, float], points: str
 ) -> None:
     def line(label: str, accuracy: dict[int, float], size: float) -> dict[str, object]:
-        return {"line": label, "A IID": [], "A IID by seed": accuracy, "A IID bytes": size}
+        sizes = {seed: size * (seed + 1) for seed in accuracy}
+        return {"line": label, "A IID": [], "A IID by seed": accuracy, "A IID bytes": sizes}
 
     lines = [line("ours", ours, 5.0), line("theirs", dict.fromkeys(range(3), 0.4), 20.0)]
     pairs = [["ours", "theirs"], ["ours", "not trained"]]
 
     def page(published: dict[str, dict[str, float]]) -> str:
-        return "\n".join(script.differences(lines, ["A IID"], pairs, published))
+        return "\n".join(
+            importlib.import_module("differences").differences(lines, ["A IID"], pairs, published)
+        )
 
     said = page({"A IID": {"ours": 50.0, "theirs": 52.0}})
     assert "not trained" not in said
@@ -195,6 +230,8 @@ def test_lines_are_held_against_each_other_beside_the_papers_difference(
     [
         (["--lines", "fedavq"], "--lines: 'fedavq' is not in the table: take of fedavg"),
         (["--data", "cifar10=FOLDER"], "--data: 'cifar10' is not in the table: take of uoft-cs/"),
+        (["--rates", "1", "--seeds", "100"], "--seeds: learning rates are tried with 100: take an"),
+        (["--rates", "1", "--set", "training.lr=1"], "--set: training.lr is set by --rates and -"),
     ],
 )
 def test_a_name_that_is_not_in_the_table_is_refused_in_a_sentence(
