@@ -117,8 +117,8 @@ def findings(title: str, measured: Sequence[Measured]) -> Iterator[str]:
                 "reached" if found >= GOALS[name] else "not reached" for found in (clock, cpu)
             )
             said += (
-                f"; after the first round the goal, {GOALS[name]:g} times, is {by_clock} by the clock and "
-                f"{by_processor} by processor seconds"
+                f"; after the first round the goal, {GOALS[name]:g} times, is {by_clock} by the "
+                f"clock and {by_processor} by processor seconds"
             )
         first, last = (
             _times(getattr(one, key), getattr(ours, key)) for key in ("first_s", "whole_s")

@@ -145,6 +145,29 @@ def test_the_fair_table_says_where_rates_end_and_what_serving_loses() -> None:
     assert "outside this range" not in fair_says(BY_RULE)
 
 
+def test_rates_that_were_tried_beyond_a_tables_own_are_told_of_its_lines(tmp_path: Path) -> None:
+    module, file = benchmark("fair_lines"), tmp_path / "lines.jsonl"
+    for rule, rate, right in (("shared", 0.1, 0.5), ("shared", 0.2, 0.6), ("averaged", 0.1, 0.5)):
+        tried = {"allocation": "equal", "rule": rule, "seed": module.TUNING_SEED, "lr": rate}
+        module.Lines({}, file).append({**tried, "held_out_accuracy": right})
+    lines, beyond = module.Lines({}, file), benchmark("fair_report").tried_beyond
+    assert beyond(lines, [("equal", "shared")], [0.1]) == [(("equal", "shared"), 0.2, 0.6, 0.5)]
+    assert beyond(lines, [("equal", "averaged")], [0.1]) == []
+    assert beyond(lines, [("equal", "shared")], [0.1, 0.2]) == []
+
+
+def test_a_printed_command_names_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--model", str(tmp_path), f"--runs={tmp_path}", "--only-report", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", ["x", *words, "--set", f"a.path={tmp_path}", "b=1"])
+    said = benchmark("environment").command("benchmarks/fair.py")
+    assert said == (
+        "python benchmarks/fair.py --model DINOV2 --runs=DIR --seeds 0 "
+        f"--set a.path={tmp_path.name} b=1"
+    )
+
+
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
