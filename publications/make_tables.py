@@ -29,20 +29,19 @@ from pathlib import Path
 
 from cutlayer.errors import AllocationError, CutlayerError, RunError
 from cutlayer.record.folder import STATE_FILE
-from cutlayer.record.row_lines import read_rows
 from cutlayer.rounds.progress import Silent
 from cutlayer.simulation.simulate import resume, simulate
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "benchmarks")]  # these modules are in no package
 
-from fair_lines import TUNING_SEED, held_out  # noqa: E402
 from table_page import SEEDS, report  # noqa: E402
 from table_runs import (  # noqa: E402
     Cell,
     Table,
     best_rates,
     command_of,
+    held_out_of,
     is_finished,
     job_of,
     read_table,
@@ -114,15 +113,12 @@ def run_all(table: Table, cells: Sequence[Cell], runs: Path) -> dict[Cell, str]:
     for cell in cells:
         try:
             run(table, cell, runs)
-            if cell.seed == TUNING_SEED:
-                held_out(read_rows(cell.folder(runs))[-1])
-        except ValueError as error:
-            raise SystemExit(
-                f"--rates: {cell.column}: {error}: raise --held-out, or data.train_samples"
-            ) from None
         except (RunError, AllocationError) as error:  # as where no vehicle can finish a round
             failed[cell] = str(error)
             print(error, flush=True)
+            continue
+        if cell.tunes:
+            held_out_of(cell, runs)
     return failed
 
 

@@ -51,6 +51,11 @@ class Cell:
     settings: tuple[str, ...]
     rate: float | None = None
 
+    @property
+    def tunes(self) -> bool:
+        """Whether it is there to choose a learning rate, and not for the table."""
+        return self.rate is not None and self.seed == TUNING_SEED
+
     def folder(self, runs: Path) -> Path:
         """Its run folder."""
         rate = "" if self.rate is None else f"-{self.rate}"
@@ -86,11 +91,21 @@ def best_rates(
     for cell in trials:
         assert cell.rate is not None
         if is_finished(table, cell, runs):
-            accuracy = held_out(read_rows(cell.folder(runs))[-1])
+            accuracy = held_out_of(cell, runs)
             found.setdefault((cell.line, cell.column), {})[cell.rate] = accuracy
         elif cell not in failed:
             undone.add((cell.line, cell.column))
     return {key: max(one, key=one.__getitem__) for key, one in found.items() if key not in undone}
+
+
+def held_out_of(cell: Cell, runs: Path) -> float:
+    """A run's accuracy on what devices hold out. Raises SystemExit where that is nothing."""
+    try:
+        return held_out(read_rows(cell.folder(runs))[-1])
+    except ValueError as error:
+        raise SystemExit(
+            f"--rates: {cell.column}: {error}: raise --held-out, or data.train_samples"
+        ) from None
 
 
 def wanted(table: Table, options: argparse.Namespace, rates: Rates) -> Iterator[Cell]:
