@@ -147,7 +147,6 @@ def test_a_learning_rate_is_chosen_on_what_devices_hold_out(
         """The run's rows, with an accuracy that says which rate is best."""
         (*before, last) = read(folder)
         rate = load_job(folder / "job.yaml").training.lr
-        assert sum(last.held_out_samples) > 3
         right = [better.get(rate, 0.2)] * len(last.held_out_samples)
         return [*before, replace(last, held_out_accuracy=right)]
 
