@@ -67,7 +67,7 @@ def report(
         *_left_out(table, options),
     ]
     text.append(_notes(table, below))
-    return "\n\n".join(one for one in text if one) + "\n"
+    return "\n\n".join(one.strip("\n") for one in text if one) + "\n"
 
 
 def _line(
@@ -224,7 +224,7 @@ def _left_out(table: Table, options: argparse.Namespace) -> Iterator[str]:
     ):
         left = [str(one) for one in every if asked and one not in asked]
         if left:
-            yield f"Not asked for: {what} {', '.join(left)}."
+            yield f"Not asked for: {what if len(left) > 1 else what[:-1]} {', '.join(left)}."
 
 
 def _listed(what: str, names: Sequence[str]) -> list[str]:
