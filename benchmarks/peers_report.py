@@ -212,7 +212,7 @@ SECTION = """
 {table}"""
 PARTLY = """
 
-Adapters are in {last} alone. cutlayer cuts before it: frozen
+Adapters are in {last} alone. cutlayer cuts there: frozen
 devices send what their blocks make of a sample once (`{method}` with `uplink.reuse`), and the
 server averages its adapters of all devices, as FedAvg does in the other frameworks. The frozen
 blocks compute, and what they make is sent, in the first round, which *samples a second* leaves out
