@@ -30,16 +30,16 @@ PLACES = {"--model": "DINOV2", "--data": "CIFAR10", "--texts": "R8.YAML", "--run
 def command(script: str, places: Mapping[str, str] = PLACES) -> str:
     """The command by which this process was started, as it is to be given elsewhere.
 
-    script: its path in the repository. places: what stands after an option; every other path of
-    this machine stands with its last name alone.
+    script: its path in the repository. places: what stands for the word after an option; every
+    other path of this machine stands with its last name alone.
     """
-    given, option = [], ""
-    for word in sys.argv[1:]:
-        if word.startswith("--"):
-            option, equals, value = word.partition("=")
-            word = f"{option}={places.get(option) or placed(value)}" if equals else word
-        else:
-            word = places.get(option) or placed(word)
+    given = []
+    for before, word in zip(["", *sys.argv[1:]], sys.argv[1:], strict=False):
+        option, equals, value = word.partition("=")
+        if not word.startswith("--"):
+            word = places.get(before) or placed(word)
+        elif equals:
+            word = f"{option}={places.get(option) or placed(value)}"
         if word != "--only-report":
             given.append(word)
     return shlex.join(["python", script, *given])

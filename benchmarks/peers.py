@@ -104,13 +104,14 @@ def depth(job: Job) -> int:
     return load_parts(job).model.spec.depth
 
 
-def write_work(values: dict[str, Any], folder: Path, only_after_cut: bool) -> dict[str, Path]:
+def write_work(values: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Write the job, the same with frozen blocks at every visit, and the same work with its data
     for all others; returns the files by who reads them.
     """
     job = make_job(values)
     parts = load_parts(job)
-    config = find_file(parts.model.spec.path, "config.json")
+    spec, only_after_cut = parts.model.spec, job.model.lora.side == "server"
+    config = find_file(spec.path, "config.json")
     assert config is not None
     order = [index for share in parts.shares for index in share]
     held = parts.train.subset(order)
@@ -136,7 +137,7 @@ def write_work(values: dict[str, Any], folder: Path, only_after_cut: bool) -> di
         "rounds": job.training.rounds,
         "lr": job.training.lr,
         "cut": job.cut,
-        "blocks": list(range(job.cut, parts.model.spec.depth)) if only_after_cut else None,
+        "blocks": list(range(job.cut, spec.depth)) if only_after_cut else None,
         "data": str(data),
     }
     files = {name: folder / f"{name}.json" for name in (OURS, AGAIN, "others")}
@@ -152,7 +153,7 @@ def measure(task: Task, options: argparse.Namespace, missing: dict[str, str]) ->
     found: dict[str, list[Taken]] = {name: [] for name in task.frameworks}
     why = {name: missing[name] for name in task.frameworks if name in missing}
     with tempfile.TemporaryDirectory() as folder:
-        files = write_work(job_of(task, options), Path(folder), task.blocks is not None)
+        files = write_work(job_of(task, options), Path(folder))
         for _ in range(options.repeats):
             for name in task.frameworks:
                 if name in why:

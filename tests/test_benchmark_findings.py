@@ -159,11 +159,12 @@ def test_rates_that_were_tried_beyond_a_tables_own_are_told_of_its_lines(tmp_pat
 def test_a_printed_command_names_no_folder_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--model", str(tmp_path), f"--runs={tmp_path}", "--only-report", "--seeds", "0"]
+    words = ["--model", str(tmp_path), "word", f"--runs={tmp_path}", "--only-report"]
+    words += ["--seeds", "0"]
     monkeypatch.setattr(sys, "argv", ["x", *words, "--set", f"a.path={tmp_path}", "b=1"])
     said = benchmark("environment").command("benchmarks/fair.py")
     assert said == (
-        "python benchmarks/fair.py --model DINOV2 --runs=DIR --seeds 0 "
+        "python benchmarks/fair.py --model DINOV2 word --runs=DIR --seeds 0 "
         f"--set a.path={tmp_path.name} b=1"
     )
 

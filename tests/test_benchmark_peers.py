@@ -22,7 +22,7 @@ def test_the_frameworks_train_what_cutlayer_trains(
     peers, work = importlib.import_module("peers"), importlib.import_module("work")
     task = next(task for task in peers.TASKS if task.blocks == blocks)
     values = peers.job_of(task, argparse.Namespace(model=None, data=None))
-    files = peers.write_work(values, tmp_path, only_after_cut=blocks is not None)
+    files = peers.write_work(values, tmp_path)
     job = load_job(files[peers.OURS])
     ours = first_adapter(job, load_parts(job).model)
     given = work.Work.read(files["others"])
