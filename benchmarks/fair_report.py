@@ -143,14 +143,15 @@ def setting(options: argparse.Namespace, found: Runs) -> str:
     every = [line for lines in inside.values() for line in lines]
     if not every:
         return size(options)
-    in_row = "; ".join(
-        f"{RULES[rule]}: {mean(line['in_row'] for line in lines):,.0f}"
+    in_row = ", ".join(
+        f"{mean(line['in_row'] for line in lines):,.0f} ({RULES[rule]})"
         for rule, lines in inside.items()
         if lines
     )
     return (
-        f"{size(options)}\n\n{spanned('visits', every)} samples trained on in a run, in "
-        f"{spanned('steps', every)} steps of the optimiser, of which follow each other: {in_row}. "
+        f"{size(options)}\n\nA run trains on {spanned('visits', every)} samples, repeats included, "
+        f"in {spanned('steps', every)} steps of the optimiser. How many of them follow one another "
+        f"depends on the server adapter: {in_row}. "
         f"Seeds {', '.join(map(str, seeds))}: mean and range of the exported adapter's accuracy. "
         f"The learning rate of each line is the best of "
         f"{', '.join(f'{rate:g}' for rate in options.rates)} on the {100 * options.held_out:.0f} % "
